@@ -1,0 +1,46 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types format clean bench
+
+help:  ## list what make can do
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## make .venv with memexp and what it needs; takes no time when it is there
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "memexp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; expected PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text and compare them
+	$(BIN)/memexp train -m tag=demo arch=vanilla,xl jobs=2
+	$(BIN)/memexp train -m tag=demo arch=knn mem=512,4096 jobs=2
+	$(BIN)/memexp table tag=demo
+	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(STAMP)  ## look for mistakes and unformatted files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## check the types
+	$(BIN)/mypy
+
+format: $(STAMP)  ## format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure search, step and memory against their floors
+	$(BIN)/memexp bench
+
+clean:  ## remove what was built and cached; keeps data/ and results/
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
