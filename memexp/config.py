@@ -1,0 +1,419 @@
+"""Every setting of every command: its type, default, help, unit and range, in one place and without torch.
+
+The dataclasses are Hydra's schemas, so an unknown key or a wrong type is refused when a configuration is composed;
+`conf/` adds values to them, never keys. `check` refuses what types cannot say: ranges, choices, and settings that
+make no sense together. Lengths are in tokens unless a unit says otherwise.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from memexp.errors import UserError
+
+UNSET = "???"
+"""OmegaConf's mark of a value that must be given."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    departure: bool = False,
+) -> Any:
+    """A dataclass field that carries what `--help` prints and `check` enforces.
+
+    Args:
+        default: the value, or a list or dict that is copied for every instance.
+        unit: what one of it is. Values with a unit that counts tokens or slots may be written 64k (65,536).
+        low, high: the closed range allowed.
+        choices: the words allowed.
+        departure: any value but the default departs from the papers; `departures` lists those in force.
+    """
+    metadata = {
+        "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
+    }  # fmt: skip
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
+"""Units whose values may be written with a binary suffix: 64k = 65,536, 1m = 1,048,576."""
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+@dataclass
+class Arch:
+    """Group `arch`: options that every architecture has. Defaults are those of the Memorizing Transformers code."""
+
+    _target_: str = setting(UNSET, "the model's class")
+    name: str = setting(UNSET, "name of the architecture, as in arch=NAME")
+    mem_unit: str = setting("", "what one unit of `mem` is, for people")
+    mem_is: str = setting(
+        "none",
+        "what `mem` changes: nothing, the size of the state, or the number of parameters",
+        choices=("none", "state", "parameters"),
+    )
+    position: str = setting("t5", "positions in local attention", choices=("t5", "xl", "rotary", "none"))
+    normalise: bool = setting(True, "unit-norm queries and keys, times a learned scale a head")
+    scale: float = setting(1.0, "initial value of that scale", low=0.0, departure=True)
+    dropout: float = setting(0.0, "dropout on embeddings and on what each layer adds", low=0.0, high=0.99)
+    key_smear: bool = setting(
+        False,
+        "departure: keys see a learned mix of this token and the one before, so one layer can match sequences",
+        departure=True,
+    )
+    keys_as_queries: bool = setting(
+        False,
+        "departure: key projections start as copies of the query projections, so reading starts as similarity",
+        departure=True,
+    )
+
+
+@dataclass
+class XlArch(Arch):
+    """Group `arch`, Transformer-XL."""
+
+
+@dataclass
+class KnnArch(Arch):
+    """Group `arch`, kNN memory."""
+
+    cache: int = setting(
+        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=0
+    )
+    knn_layers: list[int] = setting(
+        [], "layers that read the memory, counted from 1; empty: the one three quarters up (9th of 12)"
+    )
+    neighbours: int = setting(32, "pairs that each token retrieves", unit="pairs", low=1)
+    combine: str = setting(
+        "gate",
+        "how retrieved and local values mix: a learned gate a head, or one joint softmax",
+        choices=("gate", "joint"),
+    )
+    gate: float = setting(0.0, "initial gate before the sigmoid; 0 weighs both sides alike")
+    write: str = setting(
+        "all", "which pairs are stored: all of a segment, or those that leave the cache", choices=("all", "leaving")
+    )
+    knn_position: bool = setting(True, "position bias in the local attention of the layers that read the memory")
+
+
+@dataclass
+class Tokenizer:
+    """How text becomes tokens."""
+
+    kind: str = setting("bpe", "units of text", choices=("bytes", "bpe", "unigram"))
+    vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
+    path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
+
+
+@dataclass
+class Data:
+    """Group `data`: a corpus."""
+
+    name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/")
+    source: dict[str, Any] = setting({}, "where documents come from: a class of memexp.data.sources and its options")
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0)
+    valid_documents: int = setting(8, "documents of the validation split, at least", unit="documents", low=1)
+    test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1)
+    max_document: int = setting(
+        0,
+        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do",
+        unit="tokens",
+        low=0,
+        departure=True,
+    )
+    path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
+
+
+@dataclass
+class Size:
+    """Group `size`: the shape of the network, apart from its memory."""
+
+    name: str = setting(UNSET, "name of the preset")
+    layers: int = setting(12, "decoder layers", unit="layers", low=1)
+    width: int = setting(1024, "model width", low=1)
+    heads: int = setting(8, "attention heads", unit="heads", low=1)
+    head_size: int = setting(128, "width of a head", low=1)
+    feedforward: int = setting(4096, "hidden width of a feed-forward layer", low=1)
+    rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
+    memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
+
+
+@dataclass
+class Optim:
+    """Group `optim`: optimizer and schedule."""
+
+    name: str = setting("adamw", "optimizer", choices=("adamw", "adafactor"))
+    rate: float = setting(
+        3e-4, "learning rate: the peak, or for rsqrt what is divided by the root of the step", low=0.0
+    )
+    schedule: str = setting(
+        "cosine", "how the rate falls after warm-up", choices=("cosine", "linear", "rsqrt", "constant")
+    )
+    warmup: int = setting(100, "steps of linear warm-up", unit="steps", low=0)
+    floor: float = setting(0.05, "last rate of cosine and linear, as a share of the peak", low=0.0, high=1.0)
+    betas: list[float] = setting([0.9, 0.98], "AdamW's running-average coefficients")
+    weight_decay: float = setting(0.01, "decoupled weight decay of matrices; never of gates, scales and gains", low=0.0)
+    gate_rate: float = setting(1.0, "learning rate of gates and scales over that of the rest", low=0.0)
+    clip: float = setting(1.0, "gradients are scaled down to this norm; 0 never", low=0.0)
+
+
+@dataclass
+class Tracker:
+    """Group `tracker`: where metrics go besides the run folder."""
+
+    name: str = setting("none", "which one", choices=("none", "wandb", "tensorboard"))
+    project: str = setting("memexp", "Weights & Biases project")
+
+
+@dataclass
+class Scored:
+    """Which documents a score is about."""
+
+    split: str = setting("test", "documents to score", choices=("train", "valid", "test"))
+    documents: int = setting(8, "how many, the first of the split; 0: all", unit="documents", low=0)
+    max_document: int = setting(8192, "tokens scored of each, from its start; 0: all", unit="tokens", low=0)
+
+
+@dataclass
+class Scoring(Scored):
+    """How documents are scored, after training and by `memexp eval`."""
+
+    lanes: int = setting(8, "documents read side by side; scores do not depend on it", unit="lanes", low=1)
+
+
+# -------------------------------------------------------------------------------------------- commands
+
+
+@dataclass
+class Command:
+    """What every command has."""
+
+    root: str | None = setting(
+        None, "folder that holds data/ and results/; default: the checkout, else the working directory", unit="path"
+    )
+
+
+@dataclass
+class PrepareConfig(Command):
+    """memexp prepare: turn a corpus into tokens."""
+
+    data: Data = field(default_factory=Data)
+    force: bool = setting(False, "prepare again even if it is there")
+
+
+@dataclass
+class TrainConfig(Command):
+    """memexp train: train a model, then score held-out documents."""
+
+    arch: Arch = field(default_factory=Arch)
+    data: Data = field(default_factory=Data)
+    size: Size = field(default_factory=Size)
+    optim: Optim = field(default_factory=Optim)
+    tracker: Tracker = field(default_factory=Tracker)
+    eval: Scoring = field(default_factory=Scoring)
+    mem: int = setting(0, "size of the memory; its unit and default are the architecture's", unit="slots", low=0)
+    segment: int = setting(512, "tokens that one forward pass sees a lane", unit="tokens", low=1)
+    lanes: int = setting(8, "documents read side by side, each carrying its own state", unit="lanes", low=1)
+    accumulate: int = setting(1, "consecutive segments a step", unit="segments", low=1)
+    bptt_segments: int = setting(0, "segment borders that a gradient crosses at most", unit="segments", low=0)
+    steps: int = setting(1000, "optimizer updates", unit="steps", low=1)
+    seed: int = setting(0, "of weights, order of documents, crops and dropout", low=0)
+    precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
+    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+    init_from: str | None = setting(None, "run whose last weights to start from", unit="run")
+    tag: str = setting("", "a word to find runs by; part of a run's identity in no way")
+    log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1)
+    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", low=1)
+    validate_every: int = setting(0, "steps between scores on the validation split; 0: never", unit="steps", low=0)
+    dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
+    jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
+    skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
+
+
+@dataclass
+class EvalConfig(Command):
+    """memexp eval RUN: score documents with a trained model, with its memory changed if asked."""
+
+    run: str = setting(UNSET, "run folder, or the start of its name", unit="run")
+    eval: Scoring = field(default_factory=Scoring)
+    mem: int | None = setting(None, "another size of the memory than the run's", unit="slots", low=0)
+    memory: str = setting(
+        "on",
+        "off: always empty; foreign: that of another document, as full as one's own",
+        choices=("on", "off", "foreign"),
+    )
+    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+    force: bool = setting(False, "score again even if it was done")
+
+
+@dataclass
+class TableConfig(Command):
+    """memexp table [RUN ...]: compare runs."""
+
+    runs: list[str] = setting([], "starts of run names; empty: all runs", unit="runs")
+    tag: str | None = setting(None, "only runs of this tag")
+    baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
+    metric: str = setting(
+        "perplexity", "what the cells show", choices=("perplexity", "nats", "bits_per_token", "bits_per_byte")
+    )
+    eval: Scored = field(default_factory=Scored)
+    out: str | None = setting(
+        None,
+        "folder for runs.md, runs.csv and runs.tex (named by the tag if one is given); default: results/tables",
+        unit="path",
+    )
+
+
+@dataclass
+class DiffConfig(Command):
+    """memexp diff RUN_A RUN_B: which tokens gain when going from A to B."""
+
+    a: str = setting(UNSET, "run, or RUN@mem or RUN@mem-memory for one of its scores", unit="run")
+    b: str = setting(UNSET, "the other one; both must have scored the same tokens", unit="run")
+    tag: str | None = setting(None, "look for them among the runs of this tag only")
+    eval: Scored = field(default_factory=Scored)
+    top: int = setting(10, "tokens to show at each end", unit="tokens", low=1)
+    out: str | None = setting(
+        None, "folder for the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
+    )
+
+
+@dataclass
+class RunsConfig(Command):
+    """memexp runs: list runs with state, progress and final numbers."""
+
+    tag: str | None = setting(None, "only runs of this tag")
+
+
+@dataclass
+class BenchConfig(Command):
+    """memexp bench: measure search, step and memory against their floors."""
+
+    what: list[str] = setting([], "which benches; empty: all (search, write, step, memory, startup)")
+    repeats: int = setting(5, "rounds; every round times each side once, in turn", unit="rounds", low=1)
+    slots: int = setting(65536, "size of the memory", unit="pairs", low=1)
+    threads: int = setting(1, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "table": TableConfig,
+    "diff": DiffConfig,
+    "runs": RunsConfig,
+    "bench": BenchConfig,
+}
+
+ARCHS: dict[str, type[Arch]] = {"vanilla": Arch, "xl": XlArch, "knn": KnnArch}
+"""Schema of each `conf/arch` file, by the name that its defaults list gives."""
+
+NOT_OF_THE_RESULT = (
+    "root", "tracker", "device", "threads", "tag", "eval", "log_every", "checkpoint_every", "validate_every",
+    "dry_run", "jobs", "skip_refused",
+)  # fmt: skip
+"""Settings of `train` that change no weight, and so no run's identity."""
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check(config: Any, where: str = "") -> None:
+    """Refuse values out of range, unknown choices and settings that make no sense together.
+
+    Args:
+        config: an instance of a schema.
+        where: the dotted name of `config` itself, for messages.
+
+    Raises:
+        UserError: names the first setting at fault, what was seen and what was expected.
+    """
+    for item in fields(config):
+        name = f"{where}.{item.name}" if where else item.name
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            check(value, name)
+            continue
+        _check_value(name, value, item.metadata)
+    if isinstance(config, TrainConfig):
+        _check_train(config)
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    if value == UNSET:
+        raise UserError(f"{name} is not given; expected {metadata['help']}")
+    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+    if choices and value is not None and value not in choices:
+        raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}")
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        unit = f" {metadata['unit']}" if metadata.get("unit") else ""
+        raise UserError(f"{name} is {value}; expected {expected}{unit}")
+
+
+def _check_train(config: TrainConfig) -> None:
+    if config.arch.mem_is == "none" and config.mem > 0:
+        raise UserError(
+            f"mem is {config.mem} but this architecture has no memory; expected mem=0, or arch=xl or arch=knn"
+        )
+    window = config.bptt_segments + 1
+    if config.accumulate % window:
+        raise UserError(
+            f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
+            f"multiple of {window}, for a step is made of whole gradient windows of bptt_segments + 1 segments"
+        )
+    if config.arch.position == "rotary" and config.size.head_size % 2:
+        raise UserError(f"size.head_size is {config.size.head_size}; expected an even number with arch.position=rotary")
+    if isinstance(config.arch, KnnArch):
+        wrong = [layer for layer in config.arch.knn_layers if not 1 <= layer <= config.size.layers]
+        if wrong or len(set(config.arch.knn_layers)) != len(config.arch.knn_layers):
+            raise UserError(
+                f"arch.knn_layers is {config.arch.knn_layers}; expected different layers from 1 to {config.size.layers}"
+            )
+        if 0 < config.mem < config.arch.neighbours:
+            raise UserError(
+                f"mem is {config.mem} but arch.neighbours {config.arch.neighbours}; expected a memory of at least as "
+                "many pairs as each token retrieves"
+            )
+    if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
+        raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers from 0 up to but not including 1")
+
+
+def departures(config: Any, where: str = "") -> list[str]:
+    """The settings in force that depart from the papers, as `arch.key_smear=true`."""
+    found = []
+    for item in fields(config):
+        name, value = f"{where}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            found += departures(value, f"{name}.")
+        elif item.metadata.get("departure") and value != default_of(item):
+            found.append(f"{name}={str(value).lower()}")
+    return found
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """'; did you mean X?' when a known word is close to `word`, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def default_of(item: Any) -> Any:
+    """The default value of a dataclass field, `UNSET` when it has none."""
+    if item.default is not MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not MISSING else UNSET

@@ -1,0 +1,231 @@
+"""A prepared corpus: a folder of memory-mapped tokens that is either whole or absent, and is checked when opened.
+
+    data/<name>-<tokenizer>-<8 digits of a hash of what determines it>/
+      tokens.bin        all documents one after another, uint16 or uint32
+      documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin
+      tokenizer.model   SentencePiece model; empty for bytes
+      manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
+
+It is built in a hidden folder beside, under a lock, and renamed at the end.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memexp.config import Data
+from memexp.data import tokenizers
+from memexp.data.sources import Source
+from memexp.data.splits import SPLITS, hashed
+from memexp.data.tokenizers import Tokenizer
+from memexp.errors import UserError
+from memexp.files import checksum, fingerprint, read_json
+from memexp.instantiate import instantiate
+
+FORMAT = 1
+"""Raised when the same settings come to mean other tokens, so that old folders are not taken for new ones."""
+
+
+class TokenDocument(NamedTuple):
+    """A document of a prepared corpus."""
+
+    id: str
+    tokens: np.ndarray
+    """A slice of the memory-mapped file, uint16 or uint32."""
+    bytes: int
+    """Of the text's UTF-8."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus that has passed its checksums."""
+
+    path: Path
+    manifest: dict[str, Any]
+    tokenizer: Tokenizer
+    made: bool
+    """Whether the call that returned it has prepared it."""
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokenizer.vocabulary
+
+    @property
+    def tokens_checksum(self) -> str:
+        return str(self.manifest["files"]["tokens.bin"]["sha256"])
+
+    @property
+    def tokenizer_hash(self) -> str:
+        return str(self.manifest["tokenizer"]["hash"])
+
+    @cached_property
+    def _splits(self) -> dict[str, list[TokenDocument]]:
+        tokens = np.memmap(self.path / "tokens.bin", dtype=self.manifest["dtype"], mode="r").view(np.ndarray)
+        splits: dict[str, list[TokenDocument]] = {split: [] for split in SPLITS}
+        start = 0
+        for row in read_json(self.path / "documents.json"):
+            end = start + row["tokens"]
+            splits[row["split"]].append(TokenDocument(row["id"], tokens[start:end], row["bytes"]))
+            start = end
+        for documents in splits.values():
+            documents.sort(key=lambda document: hashed(document.id))
+        return splits
+
+    def split(self, name: str) -> list[TokenDocument]:
+        """The documents of `train`, `valid` or `test`, in the order of a hash of their ids, so that the first few of a
+        split are not all of one group."""
+        return list(self._splits[name])
+
+
+def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
+    """Open the corpus of these settings, making it first where it is not there yet.
+
+    Args:
+        root: the folder whose data/ holds prepared corpora.
+        force: make it again even if it is there.
+
+    Raises:
+        UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
+    """
+    options = {} if config.path is None else {"path": config.path}
+    source: Source = instantiate(config.source, **options)
+    settings = _settings(config, source)
+    path = _folder(config, settings, root)
+    if path.exists() and not force:
+        return open_corpus(path)
+    with _locked(path):
+        # Somebody else may have made it while this process waited.
+        if force or not path.exists():
+            _make(config, source, settings, path)
+            return _open(path, made=True)
+    return open_corpus(path)
+
+
+def open_corpus(path: Path) -> Corpus:
+    """Open a prepared corpus by its folder.
+
+    Raises:
+        UserError: it is not there, or a file is damaged.
+    """
+    return _open(path, made=False)
+
+
+def _settings(config: Data, source: Source) -> dict[str, Any]:
+    """What determines the tokens and the splits."""
+    tokenizer = asdict(config.tokenizer)
+    if config.tokenizer.path is not None:
+        loaded = tokenizers.read(config.tokenizer)
+        assert loaded is not None  # one with a path needs no training
+        tokenizer = {"hash": tokenizers.tokenizer_hash(loaded)}
+    return {
+        "format": FORMAT,
+        "source": {"_target_": config.source["_target_"], **{"identity": source.identity()}},
+        "tokenizer": tokenizer,
+        "min_document": config.min_document,
+        "valid_documents": config.valid_documents,
+        "test_documents": config.test_documents,
+    }
+
+
+def _folder(config: Data, settings: dict[str, Any], root: Path) -> Path:
+    if not config.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or config.name.startswith("."):
+        raise UserError(
+            f"data.name is {config.name!r}; expected letters, digits, '-', '_' and '.', for it names a folder"
+        )
+    return root / "data" / f"{config.name}-{tokenizers.tag(config.tokenizer)}-{fingerprint(settings)[:8]}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the right to make `path`, waiting for another process that has it."""
+    from rich.console import Console
+
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write {lock}: {error.strerror}; expected a folder that can be written") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            Console(stderr=True).print(f"Waiting for process {file.read().strip()}, which prepares {path.name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) -> None:
+    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock."""
+    from rich.console import Console
+
+    from memexp.data.build import build
+
+    console = Console(stderr=True)
+    absent = source.describe()["absent"]
+    if absent:
+        console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
+    partial = path.with_name(f".{path.name}.partial")
+    replaced = path.with_name(f".{path.name}.replaced")
+    for left in (partial, replaced):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        partial.mkdir()
+        build(config, source=source, settings=settings, folder=partial, console=console)
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written"
+        ) from error
+    finally:
+        for left in (partial, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _open(path: Path, *, made: bool) -> Corpus:
+    manifest = read_json(path / "manifest.json")
+    again = "`memexp prepare` with the same settings and force=true makes it anew"
+    content = {key: value for key, value in manifest.items() if key != "checksum"} if isinstance(manifest, dict) else {}
+    if not content or manifest.get("checksum") != fingerprint(content):
+        raise UserError(
+            f"{path / 'manifest.json'} is damaged: its content has the checksum {fingerprint(content)}, expected the one "
+            f"that stands in it. Likely cause: it was edited. {again}"
+        )
+    for name, expected in manifest["files"].items():
+        _verify(path / name, expected, again)
+    model = (path / "tokenizer.model").read_bytes()
+    return Corpus(path, manifest, tokenizers.load(model, name=str(path / "tokenizer.model")), made)
+
+
+def _verify(file: Path, expected: dict[str, Any], again: str) -> None:
+    """Compare a file's size and checksum with the manifest's."""
+    try:
+        size = file.stat().st_size
+        seen = checksum(file) if size == expected["bytes"] else f"of {size:,} bytes"
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file}: {error.strerror}; expected a file with SHA-256 {expected['sha256']}. {again}"
+        ) from error
+    if seen != expected["sha256"]:
+        raise UserError(
+            f"{file} is damaged: it is {seen}; expected SHA-256 {expected['sha256']} of {expected['bytes']:,} bytes. Likely "
+            f"cause: it was edited, or a copy was cut off. {again}"
+        )

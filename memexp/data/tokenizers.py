@@ -1,0 +1,246 @@
+"""Text becomes tokens and comes back unchanged: bytes, or SentencePiece trained here or loaded."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from memexp.config import Tokenizer as Settings
+from memexp.errors import UserError
+
+SPACE_MARK = "\u2581"
+"""What SentencePiece writes for a space. In a text that holds this very character it is encoded as its three bytes."""
+
+LONGEST_LINE = 8192
+"""Characters. Text is encoded line by line, so that the tokens of a line do not depend on what stands around it and cost
+is linear; longer lines are cut."""
+
+LINES = 4096
+"""Lines encoded at a time, so that memory is bounded."""
+
+THREADS = 2
+"""Fixed, for unigram training depends on it."""
+
+PROBE = (
+    " a  b\t\tc \n\n   x\r\ny\v\f\x00\x01\x7f\ufeff<unk><s></s><0x41>\n\u0130\ufb01\u00e9e\u0301\uff21\u00a0\u2003\u200b"
+    "\u2581\u2581 \u4e2d\u6587\U0001f600\ue000\ufffd\U0010ffff \n "
+)
+"""Text that a tokenizer which normalises, trims or lacks bytes does not give back."""
+
+
+class Tokenizer(Protocol):
+    """Losslessly: `decode(encode(text)) == text` for every text, and the pieces joined are its UTF-8."""
+
+    vocabulary: int
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids as uint16, or uint32 where the vocabulary needs it."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of whole characters; bytes that are no UTF-8, as at a cut inside a character, become U+FFFD."""
+        ...
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        """The bytes of each token."""
+        ...
+
+    def save(self) -> bytes:
+        """What `load` makes the same tokenizer from; empty for bytes."""
+        ...
+
+
+class Bytes:
+    """A token is a byte of the text's UTF-8."""
+
+    vocabulary = 256
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        data = text.encode() if isinstance(text, str) else text
+        return np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(self.pieces(ids)).decode("utf-8", "replace")
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        return [bytes((id,)) for id in ids]
+
+    def save(self) -> bytes:
+        return b""
+
+
+class SentencePiece:
+    """A SentencePiece model with byte fallback that changes nothing in a text."""
+
+    def __init__(self, model: bytes, *, name: str) -> None:
+        """
+        Args:
+            model: a serialised model.
+            name: what to call it in messages.
+
+        Raises:
+            UserError: it is no model, has no byte pieces, or changes text.
+        """
+        import sentencepiece
+
+        try:
+            self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} is no SentencePiece model; expected the .model file that its trainer writes"
+            ) from error
+        self._model = model
+        self.vocabulary = int(self._processor.vocab_size())
+        self._dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
+        byte_ids = {self._byte(id): id for id in range(self.vocabulary) if self._processor.is_byte(id)}
+        if len(byte_ids) != 256:
+            raise UserError(
+                f"{name} has {len(byte_ids)} byte pieces; expected 256, for without them it cannot write every text. "
+                "Train it with byte_fallback=true"
+            )
+        self._mark = np.array([byte_ids[value] for value in SPACE_MARK.encode()], dtype=self._dtype)
+        self._pieces = [self._piece(id) for id in range(self.vocabulary)]
+        if self.decode(self.encode(PROBE)) != PROBE:
+            raise UserError(
+                f"{name} changes text; expected a model that gives back what it was given. Train it with "
+                "normalization_rule_name=identity, add_dummy_prefix=false and remove_extra_whitespaces=false"
+            )
+
+    def _byte(self, id: int) -> int:
+        return int(self._processor.id_to_piece(id)[3:5], 16)
+
+    def _piece(self, id: int) -> bytes:
+        if self._processor.is_byte(id):
+            return bytes((self._byte(id),))
+        if self._processor.is_control(id) or self._processor.is_unknown(id):
+            return b""
+        return str(self._processor.id_to_piece(id)).replace(SPACE_MARK, " ").encode()
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        encoded = []
+        for index, part in enumerate(text.split(SPACE_MARK)):
+            if index:
+                encoded.append(self._mark)
+            lines = _lines(part)
+            while batch := list(islice(lines, LINES)):
+                ids = chain.from_iterable(self._processor.encode(batch, num_threads=THREADS))
+                encoded.append(np.fromiter(ids, dtype=self._dtype))
+        return np.concatenate(encoded) if encoded else np.empty(0, dtype=self._dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(self.pieces(ids)).decode("utf-8", "replace")
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        return list(map(self._pieces.__getitem__, ids))
+
+    def save(self) -> bytes:
+        return self._model
+
+
+def chunks(text: str, size: int) -> Iterator[str]:
+    """`text` in parts of at most `size` characters, cut after a line end where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + size
+        if end < len(text):
+            end = text.rfind("\n", start, end) + 1 or end
+        yield text[start:end]
+        start = end
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Each line with its end, in parts where it is too long."""
+    for line in io.StringIO(text, newline="\n"):
+        if len(line) <= LONGEST_LINE:
+            yield line
+        else:
+            yield from chunks(line, LONGEST_LINE)
+
+
+def load(model: bytes, *, name: str) -> Tokenizer:
+    """The tokenizer that `save` gave `model`."""
+    return SentencePiece(model, name=name) if model else Bytes()
+
+
+def read(settings: Settings) -> Tokenizer | None:
+    """The tokenizer that needs no training: bytes or a model file; None if one is to be trained.
+
+    Raises:
+        UserError: the model file cannot be read or changes text.
+    """
+    if settings.path is None:
+        return Bytes() if settings.kind == "bytes" else None
+    if settings.kind == "bytes":
+        raise UserError(
+            f"data.tokenizer.path is {settings.path} but kind is bytes, which has no model; expected one of the two"
+        )
+    try:
+        return SentencePiece(
+            Path(settings.path).expanduser().read_bytes(), name=f"data.tokenizer.path ({settings.path})"
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot read data.tokenizer.path {settings.path}: {error.strerror}; expected a model file"
+        ) from error
+
+
+def train(settings: Settings, texts: Iterable[str]) -> Tokenizer:
+    """A SentencePiece model of the training texts; the same texts give the same model.
+
+    It is trained on lines without their ends, so a line end is always a token of its own: its byte.
+
+    Args:
+        texts: parts of the training split.
+
+    Raises:
+        UserError: the texts do not give that many entries, or need more.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    lines = (line.removesuffix("\n") for text in texts for line in _lines(text))
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=model,
+            model_type=settings.kind,
+            vocab_size=settings.vocabulary,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            max_sentence_length=LONGEST_LINE * 4,
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2].partition(" Increase ")[0]
+        raise UserError(
+            f"data.tokenizer.vocabulary is {settings.vocabulary}, which the training split does not allow: {reason} "
+            "Expected room for 256 bytes and its characters, and text enough to fill the rest; or data.tokenizer.kind=bytes"
+        ) from error
+    return SentencePiece(model.getvalue(), name="the trained tokenizer")
+
+
+def tag(settings: Settings) -> str:
+    """The tokenizer's part of the prepared folder's name, such as bpe1024."""
+    if settings.path is not None:
+        return Path(settings.path).stem.replace(" ", "-")
+    return settings.kind if settings.kind == "bytes" else f"{settings.kind}{settings.vocabulary}"
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """A SHA-256, in hexadecimal, that tells tokenizers apart."""
+    return hashlib.sha256(tokenizer.save() or b"bytes").hexdigest()

@@ -1,0 +1,20 @@
+"""What all tests share: one thread a process, and those marked `gpu` are skipped where there is no CUDA device."""
+
+import os
+
+import pytest
+
+# The tests' tensors are tiny and two processes share two cores: more threads would only wait for each other. Set before
+# torch is imported, and for the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not for_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in for_gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,60 @@
+"""conf/data as it is composed, and `memexp prepare` with it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from memexp.cli.prepare import run
+from memexp.config import Data, PrepareConfig, check
+from memexp.data.sources import PythonPackages
+from memexp.instantiate import instantiate
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+
+
+def composed(name: str, *overrides: str) -> Data:
+    """The settings that `data=name` stands for."""
+    store = ConfigStore.instance()
+    store.store(group="data", name="base", node=Data)
+    store.store(name="data_alone", node={"defaults": ["_self_", {"data": name}]})
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_object(compose("data_alone", overrides=list(overrides)).data)
+    assert isinstance(config, Data)
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_corpus_composes_and_its_source_takes_its_options(name: str, tmp_path: Path) -> None:
+    data = composed(name)
+    check(data)
+    assert data.name == name
+    (tmp_path / "a.txt").write_text("text")
+    source = instantiate(data.source, **({"path": str(tmp_path)} if name == "text" else {}))
+    if isinstance(source, PythonPackages):
+        assert source.describe()["absent"] == []
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed("tiny", "data.min_documents=3")
+
+
+def test_code_names_no_package_twice_and_not_this_one() -> None:
+    packages = yaml.safe_load((CONF / "data" / "code.yaml").read_text())["source"]["packages"]
+    assert packages == sorted(set(packages)) and "memexp" not in packages
+
+
+def test_prepare_tells_what_was_made_and_that_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = PrepareConfig(data=composed("tiny"), root=str(tmp_path))
+    run(config)
+    first = capsys.readouterr().out
+    assert "PSF-2.0" in first and "prepared in" in first
+    assert [line.split()[1] for line in first.splitlines() if line.startswith("│")] == ["train", "valid", "test"]
+    run(config)
+    assert "was prepared already" in capsys.readouterr().out

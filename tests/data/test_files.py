@@ -1,0 +1,127 @@
+"""A user's own files: what becomes a document, and every way in which it cannot."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from memexp.data.sources import Files
+from memexp.errors import UserError
+
+
+def refused(path: Path) -> str:
+    """The one line that reading `path` ends with."""
+    with pytest.raises(UserError) as error:
+        list(Files(path=str(path)))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_folder_gives_its_files_in_order_and_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "b" / "late.md").write_bytes("é\r\n\x00".encode())
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / ".hidden").write_bytes(b"\xff")
+    (tmp_path / ".git" / "config").write_bytes(b"\xff")
+    documents = list(Files(path=str(tmp_path)))
+    assert [(document.id, document.text) for document in documents] == [("a.txt", "first"), ("b/late.md", "é\r\n\x00")]
+    assert len({document.group for document in documents}) == 2
+    assert [document.id for document in Files(path=str(tmp_path), suffixes=[".md"])] == ["b/late.md"]
+    assert [document.id for document in Files(path=str(tmp_path / "a.txt"))] == ["a.txt"]
+
+
+def test_rows_are_documents(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"text": f"row {number}\n", "other": 1}) + "\n" for number in (1, 2)) + "\n"
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["row 1\n", "row 2\n"], "other": [1, 2]}), tmp_path / "c.parquet"
+    )
+    documents = list(Files(path=str(tmp_path)))
+    assert [document.text for document in documents] == ["row 1\n", "row 2\n"] * 3
+    names = ["a.jsonl:1", "a.jsonl:2", "b.jsonl.gz:1", "b.jsonl.gz:2", "c.parquet:1", "c.parquet:2"]
+    assert [document.id for document in documents] == [document.group for document in documents] == names
+
+
+def test_a_source_can_be_read_twice(folder: Path) -> None:
+    source = Files(path=str(folder))
+    assert list(source) == list(source)
+
+
+def test_identity_is_the_content(folder: Path) -> None:
+    before = Files(path=str(folder)).identity()
+    assert Files(path=str(folder)).identity() == before
+    text = (folder / "file1.txt").read_text()
+    (folder / "file1.txt").write_text(text[:-1] + "?")
+    assert Files(path=str(folder)).identity() != before
+    (folder / "file1.txt").write_text(text)
+    assert Files(path=str(folder)).identity() == before
+    (folder / "file1.txt").rename(folder / "file9.txt")
+    assert Files(path=str(folder)).identity() != before
+
+
+def test_paths_that_hold_nothing(tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "none")
+    assert "a folder without any file that is not hidden" in refused(tmp_path)
+    with pytest.raises(UserError, match="data.path is not given"):
+        Files()
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError, match="without any file that ends in .md"):
+        Files(path=str(tmp_path), suffixes=[".md"])
+
+
+def test_text_that_is_not_utf8_names_file_and_offset(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("abc\u00e9d".encode("latin-1"))
+    message = refused(tmp_path)
+    assert "latin.txt is not UTF-8" in message and "byte 0xe9 at offset 3" in message
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    assert "gone.txt: No such file" in refused(tmp_path)
+    with pytest.raises(UserError, match="gone.txt: No such file"):
+        Files(path=str(tmp_path)).identity()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"text": "cut', "line 2 is not JSON"),
+        (b'["text"]', "line 2 is no JSON object"),
+        (b'{"body": "x"}', "line 2 has the fields body"),
+        (b'{"text": 3}', "line 2 has 'text' of type int"),
+        (b'{"text": "\xe9"}', "line 2 is not UTF-8: byte 0xe9 at offset 10"),
+    ],
+)
+def test_bad_json_lines_name_file_and_line(tmp_path: Path, line: bytes, expected: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
+    assert f"{path}, {expected}" in refused(path)
+
+
+def test_another_field(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"body": "x"}\n')
+    assert [document.text for document in Files(path=str(tmp_path), field="body")] == ["x"]
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "good"}\n' * 1000)[:-20])
+    assert f"cannot read {path}" in refused(path)
+    path.write_bytes(b"no gzip")
+    assert f"cannot read {path}" in refused(path)
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1 no parquet")
+    assert f"cannot read {path}" in refused(path)
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["x"], "title": ["y"]}), path)
+    assert "has the columns body, title; expected 'text'" in refused(path)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", None]}), path)
+    assert "row 2 holds NoneType" in refused(path)

@@ -1,0 +1,182 @@
+"""Lanes against plain loops over the documents."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memexp.data.corpus import TokenDocument
+from memexp.data.lanes import Batch, TrainingLanes, scoring_batches
+from memexp.errors import UserError
+
+LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+
+
+def documents_of(lengths: list[int]) -> list[TokenDocument]:
+    """Token p of document d is 1,000 d + p, so that each token tells where it is from."""
+    return [
+        TokenDocument(f"d{index}", (np.arange(length) + 1000 * index).astype(np.uint32), length)
+        for index, length in enumerate(lengths)
+    ]
+
+
+def scored(batches: Iterable[Batch]) -> list[int]:
+    """All targets with weight, in the order of lanes inside of batches."""
+    return [int(target) for batch in batches for target in batch.targets_BT[batch.weight_BT > 0]]
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 9), st.integers(0, 20))
+def test_each_token_but_a_documents_first_is_scored_once(
+    lengths: list[int], lanes: int, segment: int, max_document: int
+) -> None:
+    batches = scoring_batches(documents_of(lengths), lanes=lanes, segment=segment, max_document=max_document)
+    expected = [
+        1000 * index + place
+        for index, length in enumerate(lengths)
+        for place in range(1, min(length, max_document + 1) if max_document else length)
+    ]
+    assert sorted(scored(batches)) == expected
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 9))
+def test_batches_are_consistent(lengths: list[int], lanes: int, segment: int) -> None:
+    ended = np.zeros(lanes, dtype=bool)  # lanes whose last segment was padded must begin anew or have run out
+    for batch in scoring_batches(documents_of(lengths), lanes=lanes, segment=segment, max_document=0):
+        assert batch.tokens_BT.shape == batch.targets_BT.shape == (lanes, segment)
+        assert [part.dtype.name for part in batch] == ["int64", "int64", "bool", "float32", "bool", "int64", "int64"]
+        for lane in range(lanes):
+            count = int(batch.valid_BT[lane].sum())
+            assert batch.valid_BT[lane, :count].all()  # padding stands at the end
+            assert np.array_equal(batch.weight_BT[lane] > 0, batch.valid_BT[lane])
+            assert not batch.tokens_BT[lane, count:].any() and not batch.targets_BT[lane, count:].any()
+            if batch.document_B[lane] < 0:
+                assert count == 0 and not batch.reset_B[lane]
+                continue
+            assert count > 0
+            first = 1000 * batch.document_B[lane] + batch.offset_B[lane]
+            assert np.array_equal(batch.tokens_BT[lane, :count], first + np.arange(count))
+            assert np.array_equal(batch.targets_BT[lane, :count], first + 1 + np.arange(count))
+            assert bool(batch.reset_B[lane]) == (batch.offset_B[lane] == 0)
+            assert batch.reset_B[lane] or not ended[lane]
+            ended[lane] = count < segment
+
+
+def test_a_segments_last_target_is_the_next_segments_first_token() -> None:
+    first, second, third = scoring_batches(documents_of([10]), lanes=1, segment=4, max_document=0)
+    assert first.tokens_BT.tolist() == [[0, 1, 2, 3]] and first.targets_BT.tolist() == [[1, 2, 3, 4]]
+    assert second.tokens_BT.tolist() == [[4, 5, 6, 7]] and second.targets_BT.tolist() == [[5, 6, 7, 8]]
+    assert third.tokens_BT.tolist() == [[8, 0, 0, 0]] and third.targets_BT.tolist() == [[9, 0, 0, 0]]
+    assert [int(batch.offset_B[0]) for batch in (first, second, third)] == [0, 4, 8]
+
+
+def test_documents_are_scored_in_order_and_lanes_that_ran_out_weigh_nothing() -> None:
+    batches = list(scoring_batches(documents_of([4, 9, 4, 1, 4]), lanes=2, segment=3, max_document=0))
+    assert [batch.document_B.tolist() for batch in batches] == [[0, 1], [2, 1], [4, 1]]
+    batches = list(scoring_batches(documents_of([4, 9]), lanes=2, segment=3, max_document=0))
+    assert [batch.document_B.tolist() for batch in batches] == [[0, 1], [-1, 1], [-1, 1]]
+    assert [batch.weight_BT[0].sum() for batch in batches] == [3, 0, 0]
+
+
+@given(LENGTHS.filter(lambda lengths: max(lengths) > 1), st.integers(1, 5), st.integers(1, 9), st.integers(0, 9))
+def test_an_epoch_reads_every_document_once(lengths: list[int], lanes: int, segment: int, seed: int) -> None:
+    stream = TrainingLanes(documents_of(lengths), lanes=lanes, segment=segment, seed=seed, max_document=0)
+    usable = [index for index, length in enumerate(lengths) if length > 1]
+    begun: list[int] = []
+    while len(begun) < 3 * len(usable):
+        batch = next(stream)
+        begun += batch.document_B[batch.reset_B].tolist()
+    # Visits of one batch stand in the order of lanes, and lanes take visits in that order.
+    for epoch in range(3):
+        assert sorted(begun[epoch * len(usable) : (epoch + 1) * len(usable)]) == usable
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    def order(seed: int) -> list[int]:
+        stream = TrainingLanes(documents_of([3] * 20), lanes=1, segment=2, seed=seed, max_document=0)
+        return [int(next(stream).document_B[0]) for _ in range(40)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:20] != order(1)[20:]
+    assert order(1)[:20] != list(range(20))
+
+
+def test_epoch_counts_whole_passes() -> None:
+    stream = TrainingLanes(documents_of([3, 3, 3]), lanes=1, segment=2, seed=0, max_document=0)
+    epochs = []
+    for _ in range(7):
+        next(stream)
+        epochs.append(stream.epoch)
+    assert epochs == [0, 0, 0, 1, 1, 1, 2]
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(0, 12),
+    st.integers(0, 60),
+)
+@settings(deadline=None)
+def test_resume_gives_the_same_batches(
+    lengths: list[int], lanes: int, segment: int, max_document: int, before: int
+) -> None:
+    def stream() -> TrainingLanes:
+        return TrainingLanes(documents_of(lengths), lanes=lanes, segment=segment, seed=3, max_document=max_document)
+
+    through, resumed = stream(), stream()
+    for _ in range(before):
+        next(through)
+    state = through.state()
+    taken = deepcopy(state)
+    assert all(type(value) is int for value in [state["next_visit"], *state["visits"], *state["positions"]])
+    resumed.restore(state)
+    assert resumed.epoch == through.epoch
+    for _ in range(30):
+        assert same(next(through), next(resumed))
+    assert state == taken  # what was taken does not move with the lanes
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=6), st.integers(1, 20), st.integers(1, 9), st.integers(0, 5))
+def test_crops_are_contiguous_and_inside_their_documents(
+    lengths: list[int], max_document: int, segment: int, seed: int
+) -> None:
+    stream = TrainingLanes(documents_of(lengths), lanes=2, segment=segment, seed=seed, max_document=max_document)
+    read: list[list[int]] = [[], []]
+    for _ in range(40):
+        batch = next(stream)
+        for lane in range(2):
+            document, count = int(batch.document_B[lane]), int(batch.valid_BT[lane].sum())
+            if batch.reset_B[lane]:
+                _check_crop(read[lane], lengths, max_document)
+                read[lane] = [int(batch.tokens_BT[lane, 0])]
+            assert batch.tokens_BT[lane, 0] == read[lane][-1] == 1000 * document + batch.offset_B[lane]
+            read[lane] += batch.targets_BT[lane, :count].tolist()
+
+
+def _check_crop(read: list[int], lengths: list[int], max_document: int) -> None:
+    """`read` holds the crop's tokens: one more than it has targets."""
+    if not read:
+        return
+    document = read[0] // 1000
+    assert read == list(range(read[0], read[0] + len(read)))
+    assert read[-1] - 1000 * document < lengths[document]
+    assert len(read) == min(lengths[document], max_document + 1)
+
+
+def test_crops_reach_both_ends_of_a_document() -> None:
+    stream = TrainingLanes(documents_of([12]), lanes=1, segment=8, seed=0, max_document=8)
+    assert {int(next(stream).offset_B[0]) for _ in range(200)} == {0, 1, 2, 3}
+
+
+def test_nothing_to_predict_is_refused() -> None:
+    with pytest.raises(UserError, match="none of 2 training documents has two tokens"):
+        TrainingLanes(documents_of([1, 0]), lanes=1, segment=4, seed=0, max_document=0)
+    assert list(scoring_batches(documents_of([1, 0]), lanes=1, segment=4, max_document=0)) == []
