@@ -1,0 +1,76 @@
+"""Storage of the newest pairs: a ring that is written in place and read by its counts.
+
+A ring holds the `slots` pairs that may be read and, beyond them, slack as long as what a gradient window writes. So a
+pair that an earlier state of the window may still read is never overwritten, and to compute a segment again from such a
+state gives the same result. All lanes advance together; only the counts differ.
+Shapes: B lanes, H heads, R slots and slack, T pairs written, K head size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Ring(NamedTuple):
+    """Keys and values of one layer."""
+
+    keys_BHRK: Tensor
+    values_BHRK: Tensor
+    position_B: Tensor
+    """Pairs written since the beginning, the same in every lane; the next goes to this number modulo R."""
+    count_B: Tensor
+    """How many of the newest pairs belong to the lane's document, at most `slots`. Validity is this, never a value."""
+
+
+def empty_ring(*, lanes: int, heads: int, head_size: int, slots: int, slack: int, like: Tensor) -> Ring:
+    """A ring that holds nothing, with the type and device of `like`."""
+    size = (lanes, heads, slots + slack, head_size)
+    nothing = torch.zeros(lanes, dtype=torch.long, device=like.device)
+    return Ring(like.new_zeros(size), like.new_zeros(size), nothing, nothing.clone())
+
+
+def clear_ring(ring: Ring, reset_B: Tensor) -> Ring:
+    """Forget in the lanes that begin a document; costs the same for every size."""
+    return ring._replace(count_B=ring.count_B.masked_fill(reset_B, 0))
+
+
+@torch.no_grad()
+def write(ring: Ring, keys_BHTK: Tensor, values_BHTK: Tensor, *, valid_B: Tensor, slots: int) -> Ring:
+    """Append T pairs a lane in place.
+
+    Args:
+        valid_B: how many of the last of the T pairs belong to the lane's document.
+        slots: at most this many of the newest pairs stay readable.
+    """
+    length, capacity = keys_BHTK.shape[2], ring.keys_BHRK.shape[2]
+    place_T = (ring.position_B[0] + torch.arange(length, device=keys_BHTK.device)) % capacity
+    ring.keys_BHRK.index_copy_(2, place_T, keys_BHTK.to(ring.keys_BHRK.dtype))
+    ring.values_BHRK.index_copy_(2, place_T, values_BHTK.to(ring.values_BHRK.dtype))
+    return ring._replace(position_B=ring.position_B + length, count_B=(ring.count_B + valid_B).clamp_max(slots))
+
+
+def ages(ring: Ring) -> Tensor:
+    """How many pairs ago each slot of each lane was written, B R, from 1; a pair is readable while that is <= count."""
+    capacity = ring.keys_BHRK.shape[2]
+    slot_R = torch.arange(capacity, device=ring.position_B.device)
+    return (ring.position_B[:, None] - 1 - slot_R) % capacity + 1
+
+
+def readable_spans(ring: Ring) -> list[list[tuple[int, int]]]:
+    """For each lane the slots that may be read as at most two ranges, oldest first. Reads the counts on the host."""
+    capacity, spans = ring.keys_BHRK.shape[2], []
+    for position, count in zip(ring.position_B.tolist(), ring.count_B.tolist(), strict=True):
+        start = (position - count) % capacity
+        stop = start + count
+        lane = [(start, min(stop, capacity)), (0, stop - capacity)]
+        spans.append([span for span in lane if span[1] > span[0]])
+    return spans
+
+
+def gather(stored_BHRK: Tensor, slots_BHTk: Tensor) -> Tensor:
+    """Copies of the slots' contents, B H T k K; gradients end here."""
+    lanes, heads, capacity, head_size = stored_BHRK.shape
+    first_BH = torch.arange(lanes * heads, device=slots_BHTk.device).view(lanes, heads, 1, 1) * capacity
+    rows = stored_BHRK.reshape(-1, head_size).index_select(0, (slots_BHTk + first_BH).flatten())
+    return rows.view(*slots_BHTk.shape, head_size)

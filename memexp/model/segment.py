@@ -1,0 +1,153 @@
+"""The one interface of every architecture: a segment of tokens and a state go in, activations and a state come out.
+
+Shapes: B lanes, T tokens of a segment, D width, H heads, K head size, L layers that retrieve, k neighbours, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from memexp.model.head import Head
+
+Tree = Any
+"""Nested tuples and named tuples of tensors. The first axis of every tensor is the lane."""
+
+AnyTree = TypeVar("AnyTree")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every architecture is told: the network without its memory, and what it will be fed.
+
+    `segment` is the longest T of a step; `bptt_segments` the segment borders that a gradient may cross.
+    """
+
+    vocabulary: int
+    layers: int
+    width: int
+    heads: int
+    head_size: int
+    feedforward: int
+    segment: int
+    bptt_segments: int = 0
+
+
+class State(NamedTuple):
+    """What a lane carries from segment to segment; an argument and a result, never kept on a module."""
+
+    cache: Tree
+    """Exact keys and values of the recent past."""
+    memory: Tree
+    """Everything else."""
+
+
+class SegmentOutput(NamedTuple):
+    """What one segment gives."""
+
+    hidden_BTD: Tensor
+    """Final activations, aligned with the tokens; `SegmentModel.head` turns them into nats or logits."""
+    state: State
+    """For the next segment; same tree and shapes as `init_state`."""
+    aux: dict[str, Tensor]
+    """Extra losses by name, already weighted; evaluation ignores them."""
+    gauges: dict[str, Tensor]
+    """Detached scalars that show whether the memory is alive."""
+
+
+class Retrieval(NamedTuple):
+    """Where each token read; the third axis is one entry a layer that retrieves, and may be empty."""
+
+    ages_BTLHk: Tensor
+    """How many tokens before the reading token the retrieved one stands; 0 where nothing was retrieved."""
+    weights_BTLHk: Tensor
+    """Share of the head's attention, gate included; 0 where nothing was retrieved."""
+
+
+class SegmentModel(nn.Module, ABC):
+    """A transformer that reads a document segment by segment.
+
+    A document begins only at the start of a segment; `reset_B` then says so and the lane forgets, inside the graph, so
+    that learned initial states get gradient. `valid_BT` is false on the padding behind a document's end, which never
+    changes a score and is never read later. The model detaches what its paper calls non-differentiable; the trainer
+    detaches the state at the horizon; nobody else does.
+    """
+
+    head: Head
+    cache_tokens: int
+    """Tokens of exact recent past that every layer sees beside the segment."""
+    memory_slots: int
+    """What one lane's memory can hold; 0 without memory."""
+
+    @abstractmethod
+    def init_state(self, lanes: int) -> State:
+        """The state before a document's first segment, for that many lanes."""
+
+    @abstractmethod
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        """Set the lanes where `reset_B` is true back to the initial state."""
+
+    @abstractmethod
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        """Read one segment, without forgetting anything first."""
+
+    @final  # type: ignore[misc]  # nn.Module declares it as an attribute
+    def forward(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> SegmentOutput:
+        """Forget where a document begins, then read one segment."""
+        return self.step(tokens_BT, valid_BT, self.clear(state, reset_B))
+
+    def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
+        """What each token would retrieve; an architecture that retrieves nothing has no layers in it."""
+        nothing = tokens_BT.new_zeros(*tokens_BT.shape, 0, 1, 0)
+        return Retrieval(nothing, nothing.float())
+
+
+def detach(tree: AnyTree) -> AnyTree:
+    """The same values outside the graph."""
+    result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach(), tree)
+    return result
+
+
+def fork(tree: AnyTree) -> AnyTree:
+    """A copy that shares no storage, so that what is written to one is never seen in the other."""
+    result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach().clone(), tree)
+    return result
+
+
+def select_lanes(tree: AnyTree, lane_B: Tensor) -> AnyTree:
+    """A copy whose lane i is lane `lane_B[i]` of `tree`."""
+    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, lane_B), tree)
+    return result
+
+
+def state_bytes(tree: Tree) -> int:
+    """Bytes of all tensors."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree))
+
+
+def pack(tree: Tree) -> list[Tensor]:
+    """The tensors as a flat list for a checkpoint, each with storage of its own."""
+    return [leaf.detach().clone() for leaf in pytree.tree_leaves(tree)]
+
+
+def unpack(leaves: list[Tensor], like: AnyTree) -> AnyTree:
+    """The tree of `pack`, with the form and device of `like`.
+
+    Raises:
+        ValueError: number, shapes or types differ, so this is the state of another model.
+    """
+    ours, form = pytree.tree_flatten(like)
+    found = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
+    expected = [(tuple(leaf.shape), leaf.dtype) for leaf in ours]
+    if found != expected:
+        raise ValueError(f"the state has tensors {found}, the model expects {expected}")
+    result: AnyTree = pytree.tree_unflatten([a.to(b.device) for a, b in zip(leaves, ours, strict=True)], form)
+    return result
+
+
+def zero_lanes(tensor: Tensor, reset_B: Tensor) -> Tensor:
+    """`tensor` with the lanes where `reset_B` is true set to zero."""
+    return torch.where(reset_B.view(-1, *[1] * (tensor.dim() - 1)), torch.zeros_like(tensor), tensor)

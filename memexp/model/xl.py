@@ -1,0 +1,74 @@
+"""Transformer-XL: every layer also attends to the keys and values of the `mem` tokens before the segment.
+
+Shapes: B lanes, T tokens, D width.
+"""
+
+from typing import final
+
+from torch import Tensor, nn
+
+from memexp.model.attention import (
+    AttentionOptions,
+    attend,
+    causal_mask,
+    clear_cache,
+    empty_cache,
+    next_cache,
+    next_layer_cache,
+)
+from memexp.model.head import Head
+from memexp.model.layers import DecoderLayers
+from memexp.model.segment import SegmentModel, SegmentOutput, Shape, State
+
+
+@final
+class Xl(SegmentModel):
+    """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
+
+    `position="xl"` gives it its own relative attention (section 3.3); the default, T5's bias, is that of the
+    Transformer-XL rows of Memorizing Transformers' Table 4.
+    *Differs from the paper:* the cache holds keys and values as they were, not activations to project again.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        mem: int,
+        position: str,
+        normalise: bool,
+        scale: float,
+        dropout: float,
+        key_smear: bool,
+        keys_as_queries: bool,
+    ) -> None:
+        super().__init__()
+        self.shape, self.cache_tokens, self.memory_slots = shape, mem, 0
+        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
+        self.head = Head(shape.vocabulary, shape.width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+
+    def init_state(self, lanes: int) -> State:
+        """An empty cache."""
+        like = self.head.embedding_VD
+        return State(empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=like), memory=())
+
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        """Void the caches of the lanes that begin a document."""
+        return state._replace(cache=clear_cache(state.cache, reset_B))
+
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        """Read one segment over itself and the cache."""
+        cache, layer_caches = state.cache, []
+        mask = causal_mask(tokens_BT, cache)
+        x_BTD = self.dropout(self.head.embed(tokens_BT))
+        for index, layer in enumerate(self.layers):
+            past = cache.layers[index] if cache.layers else None
+            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
+            sight = layer.attention.look(heads, past)
+            x_BTD = layer.finish(x_BTD, attend(sight, mask))
+            if past is not None:
+                layer_caches.append(next_layer_cache(sight, heads, past))
+        state = State(next_cache(layer_caches, cache, tokens_BT.shape[1]), memory=())
+        return SegmentOutput(x_BTD, state, aux={}, gauges={})

@@ -1,0 +1,118 @@
+"""Every architecture at tiny size, and inputs that have document borders in them."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from memexp.cli.compose import compose, typed
+from memexp.config import TrainConfig
+from memexp.model.build import build_model
+from memexp.model.segment import SegmentModel, State
+
+VOCABULARY = 40
+LANES = 3
+SEGMENT = 8
+
+ARCHS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "arch").glob("*.yaml"))
+
+TINY = ["size=tiny", "data=tiny", f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0"]
+"""Small enough to run everywhere, sharp enough that every part matters."""
+
+VARIANTS = {
+    "knn": [
+        ["arch.combine=joint"],
+        ["arch.write=leaving"],
+        ["arch.knn_layers=[1,2]", "arch.neighbours=4"],
+        ["arch.cache=0", "mem=13", "arch.neighbours=4"],
+        ["arch.cache=20", "arch.write=leaving"],
+        ["mem=0"],
+    ],
+    "xl": [["mem=0"], ["mem=3"], ["mem=20"]],
+}
+"""Besides each file as it stands, further settings that the whole contract is run with."""
+
+POSITIONS = [[f"arch.position={name}"] for name in ("xl", "rotary", "none")]
+
+
+def cases() -> list[tuple[str, tuple[str, ...]]]:
+    """(architecture, overrides) of every model under contract."""
+    found = []
+    for name in ARCHS:
+        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *POSITIONS]]
+    return found
+
+
+class Case(NamedTuple):
+    """A model under contract."""
+
+    config: TrainConfig
+    model: SegmentModel
+
+
+Build = Callable[..., Case]
+
+
+@cache
+def configure(*overrides: str) -> TrainConfig:
+    """A configuration; nobody changes it, and composing is slow."""
+    config: TrainConfig = typed(compose("train", list(overrides)))
+    return config
+
+
+def build(name: str, *overrides: str) -> Case:
+    """The model of `arch=name` with random weights everywhere, so that nothing hides behind a zero."""
+    config = configure(f"arch={name}", *TINY, *overrides)
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=VOCABULARY)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return Case(config, model)
+
+
+@pytest.fixture(params=cases(), ids=lambda case: "-".join([case[0], *case[1]]))
+def case(request: pytest.FixtureRequest) -> Case:
+    name, overrides = request.param
+    return build(name, *overrides)
+
+
+@pytest.fixture(params=ARCHS)
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Text(NamedTuple):
+    """Segments for every lane: tokens S B T, valid S B T, reset S B."""
+
+    tokens: Tensor
+    valid: Tensor
+    reset: Tensor
+
+
+@pytest.fixture
+def text() -> Text:
+    """Twelve segments; lane 1 begins a second document at segment 5, after one that ends in padding."""
+    torch.manual_seed(1)
+    tokens = torch.randint(VOCABULARY, (12, LANES, SEGMENT))
+    valid = torch.ones(12, LANES, SEGMENT, dtype=torch.bool)
+    reset = torch.zeros(12, LANES, dtype=torch.bool)
+    reset[0] = True
+    reset[5, 1] = True
+    valid[4, 1, 3:] = False
+    return Text(tokens, valid, reset)
+
+
+def run(model: SegmentModel, text: Text, state: State | None = None) -> tuple[Tensor, State]:
+    """All segments in turn: hidden S B T D, and the last state."""
+    state = model.init_state(text.tokens.shape[1]) if state is None else state
+    hidden = []
+    for tokens, valid, reset in zip(*text, strict=True):
+        output = model(tokens, valid, state, reset)
+        hidden.append(output.hidden_BTD)
+        state = output.state
+    return torch.stack(hidden), state

@@ -1,0 +1,304 @@
+"""The contract of `memexp.model.segment`, one numbered test or more a clause, over every file in conf/arch."""
+
+import torch
+from torch.utils import _pytree as pytree
+
+from memexp.model.build import build_model
+from memexp.model.segment import State, detach, fork, pack, select_lanes, state_bytes, unpack
+from memexp.train.checkpoint import random_state, restore_random_state
+
+from .conftest import SEGMENT, VOCABULARY, Case, Text, build, configure, run
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def far_reach(case: Case) -> int:
+    """Tokens that information can come from without a memory: layers x (segment + cache), and one a layer by smear."""
+    return case.config.size.layers * (SEGMENT + case.model.cache_tokens + 1)
+
+
+# 1. Form
+
+
+def test_1_shapes_types_and_bytes_do_not_change(case: Case, text: Text) -> None:
+    state = case.model.init_state(3)
+    form = [(leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(state)]
+    size = state_bytes(state)
+    hidden, last = run(case.model, text, state)
+    assert hidden.shape == (12, 3, SEGMENT, case.config.size.width)
+    assert torch.isfinite(hidden).all()
+    assert [(leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(last)] == form
+    assert pytree.tree_structure(last) == pytree.tree_structure(state)
+    assert state_bytes(last) == size
+    assert all(leaf.shape[0] == 3 for leaf in pytree.tree_leaves(last))
+
+
+def test_1_packed_state_comes_back(case: Case, text: Text) -> None:
+    _, state = run(case.model, text)
+    restored = unpack(pack(state), like=case.model.init_state(3))
+    more = text.tokens[:1], text.valid[:1], torch.zeros_like(text.reset[:1])
+    expected, _ = run(case.model, Text(*more), fork(state))
+    found, _ = run(case.model, Text(*more), restored)
+    assert torch.equal(found, expected)
+
+
+# 2. Causality
+
+
+def test_2_a_token_changes_nothing_before_it(case: Case, text: Text) -> None:
+    before, _ = run(case.model, text)
+    changed = text.tokens.clone()
+    changed[7, :, 4] = (changed[7, :, 4] + 1) % VOCABULARY
+    after, _ = run(case.model, text._replace(tokens=changed))
+    assert torch.equal(after[:7], before[:7])
+    torch.testing.assert_close(after[7, :, :4], before[7, :, :4], **CLOSE)
+    assert not torch.allclose(after[7, :, 4], before[7, :, 4])
+
+
+# 3. Forgetting
+
+
+def test_3_a_reset_is_a_new_beginning(case: Case, text: Text) -> None:
+    _, used = run(case.model, text)
+    first = torch.ones_like(text.reset)
+    first[1:] = False
+    found, _ = run(case.model, text._replace(reset=first), fork(used))
+    never = torch.zeros_like(text.reset)
+    expected, _ = run(case.model, text._replace(reset=never), case.model.init_state(3))
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+# 4. Lanes
+
+
+def test_4_permuted_lanes_give_permuted_outputs(case: Case, text: Text) -> None:
+    order = torch.tensor([2, 0, 1])
+    hidden, _ = run(case.model, text)
+    permuted, _ = run(case.model, Text(*(part[:, order] for part in text)))
+    torch.testing.assert_close(permuted, hidden[:, order], **CLOSE)
+
+
+def test_4_nothing_leaks_between_lanes_or_documents(case: Case, text: Text) -> None:
+    hidden, _ = run(case.model, text)
+    changed = text.tokens.clone()
+    changed[:5, 1] = (changed[:5, 1] + 1) % VOCABULARY  # all of lane 1's first document
+    after, _ = run(case.model, text._replace(tokens=changed))
+    torch.testing.assert_close(after[:, [0, 2]], hidden[:, [0, 2]], **CLOSE)
+    torch.testing.assert_close(after[5:, 1], hidden[5:, 1], **CLOSE)
+    assert not torch.allclose(after[:5, 1], hidden[:5, 1])
+
+
+# 5. Padding
+
+
+def test_5_padding_changes_no_score_no_gradient_and_nothing_later(case: Case, text: Text) -> None:
+    def scores(tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        hidden, _ = run(case.model, text._replace(tokens=tokens))
+        nats = case.model.head.nats(hidden.flatten(0, 1), text.tokens.flatten(0, 1)).view_as(text.tokens)
+        nats = nats * text.valid
+        case.model.zero_grad()
+        nats.sum().backward()
+        return nats.detach(), [p.grad.clone() for p in case.model.parameters() if p.grad is not None]
+
+    nats, gradients = scores(text.tokens)
+    other, other_gradients = scores(torch.where(text.valid, text.tokens, (text.tokens + 7) % VOCABULARY))
+    torch.testing.assert_close(other, nats, **CLOSE)
+    for found, expected in zip(other_gradients, gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+# 6. Persistence
+
+
+def test_6_a_segment_computed_again_gives_the_same(arch: str, text: Text) -> None:
+    case = build(arch, "bptt_segments=2", "accumulate=3")
+    _, state = run(case.model, Text(*(part[:9] for part in text)))
+    window = Text(*(part[9:12] for part in text))  # as long as a gradient window: what it writes must not reach back
+    states, hidden = [state], []
+    for tokens, valid, reset in zip(*window, strict=True):
+        output = case.model(tokens, valid, states[-1], reset)
+        hidden.append(output.hidden_BTD)
+        states.append(output.state)
+    for index in (2, 0, 1, 0):
+        again = case.model(window.tokens[index], window.valid[index], states[index], window.reset[index])
+        torch.testing.assert_close(again.hidden_BTD, hidden[index], **CLOSE)
+
+
+def test_6_a_fork_goes_its_own_way(case: Case, text: Text) -> None:
+    _, state = run(case.model, text)
+    copy = fork(state)
+    expected, _ = run(case.model, text._replace(reset=torch.zeros_like(text.reset)), fork(state))
+    other = (text.tokens + 3) % VOCABULARY
+    run(case.model, text._replace(tokens=other, reset=torch.zeros_like(text.reset)), state)  # writes over `state`
+    found, _ = run(case.model, text._replace(reset=torch.zeros_like(text.reset)), copy)
+    assert torch.equal(found, expected)
+
+
+# 7. Horizon
+
+
+def test_7_gradient_stops_where_the_trainer_detaches(case: Case, text: Text) -> None:
+    hidden, state = run(case.model, text)
+    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(detach(state)))
+
+
+def test_7_caches_and_stored_pairs_carry_no_gradient(case: Case, text: Text) -> None:
+    """xl and knn: their papers let no gradient into the cache or the memory, so none crosses a border at any horizon."""
+    _, state = run(case.model, text)
+    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(state))
+
+
+def test_7_gradient_reaches_every_parameter(case: Case, text: Text) -> None:
+    hidden, _ = run(case.model, text)
+    case.model.head.nats(hidden.flatten(0, 1), text.tokens.flatten(0, 1)).sum().backward()
+    unused = {"gate_LH"} if case.model.memory_slots == 0 else set()
+    for name, parameter in case.model.named_parameters():
+        if name in unused:
+            continue
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+# 8. Liveness
+
+
+def far_change(case: Case) -> torch.Tensor:
+    """How much the last segment's hidden state moves when the first segment changes, beyond the reach of caches."""
+    case.model.eval()
+    segments = far_reach(case) // SEGMENT + 3
+    torch.manual_seed(2)
+    tokens = torch.randint(VOCABULARY, (segments, 2, SEGMENT))
+    reset = torch.zeros(segments, 2, dtype=torch.bool)
+    reset[0] = True
+    text = Text(tokens, torch.ones_like(tokens, dtype=torch.bool), reset)
+    hidden, _ = run(case.model, text)
+    changed = tokens.clone()
+    changed[0] = (changed[0] + 1) % VOCABULARY
+    after, _ = run(case.model, text._replace(tokens=changed))
+    return (after[-1] - hidden[-1]).abs().max()
+
+
+def test_8_memory_reaches_beyond_layers_times_window_and_cache(arch: str) -> None:
+    # neighbours=mem reads everything, so that a change anywhere in memory must show
+    keep_all = ["mem=400", "arch.neighbours=400"] if arch == "knn" else []
+    case = build(arch, *keep_all)
+    moved = far_change(case)
+    if case.model.memory_slots:
+        assert moved > 1e-4
+    else:
+        assert moved == 0
+
+
+def test_8_without_memory_nothing_reaches_so_far(arch: str) -> None:
+    assert far_change(build(arch, "mem=0")) == 0
+
+
+def test_8_a_cache_reaches_the_segment_before(arch: str, text: Text) -> None:
+    case = build(arch)
+    changed = text.tokens.clone()
+    changed[1] = (changed[1] + 1) % VOCABULARY
+    before, _ = run(case.model, text)
+    after, _ = run(case.model, text._replace(tokens=changed))
+    assert torch.allclose(after[2], before[2]) == (case.model.cache_tokens == 0 and case.model.memory_slots == 0)
+
+
+# 9. Options
+
+SEMANTIC = {
+    "position": ["t5", "xl", "rotary", "none"],
+    "normalise": ["true", "false"],
+    "scale": ["4.0", "5.0"],
+    "key_smear": ["true", "false"],
+    "keys_as_queries": ["true", "false"],
+    "dropout": ["0.0", "0.5"],
+    "cache": ["8", "16"],
+    "knn_layers": ["[1]", "[2]", "[1,2]"],
+    "neighbours": ["4", "5"],
+    "combine": ["gate", "joint"],
+    "gate": ["0.0", "1.0"],
+    "write": ["all", "leaving"],
+    "knn_position": ["true", "false"],
+}
+"""Every option that reaches a constructor, with values that must give different outputs."""
+
+
+def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
+    options = set(vars(build(arch).config.arch)) - {"_target_", "name", "mem_unit", "mem_is"}
+    assert options <= set(SEMANTIC), "a new option needs values here"
+    for option in sorted(options):
+        outputs = []
+        for value in SEMANTIC[option]:
+            case = build(arch, f"arch.{option}={value}")
+            torch.manual_seed(3)
+            outputs.append(run(case.model.train(), text)[0][-1])
+        for i, one in enumerate(outputs):
+            for other in outputs[i + 1 :]:
+                assert not torch.allclose(one, other, rtol=1e-3, atol=1e-4), option
+
+
+def test_9_memory_size_changes_the_output(arch: str, text: Text) -> None:
+    if build(arch).config.arch.mem_is == "none":
+        return
+    small, large = build(arch, "mem=8", *few(arch)), build(arch, "mem=24", *few(arch))
+    assert not torch.allclose(run(small.model, text)[0][-1], run(large.model, text)[0][-1])
+
+
+def few(arch: str) -> list[str]:
+    return ["arch.neighbours=4"] if arch == "knn" else []
+
+
+# 10. Auxiliary losses and gauges
+
+
+def test_10_aux_and_gauges_are_scalars(case: Case, text: Text) -> None:
+    output = case.model(text.tokens[0], text.valid[0], case.model.init_state(3), text.reset[0])
+    for value in [*output.aux.values(), *output.gauges.values()]:
+        assert value.shape == () and torch.isfinite(value)
+    assert not any(value.requires_grad for value in output.gauges.values())
+    assert bool(output.gauges) == bool(case.model.memory_slots)
+
+
+def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
+    _, state = run(case.model, text)
+    found = case.model.inspect(text.tokens[0], text.valid[0], fork(state), torch.zeros(3, dtype=torch.bool))
+    assert found.ages_BTLHk.shape == found.weights_BTLHk.shape
+    assert found.ages_BTLHk.shape[:2] == (3, SEGMENT)
+    if case.model.memory_slots == 0:
+        assert found.ages_BTLHk.numel() == 0
+        return
+    read = found.weights_BTLHk > 0
+    assert read.any()
+    place = torch.arange(SEGMENT).view(1, -1, 1, 1, 1)
+    assert (found.ages_BTLHk[read] >= 1).all()
+    oldest = case.model.memory_slots + case.model.cache_tokens
+    assert (found.ages_BTLHk - place <= oldest)[read].all()
+    assert (found.ages_BTLHk[~read] == 0).all()
+    assert (found.weights_BTLHk.sum((-1,)) <= 1 + 1e-5).all()
+
+
+def test_lanes_can_be_selected(case: Case, text: Text) -> None:
+    _, state = run(case.model, text)
+    order = torch.tensor([1, 2, 0])
+    more = Text(text.tokens[:1], text.valid[:1], torch.zeros_like(text.reset[:1]))
+    expected, _ = run(case.model, more, fork(state))
+    found, _ = run(case.model, Text(*(part[:, order] for part in more)), select_lanes(state, order))
+    torch.testing.assert_close(found, expected[:, order], **CLOSE)
+
+
+def test_dropout_draws_from_the_saved_generator(arch: str, text: Text) -> None:
+    case = build(arch, "arch.dropout=0.3")
+    saved = random_state(torch.device("cpu"))
+    first, _ = run(case.model.train(), text)
+    second, _ = run(case.model, text)
+    restore_random_state(saved, torch.device("cpu"))
+    again, _ = run(case.model, text)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_initial_loss_is_near_chance(arch: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(configure(f"arch={arch}", "size=small", "data=tiny"), vocabulary=1000)
+    tokens, targets = torch.randint(1000, (4, 64)), torch.randint(1000, (4, 64))
+    state: State = model.init_state(4)
+    hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), state, torch.ones(4, dtype=torch.bool)).hidden_BTD
+    assert abs(model.head.nats(hidden, targets).mean().item() - 6.9) < 0.7

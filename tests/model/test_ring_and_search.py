@@ -1,0 +1,164 @@
+"""The ring against a list, and search against brute force."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memexp.model import search
+from memexp.model.ring import Ring, ages, clear_ring, empty_ring, gather, readable_spans, write
+
+LIKE = torch.zeros(())
+
+
+def ring_of(keys_HMK: Tensor, *, position: int | None = None, count: int | None = None) -> Ring:
+    """A ring of one lane with these keys, full unless told."""
+    size = keys_HMK.shape[1]
+    return Ring(
+        keys_HMK[None],
+        keys_HMK[None].clone(),
+        torch.tensor([size if position is None else position]),
+        torch.tensor([size if count is None else count]),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    slots=st.integers(1, 13),
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=40),
+    resets=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=40, max_size=40),
+)
+def test_a_ring_holds_the_newest_pairs_of_each_document(
+    slots: int, lengths: list[int], resets: list[tuple[bool, bool]]
+) -> None:
+    """Against two lists, over many times its capacity, at capacities that no segment divides."""
+    ring = empty_ring(lanes=2, heads=1, head_size=1, slots=slots, slack=5, like=LIKE)
+    expected: list[list[float]] = [[], []]
+    number = 0.0
+    for length, reset in zip(lengths, resets, strict=False):
+        ring = clear_ring(ring, torch.tensor(reset))
+        expected = [[] if gone else lane for gone, lane in zip(reset, expected, strict=True)]
+        new = torch.arange(length) + number
+        number += length
+        pairs = torch.stack([new, -new])[:, None, :, None]
+        ring = write(ring, pairs, pairs + 0.5, valid_B=torch.tensor([length, length]), slots=slots)
+        expected = [(lane + part)[-slots:] for lane, part in zip(expected, pairs[:, 0, :, 0].tolist(), strict=True)]
+        for lane, spans in enumerate(readable_spans(ring)):
+            found = torch.cat([ring.keys_BHRK[lane, 0, a:b, 0] for a, b in spans] or [torch.empty(0)])
+            assert found.tolist() == expected[lane]
+            values = torch.cat([ring.values_BHRK[lane, 0, a:b, 0] for a, b in spans] or [torch.empty(0)])
+            assert values.tolist() == [key + 0.5 for key in expected[lane]]
+            readable = ages(ring)[lane] <= ring.count_B[lane]
+            assert sorted(ring.keys_BHRK[lane, 0, readable, 0].tolist()) == sorted(expected[lane])
+
+
+@pytest.mark.parametrize("capacity", [7, 24, 33])
+def test_a_ring_finds_what_was_just_written_over_ten_times_its_capacity(capacity: int) -> None:
+    torch.manual_seed(0)
+    ring = empty_ring(lanes=2, heads=2, head_size=8, slots=capacity, slack=10, like=LIKE)
+    written = 0
+    while written < 10 * capacity:
+        keys = torch.nn.functional.normalize(torch.randn(2, 2, 5, 8), dim=-1)
+        ring = write(ring, keys, keys * 3, valid_B=torch.tensor([5, 5]), slots=capacity)
+        found = search.exact(keys, ring, 1)
+        assert found.found_BHTk.all()
+        torch.testing.assert_close(gather(ring.values_BHRK, found.slots_BHTk).squeeze(3), keys * 3)
+        written += 5
+
+
+def test_only_valid_pairs_are_counted() -> None:
+    ring = empty_ring(lanes=2, heads=1, head_size=1, slots=10, slack=4, like=LIKE)
+    pairs = torch.arange(4.0).view(1, 1, 4, 1).expand(2, 1, 4, 1)
+    ring = write(ring, pairs, pairs, valid_B=torch.tensor([1, 3]), slots=10)
+    assert ring.count_B.tolist() == [1, 3]
+    assert [ring.keys_BHRK[0, 0, a:b, 0].tolist() for a, b in readable_spans(ring)[0]] == [[3.0]]
+
+
+def keys_of(kind: str, heads: int, size: int) -> Tensor:
+    torch.manual_seed(1)
+    match kind:
+        case "random":
+            keys = torch.randn(heads, size, 16)
+        case "clustered":
+            keys = torch.randn(heads, 5, 16)[:, torch.arange(size) % 5] + 0.01 * torch.randn(heads, size, 16)
+        case "tied":
+            keys = torch.randint(-1, 2, (heads, size, 16)).float()
+        case "duplicate":
+            keys = torch.randn(heads, 3, 16)[:, torch.arange(size) % 3]
+        case _:
+            keys = torch.zeros(heads, size, 16)
+    return keys
+
+
+@pytest.mark.parametrize("path", ["by_spans", "by_mask"])
+@pytest.mark.parametrize("kind", ["random", "clustered", "tied", "duplicate", "zero"])
+@pytest.mark.parametrize(("size", "position", "count"), [
+    (37, 37, 37), (37, 50, 20), (37, 5, 5), (2500, 2500, 2500), (2500, 4000, 2100), (3001, 100, 40), (1024, 1024, 1024),
+])  # fmt: skip
+def test_search_finds_the_scores_of_brute_force(path: str, kind: str, size: int, position: int, count: int) -> None:
+    ring = ring_of(keys_of(kind, 2, size), position=position, count=count)
+    queries = torch.randn(1, 2, 70, 16)
+    for k in (1, 8, 32):
+        found = getattr(search, f"_{path}")(queries, ring, k)
+        readable = (ages(ring) <= ring.count_B[:, None])[0]
+        scores = (queries @ ring.keys_BHRK.transpose(-1, -2)).masked_fill(~readable, float("-inf"))
+        take = min(k, count)
+        expected = scores.sort(-1, descending=True).values[..., :take]
+        assert found.found_BHTk[..., :take].all() and not found.found_BHTk[..., take:].any()
+        slots = found.slots_BHTk[..., :take]
+        assert all(len(set(row)) == take for row in slots.flatten(0, 2).tolist())
+        torch.testing.assert_close(scores.gather(-1, slots), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["by_spans", "by_mask"])
+def test_each_lane_is_searched_by_its_own_count(path: str) -> None:
+    torch.manual_seed(2)
+    keys = torch.randn(3, 1, 20, 4)
+    ring = Ring(keys, keys, torch.full((3,), 23), torch.tensor([0, 3, 20]))
+    found = getattr(search, f"_{path}")(torch.randn(3, 1, 2, 4), ring, 5)
+    assert found.found_BHTk.sum(-1).flatten().tolist() == [0, 0, 3, 3, 5, 5]
+    assert set(found.slots_BHTk[1, 0, :, :3].flatten().tolist()) == {0, 1, 2}
+
+
+def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = ring_of(keys_of("random", 2, 900))
+    queries = torch.randn(1, 2, 200, 16)
+    expected = search.exact(queries, ring, 16).slots_BHTk
+    for name, value in (("BLOCK_BYTES", 1), ("MEMBER_BYTES", 1), ("TILE", 128), ("ACCELERATOR_BLOCK_BYTES", 1)):
+        monkeypatch.setattr(search, name, value)
+        assert torch.equal(search.exact(queries, ring, 16).slots_BHTk, expected)
+        assert torch.equal(search._by_mask(queries, ring, 16).slots_BHTk, expected)
+
+
+def test_top_k_is_exact_at_every_length() -> None:
+    torch.manual_seed(3)
+    for length in (5, 256, 257, 300, 1027, 5000):
+        scores = torch.randn(6, length)
+        k = min(32, length)
+        found = scores.gather(-1, search.top_k(scores, k)).sort(-1, descending=True).values
+        assert torch.equal(found, scores.topk(k).values)
+
+
+def test_gathered_copies_do_not_change_when_the_ring_does() -> None:
+    ring = ring_of(torch.arange(6.0).view(1, 6, 1))
+    copies = gather(ring.keys_BHRK, torch.tensor([[[[1, 4]]]]))
+    ring.keys_BHRK.zero_()
+    assert copies.flatten().tolist() == [1.0, 4.0]
+
+
+@pytest.mark.gpu
+def test_search_on_cuda_is_that_on_cpu() -> None:
+    torch.manual_seed(4)
+    keys = torch.randn(4, 2, 5000, 64)
+    ring = Ring(keys, keys, torch.full((4,), 7000), torch.tensor([0, 20, 3000, 4900]))
+    queries = torch.randn(4, 2, 64, 64)
+    on_gpu = Ring(*(each.cuda() for each in ring))
+    found, expected = search.exact(queries.cuda(), on_gpu, 32), search.exact(queries, ring, 32)
+    assert torch.equal(found.found_BHTk.cpu(), expected.found_BHTk)
+    scores = queries @ keys.transpose(-1, -2)
+    torch.testing.assert_close(
+        scores.gather(-1, found.slots_BHTk.cpu()) * expected.found_BHTk,
+        scores.gather(-1, expected.slots_BHTk) * expected.found_BHTk,
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
