@@ -1,0 +1,42 @@
+"""memexp eval: score documents with a trained model, with its memory changed if asked."""
+
+import shlex
+import sys
+
+from memexp.config import EvalConfig
+
+
+def run(config: EvalConfig) -> None:
+    """Score, or find the score, and print its means."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from memexp.eval.evaluate import Request, evaluate
+    from memexp.runs import find_root, find_run
+
+    root = find_root(config.root)
+    trained = find_run(root, config.run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    request = Request(config.eval, mem=config.mem, memory=config.memory, device=config.device)
+    score = evaluate(trained, request, root, command=shlex.join(["memexp", *sys.argv[1:]]), force=config.force)
+    summary = score.summary
+    table = Table(title=f"{trained.name}  {score.path.name}")
+    table.add_column("on these documents")
+    table.add_column("", justify="right")
+    for name, value in (
+        ("perplexity", f"{summary['perplexity']:.3f}"),
+        ("nats a token", f"{summary['nats_per_token']:.4f}"),
+        ("bits a token", f"{summary['bits_per_token']:.4f}"),
+        ("bits a byte", f"{summary['bits_per_byte']:.4f}"),
+        ("bits a character", f"{summary['bits_per_character']:.4f}"),
+        ("perplexity a word", f"{summary['word_perplexity']:,.1f}"),
+        ("tokens", f"{summary['tokens']:,}"),
+        ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
+    ):
+        table.add_row(name, value)
+    if summary["memory_fill"] is not None:
+        table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
+    Console().print(table)
+    print(score.path)

@@ -1,0 +1,43 @@
+"""memexp train: train a model, then score held-out documents."""
+
+import shlex
+import sys
+
+from memexp.config import TrainConfig, departures
+
+
+def run(config: TrainConfig) -> None:
+    """Train to the end and score the held-out documents, as far as neither has been done."""
+    from memexp.cli.sweep import announce
+    from memexp.data.corpus import prepare
+    from memexp.eval.evaluate import Request, evaluate, validation_nats
+    from memexp.runs import find_root
+    from memexp.train.identity import identify, run_folder
+    from memexp.train.interrupt import Interrupted
+    from memexp.train.loop import train
+
+    root = find_root(config.root)
+    corpus = prepare(config.data, root)
+    announce(run_folder(config, identify(config, corpus, root), root).path)
+    if departing := departures(config):
+        print(f"size={config.size.name} departs from the papers: {', '.join(departing)}")
+    command = shlex.join(["memexp", *sys.argv[1:]])
+    try:
+        trained = train(
+            config, corpus, root, command=command, validate=lambda model: validation_nats(model, corpus, config)
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(128 + stop.signal_number) from stop
+    score = evaluate(trained, Request(config.eval, device=config.device), root, command=command)
+    summary = score.summary
+    print(
+        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "
+        f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
+    )
+    if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
+        print(
+            f"warning: at most {summary['memory_fill']:.0%} of the {summary['memory_slots']:,} slots were ever filled while "
+            "scoring: the documents are shorter than the memory, so a larger one cannot help"
+        )
+    print(trained.path)

@@ -1,0 +1,1 @@
+"""Evaluation: every token of a document scored once, with its nats kept."""

@@ -1,0 +1,199 @@
+"""Scoring a run: which model, which documents, which memory, and the folder that keeps the result."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from memexp.config import Scoring, TrainConfig, check
+from memexp.data.corpus import Corpus, TokenDocument, prepare
+from memexp.errors import UserError
+from memexp.eval.score import Scores, score_documents
+from memexp.files import fingerprint, write_atomically, write_json
+from memexp.model.build import build_model, pick_device
+from memexp.model.segment import SegmentModel
+from memexp.runs import Run, Score, ScoreName
+from memexp.train.session import load_weights
+
+
+class Request(NamedTuple):
+    """What to score a run with."""
+
+    scoring: Scoring
+    mem: int | None = None
+    """Another size of the memory than the run's."""
+    memory: str = "on"
+    """on, off or foreign."""
+    device: str = "auto"
+
+
+def evaluate(run: Run, request: Request, root: Path, *, command: str, force: bool = False) -> Score:
+    """Score a run's documents and keep every token's nats; what was scored before is left as it is.
+
+    Raises:
+        UserError: the run has no weights, its memory cannot be changed so, or the corpus is not the one it was trained on.
+    """
+    config = _settings(run, request)
+    scoring = request.scoring
+    name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
+    score = Score(run.path / "eval" / name.folder)
+    if (score.path / "summary.json").exists() and not force:
+        return score
+    corpus = prepare(config.data, root)
+    _check_corpus(run, corpus)
+    model = build_model(config, vocabulary=corpus.vocabulary)
+    if request.memory != "on" and not model.memory_slots:
+        raise UserError(
+            f"memory is {request.memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
+            "(A cache is no memory: mem=0 switches that of arch=xl off)"
+        )
+    model.load_state_dict(load_weights(run))
+    model.to(pick_device(request.device))
+    documents = pick_documents(corpus, scoring)
+    began = time.perf_counter()
+    scores = score_with_progress(
+        model, documents, scoring, config, memory=request.memory, title=f"{run.name} {score.path.name}"
+    )
+    seconds = time.perf_counter() - began
+    tokens = scored_tokens(documents, scores)
+    summary = {
+        "run": run.name,
+        "data": corpus.name,
+        "split": scoring.split,
+        "documents": len(documents),
+        "max_document": scoring.max_document,
+        "mem": config.mem,
+        "memory": request.memory,
+        "context": config.segment,
+        "cache": model.cache_tokens,
+        "memory_slots": model.memory_slots,
+        **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
+        "tokenizer_hash": corpus.tokenizer_hash,
+        "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
+        "corpus": str(corpus.path.relative_to(root)),
+        "memory_fill": scores.memory_fill,
+        "seconds": seconds,
+        "tokens_per_second": len(tokens) / seconds,
+        "command": command,
+        "config_hash": run.path.name.rsplit("-", 1)[-1],
+    }
+    write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
+    write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
+    rows = [{"id": document.id, "tokens": length} for document, length in zip(documents, scores.lengths, strict=True)]
+    write_json(score.path / "documents.json", rows)
+    write_json(score.path / "summary.json", summary)  # last: it says that the score is whole
+    return score
+
+
+def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
+    """Mean nats a token of the validation split, for a look while training."""
+    scoring = replace(config.eval, split="valid")
+    scores = _score(model, pick_documents(corpus, scoring), scoring, config, memory="on")
+    return float(scores.nats.mean(dtype=np.float64))
+
+
+def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
+    """The first documents of the split that hold anything to score."""
+    documents = [document for document in corpus.split(scoring.split) if len(document.tokens) > 1]
+    documents = documents[: scoring.documents] if scoring.documents else documents
+    if not documents:
+        raise UserError(
+            f"the {scoring.split} split of {corpus.path} holds no document of two tokens; expected one at least"
+        )
+    return documents
+
+
+def scored_tokens(documents: list[TokenDocument], scores: Scores) -> np.ndarray:
+    """The token that each number is about, uint32."""
+    parts = [document.tokens[1 : 1 + length] for document, length in zip(documents, scores.lengths, strict=True)]
+    return np.concatenate(parts).astype(np.uint32)
+
+
+def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
+    """Sums in float64, divided once, over the tokens, bytes, characters and words of the scored text."""
+    total = float(nats.sum(dtype=np.float64))
+    decoded = text.decode(errors="replace")
+    per_token, bits = total / len(nats), total / math.log(2)
+    return {
+        "nats_per_token": per_token,
+        "perplexity": _exp(per_token),
+        "bits_per_token": bits / len(nats),
+        "bits_per_byte": bits / max(1, len(text)),
+        "bits_per_character": bits / max(1, len(decoded)),
+        "word_perplexity": _exp(total / max(1, len(decoded.split()))),
+        "tokens": len(nats),
+        "bytes": len(text),
+    }
+
+
+def score_with_progress(
+    model: SegmentModel,
+    documents: list[TokenDocument],
+    scoring: Scoring,
+    config: TrainConfig,
+    *,
+    memory: str,
+    title: str,
+) -> Scores:
+    """Score documents with a bar that shows tokens and time left."""
+    total = sum(min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(f"scoring {title}", total=total)
+        return _score(
+            model, documents, scoring, config, memory=memory, advance=lambda tokens: progress.advance(task, tokens)
+        )
+
+
+def _score(
+    model: SegmentModel,
+    documents: list[TokenDocument],
+    scoring: Scoring,
+    config: TrainConfig,
+    *,
+    memory: str,
+    advance: Any = None,
+) -> Scores:
+    return score_documents(
+        model,
+        documents,
+        lanes=scoring.lanes,
+        segment=config.segment,
+        max_document=scoring.max_document,
+        memory=memory,
+        bf16=config.precision == "bf16",
+        progress=advance,
+    )
+
+
+def _settings(run: Run, request: Request) -> TrainConfig:
+    config = run.settings
+    if request.mem is None or request.mem == config.mem:
+        return config
+    if config.arch.mem_is == "parameters":
+        raise UserError(
+            f"mem is {request.mem}, but {run.name} was trained with mem={config.mem} and its memory is made of parameters; "
+            "expected that size. Train another run with mem=" + str(request.mem)
+        )
+    config = replace(config, mem=request.mem)
+    check(config)
+    return config
+
+
+def _check_corpus(run: Run, corpus: Corpus) -> None:
+    from memexp.files import read_json
+
+    trained_on = read_json(run.path / "identity.json")["data"]
+    if trained_on["tokenizer_hash"] != corpus.tokenizer_hash:
+        raise UserError(
+            f"{run.name} was trained with tokenizer {trained_on['tokenizer_hash'][:8]}, {corpus.path} has "
+            f"{corpus.tokenizer_hash[:8]}; expected the same. The corpus was prepared again from other text, as after an upgrade"
+        )
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

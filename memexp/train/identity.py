@@ -1,0 +1,59 @@
+"""What determines a run's result, and so its folder. Without torch."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from memexp.config import NOT_OF_THE_RESULT, TrainConfig
+from memexp.data.corpus import Corpus
+from memexp.errors import UserError
+from memexp.files import fingerprint, read_json
+from memexp.runs import Run, find_run
+
+
+def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
+    """Everything that two runs must share to have the same result, with its hash under "hash".
+
+    The corpus counts by its content, and the run that weights come from by what determined it.
+    """
+    content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
+    content["data"] = {
+        "name": config.data.name,
+        "max_document": config.data.max_document,
+        **identify_corpus(corpus),
+    }
+    if config.init_from is not None:
+        content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
+    return content | {"hash": fingerprint(content)}
+
+
+def identify_corpus(corpus: Corpus) -> dict[str, str]:
+    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
+    return {
+        "tokens_checksum": corpus.tokens_checksum,
+        "documents_checksum": corpus.manifest["files"]["documents.json"]["sha256"],
+        "tokenizer_hash": corpus.tokenizer_hash,
+    }
+
+
+def read_identity(run: Run) -> dict[str, Any]:
+    """What `identify` gave when the run was trained.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    path = run.path / "identity.json"
+    identity = read_json(path)
+    content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
+    if not content or identity.get("hash") != fingerprint(content):
+        raise UserError(
+            f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the one that stands in it. "
+            "Likely cause: it was edited."
+        )
+    return identity
+
+
+def run_folder(config: TrainConfig, identity: dict[str, Any], root: Path) -> Run:
+    """Where the run of this identity lies."""
+    words = [config.arch.name, config.data.name, f"mem{config.mem}", f"s{config.seed}", identity["hash"][:8]]
+    return Run(root / "results" / "runs" / "-".join(words))

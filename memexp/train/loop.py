@@ -1,0 +1,256 @@
+"""The training loop. It knows no architecture: state goes in and comes out, and is detached at the horizon."""
+
+import math
+import os
+import resource
+import subprocess
+import time
+from contextlib import closing
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+
+from memexp.config import TrainConfig
+from memexp.data.corpus import Corpus
+from memexp.errors import UserError
+from memexp.files import write_json, write_text
+from memexp.model.build import feed
+from memexp.model.segment import detach, state_bytes
+from memexp.runs import Run
+from memexp.train import checkpoint
+from memexp.train.identity import identify, run_folder
+from memexp.train.interrupt import Interrupted, stop_on_signal
+from memexp.train.metrics import MetricsFile
+from memexp.train.progress import Progress
+from memexp.train.session import Session, open_session, save_session
+from memexp.train.trackers import open_tracker
+
+
+class Update(NamedTuple):
+    """What one optimizer step gave."""
+
+    loss: float
+    """Mean nats a scored token, without auxiliary losses."""
+    aux: dict[str, float]
+    grad_norm: float
+    gauges: dict[str, Tensor]
+
+
+def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, validate: Any = None) -> Run:
+    """Train a run to its end, from wherever it stands; a run that is done is left as it is.
+
+    Args:
+        command: what the user typed, for the summary.
+        validate: called with the model every `validate_every` steps, gives the nats a token of the validation split.
+
+    Raises:
+        UserError: another process trains this run, a checkpoint is damaged, or the loss is not finite.
+        Interrupted: a signal stopped it; everything is saved.
+    """
+    identity = identify(config, corpus, root)
+    run = run_folder(config, identity, root)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if _done(run, config):
+        return run
+    with run.locked(), stop_on_signal() as request:
+        if _done(run, config):  # another process was at its end, and has let go of the folder since
+            return run
+        for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
+            left.unlink()  # half written by a process that was killed
+        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        write_json(run.path / "identity.json", identity)
+        session = open_session(config, run, corpus, identity["hash"], root)
+        for note in session.notes:
+            print(note)
+        with (
+            closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
+            closing(open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path)) as sink,
+            Progress(run.name, done=session.step, steps=config.steps) as progress,
+        ):
+            _run_to_the_end(session, metrics, sink, progress, request, validate)
+        _finish(session, command)
+        if request.signal_number is not None:
+            raise _interrupted(session, request.signal_number)
+    return run
+
+
+def update(session: Session) -> Update:
+    """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass."""
+    config, model = session.config, session.model
+    batches = [feed(next(session.lanes), session.device) for _ in range(config.accumulate)]
+    scored = torch.stack([batch.weight_BT.sum() for batch in batches]).sum().clamp_min(1)
+    model.train()
+    session.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=session.device)
+    aux: dict[str, Tensor] = {}
+    fills: list[Tensor] = []
+    window_length = config.bptt_segments + 1
+    for start in range(0, len(batches), window_length):
+        window_loss = torch.zeros((), device=session.device)
+        for batch in batches[start : start + window_length]:
+            with torch.autocast(session.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                output = model(batch.tokens_BT, batch.valid_BT, session.state, batch.reset_B)
+                nats_BT = model.head.nats(output.hidden_BTD, batch.targets_BT)
+            session.state = output.state
+            nats_B = (nats_BT * batch.weight_BT).sum(-1)
+            _refuse_nonfinite(session, nats_B)
+            loss = nats_B.sum() / scored
+            total += loss.detach()
+            for name, value in output.aux.items():
+                aux[name] = aux.get(name, torch.zeros_like(total)) + value.detach() / len(batches)
+                loss = loss + value / len(batches)
+            fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+            window_loss = window_loss + loss
+        window_loss.backward()
+        session.state = detach(session.state)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or math.inf)
+    if not torch.isfinite(norm):
+        raise UserError(_not_finite(session, f"the gradient's norm is {norm.item()}"))
+    session.optimizer.step()
+    session.schedule.step()
+    session.step += 1
+    session.tokens += int(scored)
+    if fills:
+        session.memory_fill = max(session.memory_fill or 0.0, float(torch.stack(fills).max()))
+    return Update(total.item(), {name: value.item() for name, value in aux.items()}, norm.item(), output.gauges)
+
+
+def _run_to_the_end(
+    session: Session, metrics: MetricsFile, sink: Any, progress: Progress, request: Any, validate: Any
+) -> None:
+    config = session.config
+    while session.step < config.steps:
+        began, tokens_before = time.perf_counter(), session.tokens
+        rate = session.schedule.get_last_lr()[0]
+        result = update(session)
+        seconds = time.perf_counter() - began
+        session.seconds += seconds
+        session.losses.append(result.loss)
+        speed = (session.tokens - tokens_before) / seconds
+        if session.step % config.log_every == 0 or session.step == config.steps:
+            session.loss = sum(session.losses) / len(session.losses)
+            session.losses.clear()
+            line = {
+                "step": session.step,
+                "tokens": session.tokens,
+                "loss": session.loss,
+                "rate": rate,
+                "grad_norm": result.grad_norm,
+                "tokens_per_second": speed,
+                "seconds": session.seconds,
+                "gauges": {name: float(value) for name, value in result.gauges.items()},
+            }
+            if result.aux:
+                line["aux"] = result.aux
+            metrics.append(line)
+            sink.log(session.step, _flat(line))
+        progress.show(session.step, loss=result.loss, tokens_per_second=speed, gauges=result.gauges)
+        if validate is not None and config.validate_every and session.step % config.validate_every == 0:
+            nats = validate(session.model)
+            metrics.append({"step": session.step, "valid_nats_per_token": nats})
+            sink.log(session.step, {"valid_nats_per_token": nats})
+        if request.signal_number is not None and session.step < config.steps:
+            metrics.flush()
+            save_session(session)
+            raise _interrupted(session, request.signal_number)
+        if session.step % config.checkpoint_every == 0 or session.step == config.steps:
+            metrics.flush()
+            save_session(session)
+
+
+def _interrupted(session: Session, signal_number: int) -> Interrupted:
+    message = f"stopped at step {session.step} of {session.config.steps} and saved; the same command goes on from there"
+    return Interrupted(message, signal_number)
+
+
+def _done(run: Run, config: TrainConfig) -> bool:
+    """Whether there is nothing to train; a tag that is asked for is put on the run all the same."""
+    if run.summary is None:
+        return False
+    print(f"{run.name} is done; nothing to train")
+    if config.tag and run.config.get("tag") != config.tag:
+        write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": config.tag}, sort_keys=False))
+    return True
+
+
+def _finish(session: Session, command: str) -> None:
+    """Keep the weights alone, write the summary last: it is what says that a run is done."""
+    path = session.run.path
+    checkpoint.save(
+        path / "weights.pt", {"identity": session.identity, "step": session.step, "model": session.model.state_dict()}
+    )
+    write_json(
+        path / "summary.json",
+        {
+            "run": session.run.name,
+            "state": "done",
+            "steps": session.step,
+            "tokens": session.tokens,
+            "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
+            "state_bytes_per_lane": state_bytes(session.model.init_state(1)),
+            "peak_memory_bytes": _peak_memory(session.device),
+            "seconds": session.seconds,
+            "tokens_per_second": session.tokens / session.seconds,
+            "loss": session.loss,
+            "memory_fill": session.memory_fill,
+            "command": command,
+            "commit": _commit(),
+            "config_hash": session.identity,
+            "data_hash": session.corpus.tokens_checksum,
+            "tokenizer_hash": session.corpus.tokenizer_hash,
+            "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},
+            "device": str(session.device),
+            "threads": torch.get_num_threads(),
+        },
+    )
+    checkpoint.forget_old(path / "checkpoints", keep=0)
+
+
+def _refuse_nonfinite(session: Session, nats_B: Tensor) -> None:
+    if not torch.isfinite(nats_B).all():
+        lane = int((~torch.isfinite(nats_B)).nonzero()[0])
+        raise UserError(_not_finite(session, f"the loss is {nats_B[lane].item()} in lane {lane}"))
+
+
+def _not_finite(session: Session, seen: str) -> str:
+    good = checkpoint.newest(session.run.path / "checkpoints")
+    return (
+        f"{seen} at step {session.step + 1} of {session.run.name}; expected a finite number. Likely cause: optim.rate is "
+        f"too high. The last good checkpoint is {good or 'none: none was written yet'}"
+    )
+
+
+def _flat(line: dict[str, Any]) -> dict[str, float]:
+    """A line of metrics with nested names joined by a slash, as trackers want it."""
+    flat = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    for group in ("gauges", "aux"):
+        flat |= {f"{group}/{name}": value for name, value in line.get(group, {}).items()}
+    return flat
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from, with a plus when there are changes."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # installed, perhaps below somebody else's checkout
+        return None
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=checkout, capture_output=True, text=True, timeout=5, env=os.environ | {"LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return text.stdout.strip() or None

@@ -1,0 +1,54 @@
+"""What a person sees while a run trains: a live line on a terminal, else a line now and then."""
+
+import sys
+import time
+from typing import Any, Self
+
+from torch import Tensor
+
+QUIET_SECONDS = 15.0
+"""Between lines where there is no terminal."""
+
+
+class Progress:
+    """A bar with rate, time left, loss and gauges."""
+
+    def __init__(self, name: str, *, done: int, steps: int) -> None:
+        self._name, self._first, self._steps = name, done, steps
+        self._began = self._shown = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if self._first:
+            print(f"{self._name} goes on from step {self._first} of {self._steps}", flush=True)
+        if sys.stdout.isatty():
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(bar_width=20),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(elapsed_when_finished=True),
+                progress.TextColumn("{task.fields[numbers]}"),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._name, total=self._steps, completed=self._first, numbers="")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: int, *, loss: float, tokens_per_second: float, gauges: dict[str, Tensor]) -> None:
+        """Show the numbers of a step, not more often than anybody can read."""
+        now = time.monotonic()
+        if now - self._shown < (0.2 if self._bar else QUIET_SECONDS) and step < self._steps:
+            return
+        self._shown = now
+        words = [f"loss {loss:.3f}", f"{tokens_per_second:,.0f} tokens/s"]
+        words += [f"{name} {float(value):.3g}" for name, value in gauges.items()]
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, numbers="  ".join(words))
+            return
+        left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
+        print(f"{self._name}  step {step}/{self._steps}  {'  '.join(words)}  {left:.0f} s left", flush=True)

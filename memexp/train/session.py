@@ -1,0 +1,171 @@
+"""One run in memory: all that changes while it trains, and how that is saved and restored."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from memexp.config import TrainConfig
+from memexp.data.corpus import Corpus
+from memexp.data.lanes import TrainingLanes
+from memexp.errors import UserError
+from memexp.model.build import build_model, pick_device
+from memexp.model.segment import SegmentModel, State, pack, unpack
+from memexp.runs import Run, find_run
+from memexp.train import checkpoint
+from memexp.train.identity import read_identity
+from memexp.train.optimizer import build_optimizer, build_schedule
+
+NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
+"""Settings of `size` that two runs must share for the weights of one to mean something in the other."""
+
+
+@dataclass
+class Session:
+    """A run that trains. `step` updates are done; `state` is what every lane carries into the next one."""
+
+    config: TrainConfig
+    run: Run
+    corpus: Corpus
+    identity: str
+    device: torch.device
+    model: SegmentModel
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    lanes: TrainingLanes
+    state: State
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    memory_fill: float | None = None
+    """Largest share of a memory's slots that was ever filled; None without memory."""
+    loss: float = float("nan")
+    """Mean nats a token of the last logged steps."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps that no line of metrics covers yet."""
+    notes: list[str] = field(default_factory=list)
+    """What was new or left over when weights came from another run."""
+
+
+def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, root: Path) -> Session:
+    """Build everything from the seed, then go on from the newest checkpoint if there is one."""
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    model = build_model(config, vocabulary=corpus.vocabulary)
+    newest = checkpoint.newest(run.path / "checkpoints")
+    notes = []
+    if config.init_from is not None and newest is None:
+        notes = _take_weights(model, config, corpus, find_run(root, config.init_from))
+    model.to(device)
+    optimizer = build_optimizer(model, config.optim)
+    session = Session(
+        config=config,
+        run=run,
+        corpus=corpus,
+        identity=identity,
+        device=device,
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.optim, steps=config.steps),
+        lanes=TrainingLanes(
+            corpus.split("train"),
+            lanes=config.lanes,
+            segment=config.segment,
+            seed=config.seed,
+            max_document=config.data.max_document,
+        ),
+        state=model.init_state(config.lanes),
+        notes=notes,
+    )
+    if newest is not None:
+        _restore(session, newest)
+    return session
+
+
+def save_session(session: Session) -> Path:
+    """Write a checkpoint of this step and forget the oldest."""
+    folder = session.run.path / "checkpoints"
+    path = folder / f"step-{session.step:07d}.pt"
+    checkpoint.save(
+        path,
+        {
+            "identity": session.identity,
+            "step": session.step,
+            "tokens": session.tokens,
+            "seconds": session.seconds,
+            "memory_fill": session.memory_fill,
+            "loss": session.loss,
+            "losses": session.losses,
+            "model": session.model.state_dict(),
+            "optimizer": session.optimizer.state_dict(),
+            "schedule": session.schedule.state_dict(),
+            "state": pack(session.state),
+            "lanes": session.lanes.state(),
+            "random": checkpoint.random_state(session.device),
+        },
+    )
+    checkpoint.forget_old(folder)
+    return path
+
+
+def load_weights(run: Run) -> dict[str, Any]:
+    """The last weights of a run.
+
+    Raises:
+        UserError: it is not done, so that these would not be what its name stands for; or they are damaged.
+    """
+    if run.summary is None:
+        raise UserError(
+            f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
+            "The command that began it goes on from its newest checkpoint"
+        )
+    remedy = f"delete {run.path}, and the command in its summary.json trains it again"
+    weights: dict[str, Any] = checkpoint.load(
+        run.path / "weights.pt", identity=read_identity(run)["hash"], remedy=remedy
+    )["model"]
+    return weights
+
+
+def _restore(session: Session, path: Path) -> None:
+    remedy = "delete it, and the same command goes on from the one before, or from the start"
+    content = checkpoint.load(path, identity=session.identity, remedy=remedy)
+    session.model.load_state_dict(content["model"])
+    session.optimizer.load_state_dict(content["optimizer"])
+    session.schedule.load_state_dict(content["schedule"])
+    session.state = unpack(content["state"], like=session.state)
+    session.lanes.restore(content["lanes"])
+    session.step, session.tokens = content["step"], content["tokens"]
+    session.seconds, session.memory_fill = content["seconds"], content["memory_fill"]
+    session.loss, session.losses = content["loss"], content["losses"]
+    checkpoint.restore_random_state(content["random"], session.device)
+
+
+def _take_weights(model: SegmentModel, config: TrainConfig, corpus: Corpus, run: Run) -> list[str]:
+    """Load another run's weights as far as they fit, and say what was new and what was left over."""
+    weights, own, theirs = load_weights(run), model.state_dict(), read_identity(run)
+    for setting in NETWORK:
+        there, here = theirs["size"][setting], asdict(config.size)[setting]
+        if there != here:
+            raise UserError(
+                f"init_from={run.name}: size.{setting} is {there} there and {here} here; expected the same network apart "
+                "from its memory. Give the same size= as that run"
+            )
+    if theirs["data"]["tokenizer_hash"] != corpus.tokenizer_hash:
+        raise UserError(
+            f"init_from={run.name}: it reads tokenizer {theirs['data']['tokenizer_hash'][:8]}, {corpus.path} has "
+            f"{corpus.tokenizer_hash[:8]}; expected the same, for a token would mean something else. Give the same data= as "
+            "that run"
+        )
+    wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
+    if wrong:
+        key = wrong[0]
+        raise UserError(
+            f"init_from={run.name}: {key} is {tuple(weights[key].shape)} there and {tuple(own[key].shape)} here "
+            f"({len(wrong)} such); expected the same shape. Give the same arch settings as that run"
+        )
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    notes = [f"weights from {run.name}"]
+    notes += [f"new, from its initial value: {key}" for key in missing]
+    return notes + [f"left over there, not used here: {key}" for key in unexpected]

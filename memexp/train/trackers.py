@@ -1,0 +1,107 @@
+"""Where metrics go besides the run folder. A tracker's package is imported only when it was chosen."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from memexp.config import Tracker
+from memexp.errors import UserError
+
+LOGIN_TIMEOUT = 20
+"""Seconds to wait for Weights & Biases before going on offline."""
+
+
+class Sink(Protocol):
+    """Takes metrics while a run trains."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a step."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class Nowhere:
+    """Keeps nothing."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Wandb:
+    """Weights & Biases: online with a key, offline without one or when the network fails."""
+
+    def __init__(self, project: str, *, run: str, config: dict[str, Any], folder: Path) -> None:
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        keyed = bool(os.environ.get("WANDB_API_KEY")) or _has_netrc_key()
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if keyed else "offline")
+        options: dict[str, Any] = {
+            "project": project, "name": run, "id": run, "resume": "allow", "config": config, "dir": str(folder),
+        }  # fmt: skip
+        settings = wandb.Settings(init_timeout=LOGIN_TIMEOUT, login_timeout=LOGIN_TIMEOUT)
+        try:
+            self._run = wandb.init(**options, mode=mode, settings=settings)
+        except (
+            wandb.errors.CommError,
+            wandb.errors.AuthenticationError,
+            wandb.errors.UsageError,
+            TimeoutError,
+        ) as error:
+            print(
+                f"wandb cannot be reached ({error}); keeping this run offline, `wandb sync {folder / 'wandb'}` sends it later"
+            )
+            self._run = wandb.init(**options, mode="offline")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a step."""
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+class Tensorboard:
+    """TensorBoard event files in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "tracker=tensorboard needs the package tensorboard, which is not installed; "
+                "expected `pip install memexp[tensorboard]`, or tracker=none"
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._writer.close()
+
+
+def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path) -> Sink:
+    """The tracker that the settings name."""
+    if tracker.name == "wandb":
+        return Wandb(tracker.project, run=run, config=config, folder=folder)
+    if tracker.name == "tensorboard":
+        return Tensorboard(folder)
+    return Nowhere()
+
+
+def _has_netrc_key() -> bool:
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
