@@ -1,0 +1,33 @@
+"""`memexp diff`: which tokens gain."""
+
+from pathlib import Path
+
+from memexp.config import DiffConfig, Scored
+from memexp.report.difference import difference
+from memexp.report.difference_files import write_files
+from memexp.report.difference_terminal import to_terminal
+from memexp.report.scores import find_score, load_scores
+from memexp.report.text import console, escape
+from memexp.report.wording import find_pieces
+from memexp.runs import find_root
+
+
+def run(config: DiffConfig) -> None:
+    """Print the difference between two scores and write it as CSV, JSON and a plot."""
+    root = find_root(config.root)
+    a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
+    found = difference(a, b)
+    pieces, warning = find_pieces(found, root)
+    screen = console()
+    if warning:
+        screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    screen.print(to_terminal(found, pieces, top=config.top))
+    scored = (
+        "" if config.eval == Scored() else f"-{config.eval.split}-{config.eval.documents}x{config.eval.max_document}"
+    )
+    default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
+    folder = Path(config.out).expanduser() if config.out is not None else default
+    paths = write_files(folder, found, pieces)
+    screen.print(
+        f"written: {folder}: {', '.join(path.name for path in paths)}", markup=False, highlight=False, soft_wrap=True
+    )

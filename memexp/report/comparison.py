@@ -1,0 +1,170 @@
+"""A table before it is written down: which scores stand in one row and column, their spread and differences."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from memexp.config import Scored
+from memexp.errors import UserError
+from memexp.report.comparable import refuse_twice, refuse_unlike
+from memexp.report.numbers import METRICS, Metric
+from memexp.report.rows import Entry, Row, Trained, read_entry, row_of, scored_elsewhere, settings_to_show
+from memexp.report.scores import describe, eval_command, progress_of, read_run_summary
+from memexp.runs import Run, ScoreName
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None for one value) of n values."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread":
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Spread(float(np.mean(values)), deviation, len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell less the baseline's: in percent for a relative metric.
+
+    Attributes:
+        paired: it is the mean over the seeds that both have; otherwise a difference of the two means.
+    """
+
+    spread: Spread
+    paired: bool
+
+
+@dataclass
+class Comparison:
+    """A table before it is written down: rows, columns (data sets) and the scores of each cell, sorted by seed.
+
+    Attributes:
+        finished: every finished run, scored or not.
+        left_out: one line for each run that is not done.
+    """
+
+    metric: Metric
+    scored: Scored
+    rows: list[Row] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    cells: dict[tuple[Row, str], list[Entry]] = field(default_factory=dict)
+    finished: list[Trained] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    baseline: Row | None = None
+
+    def spread(self, row: Row, column: str) -> Spread | None:
+        """Mean and spread over seeds; None for a missing cell."""
+        entries = self.cells.get((row, column))
+        return Spread.of([entry.value(self.metric) for entry in entries]) if entries else None
+
+    def difference(self, row: Row, column: str) -> Difference | None:
+        """To the baseline's cell; None where either is missing and for the baseline itself."""
+        if self.baseline is None or row == self.baseline:
+            return None
+        ours, theirs = self._by_seed(row, column), self._by_seed(self.baseline, column)
+        if not ours or not theirs:
+            return None
+        if common := sorted(ours.keys() & theirs.keys()):
+            return Difference(Spread.of([self._step(ours[seed], theirs[seed]) for seed in common]), True)
+        means = (float(np.mean(list(values.values()))) for values in (ours, theirs))
+        return Difference(Spread.of([self._step(*means)]), False)
+
+    def _by_seed(self, row: Row, column: str) -> dict[int, float]:
+        return {entry.run.seed: entry.value(self.metric) for entry in self.cells.get((row, column), [])}
+
+    def _step(self, value: float, base: float) -> float:
+        return 100 * (value / base - 1) if self.metric.relative else value - base
+
+    @property
+    def unscored(self) -> list[Trained]:
+        """Finished runs without the wanted score at their own memory."""
+        return [run for run in self.finished if not any(asked == self._own(run) for _, asked in run.scores)]
+
+    def _own(self, run: Trained) -> ScoreName:
+        return ScoreName(self.scored.split, self.scored.documents, self.scored.max_document, run.mem, "on")
+
+    def filling(self, row: Row, column: str) -> str:
+        """The command that fills a missing cell: an evaluation where the run is there, else a training run."""
+        changed = row.mem if row.mem != row.trained_mem else None
+        for run in self.finished:
+            if run.data == column and run.is_of(row):
+                return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
+        like = next(run for run in self.finished if run.is_of(row))
+        there = next(run for run in self.finished if run.data == column)
+        trained = _with_data(like.summary["command"], there.summary["command"])
+        then = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
+        return trained if changed is None and row.variant == "on" else f"{trained}, then {then}"
+
+
+def _with_data(command: str, other: str) -> str:
+    """`command` on the data of the command `other`."""
+
+    def is_data(word: str) -> bool:
+        return word.lstrip("+").startswith(("data=", "data."))
+
+    words = [word for word in shlex.split(command) if not is_data(word)]
+    return shlex.join(words + [word for word in shlex.split(other) if is_data(word)])
+
+
+def compare(root: Path, runs: Sequence[Run], *, metric: str, scored: Scored, baseline: str | None = None) -> Comparison:
+    """Sort the scores of runs into rows and columns.
+
+    Raises:
+        UserError: nothing to show, a damaged file, scores that do not compare, or no such baseline.
+    """
+    comparison = Comparison(METRICS[metric], scored)
+    for run in runs:
+        summary = read_run_summary(run)
+        if summary is None:
+            comparison.left_out.append(f"{run.name} is left out: it is not done ({progress_of(run)})")
+        else:
+            comparison.finished.append(Trained.read(run, summary, root))
+    asked_for = [(run, score) for run in comparison.finished for score, asked in run.scores if asked.matches(scored)]
+    entries = [read_entry(run, score) for run, score in asked_for]
+    if not entries:
+        raise UserError(_nothing(comparison))
+    keys = settings_to_show(comparison.finished, entries)
+    for entry in entries:
+        comparison.cells.setdefault((row_of(entry, keys), entry.run.data), []).append(entry)
+    # A run that was scored on other documents alone has a row all the same, with a dash.
+    others = [other for run in comparison.unscored if (other := scored_elsewhere(run)) is not None]
+    places = comparison.cells.keys() | {(row_of(other, keys), other.run.data) for other in others}
+    comparison.rows = sorted({row for row, _ in places}, key=lambda row: row.order)
+    comparison.columns = sorted({column for _, column in places})
+    for cell in comparison.cells.values():
+        cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
+        refuse_twice(cell)
+    for column in comparison.columns:
+        refuse_unlike([entry for entry in entries if entry.run.data == column], comparison.metric)
+    comparison.baseline = _baseline(
+        [row for row in comparison.rows if any(row == there for there, _ in comparison.cells)], baseline
+    )
+    return comparison
+
+
+def _nothing(comparison: Comparison) -> str:
+    if runs := comparison.finished:
+        there = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
+        return (
+            f"no finished run is scored on {describe(comparison.scored)} (scored are: {', '.join(there) or 'none'}); "
+            f"expected such a score, as `{eval_command(runs[0].name, comparison.scored)}` makes it"
+        )
+    return f"no run is done; expected a finished one: {'; '.join(comparison.left_out[:3])}"
+
+
+def _baseline(rows: list[Row], start: str | None) -> Row:
+    if start is None:
+        return rows[0]
+    found = [row for row in rows if row.label == start] or [row for row in rows if row.label.startswith(start)]
+    if len(found) == 1:
+        return found[0]
+    labels = ", ".join(row.label for row in (found or rows))
+    raise UserError(f"baseline is {start!r}, which begins {len(found)} rows; expected the start of one of: {labels}")

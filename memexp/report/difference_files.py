@@ -1,0 +1,162 @@
+"""What `memexp diff` writes: every token as CSV, the numbers as JSON, and a plot."""
+
+import csv
+import io
+import math
+import warnings
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from memexp.files import write_atomically, write_json, write_text
+from memexp.report.difference import HELPED, Difference, by_position, interval
+from memexp.report.text import escape
+from memexp.report.wording import Pieces, token_texts
+
+_PANELS = 8
+"""Documents in the plot, the first ones."""
+_RUNNING = 256
+"""Tokens of the plot's running mean."""
+
+
+def write_files(folder: Path, found: Difference, pieces: Pieces) -> list[Path]:
+    """Write tokens.csv, summary.json, gain.png and gain.svg into `folder`; gives their paths."""
+    write_text(folder / "tokens.csv", tokens_csv(found, pieces))
+    write_json(folder / "summary.json", summary(found))
+    plots = plot(found)
+    for name, content in plots.items():
+        write_atomically(folder / name, partial(_write, content=content))
+    return [folder / name for name in ("tokens.csv", "summary.json", *plots)]
+
+
+def _write(file: IO[bytes], *, content: bytes) -> None:
+    file.write(content)
+
+
+def tokens_csv(found: Difference, pieces: Pieces) -> str:
+    """One line a scored token, in order of reading. Token text is escaped as in Python, backslashes doubled."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["document", "position", "token", "nats_a", "nats_b", "gain"])
+    names = [escape(name) for name, _ in found.a.documents]
+    writer.writerows(
+        zip(
+            [names[at] for at in found.document_N.tolist()],
+            found.position_N.tolist(),
+            token_texts(found.a.tokens_N, pieces),
+            *([f"{value:.6f}" for value in array.tolist()] for array in (found.a.nats_N, found.b.nats_N, found.gain_N)),
+            strict=True,
+        )
+    )
+    return out.getvalue()
+
+
+def summary(found: Difference) -> dict[str, Any]:
+    """Every number that the terminal shows, in full."""
+    sides = {}
+    for side, scores in (("a", found.a), ("b", found.b)):
+        nats = float(scores.nats_N.mean())
+        sides[side] = {
+            "score": scores.label,
+            "folder": scores.path.name,
+            "nats_per_token": nats,
+            "perplexity": math.exp(nats),
+            "command": scores.summary["command"],
+        }
+    lengths = found.a.lengths.tolist()
+    return {
+        **sides,
+        "tokens": len(found.gain_N),
+        "gain": found.mean,
+        "gain_interval_95": interval(found),
+        "helped": found.helped,
+        "hurt": found.hurt,
+        "threshold": HELPED,
+        "documents": [
+            {"id": name, "tokens": tokens, "gain": float(gain / tokens) if tokens else None}
+            for (name, _), tokens, gain in zip(found.a.documents, lengths, found.gain_D, strict=True)
+        ],
+        "by_position": [asdict(one) for one in by_position(found)],
+    }
+
+
+def plot(found: Difference) -> dict[str, bytes]:
+    """The gain of each token over its index, a panel a document, as gain.png and gain.svg.
+
+    Dots are the tokens that were helped or hurt; the line is the running mean. Beyond a tenth of a nat the scale is
+    logarithmic, for the mean is a hundredth of what single tokens gain.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [at for at in range(len(found.a.documents)) if found.a.documents[at][1]][:_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    rows = math.ceil(len(shown) / columns)
+    spines = {"axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
+    with warnings.catch_warnings(), plt.rc_context(style):
+        figure, grid = plt.subplots(
+            rows,
+            columns,
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            figsize=(5 * columns, 0.9 + 1.35 * rows),
+            layout="constrained",
+        )
+        for axes, document in zip(grid.flat, shown, strict=False):
+            _panel(axes, found, document)
+        for axes in list(grid.flat)[len(shown) :]:
+            axes.remove()
+        of = (
+            f", first {len(shown)} of {len(found.a.documents)} documents" if len(shown) < len(found.a.documents) else ""
+        )
+        figure.suptitle(
+            f"Gain of each token from A = {_literal(found.a.label)} to B = {_literal(found.b.label)}{of}", fontsize=9
+        )
+        figure.supxlabel(f"index of the token in its document (line: mean of {_RUNNING} tokens)", fontsize=8)
+        figure.supylabel("nats A - nats B (positive: B is better)", fontsize=8)
+        files = {}
+        # A document's name may be written in letters that the font does not have: boxes will do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            out = io.BytesIO()
+            figure.savefig(out, format=kind, dpi=130, metadata=metadata)
+            files[f"gain.{kind}"] = out.getvalue()
+        plt.close(figure)
+    return files
+
+
+def _panel(axes: Any, found: Difference, document: int) -> None:
+    mine = found.document_N == document
+    gain, position = found.gain_N[mine], found.position_N[mine]
+    moved = np.abs(gain) > HELPED
+    axes.axhline(0, color="0.6", linewidth=0.6)
+    # Dots as an image: as many circles would make an SVG of ten megabytes.
+    axes.plot(
+        position[moved],
+        gain[moved],
+        ".",
+        color="tab:blue",
+        alpha=0.5,
+        markersize=2.5,
+        markeredgewidth=0,
+        rasterized=True,
+    )
+    width = min(_RUNNING, len(gain))
+    sums = np.concatenate([[0.0], np.cumsum(gain)])
+    axes.plot(position[width - 1 :], (sums[width:] - sums[:-width]) / width, color="tab:red", linewidth=1)
+    axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)
+    axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
+    axes.set_yticks([], minor=True)
+    axes.set_title(f"{_literal(found.a.documents[document][0])}: mean {gain.mean():+.3f}", fontsize=8, loc="left")
+
+
+def _literal(text: str) -> str:
+    """Text of others is no mathematics."""
+    return escape(text).replace("$", r"\$")

@@ -1,0 +1,88 @@
+"""A difference on the terminal: the numbers, the gain by position, and the tokens that gain and lose most."""
+
+import math
+from typing import TYPE_CHECKING
+
+from memexp.report.difference import BIN, HELPED, Difference, by_position, extremes, interval
+from memexp.report.numbers import plural
+from memexp.report.text import escape
+from memexp.report.wording import Pieces, passage
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+_LINES = 16
+"""Bins by position that are shown at most; longer documents get wider ones."""
+_BAR = 30
+
+
+def to_terminal(found: Difference, pieces: Pieces, *, top: int) -> "RenderableType":
+    """Everything that `memexp diff` prints, `top` tokens at each end."""
+    from rich.console import Group
+    from rich.text import Text
+
+    gainers, losers = extremes(found, top)
+    return Group(
+        *_numbers(found),
+        Text(""),
+        Text("Gain by position in the document, nats a token", style="bold"),
+        *_positions(found),
+        Text(""),
+        Text("Tokens that gain most" if gainers else "No token gains", style="bold"),
+        *(_token(found, at, pieces, "green") for at in gainers),
+        Text(""),
+        Text("Tokens that lose most" if losers else "No token loses", style="bold"),
+        *(_token(found, at, pieces, "red") for at in losers),
+    )
+
+
+def _numbers(found: Difference) -> list["Text"]:
+    from rich.text import Text
+
+    lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
+    for side, scores in (("A", found.a), ("B", found.b)):
+        nats = float(scores.nats_N.mean())
+        words = f"{side}  {escape(scores.label)}: perplexity {math.exp(nats):,.2f}, {nats:.4f} nats a token"
+        lines.append(Text(f"{words} ({scores.path.name})"))
+    counts = f"{plural(len(found.gain_N), 'token')} of {plural(len(found.a.documents), 'document')}"
+    range_of = interval(found)
+    enclosed = (
+        "no interval, for one document says nothing of others"
+        if range_of is None
+        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f}, paired bootstrap over {len(found.a.documents)} documents"
+    )
+    lines.append(Text.assemble("mean gain ", (f"{found.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
+    lines.append(
+        Text(f"{100 * found.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * found.hurt:.1f} % lose more")
+    )
+    return lines
+
+
+def _positions(found: Difference) -> list["Text"]:
+    from rich.text import Text
+
+    width = BIN * math.ceil(int(found.position_N.max()) / (BIN * _LINES))
+    bins = by_position(found, width=width)
+    largest = max(abs(one.gain) for one in bins) or 1.0
+    digits = len(f"{bins[-1].last:,}")
+    lines = []
+    for one in bins:
+        bar = "█" * round(_BAR * abs(one.gain) / largest)
+        place = f"{one.first:>{digits},} to {one.last:>{digits},}"
+        lines.append(Text.assemble(f"  {place}  {one.gain:+.4f} ", (bar, "green" if one.gain > 0 else "red")))
+    return lines
+
+
+def _token(found: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
+    from rich.text import Text
+
+    shown = passage(found, at, pieces)
+    name = escape(found.a.documents[int(found.document_N[at])][0])
+    return Text.assemble(
+        (f"{found.gain_N[at]:+7.3f}", f"bold {colour}"),
+        f"  {found.a.nats_N[at]:.3f} -> {found.b.nats_N[at]:.3f}  {name}, token {found.position_N[at]:,}\n",
+        ("         " + shown.before, "dim"),
+        (f"«{shown.token}»", f"bold {colour}"),
+        (shown.after, "dim"),
+    )

@@ -1,0 +1,179 @@
+"""A comparison as text in a grid, with the notes below it: the same words for every way of writing it down."""
+
+from dataclasses import dataclass
+
+from memexp.report.comparison import Comparison
+from memexp.report.numbers import compact, plural, whole
+from memexp.report.rows import Entry, Row
+from memexp.report.scores import describe, eval_command
+
+_VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
+_DASH = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table in words.
+
+    Attributes:
+        headers, right: a name and whether it is aligned right, for each column.
+        lines: a text for each column, for each row.
+        notes: what the marks in the table mean, and what was left out.
+        missing: the row and the data set of each missing score, and the command that makes it.
+        commands: run or score, and the command that made it.
+    """
+
+    title: str
+    headers: list[str]
+    right: list[bool]
+    lines: list[list[str]]
+    notes: list[str]
+    missing: list[tuple[str, str]]
+    commands: list[tuple[str, str]]
+
+
+def lay_out(comparison: Comparison) -> Grid:
+    """Write a comparison into cells."""
+    metric, columns = comparison.metric, comparison.columns
+    headers = ["arch", "context", "cache", "memory", "settings"]
+    lines = [_row_texts(row) for row in comparison.rows]
+    for column in columns:
+        unit = " %" if metric.relative else ""
+        headers += [f"{column}: {metric.name}", "±", "n", f"vs. baseline{unit}", "±"]
+        for line, row in zip(lines, comparison.rows, strict=True):
+            line += _cell_texts(comparison, row, column)
+    headers += ["params", "tokens/s"]
+    for line, row in zip(lines, comparison.rows, strict=True):
+        line += _cost_texts(comparison, row)
+    right = [header not in ("arch", "settings") for header in headers]
+    kept = [at for at, header in enumerate(headers) if header != "settings" or any(line[at] for line in lines)]
+    return Grid(
+        title=f"{metric.name} on {describe(comparison.scored)}",
+        headers=[headers[at] for at in kept],
+        right=[right[at] for at in kept],
+        lines=[[line[at] for at in kept] for line in lines],
+        notes=_notes(comparison),
+        missing=_missing(comparison),
+        commands=_commands(comparison),
+    )
+
+
+def _row_texts(row: Row) -> list[str]:
+    settings = [_VARIANTS[row.variant]] if row.variant != "on" else []
+    settings += [f"trained with mem={row.trained_mem:,}"] if row.trained_mem != row.mem else []
+    settings += [f"{key}={value}" for key, value in row.settings]
+    return [row.architecture, whole(row.context), whole(row.cache), whole(row.memory), ", ".join(settings)]
+
+
+def _cell_texts(comparison: Comparison, row: Row, column: str) -> list[str]:
+    metric, spread = comparison.metric, comparison.spread(row, column)
+    if spread is None:
+        return [_DASH, "", "", "", ""]
+    mark = "†" if any(_unfilled(entry) for entry in comparison.cells[row, column]) else ""
+    texts = [f"{mark}{spread.mean:,.{metric.digits}f}", _deviation(spread.deviation, metric.digits)]
+    texts.append(f"{'*' if spread.n == 1 else ''}{spread.n}")
+    if row == comparison.baseline:
+        return [*texts, "baseline", ""]
+    difference = comparison.difference(row, column)
+    if difference is None:
+        return [*texts, _DASH, ""]
+    digits = 1 if metric.relative else metric.digits
+    mark = "" if difference.paired else "~"
+    return [*texts, f"{mark}{difference.spread.mean:+,.{digits}f}", _deviation(difference.spread.deviation, digits)]
+
+
+def _deviation(deviation: float | None, digits: int) -> str:
+    return "" if deviation is None else f"{deviation:,.{digits}f}"
+
+
+def _cost_texts(comparison: Comparison, row: Row) -> list[str]:
+    runs = {entry.run.name: entry.run for entry in _entries(comparison, row)} or {
+        run.name: run for run in comparison.finished if run.is_of(row)
+    }
+    sizes = sorted({compact(run.summary["parameters"]): run.summary["parameters"] for run in runs.values()}.items())
+    speeds = [float(run.summary["tokens_per_second"]) for run in runs.values()]
+    return [" to ".join(dict.fromkeys((sizes[0][0], sizes[-1][0]))), whole(sum(speeds) / len(speeds))]
+
+
+def _entries(comparison: Comparison, row: Row) -> list[Entry]:
+    return [entry for column in comparison.columns for entry in comparison.cells.get((row, column), [])]
+
+
+def _all_entries(comparison: Comparison) -> list[Entry]:
+    return [entry for row in comparison.rows for entry in _entries(comparison, row)]
+
+
+def _unfilled(entry: Entry) -> bool:
+    """Whether a memory that was on was never full while scoring."""
+    fill = entry.summary["memory_fill"]
+    return entry.summary["memory"] != "off" and fill is not None and fill < 1
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    entries, rows = _all_entries(comparison), comparison.rows
+    trained = sorted({(run.summary["steps"], run.summary["tokens"]) for run in comparison.finished})
+    cells = [(row, column) for row in rows for column in comparison.columns]
+    spreads = [spread for cell in cells if (spread := comparison.spread(*cell)) is not None]
+    notes = []
+    if len(trained) == 1:
+        notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
+    for column in comparison.columns:
+        here = [entry.summary for entry in entries if entry.run.data == column]
+        sizes = sorted({(summary["tokens"], summary["bytes"]) for summary in here})
+        words = " or ".join(f"{plural(tokens, 'token')} ({size:,} bytes)" for tokens, size in sizes)
+        notes.append(
+            f"{column}: {words} scored, {_tokenizers(comparison, column)}." if here else f"{column}: not scored."
+        )
+    if any(spread.n > 1 for spread in spreads):
+        notes.append("±: sample standard deviation over n seeds.")
+    if any(spread.n == 1 for spread in spreads):
+        notes.append("*: one seed, so its spread is not known.")
+    if comparison.baseline is not None and len(rows) > 1:
+        notes.append(
+            f"baseline: {comparison.baseline.label}. Differences are taken seed by seed; their mean and deviation are over "
+            "the seeds that both have."
+        )
+    if any(found is not None and not found.paired for found in (comparison.difference(*cell) for cell in cells)):
+        notes.append("~: no seed in common with the baseline, so a difference of means.")
+    if any(_unfilled(entry) for entry in entries):
+        shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if _unfilled(entry)}
+        named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(shares.items()))
+        notes.append(f"†: the memory never filled while scoring, so more of it cannot show ({named} full at most).")
+    unfilled = {
+        entry.run.name: fill for entry in entries if (fill := entry.run.summary.get("memory_fill")) not in (None, 1)
+    }
+    if unfilled:
+        named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(unfilled.items()))
+        notes.append(f"In training the memory never filled in {named} full at most.")
+    return notes + [f"{line}." for line in comparison.left_out]
+
+
+def _tokenizers(comparison: Comparison, column: str) -> str:
+    names = set()
+    for entry in _all_entries(comparison):
+        if entry.run.data == column:
+            kind, size = (entry.run.settings.get(f"data.tokenizer.{key}", "") for key in ("kind", "vocabulary"))
+            names.add(f"{kind} {size} ({entry.tokenizer[:8]})")
+    return f"tokenizer {' or '.join(sorted(names))}"
+
+
+def _missing(comparison: Comparison) -> list[tuple[str, str]]:
+    missing: dict[str, str] = {}
+    for run in comparison.unscored:
+        there = ", ".join(score.path.name for score, _ in run.scores) or "no score"
+        missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {there})"
+    for row in comparison.rows:
+        for column in comparison.columns:
+            if not comparison.cells.get((row, column)):
+                missing.setdefault(comparison.filling(row, column), f"{row.label} on {column}")
+    return [(what, command) for command, what in missing.items()]
+
+
+def _commands(comparison: Comparison) -> list[tuple[str, str]]:
+    commands: dict[str, str] = {}
+    for entry in _all_entries(comparison):
+        trained, scored = str(entry.run.summary["command"]), str(entry.summary["command"])
+        commands[entry.run.name] = trained
+        if scored != trained:
+            commands[f"{entry.run.name}, {entry.score.path.name}"] = scored
+    return list(commands.items())

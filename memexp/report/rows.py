@@ -1,0 +1,154 @@
+"""Rows of a table: the finished runs, their scores, and what tells two of them apart."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memexp.config import ARCHS
+from memexp.errors import UserError
+from memexp.report.numbers import METRICS, Metric
+from memexp.report.scores import read_summary, require
+from memexp.report.settings import differing, settings_of
+from memexp.runs import Run, Score, ScoreName
+
+_VARIANTS = ("on", "off", "foreign")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything in which two runs of a table can differ, apart from data set and seed. Lengths are in tokens.
+
+    Attributes:
+        mem, trained_mem: the memory's size as scored and as trained; they differ when `eval` was given another.
+        memory: slots as scored, 0 without.
+        variant: on, off (always empty) or foreign (another document's).
+        settings: the other settings in which runs of the table differ, with their values.
+    """
+
+    architecture: str
+    context: int
+    cache: int
+    memory: int
+    mem: int
+    trained_mem: int
+    variant: str
+    settings: tuple[tuple[str, str], ...]
+
+    @property
+    def label(self) -> str:
+        """A name to type: xl-64-64-0, knn-64-64-512-off, knn-64-64-512-trained4096-optim.rate:0.003."""
+        parts = [self.architecture, str(self.context), str(self.cache), str(self.memory)]
+        parts += [self.variant] if self.variant != "on" else []
+        parts += [f"trained{self.trained_mem}"] if self.trained_mem != self.mem else []
+        return "-".join(parts + [f"{key}:{value}" for key, value in self.settings])
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Architectures as the settings list them, then by size."""
+        known = list(ARCHS)
+        place = known.index(self.architecture) if self.architecture in known else len(known)
+        sizes = (self.context, self.cache, self.trained_mem, self.memory, _VARIANTS.index(self.variant))
+        return (place, self.architecture, *sizes, self.settings)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, scored or not.
+
+    Attributes:
+        settings: as text, without what has columns of its own; see `memexp.report.settings`.
+    """
+
+    name: str
+    seed: int
+    data: str
+    architecture: str
+    context: int
+    mem: int
+    settings: dict[str, str]
+    summary: dict[str, Any]
+    scores: tuple[tuple[Score, ScoreName], ...]
+
+    @staticmethod
+    def read(run: Run, summary: dict[str, Any], root: Path) -> "Trained":
+        config = require(run.config, ("arch", "data", "seed", "segment", "mem"), run.path / "config.yaml")
+        scores = tuple((score, asked) for score in run.scores if (asked := score.name) is not None)
+        try:
+            seed, context, mem = (int(config[key]) for key in ("seed", "segment", "mem"))
+            name, data = str(config["arch"]["name"]), str(config["data"]["name"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected those that train wrote. "
+                "Likely cause: it was edited or damaged"
+            ) from error
+        return Trained(run.name, seed, data, name, context, mem, settings_of(config, root), summary, scores)
+
+    def is_of(self, row: Row) -> bool:
+        """Whether a score of it, with its memory changed or not, stands or would stand in `row`."""
+        same = (self.architecture, self.context, self.mem) == (row.architecture, row.context, row.trained_mem)
+        return same and all(self.settings.get(key, value) == value for key, value in row.settings)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One score of one run."""
+
+    run: Trained
+    score: Score
+    summary: dict[str, Any]
+
+    @property
+    def tokenizer(self) -> str:
+        return str(self.summary["tokenizer_hash"])
+
+    def value(self, metric: Metric) -> float:
+        return float(self.summary[metric.field])
+
+
+def read_entry(run: Trained, score: Score) -> Entry:
+    """A score of `run`.
+
+    Raises:
+        UserError: its summary is damaged or holds no finite number.
+    """
+    summary = read_summary(score)
+    values = [summary[metric.field] for metric in METRICS.values()]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise UserError(
+            f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "
+            "Likely cause: it was edited; score again with force=true"
+        )
+    return Entry(run, score, summary)
+
+
+def scored_elsewhere(run: Trained) -> Entry | None:
+    """A score of other documents at the run's own memory, which tells its cache and slots."""
+    own = (read_entry(run, score) for score, asked in run.scores if (asked.mem, asked.memory) == (run.mem, "on"))
+    return next(own, None)
+
+
+def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[str]:
+    """Settings in which runs differ; the tokenizer's hash with them where no setting of the tokenizer tells it."""
+    keys = differing([(run.data, run.settings) for run in runs])
+    if any(key.startswith("data.tokenizer.") for key in keys):
+        return keys
+    return keys + differing([(entry.run.data, {"data.tokenizer": entry.tokenizer[:8]}) for entry in entries])
+
+
+def row_of(entry: Entry, keys: Sequence[str]) -> Row:
+    """The row that a score stands in, told apart by the settings `keys` besides what every row shows."""
+    run, summary, asked = entry.run, entry.summary, entry.score.name
+    assert asked is not None
+    settings = run.settings | {"data.tokenizer": entry.tokenizer[:8]}
+    return Row(
+        architecture=run.architecture,
+        context=run.context,
+        cache=int(summary["cache"]),
+        memory=int(summary["memory_slots"]),
+        mem=asked.mem,
+        trained_mem=run.mem,
+        variant=asked.memory,
+        settings=tuple((key, settings[key]) for key in keys if key in settings),
+    )

@@ -1,0 +1,42 @@
+"""Text that was written by others, made safe to show: no control characters, no markup."""
+
+from rich.console import Console
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "†": r"\textdagger{}", "–": "--",
+}  # fmt: skip
+_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_|<>[]~#"})
+
+
+def escape(text: str) -> str:
+    """`text` with every character that does not print as an escape: a newline as \\n, a byte 0x1b as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def latex(text: str) -> str:
+    """`text` for LaTeX, where every special character stands for itself."""
+    text = "".join(_LATEX.get(char, char) for char in escape(text))
+    return f"$-${text[1:]}" if text[:1] == "-" and text[1:2].isdigit() else text
+
+
+def markdown(text: str) -> str:
+    """`text` for a Markdown table or list, where nothing in it is markup."""
+    return escape(text).translate(_MARKDOWN)
+
+
+def code(text: str) -> str:
+    """`text` as a code span of Markdown."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{escape(text)}{fence}"
+
+
+def console() -> Console:
+    """Standard output as rich sees it; wide where it is no terminal, so that a pipe gets whole lines."""
+    import os
+
+    plain = Console()
+    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=200)

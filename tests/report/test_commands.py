@@ -1,0 +1,195 @@
+"""The three commands from folders to screen and files."""
+
+import csv
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memexp.config import DiffConfig, RunsConfig, Scored, TableConfig
+from memexp.errors import UserError
+from memexp.runs import Run
+
+CONFIGS = {"table": TableConfig, "diff": DiffConfig, "runs": RunsConfig}
+
+
+def memexp(command: str, fakes: Any, **settings: Any) -> None:
+    importlib.import_module(f"memexp.cli.{command}").run(CONFIGS[command](root=str(fakes.root), **settings))
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_table_writes_three_files_and_says_where(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memexp("table", compared)
+    tables = compared.root / "results" / "tables"
+    assert sorted(path.name for path in tables.iterdir()) == ["runs.csv", "runs.md", "runs.tex"]
+    shown = capsys.readouterr().out
+    assert f"written: {tables / 'runs.md'}, .csv and .tex" in shown and "†24.23" in shown
+
+
+def test_table_of_a_tag_and_of_a_folder(compared: Any, tmp_path: Path) -> None:
+    compared.score(compared.run("demo-xl", arch="xl", mem=64, tag="my/demo"), 3.0)
+    memexp("table", compared, tag="my/demo", out=str(tmp_path / "there"))
+    assert "| xl " in (text := (tmp_path / "there" / "my-demo.md").read_text()) and "vanilla" not in text
+
+
+def test_table_of_named_runs(compared: Any) -> None:
+    memexp("table", compared, runs=["vanilla", "knn-512-s1"], metric="nats")
+    lines = csv.DictReader(io.StringIO((compared.root / "results" / "tables" / "runs.csv").read_text()))
+    assert [line["run"] for line in lines] == ["vanilla-0-s0", "vanilla-0-s1", "knn-512-s1"]
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"tag": "dmo"}, "no run has the tag 'dmo'; expected one of: demo; did you mean demo?"),
+        ({"runs": ["nothing"]}, "there is no run 'nothing'"),
+        ({"runs": ["xl-64-s7"]}, "did you mean xl-64-s"),
+    ],
+)
+def test_table_of_no_run_says_so(compared: Any, settings: Any, said: str) -> None:
+    compared.run("demo-xl", arch="xl", mem=64, tag="demo")
+    with pytest.raises(UserError) as error:
+        memexp("table", compared, **settings)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["table", "runs"])
+def test_no_runs_at_all_tells_how_to_make_some(fakes: Any, command: str) -> None:
+    with pytest.raises(UserError, match="there is no run below .*memexp train"):
+        memexp(command, fakes)
+
+
+def test_runs_lists_state_progress_and_numbers_newest_last(
+    compared: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    long = "knn-65536-a-name-that-somebody-made-long-to-say-everything-s0-0123456789abcdef"
+    run = compared.run(long, mem=65536, done=False)
+    compared.score(Run(run.path.parent / "xl-64-s0"), 2.0, split="valid")
+    os.utime(run.path.parent / "vanilla-0-s0" / "summary.json", (2e9, 2e9))
+    with run.locked():
+        memexp("runs", compared)
+    shown = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+    assert long in "".join(line[0] for line in lines)
+    by_name = {line[0]: line[1:] for line in lines}
+    assert by_name["xl-64-s0"][:-1] == ["done", "1,367/1,367", "3.250", "7.39", "33.12", "4,000"]
+    assert by_name["knn-4096-s0"][3:5] == ["–", "22.76"]  # not the score at another memory
+    assert lines[-1][0] == "vanilla-0-s0"
+    unfinished = next(line for line in lines if line[1] == "running")
+    assert unfinished[2:7] == ["500/1,367", "5.750", "–", "–", "4,400"]
+    assert all(len(line) <= 100 for line in shown.splitlines())
+
+
+def test_a_damaged_run_hides_no_other(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = compared.root / "results" / "runs"
+    (runs / "xl-64-s0" / "summary.json").write_text("{")
+    (runs / "xl-64-s1" / "metrics.jsonl").write_text("{\n")
+    (runs / "knn-512-s0" / "config.yaml").write_text("[1]")
+    memexp("runs", compared)
+    shown = capsys.readouterr().out
+    assert shown.count("damaged ") == 3 and shown.count("done ") == 4
+    assert f"xl-64-s0: cannot read {runs / 'xl-64-s0' / 'summary.json'}"[:150] in shown.replace("\n", " ")
+
+
+def gained(fakes: Any, a: Any, b: Any, **settings: Any) -> Path:
+    fakes.score(
+        fakes.run("a-run", arch="xl", mem=64), a, tokens=settings.pop("tokens", None), ids=settings.get("ids", ())
+    )
+    run = fakes.run("b-run", mem=512)
+    fakes.score(run, b, tokens=settings.pop("more", None), ids=settings.pop("ids", ()))
+    memexp("diff", fakes, a="a", b="b", **settings)
+    return fakes.root / "results" / "diffs" / "a-run~b-run"
+
+
+def test_diff_prints_and_writes_what_it_found(
+    fakes: Any, words: dict[int, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = gained(fakes, [[2.0, 1.0, 3.0], [4.0, 5.0]], [[1.0, 1.005, 4.0], [4.0, 4.5]])
+    lines = list(csv.reader(io.StringIO((folder / "tokens.csv").read_text())))
+    assert lines[0] == ["document", "position", "token", "nats_a", "nats_b", "gain"]
+    assert lines[1] == ["package0", "1", "A", "2.000000", "1.000000", "1.000000"]
+    assert [line[:3] for line in lines[4:]] == [["package1", "1", "A"], ["package1", "2", "B"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["gain"] == pytest.approx(0.099, abs=1e-6) and summary["helped"] == 0.4 and summary["hurt"] == 0.2
+    assert (
+        summary["a"]["perplexity"] == pytest.approx(float(np.exp(3.0)))
+        and summary["b"]["folder"] == "test-8x8192-512-on"
+    )
+    assert [one["gain"] for one in summary["documents"]] == pytest.approx([-0.005 / 3, 0.25], abs=1e-6)
+    assert (folder / "gain.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (folder / "gain.svg").read_bytes()
+    shown = capsys.readouterr().out
+    assert "mean gain +0.0990 nats a token" in shown and "over 2 documents" in shown
+    assert "40.0 % of tokens gain more than 0.01 nats, 20.0 % lose more" in shown
+    assert " +1.000  2.000 -> 1.000  package0, token 1\n" in shown and "«A»BC" in shown and "AB«C»" in shown
+    assert f"written: {folder}" in shown
+
+
+def test_diff_files_are_the_same_every_time(fakes: Any, words: dict[int, bytes]) -> None:
+    folder = gained(fakes, [[2.0, 1.0, 3.0], [4.0, 5.0]], [[1.0, 1.005, 4.0], [4.0, 4.5]])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    memexp("diff", fakes, a="a", b="b")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_nothing_in_a_document_is_markup(
+    fakes: Any, words: dict[int, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words |= {65: b"[red]", 66: b"\x1b[31m", 67: b'"\n,', 68: b"$x_1$"}
+    tokens = [[65, 66, 67, 68]]
+    ids = ["$do[bold]c\n\u4e2d"]
+    folder = gained(fakes, [[2.0] * 4], [[1.0] * 4], tokens=tokens, more=tokens, ids=ids)
+    shown = capsys.readouterr().out
+    assert "«[red]»\\x1b[31m" in shown and "\x1b" not in shown and "$do[bold]c\\n\u4e2d, token 1" in shown
+    lines = (folder / "tokens.csv").read_text().splitlines()
+    assert len(lines) == 5
+    assert "$do[bold]c\\n\u4e2d: mean +1.000" in (folder / "gain.svg").read_text()
+    assert [line[2] for line in csv.reader(lines)][1:] == ["[red]", "\\x1b[31m", '"\\n,', "$x_1$"]
+
+
+def test_diff_without_its_corpus_warns_once(
+    fakes: Any, words: dict[int, bytes], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: Path) -> None:
+        raise UserError(f"{path} does not exist")
+
+    monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", missing)
+    gained(fakes, [[2.0, 1.0]], [[1.0, 1.0]])
+    shown = capsys.readouterr().out
+    assert shown.count("warning:") == 1 and "data/code-bpe does not exist" in shown and "«<65>»<66>" in shown
+
+
+def test_diff_of_other_documents_is_another_folder(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:
+    for name, loss in (("a-run", 3.0), ("b-run", 2.0)):
+        fakes.score(fakes.run(name), loss, split="valid")
+    memexp("diff", fakes, a="a", b="b", eval=Scored(split="valid"))
+    assert (fakes.root / "results" / "diffs" / "a-run~b-run-valid-8x8192" / "summary.json").exists()
+    memexp("diff", fakes, a="a", b="b", eval=Scored(split="valid"), out=str(tmp_path / "x"))
+    assert (tmp_path / "x" / "gain.svg").exists()
+
+
+def test_many_documents_are_plotted_in_part(
+    fakes: Any, words: dict[int, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = gained(fakes, [[2.0, 1.0]] * 11, [[1.0, 1.5]] * 11)
+    plot = (folder / "gain.svg").read_text()
+    assert "first 8 of 11 documents" in plot
+    assert [f"package{at}: mean" in plot for at in range(11)] == [True] * 8 + [False] * 3
+
+
+@pytest.mark.parametrize("command", ["table", "diff", "runs"])
+def test_no_command_of_reports_imports_torch(command: str) -> None:
+    code = f"import sys, memexp.cli.{command}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

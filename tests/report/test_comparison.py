@@ -1,0 +1,198 @@
+"""Rows, columns, means, spreads and differences of a table, against numbers worked out here."""
+
+import math
+import shutil
+import statistics
+from typing import Any
+
+import pytest
+
+from memexp.config import Scored
+from memexp.errors import UserError
+from memexp.report.comparison import Comparison, compare
+from memexp.runs import all_runs
+
+LABELS = [
+    "vanilla-64-0-0",
+    "xl-64-64-0",
+    "knn-64-64-512",
+    "knn-64-64-4096",
+    "knn-64-64-4096-off",
+    "knn-64-64-8192-trained4096",
+]
+
+
+def compared_runs(fakes: Any, metric: str = "perplexity", baseline: str | None = None, **scored: Any) -> Comparison:
+    return compare(fakes.root, all_runs(fakes.root), metric=metric, scored=Scored(**scored), baseline=baseline)
+
+
+def cell(comparison: Comparison, label: str, column: str = "code") -> tuple[Any, Any]:
+    row = next(row for row in comparison.rows if row.label == label)
+    return comparison.spread(row, column), comparison.difference(row, column)
+
+
+def test_rows_are_what_differs_but_for_the_seed(compared: Any) -> None:
+    assert [row.label for row in compared_runs(compared).rows] == LABELS
+
+
+def test_mean_and_spread_are_those_of_the_statistics_module(compared: Any) -> None:
+    spread, difference = cell(compared_runs(compared), "knn-64-64-512")
+    ours, base = [math.exp(3.25), math.exp(3.5)], [math.exp(3.75), math.exp(3.875)]
+    assert (spread.mean, spread.deviation, spread.n) == pytest.approx(
+        (statistics.mean(ours), statistics.stdev(ours), 2)
+    )
+    relative = [100 * (a - b) / b for a, b in zip(ours, base, strict=True)]
+    found = difference.spread
+    assert (found.mean, found.deviation, found.n) == pytest.approx(
+        (statistics.mean(relative), statistics.stdev(relative), 2)
+    )
+
+
+def test_difference_of_nats_is_absolute_and_uses_common_seeds_only(compared: Any) -> None:
+    spread, difference = cell(compared_runs(compared, "nats", "xl"), "knn-64-64-4096")
+    assert (spread.mean, spread.deviation) == (3.125, None)
+    assert difference.paired and difference.spread.mean == pytest.approx(3.125 - 3.5)  # seed 1 of xl plays no part
+
+
+def test_without_a_common_seed_the_difference_is_one_of_means(fakes: Any) -> None:
+    fakes.score(fakes.run("a", arch="vanilla", seed=0), 3.0)
+    fakes.score(fakes.run("b", arch="vanilla", seed=1), 4.0)
+    fakes.score(fakes.run("c", arch="xl", mem=64, seed=2), 2.0)
+    _, difference = cell(compared_runs(fakes, "nats"), "xl-64-64-0")
+    assert not difference.paired and difference.spread.mean == pytest.approx(-1.5)
+
+
+@pytest.mark.parametrize("key, value", [("arch.position", "rotary"), ("optim.rate", 0.001), ("steps", 500)])
+def test_runs_that_differ_in_a_setting_never_share_a_row(fakes: Any, key: str, value: Any) -> None:
+    fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
+    fakes.score(fakes.run("two", arch="xl", mem=64, seed=1, settings={key: value}), 4.0)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    assert any(row.label == f"xl-64-64-0-{key}:{text}" for row in compared_runs(fakes).rows)
+    assert len(compared_runs(fakes).rows) == 2
+
+
+@pytest.mark.parametrize("key, value", [("eval.lanes", 4), ("tag", "x"), ("root", "/elsewhere")])
+def test_settings_that_change_no_result_make_no_row(fakes: Any, key: str, value: Any) -> None:
+    fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
+    fakes.score(fakes.run("two", arch="xl", mem=64, seed=1, settings={key: value}), 4.0)
+    assert [row.label for row in compared_runs(fakes).rows] == ["xl-64-64-0"]
+
+
+def test_a_preset_stands_for_what_it_sets(fakes: Any) -> None:
+    fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
+    fakes.score(fakes.run("two", arch="xl", mem=64, settings={"size.name": "200m", "size.width": 1024}), 2.0)
+    assert {row.settings for row in compared_runs(fakes).rows} == {(("size.name", "small"),), (("size.name", "200m"),)}
+    fakes.score(fakes.run("three", arch="xl", mem=64, settings={"size.width": 256}), 2.5)
+    assert len({row.settings for row in compared_runs(fakes).rows}) == 3
+
+
+def test_data_settings_tell_rows_apart_only_inside_a_data_set(fakes: Any) -> None:
+    fakes.score(fakes.run("code", arch="xl", mem=64), 3.0)
+    fakes.score(fakes.run("text", arch="xl", mem=64, data="text", settings={"data.max_document": 8}), 3.5)
+    assert [row.label for row in compared_runs(fakes).rows] == ["xl-64-64-0"]
+    fakes.score(fakes.run("more", arch="xl", mem=64, data="text", settings={"data.max_document": 16}), 3.5)
+    assert len(compared_runs(fakes).rows) == 3
+
+
+def test_seeds_of_a_continued_run_share_a_row(fakes: Any) -> None:
+    for seed in (0, 1):
+        fakes.run(f"xl-s{seed}", arch="xl", mem=64, seed=seed)
+        run = fakes.run(f"knn-s{seed}", mem=512, seed=seed, settings={"init_from": f"xl-s{seed}"})
+        fakes.score(run, 3.0 + seed)
+    fakes.score(fakes.run("knn-new", mem=512), 3.5)
+    comparison = compared_runs(fakes)
+    assert [len(cell) for cell in comparison.cells.values()] == [1, 2]
+
+
+def test_a_missing_cell_is_filled_by_eval_where_the_run_is_there(compared: Any) -> None:
+    run = compared.run("text-s0", mem=4096, data="text")
+    compared.score(run, 3.0, split="valid")
+    comparison = compared_runs(compared)
+    off = next(row for row in comparison.rows if row.label == "knn-64-64-4096-off")
+    assert comparison.columns == ["code", "text"]
+    assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off"
+    assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text"
+    assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192"
+
+
+def test_an_unfinished_run_is_left_out_and_named(compared: Any) -> None:
+    compared.run("xl-new", arch="xl", mem=64, seed=5, done=False)
+    comparison = compared_runs(compared)
+    assert [row.label for row in comparison.rows] == LABELS
+    assert comparison.left_out == ["xl-new is left out: it is not done (stopped, step 500 of 1,367)"]
+
+
+def refused(fakes: Any, *said: str, **options: Any) -> None:
+    with pytest.raises(UserError) as error:
+        compared_runs(fakes, **options)
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_no_such_score_says_which_exist(compared: Any) -> None:
+    refused(compared, "valid", "scored are: test-8x8192", "memexp eval knn-4096-s0 eval.split=valid", split="valid")
+
+
+def test_only_unfinished_runs_are_refused(fakes: Any) -> None:
+    fakes.run("one", done=False)
+    refused(fakes, "no run is done", "step 500 of 1,367")
+
+
+def test_other_tokenizers_are_refused_but_per_byte(fakes: Any) -> None:
+    fakes.score(fakes.run("one", arch="vanilla"), 3.0)
+    other = fakes.run("two", arch="xl", mem=64, settings={"data.tokenizer.vocabulary": 512})
+    fakes.score(other, 3.0, tokenizer_hash="bbbbbbbb2222", tokens_hash="dddd")
+    refused(fakes, "one and two", "aaaaaaaa, bbbbbbbb", "metric=bits_per_byte")
+    assert len(compared_runs(fakes, "bits_per_byte").rows) == 2
+
+
+@pytest.mark.parametrize(
+    "change, said", [({"bytes": 10_000}, "10,000 bytes"), ({"ids": ["x", "y"]}, "different documents")]
+)
+def test_per_byte_still_needs_the_same_text(fakes: Any, change: Any, said: str) -> None:
+    fakes.score(fakes.run("one", arch="vanilla"), 3.0)
+    other = fakes.run("two", arch="xl", mem=64)
+    fakes.score(other, 3.0, tokenizer_hash="bbbbbbbb2222", tokens_hash="dddd", **change)
+    refused(fakes, "one and two", said, metric="bits_per_byte")
+
+
+def test_a_tokenizer_trained_anew_makes_another_row(fakes: Any) -> None:
+    fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
+    fakes.score(fakes.run("two", arch="xl", mem=64, seed=1), 3.0, tokenizer_hash="bbbbbbbb2222", tokens_hash="dddd")
+    assert len(compared_runs(fakes, "bits_per_byte").rows) == 2
+    fakes.score(fakes.run("three", arch="xl", mem=64, seed=2, settings={"optim.rate": 0.001}), 3.0)
+    assert len(compared_runs(fakes, "bits_per_byte").rows) == 3
+
+
+def test_other_tokens_are_refused(fakes: Any) -> None:
+    fakes.score(fakes.run("one", arch="vanilla"), 3.0)
+    fakes.score(fakes.run("two", arch="xl", mem=64), 3.0, tokens_hash="dddd")
+    refused(fakes, "one and two", "different tokens of code")
+    refused(fakes, "one and two", "different tokens of code", metric="bits_per_byte")
+
+
+def test_the_same_seed_twice_is_refused(compared: Any) -> None:
+    runs = compared.root / "results" / "runs"
+    shutil.copytree(runs / "xl-64-s1", runs / "xl-copy")
+    refused(compared, "xl-64-s1 and xl-copy", "same seed 1")
+
+
+@pytest.mark.parametrize("baseline", ["knn", "nothing"])
+def test_a_baseline_names_one_row(compared: Any, baseline: str) -> None:
+    refused(compared, repr(baseline), "knn-64-64-512", baseline=baseline)
+
+
+@pytest.mark.parametrize("file", ["summary.json", "eval/test-8x8192-64-on/summary.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["\0", "{}", "[]", '{"arch": 1, "data": 2, "seed": 3, "segment": 4, "mem": 5}'])
+def test_a_damaged_file_is_named(compared: Any, file: str, content: str) -> None:
+    path = compared.root / "results" / "runs" / "xl-64-s0" / file
+    path.write_text(content)
+    refused(compared, str(path))
+
+
+@pytest.mark.parametrize("value", [None, "3", float("nan")])
+def test_a_mean_that_is_no_number_is_refused(compared: Any, value: Any) -> None:
+    run = next(run for run in all_runs(compared.root) if run.name == "xl-64-s0")
+    shutil.rmtree(run.path / "eval")
+    compared.score(run, 3.0, perplexity=value)
+    refused(compared, "xl-64-s0", "expected finite numbers")

@@ -1,0 +1,197 @@
+"""The difference of two scores, against plain loops and an exact enumeration of resamples."""
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memexp.config import Scored
+from memexp.errors import UserError
+from memexp.report.difference import Difference, by_position, difference, extremes, interval
+from memexp.report.scores import find_score, load_scores
+
+
+def paired(fakes: Any, a: str = "a", b: str = "b") -> Difference:
+    return difference(*(load_scores(*find_score(fakes.root, name, Scored())) for name in (a, b)))
+
+
+def two(fakes: Any, a: Any, b: Any, **changes: Any) -> Difference:
+    fakes.score(fakes.run("a", arch="xl", mem=64), a)
+    fakes.score(fakes.run("b", mem=512), b, **changes)
+    return paired(fakes)
+
+
+def random_documents(lengths: list[int], seed: int) -> list[list[float]]:
+    random = np.random.default_rng(seed)
+    return [random.exponential(3, length).astype(np.float32).tolist() for length in lengths]
+
+
+def test_gain_shares_and_places(fakes: Any) -> None:
+    found = two(fakes, [[2.0, 1.0, 3.0], [4.0, 5.0]], [[1.0, 1.005, 4.0], [4.0, 4.5]])
+    assert found.gain_N == pytest.approx([1.0, -0.005, -1.0, 0.0, 0.5], abs=1e-6)
+    assert found.document_N.tolist() == [0, 0, 0, 1, 1]
+    assert found.position_N.tolist() == [1, 2, 3, 1, 2]  # the first token of a document is never scored
+    assert (found.helped, found.hurt) == (2 / 5, 1 / 5)
+    assert found.mean == pytest.approx(0.495 / 5, abs=1e-6)
+    assert extremes(found, 2) == ([0, 4], [2, 1])
+    assert extremes(found, 99) == ([0, 4], [2, 1])
+
+
+def test_ties_come_in_order_of_reading(fakes: Any) -> None:
+    found = two(fakes, [[1.0, 2.0, 1.0, 2.0]], [[0.5, 1.5, 1.5, 2.5]])
+    assert extremes(found, 1) == ([0], [2])
+
+
+def test_mean_of_many_small_numbers_is_summed_in_double_precision(fakes: Any) -> None:
+    a, b = random_documents([40_000], 1), random_documents([40_000], 2)
+    exact = sum(np.float64(x) - np.float64(y) for x, y in zip(a[0], b[0], strict=True)) / 40_000
+    assert two(fakes, a, b).mean == pytest.approx(exact, rel=1e-12)
+
+
+def test_interval_is_that_of_all_resamples(fakes: Any) -> None:
+    lengths = [40, 50, 60, 45]
+    a, b = random_documents(lengths, 1), random_documents(lengths, 2)
+    sums = [sum(x) - sum(y) for x, y in zip(a, b, strict=True)]
+    every = [
+        sum(sums[at] for at in drawn) / sum(lengths[at] for at in drawn)
+        for drawn in itertools.product(range(4), repeat=4)  # all 256 are equally likely
+    ]
+    found = interval(two(fakes, a, b), share=0.8)
+    assert found == pytest.approx(np.quantile(every, [0.1, 0.9]), abs=1e-6)
+
+
+def test_interval_is_paired_and_the_same_every_time(fakes: Any) -> None:
+    a = random_documents([30] * 6, 1)
+    found = two(fakes, a, [[value - 0.25 for value in document] for document in a])
+    low, high = interval(found) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((0.25, 0.25), abs=1e-6)  # unpaired it would be as wide as the documents differ
+    assert interval(found) == (low, high)
+
+
+def test_one_document_has_no_interval(fakes: Any) -> None:
+    assert interval(two(fakes, [[1.0, 2.0]], [[0.0, 0.0]])) is None
+
+
+def test_bins_by_position_over_documents(fakes: Any) -> None:
+    a, b = random_documents([1030, 600], 1), random_documents([1030, 600], 2)
+    found = by_position(two(fakes, a, b))
+    sums, counts = [0.0] * 3, [0] * 3
+    for ours, theirs in zip(a, b, strict=True):
+        for index, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+            sums[index // 512] += x - y
+            counts[index // 512] += 1
+    assert [one.tokens for one in found] == counts == [1024, 600, 6]
+    assert [one.gain for one in found] == pytest.approx([s / n for s, n in zip(sums, counts, strict=True)])
+    assert [(one.first, one.last) for one in found] == [(1, 512), (513, 1024), (1025, 1536)]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"tokenizer_hash": "bbbb2222"}, "different tokenizers (aaaaaaaa, bbbb2222)"),
+        ({"ids": ["package0", "other"]}, "first unlike: package1 (2 tokens) and other (2 tokens)"),
+        ({"tokens_hash": "dddd"}, "different tokens"),
+        ({"tokens": [[65, 66], [65, 67]]}, "different tokens"),
+    ],
+)
+def test_scores_that_cannot_be_paired_are_refused(fakes: Any, change: Any, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        two(fakes, 3.0, 2.0, **change)
+    assert said.replace(", ", " and ", 1) in str(error.value) or said in str(error.value)
+    assert str(error.value).startswith("a and b ")
+
+
+def test_a_score_is_not_compared_with_itself(fakes: Any) -> None:
+    fakes.score(fakes.run("a", mem=512), 3.0)
+    with pytest.raises(UserError, match="are one score"):
+        paired(fakes, "a", "a@512-on")
+
+
+def test_a_run_names_its_own_memory_and_at_names_another(fakes: Any) -> None:
+    run = fakes.run("knn-abc", mem=4096)
+    for mem, memory in ((None, "on"), (512, "on"), (4096, "off"), (1024, "foreign")):
+        fakes.score(run, 3.0, mem=mem, memory=memory)
+    found = {
+        name: find_score(fakes.root, name, Scored())
+        for name in ("knn", "knn-abc@512", "knn-abc@4096-off", "knn@1k-foreign")
+    }
+    assert {name: score.path.name for name, (_, score) in found.items()} == {
+        "knn": "test-8x8192-4096-on",
+        "knn-abc@512": "test-8x8192-512-on",
+        "knn-abc@4096-off": "test-8x8192-4096-off",
+        "knn@1k-foreign": "test-8x8192-1024-foreign",
+    }
+    assert [label for label, _ in found.values()] == [
+        "knn-abc",
+        "knn-abc@512",
+        "knn-abc@4096-off",
+        "knn-abc@1024-foreign",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("knn@64", "`memexp eval knn-abc eval.split=test mem=64` makes it"),
+        ("knn@4096-off", "memory=off` makes it"),
+        ("knn", "it has: valid-8x8192-4096-on"),
+        ("knn@lots", "expected RUN, RUN@mem or RUN@mem-memory"),
+        ("knn@512-out", "expected RUN, RUN@mem or RUN@mem-memory"),
+        ("", "name is empty"),
+        ("nothing", "there is no run 'nothing'"),
+        ("late", "not done (stopped, step 500 of 1,367)"),
+    ],
+)
+def test_a_name_without_a_score_says_what_to_do(fakes: Any, name: str, said: str) -> None:
+    fakes.score(fakes.run("knn-abc", mem=4096), 3.0, split="valid")
+    fakes.score(fakes.run("late", done=False), 3.0)
+    with pytest.raises(UserError) as error:
+        find_score(fakes.root, name, Scored())
+    assert said in str(error.value)
+
+
+def truncated(path: Any) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def shorter(path: Any) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
+def not_a_number(path: Any) -> None:
+    np.save(path, np.full(4, np.nan, dtype=np.float32))
+
+
+def pickled(path: Any) -> None:
+    np.save(path, np.array([{}], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "file, damage, said",
+    [
+        ("token_nats.npy", truncated, "cannot read"),
+        ("token_nats.npy", shorter, "has shape (3,); expected 4 numbers"),
+        ("tokens.npy", shorter, "has shape (3,); expected 4 numbers"),
+        ("token_nats.npy", not_a_number, "holds nan at number 0"),
+        ("tokens.npy", pickled, "cannot read"),
+        ("tokens.npy", lambda path: path.unlink(), "does not exist"),
+        ("documents.json", truncated, "cannot read"),
+        ("documents.json", lambda path: path.write_text('[{"id": 1}]'), "a list of documents"),
+        ("documents.json", lambda path: path.write_text("[]"), "has shape (4,); expected 0"),
+        ("summary.json", lambda path: path.write_text(json.dumps({"mem": 3})), "lacks data"),
+    ],
+)
+def test_a_damaged_score_is_refused_in_one_line(fakes: Any, file: str, damage: Any, said: str) -> None:
+    fakes.score(fakes.run("a", arch="xl", mem=64), 3.0)
+    damage(fakes.score(fakes.run("b", mem=512), 2.0).path / file)
+    with pytest.raises(UserError) as error:
+        paired(fakes)
+    assert said in str(error.value) and file in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_score_is_refused(fakes: Any) -> None:
+    with pytest.raises(UserError, match="scored no token"):
+        two(fakes, [[]], [[]])

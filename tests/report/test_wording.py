@@ -1,0 +1,79 @@
+"""The text of tokens: surroundings, escapes, and what happens when the corpus is gone."""
+
+import ast
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memexp.config import Scored
+from memexp.errors import UserError
+from memexp.report.difference import Difference, difference
+from memexp.report.scores import find_score, load_scores
+from memexp.report.wording import AFTER, BEFORE, Passage, find_pieces, passage, token_texts, visible
+
+
+def of_text(fakes: Any, *texts: bytes) -> Difference:
+    tokens = [list(text) for text in texts]
+    for name, loss in (("a", 3.0), ("b", 2.0)):
+        fakes.score(fakes.run(name), [[loss] * len(text) for text in texts], tokens=tokens)
+    return difference(*(load_scores(*find_score(fakes.root, name, Scored())) for name in ("a", "b")))
+
+
+def test_surroundings_stay_in_the_document(fakes: Any, words: dict[int, bytes]) -> None:
+    found = of_text(fakes, b"first", b"second")
+    pieces, warning = find_pieces(found, fakes.root)
+    assert warning == ""
+    assert passage(found, 4, pieces) == Passage("firs", "t", "")
+    assert passage(found, 5, pieces) == Passage("", "s", "econd")
+
+
+def test_surroundings_are_as_long_as_stated_and_cut_no_escape(fakes: Any, words: dict[int, bytes]) -> None:
+    text = b"\n" * 200
+    shown = passage(found := of_text(fakes, text), 100, find_pieces(found, fakes.root)[0])
+    assert shown == Passage("\\n" * (BEFORE // 2), "\\n", "\\n" * (AFTER // 2))
+    words[10] = b"ab\x1b"  # seven characters, of which the last four are one
+    shown = passage(found, 100, find_pieces(found, fakes.root)[0])
+    assert shown.before == ("ab\\x1b" * 20)[-BEFORE:] and len(shown.before) == BEFORE
+
+
+def test_half_characters_and_control_characters_show_as_escapes(fakes: Any, words: dict[int, bytes]) -> None:
+    found = of_text(fakes, "é\u202e\x1b[2J€".encode())
+    pieces, _ = find_pieces(found, fakes.root)
+    assert passage(found, 1, pieces) == Passage("\\xc3", "\\xa9", "\\u202e\\x1b[2J€")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"plain", b"a\nb\t\\n", "naïve €".encode(), b"\\x41", b"\x00\x7f", "\u2028\U000e0041".encode()]
+)
+def test_visible_text_can_be_had_back(raw: bytes) -> None:
+    shown = visible(raw)
+    assert shown.isprintable()
+    quoted = shown.replace('"', '\\"')
+    assert ast.literal_eval(f'"{quoted}"').encode() == raw
+
+
+def test_texts_of_tokens_follow_the_order_of_the_array(fakes: Any, words: dict[int, bytes]) -> None:
+    found = of_text(fakes, b"baab\n")
+    assert token_texts(found.a.tokens_N, find_pieces(found, fakes.root)[0]) == ["b", "a", "a", "b", "\\n"]
+
+
+def missing(path: Path) -> Any:
+    raise UserError(f"{path} does not exist")
+
+
+def changed(path: Path) -> Any:
+    return types.SimpleNamespace(tokenizer=None, tokenizer_hash="other")
+
+
+@pytest.mark.parametrize("opening, said", [(missing, "does not exist"), (changed, "another tokenizer by now")])
+def test_without_its_corpus_tokens_are_numbers(
+    fakes: Any, words: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, opening: Any, said: str
+) -> None:
+    found = of_text(fakes, b"abc")
+    monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", opening)
+    pieces, warning = find_pieces(found, fakes.root)
+    assert said in warning and "\n" not in warning
+    assert passage(found, 1, pieces) == Passage("<97>", "<98>", "<99>")
