@@ -1,0 +1,155 @@
+"""From what is typed after a command to what Hydra reads: positional words, sizes such as 64k, and flags."""
+
+import re
+from dataclasses import Field, dataclass, field
+from typing import Any
+
+from memexp.cli.settings import groups_of, is_list, settings_of, value_type
+from memexp.config import SIZE_UNITS, did_you_mean
+from memexp.errors import UserError
+
+POSITIONALS = {"eval": ("run",), "table": ("runs",), "diff": ("a", "b"), "bench": ("what",)}
+"""Settings that may be given as bare words, in this order; one that is a list takes all that are left."""
+
+FLAGS = {
+    "-m": False, "--multirun": False, "--resolve": False, "--hydra-help": False,
+    "--cfg": True, "-c": True, "--package": True, "-p": True, 
+    "--config-dir": True, "-cd": True,
+}  # fmt: skip
+"""Hydra's flags, and whether a word follows."""
+
+CFG = ("job", "hydra", "all")
+OWN_FLAGS = ("--help", "-h", "--dry-run")
+SUFFIXES = {"k": 1, "m": 2, "g": 3}
+SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kmg])(?![\w.])", re.IGNORECASE)
+PLAIN = re.compile(r"[A-Za-z_][\w./@-]*", re.ASCII)
+"""Text that Hydra reads as itself."""
+
+GRAMMAR = re.compile(r"""^null$|[,'"\[\](){}$]""")
+"""Text that means more to Hydra than its letters: lists, sweeps, functions, quotes, interpolations."""
+
+NOT_TEXT = ("true", "false", "null", "inf", "nan")
+
+
+@dataclass
+class Arguments:
+    """A command line taken apart."""
+
+    command: str
+    flags: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    help: bool = False
+
+    def for_hydra(self) -> list[str]:
+        """The words that Hydra is given.
+
+        Before the jobs of a sweep, Hydra composes one configuration without the swept values. Where a group is swept,
+        settings that only some of its choices have would be refused there: these are left to the jobs.
+        """
+        swept = [group for group in groups_of(self.command) if any(_sweeps(given, group) for given in self.overrides)]
+        if not swept or not {"-m", "--multirun"} & set(self.flags):
+            return [*self.flags, *self.overrides]
+        early: list[str] = []
+        late: list[str] = []
+        for given in self.overrides:
+            key, equals, value = given.partition("=")
+            later = equals and key.lstrip("+").partition(".")[0] in swept and "." in key
+            (late if later else early).append(f"{key}:{quote(value, always=True)}" if later else given)
+        return [*self.flags, *early, *([f"+hydra.sweeper.params={{{','.join(late)}}}"] if late else [])]
+
+
+def parse(command: str, words: list[str]) -> Arguments:
+    """Take apart what follows a command.
+
+    Raises:
+        UserError: an unknown flag, a flag without its word, or a bare word that the command has no use for.
+    """
+    known = settings_of(command)
+    arguments = Arguments(command)
+    bare: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag in ("--help", "-h"):
+            arguments.help = True
+        elif flag == "--dry-run":
+            arguments.overrides.append("dry_run=true")
+        elif flag in FLAGS:
+            arguments.flags.append(flag)
+            if FLAGS[flag]:
+                arguments.flags.append(value if equals else _following(flag, rest))
+                if flag in ("--cfg", "-c") and arguments.flags[-1] not in CFG:
+                    raise UserError(f"{flag} is {arguments.flags[-1]!r}; expected one of {', '.join(CFG)}")
+        elif word.startswith("-"):
+            raise UserError(
+                f"there is no flag {flag}{did_you_mean(flag, [*FLAGS, *OWN_FLAGS])}; settings are written key=value"
+            )
+        elif equals or word.startswith("~"):
+            arguments.overrides.append(_override(word, known, command))
+        else:
+            bare.append(word)
+    arguments.overrides[:0] = _positionals(command, bare, known)
+    return arguments
+
+
+def _following(flag: str, rest: Any) -> str:
+    value = next(rest, None)
+    if value is None:
+        raise UserError(f"{flag} is the last word; expected a value after it")
+    return str(value)
+
+
+def _positionals(command: str, words: list[str], known: dict[str, Field[Any]]) -> list[str]:
+    overrides = []
+    names = POSITIONALS.get(command, ())
+    for name in names:
+        if not words:
+            break
+        if is_list(known[name]):
+            overrides.append(f"{name}=[{','.join(quote(word) for word in words)}]")
+            words = []
+        else:
+            overrides.append(f"{name}={quote(words[0])}")
+            words = words[1:]
+    if words:
+        takes = f"takes {' '.join(name.upper() for name in names)} only" if names else "takes settings only"
+        keys = [*known, *groups_of(command)]
+        raise UserError(
+            f"cannot place {words[0]!r}: {command} {takes}; settings are written key=value{did_you_mean(words[0], keys)}"
+        )
+    return overrides
+
+
+def _override(word: str, known: dict[str, Field[Any]], command: str) -> str:
+    key, equals, value = word.partition("=")
+    if not key:
+        raise UserError(f"{word!r} has nothing before the =; expected key=value")
+    if key in groups_of(command) and (value == "null" or not GRAMMAR.search(value)):
+        return f"{key}={quote(value)}"
+    item = known.get(key.lstrip("+~"))
+    if item is None or not equals:
+        return word
+    if value_type(item) is int:
+        base = 1024 if item.metadata["unit"] in SIZE_UNITS else 1000
+        return f"{key}={SIZE.sub(lambda size: _size(size, base), value)}"
+    if value_type(item) is str and not GRAMMAR.search(value):
+        return f"{key}={quote(value)}"
+    return word
+
+
+def _size(size: re.Match[str], base: int) -> str:
+    number = float(size[1]) * base ** SUFFIXES[size[2].lower()]
+    return str(int(number)) if number.is_integer() else size[0]
+
+
+def _sweeps(override: str, group: str) -> bool:
+    key, _, value = override.partition("=")
+    return key == group and bool(re.search(r"[,(]", value))
+
+
+def quote(text: str, *, always: bool = False) -> str:
+    """`text` so that Hydra's grammar reads it as itself; with `always`, in quotes even where it would be."""
+    if not always and PLAIN.fullmatch(text) and text.lower() not in NOT_TEXT:
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), text)
+    return f"'{escaped}'"

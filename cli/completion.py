@@ -1,0 +1,111 @@
+"""Shell completion: a small script a shell, which asks `memexp __complete` for what could stand at the cursor."""
+
+from collections.abc import Iterable
+from dataclasses import Field
+from typing import Any
+
+from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
+from memexp.cli.settings import groups_of, is_offered, settings_of, value_type
+from memexp.config import COMMANDS, did_you_mean
+from memexp.errors import UserError
+
+BASH = """\
+_memexp() {
+    local line=${COMP_LINE:0:COMP_POINT} word words IFS=$'\\n'
+    IFS=' ' read -ra words <<< "$line"
+    [[ $line == *' ' ]] && words+=('')
+    word=${words[-1]}
+    COMPREPLY=($("${words[0]/#\\~/$HOME}" __complete "${words[@]:1}" 2> /dev/null))
+    # Readline holds what follows the last = to be the word.
+    [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
+    [[ ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace 2> /dev/null
+}
+complete -o default -F _memexp memexp
+"""
+
+ZSH = """\
+#compdef memexp
+_memexp() {
+    local -a found open closed
+    found=("${(@f)$("${words[1]/#\\~/$HOME}" __complete "${(@)words[2,CURRENT]}" 2> /dev/null)}")
+    open=(${(M)found:#*[=.]})
+    closed=(${found:#*[=.]})
+    compadd -S '' -- $open
+    compadd -- $closed
+    (( ${#open} + ${#closed} )) || _files
+}
+compdef _memexp memexp
+"""
+
+SCRIPTS = {"bash": BASH, "zsh": ZSH}
+
+
+def script(words: list[str]) -> str:
+    """The script of a shell.
+
+    Raises:
+        UserError: not exactly one known shell was named.
+    """
+    if len(words) != 1 or words[0] not in SCRIPTS:
+        hint = did_you_mean(words[0], SCRIPTS) if words else ""
+        raise UserError(
+            f"completion is for {' '.join(words) or 'no shell'}; expected one of {', '.join(SCRIPTS)}{hint}"
+        )
+    return SCRIPTS[words[0]]
+
+
+def candidates(words: list[str]) -> list[str]:
+    """What could stand in place of the last word.
+
+    Args:
+        words: those after the program's name, up to the cursor; the last is the one to complete, perhaps empty.
+    """
+    current = words[-1] if words else ""
+    if len(words) <= 1:
+        return _starting(current, [*COMMANDS, "completion", "help", "--help", "--version"])
+    command = words[0]
+    if command == "completion":
+        return _starting(current, SCRIPTS)
+    if command == "help":
+        return _starting(current, COMMANDS)
+    if command not in COMMANDS:
+        return []
+    if current.startswith("-"):
+        return _starting(current, [*FLAGS, *OWN_FLAGS])
+    if words[-2] in ("--cfg", "-c"):
+        return _starting(current, ("job", "hydra", "all"))
+    return _settings(command, current, words)
+
+
+def _settings(command: str, current: str, words: list[str]) -> list[str]:
+    groups = groups_of(command)
+    chosen = [word.removeprefix("arch=") for word in words[:-1] if word.startswith("arch=")]
+    known = settings_of(command, arch=chosen[-1] if chosen else None)
+    key, equals, value = current.partition("=")
+    if equals:
+        # A list of values is completed at its last one.
+        before, comma, last = value.rpartition(",")
+        values = groups.get(key) or (_values(known[key]) if key in known else [])
+        return [f"{key}={before}{comma}{found}" for found in _starting(last, values)]
+    names = [f"{name}=" for name in [*groups, *known] if is_offered(name)]
+    # Settings of a group are offered once its name and the dot are there.
+    shown = {
+        name if name.count(".") <= current.count(".") else ".".join(name.split(".")[: current.count(".") + 1]) + "."
+        for name in names
+    }
+    bare = [name for setting in POSITIONALS.get(command, ()) for name in _values(known[setting])]
+    return _starting(current, [*sorted(shown), *bare])
+
+
+def _values(item: Field[Any]) -> list[str]:
+    if item.metadata["unit"] in ("run", "runs"):
+        from memexp.runs import all_runs, find_root
+
+        return [run.name for run in all_runs(find_root(None))]
+    if value_type(item) is bool:
+        return ["true", "false"]
+    return list(item.metadata["choices"])
+
+
+def _starting(prefix: str, words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.startswith(prefix)]

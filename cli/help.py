@@ -1,0 +1,207 @@
+"""Help: of the program in plain text at once, of a command in tables with the values that a command line gives."""
+
+from dataclasses import Field
+from typing import Any
+
+from memexp.cli.settings import (
+    CONF,
+    choices_of,
+    description_of,
+    groups_of,
+    is_list,
+    is_offered,
+    settings_of,
+    value_type,
+)
+from memexp.config import COMMANDS, SIZE_UNITS
+from memexp.errors import UserError
+
+USAGE = {
+    "prepare": "memexp prepare [data=NAME] [key=value ...]",
+    "train": "memexp train [-m] [group=choice ...] [key=value ...]",
+    "eval": "memexp eval [-m] RUN [key=value ...]",
+    "table": "memexp table [RUN ...] [key=value ...]",
+    "diff": "memexp diff A B [key=value ...]",
+    "runs": "memexp runs [key=value ...]",
+    "bench": "memexp bench [NAME ...] [key=value ...]",
+}
+
+EXAMPLES = {
+    "prepare": ["memexp prepare data=stdlib", "memexp prepare data=text data.path=DIR"],
+    "train": [
+        "memexp train arch=knn mem=64k",
+        "memexp train -m arch=knn mem=0,8k,64k jobs=2",
+        "memexp train -m arch=vanilla,xl seed=0,1 --dry-run",
+        "memexp train arch=knn mem=8k init_from=RUN",
+    ],
+    "eval": ["memexp eval RUN mem=64k", "memexp eval RUN memory=off", "memexp eval -m RUN mem=0,8k,64k"],
+    "table": ["memexp table tag=demo", "memexp table RUN RUN metric=bits_per_byte"],
+    "diff": ["memexp diff RUN_A RUN_B", "memexp diff RUN@0 RUN@8192"],
+    "runs": ["memexp runs", "memexp runs tag=demo"],
+    "bench": ["memexp bench search step"],
+}
+
+FLAGS = [
+    ("-m, --multirun", "a sweep: every combination of values written a,b,c"),
+    ("--dry-run", "print what would be trained and train nothing"),
+    ("--cfg job", "print the settings instead of running; with --resolve, without references"),
+    ("--config-dir DIR", "read more files of the groups from DIR"),
+]
+
+
+def summary_of(command: str) -> str:
+    """What a command does, in a line."""
+    return (COMMANDS[command].__doc__ or "").partition(": ")[2].rstrip(".")
+
+
+def overview() -> str:
+    """The help of the program."""
+    width = max(map(len, COMMANDS)) + 5
+    lines = ["memexp: train, evaluate and compare transformers with memory", "", "Commands"]
+    lines += [f"  {name:{width}}{summary_of(name)}" for name in COMMANDS]
+    lines += [
+        f"  {'completion':{width}}print the completion script of a shell: completion bash, completion zsh",
+        "",
+        "Settings are written key=value; sizes may be written 64k. What a command can be told:",
+        "  memexp COMMAND --help",
+        "",
+        "Examples",
+        "  memexp train arch=knn mem=65536",
+        "  memexp train -m arch=knn mem=0,8192,65536",
+        "  memexp table",
+    ]
+    return "\n".join(lines)
+
+
+def show(command: str, overrides: list[str]) -> None:
+    """Print a command's groups, settings with the values that `overrides` give, flags and examples.
+
+    Raises:
+        UserError: `overrides` cannot be composed.
+    """
+    from rich.console import Console
+
+    from memexp.cli.compose import compose
+    from memexp.cli.messages import explain
+
+    try:
+        config = compose(command, overrides)
+    except Exception as error:
+        if (reason := explain(error, command)) is None:
+            raise
+        raise UserError(reason) from error
+    console = Console(highlight=False)
+    console.print(f"{USAGE[command]}\n\n{summary_of(command)[:1].upper()}{summary_of(command)[1:]}.\n", markup=False)
+    groups = groups_of(command)
+    if groups:
+        console.print(_group_table(groups, config))
+    console.print(_settings_table(command, config, groups))
+    if "arch" in groups:
+        console.print(_mem_table())
+    console.print(
+        _plain_table("Flags", [flag for flag in FLAGS if flag[0] != "--dry-run" or "dry_run" in settings_of(command)])
+    )
+    console.print("Examples", style="bold")
+    for example in EXAMPLES[command]:
+        console.print(f"  {example}", markup=False)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=True,
+        padding=(0, 1),
+        show_header=bool(columns),
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold", header_style="dim")
+    return table
+
+
+def _plain_table(title: str, rows: list[tuple[str, str]]) -> Any:
+    from rich.markup import escape
+
+    table = _table(title)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    table.add_row("")
+    return table
+
+
+def _group_table(groups: dict[str, list[str]], config: Any) -> Any:
+    table = _table("Groups, written group=choice", "group", "choice", "")
+    for group, choices in groups.items():
+        chosen = (config.get(group) or {}).get("name")
+        for number, choice in enumerate(choices):
+            mark = " *" if choice == chosen else ""
+            table.add_row(group if number == 0 else "", f"{choice}{mark}", description_of(group, choice))
+    table.add_row("", "* chosen", "")
+    table.add_row("")
+    return table
+
+
+def _settings_table(command: str, config: Any, groups: dict[str, list[str]]) -> Any:
+    from rich.markup import escape
+
+    arch = config.arch.name if "arch" in groups and "arch" in config else None
+    table = _table("Settings, written key=value, with the values that this command line gives", "setting", "value", "")
+    known = settings_of(command, arch=arch)
+    # Those of no group first: they are what one changes most.
+    for name, item in sorted(known.items(), key=lambda pair: pair[0].partition(".")[0] in groups):
+        if is_offered(name):
+            table.add_row(name, escape(_value(config, name)), escape(describe(item)))
+    table.add_row("")
+    return table
+
+
+def _value(config: Any, name: str) -> str:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(config, name) or any(
+        OmegaConf.is_missing(config, part) for part in [name.partition(".")[0]]
+    ):
+        return "must be given"
+    value = OmegaConf.select(config, name)
+    if value is None or value == "":
+        return "-"
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+        return f"of {name.partition('.')[0]}=" if isinstance(value, dict) else str(value).replace(" ", "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe(item: Field[Any]) -> str:
+    """What a setting is, with its unit and what it may be."""
+    unit, low, high, choices = (item.metadata[name] for name in ("unit", "low", "high", "choices"))
+    notes = []
+    if choices:
+        notes.append(" | ".join(choices))
+    elif value_type(item) is bool:
+        notes.append("true | false")
+    if unit and unit not in ("path", "run", "runs"):
+        notes.append(f"in {unit}, 64k allowed" if unit in SIZE_UNITS else f"in {unit}")
+    if low is not None and high is not None:
+        notes.append(f"{low:g} to {high:g}")
+    elif low is not None:
+        notes.append(f"{low:g} or more")
+    if is_list(item):
+        notes.append("a list, [a,b]")
+    return item.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _mem_table() -> Any:
+    import yaml
+
+    table = _table("What `mem` counts", "arch", "unit", "default")
+    for choice in choices_of("arch"):
+        content = yaml.safe_load((CONF / "arch" / f"{choice}.yaml").read_text(encoding="utf-8"))
+        table.add_row(choice, content["arch"]["mem_unit"], str(content["mem"]))
+    table.add_row("")
+    return table

@@ -1,0 +1,145 @@
+"""The program `memexp`: takes off the command's word and hands the rest to Hydra."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from memexp import __version__
+from memexp.config import COMMANDS, did_you_mean
+from memexp.errors import UserError
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the words after the program's name; default: those of this process.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend (one line on stderr says what), 130 when interrupted.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads has enough (`| head`). The interpreter flushes stdout once more at its end: let it go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+
+
+def _dispatch(words: list[str]) -> int:
+    command, *rest = words or ["--help"]
+    if command in ("help", "--help", "-h") and rest and rest[0] in COMMANDS:
+        command, rest = rest[0], ["--help"]
+    if command in ("help", "--help", "-h"):
+        from memexp.cli.help import overview
+
+        print(overview())
+    elif command in ("--version", "-V"):
+        print(f"memexp {__version__}")
+    elif command == "completion":
+        from memexp.cli.completion import script
+
+        print(script(rest), end="")
+    elif command == "__complete":
+        from memexp.cli.completion import candidates
+
+        print("\n".join(candidates(rest)))
+    elif command in COMMANDS:
+        return _run(command, rest, typed_words=words)
+    else:
+        known = [*COMMANDS, "completion"]
+        raise UserError(
+            f"there is no command {command!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
+        )
+    return 0
+
+
+def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
+    from memexp.cli.arguments import parse
+
+    arguments = parse(command, rest)
+    if arguments.help:
+        from memexp.cli.help import show
+
+        show(command, arguments.overrides)
+        return 0
+
+    composed: list[Any] = []
+    with _argv(["memexp", *arguments.for_hydra()]):
+        _through_hydra(command, composed)
+    with _argv(["memexp", *typed_words]):
+        for config in composed:
+            _call(command, config)
+    return 0
+
+
+def _through_hydra(command: str, composed: list[Any]) -> None:
+    """Let Hydra do what the flags say; the configuration of a single job is appended to `composed`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through as they are
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from memexp.cli.compose import register
+    from memexp.cli.messages import explain
+    from memexp.cli.settings import CONF
+
+    def task(config: Any) -> None:
+        if HydraConfig.get().mode == RunMode.RUN:
+            composed.append(config)  # run outside of Hydra, which would add lines of its own to an error
+        else:
+            _call(command, config)  # a job of another launcher, perhaps in another process
+
+    register()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+    except Exception as error:
+        message = explain(error, command)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def _call(command: str, config: Any) -> None:
+    from memexp.cli.compose import command_module, typed
+    from memexp.cli.messages import explain
+
+    try:
+        settings = typed(config)
+    except Exception as error:
+        message = explain(error, command)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    if getattr(settings, "dry_run", False):
+        from memexp.cli.sweep import Job, print_plan
+
+        print_plan([Job(0, [], f"arch={settings.arch.name} mem={settings.mem}", settings)])
+    else:
+        command_module(command).run(settings)
+
+
+@contextmanager
+def _argv(words: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = words
+    try:
+        yield
+    finally:
+        sys.argv = before

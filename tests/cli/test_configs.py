@@ -1,0 +1,106 @@
+"""The files of conf/: every combination composes, values are what was promised, keys are the constructors'."""
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+
+import pytest
+import yaml
+
+from memexp.cli.compose import compose, typed
+from memexp.cli.settings import CONF, choices_of, description_of, groups_of
+from memexp.config import ARCHS, COMMANDS, Arch
+
+NOT_OPTIONS = {"_target_", "name", "mem_unit", "mem_is"}
+SMALL_DEPARTURES = {"key_smear": True, "keys_as_queries": True, "scale": 16.0}
+
+
+def settings(*overrides: str):
+    return typed(compose("train", list(overrides)))
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "optim"), list(itertools.product(choices_of("arch"), choices_of("size"), choices_of("optim")))
+)
+def test_every_combination_is_a_valid_configuration(arch, size, optim) -> None:
+    config = settings(f"arch={arch}", f"size={size}", f"optim={optim}")
+    assert (config.arch.name, config.size.name, config.optim.name) == (arch, size, optim)
+    assert type(config.arch) is ARCHS[arch]
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in ("data", "tracker") for choice in choices_of(group)]
+)
+def test_every_other_choice_is_valid(group, choice) -> None:
+    path = ["data.path=."] if (group, choice) == ("data", "text") else []
+    assert getattr(settings(f"{group}={choice}", *path), group).name == choice
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command) -> None:
+    from omegaconf import OmegaConf
+
+    assert OmegaConf.get_type(compose(command, [])) is COMMANDS[command]
+
+
+@pytest.mark.parametrize("arch", choices_of("arch"))
+def test_options_are_the_constructors(arch) -> None:
+    config = settings(f"arch={arch}").arch
+    module, _, name = config._target_.rpartition(".")
+    taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    assert set(taken) - {"shape", "mem"} == {item.name for item in dataclasses.fields(config)} - NOT_OPTIONS
+    own = {item.name for item in dataclasses.fields(ARCHS[arch])} - {item.name for item in dataclasses.fields(Arch)}
+    in_file = yaml.safe_load((CONF / "arch" / f"{arch}.yaml").read_text(encoding="utf-8"))["arch"]
+    assert set(in_file) == own | NOT_OPTIONS  # its own options are all there to be read
+    assert taken["mem"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("arch", choices_of("arch"))
+def test_archs_are_faithful_but_for_size_small(arch) -> None:
+    paper, small = settings(f"arch={arch}", "size=200m").arch, settings(f"arch={arch}", "size=small").arch
+    assert (paper.key_smear, paper.keys_as_queries, paper.scale) == (False, False, 1.0)
+    assert dataclasses.replace(paper, **SMALL_DEPARTURES | ({"cache": 64} if arch == "knn" else {})) == small
+
+
+def test_the_papers_shape() -> None:
+    size = settings("size=200m").size
+    assert (size.layers, size.width, size.heads, size.head_size, size.feedforward) == (12, 1024, 8, 128, 4096)
+
+
+def test_mem_follows_the_arch_and_the_size() -> None:
+    wanted = {
+        ("vanilla", "small"): 0,
+        ("xl", "small"): 64,
+        ("knn", "small"): 4096,
+        ("xl", "200m"): 512,
+        ("knn", "200m"): 8192,
+    }
+    assert {key: settings(f"arch={key[0]}", f"size={key[1]}").mem for key in wanted} == wanted
+    assert settings("arch=xl", "segment=128").mem == 128
+    assert settings("arch=knn", "segment=128").arch.cache == 128
+
+
+def test_what_is_typed_wins_over_the_size() -> None:
+    config = settings("arch=knn", "size=small", "arch.key_smear=false", "data.max_document=7", "optim.rate=0.5")
+    assert (config.arch.key_smear, config.data.max_document, config.optim.rate) == (False, 7, 0.5)
+    assert settings().data.max_document == 4096
+
+
+def test_optimizers_rates() -> None:
+    assert settings("optim=adamw").optim.rate == 3e-3
+    assert settings("optim=adamw", "size=200m").optim.rate == 3e-4
+    adafactor = settings("optim=adafactor").optim
+    assert (adafactor.rate, adafactor.schedule, adafactor.warmup, adafactor.clip) == (1.0, "rsqrt", 1000, 0.0)
+
+
+def test_every_file_has_a_description_and_every_group_a_row() -> None:
+    readme = (CONF / "README.md").read_text(encoding="utf-8")
+    for group, choices in groups_of("train").items():
+        assert f"| `{group}/` |" in readme
+        assert all(description_of(group, choice) for choice in choices)
+
+
+def test_files_are_yaml_maps() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path

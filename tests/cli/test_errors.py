@@ -1,0 +1,67 @@
+"""What a user can get wrong: each is one line on stderr, word for word, and exit code 2."""
+
+import pytest
+
+CASES = [
+    ("trian", "memexp: there is no command 'trian'; expected one of prepare, train, eval, table, diff, runs, bench, completion; did you mean train?"),
+    ("train memm=3", "there is no setting memm; expected one that `memexp train --help` lists; did you mean mem?"),
+    ("train arch.neighbors=3", "there is no setting arch.neighbors; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
+    ("train neighbours=3", "there is no setting neighbours; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
+    ("train arch.cache=3", "this architecture has no setting arch.cache; expected arch=knn with it"),
+    ("train data.tokenizer.kindd=bytes", "there is no setting data.tokenizer.kindd; expected one that `memexp train --help` lists; did you mean data.tokenizer.kind?"),
+    ("train +foo=3", "there is no setting foo; expected one that --help lists"),
+    ("train +arch.mixx=3", "there is no setting arch.mixx; expected one that --help lists"),
+    ("train +mem=3", "mem is a setting already; expected it without the + before it"),
+    ("train ~mem", "mem was taken away; expected a value, as every setting needs one"),
+    ("train arch=knnn", "there is no arch=knnn; expected one of knn, vanilla, xl; did you mean knn?"),
+    ("train arch=null", "there is no arch=null; expected one of knn, vanilla, xl"),
+    ("train archh=knn", "there is no setting archh; expected one that `memexp train --help` lists; did you mean arch?"),
+    ("train tracker=3", "there is no tracker=3; expected one of none, tensorboard, wandb"),
+    ("train hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm is not installed; expected it after `pip install memexp[slurm]`"),
+    ("train mem=abc", "mem is 'abc'; expected a whole number, such as 4096 or 64k"),
+    ("train mem=1.3k", "mem is '1.3k'; expected a whole number, such as 4096 or 64k"),
+    ("train mem=", "mem is ''; expected a whole number, such as 4096 or 64k"),
+    ("train arch.normalise=maybe", "arch.normalise is 'maybe'; expected true or false"),
+    ("train optim.rate=fast", "optim.rate is 'fast'; expected a number"),
+    ("train optim.betas=[a,b]", "optim.betas is '[a,b]'; expected a list in brackets, each a number"),
+    ("train data.tokenizer=bytes", "data.tokenizer is 'bytes'; expected its settings one by one, such as data.tokenizer.kind=..."),
+    ("train mem=0,8", "mem=0,8 is a sweep over several values; expected one value, or the flag -m, or a list in brackets"),
+    ("train mem=range(1,3)", "mem=range(1,3) is a sweep over several values; expected one value, or the flag -m, or a list in brackets"),
+    ("train mem=[1", "cannot read 'mem=[1'; expected key=value, with quotes inside the shell's where the value has special signs: 'key=\"a b\"'"),
+    ("train mem=${nope}", "mem: Interpolation key 'nope' not found"),
+    ("train =3", "'=3' has nothing before the =; expected key=value"),
+    ("train mem", "cannot place 'mem': train takes settings only; settings are written key=value; did you mean mem?"),
+    ("train --multi", "there is no flag --multi; did you mean --multirun?; settings are written key=value"),
+    ("train --cfg", "--cfg is the last word; expected a value after it"),
+    ("train --cfg all-of-it", "--cfg is 'all-of-it'; expected one of job, hydra, all"),
+    ("train mem=4096", "mem is 4096 but this architecture has no memory; expected mem=0, or arch=xl or arch=knn"),
+    ("train arch=knn mem=4", "mem is 4 but arch.neighbours 32; expected a memory of at least as many pairs as each token retrieves"),
+    ("train steps=0", "steps is 0; expected at least 1 steps"),
+    ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),
+    ("eval", "run is not given; expected run folder, or the start of its name"),
+    ("eval a b", "cannot place 'b': eval takes RUN only; settings are written key=value"),
+    ("diff a", "b is not given; expected the other one; both must have scored the same tokens"),
+    ("completion fish", "memexp: completion is for fish; expected one of bash, zsh"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), CASES, ids=[line for line, _ in CASES])
+def test_one_line_and_exit_code_2(line, message, memexp) -> None:
+    words = line.split()
+    result = memexp(*words)
+    prefix = "" if message.startswith("memexp:") else f"memexp {words[0]}: "
+    assert result.err == f"{prefix}{message}\n"
+    assert (result.code, result.out, result.settings) == (2, "", [])
+
+
+def test_unknown_config_dir_is_named(memexp) -> None:
+    result = memexp("train", "--config-dir", "/nowhere/at/all")
+    assert result.code == 2 and result.err.count("\n") == 1 and "/nowhere/at/all" in result.err
+
+
+def test_a_bug_keeps_its_traceback(memexp, monkeypatch) -> None:
+    from memexp.cli import main
+
+    monkeypatch.setattr(main, "_dispatch", lambda words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        memexp("runs")

@@ -1,0 +1,68 @@
+"""Help: complete, with the values that hold, and quick because it imports little."""
+
+import pytest
+
+from memexp.cli.settings import choices_of, is_offered, settings_of
+from memexp.config import COMMANDS
+
+HEAVY = ("torch", "hydra", "omegaconf", "rich", "yaml", "numpy")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"], ["-h"]])
+def test_overview_lists_every_command(words, memexp) -> None:
+    result = memexp(*words)
+    assert result.code == 0
+    assert all(f"  {name} " in result.out for name in [*COMMANDS, "completion"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_every_setting(command, memexp) -> None:
+    result = memexp(command, "--help")
+    arch = "vanilla" if command == "train" else None
+    words = result.out.split()
+    assert result.code == 0 and result.settings == []
+    assert [name for name in settings_of(command, arch=arch) if is_offered(name) and name not in words] == []
+    assert f"memexp {command}" in result.out
+
+
+def row(result, setting: str) -> str:
+    return next(line for line in result.out.splitlines() if line.split()[:1] == [setting])
+
+
+def test_values_are_those_of_the_command_line(memexp) -> None:
+    result = memexp("train", "--help", "arch=knn", "steps=2k")
+    assert row(result, "mem").split()[1] == "4096" and row(result, "steps").split()[1] == "2000"
+    assert "64k allowed; 0 or more" in row(result, "mem") and "in steps; 1 or more" in row(result, "steps")
+    assert row(result, "arch.neighbours").split()[1] == "32"
+    assert "gate | joint" in row(result, "arch.combine")
+    assert "arch.cache" not in memexp("train", "arch=xl", "--help").out
+
+
+def test_groups_are_listed_with_their_choices_and_units_of_mem(memexp) -> None:
+    result = memexp("train", "--help")
+    for group in ("arch", "data", "size", "optim", "tracker"):
+        assert set(choices_of(group)) <= set(result.out.split())
+    assert "vanilla *" in result.out and "knn *" not in result.out
+    assert "pairs a lane and head" in result.out
+    assert "true | false" in row(result, "skip_refused")
+
+
+def test_wrong_settings_are_refused_in_one_line(memexp) -> None:
+    result = memexp("train", "--help", "arch=knnn")
+    assert (result.code, result.err) == (
+        2,
+        "memexp train: there is no arch=knnn; expected one of knn, vanilla, xl; did you mean knn?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "words", ["['--help']", "['--version']", "[]", "['completion', 'bash']", "['__complete', 'train', 'arch=']"]
+)
+def test_quick_ones_import_nothing_heavy(words, process) -> None:
+    program = f"import sys; from memexp.cli.main import main; main({words}); print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    assert process("-c", program).stderr == "[]\n"
+
+
+def test_help_of_a_command_imports_no_torch(process) -> None:
+    program = "import sys; from memexp.cli.main import main; main(['train', '--help']); print('torch' in sys.modules, file=sys.stderr)"
+    assert process("-c", program).stderr == "False\n"

@@ -1,0 +1,97 @@
+"""The program: what it hands to commands, its exit codes, and what it leaves behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+import memexp as package
+from memexp.errors import UserError
+
+
+def test_a_command_gets_its_typed_settings(memexp) -> None:
+    [settings] = memexp("train", "arch=knn", "mem=64k", "tag=a-1").settings
+    assert type(settings).__name__ == "TrainConfig" and type(settings.arch).__name__ == "KnnArch"
+    assert (settings.mem, settings.tag, settings.arch.cache) == (65536, "a-1", 64)
+
+
+def test_words_become_settings(memexp) -> None:
+    [settings] = memexp("eval", "knn-code@x.1/2", "mem=8k").settings
+    assert (settings.run, settings.mem) == ("knn-code@x.1/2", 8192)
+    [settings] = memexp("table", "a-1", "true", "3").settings
+    assert settings.runs == ["a-1", "true", "3"]
+    [settings] = memexp("diff", "run@512-off", "it's").settings
+    assert (settings.a, settings.b) == ("run@512-off", "it's")
+    [settings] = memexp("bench", "search", "step").settings
+    assert settings.what == ["search", "step"]
+
+
+def test_a_command_sees_the_line_that_was_typed(memexp, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from memexp.cli import compose, main
+
+    seen = []
+    module = SimpleNamespace(run=lambda settings: seen.append(list(sys.argv)))
+    memexp("runs")
+    monkeypatch.setattr(compose, "command_module", lambda command: module)
+    main.main(["runs", "tag=x"])
+    assert seen == [["memexp", "runs", "tag=x"]]
+
+
+def test_cfg_prints_the_job_and_runs_nothing(memexp) -> None:
+    import yaml
+
+    result = memexp("train", "--cfg", "job", "arch=xl", "segment=1k")
+    assert yaml.safe_load(result.out)["segment"] == 1024 and result.settings == []
+
+
+def test_nothing_is_left_in_the_working_directory(memexp, empty) -> None:
+    assert memexp("runs", "tag=x").code == 0
+    assert memexp("train", "size=tiny").code == 0
+    assert memexp("train", "-m", "mem=0", "seed=0,1", "--dry-run").code == 0
+    assert memexp("train", "mem=bad").code == 2
+    assert list(empty.iterdir()) == []
+
+
+def test_dry_run_of_one_job_trains_nothing(memexp) -> None:
+    result = memexp("train", "--dry-run", "arch=knn")
+    assert result.settings == [] and "arch=knn mem=4096" in result.out and "nothing is started" in result.out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (UserError("no\nsuch thing"), 2, "memexp runs: no such thing\n"),
+        (KeyboardInterrupt(), 130, "memexp runs: interrupted\n"),
+        (SystemExit(143), 143, ""),
+    ],
+)
+def test_exit_codes(raised, code, line, memexp, monkeypatch, capsys) -> None:
+    from types import SimpleNamespace
+
+    from memexp.cli import compose
+    from memexp.cli.main import main
+
+    def run(settings: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(compose, "command_module", lambda command: SimpleNamespace(run=run))
+    assert main(["runs"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_version(process) -> None:
+    assert process("-m", "memexp", "--version").stdout == f"memexp {package.__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 141), (["train", "--help"], 1)])  # rich ends the second
+def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "memexp", *words],
+        cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as program:  # fmt: skip
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(timeout=60) == code

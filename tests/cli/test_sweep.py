@@ -1,0 +1,201 @@
+"""Sweeps: nothing starts before every job is checked, and jobs that run do so apart from each other."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from memexp.cli.launcher import LocalLauncher
+
+JOB = """
+import json, os, signal, sys, time
+from pathlib import Path
+words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+stopped = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: stopped.append(1))
+run = Path.cwd() / ("run-" + words["seed"])
+run.mkdir()
+(run / "group").write_text(str(os.getpgrp()))
+(run / "words.json").write_text(json.dumps(sys.argv[1:]))
+(run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.5, "tokens_per_second": 1000.0}) + "\\n{half a li")
+told = Path(os.environ["MEMEXP_JOB_FILE"])
+told.with_suffix(".part").write_text(json.dumps({"run": str(run)}))
+told.with_suffix(".part").rename(told)
+(run / "began").write_text(str(time.time()))
+if words["seed"] == "13":
+    print("memexp train: bad luck")
+    sys.exit(2)
+if words["seed"] == "14":
+    1 / 0
+ends = time.time() + (60 if words["seed"] == "99" else 0.6)
+while time.time() < ends and not stopped:
+    time.sleep(0.02)
+(run / "ended").write_text(str(time.time()))
+sys.exit(130 if stopped else 0)
+"""
+
+
+@pytest.fixture
+def jobs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a small program in the place of `memexp train` in the jobs of a sweep."""
+    (empty / "job.py").write_text(JOB)
+    monkeypatch.setattr("memexp.cli.jobs.POLL_SECONDS", 0.02)
+    monkeypatch.setattr(LocalLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
+
+
+SWEEP = ("train", "-m", "root=.")
+
+
+def test_plan_lists_every_job_and_refusal_and_starts_nothing(memexp, jobs, empty) -> None:
+    result = memexp(*SWEEP, "arch=knn,vanilla", "mem=0,8k", "--dry-run")
+    rows = {line.split()[0]: line for line in result.out.splitlines() if line.split()[0].isdigit()}
+    assert list(rows) == ["4", "0", "1", "2", "3"] and rows["4"].startswith("4 jobs; nothing is started")
+    assert "arch=knn mem=8192" in rows["1"] and "1367" in rows["1"]
+    assert "arch=vanilla mem=8192" in rows["3"] and "mem is 8192 but this architecture has no memory" in rows["3"]
+    assert result.code == 0 and not (empty / "results").exists()
+
+
+def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -> None:
+    result = memexp(*SWEEP, "arch=vanilla,knn", "mem=0,8k,x", "arch.neighbours=8")
+    assert result.err.splitlines() == [
+        "refused arch=vanilla mem=0: this architecture has no setting arch.neighbours; expected arch=knn with it",
+        "refused arch=vanilla mem=8192: this architecture has no setting arch.neighbours; expected arch=knn with it",
+        "refused arch=vanilla mem=x: this architecture has no setting arch.neighbours; expected arch=knn with it",
+        "refused arch=knn mem=x: mem is 'x'; expected a whole number, such as 4096 or 64k",
+        "memexp train: 4 of 6 jobs are refused and nothing was started; mend the sweep, or drop them with skip_refused=true",
+    ]
+    assert result.code == 2 and not (empty / "results").exists()
+
+
+def test_verify_of_the_command_may_refuse(memexp, jobs, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from memexp.cli import sweep
+    from memexp.errors import UserError
+
+    def verify(settings: object) -> None:
+        if settings.seed == 2:  # type: ignore[attr-defined]
+            raise UserError("two is too many")
+
+    monkeypatch.setattr(sweep, "command_module", lambda command: SimpleNamespace(verify=verify))
+    result = memexp(*SWEEP, "seed=1,2")
+    assert result.err.splitlines()[0] == "refused seed=2: two is too many"
+
+
+@pytest.mark.parametrize("words", [["size=glob(x*)"], ["mem=a,b", "skip_refused=true"]])
+def test_a_sweep_without_jobs_is_an_error(words, memexp, jobs) -> None:
+    result = memexp(*SWEEP, *words)
+    assert result.code == 2 and "the sweep has no job" in result.err.splitlines()[-1]
+
+
+def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, empty) -> None:
+    result = memexp(*SWEEP, "seed=1,2,x", "skip_refused=true", "jobs=2")
+    assert result.code == 0
+    assert result.err == "dropped seed=x: seed is 'x'; expected a whole number\n"
+    began = {seed: float((empty / f"run-{seed}" / "began").read_text()) for seed in (1, 2)}
+    ended = {seed: float((empty / f"run-{seed}" / "ended").read_text()) for seed in (1, 2)}
+    assert max(began.values()) < min(ended.values())
+    groups = {(empty / f"run-{seed}" / "group").read_text() for seed in (1, 2)}
+    assert len(groups | {str(os.getpgrp())}) == 3  # so that a terminal's Ctrl-C reaches the jobs through us only
+    words = json.loads((empty / "run-1" / "words.json").read_text())
+    assert "seed=1" in words and f"threads={max(1, len(os.sched_getaffinity(0)) // 2)}" in words
+    assert "step 1/1,367  loss 2.500  1,000 tokens/s  run-1" in result.out
+    assert [line.split()[0] for line in result.out.splitlines() if "seed=2" in line] == ["starting", "running", "done"]
+
+
+def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty) -> None:
+    result = memexp(*SWEEP, "seed=13,14,1", "threads=1")
+    lines = result.err.splitlines()
+    assert lines[0] == "failed seed=13: bad luck"
+    assert lines[1].startswith("failed seed=14: ZeroDivisionError: division by zero; see ") and lines[1].endswith(
+        "1.log"
+    )
+    assert lines[2] == "2 of 3 jobs failed; the same command again leaves out what is done"
+    assert result.code == 1 and (empty / "run-1" / "ended").exists()
+    assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [
+        "threads=1"
+    ]
+
+
+def test_only_refusals_exit_with_2(memexp, jobs) -> None:
+    assert memexp(*SWEEP, "seed=13,1").code == 2
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp, jobs, empty) -> None:
+    import signal
+    import threading
+
+    def interrupt() -> None:
+        while not (empty / "run-99" / "began").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), getattr(signal, number))
+
+    before = signal.getsignal(getattr(signal, number))
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = memexp(*SWEEP, "seed=99,1")
+    thread.join()
+    assert (result.code, result.err) == (130, "memexp train: interrupted\n")
+    assert (empty / "run-99" / "ended").exists() and not (empty / "run-1").exists()
+    stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}
+    assert stopped == {"seed=99", "seed=1"}
+    assert signal.getsignal(getattr(signal, number)) is before
+
+
+def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
+    from rich.console import Console
+
+    from memexp.cli.jobs import JobProcess
+    from memexp.cli.progress import clock, shown
+
+    job = JobProcess("seed=1", [sys.executable, "job.py", "seed=1"], empty / "0.log", steps=10)
+    console = Console(force_terminal=True, width=120)
+    with shown([job], console) as show:
+        job.start()
+        while job.running:
+            show()
+            time.sleep(0.05)
+            job.poll()
+        show()
+    assert "1/10" in capsys.readouterr().out and job.run == empty / "run-1"
+    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_announce_does_nothing_outside_of_a_sweep(empty, monkeypatch) -> None:
+    from memexp.cli.sweep import announce
+
+    monkeypatch.delenv("MEMEXP_JOB_FILE", raising=False)
+    announce(Path("/a/run"))
+    assert list(empty.iterdir()) == []
+    monkeypatch.setenv("MEMEXP_JOB_FILE", str(empty / "0.json"))
+    announce(Path("/a/run"))
+    assert json.loads((empty / "0.json").read_text()) == {"run": "/a/run"}
+
+
+def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monkeypatch) -> None:
+    (empty / "more" / "tracker").mkdir(parents=True)
+    (empty / "more" / "tracker" / "mine.yaml").write_text("defaults: [base, _self_]\nname: none\nproject: mine\n")
+    commands = []
+    command = LocalLauncher._command
+
+    def keep(self: LocalLauncher, overrides: list[str]) -> list[str]:
+        commands.append(command(self, overrides))
+        return ["true"]
+
+    monkeypatch.setattr(LocalLauncher, "_command", keep)
+    assert memexp(*SWEEP, "--config-dir", "more", "tracker=mine", "seed=3", "hydra.verbose=false").code == 0
+    assert commands[0][:5] == [sys.executable, "-P", "-m", "memexp", "train"]
+    assert memexp(*commands[0][4:]).settings[0].tracker.project == "mine"
+
+
+@pytest.mark.parametrize("launcher", ["basic"])
+def test_another_launcher_runs_checked_jobs(launcher, memexp) -> None:
+    result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,2")
+    assert (result.code, [settings.seed for settings in result.settings]) == (0, [1, 2])
+    result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,x")
+    assert result.code == 2 and result.settings == []

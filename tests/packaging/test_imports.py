@@ -1,0 +1,110 @@
+"""Imports go one way, start-up stays light, and every import is of something that is declared."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BASE = ("memexp", "memexp.errors", "memexp.files", "memexp.config", "memexp.runs", "memexp.instantiate")
+LAYERS = [
+    BASE, ("memexp.data",), ("memexp.model",), ("memexp.train",), ("memexp.eval",), ("memexp.report",), ("memexp.bench",),
+    ("memexp.cli", "memexp.__main__"),
+]  # fmt: skip
+LIGHT = ("memexp.data", "memexp.report", "memexp.cli", *BASE)
+DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the program by its name when installed."""
+    found = {}
+    for folder, package in (("memexp", "memexp"), ("cli", "memexp.cli"), ("conf", "memexp.conf")):
+        for path in sorted((CHECKOUT / folder).rglob("*.py")):
+            parts = path.relative_to(CHECKOUT / folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions; `from a import b` counts as a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def layer(module: str) -> int:
+    """The number of the layer that a module is in; -1 for what belongs to none."""
+    if module in BASE:
+        return 0
+    owners = [
+        number
+        for number, names in enumerate(LAYERS)
+        if any(module == name or module.startswith(f"{name}.") for name in names if name != "memexp")
+    ]
+    return owners[0] if owners else -1
+
+
+def back_edges(files: dict[str, Path]) -> list[str]:
+    """Imports of what comes later than the importing module."""
+    edges = [(module, target) for module, path in files.items() for target in imported(path) & set(files)]
+    return sorted(f"{module} -> {target}" for module, target in edges if layer(target) > layer(module))
+
+
+def test_imports_go_one_way() -> None:
+    files = modules()
+    assert {name for name in files if layer(name) < 0 and not name.startswith("memexp.conf")} == set()
+    assert back_edges(files) == []
+
+
+def test_a_back_edge_would_be_seen(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("def late():\n    from memexp.cli import main\n")
+    files = modules() | {"memexp.data.bad": bad}
+    assert back_edges(files) == ["memexp.data.bad -> memexp.cli", "memexp.data.bad -> memexp.cli.main"]
+
+
+@pytest.mark.parametrize("package", ["data", "report", "cli", ""])
+def test_light_packages_never_load_torch(package) -> None:
+    """In one process a package: importing its modules must not load torch."""
+    names = [
+        name for name in modules() if name.startswith(LIGHT) and layer(name) >= 0 and not name.endswith("__main__")
+    ]
+    chosen = [name for name in names if (name.startswith(f"memexp.{package}") if package else name in BASE)]
+    assert chosen
+    program = f"import importlib, sys\nfor name in {chosen}:\n    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, text=True, capture_output=True)
+    assert done.stderr == ""
+
+
+def test_light_packages_name_torch_only_inside_functions() -> None:
+    loud = []
+    for name, path in modules().items():
+        if layer(name) >= 0 and name.startswith(("memexp.report", "memexp.data")):
+            loud += [name for found in imported(path) if found.split(".")[0] == "torch"]
+    assert loud == []
+
+
+def test_every_module_imports() -> None:
+    names = [name for name in modules() if not name.endswith("__main__")]
+    program = f"import importlib\nfor name in {names}:\n    importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=CHECKOUT, text=True, capture_output=True)
+    assert done.stderr == ""
+
+
+def test_every_import_is_declared_or_built_in() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = [line for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines]
+    declared = {re.split(r"[<>=\[;]", line)[0].lower() for line in [*project["dependencies"], *optional]}
+    roots = {target.split(".")[0] for path in modules().values() for target in imported(path)}
+    outside = roots - set(sys.stdlib_module_names) - {"memexp"}
+    assert {DISTRIBUTIONS.get(name, name).lower() for name in outside} - declared == set()
+    assert {DISTRIBUTIONS.get(name, name).lower() for name in outside} >= {"torch", "rich", "hydra-core"}

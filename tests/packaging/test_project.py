@@ -1,0 +1,68 @@
+"""The project's files agree with each other: packages, pins, make's targets."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import yaml
+
+import memexp
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+TARGETS = {"help", "install", "demo", "test", "lint", "types", "format", "clean", "bench"}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_packages_are_the_folders() -> None:
+    folders = {path.parent for path in (CHECKOUT / "memexp").rglob("*.py")}
+    found = {".".join(folder.relative_to(CHECKOUT).parts) for folder in folders} | {"memexp.cli", "memexp.conf"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_constraints_pin_every_dependency() -> None:
+    lines = [
+        line
+        for line in (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pinned = {plain(line.partition("==")[0]): line.partition("==")[2] for line in lines}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
+    assert {plain(re.split(r"[<>=\[]", line)[0]) for line in wanted} - set(pinned) == set()
+    installed = {plain(each.metadata["Name"]): each.version.partition("+")[0] for each in distributions()}
+    assert {name: version for name, version in installed.items() if pinned.get(name, version) != version} == {}
+
+
+def test_hydra_is_held_below_the_next_minor_release() -> None:
+    assert {"hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4"} <= set(PROJECT["project"]["dependencies"])
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=CHECKOUT, text=True, capture_output=True, check=True
+    )
+    assert {line.split()[1] for line in done.stdout.splitlines()} == TARGETS
+    bare = subprocess.run(["make", "--no-print-directory"], cwd=CHECKOUT, text=True, capture_output=True, check=True)
+    assert bare.stdout == done.stdout
+
+
+def test_make_demo_and_test_install_first(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
+    for target in ("demo", "test", "lint", "types", "bench"):
+        done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, text=True, capture_output=True, check=True)
+        assert "-m venv .venv" in done.stdout and "-c constraints.txt torch" in done.stdout
+
+
+def test_version_and_licence_agree() -> None:
+    citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == memexp.__version__
+    assert citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+    assert "Version 2.0, January 2004" in (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
