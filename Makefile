@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text and compare them
-	$(BIN)/memexp train -m tag=demo arch=vanilla,xl jobs=2
-	$(BIN)/memexp train -m tag=demo arch=knn mem=512,4096 jobs=2
+	$(BIN)/memexp train -m tag=demo jobs=2 arch=vanilla,xl
+	$(BIN)/memexp train -m tag=demo jobs=2 arch=knn mem=256,4096
+	$(BIN)/memexp diff xl knn-code-mem4096 tag=demo
 	$(BIN)/memexp table tag=demo
-	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -q -n 2

@@ -296,14 +296,22 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs of this tag")
 
 
+BENCHES = ("search", "write", "step", "memory", "startup")
+
+
 @dataclass
 class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
-    what: list[str] = setting([], "which benches; empty: all (search, write, step, memory, startup)")
+    what: list[str] = setting([], "which benches; empty: all", choices=BENCHES)
     repeats: int = setting(5, "rounds; every round times each side once, in turn", unit="rounds", low=1)
-    slots: int = setting(65536, "size of the memory", unit="pairs", low=1)
+    slots: int = setting(65536, "size of the larger memory; the smaller one is an eighth", unit="pairs", low=256)
     threads: int = setting(1, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+
+    @property
+    def smaller(self) -> int:
+        """Pairs of the smaller memory."""
+        return self.slots // 8
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -354,8 +362,12 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
     if value == UNSET:
         raise UserError(f"{name} is not given; expected {metadata['help']}")
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
-    if choices and value is not None and value not in choices:
-        raise UserError(f"{name} is {value!r}; expected one of {', '.join(choices)}{did_you_mean(str(value), choices)}")
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    for word in given if choices else []:
+        if word not in choices:
+            raise UserError(
+                f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
+            )
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return
     if (low is not None and not value >= low) or (high is not None and not value <= high):

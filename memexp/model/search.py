@@ -1,13 +1,13 @@
 """Exact search: the k pairs of a ring whose keys have the largest inner products with each query.
 
-Scores never exist for the whole memory at once, and the best are found without sorting. Split a row of scores into
-groups: the k best scores lie in the k groups with the largest maxima, for each score among the k best is the maximum of
-its group or shares it with a larger one. So the maxima come first, tile by tile while the scores are in the processor's
-cache, then the best groups, then their members.
-Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, G groups, M members of a group, N members
-of all chosen groups, W slots of a tile.
+Scores exist for a block of queries at a time, so never for all of them at once, and the best are found without sorting
+(`top_k`). Where the processor multiplies bf16 fast, scores in bf16 only choose a shortlist; its members are scored again
+in fp32, and a bound on what rounding can do proves for each query that nothing else belongs among the best. Queries
+without proof are scored in fp32 altogether, so the result is that of fp32 in any case.
+Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane, L shortlist.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -16,17 +16,21 @@ from torch import Tensor
 
 from memexp.model.ring import Ring, ages, readable_spans
 
-MEMBERS = 8
-"""Slots of a group, whose maximum stands for them, on a CPU."""
-TILE = 1024
-"""Slots whose scores exist at once on a CPU; those of 512 queries fill 2 MiB."""
-BLOCK_BYTES = 64 << 20
-"""Maxima that exist at once on a CPU."""
-MEMBER_BYTES = 8 << 20
-"""Copies of keys that exist at once on a CPU."""
+BLOCK_BYTES = 16 << 20
+"""Scores that exist at once on a CPU: about what its caches hold."""
+ROWS = 128
+"""Rows of scores that exist at once on a CPU at most: enough for a fast product, few enough to stay in the cache."""
 ACCELERATOR_BLOCK_BYTES = 1 << 30
 """Scores that exist at once on an accelerator."""
-STRIDE = 4
+TILE = 1024
+"""Keys multiplied at a time on a CPU."""
+HALF_FROM = 2048
+"""Readable pairs from which a shortlist in bf16 pays."""
+SHORTLIST = 2
+"""Length of the shortlist over k."""
+ROUNDING = 3.1 * 2**-8
+"""Error of a score in bf16, over the product of the norms: both factors and the result are rounded by 2^-8 each."""
+STRIDE = 8
 """Members of a group in `top_k`."""
 SHORT = 256
 """Rows that `top_k` hands to torch."""
@@ -53,7 +57,9 @@ def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Where the k largest of the last axis are, in no order; exact, and faster than `torch.topk` on long rows.
 
-    Groups are strided columns here, for then their maxima are a vectorised pass.
+    View a row as a table with strided columns. The k best lie in the k columns with the largest maxima, for a score
+    among the k best is the maximum of its column or shares it with a larger one. So: maxima, a vectorised pass; the best
+    columns, the same question on a row `STRIDE` times shorter; then the best of their members.
     """
     length = scores.shape[-1]
     columns = length // STRIDE
@@ -69,79 +75,91 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return members.gather(-1, scores.gather(-1, members).topk(k, dim=-1, sorted=False).indices)
 
 
+class _Readable(NamedTuple):
+    """The pairs of one lane that may be read: at most two ranges of slots, oldest first."""
+
+    keys_HRK: Tensor
+    spans: list[tuple[int, int]]
+
+    def slots(self, places: Tensor) -> Tensor:
+        """From places among the readable pairs to slots of the ring."""
+        return (places + self.spans[0][0]) % self.keys_HRK.shape[1]
+
+
 def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
-    """On a CPU, where the host knows the counts: only slots that hold something are multiplied."""
-    size = (*queries_BHTK.shape[:3], k)
-    slots_BHTk, found_BHTk = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)
+    """On a CPU, where the host knows the counts: only what is readable is multiplied."""
+    lanes, heads, length, _ = queries_BHTK.shape
+    slots_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.long)
+    found_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.bool)
     for lane, spans in enumerate(readable_spans(ring)):
         count = sum(stop - start for start, stop in spans)
         take = min(k, count)
         if take == 0:
             continue
         found_BHTk[lane, :, :, :take] = True
-        keys_HRK = ring.keys_BHRK[lane]
-        block = max(64, BLOCK_BYTES // (4 * -(-count // MEMBERS) * keys_HRK.shape[0]))
-        for start in range(0, size[2], block):
-            queries_HTK = queries_BHTK[lane, :, start : start + block]
-            best = _best_of_lane(queries_HTK, keys_HRK, spans, take)
-            slots_BHTk[lane, :, start : start + block, :take] = best
+        half = count >= max(HALF_FROM, 2 * SHORTLIST * take) and _multiplies_bf16_fast()
+        best_of = _best_by_shortlist if half else _best
+        row_bytes = count * (2 if half else 4)
+        at_once = max(1, min(ROWS, BLOCK_BYTES // row_bytes))
+        together = max(1, at_once // length)  # short segments are searched for several heads at once
+        block = max(1, at_once // together)
+        for head in range(0, heads, together):
+            readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans)
+            for start in range(0, length, block):
+                here = (lane, slice(head, head + together), slice(start, start + block))
+                slots_BHTk[*here, :take] = best_of(queries_BHTK[here], readable, take)
     return Neighbours(slots_BHTk, found_BHTk)
 
 
-class _Groups(NamedTuple):
-    """Of each group the first member, the step to the next, and where the slots that may be read end."""
+def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
+    """The slots of the k best, H T k, best first."""
+    scores_HTN = _scores(queries_HTK, readable, queries_HTK.dtype)
+    places = top_k(scores_HTN, k)
+    order = scores_HTN.gather(-1, places).argsort(-1, descending=True)
+    return readable.slots(places.gather(-1, order))
 
-    first_G: Tensor
-    stride_G: Tensor
-    stop_G: Tensor
+
+def _best_by_shortlist(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
+    """The same, from a shortlist that was chosen in bf16."""
+    scores_HTN = _scores(queries_HTK, readable, torch.bfloat16)
+    places_HTL = top_k(scores_HTN, SHORTLIST * k)
+    # what is not on the shortlist has at most its worst score in bf16, and in truth at most `slack` more
+    worst_HT = scores_HTN.gather(-1, places_HTL).amin(-1).float()
+    norms = [readable.keys_HRK[:, start:stop].norm(dim=-1).amax() for start, stop in readable.spans]
+    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * max(norms)
+    slots_HTL = readable.slots(places_HTL)
+    heads, capacity, head_size = readable.keys_HRK.shape
+    rows_HTL = slots_HTL + torch.arange(heads).view(-1, 1, 1) * capacity
+    keys = readable.keys_HRK.reshape(-1, head_size).index_select(0, rows_HTL.flatten())
+    exact_HTL = torch.bmm(keys.view(-1, rows_HTL.shape[-1], head_size), queries_HTK.reshape(-1, head_size, 1))
+    best = exact_HTL.view(rows_HTL.shape).topk(k, dim=-1)
+    slots_HTk = slots_HTL.gather(-1, best.indices)
+    for head, unproven_T in enumerate(best.values[..., -1] < worst_HT + slack_HT):
+        if unproven_T.any():
+            of_head = _Readable(readable.keys_HRK[head : head + 1], readable.spans)
+            slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], of_head, k)[0]
+    return slots_HTk
 
 
-def _best_of_lane(queries_HTK: Tensor, keys_HRK: Tensor, spans: list[tuple[int, int]], k: int) -> Tensor:
-    """The slots of the k best, H T k, best first; `spans` are the readable ranges of slots and hold at least k."""
-    tiles = [(first, min(first + TILE, stop)) for start, stop in spans for first in range(start, stop, TILE)]
-    groups = _groups_of(tiles)
-    maxima_HTG = queries_HTK.new_empty(*queries_HTK.shape[:2], len(groups.first_G))
-    for head, (queries_TK, keys_RK) in enumerate(zip(queries_HTK, keys_HRK, strict=True)):
+def _scores(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
+    """All inner products, H T N, tile by tile."""
+    count = sum(stop - start for start, stop in readable.spans)
+    scores_HTN = torch.empty(*queries_HTK.shape[:2], count, dtype=dtype)
+    for head, queries_TK in enumerate(queries_HTK.to(dtype)):
         filled = 0
-        for start, stop in tiles:
-            scores_TW = queries_TK @ keys_RK[start:stop].T
-            if missing := (start - stop) % MEMBERS:
-                scores_TW = F.pad(scores_TW, (0, missing), value=float("-inf"))
-            columns = scores_TW.shape[1] // MEMBERS
-            maxima_TG = maxima_HTG[head, :, filled : filled + columns]
-            torch.amax(scores_TW.view(-1, MEMBERS, columns), 1, out=maxima_TG)
-            filled += columns
-    best_HTG = top_k(maxima_HTG, min(k, maxima_HTG.shape[-1]))
-    block = max(1, MEMBER_BYTES // (len(keys_HRK) * best_HTG.shape[-1] * MEMBERS * keys_HRK.shape[-1] * 4))
-    parts = [
-        _best_members(rows, keys_HRK, _Groups(*(each[best] for each in groups)), k)
-        for rows, best in zip(queries_HTK.split(block, dim=1), best_HTG.split(block, dim=1), strict=True)
-    ]
-    return torch.cat(parts, dim=1)
+        for start, stop in readable.spans:
+            for first in range(start, stop, TILE):
+                keys_WK = readable.keys_HRK[head, first : min(first + TILE, stop)].to(dtype)
+                torch.mm(queries_TK, keys_WK.T, out=scores_HTN[head, :, filled : filled + len(keys_WK)])
+                filled += len(keys_WK)
+    return scores_HTN
 
 
-def _groups_of(tiles: list[tuple[int, int]]) -> _Groups:
-    """The members of a group are as far apart as there are groups in its tile, for then maxima are a vectorised pass."""
-    first, stride, last = [], [], []
-    for start, stop in tiles:
-        columns = -(-(stop - start) // MEMBERS)
-        first.append(torch.arange(start, start + columns))
-        stride.append(torch.full((columns,), columns))
-        last.append(torch.full((columns,), stop))
-    return _Groups(torch.cat(first), torch.cat(stride), torch.cat(last))
-
-
-def _best_members(queries_HTK: Tensor, keys_HRK: Tensor, chosen: _Groups, k: int) -> Tensor:
-    """Of the groups that each query chose (every field H T G), the slots of the k best members, H T k."""
-    heads, capacity, head_size = keys_HRK.shape
-    slots_HTGM = chosen.first_G[..., None] + chosen.stride_G[..., None] * torch.arange(MEMBERS)
-    void_HTN = (slots_HTGM >= chosen.stop_G[..., None]).flatten(2)
-    slots_HTN = slots_HTGM.flatten(2).masked_fill_(void_HTN, 0)
-    rows_HTN = slots_HTN + torch.arange(heads).view(-1, 1, 1) * capacity
-    keys = keys_HRK.reshape(-1, head_size).index_select(0, rows_HTN.flatten())
-    scores = torch.bmm(keys.view(-1, slots_HTN.shape[-1], head_size), queries_HTK.reshape(-1, head_size, 1))
-    scores_HTN = scores.view_as(slots_HTN).masked_fill_(void_HTN, float("-inf"))
-    return slots_HTN.gather(-1, scores_HTN.topk(k, dim=-1).indices)
+@cache
+def _multiplies_bf16_fast() -> bool:
+    """Whether this CPU has instructions for it; torch before 2.9 cannot say."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _by_mask(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:

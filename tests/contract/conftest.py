@@ -36,14 +36,15 @@ VARIANTS = {
 }
 """Besides each file as it stands, further settings that the whole contract is run with."""
 
-POSITIONS = [[f"arch.position={name}"] for name in ("xl", "rotary", "none")]
+SHARED = [["arch.key_smear=true"], *([f"arch.position={name}"] for name in ("xl", "rotary", "none"))]
+"""Settings that every architecture has, besides the papers' defaults."""
 
 
 def cases() -> list[tuple[str, tuple[str, ...]]]:
     """(architecture, overrides) of every model under contract."""
     found = []
     for name in ARCHS:
-        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *POSITIONS]]
+        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *SHARED]]
     return found
 
 

@@ -1,5 +1,6 @@
 """The contract of `memexp.model.segment`, one numbered test or more a clause, over every file in conf/arch."""
 
+import pytest
 import torch
 from torch.utils import _pytree as pytree
 
@@ -302,3 +303,23 @@ def test_initial_loss_is_near_chance(arch: str) -> None:
     state: State = model.init_state(4)
     hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), state, torch.ones(4, dtype=torch.bool)).hidden_BTD
     assert abs(model.head.nats(hidden, targets).mean().item() - 6.9) < 0.7
+
+
+@pytest.mark.gpu
+def test_cuda_gives_what_the_cpu_gives(case: Case, text: Text) -> None:
+    expected, _ = run(case.model, text)
+    case.model.cuda()
+    on_gpu = Text(*(part.cuda() for part in text))
+    found, _ = run(case.model, on_gpu)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_stays_near_full(case: Case, text: Text) -> None:
+    """bf16 autocast over all segments: the same nats to the 8 bits that bf16 has, and state keeps its types."""
+    hidden, _ = run(case.model, text)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, state = run(case.model, text)
+    nats = [case.model.head.nats(x.flatten(0, 1), text.tokens.flatten(0, 1)).mean() for x in (hidden, rounded)]
+    # rounding changes which pairs are retrieved, and these weights are random: then only the size can be compared
+    assert abs(nats[0] - nats[1]) < (0.5 if case.model.memory_slots else 0.05) * nats[0]
+    assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in pytree.tree_leaves(state))

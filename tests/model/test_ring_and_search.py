@@ -91,12 +91,17 @@ def keys_of(kind: str, heads: int, size: int) -> Tensor:
     return keys
 
 
-@pytest.mark.parametrize("path", ["by_spans", "by_mask"])
+@pytest.mark.parametrize("path", ["by_spans", "by_spans by shortlist", "by_mask"])
 @pytest.mark.parametrize("kind", ["random", "clustered", "tied", "duplicate", "zero"])
 @pytest.mark.parametrize(("size", "position", "count"), [
     (37, 37, 37), (37, 50, 20), (37, 5, 5), (2500, 2500, 2500), (2500, 4000, 2100), (3001, 100, 40), (1024, 1024, 1024),
 ])  # fmt: skip
-def test_search_finds_the_scores_of_brute_force(path: str, kind: str, size: int, position: int, count: int) -> None:
+def test_search_finds_the_scores_of_brute_force(
+    path: str, kind: str, size: int, position: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _, shortlist = path.partition(" ")
+    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: bool(shortlist))
+    monkeypatch.setattr(search, "HALF_FROM", 0)
     ring = ring_of(keys_of(kind, 2, size), position=position, count=count)
     queries = torch.randn(1, 2, 70, 16)
     for k in (1, 8, 32):
@@ -109,6 +114,17 @@ def test_search_finds_the_scores_of_brute_force(path: str, kind: str, size: int,
         slots = found.slots_BHTk[..., :take]
         assert all(len(set(row)) == take for row in slots.flatten(0, 2).tolist())
         torch.testing.assert_close(scores.gather(-1, slots), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shortlist_that_rounding_spoils_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that differ by less than bf16 can tell: without the proof the shortlist would be any of them."""
+    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: True)
+    torch.manual_seed(5)
+    keys = torch.ones(1, 4000, 16) + 1e-4 * torch.randn(1, 4000, 16)
+    queries = torch.ones(1, 1, 3, 16)
+    found = search.exact(queries, ring_of(keys), 8).slots_BHTk
+    expected = (queries @ keys.transpose(-1, -2)).topk(8).values
+    torch.testing.assert_close((queries @ keys.transpose(-1, -2)).gather(-1, found), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", ["by_spans", "by_mask"])
@@ -125,7 +141,7 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     ring = ring_of(keys_of("random", 2, 900))
     queries = torch.randn(1, 2, 200, 16)
     expected = search.exact(queries, ring, 16).slots_BHTk
-    for name, value in (("BLOCK_BYTES", 1), ("MEMBER_BYTES", 1), ("TILE", 128), ("ACCELERATOR_BLOCK_BYTES", 1)):
+    for name, value in (("BLOCK_BYTES", 1), ("TILE", 128), ("ACCELERATOR_BLOCK_BYTES", 1)):
         monkeypatch.setattr(search, name, value)
         assert torch.equal(search.exact(queries, ring, 16).slots_BHTk, expected)
         assert torch.equal(search._by_mask(queries, ring, 16).slots_BHTk, expected)

@@ -1,0 +1,28 @@
+"""What README.md says of the architectures is what the code gives."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from memexp.cli.compose import compose, typed
+from memexp.model.build import build_model
+from memexp.model.segment import state_bytes
+
+ROOT = Path(__file__).parents[2]
+ROWS = re.findall(
+    r"^\| `(\w+)` \|.*\]\((\S+)\) \| ([\d,]+)(?: bytes \(`(mem=\d+)`\))? \|$", (ROOT / "README.md").read_text(), re.M
+)
+
+
+def test_every_architecture_has_a_row() -> None:
+    assert sorted(row[0] for row in ROWS) == sorted(path.stem for path in (ROOT / "conf" / "arch").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("name", "file", "size", "mem"), ROWS)
+def test_its_file_and_state_are_as_stated(name: str, file: str, size: str, mem: str) -> None:
+    assert (ROOT / file).is_file()
+    config = typed(compose("train", [f"arch={name}", "size=200m", *([mem] if mem else [])]))
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=32_000)
+    assert state_bytes(model.init_state(1)) == int(size.replace(",", ""))
