@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memexp.model.ring import Ring, ages, readable_spans
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
 """Scores that exist at once on a CPU: about what its caches hold."""
 ROWS = 128
 """Rows of scores that exist at once on a CPU at most: enough for a fast product, few enough to stay in the cache."""
@@ -98,16 +98,18 @@ def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
             continue
         found_BHTk[lane, :, :, :take] = True
         half = count >= max(HALF_FROM, 2 * SHORTLIST * take) and _multiplies_bf16_fast()
-        best_of = _best_by_shortlist if half else _best
-        row_bytes = count * (2 if half else 4)
-        at_once = max(1, min(ROWS, BLOCK_BYTES // row_bytes))
+        at_once = max(1, min(ROWS, BLOCK_BYTES // (4 * count)))
         together = max(1, at_once // length)  # short segments are searched for several heads at once
-        block = max(1, at_once // together)
         for head in range(0, heads, together):
             readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans)
-            for start in range(0, length, block):
-                here = (lane, slice(head, head + together), slice(start, start + block))
-                slots_BHTk[*here, :take] = best_of(queries_BHTK[here], readable, take)
+            for start in range(0, length, at_once):
+                here = (lane, slice(head, head + together), slice(start, start + at_once))
+                if half:
+                    slots_HTk, proven = _best_by_shortlist(queries_BHTK[here], readable, take)
+                    half = proven >= 0.5  # among keys that are nearly alike bf16 proves little
+                else:
+                    slots_HTk = _best(queries_BHTK[here], readable, take)
+                slots_BHTk[*here, :take] = slots_HTk
     return Neighbours(slots_BHTk, found_BHTk)
 
 
@@ -119,8 +121,8 @@ def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
     return readable.slots(places.gather(-1, order))
 
 
-def _best_by_shortlist(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
-    """The same, from a shortlist that was chosen in bf16."""
+def _best_by_shortlist(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
+    """The same from a shortlist that was chosen in bf16, and the share of queries for which that was proven right."""
     scores_HTN = _scores(queries_HTK, readable, torch.bfloat16)
     places_HTL = top_k(scores_HTN, SHORTLIST * k)
     # what is not on the shortlist has at most its worst score in bf16, and in truth at most `slack` more
@@ -131,14 +133,16 @@ def _best_by_shortlist(queries_HTK: Tensor, readable: _Readable, k: int) -> Tens
     heads, capacity, head_size = readable.keys_HRK.shape
     rows_HTL = slots_HTL + torch.arange(heads).view(-1, 1, 1) * capacity
     keys = readable.keys_HRK.reshape(-1, head_size).index_select(0, rows_HTL.flatten())
-    exact_HTL = torch.bmm(keys.view(-1, rows_HTL.shape[-1], head_size), queries_HTK.reshape(-1, head_size, 1))
-    best = exact_HTL.view(rows_HTL.shape).topk(k, dim=-1)
+    # in this order: a product of many matrices with a vector each is several times slower
+    keys_NKL = keys.view(-1, rows_HTL.shape[-1], head_size).transpose(1, 2)
+    best = torch.bmm(queries_HTK.reshape(-1, 1, head_size), keys_NKL).view(rows_HTL.shape).topk(k, dim=-1)
     slots_HTk = slots_HTL.gather(-1, best.indices)
-    for head, unproven_T in enumerate(best.values[..., -1] < worst_HT + slack_HT):
+    unproven_HT = best.values[..., -1] < worst_HT + slack_HT
+    for head, unproven_T in enumerate(unproven_HT):
         if unproven_T.any():
             of_head = _Readable(readable.keys_HRK[head : head + 1], readable.spans)
             slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], of_head, k)[0]
-    return slots_HTk
+    return slots_HTk, 1 - unproven_HT.float().mean().item()
 
 
 def _scores(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,72 @@
+"""Figures for people: a table in the terminal and as Markdown."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from memexp.bench.figures import Figure
+from memexp.report.text import markdown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = ("what", "ours", "other", "ours / other, median [range]", "wanted", "met")
+
+
+def to_terminal(figures: Sequence[Figure]) -> "Table":
+    """One row a figure; what is not as wanted stands out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold")
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for figure in figures:
+        table.add_row(*(Text(cell) for cell in _cells(figure)), style="red" if figure.met is False else "")
+    return table
+
+
+def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: str) -> str:
+    """The table with what it was measured on, and the notes below it."""
+    machine = document["machine"]
+    lines = [
+        f"{document['date'][:10]}, {machine['cpu']} ({machine['instructions']}, {machine['cores']} cores, load "
+        f"{machine['load']}), {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}.",
+        f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once in turn, and the "
+        "ratio is taken round by round.",
+        "",
+        f"| {' | '.join(HEADINGS)} |",
+        f"|{' --- |' * len(HEADINGS)}",
+        *(f"| {' | '.join(markdown(cell) for cell in _cells(figure))} |" for figure in figures),
+    ]
+    notes = [f"{figure.what}: {figure.note}." for figure in figures if figure.note]
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def _cells(figure: Figure) -> list[str]:
+    ours, other = (amount(median(values), figure.unit) for values in (figure.ours_measured, figure.other_measured))
+    ratios = figure.ratios
+    return [
+        figure.what,
+        f"{figure.ours}: {ours}",
+        f"{figure.other}: {other}",
+        f"{median(ratios):.3g} [{min(ratios):.3g}..{max(ratios):.3g}]",
+        _wanted(figure),
+        {None: "", True: "yes", False: "no"}[figure.met],
+    ]
+
+
+def _wanted(figure: Figure) -> str:
+    words = []
+    if figure.ratio_at_most is not None:
+        words.append(f"ratio <= {figure.ratio_at_most:g}")
+    if figure.ours_at_most is not None:
+        words.append(f"ours <= {amount(figure.ours_at_most, figure.unit)}")
+    return ", ".join(words)
+
+
+def amount(value: float, unit: str) -> str:
+    """A measure for people: 1.23 s, 4.5 ms, 537 MiB."""
+    if unit == "bytes":
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"

@@ -1,0 +1,29 @@
+"""How long the program takes to say what it can do, beside the interpreter alone."""
+
+import subprocess
+import sys
+from functools import partial
+
+from memexp.bench.figures import Figure, Say, in_turn, timed
+from memexp.bench.work import Work
+from memexp.config import BenchConfig
+
+LIMITS = {"memexp --help": 0.5, "memexp train --help": 1.5}
+"""Seconds."""
+
+
+def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
+    """The time from start to end of a process; `work` plays no part."""
+    floor = "python -c pass"
+    programs = {floor: ["-c", "pass"]} | {name: ["-m", *name.split()] for name in LIMITS}
+    sides = {name: timed(partial(start, words)) for name, words in programs.items()}
+    found = in_turn(sides, repeats=config.repeats, say=say)
+    return [
+        Figure(f"start-up of {name}", name, floor, "s", found[name], found[floor], ours_at_most=limit)
+        for name, limit in LIMITS.items()
+    ]
+
+
+def start(words: list[str]) -> None:
+    """Run Python with these words."""
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)

@@ -1,0 +1,39 @@
+"""Writing a segment into the ring, as a share of a training step of kNN memory."""
+
+import torch
+
+from memexp.bench.figures import Figure, Say, in_turn, timed
+from memexp.bench.work import Work, knn, our_step
+from memexp.config import BenchConfig
+from memexp.model.ring import empty_ring, write
+
+SHARE = 0.01
+
+
+def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
+    """The larger ring is written, the step is that of the smaller one: the share is not made small by the search."""
+    mem = config.smaller
+    shape = {"lanes": work.lanes, "heads": work.heads, "head_size": work.head_size, "slots": config.slots}
+    ring = empty_ring(**shape, slack=work.segment, like=torch.zeros(()))
+    pairs = torch.randn(2, work.lanes, work.heads, work.segment, work.head_size)
+    valid_B = torch.full((work.lanes,), work.segment)
+
+    def written() -> None:
+        nonlocal ring
+        ring = write(ring, *pairs, valid_B=valid_B, slots=config.slots)
+
+    for _ in range(ring.keys_BHRK.shape[2] // work.segment):
+        written()  # so that no page of it is new
+    sides = {"write": timed(written), "step": timed(our_step(knn(work), mem=mem, work=work))}
+    found = in_turn(sides, repeats=config.repeats, say=say)
+    return [
+        Figure(
+            what=f"writing {work.segment} pairs a lane and head into a ring of {config.slots:,}",
+            ours="write",
+            other=f"knn step, {mem:,} slots",
+            unit="s",
+            ours_measured=found["write"],
+            other_measured=found["step"],
+            ratio_at_most=SHARE,
+        )
+    ]
