@@ -104,7 +104,7 @@ class Run:
 
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder") from error
         if not isinstance(config, dict):
             raise UserError(

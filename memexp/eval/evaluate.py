@@ -17,6 +17,7 @@ from memexp.files import fingerprint, write_atomically, write_json
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
+from memexp.train.identity import identify_corpus, read_identity
 from memexp.train.session import load_weights
 
 
@@ -51,7 +52,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
             f"memory is {request.memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
             "(A cache is no memory: mem=0 switches that of arch=xl off)"
         )
-    model.load_state_dict(load_weights(run))
+    _take_weights(model, run)
     model.to(pick_device(request.device))
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
@@ -81,6 +82,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "command": command,
         "config_hash": run.path.name.rsplit("-", 1)[-1],
     }
+    (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
     rows = [{"id": document.id, "tokens": length} for document, length in zip(documents, scores.lengths, strict=True)]
@@ -185,14 +187,24 @@ def _settings(run: Run, request: Request) -> TrainConfig:
 
 
 def _check_corpus(run: Run, corpus: Corpus) -> None:
-    from memexp.files import read_json
+    trained_on = read_identity(run)["data"]
+    for name, here in identify_corpus(corpus).items():
+        if trained_on[name] != here:
+            raise UserError(
+                f"{run.name} was trained on a corpus with {name} {trained_on[name][:8]}, {corpus.path} has {here[:8]}; "
+                "expected the same, or documents it was trained on could be scored. The corpus was prepared again from "
+                "other text, as after an upgrade"
+            )
 
-    trained_on = read_json(run.path / "identity.json")["data"]
-    if trained_on["tokenizer_hash"] != corpus.tokenizer_hash:
+
+def _take_weights(model: SegmentModel, run: Run) -> None:
+    try:
+        model.load_state_dict(load_weights(run))
+    except RuntimeError as error:
         raise UserError(
-            f"{run.name} was trained with tokenizer {trained_on['tokenizer_hash'][:8]}, {corpus.path} has "
-            f"{corpus.tokenizer_hash[:8]}; expected the same. The corpus was prepared again from other text, as after an upgrade"
-        )
+            f"the weights of {run.name} do not fit the model of its config.yaml ({str(error).splitlines()[-1].strip()}); "
+            "expected the settings that it was trained with. Likely cause: config.yaml was edited"
+        ) from error
 
 
 def _exp(value: float) -> float:

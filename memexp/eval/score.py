@@ -5,7 +5,7 @@ inputs     d0 d1 d2 | d3 d4 d5 | d6        segments of T = 3, the state carried 
 targets    d1 d2 d3 | d4 d5 d6 | d7        shifted before it is split, so no target falls between segments
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
+from memexp.errors import UserError
 from memexp.model.build import Fed, feed
-from memexp.model.segment import SegmentModel, SegmentOutput, State, select_lanes
+from memexp.model.segment import SegmentModel, Tree, fork
 
 
 class Scores(NamedTuple):
@@ -44,20 +45,34 @@ def score_documents(
 
     Args:
         lanes: documents read side by side; changes nothing but speed.
-        memory: "on"; "off" empties it before every segment; "foreign" reads that of the next lane's document, as it
-            stands at the same segment, while each lane's own goes on being written.
+        memory: "on"; "off" empties it before every segment; "foreign" puts in its place that of another document, as it
+            stands there at the same segment. The cache is a document's own in all three.
         progress: called with the number of tokens after each segment.
+
+    Raises:
+        UserError: memory is foreign and there is no other document.
     """
     model.eval()
     device = next(model.parameters()).device
     lengths = [_scored(document, max_document) for document in documents]
     nats = [np.zeros(length, np.float32) for length in lengths]
-    lanes = max(min(lanes, len(documents)), 2 if memory == "foreign" else 1)
+    lanes = max(1, min(lanes, len(documents)))
+
+    def batches(documents: Sequence[TokenDocument]) -> Iterator[Batch]:
+        return scoring_batches(documents, lanes=lanes, segment=segment, max_document=max_document)
+
+    lent = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
     state, fill = model.init_state(lanes), None
-    for batch in scoring_batches(documents, lanes=lanes, segment=segment, max_document=max_document):
-        fed = feed(batch, device)
+    for batch in batches(documents):
+        fed = _feed(batch, device)
+        state = model.clear(state, fed.reset_B)
+        if memory == "off":
+            state = state._replace(memory=model.clear(state, torch.ones_like(fed.reset_B)).memory)
+        if lent is not None:
+            state = state._replace(memory=next(lent))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output, state = _step(model, fed, state, memory)
+            output = model.step(fed.tokens_BT, fed.valid_BT, state)
+            state = output.state
             nats_BT = model.head.nats(output.hidden_BTD, fed.targets_BT).float().cpu().numpy()
         _store(nats, nats_BT, batch)
         fills = [float(value) for name, value in output.gauges.items() if name.startswith("memory_fill")]
@@ -67,21 +82,35 @@ def score_documents(
     return Scores(np.concatenate(nats) if nats else np.zeros(0, np.float32), lengths, fill)
 
 
-def _step(model: SegmentModel, fed: Fed, state: State, memory: str) -> tuple[SegmentOutput, State]:
-    """The output to score, and the state that goes on."""
-    if memory == "on":
-        output = model(fed.tokens_BT, fed.valid_BT, state, fed.reset_B)
-        return output, output.state
-    state = model.clear(state, fed.reset_B)
-    if memory == "off":
-        emptied = model.clear(state, torch.ones_like(fed.reset_B)).memory
-        output = model.step(fed.tokens_BT, fed.valid_BT, state._replace(memory=emptied))
-        return output, output.state
-    others = torch.arange(1, len(fed.reset_B) + 1, device=fed.reset_B.device) % len(fed.reset_B)
-    # a copy, so that what this step writes to the borrowed memory never reaches its owner
-    borrowed = state._replace(memory=select_lanes(state.memory, others))
-    output = model.step(fed.tokens_BT, fed.valid_BT, borrowed)
-    return output, model.step(fed.tokens_BT, fed.valid_BT, state).state
+def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
+    """For each document the next one, cut or repeated to its length, so that the two are read in step."""
+    if len(documents) < 2:
+        raise UserError(
+            f"memory is foreign but there are {len(documents)} documents to score; expected two at least, for one reads the "
+            "memory of another. Raise eval.documents"
+        )
+    following = [*documents[1:], documents[0]]
+    return [
+        other._replace(tokens=np.resize(other.tokens[: len(document.tokens)], len(document.tokens)))
+        for document, other in zip(documents, following, strict=True)
+    ]
+
+
+def _memories(model: SegmentModel, batches: Iterator[Batch], lanes: int, *, bf16: bool) -> Iterator[Tree]:
+    """Copies of the memory as it stands before each batch; what the borrower writes to one never reaches its owner."""
+    device = next(model.parameters()).device
+    state = model.init_state(lanes)
+    for batch in batches:
+        fed = _feed(batch, device)
+        state = model.clear(state, fed.reset_B)
+        yield fork(state.memory)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            state = model.step(fed.tokens_BT, fed.valid_BT, state).state
+
+
+def _feed(batch: Batch, device: torch.device) -> Fed:
+    """A batch on the device; lanes that have run out forget, so that their padding never counts as a memory that fills."""
+    return feed(batch._replace(reset_B=batch.reset_B | (batch.document_B < 0)), device)
 
 
 def _store(nats: list[np.ndarray], nats_BT: np.ndarray, batch: Batch) -> None:

@@ -48,7 +48,7 @@ def read_identity(run: Run) -> dict[str, Any]:
     if not content or identity.get("hash") != fingerprint(content):
         raise UserError(
             f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the one that stands in it. "
-            "Likely cause: it was edited."
+            "Likely cause: it was edited"
         )
     return identity
 

@@ -222,7 +222,7 @@ def _not_finite(session: Session, seen: str) -> str:
     good = checkpoint.newest(session.run.path / "checkpoints")
     return (
         f"{seen} at step {session.step + 1} of {session.run.name}; expected a finite number. Likely cause: optim.rate is "
-        f"too high. The last good checkpoint is {good or 'none: none was written yet'}"
+        f"too high. {f'The last good checkpoint is {good}' if good else 'No checkpoint was written yet'}"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from memexp.cli.compose import compose, typed
 from memexp.model.build import build_model
 from memexp.model.segment import state_bytes

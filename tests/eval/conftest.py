@@ -1,0 +1,87 @@
+"""Untrained models whose weights all matter, documents of awkward lengths, and one run that is done."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from memexp.cli.compose import compose, typed
+from memexp.config import TrainConfig
+from memexp.data.corpus import Corpus, TokenDocument, prepare
+from memexp.model.build import build_model
+from memexp.model.segment import SegmentModel
+from memexp.runs import Run
+from memexp.train.loop import train
+
+VOCABULARY, SEGMENT = 40, 8
+
+TINY = ("size=tiny", "data=tiny", "device=cpu")
+
+
+GROUPS = ("arch=", "optim=", "tracker=")
+
+
+@cache
+def choose(*groups: str) -> Any:
+    """What Hydra makes of a choice of groups, which takes it long."""
+    return compose("train", [*TINY, *groups])
+
+
+@cache
+def configure(*overrides: str) -> TrainConfig:
+    """Settings at tiny size; nobody changes them."""
+    chosen = choose(*(each for each in overrides if each.startswith(GROUPS)))
+    rest = [each for each in overrides if not each.startswith(GROUPS)]
+    config: TrainConfig = typed(OmegaConf.merge(chosen, OmegaConf.from_dotlist(rest)))
+    return config
+
+
+def build(*overrides: str) -> SegmentModel:
+    """A model that scores segments of 8, with a sharp memory of 40 pairs, 4 of them retrieved."""
+    arch = next((each for each in overrides if each.startswith("arch=")), "arch=vanilla")
+    few = ["arch.neighbours=4"] if arch == "arch=knn" else []
+    config = configure(f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0", *few, *overrides)
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=VOCABULARY)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+def documents(*lengths: int) -> list[TokenDocument]:
+    """Random tokens, the same for the same place and length."""
+    return [
+        TokenDocument(
+            f"{place}-{length}",
+            np.random.default_rng((place, length)).integers(VOCABULARY, size=length).astype(np.uint16),
+            length,
+        )
+        for place, length in enumerate(lengths)
+    ]
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a prepared corpus and the runs of this folder's tests."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="session")
+def corpus(root: Path) -> Corpus:
+    return prepare(configure().data, root)
+
+
+@pytest.fixture(scope="session")
+def knn(root: Path, corpus: Corpus) -> Run:
+    """A run with a memory of 64 pairs, trained just long enough that its memory matters."""
+    return train(configure("arch=knn", "arch.scale=8", "steps=8"), corpus, root, command="memexp train")
+
+
+@pytest.fixture(scope="session")
+def vanilla(root: Path, corpus: Corpus) -> Run:
+    return train(configure("arch=vanilla", "steps=1"), corpus, root, command="memexp train")

@@ -1,0 +1,246 @@
+"""Scoring a run: what is refused, what is kept, and what it says."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memexp.cli.main import main
+from memexp.config import Scoring
+from memexp.data.corpus import Corpus
+from memexp.errors import UserError
+from memexp.eval import evaluate as module
+from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats
+from memexp.eval.score import score_documents
+from memexp.model.build import build_model
+from memexp.runs import Run, Score
+
+from .conftest import configure
+
+SCORING = Scoring(split="test", documents=2, max_document=200, lanes=2)
+
+
+def call(run: Run, root: Path, *, force: bool = False, **request: Any) -> Score:
+    return evaluate(run, Request(**{"scoring": SCORING} | request), root, command="memexp eval", force=force)
+
+
+def nats(score: Score) -> np.ndarray:
+    found: np.ndarray = np.load(score.path / "token_nats.npy")
+    return found
+
+
+@pytest.fixture
+def copy(knn: Run, root: Path) -> Iterator[Run]:
+    """A copy of the run that a test may damage; gone afterwards."""
+    path = knn.path.with_name("copied")
+    shutil.copytree(knn.path, path, ignore=shutil.ignore_patterns("eval"))
+    yield Run(path)
+    shutil.rmtree(path)
+
+
+def test_what_is_kept_fits_together(knn: Run, root: Path, corpus: Corpus) -> None:
+    score = call(knn, root)
+    summary = score.summary
+    assert score.path.name == "test-2x200-64-on"
+    texts = corpus.split("test")[:2]
+    expected = np.concatenate([document.tokens[1:201] for document in texts])
+    assert (np.load(score.path / "tokens.npy") == expected).all()
+    assert score.documents == [{"id": document.id, "tokens": 200} for document in texts]
+    assert len(nats(score)) == summary["tokens"] == 400
+    assert summary["nats_per_token"] == math.fsum(nats(score).tolist()) / 400
+    assert summary["bytes"] == len(b"".join(corpus.tokenizer.pieces(expected)))
+    assert (summary["context"], summary["cache"], summary["memory_slots"], summary["mem"]) == (16, 16, 64, 64)
+    assert summary["memory_fill"] == 1.0 and summary["memory"] == "on"
+    assert summary["tokenizer_hash"] == corpus.tokenizer_hash
+
+
+def test_mem_is_changed(knn: Run, root: Path, corpus: Corpus) -> None:
+    score = call(knn, root, mem=128)
+    assert score.path.name == "test-2x200-128-on" and score.summary["memory_slots"] == 128
+    model = build_model(configure("arch=knn", "arch.scale=8", "mem=128"), vocabulary=corpus.vocabulary)
+    model.load_state_dict(torch.load(knn.path / "weights.pt", weights_only=True)["model"])
+    expected = score_documents(model, pick_documents(corpus, SCORING), lanes=1, segment=16, max_document=200)
+    np.testing.assert_allclose(nats(score), expected.nats, atol=1e-5)
+    assert np.abs(nats(score) - nats(call(knn, root))).max() > 1e-3
+    assert call(knn, root, mem=64).path == call(knn, root).path
+
+
+def test_memory_is_switched_off_and_exchanged(knn: Run, root: Path) -> None:
+    on, off, foreign = (call(knn, root, memory=memory) for memory in ("on", "off", "foreign"))
+    assert [score.path.name for score in (off, foreign)] == ["test-2x200-64-off", "test-2x200-64-foreign"]
+    assert off.summary["memory"] == "off" and foreign.summary["memory"] == "foreign"
+    np.testing.assert_allclose(nats(off), nats(call(knn, root, mem=0)), atol=1e-5)
+    assert np.abs(nats(foreign) - nats(on)).max() > 1e-3
+    assert on.summary["tokens_hash"] == off.summary["tokens_hash"] == foreign.summary["tokens_hash"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"memory": "foreign"}, "memory is foreign, but .* with mem=0 has no memory"),
+        ({"memory": "off"}, "memory is off, but .* with mem=0 has no memory"),
+        ({"mem": 64}, "mem is 64 but this architecture has no memory"),
+    ],
+)
+def test_a_model_without_memory_refuses(request_: dict[str, Any], words: str, vanilla: Run, root: Path) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        call(vanilla, root, **request_)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_memory_smaller_than_what_is_retrieved_is_refused(knn: Run, root: Path) -> None:
+    with pytest.raises(UserError, match="mem is 8 but arch.neighbours 32"):
+        call(knn, root, mem=8)
+
+
+def test_one_document_has_no_foreign_memory(knn: Run, root: Path) -> None:
+    with pytest.raises(UserError, match="expected two at least"):
+        call(knn, root, memory="foreign", scoring=replace(SCORING, documents=1))
+
+
+def test_mem_that_counts_parameters_cannot_be_changed(copy: Run, root: Path) -> None:
+    config = copy.path / "config.yaml"
+    config.write_text(config.read_text().replace("mem_is: state", "mem_is: parameters"))
+    with pytest.raises(UserError, match="its memory is made of parameters; expected that size"):
+        call(copy, root, mem=128)
+
+
+def test_a_score_is_found_again_and_force_redoes_it(knn: Run, root: Path) -> None:
+    score = call(knn, root)
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in score.path.iterdir()}
+    assert call(knn, root) == score
+    assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in score.path.iterdir()} == before
+    first = nats(score)
+    call(knn, root, force=True)
+    assert all(path.stat().st_ino != before[path.name][0] for path in score.path.iterdir())
+    assert (nats(score) == first).all()
+
+
+def test_a_score_that_is_redone_and_dies_is_no_score(knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring = replace(SCORING, max_document=50)
+    score = call(knn, root, scoring=scoring)
+
+    def full(path: Path, content: Any) -> None:
+        raise UserError("disk full")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(UserError):
+        call(knn, root, scoring=scoring, force=True)
+    assert not (score.path / "summary.json").exists() and score not in knn.scores
+
+
+def test_a_run_that_is_not_done_is_refused(copy: Run, root: Path) -> None:
+    """Its weights would change, and the score found again later would be about weights that nobody has."""
+    (copy.path / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"is not done \(stopped\); expected a run that was trained to its end"):
+        call(copy, root)
+
+
+def test_damaged_weights_are_named(copy: Run, root: Path) -> None:
+    path = copy.path / "weights.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{path} .* cannot be read; .* delete {copy.path}, and the command in its"):
+        call(copy, root)
+
+
+def damaged_configs() -> list[tuple[bytes, str]]:
+    return [
+        (b"", "holds no settings"),
+        (b"\xff\xfe\xff", "cannot read"),
+        (b"arch: [", "cannot read"),
+        (b"arch: {name: knn}\nsize: 3\n", "does not fit this version"),
+        (b"arch: {name: other}\n", "does not fit this version"),
+    ]
+
+
+@pytest.mark.parametrize(("content", "words"), damaged_configs())
+def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: Path) -> None:
+    (copy.path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        call(copy, root)
+
+
+def test_settings_that_do_not_fit_the_weights_are_named(copy: Run, root: Path) -> None:
+    config = copy.path / "config.yaml"
+    config.write_text(config.read_text().replace("layers: 2", "layers: 3"))
+    with pytest.raises(UserError, match="do not fit the model of its config.yaml") as refused:
+        call(copy, root)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_identity_is_named(copy: Run, root: Path) -> None:
+    (copy.path / "identity.json").write_text("{}")
+    with pytest.raises(UserError, match="identity.json is damaged"):
+        call(copy, root)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "documents.json"])
+def test_another_corpus_than_the_one_trained_on_is_refused(
+    name: str, copy: Run, root: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bytes as tokens the tokenizer alone would not tell."""
+    files = corpus.manifest["files"] | {name: {"bytes": 1, "sha256": "0" * 64}}
+    other = replace(corpus, manifest=corpus.manifest | {"files": files})
+    monkeypatch.setattr(module, "prepare", lambda config, root: other)
+    with pytest.raises(UserError, match="was trained on a corpus with .* 00000000; expected the same"):
+        call(copy, root)
+
+
+def test_validation_is_the_mean_over_the_validation_split(corpus: Corpus) -> None:
+    config = configure("arch=xl")
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=corpus.vocabulary)
+    picked = [document for document in corpus.split("valid") if len(document.tokens) > 1][:2]
+    scores = score_documents(model, picked, lanes=1, segment=16, max_document=64)
+    assert validation_nats(model, corpus, config) == pytest.approx(math.fsum(scores.nats.tolist()) / 128, rel=1e-5)
+
+
+def test_documents_are_the_first_that_have_something_to_score(corpus: Corpus) -> None:
+    texts = corpus.split("test")
+    assert [each.id for each in pick_documents(corpus, replace(SCORING, documents=1))] == [texts[0].id]
+    assert len(pick_documents(corpus, replace(SCORING, documents=0))) == len(texts)
+
+
+# ------------------------------------------------------------------------------------------------ means
+
+
+def test_means_by_hand() -> None:
+    """Four times ln 2 of nats in three tokens, which are four bytes, three characters and two words."""
+    two = math.log(2)
+    found = means(np.array([two, two, 2 * two], dtype=np.float64), "é b".encode())
+    assert found["nats_per_token"] == pytest.approx(4 * two / 3)
+    assert found["perplexity"] == pytest.approx(2 ** (4 / 3))
+    assert found["bits_per_token"] == pytest.approx(4 / 3)
+    assert found["bits_per_byte"] == pytest.approx(1.0)
+    assert found["bits_per_character"] == pytest.approx(4 / 3)
+    assert found["word_perplexity"] == pytest.approx(4.0)
+    assert (found["tokens"], found["bytes"]) == (3, 4)
+
+
+def test_sums_are_float64() -> None:
+    nats = np.array([2.0**24] + [1.0] * 1000, dtype=np.float32)
+    assert float(nats.sum()) != 2**24 + 1000  # what float32 would make of it
+    assert means(nats, b"x")["nats_per_token"] == (2**24 + 1000) / 1001
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite() -> None:
+    assert means(np.array([1e6]), b"x")["perplexity"] == math.inf
+
+
+# -------------------------------------------------------------------------------------------------- cli
+
+
+def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", knn.name, f"root={root}", "eval.documents=2", "eval.max_document=200", "mem=32"]
+    assert main(words) == 0
+    assert knn.path / "eval" / "test-2x200-32-on" in [score.path for score in knn.scores]
+    assert "test-2x200-32-on" in capsys.readouterr().out.replace("\n", "")
+    assert main([*words, "memory=foreign", "eval.documents=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("memexp eval: ") and error.count("\n") == 1

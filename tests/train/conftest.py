@@ -1,0 +1,112 @@
+"""A corpus that all tests share, prepared once, and runs that take a fraction of a second."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from memexp.cli.compose import compose, typed
+from memexp.config import TrainConfig
+from memexp.data.corpus import Corpus, prepare
+from memexp.runs import Run
+from memexp.train.loop import train
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+TINY = ("size=tiny", "data=tiny", "device=cpu")
+
+
+GROUPS = ("arch=", "optim=", "tracker=")
+
+
+@cache
+def choose(*groups: str) -> Any:
+    """What Hydra makes of a choice of groups, which takes it long."""
+    return compose("train", [*TINY, *groups])
+
+
+@cache
+def configure(*overrides: str) -> TrainConfig:
+    """Settings at tiny size; nobody changes them."""
+    chosen = choose(*(each for each in overrides if each.startswith(GROUPS)))
+    rest = [each for each in overrides if not each.startswith(GROUPS)]
+    config: TrainConfig = typed(OmegaConf.merge(chosen, OmegaConf.from_dotlist(rest)))
+    return config
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose corpus is prepared."""
+    root = tmp_path_factory.mktemp("prepared")
+    prepare(configure().data, root)
+    return root
+
+
+@pytest.fixture
+def root(prepared: Path, tmp_path: Path) -> Path:
+    """A root without runs of its own, with the prepared corpus."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "data").symlink_to(prepared / "data")
+    return tmp_path / "root"
+
+
+@pytest.fixture(scope="session")
+def corpus(prepared: Path) -> Corpus:
+    return prepare(configure().data, prepared)
+
+
+Train = Callable[..., Run]
+
+
+@pytest.fixture
+def run(corpus: Corpus, root: Path) -> Train:
+    """Trains a run below `root`, or below another root."""
+
+    def call(*overrides: str, root: Path = root, validate: Any = None) -> Run:
+        return train(configure(*overrides), corpus, root, command="memexp train", validate=validate)
+
+    return call
+
+
+@pytest.fixture
+def start(root: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `memexp train` at tiny size in a process of its own."""
+
+    def call(*overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "memexp", "train", *TINY, f"root={root}", *overrides],
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, cwd=root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return call
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """The final weights of a run."""
+    model: dict[str, torch.Tensor] = torch.load(run.path / "weights.pt", weights_only=True)["model"]
+    return model
+
+
+def losses(run: Run) -> list[tuple[int, int, float, float]]:
+    """What metrics.jsonl says of every logged step, apart from times."""
+    return [(line["step"], line["tokens"], line["loss"], line["grad_norm"]) for line in run.metrics if "loss" in line]
+
+
+def assert_same_result(found: Run, expected: Run) -> None:
+    """Weights bit for bit, metrics and final numbers."""
+    ours, theirs = weights(found), weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert losses(found) == losses(expected)
+    assert found.summary is not None and expected.summary is not None
+    for name in ("loss", "tokens", "steps", "memory_fill"):
+        assert found.summary[name] == expected.summary[name], name

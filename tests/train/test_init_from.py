@@ -1,0 +1,93 @@
+"""Starting from another run's weights: with memory added or enlarged, never with what means something else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from memexp.data.corpus import Corpus, prepare
+from memexp.errors import UserError
+from memexp.runs import Run, all_runs
+from memexp.train.identity import identify
+from memexp.train.interrupt import Interrupted
+from memexp.train.loop import train
+from memexp.train.session import open_session
+
+from .conftest import Train, configure, weights
+from .test_resume import kill_self_at
+
+pytestmark = pytest.mark.usefixtures("capsys")
+
+
+def initial(corpus: Corpus, root: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The weights that a run would begin with, and what it would print."""
+    session = open_session(configure(*overrides), Run(root / "new"), corpus, "", root)
+    return session.model.state_dict(), session.notes
+
+
+def test_memory_is_added(run: Train, corpus: Corpus, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = run("arch=xl", "steps=2")
+    new = ("arch=knn", "arch.gate=-1.5", f"init_from={source.name}")
+    found, notes = initial(corpus, root, *new)
+    assert notes == [f"weights from {source.name}", "new, from its initial value: gate_LH"]
+    assert torch.equal(found.pop("gate_LH"), torch.full((1, 2), -1.5))
+    trained = weights(source)
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], trained[name]) for name in trained)
+    fresh, _ = initial(corpus, root, "arch=knn")
+    assert not torch.equal(fresh["head.embedding_VD"], found["head.embedding_VD"])
+    capsys.readouterr()
+    run(*new, "steps=1")
+    assert "new, from its initial value: gate_LH\n" in capsys.readouterr().out
+
+
+def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path) -> None:
+    source = run("arch=knn", "mem=64", "steps=2")
+    found, notes = initial(corpus, root, "arch=knn", "mem=128", f"init_from={source.path}")
+    assert notes == [f"weights from {source.name}"]
+    trained = weights(source)
+    assert found.keys() == trained.keys() and all(torch.equal(found[name], trained[name]) for name in trained)
+    _, notes = initial(corpus, root, "arch=xl", f"init_from={source.name}")
+    assert notes[1:] == ["left over there, not used here: gate_LH"]
+
+
+def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Corpus, root: Path) -> None:
+    one, other = run("steps=2"), run("steps=2", "seed=1")
+    hashes = [
+        identify(configure(*source), corpus, root)["hash"]
+        for source in ((), (f"init_from={one.name}",), (f"init_from={other.name}",), (f"init_from={one.path}",))
+    ]
+    assert len(set(hashes)) == 3 and hashes[1] == hashes[3]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("size.width=64", "size.width is 32 there and 64 here"),
+        ("size.layers=3", "size.layers is 2 there and 3 here"),
+        ("size.heads=4", "size.heads is 2 there and 4 here"),
+    ],
+)
+def test_another_network_is_refused(setting: str, words: str, run: Train, corpus: Corpus, root: Path) -> None:
+    source = run("steps=2")
+    with pytest.raises(UserError, match=words) as refused:
+        initial(corpus, root, setting, f"init_from={source.name}")
+    assert "\n" not in str(refused.value)
+
+
+def test_another_tokenizer_is_refused(run: Train, root: Path) -> None:
+    source = run("steps=2")
+    config = configure("data.tokenizer.kind=bytes", f"init_from={source.name}")
+    own = root.parent / "own"
+    shutil.copytree(root, own)  # the shared folder of corpora stays as it is
+    with pytest.raises(UserError, match="it reads tokenizer .{8}, .* has .{8}; expected the same"):
+        train(config, prepare(config.data, own), own, command="")
+
+
+def test_a_run_that_is_not_done_is_refused(run: Train, root: Path) -> None:
+    with pytest.raises(Interrupted):
+        run("validate_every=2", validate=kill_self_at(15))
+    (source,) = all_runs(root)
+    with pytest.raises(UserError, match=r"is not done \(stopped\); expected a run that was trained to its end"):
+        run("arch=knn", f"init_from={source.name}")

@@ -1,0 +1,236 @@
+"""A run that was stopped in any way goes on to the very result that it would have had."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memexp.cli.main import main
+from memexp.data.corpus import Corpus
+from memexp.errors import UserError
+from memexp.runs import Run, all_runs
+from memexp.train import checkpoint, loop
+from memexp.train.interrupt import Interrupted
+
+from .conftest import TINY, Train, assert_same_result, losses
+
+Start = Callable[..., subprocess.Popen[str]]
+
+# Logging and checkpoints at steps that do not divide each other, so that a line of metrics covers steps from both sides
+# of a checkpoint; dropout, so that the random state matters; padding, resets and a memory that fills.
+LONG = ("arch=knn", "arch.dropout=0.1", "accumulate=2", "steps=60", "checkpoint_every=7", "log_every=3")
+
+
+class Crash(Exception):
+    """Stands for a power cut: nothing is saved after it."""
+
+
+def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next run die inside of that step."""
+    update = loop.update
+
+    def dying(session: Any) -> Any:
+        result = update(session)
+        if session.step == step:
+            monkeypatch.setattr(loop, "update", update)
+            raise Crash
+        return result
+
+    monkeypatch.setattr(loop, "update", dying)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("arch=vanilla", "arch.dropout=0.2"),
+        ("arch=xl", "accumulate=2", "optim=adafactor"),
+        ("arch=knn", "arch.dropout=0.1", "accumulate=2", "bptt_segments=1"),
+        ("arch=knn", "arch.write=leaving", "arch.combine=joint", "precision=bf16", "data.max_document=0"),
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_a_crashed_run_ends_as_if_nothing_had_been(
+    settings: tuple[str, ...], run: Train, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*settings, "steps=17", "checkpoint_every=5", "log_every=4")
+    other = tmp_path / "other"
+    other.mkdir()
+    expected = run(*settings, root=other)
+    for step in sorted(random.sample(range(1, 18), 2)):
+        crash_at(step, monkeypatch)
+        with pytest.raises(Crash):
+            run(*settings)
+        print("crashed at step", step)
+    assert_same_result(run(*settings), expected)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from .conftest import configure
+
+    return loop.train(configure(*LONG), corpus, tmp_path_factory.mktemp("uninterrupted"), command="")
+
+
+def wait_for_step(process: subprocess.Popen[str], root: Path, step: int) -> Run:
+    """The process's run once its metrics have reached a step."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        for found in all_runs(root):
+            if (metrics := found.metrics) and metrics[-1]["step"] >= step:
+                return found
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(f"no step {step} within a minute: {process.communicate()}")
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive its test."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_killed_and_gone_on(start: Start, root: Path, run: Train, uninterrupted: Run) -> None:
+    step = random.randrange(3, 40)
+    with ended(start(*LONG)) as process:
+        killed = wait_for_step(process, root, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+    assert killed.state == "stopped" and killed.summary is None, f"it had ended before it was killed at step {step}"
+    assert_same_result(run(*LONG), uninterrupted)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(start: Start, root: Path, run: Train, uninterrupted: Run) -> None:
+    with ended(start(*LONG)) as process:
+        stopped = wait_for_step(process, root, 3)
+        with pytest.raises(UserError, match=f"in use by process {process.pid}; ") as refused:
+            run(*LONG)  # two processes cannot share a folder
+        assert "\n" not in str(refused.value)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 143
+    newest = checkpoint.newest(stopped.path / "checkpoints")
+    assert newest is not None
+    step = int(newest.stem.removeprefix("step-"))
+    assert f"stopped at step {step} of 60 and saved; the same command goes on from there\n" in errors
+    assert "Traceback" not in errors
+    assert_same_result(run(*LONG), uninterrupted)
+
+
+def test_sigint_saves_and_exits_with_130(start: Start, root: Path) -> None:
+    with ended(start("arch=vanilla", "steps=100000", "checkpoint_every=100000")) as process:
+        stopped = wait_for_step(process, root, 3)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    last = stopped.metrics[-1]["step"]
+    assert f"stopped at step {last} of 100000 and saved" in errors and "Traceback" not in errors
+    assert [path.name for path in (stopped.path / "checkpoints").iterdir()] == [f"step-{last:07d}.pt"]
+    assert stopped.state == "stopped" and not stopped.scores
+
+
+def kill_self_at(*numbers: int) -> Callable[[Any], float]:
+    """A validation that sends this process signals."""
+
+    def validate(model: Any) -> float:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        return 1.0
+
+    return validate
+
+
+def test_a_signal_finishes_the_step_and_gives_the_handlers_back(run: Train, root: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped at step 2 of 4") as stop:
+        run("validate_every=2", validate=kill_self_at(signal.SIGTERM))
+    assert stop.value.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    (found,) = all_runs(root)
+    assert [line["step"] for line in found.metrics] == [1, 2, 2]
+
+
+def test_the_second_signal_ends_it_at_once(run: Train, root: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run("validate_every=2", validate=kill_self_at(signal.SIGINT, signal.SIGINT))
+    (found,) = all_runs(root)
+    assert checkpoint.newest(found.path / "checkpoints") is None
+
+
+def test_a_signal_in_the_last_step_is_not_lost(run: Train, root: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped at step 4 of 4") as stop:
+        run("validate_every=4", validate=kill_self_at(signal.SIGINT))
+    assert stop.value.signal_number == signal.SIGINT
+    (found,) = all_runs(root)
+    assert found.state == "done"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_finished_run_says_so_and_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "arch=knn", *TINY, f"root={root}"]
+    assert main(words) == 0
+    assert "is done" not in capsys.readouterr().out
+    before = snapshot(root / "results")
+    began = time.monotonic()
+    assert main(words) == 0
+    assert time.monotonic() - began < 3
+    assert "is done; nothing to train" in capsys.readouterr().out
+    assert snapshot(root / "results") == before and before
+    (found,) = all_runs(root)
+    assert found.state == "done" and not list((found.path / "checkpoints").iterdir())
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(
+    run: Train, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = run("steps=2")
+    before = snapshot(finished.path)
+    locked = Run.locked
+    seen: list[int] = []
+
+    @contextmanager
+    def waiting(self: Run) -> Iterator[None]:
+        with locked(self):
+            (finished.path / "hidden").rename(finished.path / "summary.json")
+            seen.append(1)
+            yield
+
+    (finished.path / "summary.json").rename(finished.path / "hidden")
+    monkeypatch.setattr(Run, "locked", waiting)
+    run("steps=2")
+    assert seen and snapshot(finished.path).keys() == before.keys()
+    assert losses(finished) and (finished.path / "weights.pt").stat().st_mtime_ns == before["weights.pt"][0]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(
+    run: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash_at(3, monkeypatch)
+    with pytest.raises(Crash):
+        run("checkpoint_every=1")
+    (found,) = all_runs(root)
+    left = [
+        found.path / "checkpoints" / ".step-0000003.pt.abc.partial",
+        found.path / ".weights.pt.abc.partial",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    run("checkpoint_every=1")
+    assert not any(path.exists() for path in left)

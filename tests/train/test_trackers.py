@@ -1,0 +1,81 @@
+"""Where metrics go besides the run folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memexp.errors import UserError
+
+from .conftest import CHECKOUT, TINY, Train
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from memexp.cli.main import main
+from memexp.config import Tracker
+
+assert main(["train", "steps=1", *sys.argv[1:]]) == 0
+found = [name for name in sys.modules if name.partition(".")[0] in ("wandb", "tensorboard", "tensorboardX")]
+assert not found, found
+print("NONE IMPORTS NOTHING")
+
+assert main(["train", "steps=2", "tracker=wandb", *sys.argv[1:]]) == 0
+print("WITHOUT A KEY")
+
+from memexp.train import trackers
+os.environ["WANDB_API_KEY"] = "0" * 40
+trackers.LOGIN_TIMEOUT = 2
+folder = Path("keyed")
+folder.mkdir()
+began = time.monotonic()
+sink = trackers.open_tracker(Tracker(name="wandb"), run="same-name", config={}, folder=folder.absolute())
+sink.log(1, {"loss": 1.0})
+sink.close()
+assert time.monotonic() - began < 15
+print("WITHOUT A NETWORK")
+"""
+
+
+def test_none_imports_nothing_and_wandb_falls_back_offline(root: Path, tmp_path: Path) -> None:
+    """In one process, for wandb is slow to import and to start."""
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    # a port that nobody listens on: no test may depend on a network, nor reach anybody
+    environment |= {"HOME": str(home), "PYTHONPATH": str(CHECKOUT), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, "arch=vanilla", *TINY, f"root={root}"],
+        cwd=work, env=environment, text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for stage in ("NONE IMPORTS NOTHING", "WITHOUT A KEY", "WITHOUT A NETWORK"):
+        assert stage in done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith("wandb cannot be reached")]
+    assert len(said) == 1 and str(work / "keyed" / "wandb") in said[0]
+    assert list(root.glob("results/runs/*/wandb/offline-run-*/*.wandb"))
+    assert list(work.glob("keyed/wandb/offline-run-*/*.wandb"))
+    assert [path.name for path in work.iterdir()] == ["keyed"]
+
+
+def test_tensorboard_writes_events(run: Train) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = run("arch=knn", "tracker=tensorboard", "validate_every=2", validate=lambda model: 5.5)
+    events = EventAccumulator(str(done.path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("valid_nats_per_token")] == [(2, 5.5), (4, 5.5)]
+    expected = [line["loss"] for line in done.metrics if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(expected)
+    assert len(events.Scalars("gauges/gate")) == 4
+
+
+def test_tensorboard_that_is_not_installed_is_one_line(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install memexp\[tensorboard\]") as refused:
+        run("tracker=tensorboard")
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,172 @@
+"""One optimizer step: what is summed, what it is divided by, and how far back gradients reach."""
+
+from types import SimpleNamespace
+from typing import Any, cast, final
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from memexp.config import TrainConfig
+from memexp.data.corpus import Corpus, TokenDocument
+from memexp.data.lanes import TrainingLanes
+from memexp.model.build import build_model
+from memexp.model.head import Head
+from memexp.model.segment import SegmentModel, SegmentOutput, State
+from memexp.runs import Run
+from memexp.train.loop import update
+from memexp.train.optimizer import build_schedule
+from memexp.train.session import Session
+
+from .conftest import configure
+
+VOCABULARY, SEGMENT = 30, 8
+
+
+def documents(*lengths: int) -> list[TokenDocument]:
+    generator = np.random.default_rng(0)
+    return [
+        TokenDocument(str(length), generator.integers(VOCABULARY, size=length).astype(np.uint16), length)
+        for length in lengths
+    ]
+
+
+def lanes(config: TrainConfig, texts: list[TokenDocument]) -> TrainingLanes:
+    return TrainingLanes(texts, lanes=config.lanes, segment=config.segment, seed=config.seed, max_document=0)
+
+
+def open_session(config: TrainConfig, model: SegmentModel, texts: list[TokenDocument], tmp_path: Any) -> Session:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return Session(
+        config=config,
+        run=Run(tmp_path),
+        corpus=cast(Corpus, SimpleNamespace()),
+        identity="",
+        device=torch.device("cpu"),
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.optim, steps=config.steps),
+        lanes=lanes(config, texts),
+        state=model.init_state(config.lanes),
+    )
+
+
+@pytest.mark.parametrize("arch", ["vanilla", "xl", "knn"])
+def test_an_accumulated_gradient_is_that_of_the_sum_over_scored_tokens(arch: str, tmp_path: Any) -> None:
+    config = configure(
+        f"arch={arch}", f"segment={SEGMENT}", "lanes=3", "accumulate=4", "optim.clip=0", "arch.scale=4", "seed=3"
+    )
+    texts = documents(5, 12, 20, 37, 41)  # with padding and resets within the four segments
+    torch.manual_seed(0)
+    session = open_session(config, build_model(config, vocabulary=VOCABULARY), texts, tmp_path)
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=VOCABULARY)
+
+    reader, state, total, scored = lanes(config, texts), model.init_state(3), torch.zeros(()), 0
+    for _ in range(4):
+        batch = next(reader)
+        tokens, targets = torch.from_numpy(batch.tokens_BT), torch.from_numpy(batch.targets_BT)
+        reset, valid = torch.from_numpy(batch.reset_B), torch.from_numpy(batch.valid_BT)
+        output = model(tokens, valid, state, reset)
+        state = output.state
+        log_probabilities = model.head.logits(output.hidden_BTD).log_softmax(-1)
+        for lane, place in zip(*batch.weight_BT.nonzero(), strict=True):
+            total = total - log_probabilities[lane, place, targets[lane, place]]
+            scored += 1
+    assert scored < 4 * 3 * SEGMENT  # some of it is padding
+    (total / scored).backward()
+
+    result = update(session)
+    assert result.loss == pytest.approx((total / scored).item(), rel=1e-5)
+    assert session.tokens == scored and session.step == 1
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
+    for (name, found), expected in zip(session.model.named_parameters(), model.parameters(), strict=True):
+        assert found.grad is not None and expected.grad is not None, name
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path: Any) -> None:
+    config = configure(f"segment={SEGMENT}", "optim.clip=0.01")
+    session = open_session(config, build_model(config, vocabulary=VOCABULARY), documents(100, 100), tmp_path)
+    assert update(session).grad_norm > 0.01
+    norm = torch.stack([p.grad.norm() for p in session.model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+class CountingHead(Head):
+    """Gives every target 1 nat times what the model let through, in one chosen segment, counted from 0."""
+
+    def __init__(self, segment: int) -> None:
+        super().__init__(VOCABULARY, 4)
+        self.chosen, self.seen = segment, 0
+
+    def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        counts = self.seen == self.chosen
+        self.seen += 1
+        return hidden_BTD.sum(-1) * float(counts) + 0 * self.embedding_VD.sum()
+
+
+@final
+class Recurrent(SegmentModel):
+    """What a lane carries is a sum over all segments, without any detaching; each segment enters through a probe."""
+
+    def __init__(self, chosen: int, *, aux: float = 0.0) -> None:
+        super().__init__()
+        self.cache_tokens = self.memory_slots = 0
+        self.head = CountingHead(chosen)
+        self.aux = nn.Parameter(torch.tensor(aux))
+        self.probes: list[Tensor] = []
+
+    def init_state(self, lanes: int) -> State:
+        return State(cache=(), memory=(torch.zeros(lanes),))
+
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        return State((), (state.memory[0].masked_fill(reset_B, 0),))
+
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        probe = torch.ones((), requires_grad=True)
+        self.probes.append(probe)
+        carried_B = state.memory[0] + probe
+        hidden_BTD = carried_B[:, None, None].expand(*tokens_BT.shape, 4)
+        return SegmentOutput(hidden_BTD, State((), (carried_B,)), {"pull": self.aux**2}, {})
+
+
+@pytest.mark.parametrize("bptt_segments", [0, 1, 2, 5])
+def test_a_gradient_reaches_back_to_the_start_of_its_window(bptt_segments: int, tmp_path: Any) -> None:
+    config = configure(f"segment={SEGMENT}", "accumulate=6", f"bptt_segments={bptt_segments}", "optim.clip=0")
+    window = bptt_segments + 1
+    for chosen in range(6, 12):  # of the second step, so that the border between steps is among those seen
+        model = Recurrent(chosen)
+        session = open_session(config, model, documents(1000, 1000), tmp_path)
+        update(session)
+        update(session)
+        reached = [probe.grad is not None and probe.grad.item() != 0 for probe in model.probes]
+        expected = [index <= chosen and index // window == chosen // window for index in range(12)]
+        assert reached == expected, chosen
+
+
+@pytest.mark.parametrize("bptt_segments", [0, 1, 2, 5])
+def test_tokens_a_step_do_not_depend_on_the_horizon(bptt_segments: int, tmp_path: Any) -> None:
+    config = configure(f"segment={SEGMENT}", "accumulate=6", f"bptt_segments={bptt_segments}")
+    session = open_session(config, Recurrent(0), documents(1000, 1000), tmp_path)
+    update(session)
+    assert session.tokens == 6 * config.lanes * SEGMENT
+
+
+def test_auxiliary_losses_are_averaged_over_segments_and_kept_apart(tmp_path: Any) -> None:
+    config = configure(f"segment={SEGMENT}", "accumulate=4", "bptt_segments=1", "optim.clip=0")
+    model = Recurrent(chosen=-1, aux=3.0)
+    result = update(open_session(config, model, documents(1000, 1000), tmp_path))
+    assert result.loss == 0.0
+    assert result.aux == {"pull": pytest.approx(9.0)}
+    assert model.aux.grad is not None and model.aux.grad.item() == pytest.approx(6.0)
+
+
+def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:
+    config = configure("arch=knn", f"segment={SEGMENT}", "lanes=1", "accumulate=5", "mem=64")
+    # 33 tokens are 4 segments: the fifth, which begins the document again, reads an empty memory
+    session = open_session(config, build_model(config, vocabulary=VOCABULARY), documents(33), tmp_path)
+    update(session)
+    assert session.memory_fill == 3 * SEGMENT / 64
