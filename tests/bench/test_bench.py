@@ -15,6 +15,7 @@ from memexp.model.search import Neighbours
 
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(startup, "LIMITS", {"memexp --help": 0.5})  # the other one takes a second
+    monkeypatch.setenv("COLUMNS", "250")  # no cell is folded
     assert main(["bench", "repeats=1", "slots=256", f"root={tmp_path}"]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "results" / "bench"
