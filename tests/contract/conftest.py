@@ -1,7 +1,6 @@
 """Every architecture at tiny size, and inputs that have document borders in them."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.cli.compose import compose, typed
 from memexp.config import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, State
+
+from ..tiny import configure
 
 VOCABULARY = 40
 LANES = 3
@@ -20,7 +20,7 @@ SEGMENT = 8
 
 ARCHS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "arch").glob("*.yaml"))
 
-TINY = ["size=tiny", "data=tiny", f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0"]
+SHARP = [f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0"]
 """Small enough to run everywhere, sharp enough that every part matters."""
 
 VARIANTS = {
@@ -58,16 +58,9 @@ class Case(NamedTuple):
 Build = Callable[..., Case]
 
 
-@cache
-def configure(*overrides: str) -> TrainConfig:
-    """A configuration; nobody changes it, and composing is slow."""
-    config: TrainConfig = typed(compose("train", list(overrides)))
-    return config
-
-
 def build(name: str, *overrides: str) -> Case:
     """The model of `arch=name` with random weights everywhere, so that nothing hides behind a zero."""
-    config = configure(f"arch={name}", *TINY, *overrides)
+    config = configure(f"arch={name}", *SHARP, *overrides)
     torch.manual_seed(0)
     model = build_model(config, vocabulary=VOCABULARY)
     with torch.no_grad():

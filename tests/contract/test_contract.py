@@ -8,7 +8,8 @@ from memexp.model.build import build_model
 from memexp.model.segment import State, detach, fork, pack, select_lanes, state_bytes, unpack
 from memexp.train.checkpoint import random_state, restore_random_state
 
-from .conftest import SEGMENT, VOCABULARY, Case, Text, build, configure, run
+from ..tiny import configure
+from .conftest import SEGMENT, VOCABULARY, Case, Text, build, run
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -298,7 +299,7 @@ def test_dropout_draws_from_the_saved_generator(arch: str, text: Text) -> None:
 
 def test_initial_loss_is_near_chance(arch: str) -> None:
     torch.manual_seed(0)
-    model = build_model(configure(f"arch={arch}", "size=small", "data=tiny"), vocabulary=1000)
+    model = build_model(configure(f"arch={arch}", "size=small"), vocabulary=1000)
     tokens, targets = torch.randint(1000, (4, 64)), torch.randint(1000, (4, 64))
     state: State = model.init_state(4)
     hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), state, torch.ones(4, dtype=torch.bool)).hidden_BTD

@@ -1,43 +1,20 @@
 """Untrained models whose weights all matter, documents of awkward lengths, and one run that is done."""
 
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from memexp.cli.compose import compose, typed
-from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus, TokenDocument, prepare
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run
 from memexp.train.loop import train
 
+from ..tiny import configure
+
 VOCABULARY, SEGMENT = 40, 8
-
-TINY = ("size=tiny", "data=tiny", "device=cpu")
-
-
-GROUPS = ("arch=", "optim=", "tracker=")
-
-
-@cache
-def choose(*groups: str) -> Any:
-    """What Hydra makes of a choice of groups, which takes it long."""
-    return compose("train", [*TINY, *groups])
-
-
-@cache
-def configure(*overrides: str) -> TrainConfig:
-    """Settings at tiny size; nobody changes them."""
-    chosen = choose(*(each for each in overrides if each.startswith(GROUPS)))
-    rest = [each for each in overrides if not each.startswith(GROUPS)]
-    config: TrainConfig = typed(OmegaConf.merge(chosen, OmegaConf.from_dotlist(rest)))
-    return config
 
 
 def build(*overrides: str) -> SegmentModel:

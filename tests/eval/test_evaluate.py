@@ -21,7 +21,7 @@ from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.runs import Run, Score
 
-from .conftest import configure
+from ..tiny import configure
 
 SCORING = Scoring(split="test", documents=2, max_document=200, lanes=2)
 

@@ -4,41 +4,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from memexp.cli.compose import compose, typed
-from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus, prepare
 from memexp.runs import Run
 from memexp.train.loop import train
 
+from ..tiny import TINY, configure
+
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-TINY = ("size=tiny", "data=tiny", "device=cpu")
-
-
-GROUPS = ("arch=", "optim=", "tracker=")
-
-
-@cache
-def choose(*groups: str) -> Any:
-    """What Hydra makes of a choice of groups, which takes it long."""
-    return compose("train", [*TINY, *groups])
-
-
-@cache
-def configure(*overrides: str) -> TrainConfig:
-    """Settings at tiny size; nobody changes them."""
-    chosen = choose(*(each for each in overrides if each.startswith(GROUPS)))
-    rest = [each for each in overrides if not each.startswith(GROUPS)]
-    config: TrainConfig = typed(OmegaConf.merge(chosen, OmegaConf.from_dotlist(rest)))
-    return config
 
 
 @pytest.fixture(scope="session")

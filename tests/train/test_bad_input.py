@@ -20,7 +20,8 @@ from memexp.train import checkpoint, metrics
 from memexp.train.identity import identify, read_identity
 from memexp.train.metrics import MetricsFile
 
-from .conftest import Train, assert_same_result, configure
+from ..tiny import configure
+from .conftest import Train, assert_same_result
 from .test_resume import Crash, crash_at
 
 

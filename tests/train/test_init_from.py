@@ -14,7 +14,8 @@ from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train
 from memexp.train.session import open_session
 
-from .conftest import Train, configure, weights
+from ..tiny import configure
+from .conftest import Train, weights
 from .test_resume import kill_self_at
 
 pytestmark = pytest.mark.usefixtures("capsys")

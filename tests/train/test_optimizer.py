@@ -10,7 +10,8 @@ from memexp.config import Optim
 from memexp.model.build import build_model
 from memexp.train.optimizer import build_optimizer, build_schedule, rate_factor
 
-from .conftest import Train, configure, weights
+from ..tiny import configure
+from .conftest import Train, weights
 
 
 def factors(config: Optim, updates: list[int], *, steps: int) -> list[float]:

@@ -19,7 +19,8 @@ from memexp.runs import Run, all_runs
 from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
 
-from .conftest import TINY, Train, assert_same_result, losses
+from ..tiny import TINY, configure
+from .conftest import Train, assert_same_result, losses
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -73,8 +74,6 @@ def test_a_crashed_run_ends_as_if_nothing_had_been(
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from .conftest import configure
-
     return loop.train(configure(*LONG), corpus, tmp_path_factory.mktemp("uninterrupted"), command="")
 
 

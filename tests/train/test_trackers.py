@@ -9,7 +9,8 @@ import pytest
 
 from memexp.errors import UserError
 
-from .conftest import CHECKOUT, TINY, Train
+from ..tiny import TINY
+from .conftest import CHECKOUT, Train
 
 SCRIPT = """
 import os, sys, time

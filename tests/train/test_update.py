@@ -19,7 +19,7 @@ from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
 from memexp.train.session import Session
 
-from .conftest import configure
+from ..tiny import configure
 
 VOCABULARY, SEGMENT = 30, 8
 

@@ -1,0 +1,28 @@
+"""Settings at tiny size, for tests that train or build a model."""
+
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from memexp.cli.compose import compose, typed
+from memexp.config import TrainConfig
+
+TINY = ("size=tiny", "data=tiny", "device=cpu")
+
+GROUPS = ("arch=", "optim=", "tracker=", "size=")
+
+
+@cache
+def choose(*groups: str) -> Any:
+    """What Hydra makes of a choice of groups, which takes it long."""
+    return compose("train", [*TINY, *groups])
+
+
+@cache
+def configure(*overrides: str) -> TrainConfig:
+    """The settings with these overrides; nobody changes them."""
+    chosen = choose(*(each for each in overrides if each.startswith(GROUPS)))
+    rest = [each for each in overrides if not each.startswith(GROUPS)]
+    config: TrainConfig = typed(OmegaConf.merge(chosen, OmegaConf.from_dotlist(rest)))
+    return config
