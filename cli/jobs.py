@@ -25,7 +25,8 @@ POLL_SECONDS = 0.25
 TAIL_BYTES = 8192
 """More than a line of metrics is long."""
 
-INTERRUPTED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = (*(-number for number in STOPS), *(128 + number for number in STOPS))
 
 
 class JobCrashed(Exception):
@@ -123,7 +124,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
     """Run every job, `at_a_time` of them side by side, and call `show` a few times a second.
 
     Returns:
-        Whether it was interrupted: by SIGINT or SIGTERM, handed on once to the jobs that run, which save and end. A
+        Whether it was interrupted: by a signal, handed on once to the jobs that run, which save and end. A
         second signal ends them at once.
     """
     waiting = list(jobs)
@@ -154,7 +155,7 @@ def _forwarded(jobs: list[JobProcess]) -> Iterator[list[int]]:
         for job in jobs:
             job.signal(number if len(seen) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in STOPS}
     try:
         yield seen
     finally:

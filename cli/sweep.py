@@ -75,6 +75,9 @@ class CheckedSweeper(Sweeper):
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
+        if remarks := getattr(command_module(self._config.hydra.job.config_name), "remarks", None):
+            for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
+                print(line)
         results: list[JobReturn] = []
         size = self._batch or len(kept)
         for start in range(0, len(kept), size):

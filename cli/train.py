@@ -6,6 +6,24 @@ import sys
 from memexp.config import TrainConfig, departures
 
 
+def remarks(config: TrainConfig) -> list[str]:
+    """What a user should know before a run starts; a sweep prints it once for all its jobs."""
+    found = []
+    if departing := departures(config):
+        found.append(f"departs from the papers: {', '.join(departing)}")
+    if config.arch.mem_is == "state":
+        for name, longest in (
+            ("data.max_document", config.data.max_document),
+            ("eval.max_document", config.eval.max_document),
+        ):
+            if 0 < longest < config.mem:
+                found.append(
+                    f"warning: mem is {config.mem:,} but {name} cuts documents at {longest:,} tokens, so the rest of the "
+                    f"memory stays empty there; raise {name}, or set it to 0 for whole documents"
+                )
+    return found
+
+
 def run(config: TrainConfig) -> None:
     """Train to the end and score the held-out documents, as far as neither has been done."""
     from memexp.cli.sweep import announce
@@ -19,8 +37,8 @@ def run(config: TrainConfig) -> None:
     root = find_root(config.root)
     corpus = prepare(config.data, root)
     announce(run_folder(config, identify(config, corpus, root), root).path)
-    if departing := departures(config):
-        print(f"size={config.size.name} departs from the papers: {', '.join(departing)}")
+    for line in remarks(config):
+        print(line)
     command = shlex.join(["memexp", *sys.argv[1:]])
     try:
         trained = train(
@@ -38,6 +56,6 @@ def run(config: TrainConfig) -> None:
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
         print(
             f"warning: at most {summary['memory_fill']:.0%} of the {summary['memory_slots']:,} slots were ever filled while "
-            "scoring: the documents are shorter than the memory, so a larger one cannot help"
+            "scoring: no document is long enough there (see eval.max_document), so more memory cannot help"
         )
     print(trained.path)

@@ -153,7 +153,9 @@ class Optim:
 
     name: str = setting("adamw", "optimizer", choices=("adamw", "adafactor"))
     rate: float = setting(
-        3e-4, "learning rate: the peak, or for rsqrt what is divided by the root of the step", low=0.0
+        3e-4,
+        "learning rate: the peak, or for rsqrt what is divided by the root of the step; Adafactor caps it at one over that root",
+        low=0.0,
     )
     schedule: str = setting(
         "cosine", "how the rate falls after warm-up", choices=("cosine", "linear", "rsqrt", "constant")
@@ -229,7 +231,9 @@ class TrainConfig(Command):
     seed: int = setting(0, "of weights, order of documents, crops and dropout", low=0)
     precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+    threads: int = setting(
+        0, "CPU threads; 0: torch's choice, or a job's share of the cores in a sweep", unit="threads", low=0
+    )
     init_from: str | None = setting(None, "run whose last weights to start from", unit="run")
     tag: str = setting("", "a word to find runs by; part of a run's identity in no way")
     log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1)
@@ -387,6 +391,20 @@ def _check_train(config: TrainConfig) -> None:
             f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
             f"multiple of {window}, for a step is made of whole gradient windows of bptt_segments + 1 segments"
         )
+    if config.bptt_segments and config.arch.mem_is != "parameters":
+        raise UserError(
+            f"bptt_segments is {config.bptt_segments}, but in arch={config.arch.name} no gradient crosses a segment border; "
+            "expected 0 (its paper stops gradients at the cache and the memory)"
+        )
+    if not config.arch.normalise and config.arch.scale != 1:
+        raise UserError(
+            f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
+            "arch.scale=1 beside it"
+        )
+    if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
+        raise UserError(
+            f"optim.betas is {config.optim.betas}, which Adafactor has no use for; expected optim=adamw with it"
+        )
     if config.arch.position == "rotary" and config.size.head_size % 2:
         raise UserError(f"size.head_size is {config.size.head_size}; expected an even number with arch.position=rotary")
     if isinstance(config.arch, KnnArch):
@@ -394,6 +412,10 @@ def _check_train(config: TrainConfig) -> None:
         if wrong or len(set(config.arch.knn_layers)) != len(config.arch.knn_layers):
             raise UserError(
                 f"arch.knn_layers is {config.arch.knn_layers}; expected different layers from 1 to {config.size.layers}"
+            )
+        if config.arch.combine == "joint" and config.arch.gate:
+            raise UserError(
+                f"arch.gate is {config.arch.gate:g} but arch.combine is joint, which has no gate; expected arch.combine=gate"
             )
         if 0 < config.mem < config.arch.neighbours:
             raise UserError(

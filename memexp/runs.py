@@ -18,11 +18,12 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from memexp.config import ARCHS, Scored, TrainConfig, did_you_mean
 from memexp.errors import UserError
@@ -162,7 +163,7 @@ class Run:
             return "done"
         try:
             with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return "stopped"
         except BlockingIOError:
@@ -178,19 +179,29 @@ class Run:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _try_lock(file):
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
                 raise UserError(
                     f"{self.path} is in use by process {owner}; expected a run that nobody else trains. "
                     "Wait for it, or change a setting or the seed"
-                ) from error
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Take the exclusive lock; more than one try, for `Run.state` holds a shared one while it looks."""
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:

@@ -70,6 +70,10 @@ class Corpus:
     def tokenizer_hash(self) -> str:
         return str(self.manifest["tokenizer"]["hash"])
 
+    def seen_from(self, root: Path) -> str:
+        """Its folder relative to `root`, for what is to be found again when both have moved."""
+        return os.path.relpath(self.path, root)
+
     @cached_property
     def _splits(self) -> dict[str, list[TokenDocument]]:
         tokens = np.memmap(self.path / "tokens.bin", dtype=self.manifest["dtype"], mode="r").view(np.ndarray)

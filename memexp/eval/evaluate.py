@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from memexp.config import Scoring, TrainConfig, check
-from memexp.data.corpus import Corpus, TokenDocument, prepare
+from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.score import Scores, score_documents
 from memexp.files import fingerprint, write_atomically, write_json
@@ -44,8 +44,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     score = Score(run.path / "eval" / name.folder)
     if (score.path / "summary.json").exists() and not force:
         return score
-    corpus = prepare(config.data, root)
-    _check_corpus(run, corpus)
+    corpus = _corpus_of(run, config, root)
     model = build_model(config, vocabulary=corpus.vocabulary)
     if request.memory != "on" and not model.memory_slots:
         raise UserError(
@@ -75,12 +74,12 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
         "tokenizer_hash": corpus.tokenizer_hash,
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
-        "corpus": str(corpus.path.relative_to(root)),
+        "corpus": corpus.seen_from(root),
         "memory_fill": scores.memory_fill,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
-        "config_hash": run.path.name.rsplit("-", 1)[-1],
+        "config_hash": read_identity(run)["hash"],
     }
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
@@ -186,7 +185,10 @@ def _settings(run: Run, request: Request) -> TrainConfig:
     return config
 
 
-def _check_corpus(run: Run, corpus: Corpus) -> None:
+def _corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
+    """The corpus that the run was trained on, where it still lies; else prepared again, if that gives the same."""
+    folder = root / str((run.summary or {}).get("corpus", ""))
+    corpus = open_corpus(folder) if (folder / "manifest.json").exists() else prepare(config.data, root)
     trained_on = read_identity(run)["data"]
     for name, here in identify_corpus(corpus).items():
         if trained_on[name] != here:
@@ -195,6 +197,7 @@ def _check_corpus(run: Run, corpus: Corpus) -> None:
                 "expected the same, or documents it was trained on could be scored. The corpus was prepared again from "
                 "other text, as after an upgrade"
             )
+    return corpus
 
 
 def _take_weights(model: SegmentModel, run: Run) -> None:

@@ -192,13 +192,14 @@ def attend(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
 
 def local_scores(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
     """The scores that `attend` takes the softmax of, B H T S in fp32 at least; -inf where a query may not look."""
-    scores = at_least_fp32(sight.queries_BHTK @ sight.placed_BHSK.transpose(-1, -2))
+    with torch.autocast(sight.queries_BHTK.device.type, enabled=False):
+        scores = at_least_fp32(sight.queries_BHTK) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
     return _masked(scores if sight.bias_BHTS is None else scores + sight.bias_BHTS, mask_BHTS)
 
 
-def at_least_fp32(scores: Tensor) -> Tensor:
-    """What a softmax is taken of: half precision would lose small weights."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+def at_least_fp32(x: Tensor) -> Tensor:
+    """For what a softmax is taken of: half precision would make large scores alike."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _masked(scores_BHTS: Tensor, mask_BHTS: Tensor | None) -> Tensor:

@@ -174,7 +174,7 @@ class Knn(SegmentModel):
         return write_ring(ring, keys, values, valid_B=valid_B, slots=self.memory_slots)
 
     def _gauges(self, place: int, attention: SelfAttention, reading: Reading, ring: Ring) -> dict[str, Tensor]:
-        """Fill is that of the fullest lane; share is the part of the heads' attention that is on the memory."""
+        """Fill is what the fullest lane could read; share is the part of the heads' attention that is on the memory."""
         gauges = {
             "memory_fill": ring.count_B.max() / self.memory_slots,
             "memory_share": reading.weights_BHTk.sum(-1).mean(),

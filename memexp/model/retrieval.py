@@ -35,8 +35,9 @@ class Retrieved(NamedTuple):
 def retrieve(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Retrieved:
     """Find, copy and score the best pairs."""
     found = exact(queries_BHTK.detach(), ring, neighbours)
-    keys_BHTkK = gather(ring.keys_BHRK, found.slots_BHTk).to(queries_BHTK.dtype)
-    scores_BHTk = at_least_fp32((keys_BHTkK @ queries_BHTK[..., None]).squeeze(-1))
+    keys_BHTkK = at_least_fp32(gather(ring.keys_BHRK, found.slots_BHTk))
+    with torch.autocast(queries_BHTK.device.type, enabled=False):
+        scores_BHTk = (keys_BHTkK @ at_least_fp32(queries_BHTK)[..., None]).squeeze(-1)
     values_BHTkK = gather(ring.values_BHRK, found.slots_BHTk).to(queries_BHTK.dtype)
     return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), values_BHTkK)
 

@@ -49,9 +49,9 @@ class Neighbours(NamedTuple):
 def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     """The best pairs for every query among those that the ring's counts say are readable."""
     queries_BHTK = queries_BHTK.to(ring.keys_BHRK.dtype)
-    if queries_BHTK.device.type == "cpu":
-        return _by_spans(queries_BHTK, ring, neighbours)
-    return _by_mask(queries_BHTK, ring, neighbours)
+    on_cpu = queries_BHTK.device.type == "cpu"
+    with torch.autocast(queries_BHTK.device.type, enabled=False):  # or scores would be rounded where nobody asks for it
+        return (_by_spans if on_cpu else _by_mask)(queries_BHTK, ring, neighbours)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

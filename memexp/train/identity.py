@@ -10,6 +10,9 @@ from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
 
+NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is"), "size": ("name", "rate", "memory")}
+"""Settings that only describe, or that others take their values from: those others count."""
+
 
 def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     """Everything that two runs must share to have the same result, with its hash under "hash".
@@ -17,6 +20,8 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
     content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
+    for group, described in NOT_OF_THE_IDENTITY.items():
+        content[group] = {name: value for name, value in content[group].items() if name not in described}
     content["data"] = {
         "name": config.data.name,
         "max_document": config.data.max_document,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at the next step instead of in the middle of one."""
+"""Ctrl-C, SIGTERM and a lost terminal end a run at the next step instead of in the middle of one."""
 
 import signal
 from collections.abc import Iterator
@@ -14,6 +14,9 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class StopRequest:
     """Whether somebody asked the run to stop."""
 
@@ -22,9 +25,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM instead of dying from them; the second one dies."""
+    """Note SIGINT, SIGTERM and SIGHUP instead of dying from them; the second one dies."""
     request = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPS}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number

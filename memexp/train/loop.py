@@ -70,11 +70,13 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
             print(note)
         with (
             closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
-            closing(open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path)) as sink,
+            closing(
+                open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
+            ) as sink,
             Progress(run.name, done=session.step, steps=config.steps) as progress,
         ):
             _run_to_the_end(session, metrics, sink, progress, request, validate)
-        _finish(session, command)
+        _finish(session, command, root)
         if request.signal_number is not None:
             raise _interrupted(session, request.signal_number)
     return run
@@ -98,7 +100,7 @@ def update(session: Session) -> Update:
                 output = model(batch.tokens_BT, batch.valid_BT, session.state, batch.reset_B)
                 nats_BT = model.head.nats(output.hidden_BTD, batch.targets_BT)
             session.state = output.state
-            nats_B = (nats_BT * batch.weight_BT).sum(-1)
+            nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
             _refuse_nonfinite(session, nats_B)
             loss = nats_B.sum() / scored
             total += loss.detach()
@@ -139,6 +141,7 @@ def _run_to_the_end(
             line = {
                 "step": session.step,
                 "tokens": session.tokens,
+                "epoch": session.lanes.epoch,
                 "loss": session.loss,
                 "rate": rate,
                 "grad_norm": result.grad_norm,
@@ -174,12 +177,14 @@ def _done(run: Run, config: TrainConfig) -> bool:
     if run.summary is None:
         return False
     print(f"{run.name} is done; nothing to train")
-    if config.tag and run.config.get("tag") != config.tag:
+    before = run.config.get("tag")
+    if config.tag and before != config.tag:
+        print(f"its tag was {before!r} and is {config.tag!r} now")
         write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": config.tag}, sort_keys=False))
     return True
 
 
-def _finish(session: Session, command: str) -> None:
+def _finish(session: Session, command: str, root: Path) -> None:
     """Keep the weights alone, write the summary last: it is what says that a run is done."""
     path = session.run.path
     checkpoint.save(
@@ -202,6 +207,7 @@ def _finish(session: Session, command: str) -> None:
             "command": command,
             "commit": _commit(),
             "config_hash": session.identity,
+            "corpus": session.corpus.seen_from(root),
             "data_hash": session.corpus.tokens_checksum,
             "tokenizer_hash": session.corpus.tokenizer_hash,
             "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},

@@ -71,7 +71,7 @@ class Wandb:
 class Tensorboard:
     """TensorBoard event files in the run folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -79,7 +79,7 @@ class Tensorboard:
                 "tracker=tensorboard needs the package tensorboard, which is not installed; "
                 "expected `pip install memexp[tensorboard]`, or tracker=none"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take the numbers of a step."""
@@ -91,12 +91,12 @@ class Tensorboard:
         self._writer.close()
 
 
-def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path) -> Sink:
-    """The tracker that the settings name."""
+def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path, step: int) -> Sink:
+    """The tracker that the settings name, for a run that goes on after `step`."""
     if tracker.name == "wandb":
         return Wandb(tracker.project, run=run, config=config, folder=folder)
     if tracker.name == "tensorboard":
-        return Tensorboard(folder)
+        return Tensorboard(folder, step=step)
     return Nowhere()
 
 

@@ -1,6 +1,7 @@
 """Every architecture at tiny size, and inputs that have document borders in them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,9 +59,13 @@ class Case(NamedTuple):
 Build = Callable[..., Case]
 
 
-def build(name: str, *overrides: str) -> Case:
-    """The model of `arch=name` with random weights everywhere, so that nothing hides behind a zero."""
-    config = configure(f"arch={name}", *SHARP, *overrides)
+def build(name: str, *overrides: str, bptt_segments: int = 0) -> Case:
+    """The model of `arch=name` with random weights everywhere, so that nothing hides behind a zero.
+
+    Args:
+        bptt_segments: the horizon that the model is told, also where no gradient crosses a border.
+    """
+    config = replace(configure(f"arch={name}", *SHARP, *overrides), bptt_segments=bptt_segments)
     torch.manual_seed(0)
     model = build_model(config, vocabulary=VOCABULARY)
     with torch.no_grad():

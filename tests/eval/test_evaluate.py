@@ -1,5 +1,6 @@
 """Scoring a run: what is refused, what is kept, and what it says."""
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -187,9 +188,25 @@ def test_another_corpus_than_the_one_trained_on_is_refused(
     """With bytes as tokens the tokenizer alone would not tell."""
     files = corpus.manifest["files"] | {name: {"bytes": 1, "sha256": "0" * 64}}
     other = replace(corpus, manifest=corpus.manifest | {"files": files})
-    monkeypatch.setattr(module, "prepare", lambda config, root: other)
+    monkeypatch.setattr(module, "open_corpus", lambda path: other)
     with pytest.raises(UserError, match="was trained on a corpus with .* 00000000; expected the same"):
         call(copy, root)
+
+
+def test_the_corpus_is_found_where_it_lies_whatever_its_source_says_now(
+    copy: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of text that has changed since, or is seen from another directory, takes no score away."""
+
+    def unreachable(*arguments: object) -> None:
+        raise UserError("the source has changed")
+
+    monkeypatch.setattr(module, "prepare", unreachable)
+    assert call(copy, root).summary["tokens"] > 0
+    summary = json.loads((copy.path / "summary.json").read_text())
+    (copy.path / "summary.json").write_text(json.dumps(summary | {"corpus": "data/gone"}))
+    with pytest.raises(UserError, match="the source has changed"):
+        call(copy, root, memory="off")
 
 
 def test_validation_is_the_mean_over_the_validation_split(corpus: Corpus) -> None:

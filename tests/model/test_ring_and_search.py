@@ -127,6 +127,16 @@ def test_a_shortlist_that_rounding_spoils_is_noticed(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close((queries @ keys.transpose(-1, -2)).gather(-1, found), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shortlist", [False, True])
+def test_half_precision_around_it_changes_nothing(shortlist: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: shortlist)
+    ring, queries = ring_of(keys_of("random", 2, 4096)), 16 * torch.randn(1, 2, 64, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = search.exact(queries, ring, 32).slots_BHTk
+    scores = queries @ ring.keys_BHRK.transpose(-1, -2)
+    torch.testing.assert_close(scores.gather(-1, found), scores.topk(32).values, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("path", ["by_spans", "by_mask"])
 def test_each_lane_is_searched_by_its_own_count(path: str) -> None:
     torch.manual_seed(2)

@@ -52,7 +52,7 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("arch=vanilla", "arch.dropout=0.2"),
         ("arch=xl", "accumulate=2", "optim=adafactor"),
-        ("arch=knn", "arch.dropout=0.1", "accumulate=2", "bptt_segments=1"),
+        ("arch=knn", "arch.dropout=0.1", "accumulate=2"),
         ("arch=knn", "arch.write=leaving", "arch.combine=joint", "precision=bf16", "data.max_document=0"),
     ],
     ids=lambda settings: "-".join(settings),

@@ -32,7 +32,7 @@ trackers.LOGIN_TIMEOUT = 2
 folder = Path("keyed")
 folder.mkdir()
 began = time.monotonic()
-sink = trackers.open_tracker(Tracker(name="wandb"), run="same-name", config={}, folder=folder.absolute())
+sink = trackers.open_tracker(Tracker(name="wandb"), run="same-name", config={}, folder=folder.absolute(), step=0)
 sink.log(1, {"loss": 1.0})
 sink.close()
 assert time.monotonic() - began < 15

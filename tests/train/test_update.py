@@ -1,5 +1,6 @@
 """One optimizer step: what is summed, what it is divided by, and how far back gradients reach."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, final
 
@@ -135,7 +136,7 @@ class Recurrent(SegmentModel):
 
 @pytest.mark.parametrize("bptt_segments", [0, 1, 2, 5])
 def test_a_gradient_reaches_back_to_the_start_of_its_window(bptt_segments: int, tmp_path: Any) -> None:
-    config = configure(f"segment={SEGMENT}", "accumulate=6", f"bptt_segments={bptt_segments}", "optim.clip=0")
+    config = replace(configure(f"segment={SEGMENT}", "accumulate=6", "optim.clip=0"), bptt_segments=bptt_segments)
     window = bptt_segments + 1
     for chosen in range(6, 12):  # of the second step, so that the border between steps is among those seen
         model = Recurrent(chosen)
@@ -149,14 +150,14 @@ def test_a_gradient_reaches_back_to_the_start_of_its_window(bptt_segments: int, 
 
 @pytest.mark.parametrize("bptt_segments", [0, 1, 2, 5])
 def test_tokens_a_step_do_not_depend_on_the_horizon(bptt_segments: int, tmp_path: Any) -> None:
-    config = configure(f"segment={SEGMENT}", "accumulate=6", f"bptt_segments={bptt_segments}")
+    config = replace(configure(f"segment={SEGMENT}", "accumulate=6"), bptt_segments=bptt_segments)
     session = open_session(config, Recurrent(0), documents(1000, 1000), tmp_path)
     update(session)
     assert session.tokens == 6 * config.lanes * SEGMENT
 
 
 def test_auxiliary_losses_are_averaged_over_segments_and_kept_apart(tmp_path: Any) -> None:
-    config = configure(f"segment={SEGMENT}", "accumulate=4", "bptt_segments=1", "optim.clip=0")
+    config = replace(configure(f"segment={SEGMENT}", "accumulate=4", "optim.clip=0"), bptt_segments=1)
     model = Recurrent(chosen=-1, aux=3.0)
     result = update(open_session(config, model, documents(1000, 1000), tmp_path))
     assert result.loss == 0.0
