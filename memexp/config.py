@@ -5,6 +5,7 @@ The dataclasses are Hydra's schemas, so an unknown key or a wrong type is refuse
 make no sense together. Lengths are in tokens unless a unit says otherwise.
 """
 
+import math
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -374,6 +375,8 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
             )
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return
+    if not math.isfinite(value):
+        raise UserError(f"{name} is {value}; expected a finite number")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
         unit = f" {metadata['unit']}" if metadata.get("unit") else ""

@@ -34,8 +34,8 @@ def find_root(root: str | None) -> Path:
     """The folder that holds `data/` and `results/`: as asked, else the checkout, else the working directory."""
     if root is not None:
         path = Path(root).expanduser().resolve()
-        if not path.is_dir():
-            raise UserError(f"root is {root}, which is no folder; expected one that exists")
+        if not root or not path.is_dir():
+            raise UserError(f"root is {root!r}, which is no folder; expected one that exists")
         return path
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
@@ -145,11 +145,16 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Whole lines of metrics.jsonl; a last line that is being written is left out."""
+        path = self.path / "metrics.jsonl"
         try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            return [json.loads(line) for line in lines]
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise UserError(
+                f"cannot read {path}: {error}; expected JSON, one object a line. It was edited or damaged"
+            ) from error
 
     @property
     def scores(self) -> list[Score]:

@@ -205,8 +205,11 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) ->
 
 
 def _open(path: Path, *, made: bool) -> Corpus:
-    manifest = read_json(path / "manifest.json")
     again = "`memexp prepare` with the same settings and force=true makes it anew"
+    try:
+        manifest = read_json(path / "manifest.json")
+    except UserError as error:
+        raise UserError(f"{error}. {again}") from error
     content = {key: value for key, value in manifest.items() if key != "checksum"} if isinstance(manifest, dict) else {}
     if not content or manifest.get("checksum") != fingerprint(content):
         raise UserError(

@@ -17,7 +17,7 @@ from memexp.files import fingerprint, write_atomically, write_json
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
-from memexp.train.identity import identify_corpus, read_identity
+from memexp.train.identity import identify_corpus, read_identity, trained_settings
 from memexp.train.session import load_weights
 
 
@@ -172,7 +172,7 @@ def _score(
 
 
 def _settings(run: Run, request: Request) -> TrainConfig:
-    config = run.settings
+    config = trained_settings(run)
     if request.mem is None or request.mem == config.mem:
         return config
     if config.arch.mem_is == "parameters":

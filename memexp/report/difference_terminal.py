@@ -68,7 +68,7 @@ def _positions(found: Difference) -> list["Text"]:
     digits = len(f"{bins[-1].last:,}")
     lines = []
     for one in bins:
-        bar = "█" * round(_BAR * abs(one.gain) / largest)
+        bar = ("█" if one.gain >= 0 else "░") * round(_BAR * abs(one.gain) / largest)
         place = f"{one.first:>{digits},} to {one.last:>{digits},}"
         lines.append(Text.assemble(f"  {place}  {one.gain:+.4f} ", (bar, "green" if one.gain > 0 else "red")))
     return lines

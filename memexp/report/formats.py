@@ -68,7 +68,7 @@ def to_csv(comparison: Comparison) -> str:
             "difference_n",
             "paired",
         ]
-        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "steps", "tokens", "command"]
+        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "trained_steps", "tokens", "command"]
     )
     for row in comparison.rows:
         settings = dict(row.settings)

@@ -19,9 +19,7 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
 
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
-    content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
-    for group, described in NOT_OF_THE_IDENTITY.items():
-        content[group] = {name: value for name, value in content[group].items() if name not in described}
+    content = _of_the_result(config)
     content["data"] = {
         "name": config.data.name,
         "max_document": config.data.max_document,
@@ -30,6 +28,41 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
     return content | {"hash": fingerprint(content)}
+
+
+def trained_settings(run: Run) -> TrainConfig:
+    """The settings that a run was trained with.
+
+    Raises:
+        UserError: config.yaml and identity.json, written together, do not say the same.
+    """
+    settings, identity = run.settings, read_identity(run)
+    content = _of_the_result(settings)
+    content["data"] = {"max_document": settings.data.max_document}
+    for name, value in content.items():
+        there = identity.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            for key in value:
+                _compare(run, f"{name}.{key}", value[key], there.get(key))
+        elif name != "init_from":  # which counts by what determined that run
+            _compare(run, name, value, there)
+    return settings
+
+
+def _compare(run: Run, name: str, here: Any, there: Any) -> None:
+    if here != there:
+        raise UserError(
+            f"{run.path / 'config.yaml'} says {name}={here}, but the run was trained with {name}={there}; expected the "
+            "same. Likely cause: it was edited"
+        )
+
+
+def _of_the_result(config: TrainConfig) -> dict[str, Any]:
+    """The settings that change a weight; the corpus and the run that weights came from count by their content instead."""
+    content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
+    for group, described in NOT_OF_THE_IDENTITY.items():
+        content[group] = {name: value for name, value in content[group].items() if name not in described}
+    return content
 
 
 def identify_corpus(corpus: Corpus) -> dict[str, str]:

@@ -63,9 +63,11 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
             return run
         for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
             left.unlink()  # half written by a process that was killed
-        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-        write_json(run.path / "identity.json", identity)
         session = open_session(config, run, corpus, identity["hash"], root)
+        write_text(
+            run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False)
+        )  # from here on it is a run
+        write_json(run.path / "identity.json", identity)
         for note in session.notes:
             print(note)
         with (
@@ -162,9 +164,10 @@ def _run_to_the_end(
             metrics.flush()
             save_session(session)
             raise _interrupted(session, request.signal_number)
-        if session.step % config.checkpoint_every == 0 or session.step == config.steps:
+        if session.step % config.checkpoint_every == 0 and session.step < config.steps:  # at the end weights are enough
             metrics.flush()
             save_session(session)
+    metrics.flush()
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
