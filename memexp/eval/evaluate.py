@@ -51,7 +51,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
             f"memory is {request.memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
             "(A cache is no memory: mem=0 switches that of arch=xl off)"
         )
-    _take_weights(model, run)
+    model.load_state_dict(load_weights(run))
     model.to(pick_device(request.device))
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
@@ -198,16 +198,6 @@ def _corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
                 "other text, as after an upgrade"
             )
     return corpus
-
-
-def _take_weights(model: SegmentModel, run: Run) -> None:
-    try:
-        model.load_state_dict(load_weights(run))
-    except RuntimeError as error:
-        raise UserError(
-            f"the weights of {run.name} do not fit the model of its config.yaml ({str(error).splitlines()[-1].strip()}); "
-            "expected the settings that it was trained with. Likely cause: config.yaml was edited"
-        ) from error
 
 
 def _exp(value: float) -> float:

@@ -167,10 +167,19 @@ def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: 
         call(copy, root)
 
 
-def test_settings_that_do_not_fit_the_weights_are_named(copy: Run, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "edited", "named"),
+    [
+        ("layers: 2", "layers: 3", "size.layers=3"),
+        ("segment: 16", "segment: 8", "segment=8"),
+        ("seed: 0", "seed: 4", "seed=4"),
+    ],
+)
+def test_edited_settings_are_named(written: str, edited: str, named: str, copy: Run, root: Path) -> None:
     config = copy.path / "config.yaml"
-    config.write_text(config.read_text().replace("layers: 2", "layers: 3"))
-    with pytest.raises(UserError, match="do not fit the model of its config.yaml") as refused:
+    assert written in config.read_text()
+    config.write_text(config.read_text().replace(written, edited))
+    with pytest.raises(UserError, match=f"config.yaml says {named}, but the run was trained with") as refused:
         call(copy, root)
     assert "\n" not in str(refused.value)
 

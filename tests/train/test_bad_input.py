@@ -96,6 +96,7 @@ def test_a_checkpoint_of_other_settings_is_refused(stopped: Run, run: Train, roo
     other = run("seed=1")
     (other.path / "summary.json").unlink()
     copied = other.path / "checkpoints" / theirs.name
+    copied.parent.mkdir(exist_ok=True)
     copied.write_bytes(theirs.read_bytes())
     expected = says("belongs to the settings " + read_identity(stopped)["hash"][:8], read_identity(other)["hash"][:8])
     with pytest.raises(UserError, check=expected):

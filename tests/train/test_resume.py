@@ -193,7 +193,7 @@ def test_a_finished_run_says_so_and_changes_nothing(root: Path, capsys: pytest.C
     assert "is done; nothing to train" in capsys.readouterr().out
     assert snapshot(root / "results") == before and before
     (found,) = all_runs(root)
-    assert found.state == "done" and not list((found.path / "checkpoints").iterdir())
+    assert found.state == "done" and not list(found.path.glob("checkpoints/*"))
 
 
 def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(
