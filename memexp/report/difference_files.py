@@ -120,7 +120,7 @@ def plot(found: Difference) -> dict[str, bytes]:
             f"Gain of each token from A = {_literal(found.a.label)} to B = {_literal(found.b.label)}{of}", fontsize=9
         )
         figure.supxlabel(f"index of the token in its document (line: mean of {_RUNNING} tokens)", fontsize=8)
-        figure.supylabel("nats A - nats B (positive: B is better)", fontsize=8)
+        figure.supylabel("nats A - nats B (positive: B is better; logarithmic beyond 0.1)", fontsize=8)
         files = {}
         # A document's name may be written in letters that the font does not have: boxes will do.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
