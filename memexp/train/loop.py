@@ -64,9 +64,8 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
         for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
             left.unlink()  # half written by a process that was killed
         session = open_session(config, run, corpus, identity["hash"], root)
-        write_text(
-            run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False)
-        )  # from here on it is a run
+        # only now is it a run: what was refused until here leaves nothing that is listed
+        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         write_json(run.path / "identity.json", identity)
         for note in session.notes:
             print(note)
