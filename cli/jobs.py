@@ -155,7 +155,9 @@ def _forwarded(jobs: list[JobProcess]) -> Iterator[list[int]]:
         for job in jobs:
             job.signal(number if len(seen) == 1 else signal.SIGKILL)
 
-    before = {number: signal.signal(number, forward) for number in STOPS}
+    # what is ignored stays so: nohup means it
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
         yield seen
     finally:

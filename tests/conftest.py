@@ -1,12 +1,16 @@
 """What all tests share: one thread a process, and those marked `gpu` are skipped where there is no CUDA device."""
 
 import os
+import signal
 
 import pytest
 
 # The tests' tensors are tiny and two processes share two cores: more threads would only wait for each other. Set before
 # torch is imported, and for the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,8 @@ class StopRequest:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Note SIGINT, SIGTERM and SIGHUP instead of dying from them; the second one dies."""
     request = StopRequest()
-    before = {number: signal.getsignal(number) for number in STOPS}
+    # what is ignored stays so: nohup means it
+    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number

@@ -166,6 +166,16 @@ def test_the_second_signal_ends_it_at_once(run: Train, root: Path) -> None:
     assert checkpoint.newest(found.path / "checkpoints") is None
 
 
+def test_what_nohup_ignores_does_not_stop_it(run: Train, root: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run("validate_every=2", validate=kill_self_at(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    (found,) = all_runs(root)
+    assert found.state == "done"
+
+
 def test_a_signal_in_the_last_step_is_not_lost(run: Train, root: Path) -> None:
     with pytest.raises(Interrupted, match="stopped at step 4 of 4") as stop:
         run("validate_every=4", validate=kill_self_at(signal.SIGINT))
