@@ -117,12 +117,6 @@ def fork(tree: AnyTree) -> AnyTree:
     return result
 
 
-def select_lanes(tree: AnyTree, lane_B: Tensor) -> AnyTree:
-    """A copy whose lane i is lane `lane_B[i]` of `tree`."""
-    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, lane_B), tree)
-    return result
-
-
 def state_bytes(tree: Tree) -> int:
     """Bytes of all tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree))

@@ -5,7 +5,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from memexp.model.build import build_model
-from memexp.model.segment import State, fork, pack, select_lanes, state_bytes, unpack
+from memexp.model.segment import State, fork, pack, state_bytes, unpack
 from memexp.train.checkpoint import random_state, restore_random_state
 
 from ..tiny import configure
@@ -271,15 +271,6 @@ def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
     assert (found.ages_BTLHk - place <= oldest)[read].all()
     assert (found.ages_BTLHk[~read] == 0).all()
     assert (found.weights_BTLHk.sum((-1,)) <= 1 + 1e-5).all()
-
-
-def test_lanes_can_be_selected(case: Case, text: Text) -> None:
-    _, state = run(case.model, text)
-    order = torch.tensor([1, 2, 0])
-    more = Text(text.tokens[:1], text.valid[:1], torch.zeros_like(text.reset[:1]))
-    expected, _ = run(case.model, more, fork(state))
-    found, _ = run(case.model, Text(*(part[:, order] for part in more)), select_lanes(state, order))
-    torch.testing.assert_close(found, expected[:, order], **CLOSE)
 
 
 def test_dropout_draws_from_the_saved_generator(arch: str, text: Text) -> None:
