@@ -5,10 +5,10 @@ from dataclasses import Field, dataclass, field
 from typing import Any
 
 from memexp.cli.settings import groups_of, is_list, settings_of, value_type
-from memexp.config import SIZE_UNITS, did_you_mean
+from memexp.config import AS_TYPED, SIZE_UNITS, did_you_mean
 from memexp.errors import UserError
 
-POSITIONALS = {"eval": ("run",), "table": ("runs",), "diff": ("a", "b"), "bench": ("what",)}
+POSITIONALS = {"eval": ("run",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"), "bench": ("what",)}
 """Settings that may be given as bare words, in this order; one that is a list takes all that are left."""
 
 FLAGS = {
@@ -27,6 +27,9 @@ PLAIN = re.compile(r"[A-Za-z_][\w./@-]*", re.ASCII)
 
 GRAMMAR = re.compile(r"""^null$|[,'"\[\](){}$]""")
 """Text that means more to Hydra than its letters: lists, sweeps, functions, quotes, interpolations."""
+
+INTERPOLATION, OUT_OF_USE = re.compile(r"(\\*)\$\{"), r"\1\1\\${"
+"""What begins an interpolation, also in quotes, and how it is written to mean its letters."""
 
 NOT_TEXT = ("true", "false", "null", "inf", "nan")
 
@@ -132,6 +135,8 @@ def _override(word: str, known: dict[str, Field[Any]], command: str) -> str:
     if value_type(item) is int:
         base = 1024 if item.metadata["unit"] in SIZE_UNITS else 1000
         return f"{key}={SIZE.sub(lambda size: _size(size, base), value)}"
+    if item.metadata["unit"] == AS_TYPED:
+        return f"{key}={quote(INTERPOLATION.sub(OUT_OF_USE, value))}"
     if value_type(item) is str and not GRAMMAR.search(value):
         return f"{key}={quote(value)}"
     return word

@@ -29,6 +29,10 @@ def register() -> None:
         store.store(group="arch", name=f"base_{name}", node=arch)
     _register_plugins()
     OmegaConf.register_new_resolver("memexp_root", lambda root: str(find_root(root)), replace=True)
+    # one step is one gradient window: as many borders are crossed as its segments have between them
+    OmegaConf.register_new_resolver(
+        "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
+    )
     sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
     quiet = HydraConf(
         run=RunDir(dir="."),

@@ -22,9 +22,7 @@ def run(config: DiffConfig) -> None:
     if warning:
         screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     screen.print(to_terminal(found, pieces, top=config.top))
-    scored = (
-        "" if config.eval == Scored() else f"-{config.eval.split}-{config.eval.documents}x{config.eval.max_document}"
-    )
+    scored = "" if config.eval == Scored() else f"-{a.path.name.rsplit('-', 2)[0]}"
     default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
     folder = Path(config.out).expanduser() if config.out is not None else default
     paths = write_files(folder, found, pieces)

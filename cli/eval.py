@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import asdict
 
 from memexp.config import EvalConfig
 
@@ -17,9 +18,10 @@ def run(config: EvalConfig) -> None:
 
     root = find_root(config.root)
     trained = find_run(root, config.run)
+    scoring = config.eval.of(asdict(trained.settings.eval))
     if config.threads:
         torch.set_num_threads(config.threads)
-    request = Request(config.eval, mem=config.mem, memory=config.memory, device=config.device)
+    request = Request(scoring, mem=config.mem, memory=config.memory, device=config.device)
     score = evaluate(trained, request, root, command=shlex.join(["memexp", *sys.argv[1:]]), force=config.force)
     summary = score.summary
     table = Table(title=f"{trained.name}  {score.path.name}")
@@ -36,6 +38,9 @@ def run(config: EvalConfig) -> None:
         ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
     ):
         table.add_row(name, value)
+    if "accuracy" in summary:
+        table.add_row("accuracy", f"{summary['accuracy']:.4f}")
+        table.add_row("exact match", f"{summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None:
         table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
     Console().print(table)

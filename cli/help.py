@@ -13,13 +13,14 @@ from memexp.cli.settings import (
     settings_of,
     value_type,
 )
-from memexp.config import COMMANDS, SIZE_UNITS
+from memexp.config import AS_TYPED, COMMANDS, SIZE_UNITS
 from memexp.errors import UserError
 
 USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
     "train": "memexp train [-m] [group=choice ...] [key=value ...]",
     "eval": "memexp eval [-m] RUN [key=value ...]",
+    "generate": "memexp generate RUN prompt=TEXT [key=value ...]",
     "table": "memexp table [RUN ...] [key=value ...]",
     "diff": "memexp diff A B [key=value ...]",
     "runs": "memexp runs [key=value ...]",
@@ -35,6 +36,10 @@ EXAMPLES = {
         "memexp train arch=knn mem=8k init_from=RUN",
     ],
     "eval": ["memexp eval RUN mem=64k", "memexp eval RUN memory=off", "memexp eval -m RUN mem=0,8k,64k"],
+    "generate": [
+        "memexp generate RUN prompt='import '",
+        "memexp generate RUN prompt_file=FILE tokens=2k temperature=0.8 top_p=0.95",
+    ],
     "table": ["memexp table tag=demo", "memexp table RUN RUN metric=bits_per_byte"],
     "diff": ["memexp diff RUN_A RUN_B", "memexp diff RUN@0 RUN@8192"],
     "runs": ["memexp runs", "memexp runs tag=demo"],
@@ -185,7 +190,7 @@ def describe(item: Field[Any]) -> str:
         notes.append(" | ".join(choices))
     elif value_type(item) is bool:
         notes.append("true | false")
-    if unit and unit not in ("path", "run", "runs"):
+    if unit and unit not in ("path", "run", "runs", AS_TYPED):
         notes.append(f"in {unit}, 64k allowed" if unit in SIZE_UNITS else f"in {unit}")
     if low is not None and high is not None:
         notes.append(f"{low:g} to {high:g}")

@@ -17,7 +17,15 @@ def run(config: TableConfig) -> None:
     """Print the table and write it as Markdown, CSV and LaTeX."""
     root = find_root(config.root)
     runs = select_runs(root, config.runs, tag=config.tag)
-    comparison = compare(root, runs, metric=config.metric, scored=config.eval, baseline=config.baseline)
+    comparison = compare(
+        root,
+        runs,
+        metric=config.metric,
+        scored=config.eval,
+        by=config.by,
+        gauges=config.gauges,
+        baseline=config.baseline,
+    )
     grid = lay_out(comparison)
     folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
     name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""

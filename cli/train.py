@@ -53,6 +53,8 @@ def run(config: TrainConfig) -> None:
         f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
+    if "accuracy" in summary:
+        print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
         print(
             f"warning: at most {summary['memory_fill']:.0%} of the {summary['memory_slots']:,} slots were ever filled while "

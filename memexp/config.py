@@ -6,7 +6,7 @@ make no sense together. Lengths are in tokens unless a unit says otherwise.
 """
 
 import math
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from memexp.errors import UserError
@@ -45,6 +45,9 @@ def setting(
 SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
 """Units whose values may be written with a binary suffix: 64k = 65,536, 1m = 1,048,576."""
 
+AS_TYPED = "text"
+"""Unit of text that means nothing but its letters, whatever signs are in it."""
+
 
 # ---------------------------------------------------------------------------------------------- groups
 
@@ -61,7 +64,11 @@ class Arch:
         "what `mem` changes: nothing, the size of the state, or the number of parameters",
         choices=("none", "state", "parameters"),
     )
-    position: str = setting("t5", "positions in local attention", choices=("t5", "xl", "rotary", "none"))
+    position: str = setting(
+        "t5",
+        "positions in local attention",
+        choices=("t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"),
+    )
     normalise: bool = setting(True, "unit-norm queries and keys, times a learned scale a head")
     scale: float = setting(1.0, "initial value of that scale", low=0.0, departure=True)
     dropout: float = setting(0.0, "dropout on embeddings and on what each layer adds", low=0.0, high=0.99)
@@ -79,20 +86,24 @@ class Arch:
 
 @dataclass
 class XlArch(Arch):
-    """Group `arch`, Transformer-XL."""
+    """Group `arch`, Transformer-XL, plain and enhanced."""
 
 
 @dataclass
-class KnnArch(Arch):
-    """Group `arch`, kNN memory."""
+class PairArch(Arch):
+    """Options of a memory of key-value pairs, for every architecture that has one."""
 
-    cache: int = setting(
-        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=0
-    )
     knn_layers: list[int] = setting(
         [], "layers that read the memory, counted from 1; empty: the one three quarters up (9th of 12)"
     )
-    neighbours: int = setting(32, "pairs that each token retrieves", unit="pairs", low=1)
+    neighbours: int = setting(
+        32, "pairs that each token retrieves: its own, or with search=routed the segment's", unit="pairs", low=1
+    )
+    search: str = setting(
+        "exact",
+        "who chooses them: every token by itself, or one choice a head for all of a segment by coordinate descent",
+        choices=("exact", "routed"),
+    )
     combine: str = setting(
         "gate",
         "how retrieved and local values mix: a learned gate a head, or one joint softmax",
@@ -100,16 +111,128 @@ class KnnArch(Arch):
     )
     gate: float = setting(0.0, "initial gate before the sigmoid; 0 weighs both sides alike")
     write: str = setting(
-        "all", "which pairs are stored: all of a segment, or those that leave the cache", choices=("all", "leaving")
+        "all", "which pairs are stored: all that were read, or those that leave the cache", choices=("all", "leaving")
+    )
+
+
+@dataclass
+class KnnArch(PairArch):
+    """Group `arch`, kNN memory."""
+
+    cache: int = setting(
+        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=0
     )
     knn_position: bool = setting(True, "position bias in the local attention of the layers that read the memory")
+
+
+@dataclass
+class CompressiveArch(Arch):
+    """Group `arch`, Compressive Transformer."""
+
+    cache: int = setting(
+        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=1
+    )
+    factor: int = setting(2, "tokens that leave the cache and become one compressed slot", unit="tokens", low=1)
+    compress: str = setting(
+        "convolution",
+        "how: a convolution that learns to keep what attention reads, their mean, or the maximum of each channel",
+        choices=("convolution", "mean", "max"),
+    )
+
+
+@dataclass
+class RmtArch(Arch):
+    """Group `arch`, Recurrent Memory Transformer."""
+
+    cache: int = setting(0, "exact keys and values of the recent past that tokens also attend to", unit="tokens", low=0)
+    aux_weight: float = setting(
+        0.0,
+        "weight of the loss by which memory tokens predict a word of their own; the paper's is 0.01 with a cache",
+        low=0.0,
+    )
+
+
+@dataclass
+class BlockArch(Arch):
+    """Group `arch`, Block-Recurrent Transformer."""
+
+    window: int = setting(
+        512,
+        "tokens that are read at once and that a token sees before itself; divides the segment",
+        unit="tokens",
+        low=1,
+    )
+    recurrent_layers: list[int] = setting(
+        [], "layers with state vectors, counted from 1; empty: the one at five sixths (10th of 12)"
+    )
+    gate_kind: str = setting(
+        "fixed", "what a gate depends on: nothing (learned, one a channel), or what was read", choices=("fixed", "lstm")
+    )
+    gates: str = setting(
+        "skip",
+        "gates of the state vectors: behind attention and behind a feed-forward layer, only behind that, or without one",
+        choices=("dual", "single", "skip"),
+    )
+    feedback: bool = setting(False, "every layer reads the state vectors, not the recurrent one alone")
+    state_dropout: float = setting(
+        0.0,
+        "departure: chance that a lane starts a training segment with initial state vectors",
+        low=0.0,
+        high=1.0,
+        departure=True,
+    )
+    cache_dropout: float = setting(
+        0.0,
+        "departure: chance that a lane starts a training segment without a cache",
+        low=0.0,
+        high=1.0,
+        departure=True,
+    )
+    shared_values: bool = setting(
+        False, "departure: all heads share one head of keys and values (Shazeer 2019)", departure=True
+    )
+
+
+@dataclass
+class BlockKnnArch(BlockArch, PairArch):
+    """Group `arch`, Block-Recurrent Transformer with kNN memory."""
+
+    pairs: int = setting(8192, "pairs that the kNN memory holds a lane and head", unit="pairs", low=0)
+
+
+@dataclass
+class ThoughtArch(Arch):
+    """Group `arch`, thought-and-memory."""
+
+    updater_layers: int = setting(
+        0,
+        "layers of the network that rewrites the memory; 0: half the predictor's, as published (4 of 8)",
+        unit="layers",
+        low=0,
+    )
+    recall: float = setting(0.5, "weight of the loss of recalling a segment from the memory alone; 0: none", low=0.0)
+    recall_target: str = setting(
+        "tokens",
+        "what is recalled: the tokens, by cross-entropy, or the predictor's own activations, by square error",
+        choices=("tokens", "embeddings"),
+    )
+    composition: float = setting(
+        0.125, "weight of the square error between memories that read a segment in pieces and at once; 0: none", low=0.0
+    )
+    variance: float = setting(1.0, "weight of the loss that keeps the slots' numbers spread out; 0: none", low=0.0)
+    covariance: float = setting(0.04, "weight of the loss that keeps them uncorrelated; 0: none", low=0.0)
+    faithful: bool = setting(False, "the published code's formulas for the updater and all of its losses")
 
 
 @dataclass
 class Tokenizer:
     """How text becomes tokens."""
 
-    kind: str = setting("bpe", "units of text", choices=("bytes", "bpe", "unigram"))
+    kind: str = setting(
+        "bpe",
+        "units of text; words are those between single spaces, as the algorithmic tasks write them",
+        choices=("bytes", "bpe", "unigram", "words"),
+    )
     vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
     path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
 
@@ -131,6 +254,7 @@ class Data:
         low=0,
         departure=True,
     )
+    answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
     path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
 
 
@@ -146,6 +270,7 @@ class Size:
     feedforward: int = setting(4096, "hidden width of a feed-forward layer", low=1)
     rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
     memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
+    routed: int = setting(512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1)
 
 
 @dataclass
@@ -179,18 +304,35 @@ class Tracker:
 
 @dataclass
 class Scored:
-    """Which documents a score is about."""
+    """Which documents a score is about; what is None is as the run itself has it."""
 
     split: str = setting("test", "documents to score", choices=("train", "valid", "test"))
-    documents: int = setting(8, "how many, the first of the split; 0: all", unit="documents", low=0)
-    max_document: int = setting(8192, "tokens scored of each, from its start; 0: all", unit="tokens", low=0)
+    documents: int | None = setting(
+        None, "how many, the first of the split; 0: all; default: as after training", unit="documents", low=0
+    )
+    max_document: int | None = setting(
+        None, "tokens read of each, from its start; 0: all; default: as after training", unit="tokens", low=0
+    )
+
+    def of(self, own: dict[str, Any]) -> "Scoring":
+        """What this asks of a run whose settings of `eval` are `own`."""
+        return Scoring(**own | {name: value for name, value in asdict(self).items() if value is not None})
 
 
 @dataclass
 class Scoring(Scored):
-    """How documents are scored, after training and by `memexp eval`."""
+    """How documents are scored after training."""
 
+    documents: int = setting(8, "how many, the first of the split; 0: all", unit="documents", low=0)
+    max_document: int = setting(8192, "tokens read of each, from its start; 0: all", unit="tokens", low=0)
     lanes: int = setting(8, "documents read side by side; scores do not depend on it", unit="lanes", low=1)
+
+
+@dataclass
+class Rescoring(Scored):
+    """How documents are scored by `memexp eval`."""
+
+    lanes: int | None = setting(None, "documents read side by side; default: as after training", unit="lanes", low=1)
 
 
 # -------------------------------------------------------------------------------------------- commands
@@ -230,6 +372,10 @@ class TrainConfig(Command):
     bptt_segments: int = setting(0, "segment borders that a gradient crosses at most", unit="segments", low=0)
     steps: int = setting(1000, "optimizer updates", unit="steps", low=1)
     seed: int = setting(0, "of weights, order of documents, crops and dropout", low=0)
+    recompute: bool = setting(
+        False,
+        "compute segments again in the backward pass instead of keeping their activations: less memory, same gradients",
+    )
     precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(
@@ -250,7 +396,7 @@ class EvalConfig(Command):
     """memexp eval RUN: score documents with a trained model, with its memory changed if asked."""
 
     run: str = setting(UNSET, "run folder, or the start of its name", unit="run")
-    eval: Scoring = field(default_factory=Scoring)
+    eval: Rescoring = field(default_factory=Rescoring)
     mem: int | None = setting(None, "another size of the memory than the run's", unit="slots", low=0)
     memory: str = setting(
         "on",
@@ -263,6 +409,27 @@ class EvalConfig(Command):
 
 
 @dataclass
+class GenerateConfig(Command):
+    """memexp generate RUN: continue a prompt with a trained model, its memory carried on."""
+
+    run: str = setting(UNSET, "run folder, or the start of its name", unit="run")
+    prompt: str = setting("", "text to continue; taken as it is typed", unit=AS_TYPED)
+    prompt_file: str | None = setting(None, "file whose text to continue instead, UTF-8", unit="path")
+    tokens: int = setting(200, "length of the continuation", unit="tokens", low=1)
+    samples: int = setting(1, "continuations of the same prompt, drawn side by side", unit="lanes", low=1)
+    temperature: float = setting(1.0, "below 1 likely tokens become likelier; 0 takes the likeliest", low=0.0)
+    top_k: int = setting(0, "draw from that many of the likeliest tokens; 0: from all", unit="entries", low=0)
+    top_p: float = setting(
+        1.0, "draw from the likeliest that together have this probability, one at least", low=0.0, high=1.0
+    )
+    seed: int = setting(0, "of what is drawn", low=0)
+    mem: int | None = setting(None, "another size of the memory than the run's", unit="slots", low=0)
+    memory: str = setting("on", "off: emptied before every segment", choices=("on", "off"))
+    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+
+
+@dataclass
 class TableConfig(Command):
     """memexp table [RUN ...]: compare runs."""
 
@@ -270,8 +437,12 @@ class TableConfig(Command):
     tag: str | None = setting(None, "only runs of this tag")
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
-        "perplexity", "what the cells show", choices=("perplexity", "nats", "bits_per_token", "bits_per_byte")
+        "perplexity",
+        "what the cells show; accuracy and exact_match are of answers",
+        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match"),
     )
+    by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
+    gauges: list[str] = setting([], "gauges to show, averaged over the scored segments")
     eval: Scored = field(default_factory=Scored)
     out: str | None = setting(
         None,
@@ -301,7 +472,7 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs of this tag")
 
 
-BENCHES = ("search", "write", "step", "memory", "startup")
+BENCHES = ("search", "write", "step", "archs", "memory", "startup")
 
 
 @dataclass
@@ -323,18 +494,23 @@ COMMANDS: dict[str, type[Command]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
+    "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,
     "runs": RunsConfig,
     "bench": BenchConfig,
 }
 
-ARCHS: dict[str, type[Arch]] = {"vanilla": Arch, "xl": XlArch, "knn": KnnArch}
+ARCHS: dict[str, type[Arch]] = {
+    "vanilla": Arch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
+    "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "block": BlockArch,
+    "block_knn": BlockKnnArch, "thought": ThoughtArch,
+}  # fmt: skip
 """Schema of each `conf/arch` file, by the name that its defaults list gives."""
 
 NOT_OF_THE_RESULT = (
     "root", "tracker", "device", "threads", "tag", "eval", "log_every", "checkpoint_every", "validate_every",
-    "dry_run", "jobs", "skip_refused",
+    "recompute", "dry_run", "jobs", "skip_refused",
 )  # fmt: skip
 """Settings of `train` that change no weight, and so no run's identity."""
 
@@ -399,34 +575,95 @@ def _check_train(config: TrainConfig) -> None:
             f"bptt_segments is {config.bptt_segments}, but in arch={config.arch.name} no gradient crosses a segment border; "
             "expected 0 (its paper stops gradients at the cache and the memory)"
         )
+    if config.bptt_segments and not config.mem and not isinstance(config.arch, BlockArch):  # its cache has gradient too
+        raise UserError(
+            f"bptt_segments is {config.bptt_segments} but mem is 0, so there is no memory for a gradient to cross a segment "
+            "border through; expected bptt_segments=0, or a larger mem"
+        )
     if not config.arch.normalise and config.arch.scale != 1:
         raise UserError(
             f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
             "arch.scale=1 beside it"
         )
+    if config.segment < config.data.answer:
+        raise UserError(
+            f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "
+            f"lie in one segment; expected segment={config.data.answer} or more"
+        )
     if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
         raise UserError(
             f"optim.betas is {config.optim.betas}, which Adafactor has no use for; expected optim=adamw with it"
         )
-    if config.arch.position == "rotary" and config.size.head_size % 2:
-        raise UserError(f"size.head_size is {config.size.head_size}; expected an even number with arch.position=rotary")
-    if isinstance(config.arch, KnnArch):
-        wrong = [layer for layer in config.arch.knn_layers if not 1 <= layer <= config.size.layers]
-        if wrong or len(set(config.arch.knn_layers)) != len(config.arch.knn_layers):
-            raise UserError(
-                f"arch.knn_layers is {config.arch.knn_layers}; expected different layers from 1 to {config.size.layers}"
-            )
-        if config.arch.combine == "joint" and config.arch.gate:
-            raise UserError(
-                f"arch.gate is {config.arch.gate:g} but arch.combine is joint, which has no gate; expected arch.combine=gate"
-            )
-        if 0 < config.mem < config.arch.neighbours:
-            raise UserError(
-                f"mem is {config.mem} but arch.neighbours {config.arch.neighbours}; expected a memory of at least as "
-                "many pairs as each token retrieves"
-            )
+    if config.arch.position in ("rotary", "xpos") and config.size.head_size % 2:
+        raise UserError(
+            f"size.head_size is {config.size.head_size}; expected an even number with arch.position={config.arch.position}"
+        )
+    if isinstance(config.arch, BlockArch):
+        _check_block(config, config.arch)
+    if isinstance(config.arch, ThoughtArch):
+        _check_thought(config, config.arch)
+    if isinstance(config.arch, CompressiveArch):
+        _check_compressive(config, config.arch)
+    if isinstance(config.arch, PairArch):
+        _check_pairs(config, config.arch)
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers from 0 up to but not including 1")
+
+
+def _check_layers(name: str, layers: list[int], config: TrainConfig) -> None:
+    if len(set(layers)) != len(layers) or not all(1 <= layer <= config.size.layers for layer in layers):
+        raise UserError(f"arch.{name} is {layers}; expected different layers from 1 to {config.size.layers}")
+
+
+def _check_pairs(config: TrainConfig, arch: PairArch) -> None:
+    _check_layers("knn_layers", arch.knn_layers, config)
+    if arch.combine == "joint" and arch.gate:
+        raise UserError(
+            f"arch.gate is {arch.gate:g} but arch.combine is joint, which has no gate; expected arch.combine=gate"
+        )
+    name, pairs = ("arch.pairs", arch.pairs) if isinstance(arch, BlockKnnArch) else ("mem", config.mem)
+    if 0 < pairs < arch.neighbours:
+        raise UserError(
+            f"{name} is {pairs} but arch.neighbours {arch.neighbours}; expected a memory of at least as many pairs as each "
+            "token retrieves"
+        )
+
+
+def _check_compressive(config: TrainConfig, arch: CompressiveArch) -> None:
+    for name, tokens in (("segment", config.segment), ("arch.cache", arch.cache)):
+        if tokens % arch.factor:
+            raise UserError(
+                f"{name} is {tokens} and arch.factor {arch.factor}; expected a multiple of it, so that whole groups leave "
+                "the cache"
+            )
+
+
+def _check_block(config: TrainConfig, arch: BlockArch) -> None:
+    if config.segment % arch.window:
+        raise UserError(
+            f"segment is {config.segment} and arch.window {arch.window}; expected whole windows in a segment, so that it "
+            "does not matter how a text is cut"
+        )
+    _check_layers("recurrent_layers", arch.recurrent_layers, config)
+    needless = [name for name in ("feedback", "state_dropout") if getattr(arch, name)]
+    if needless and not config.mem:
+        raise UserError(
+            f"arch.{needless[0]} is {str(getattr(arch, needless[0])).lower()} but mem is 0, so there are no state vectors; "
+            "expected a larger mem"
+        )
+
+
+def _check_thought(config: TrainConfig, arch: ThoughtArch) -> None:
+    if arch.faithful and arch.recall_target == "tokens":
+        raise UserError(
+            "arch.recall_target is tokens but arch.faithful is true, and the published code recalls activations; expected "
+            "arch.recall_target=embeddings beside it"
+        )
+    if config.mem and not arch.faithful and config.size.head_size % 2:
+        raise UserError(
+            f"size.head_size is {config.size.head_size}; expected an even number, for what rewrites the memory has rotary "
+            "positions"
+        )
 
 
 def departures(config: Any, where: str = "") -> list[str]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -28,6 +28,8 @@ class Figure:
     ours_at_most: float | None = None
     """What the median of ours is wanted to be, in the unit."""
     note: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What else is known of ours, by name; the same names in all figures of a bench."""
 
     @property
     def ratios(self) -> list[float]:

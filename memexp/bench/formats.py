@@ -40,7 +40,24 @@ def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: st
         *(f"| {' | '.join(markdown(cell) for cell in _cells(figure))} |" for figure in figures),
     ]
     notes = [f"{figure.what}: {figure.note}." for figure in figures if figure.note]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    return "\n".join([*lines, *_facts(figures), *(["", *notes] if notes else [])]) + "\n"
+
+
+def _facts(figures: Sequence[Figure]) -> list[str]:
+    """A second table of what else is known, where anything is."""
+    with_facts = [figure for figure in figures if figure.facts]
+    if not with_facts:
+        return []
+    names = list(with_facts[0].facts)
+    return [
+        "",
+        f"| what | {' | '.join(names)} |",
+        f"|{' --- |' * (len(names) + 1)}",
+        *(
+            f"| {markdown(figure.ours)} | {' | '.join(f'{figure.facts[name]:,.6g}' for name in names)} |"
+            for figure in with_facts
+        ),
+    ]
 
 
 def _cells(figure: Figure) -> list[str]:

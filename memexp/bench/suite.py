@@ -1,16 +1,17 @@
 """All benches by name, and what they found as one document."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from memexp.bench import memory, search, startup, step, write
+from memexp.bench import archs, memory, search, startup, step, write
 from memexp.bench.figures import Figure, Say
 from memexp.bench.machine import describe_machine
 from memexp.bench.work import Work
-from memexp.config import BENCHES, BenchConfig
+from memexp.config import BENCHES, BenchConfig, TrainConfig
 
 WORK = Work()
 MEASURES = {
@@ -22,13 +23,20 @@ MEASURES = {
 }
 
 
-def run_benches(config: BenchConfig, say: Say) -> list[Figure]:
-    """The figures of the benches that are asked for, in their own order."""
+def run_benches(config: BenchConfig, say: Say, settings: Callable[[], Mapping[str, TrainConfig]]) -> list[Figure]:
+    """The figures of the benches that are asked for, in their own order.
+
+    Args:
+        settings: gives those of every architecture, for the bench that compares them.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     figures = []
     for name in chosen(config):
-        figures += MEASURES[name](config, WORK, _about(name, say))
+        if name == "archs":
+            figures += archs.measure(config, WORK, _about(name, say), settings())
+        else:
+            figures += MEASURES[name](config, WORK, _about(name, say))
     return figures
 
 

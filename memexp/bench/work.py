@@ -10,6 +10,7 @@ from torch import Tensor
 from memexp.bench.plain_decoder import PlainDecoder
 from memexp.config import Arch, KnnArch, Optim, Size, TrainConfig, XlArch
 from memexp.model.build import build_model
+from memexp.model.ring import Ring
 from memexp.model.segment import detach
 from memexp.train.optimizer import build_optimizer
 
@@ -67,10 +68,19 @@ def random_text(work: Work) -> Tensor:
 
 def our_step(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
     """A training step of one of our architectures: forward, backward, AdamW; its memory is full from the start."""
+    return step_of(settings_of(arch, mem=mem, work=work), work)
+
+
+def settings_of(arch: Arch, *, mem: int, work: Work) -> TrainConfig:
+    """The settings of a run of this size."""
     size = {name: value for name, value in asdict(work).items() if name in Size.__dataclass_fields__}
-    config = TrainConfig(
+    return TrainConfig(
         arch=arch, size=Size(name="bench", **size), mem=mem, segment=work.segment, lanes=work.lanes, optim=OPTIM
     )
+
+
+def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
+    """The same from settings."""
     torch.manual_seed(0)
     model = build_model(config, vocabulary=work.vocabulary)
     optimizer = build_optimizer(model, OPTIM)
@@ -78,16 +88,17 @@ def our_step(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     valid, reset = torch.ones_like(tokens, dtype=torch.bool), torch.zeros(work.lanes, dtype=torch.bool)
     state = model.init_state(work.lanes)
-    for ring in state.memory:
+    for ring in (part for part in state.memory if isinstance(part, Ring)):
         ring.keys_BHRK.normal_(std=work.head_size**-0.5)
         ring.values_BHRK.normal_()
-        ring.count_B.fill_(mem)
+        ring.count_B.fill_(ring.keys_BHRK.shape[2] - work.segment)  # all but the slack
 
     def step() -> None:
         nonlocal state
         optimizer.zero_grad(set_to_none=True)
         output = model(tokens, valid, state, reset)
-        model.head.nats(output.hidden_BTD, targets).mean().backward()
+        nats = model.head.nats(output.hidden_BTD, targets).mean()
+        torch.stack([nats, *output.aux.values()]).sum().backward()
         optimizer.step()
         state = detach(output.state)
 

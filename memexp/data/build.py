@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from memexp import __version__
 from memexp.config import Data
 from memexp.data import tokenizers
 from memexp.data.sources import Source
-from memexp.data.splits import SPLITS, assign
+from memexp.data.splits import HELD_OUT, SPLITS, assign
 from memexp.data.tokenizers import Bytes, Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, write_atomically, write_json
@@ -33,6 +33,13 @@ class Entry:
     bytes: int
     split: str = ""
     tokens: int = 0
+    answers: int | None = None
+    """Its scored tokens, where not all are."""
+    slices: dict[str, Any] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Its row of documents.json; what only documents with answers have is left out of others."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Path, console: Console) -> None:
@@ -55,16 +62,19 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
     started = time.monotonic()
     with Progress(*columns, console=console) as progress:
         entries, left_out = _list(source, config, progress)
-        splits = assign(entries, valid=config.valid_documents, test=config.test_documents)
-        for entry in entries:
-            entry.split = splits[entry.group]
+        if unassigned := [entry for entry in entries if not entry.split]:
+            splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+            for entry in unassigned:
+                entry.split = splits[entry.group]
+        texts = _training_texts(source, entries, progress)
         tokenizer = tokenizers.read(config.tokenizer) or tokenizers.train(
-            config.tokenizer, _training_text(source, entries, progress)
+            config.tokenizer, texts if config.tokenizer.kind == "words" else _sample(texts, entries)
         )
-        _encode(source, entries, tokenizer, config, progress=progress, path=folder / "tokens.bin")
+        _encode(source, entries, tokenizer, config, progress=progress, folder=folder)
     write_atomically(folder / "tokenizer.model", lambda file: file.write(tokenizer.save()) and None)
-    write_json(folder / "documents.json", [asdict(entry) for entry in entries])
-    names = ("tokens.bin", "tokenizer.model", "documents.json")
+    write_json(folder / "documents.json", [entry.row() for entry in entries])
+    names = ["tokens.bin", "tokenizer.model", "documents.json"]
+    names += ["answers.bin"] if (folder / "answers.bin").exists() else []
     manifest = {
         "name": config.name,
         "settings": settings,
@@ -110,7 +120,15 @@ def _list(source: Source, config: Data, progress: Progress) -> tuple[list[Entry]
                 f"document {document.id} is empty; expected text. Take it away, or leave out short documents with "
                 "data.min_document=1"
             )
-        (entries if size >= config.min_document else left_out).append(Entry(document.id, document.group, size))
+        answers = None if document.answers is None else len(document.answers)
+        if answers is not None and config.tokenizer.kind != "words":
+            raise UserError(
+                f"data.tokenizer.kind is {config.tokenizer.kind}, but document {document.id} has answers, which are "
+                "counted in words; expected data.tokenizer.kind=words"
+            )
+        slices = document.slices if document.split in HELD_OUT else None
+        entry = Entry(document.id, document.group, size, document.split, answers=answers, slices=slices)
+        (entries if size >= config.min_document else left_out).append(entry)
         progress.advance(task, size)
     if not entries:
         raise UserError(
@@ -121,21 +139,26 @@ def _list(source: Source, config: Data, progress: Progress) -> tuple[list[Entry]
     return entries, left_out
 
 
-def _training_text(source: Source, entries: list[Entry], progress: Progress) -> Iterator[str]:
-    """Every n-th part of the training documents, the same whenever they are the same."""
+def _training_texts(source: Source, entries: list[Entry], progress: Progress) -> Iterator[str]:
+    """The texts of the training documents."""
     sizes = {entry.id: entry.bytes for entry in entries if entry.split == "train"}
-    share = min(1.0, TRAINING_TEXT / sum(sizes.values()))
     task = progress.add_task("Training the tokenizer", total=sum(sizes.values()))
-    seen = taken = 0
     for document in source:
-        if document.id not in sizes:
-            continue
-        for part in tokenizers.chunks(_as_text(document.id, document.text), tokenizers.LONGEST_LINE):
+        if document.id in sizes:
+            yield _as_text(document.id, document.text)
+            progress.advance(task, sizes[document.id])
+
+
+def _sample(texts: Iterator[str], entries: list[Entry]) -> Iterator[str]:
+    """Every n-th part of the training texts, the same whenever they are the same."""
+    share = min(1.0, TRAINING_TEXT / sum(entry.bytes for entry in entries if entry.split == "train"))
+    seen = taken = 0
+    for text in texts:
+        for part in tokenizers.chunks(text, tokenizers.LONGEST_LINE):
             seen += len(part)
             if taken < seen * share:
                 taken += len(part)
                 yield part
-        progress.advance(task, sizes[document.id])
 
 
 def _as_text(id: str, text: str | bytes) -> str:
@@ -148,9 +171,12 @@ def _as_text(id: str, text: str | bytes) -> str:
 
 
 def _encode(
-    source: Source, entries: list[Entry], tokenizer: Tokenizer, config: Data, *, progress: Progress, path: Path
+    source: Source, entries: list[Entry], tokenizer: Tokenizer, config: Data, *, progress: Progress, folder: Path
 ) -> None:
-    """Write the tokens of all documents, one after another, and enter how many each has."""
+    """Write the tokens of all documents, one after another, and enter how many each has; where only some are scored,
+    which, in a file beside."""
+    path, masks = folder / "tokens.bin", list[bytes]()
+    masked = any(entry.answers is not None for entry in entries)
     kept = {entry.id: entry for entry in entries}
     task = progress.add_task("Encoding", total=sum(entry.bytes for entry in entries))
     loaded = config.tokenizer.path is not None
@@ -161,7 +187,7 @@ def _encode(
                 if entry is None:
                     continue
                 text = document.text if isinstance(tokenizer, Bytes) else _as_text(document.id, document.text)
-                tokens = tokenizer.encode(text)
+                tokens = _encoded(document.id, text, tokenizer)
                 # The model that is trained here keeps text by construction; of any other, a probe is no proof.
                 if loaded and tokenizer.decode(tokens) != text:
                     raise UserError(
@@ -170,6 +196,8 @@ def _encode(
                     )
                 file.write(tokens.tobytes())
                 entry.tokens = len(tokens)
+                if masked:
+                    masks.append(_mask(document.answers, len(tokens)).tobytes())
                 progress.advance(task, entry.bytes)
             file.flush()
             os.fsync(file.fileno())
@@ -178,6 +206,22 @@ def _encode(
             f"cannot write {path}: {error.strerror or error}; expected {_space(entries, tokenizer)} of free space at most. "
             "Likely cause: the disk is full or a quota is used up"
         ) from error
+    if masked:
+        write_atomically(folder / "answers.bin", lambda file: file.writelines(masks))
+
+
+def _encoded(id: str, text: str | bytes, tokenizer: Tokenizer) -> np.ndarray:
+    try:
+        return tokenizer.encode(text)
+    except UserError as error:
+        raise UserError(f"document {id}: {error}") from error
+
+
+def _mask(answers: Sequence[int] | None, tokens: int) -> np.ndarray:
+    """Which of a document's tokens are scored: bool, one a token."""
+    mask = np.full(tokens, answers is None)
+    mask[list(answers or ())] = True
+    return mask
 
 
 def _space(entries: list[Entry], tokenizer: Tokenizer) -> str:

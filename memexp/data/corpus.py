@@ -2,8 +2,10 @@
 
     data/<name>-<tokenizer>-<8 digits of a hash of what determines it>/
       tokens.bin        all documents one after another, uint16 or uint32
-      documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin
-      tokenizer.model   SentencePiece model; empty for bytes
+      answers.bin       bool, whether each token is scored; there only where some document has answers
+      documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; of one with answers
+                        also their number and, where it is held out, its slices
+      tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
 It is built in a hidden folder beside, under a lock, and renamed at the end.
@@ -42,6 +44,18 @@ class TokenDocument(NamedTuple):
     """A slice of the memory-mapped file, uint16 or uint32."""
     bytes: int
     """Of the text's UTF-8."""
+    answers: np.ndarray | None = None
+    """Bool, one a token: whether it is scored; None: every one is."""
+    slices: dict[str, Any] | None = None
+    """Of a held-out document with answers: a name, and its value or a list of one value an answer."""
+
+    def scored(self, max_document: int) -> np.ndarray:
+        """Indices of the tokens that are scored where at most `max_document` targets are read (0: all), ascending.
+
+        The first token of a document is never a target.
+        """
+        end = min(len(self.tokens), max_document + 1) if max_document else len(self.tokens)
+        return np.arange(1, end) if self.answers is None else 1 + np.flatnonzero(self.answers[1:end])
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,10 @@ class Corpus:
 
     @property
     def tokens_checksum(self) -> str:
-        return str(self.manifest["files"]["tokens.bin"]["sha256"])
+        """Of the tokens and, where only some are scored, of which."""
+        files = self.manifest["files"]
+        tokens = str(files["tokens.bin"]["sha256"])
+        return fingerprint([tokens, files["answers.bin"]["sha256"]]) if "answers.bin" in files else tokens
 
     @property
     def tokenizer_hash(self) -> str:
@@ -77,11 +94,15 @@ class Corpus:
     @cached_property
     def _splits(self) -> dict[str, list[TokenDocument]]:
         tokens = np.memmap(self.path / "tokens.bin", dtype=self.manifest["dtype"], mode="r").view(np.ndarray)
+        masked = "answers.bin" in self.manifest["files"]
+        answers = np.memmap(self.path / "answers.bin", dtype=bool, mode="r").view(np.ndarray) if masked else None
         splits: dict[str, list[TokenDocument]] = {split: [] for split in SPLITS}
         start = 0
         for row in read_json(self.path / "documents.json"):
             end = start + row["tokens"]
-            splits[row["split"]].append(TokenDocument(row["id"], tokens[start:end], row["bytes"]))
+            mask = None if answers is None else answers[start:end]
+            document = TokenDocument(row["id"], tokens[start:end], row["bytes"], mask, row.get("slices"))
+            splits[row["split"]].append(document)
             start = end
         for documents in splits.values():
             documents.sort(key=lambda document: hashed(document.id))

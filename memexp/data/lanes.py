@@ -1,7 +1,8 @@
 """Documents become batches: every lane reads one document after another, a segment of T tokens at a time.
 
 A document of L tokens is shifted first and then split: inputs are its tokens 0 to L-2, targets 1 to L-1, so a
-segment's last target is the next segment's first token, and every token but a document's first is scored once.
+segment's last target is the next segment's first token, and every token but a document's first is scored once, or
+of a document with answers only those.
 With T = 3, a document a b c d e f and then one that begins g h:
 
     tokens   a b c | d e - | g h ...
@@ -49,6 +50,8 @@ class _Reading:
     tokens: np.ndarray
     start: int
     """Index in the document of `tokens[0]`."""
+    answers: np.ndarray | None
+    """Bool, whether each of `tokens` is scored; None: every one is."""
     position: int = 0
     """Index in `tokens` of the next input."""
 
@@ -61,7 +64,7 @@ def _next_segment(readings: Sequence[_Reading | None], segment: int) -> Batch:
     """Read a segment of every lane, None being one that has run out."""
     shape = (len(readings), segment)
     tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    valid_BT = np.zeros(shape, dtype=bool)
+    valid_BT, weight_BT = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
     reset_B = np.zeros(len(readings), dtype=bool)
     document_B, offset_B = np.full(len(readings), -1, dtype=np.int64), np.zeros(len(readings), dtype=np.int64)
     for lane, reading in enumerate(readings):
@@ -72,11 +75,12 @@ def _next_segment(readings: Sequence[_Reading | None], segment: int) -> Batch:
         tokens_BT[lane, : end - start] = reading.tokens[start:end]
         targets_BT[lane, : end - start] = reading.tokens[start + 1 : end + 1]
         valid_BT[lane, : end - start] = True
+        weight_BT[lane, : end - start] = 1 if reading.answers is None else reading.answers[start + 1 : end + 1]
         reset_B[lane] = start == 0
         document_B[lane] = reading.document
         offset_B[lane] = reading.start + start
         reading.position = end
-    return Batch(tokens_BT, targets_BT, valid_BT, valid_BT.astype(np.float32), reset_B, document_B, offset_B)
+    return Batch(tokens_BT, targets_BT, valid_BT, weight_BT, reset_B, document_B, offset_B)
 
 
 class TrainingLanes:
@@ -117,12 +121,13 @@ class TrainingLanes:
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self._seed, 0, epoch)).permutation(self._usable)
         document = int(self._order[1][place])
-        tokens = self._documents[document].tokens
+        tokens, answers = self._documents[document].tokens, self._documents[document].answers
         length = self._max_document + 1
         if not self._max_document or len(tokens) <= length:
-            return _Reading(document, tokens, 0)
+            return _Reading(document, tokens, 0, answers)
         start = int(np.random.default_rng((self._seed, 1, number)).integers(len(tokens) - length + 1))
-        return _Reading(document, tokens[start : start + length], start)
+        crop = slice(start, start + length)
+        return _Reading(document, tokens[crop], start, None if answers is None else answers[crop])
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -162,11 +167,11 @@ def scoring_batches(
     """Every document once, in order: the next one goes to the lane that is free first.
 
     Args:
-        max_document: scored tokens of each document at most, from its start; 0 scores all.
+        max_document: targets of each document at most, from its start; 0 reads all.
     """
     end = max_document + 1 if max_document else None
     waiting = (
-        _Reading(index, document.tokens[:end], 0)
+        _Reading(index, document.tokens[:end], 0, document.answers)
         for index, document in enumerate(documents)
         if len(document.tokens) > 1
     )

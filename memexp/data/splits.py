@@ -7,6 +7,7 @@ from typing import Protocol
 from memexp.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+HELD_OUT = ("valid", "test")
 
 GIANT = 0.1
 """A group with more than this share of all text is a giant, and so is one of as many documents as a split needs. Giants

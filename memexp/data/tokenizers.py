@@ -1,4 +1,4 @@
-"""Text becomes tokens and comes back unchanged: bytes, or SentencePiece trained here or loaded."""
+"""Text becomes tokens and comes back unchanged: bytes, words, or SentencePiece trained here or loaded."""
 
 import hashlib
 import io
@@ -30,6 +30,10 @@ PROBE = (
     "\u2581\u2581 \u4e2d\u6587\U0001f600\ue000\ufffd\U0010ffff \n "
 )
 """Text that a tokenizer which normalises, trims or lacks bytes does not give back."""
+
+
+WITHOUT_MODEL = ("bytes", "words")
+"""Kinds of tokenizer that are no SentencePiece model; the setting `vocabulary` is not theirs."""
 
 
 class Tokenizer(Protocol):
@@ -71,6 +75,56 @@ class Bytes:
 
     def save(self) -> bytes:
         return b""
+
+
+class Words:
+    """A token is a word; words are separated by single spaces.
+
+    The pieces of a text, each a space and a word, are its UTF-8 with one space before it. Only texts of known words can
+    be encoded.
+    """
+
+    SAVED = b"words "
+    """Begins what `save` gives. No SentencePiece model begins so, for it is no protocol buffer."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = sorted(words)
+        self._ids = {word: id for id, word in enumerate(self._words)}
+        self.vocabulary = len(self._words)
+        self._dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids as uint16, or uint32 where the vocabulary needs it.
+
+        Raises:
+            UserError: a word is not known.
+        """
+        words = _words(text.decode("utf-8") if isinstance(text, bytes) else text)
+        try:
+            return np.fromiter(map(self._ids.__getitem__, words), dtype=self._dtype, count=len(words))
+        except KeyError as error:
+            raise UserError(
+                f"the word {error.args[0]!r} is none of the {self.vocabulary:,} of the training split; expected known words "
+                "with single spaces between them. Likely cause: too few training documents to show every word"
+            ) from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(self._words[id] for id in ids)
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        return [f" {self._words[id]}".encode() for id in ids]
+
+    def save(self) -> bytes:
+        return self.SAVED + " ".join(self._words).encode()
+
+    @classmethod
+    def load(cls, model: bytes) -> "Words":
+        """The tokenizer that `save` gave `model`."""
+        return cls(_words(model.removeprefix(cls.SAVED).decode("utf-8")))
+
+
+def _words(text: str) -> list[str]:
+    return text.split(" ") if text else []
 
 
 class SentencePiece:
@@ -166,6 +220,8 @@ def _lines(text: str) -> Iterator[str]:
 
 def load(model: bytes, *, name: str) -> Tokenizer:
     """The tokenizer that `save` gave `model`."""
+    if model.startswith(Words.SAVED):
+        return Words.load(model)
     return SentencePiece(model, name=name) if model else Bytes()
 
 
@@ -177,9 +233,9 @@ def read(settings: Settings) -> Tokenizer | None:
     """
     if settings.path is None:
         return Bytes() if settings.kind == "bytes" else None
-    if settings.kind == "bytes":
+    if settings.kind in WITHOUT_MODEL:
         raise UserError(
-            f"data.tokenizer.path is {settings.path} but kind is bytes, which has no model; expected one of the two"
+            f"data.tokenizer.path is {settings.path} but kind is {settings.kind}, which has no model; expected one of the two"
         )
     try:
         return SentencePiece(
@@ -192,16 +248,19 @@ def read(settings: Settings) -> Tokenizer | None:
 
 
 def train(settings: Settings, texts: Iterable[str]) -> Tokenizer:
-    """A SentencePiece model of the training texts; the same texts give the same model.
+    """The words of the training texts, or a SentencePiece model of them; the same texts give the same tokenizer.
 
-    It is trained on lines without their ends, so a line end is always a token of its own: its byte.
+    A model is trained on lines without their ends, so a line end is always a token of its own: its byte.
 
     Args:
-        texts: parts of the training split.
+        texts: parts of the training split; for words, all of its documents.
 
     Raises:
         UserError: the texts do not give that many entries, or need more.
     """
+    if settings.kind == "words":
+        return Words({word for text in texts for word in _words(text) if word})
+
     import sentencepiece
 
     model = io.BytesIO()
@@ -238,7 +297,7 @@ def tag(settings: Settings) -> str:
     """The tokenizer's part of the prepared folder's name, such as bpe1024."""
     if settings.path is not None:
         return Path(settings.path).stem.replace(" ", "-")
-    return settings.kind if settings.kind == "bytes" else f"{settings.kind}{settings.vocabulary}"
+    return settings.kind if settings.kind in WITHOUT_MODEL else f"{settings.kind}{settings.vocabulary}"
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

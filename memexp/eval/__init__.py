@@ -1,1 +1,1 @@
-"""Evaluation: every token of a document scored once, with its nats kept."""
+"""Evaluation: every token of a document, or of its answers, scored once, with its nats kept."""

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from memexp.config import Scoring, TrainConfig, check
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
+from memexp.eval.accuracy import accuracies
 from memexp.eval.score import Scores, score_documents
 from memexp.files import fingerprint, write_atomically, write_json
 from memexp.model.build import build_model, pick_device
@@ -38,28 +40,21 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     Raises:
         UserError: the run has no weights, its memory cannot be changed so, or the corpus is not the one it was trained on.
     """
-    config = _settings(run, request)
+    config = settings_with(run, mem=request.mem)
     scoring = request.scoring
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
     if (score.path / "summary.json").exists() and not force:
         return score
-    corpus = _corpus_of(run, config, root)
-    model = build_model(config, vocabulary=corpus.vocabulary)
-    if request.memory != "on" and not model.memory_slots:
-        raise UserError(
-            f"memory is {request.memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
-            "(A cache is no memory: mem=0 switches that of arch=xl off)"
-        )
-    model.load_state_dict(load_weights(run))
-    model.to(pick_device(request.device))
+    corpus = corpus_of(run, config, root)
+    model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
         model, documents, scoring, config, memory=request.memory, title=f"{run.name} {score.path.name}"
     )
     seconds = time.perf_counter() - began
-    tokens = scored_tokens(documents, scores)
+    tokens = scored_tokens(documents, scoring)
     summary = {
         "run": run.name,
         "data": corpus.name,
@@ -72,6 +67,8 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "cache": model.cache_tokens,
         "memory_slots": model.memory_slots,
         **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
+        **({} if scores.correct is None else accuracies(documents, scores.lengths, scores.correct)),
+        "gauges": scores.gauges,
         "tokenizer_hash": corpus.tokenizer_hash,
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
         "corpus": corpus.seen_from(root),
@@ -99,18 +96,19 @@ def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) ->
 
 def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
     """The first documents of the split that hold anything to score."""
-    documents = [document for document in corpus.split(scoring.split) if len(document.tokens) > 1]
-    documents = documents[: scoring.documents] if scoring.documents else documents
+    holding = (document for document in corpus.split(scoring.split) if len(document.scored(scoring.max_document)))
+    documents = list(islice(holding, scoring.documents or None))
     if not documents:
         raise UserError(
-            f"the {scoring.split} split of {corpus.path} holds no document of two tokens; expected one at least"
+            f"the {scoring.split} split of {corpus.path} holds nothing to score with eval.max_document="
+            f"{scoring.max_document}; expected a document of two tokens, or with an answer among those that are read"
         )
     return documents
 
 
-def scored_tokens(documents: list[TokenDocument], scores: Scores) -> np.ndarray:
+def scored_tokens(documents: list[TokenDocument], scoring: Scoring) -> np.ndarray:
     """The token that each number is about, uint32."""
-    parts = [document.tokens[1 : 1 + length] for document, length in zip(documents, scores.lengths, strict=True)]
+    parts = [document.tokens[document.scored(scoring.max_document)] for document in documents]
     return np.concatenate(parts).astype(np.uint32)
 
 
@@ -171,22 +169,47 @@ def _score(
     )
 
 
-def _settings(run: Run, request: Request) -> TrainConfig:
+def settings_with(run: Run, *, mem: int | None) -> TrainConfig:
+    """The settings that the run was trained with, but for the size of its memory, unless that is None.
+
+    Raises:
+        UserError: the memory cannot be changed so.
+    """
     config = trained_settings(run)
-    if request.mem is None or request.mem == config.mem:
+    if mem is None or mem == config.mem:
         return config
     if config.arch.mem_is == "parameters":
         raise UserError(
-            f"mem is {request.mem}, but {run.name} was trained with mem={config.mem} and its memory is made of parameters; "
-            "expected that size. Train another run with mem=" + str(request.mem)
+            f"mem is {mem}, but {run.name} was trained with mem={config.mem} and its memory is made of parameters; "
+            f"expected that size. Train another run with mem={mem}"
         )
-    config = replace(config, mem=request.mem)
+    config = replace(config, mem=mem)
     check(config)
     return config
 
 
-def _corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
-    """The corpus that the run was trained on, where it still lies; else prepared again, if that gives the same."""
+def load_model(run: Run, config: TrainConfig, *, vocabulary: int, memory: str, device: str) -> SegmentModel:
+    """The model with the run's last weights.
+
+    Raises:
+        UserError: the run has no weights, or `memory` is not "on" and there is none.
+    """
+    model = build_model(config, vocabulary=vocabulary)
+    if memory != "on" and not model.memory_slots:
+        raise UserError(
+            f"memory is {memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
+            "(A cache is no memory: mem=0 switches that of arch=xl off)"
+        )
+    model.load_state_dict(load_weights(run))
+    return model.to(pick_device(device))
+
+
+def corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
+    """The corpus that the run was trained on, where it still lies; else prepared again, if that gives the same.
+
+    Raises:
+        UserError: that gives another.
+    """
     folder = root / str((run.summary or {}).get("corpus", ""))
     corpus = open_corpus(folder) if (folder / "manifest.json").exists() else prepare(config.data, root)
     trained_on = read_identity(run)["data"]

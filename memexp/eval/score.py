@@ -1,4 +1,4 @@
-"""Scoring documents: the nats of every token but a document's first, each exactly once.
+"""Scoring documents: the nats of every token but a document's first, or of its answers, each exactly once.
 
 document   d0 d1 d2 d3 d4 d5 d6 d7
 inputs     d0 d1 d2 | d3 d4 d5 | d6        segments of T = 3, the state carried over each bar
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
@@ -27,6 +28,10 @@ class Scores(NamedTuple):
     """Scored tokens of each document."""
     memory_fill: float | None
     """Largest share of a memory's slots that was filled; None without memory."""
+    correct: np.ndarray | None
+    """Bool, one a scored token: whether it was the likeliest; None where no document has answers."""
+    gauges: dict[str, float]
+    """Of the model, means over the segments in which something is scored."""
 
 
 @torch.no_grad()
@@ -41,21 +46,25 @@ def score_documents(
     bf16: bool = False,
     progress: Any = None,
 ) -> Scores:
-    """Score the first `max_document` targets of each document (0: all).
+    """Score the first `max_document` targets of each document (0: all), or what is of its answers among them.
 
     Args:
         lanes: documents read side by side; changes nothing but speed.
         memory: "on"; "off" empties it before every segment; "foreign" puts in its place that of another document, as it
             stands there at the same segment. The cache is a document's own in all three.
-        progress: called with the number of tokens after each segment.
+        progress: called with the number of targets that were read, after each segment.
 
     Raises:
         UserError: memory is foreign and there is no other document.
     """
     model.eval()
     device = next(model.parameters()).device
-    lengths = [_scored(document, max_document) for document in documents]
-    nats = [np.zeros(length, np.float32) for length in lengths]
+    scored = [document.scored(max_document) for document in documents]
+    answered = any(document.answers is not None for document in documents)
+    nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
+    correct = [np.zeros(len(document.tokens), bool) for document in documents]
+    gauges: dict[str, Tensor] = {}
+    segments = 0
     lanes = max(1, min(lanes, len(documents)))
 
     def batches(documents: Sequence[TokenDocument]) -> Iterator[Batch]:
@@ -74,12 +83,24 @@ def score_documents(
             output = model.step(fed.tokens_BT, fed.valid_BT, state)
             state = output.state
             nats_BT = model.head.nats(output.hidden_BTD, fed.targets_BT).float().cpu().numpy()
-        _store(nats, nats_BT, batch)
+            _store(nats, nats_BT, batch)
+            if answered:
+                _store(correct, (model.head.best(output.hidden_BTD) == fed.targets_BT).cpu().numpy(), batch)
+        if here := int((batch.weight_BT > 0).any(-1).sum()):
+            segments += here
+            for name, value in output.gauges.items():
+                gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * here
         fills = [float(value) for name, value in output.gauges.items() if name.startswith("memory_fill")]
         fill = max([fill or 0.0, *fills]) if fills else fill
         if progress is not None:
-            progress(int(batch.weight_BT.sum()))
-    return Scores(np.concatenate(nats) if nats else np.zeros(0, np.float32), lengths, fill)
+            progress(int(batch.valid_BT.sum()))
+    return Scores(
+        nats=_joined(nats, scored),
+        lengths=[len(places) for places in scored],
+        memory_fill=fill,
+        correct=_joined(correct, scored) if answered else None,
+        gauges={name: float(total) / segments for name, total in gauges.items()},
+    )
 
 
 def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
@@ -91,7 +112,7 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
         )
     following = [*documents[1:], documents[0]]
     return [
-        other._replace(tokens=np.resize(other.tokens[: len(document.tokens)], len(document.tokens)))
+        other._replace(tokens=np.resize(other.tokens[: len(document.tokens)], len(document.tokens)), answers=None)
         for document, other in zip(documents, following, strict=True)
     ]
 
@@ -113,13 +134,15 @@ def _feed(batch: Batch, device: torch.device) -> Fed:
     return feed(batch._replace(reset_B=batch.reset_B | (batch.document_B < 0)), device)
 
 
-def _store(nats: list[np.ndarray], nats_BT: np.ndarray, batch: Batch) -> None:
+def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch) -> None:
+    """Put what a segment says of its targets where these stand in their documents."""
     for lane, (document, offset) in enumerate(zip(batch.document_B, batch.offset_B, strict=True)):
         if document >= 0:
-            scored = int(batch.weight_BT[lane].sum())
-            nats[document][offset : offset + scored] = nats_BT[lane, :scored]
+            read = int(batch.valid_BT[lane].sum())
+            found[document][offset + 1 : offset + 1 + read] = values_BT[lane, :read]
 
 
-def _scored(document: TokenDocument, max_document: int) -> int:
-    length = max(0, len(document.tokens) - 1)
-    return min(length, max_document) if max_document else length
+def _joined(found: list[np.ndarray], scored: list[np.ndarray]) -> np.ndarray:
+    """What was found of the scored tokens, documents one after another."""
+    parts = [values[places] for values, places in zip(found, scored, strict=True)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -1,6 +1,7 @@
 """Local attention: a segment over itself and over a cache of exact recent keys and values.
 
-Shapes: B lanes, T tokens, D width, H heads, K head size, C cache, S = C + T keys in sight.
+Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1 that all share), K head size, C cache,
+S = C + T keys in sight, M keys without places.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.position import build_position
-from memexp.model.segment import Shape, zero_lanes
+from memexp.model.position import Places, build_position, in_order
+from memexp.model.segment import Shape, detach, zero_lanes
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,17 @@ class AttentionOptions:
     scale: float
     key_smear: bool
     keys_as_queries: bool
+    two_sided: bool = False
+    """Whether some keys stand behind their query."""
+    shared_values: bool = False
+    """Whether all heads share one head of keys and values (Shazeer 2019)."""
 
 
 class LayerCache(NamedTuple):
     """One layer's recent past, oldest first, right-aligned: the newest token is the last."""
 
-    keys_BHCK: Tensor
-    values_BHCK: Tensor
+    keys_BGCK: Tensor
+    values_BGCK: Tensor
     input_BD: Tensor
     """What the layer's projections read at the newest token; zero at a document's start. Used by the key smear."""
 
@@ -46,10 +51,10 @@ class Heads(NamedTuple):
     """A segment's projections, without positions. With normalisation keys have unit norm and queries carry the scale."""
 
     queries_BHTK: Tensor
-    keys_BHTK: Tensor
-    values_BHTK: Tensor
+    keys_BGTK: Tensor
+    values_BGTK: Tensor
     input_BD: Tensor
-    """What the projections read at the last token."""
+    """What the projections read at the last token; zero where nothing is text."""
 
 
 class Sight(NamedTuple):
@@ -61,9 +66,9 @@ class Sight(NamedTuple):
     """Keys with positions."""
     bias_BHTS: Tensor | None
     """What positions add to the scores; may be 1 in the axis of lanes."""
-    keys_BHSK: Tensor
+    keys_BGSK: Tensor
     """Keys without positions, as caches and memories store them."""
-    values_BHSK: Tensor
+    values_BGSK: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -73,52 +78,97 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = shape.heads, shape.head_size
         inner = shape.heads * shape.head_size
-        self.queries_values = linear(shape.width, 2 * inner)
-        self.keys = linear(shape.width, inner)
+        stored = shape.head_size if options.shared_values else inner
+        self.queries_values = linear(shape.width, inner + stored)
+        self.keys = linear(shape.width, stored)
         self.output = linear(inner, shape.width)
-        self.position = build_position(options.position, heads=shape.heads, head_size=shape.head_size)
+        self.position = build_position(
+            options.position, heads=shape.heads, head_size=shape.head_size, two_sided=options.two_sided
+        )
         self.scale_H = nn.Parameter(torch.full((shape.heads,), options.scale)) if options.normalise else None
         self.smear_D = nn.Parameter(torch.zeros(shape.width)) if options.key_smear else None
         if options.keys_as_queries:
             with torch.no_grad():
-                self.keys.weight.copy_(self.queries_values.weight[:inner])
+                self.keys.weight.copy_(self.queries_values.weight[:stored])
 
-    def project(self, x_BTD: Tensor, past: LayerCache | None) -> Heads:
-        """Queries, keys and values of a segment; `past` is what the smear of the first token's key looks back to."""
-        queries, values = self._split(self.queries_values(x_BTD), 2)
-        (keys,) = self._split(self.keys(self._key_input(x_BTD, past)), 1)
-        if self.scale_H is None:
-            queries = queries * self.head_size**-0.5
-        else:
-            # abs: a negative scale would retrieve the least similar pairs
-            queries = F.normalize(queries, dim=-1) * self.scale_H.abs().view(1, -1, 1, 1)
+    def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
+        """Queries, keys and values of a segment.
+
+        Args:
+            past: what the smear of the first token's key looks back to.
+            text: which of the T are tokens of the document; the others, memory tokens, are not smeared.
+        """
+        inner = self.heads * self.head_size
+        queries, values = map(self._split, self.queries_values(x_BTD).tensor_split([inner], dim=-1))
+        keys = self._split(self.keys(self._key_input(x_BTD, past, text)))
+        if self.scale_H is not None:
             keys = F.normalize(keys, dim=-1)
-        return Heads(queries, keys, values, x_BTD[:, -1])
+        # a sum over the last token alone, or over none where nothing is text
+        return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
 
-    def look(self, heads: Heads, past: LayerCache | None) -> Sight:
-        """Put the cache in front of the segment and bring in positions."""
-        keys, values = heads.keys_BHTK, heads.values_BHTK
+    def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
+        """Put the cache in front of the segment and bring in positions; without `places` all stand one after another."""
+        keys, values = heads.keys_BGTK, heads.values_BGTK
         if past is not None:
-            keys = torch.cat([past.keys_BHCK.to(keys.dtype), keys], dim=2)
-            values = torch.cat([past.values_BHCK.to(values.dtype), values], dim=2)
-        placed = self.position(heads.queries_BHTK, keys)
+            keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
+            values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
+        if places is None:
+            places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
+        placed = self.position(heads.queries_BHTK, self.spread(keys), places)
         return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias_BHTS, keys, values)
+
+    def look_beside(self, heads: Heads, past: LayerCache | None, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+        """The same with M more keys in front that have no place: their scores are of contents alone."""
+        sight = self.look(heads, past)
+        queries, placed, more = (
+            sight.queries_BHTK,
+            sight.placed_BHSK,
+            self.spread(keys_BGMK).to(sight.placed_BHSK.dtype),
+        )
+        if self.position.turns:
+            # twice as wide: turned queries meet turned keys, plain ones meet the plain
+            queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
+            placed = F.pad(placed, (0, self.head_size))
+            more = F.pad(more, (self.head_size, 0))
+        bias = None if sight.bias_BHTS is None else F.pad(sight.bias_BHTS, (more.shape[2], 0))
+        return Sight(
+            queries,
+            torch.cat([more, placed], dim=2),
+            bias,
+            torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
+            torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
+        )
+
+    def spread(self, x_BGSK: Tensor) -> Tensor:
+        """Keys or values for every head, without a copy where all share them."""
+        return x_BGSK.expand(-1, self.heads, -1, -1)
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
         """The output projection of all heads together, B T D."""
         output: Tensor = self.output(read_BHTK.transpose(1, 2).flatten(2))
         return output
 
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """B T (parts H K) to that many B H T K."""
-        return x.unflatten(-1, (parts, self.heads, self.head_size)).permute(2, 0, 3, 1, 4).unbind()
+    def _split(self, x: Tensor) -> Tensor:
+        """B T (heads K) to B heads T K."""
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
-    def _key_input(self, x_BTD: Tensor, past: LayerCache | None) -> Tensor:
+    def _key_input(self, x_BTD: Tensor, past: LayerCache | None, text: slice) -> Tensor:
         if self.smear_D is None:
             return x_BTD
-        first_B1D = torch.zeros_like(x_BTD[:, :1]) if past is None else past.input_BD[:, None].to(x_BTD.dtype)
-        before_BTD = torch.cat([first_B1D, x_BTD[:, :-1]], dim=1)
-        return torch.lerp(before_BTD, x_BTD, self.smear_D.sigmoid().to(x_BTD.dtype))
+        text_BTD = x_BTD[:, text]
+        first_B1D = torch.zeros_like(text_BTD[:, :1]) if past is None else past.input_BD[:, None].to(x_BTD.dtype)
+        before_BTD = torch.cat([first_B1D, text_BTD[:, :-1]], dim=1)
+        smeared_BTD = torch.lerp(before_BTD, text_BTD, self.smear_D.sigmoid().to(x_BTD.dtype))
+        start, stop, _ = text.indices(x_BTD.shape[1])
+        return torch.cat([x_BTD[:, :start], smeared_BTD, x_BTD[:, stop:]], dim=1)
+
+
+def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
+    """Queries as scores take them: of unit norm times the head's scale, or without one divided by the root of K."""
+    if scale_H is None:
+        return queries_BHTK * queries_BHTK.shape[-1] ** -0.5
+    # abs: a negative scale would retrieve the least similar pairs
+    return F.normalize(queries_BHTK, dim=-1) * scale_H.abs().view(1, -1, 1, 1)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -128,26 +178,47 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def causal_mask(tokens_BT: Tensor, cache: Cache) -> Tensor | None:
-    """True where a query may look, B 1 T S; None without a cache, for attention then knows causality by itself."""
+def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> Tensor | None:
+    """True where a query may look, B 1 T S; None without a cache, for attention then knows causality by itself.
+
+    Args:
+        reach: tokens before itself that a query sees at most; None: all in sight.
+    """
     if not cache.layers:
         return None
-    length, size = tokens_BT.shape[1], cache.layers[0].keys_BHCK.shape[2]
-    place_S = torch.arange(size + length, device=tokens_BT.device)
+    length, size = x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
+    place_S = torch.arange(size + length, device=x_BTD.device)
     causal_TS = place_S <= place_S[size:, None]
+    if reach is not None:
+        causal_TS &= place_S >= place_S[size:, None] - reach
     filled_BS = place_S >= size - cache.count_B[:, None]
     return (causal_TS & filled_BS[:, None])[:, None]
 
 
-def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor) -> Cache:
-    """A cache of `size` tokens a layer before a document's start, on the device of `like`; for size 0 it has no layers."""
+def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int | None = None) -> Cache:
+    """A cache of `size` tokens a layer before a document's start, on the device of `like`; for size 0 it has no layers.
+
+    Args:
+        heads: of keys and values; None: as many as attention has.
+    """
+    count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
+    layers = _empty_layers(shape, lanes=lanes, size=size, like=like, heads=heads or shape.heads) if size else ()
+    return Cache(layers, count_B)
+
+
+def open_cache(shape: Shape, *, lanes: int, like: Tensor) -> Cache:
+    """A cache with layers but no tokens yet, to grow while a segment is read in pieces."""
+    count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
+    return Cache(_empty_layers(shape, lanes=lanes, size=0, like=like, heads=shape.heads), count_B)
+
+
+def _empty_layers(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int) -> tuple[LayerCache, ...]:
     layer = LayerCache(
-        keys_BHCK=like.new_zeros(lanes, shape.heads, size, shape.head_size),
-        values_BHCK=like.new_zeros(lanes, shape.heads, size, shape.head_size),
+        keys_BGCK=like.new_zeros(lanes, heads, size, shape.head_size),
+        values_BGCK=like.new_zeros(lanes, heads, size, shape.head_size),
         input_BD=like.new_zeros(lanes, shape.width),
     )
-    layers = (layer,) * shape.layers if size else ()
-    return Cache(layers, torch.zeros(lanes, dtype=torch.long, device=like.device))
+    return (layer,) * shape.layers
 
 
 def clear_cache(cache: Cache, reset_B: Tensor) -> Cache:
@@ -156,25 +227,30 @@ def clear_cache(cache: Cache, reset_B: Tensor) -> Cache:
     return Cache(layers, cache.count_B.masked_fill(reset_B, 0))
 
 
-def next_layer_cache(sight: Sight, heads: Heads, past: LayerCache) -> LayerCache:
-    """The newest C keys and values in sight, without gradient (Dai et al. 2019, section 3.2)."""
-    size = past.keys_BHCK.shape[2]
+def next_layer_cache(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
+    """The newest `size` keys and values in sight, without gradient (Dai et al. 2019, section 3.2)."""
+    return detach(newest(sight, heads, past, size=size))
+
+
+def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
+    """The same inside the graph, for windows that pass gradients on (Hutchins et al. 2022, section 3)."""
+    start = sight.keys_BGSK.shape[2] - size
     return LayerCache(
-        keys_BHCK=sight.keys_BHSK[:, :, -size:].detach().to(past.keys_BHCK.dtype),
-        values_BHCK=sight.values_BHSK[:, :, -size:].detach().to(past.values_BHCK.dtype),
-        input_BD=heads.input_BD.detach().to(past.input_BD.dtype),
+        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype),
+        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype),
+        input_BD=heads.input_BD.to(past.input_BD.dtype),
     )
 
 
 def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
     """The cache after a segment of `length` tokens."""
-    size = layers[0].keys_BHCK.shape[2] if layers else 0
+    size = layers[0].keys_BGCK.shape[2] if layers else 0
     return Cache(tuple(layers), (cache.count_B + length).clamp_max(size))
 
 
 def attend(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
     """What each head reads, B H T K; `mask_BHTS` is from `causal_mask`."""
-    values = sight.values_BHSK
+    values = sight.values_BGSK.expand(-1, sight.placed_BHSK.shape[1], -1, -1)
     if sight.bias_BHTS is None:
         # without a bias the fused kernels apply; with neither bias nor cache they need no mask at all
         bias = mask_BHTS
@@ -197,13 +273,29 @@ def local_scores(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
     return _masked(scores if sight.bias_BHTS is None else scores + sight.bias_BHTS, mask_BHTS)
 
 
+def share(sight: Sight, mask_BHTS: Tensor | None, part: slice) -> Tensor:
+    """Gauge: the part of the attention of the middle one of the queries, mean over lanes and heads, that is on `part` of the keys."""
+    row = slice(sight.queries_BHTK.shape[2] // 2, sight.queries_BHTK.shape[2] // 2 + 1)
+    with torch.no_grad():
+        if mask_BHTS is None:
+            mask_BHTS = _causal(sight.queries_BHTK.shape[2], sight.queries_BHTK.device)
+        one = sight._replace(
+            queries_BHTK=sight.queries_BHTK[:, :, row],
+            bias_BHTS=None if sight.bias_BHTS is None else sight.bias_BHTS[:, :, row],
+        )
+        return local_scores(one, mask_BHTS[..., row, :]).softmax(-1)[..., part].sum(-1).mean()
+
+
 def at_least_fp32(x: Tensor) -> Tensor:
     """For what a softmax is taken of: half precision would make large scores alike."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _causal(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
 def _masked(scores_BHTS: Tensor, mask_BHTS: Tensor | None) -> Tensor:
     if mask_BHTS is None:
-        length = scores_BHTS.shape[-1]
-        mask_BHTS = torch.ones(length, length, dtype=torch.bool, device=scores_BHTS.device).tril()
+        mask_BHTS = _causal(scores_BHTS.shape[-1], scores_BHTS.device)
     return scores_BHTS.masked_fill(~mask_BHTS, float("-inf"))

@@ -26,10 +26,11 @@ class Head(nn.Module):
         """The input of the first layer, B T D."""
         return F.embedding(tokens_BT, self.embedding_VD)
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the next token, B T V."""
+    def logits(self, hidden_BTD: Tensor, words_VD: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities of the next token, B T V; or of other words than the vocabulary's."""
+        words_VD = self.embedding_VD if words_VD is None else words_VD
         hidden_BTD = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
-        return F.linear(hidden_BTD, self.embedding_VD.to(hidden_BTD.dtype))
+        return F.linear(hidden_BTD, words_VD.to(hidden_BTD.dtype))
 
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
@@ -42,6 +43,13 @@ class Head(nn.Module):
             for hidden, targets in zip(hidden_ND.split(at_once), targets_N.split(at_once), strict=True)
         ]
         return torch.cat(pieces).view_as(targets_BT)
+
+    @torch.no_grad()
+    def best(self, hidden_BTD: Tensor) -> Tensor:
+        """The likeliest next token at each place, B T, without ever holding all logits."""
+        at_once = max(1, LOGITS_AT_ONCE // self.embedding_VD.shape[0])
+        pieces = [self.logits(hidden).argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
+        return torch.cat(pieces).view(hidden_BTD.shape[:2])
 
     def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(hidden_ND).float(), targets_N, reduction="none")

@@ -4,11 +4,24 @@ Shapes: B lanes, T tokens, D width.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, SelfAttention, linear
+from memexp.model.attention import (
+    AttentionOptions,
+    Cache,
+    LayerCache,
+    SelfAttention,
+    attend,
+    causal_mask,
+    linear,
+    next_cache,
+    next_layer_cache,
+    share,
+)
 from memexp.model.segment import Shape
 
 
@@ -50,3 +63,38 @@ class DecoderLayers(nn.ModuleList):
 
     def __iter__(self) -> Iterator[DecoderLayer]:  # says what is in it
         return super().__iter__()  # type: ignore[return-value]
+
+    def read(self, x_BTD: Tensor, cache: Cache, *, size: int | None) -> "Read":
+        """A segment over itself and a cache through all layers, the pass of Transformer-XL.
+
+        Args:
+            cache: may have no layers; then every segment is read by itself.
+            size: tokens of the next cache; None keeps all that is in sight.
+        """
+        mask = causal_mask(x_BTD, cache)
+        layer_caches: list[LayerCache] = []
+        shares: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for index, layer in enumerate(self):
+            past = cache.layers[index] if cache.layers else None
+            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
+            sight = layer.attention.look(heads, past)
+            x_BTD = layer.finish(x_BTD, attend(sight, mask))
+            outputs.append(x_BTD)
+            if past is not None:
+                seen = sight.keys_BGSK.shape[2]
+                layer_caches.append(next_layer_cache(sight, heads, past, size=seen if size is None else size))
+                shares.append(share(sight, mask, slice(0, past.keys_BGCK.shape[2])))
+        gauges = {"cache_share": torch.stack(shares).mean()} if shares else {}
+        return Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+
+
+class Read(NamedTuple):
+    """What `DecoderLayers.read` gives."""
+
+    hidden_BTD: Tensor
+    cache: Cache
+    gauges: dict[str, Tensor]
+    """cache_share: the part of attention that is on the cache; nothing without one."""
+    outputs: list[Tensor]
+    """Of every layer, B T D; the last are the final activations."""

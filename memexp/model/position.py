@@ -1,16 +1,35 @@
 """Positions in local attention, each correct when part of the keys comes from a cache.
 
-The S keys of an attention are those of the cache followed by the T of the segment, so query t stands at key S - T + t.
 All schemes see distances only, never absolute places, so it does not matter how a text is cut into segments.
 Shapes: B lanes, H heads, T queries, S keys, K head size, R distances.
 """
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where queries and keys stand, in tokens from an origin that they share.
+
+    `lowest` and `highest` bound the distance from a key to a query that looks at it; it is below 0 only for keys that
+    stand behind their query, as write tokens do for one another.
+    """
+
+    query_T: Tensor
+    key_S: Tensor
+    lowest: int
+    highest: int
+
+    def distances(self) -> Tensor:
+        """How far each key lies before each query, T S; pairs that no mask lets through are given `lowest`."""
+        return (self.query_T[:, None] - self.key_S).clamp_min(self.lowest)
 
 
 class Positioned(NamedTuple):
@@ -25,32 +44,40 @@ class Positioned(NamedTuple):
 class Position(nn.Module, ABC):
     """A scheme of positions."""
 
+    turns: bool = False
+    """Whether queries and keys are changed by a transformation of their places, so that a key without place needs a
+    query without it."""
+
     @abstractmethod
-    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor) -> Positioned:
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         """Bring positions into queries and keys, or into a bias."""
 
 
 class NoPosition(Position):
     """Content alone; order is known from the causal mask."""
 
-    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor) -> Positioned:
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         return Positioned(queries_BHTK, keys_BHSK, None)
 
 
 class T5Bias(Position):
-    """A learned bias a head and bucket of distance (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128."""
+    """A learned bias a head and bucket of distance (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128.
+
+    With `two_sided`, keys behind their query have as many buckets of their own.
+    """
 
     BUCKETS = 32
     FARTHEST = 128
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, *, two_sided: bool) -> None:
         super().__init__()
-        self.bias_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS))
+        self.bias_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS * (2 if two_sided else 1)))
 
-    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor) -> Positioned:
-        distance_TS = distances(queries_BHTK.shape[2], keys_BHSK.shape[2], queries_BHTK.device)
-        bias_HTS = self.bias_HR[:, bucket(distance_TS, buckets=self.BUCKETS, farthest=self.FARTHEST)]
-        return Positioned(queries_BHTK, keys_BHSK, bias_HTS[None])
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        distance_TS = places.distances()
+        bucket_TS = bucket(distance_TS.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
+        bucket_TS = bucket_TS + self.BUCKETS * (distance_TS < 0)
+        return Positioned(queries_BHTK, keys_BHSK, self.bias_HR[:, bucket_TS][None])
 
 
 class RelativeXl(Position):
@@ -67,48 +94,100 @@ class RelativeXl(Position):
         self.place_H1K = nn.Parameter(torch.zeros(heads, 1, head_size))
         self.project = nn.Linear(width, width, bias=False)
 
-    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor) -> Positioned:
-        heads, length, head_size = queries_BHTK.shape[1:]
-        span = keys_BHSK.shape[2]
-        waves_RD = sinusoids(span, heads * head_size, queries_BHTK.device)
-        places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(span, heads, head_size)
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        heads, head_size = queries_BHTK.shape[1], queries_BHTK.shape[3]
+        distance_R = torch.arange(places.lowest, places.highest + 1, device=keys_BHSK.device)
+        waves_RD = sinusoids(distance_R, heads * head_size)
+        places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(-1, heads, head_size)
         by_distance_BHTR = (queries_BHTK + self.place_H1K) @ places_RHK.permute(1, 2, 0).to(queries_BHTK.dtype)
-        distance_TS = distances(length, span, queries_BHTK.device)
-        bias_BHTS = by_distance_BHTR.gather(-1, distance_TS.expand(*by_distance_BHTR.shape[:2], -1, -1))
+        index_TS = places.distances() - places.lowest
+        bias_BHTS = by_distance_BHTR.gather(-1, index_TS.expand(*by_distance_BHTR.shape[:2], -1, -1))
         return Positioned(queries_BHTK + self.content_H1K, keys_BHSK, bias_BHTS)
 
 
 class Rotary(Position):
-    """Rotary positions (Su et al. 2021), counted from the oldest key in sight; base 10,000."""
+    """Rotary positions (Su et al. 2021); base 10,000."""
 
-    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor) -> Positioned:
-        length, head_size = queries_BHTK.shape[-2:]
-        span = keys_BHSK.shape[2]
-        angle_SK = _angles(span, head_size, keys_BHSK.device).repeat(1, 2)
-        cos_SK, sin_SK = angle_SK.cos().to(keys_BHSK.dtype), angle_SK.sin().to(keys_BHSK.dtype)
+    turns = True
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        return Positioned(_rotate(queries_BHTK, places.query_T), _rotate(keys_BHSK, places.key_S), None)
+
+
+class Xpos(Position):
+    """Rotary positions whose pairs of channels also fade with distance, the slow ones least (Sun et al. 2022, section 2)."""
+
+    turns = True
+    BASE = 512
+    """Tokens over which the fastest pair of channels fades to 0.4 / 1.4."""
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        size = queries_BHTK.shape[-1]
+        ramp_K = torch.arange(0, size, 2, device=keys_BHSK.device, dtype=torch.float64) / size
+        fade_K = ((ramp_K + 0.4) / 1.4).repeat(2)
+        origin = places.query_T[0]  # any would do; with this one no factor is far from 1
         return Positioned(
-            _rotate(queries_BHTK, cos_SK[-length:], sin_SK[-length:]), _rotate(keys_BHSK, cos_SK, sin_SK), None
+            _rotate(queries_BHTK, places.query_T) * _power(fade_K, places.query_T - origin, queries_BHTK),
+            _rotate(keys_BHSK, places.key_S) * _power(fade_K, origin - places.key_S, keys_BHSK),
+            None,
         )
 
 
-def build_position(name: str, *, heads: int, head_size: int) -> Position:
-    """The scheme that `arch.position` names."""
+class Alibi(Position):
+    """A penalty a token of distance, a fixed slope a head: 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
+
+    slope_H11: Tensor
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        slope_H = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
+        self.register_buffer("slope_H11", slope_H.view(-1, 1, 1), persistent=False)
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        return Positioned(queries_BHTK, keys_BHSK, (-self.slope_H11 * places.distances().abs())[None])
+
+
+class DynamicBias(Position):
+    """A bias a head from a small network over the logarithm of the distance (after CrossFormer, Wang et al. 2021, 3.3)."""
+
+    HIDDEN = 32
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.rise = nn.Linear(1, self.HIDDEN)
+        self.fall = nn.Linear(self.HIDDEN, heads)
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        distance_R = torch.arange(places.lowest, places.highest + 1, device=keys_BHSK.device)
+        log_R1 = (distance_R.sign() * distance_R.abs().log1p())[:, None].to(self.rise.weight.dtype)
+        bias_HR = self.fall(F.silu(self.rise(log_R1))).T
+        return Positioned(queries_BHTK, keys_BHSK, bias_HR[:, places.distances() - places.lowest][None])
+
+
+def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = False) -> Position:
+    """The scheme that `arch.position` names; `two_sided` where some keys stand behind their query."""
     match name:
         case "none":
             return NoPosition()
         case "t5":
-            return T5Bias(heads)
+            return T5Bias(heads, two_sided=two_sided)
         case "xl":
             return RelativeXl(heads, head_size)
         case "rotary":
             return Rotary()
+        case "xpos":
+            return Xpos()
+        case "alibi":
+            return Alibi(heads)
+        case "dynamic":
+            return DynamicBias(heads)
     raise ValueError(f"unknown position scheme {name!r}")
 
 
-def distances(length: int, span: int, device: torch.device) -> Tensor:
-    """How far each of `span` keys lies before each of the last `length` of them, T S; 0 for keys not yet seen."""
-    places = torch.arange(span, device=device)
-    return (places[-length:, None] - places).clamp_min(0)
+def in_order(length: int, span: int, device: torch.device) -> Places:
+    """The places of `span` keys one after another, of which the last `length` are the queries' own."""
+    place_S = torch.arange(span, device=device)
+    return Places(place_S[span - length :], place_S, lowest=0, highest=span - 1)
 
 
 def bucket(distance: Tensor, *, buckets: int, farthest: int) -> Tensor:
@@ -118,18 +197,26 @@ def bucket(distance: Tensor, *, buckets: int, farthest: int) -> Tensor:
     return torch.where(distance < exact, distance, (exact + (ratio * (buckets - exact)).long()).clamp_max(buckets - 1))
 
 
-def sinusoids(span: int, width: int, device: torch.device) -> Tensor:
-    """Vaswani et al.'s waves for distances 0 to span - 1: sines in the first half of the width, cosines in the second."""
-    angle = _angles(span, width, device)
+def sinusoids(distance_R: Tensor, width: int) -> Tensor:
+    """Vaswani et al.'s waves, R width: sines in the first half, cosines in the second."""
+    angle = _angles(distance_R, width)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def _angles(span: int, width: int, device: torch.device) -> Tensor:
-    """Places 0 to span - 1 times width / 2 frequencies that fall to 1 / 10,000; fp64, for places can be large."""
-    rate = 10_000 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float64) / width)
-    return torch.outer(torch.arange(span, device=device, dtype=torch.float64), rate)
+def _angles(place_S: Tensor, width: int) -> Tensor:
+    """Places times width / 2 frequencies that fall to 1 / 10,000; fp64, for places can be large."""
+    rate = 10_000 ** (-torch.arange(0, width, 2, device=place_S.device, dtype=torch.float64) / width)
+    return torch.outer(place_S.double(), rate)
 
 
-def _rotate(x_BHSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
+def _rotate(x_BHSK: Tensor, place_S: Tensor) -> Tensor:
+    angle_SK = _angles(place_S, x_BHSK.shape[-1]).repeat(1, 2)
     first, second = x_BHSK.chunk(2, dim=-1)
-    return x_BHSK * cos_SK + torch.cat([-second, first], dim=-1) * sin_SK
+    return x_BHSK * angle_SK.cos().to(x_BHSK.dtype) + torch.cat([-second, first], dim=-1) * angle_SK.sin().to(
+        x_BHSK.dtype
+    )
+
+
+def _power(fade_K: Tensor, place_S: Tensor, like: Tensor) -> Tensor:
+    """fade^(place / BASE), S K."""
+    return (fade_K ** (place_S.double()[:, None] / Xpos.BASE)).to(like.dtype)

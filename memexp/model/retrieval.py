@@ -1,6 +1,7 @@
-"""Reading a kNN memory: each query attends to the k pairs of a ring that match it best (Wu et al. 2022, section 3.1).
+"""What a search found, read: retrieved pairs mixed with local attention (Wu et al. 2022, section 3.1).
 
-Shapes: B lanes, H heads, T tokens, R ring slots, K head size, k neighbours, S keys in sight of local attention.
+Shapes: B lanes, H heads, T tokens, R ring slots, K head size, k neighbours, S keys in sight of local attention,
+P sets of pairs: T where each query has its own, 1 where all of them read the same.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from memexp.model.attention import at_least_fp32
 from memexp.model.ring import Ring, gather
-from memexp.model.search import exact
+from memexp.model.search import Neighbours
 
 
 class Reading(NamedTuple):
@@ -25,21 +26,21 @@ class Reading(NamedTuple):
 class Retrieved(NamedTuple):
     """The pairs that a search found: gathered copies, so that no gradient reaches the ring."""
 
-    slots_BHTk: Tensor
-    found_BHTk: Tensor
+    slots_BHPk: Tensor
+    found_BHPk: Tensor
     scores_BHTk: Tensor
     """Inner products with gradient to the queries; -inf where nothing was found."""
-    values_BHTkK: Tensor
+    values_BHPkK: Tensor
 
 
-def retrieve(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Retrieved:
-    """Find, copy and score the best pairs."""
-    found = exact(queries_BHTK.detach(), ring, neighbours)
-    keys_BHTkK = at_least_fp32(gather(ring.keys_BHRK, found.slots_BHTk))
+def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
+    """Copy and score the pairs of a search."""
+    keys_BHPkK = at_least_fp32(gather(ring.keys_BHRK, found.slots_BHTk))
     with torch.autocast(queries_BHTK.device.type, enabled=False):
-        scores_BHTk = (keys_BHTkK @ at_least_fp32(queries_BHTK)[..., None]).squeeze(-1)
-    values_BHTkK = gather(ring.values_BHRK, found.slots_BHTk).to(queries_BHTK.dtype)
-    return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), values_BHTkK)
+        queries = at_least_fp32(queries_BHTK).unflatten(2, (keys_BHPkK.shape[2], -1))
+        scores_BHTk = (queries @ keys_BHPkK.mT).flatten(2, 3)
+    values_BHPkK = gather(ring.values_BHRK, found.slots_BHTk).to(queries_BHTK.dtype)
+    return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), values_BHPkK)
 
 
 def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
@@ -48,14 +49,14 @@ def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
     Where a lane's memory is empty the gate is off, so that the layer is plain local attention; the published code
     scales local attention by 1 - g there.
     """
-    any_BHT1 = retrieved.found_BHTk[..., :1]  # the best comes first: it is there or nothing is
+    any_BHP1 = retrieved.found_BHPk[..., :1]  # the best comes first: it is there or nothing is
     # a row without any finite score would be NaN, in the backward pass too
-    weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHT1, 0).softmax(-1)
-    gate_BHT1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHT1
-    weights_BHTk = weights_BHTk * gate_BHT1
-    memory_BHTK = _weigh(weights_BHTk, retrieved.values_BHTkK)
-    read_BHTK = memory_BHTK + (1 - gate_BHT1).to(local_BHTK.dtype) * local_BHTK
-    return Reading(read_BHTK, retrieved.slots_BHTk, weights_BHTk.detach())
+    weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
+    gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
+    weights_BHTk = weights_BHTk * gate_BHP1
+    memory_BHTK = _weigh(weights_BHTk, retrieved.values_BHPkK)
+    read_BHTK = memory_BHTK + (1 - gate_BHP1).to(local_BHTK.dtype) * local_BHTK
+    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
 
 
 def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Tensor) -> Reading:
@@ -67,9 +68,10 @@ def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Te
     k = retrieved.scores_BHTk.shape[-1]
     weights = torch.cat([retrieved.scores_BHTk, local_scores_BHTS], dim=-1).softmax(-1)
     weights_BHTk, local_BHTS = weights[..., :k], weights[..., k:].to(local_values_BHSK.dtype)
-    read_BHTK = _weigh(weights_BHTk, retrieved.values_BHTkK) + local_BHTS @ local_values_BHSK
-    return Reading(read_BHTK, retrieved.slots_BHTk, weights_BHTk.detach())
+    read_BHTK = _weigh(weights_BHTk, retrieved.values_BHPkK) + local_BHTS @ local_values_BHSK
+    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
 
 
-def _weigh(weights_BHTk: Tensor, values_BHTkK: Tensor) -> Tensor:
-    return (weights_BHTk.to(values_BHTkK.dtype)[..., None, :] @ values_BHTkK).squeeze(-2)
+def _weigh(weights_BHTk: Tensor, values_BHPkK: Tensor) -> Tensor:
+    by_set = weights_BHTk.to(values_BHPkK.dtype).unflatten(2, (values_BHPkK.shape[2], -1))
+    return (by_set @ values_BHPkK).flatten(2, 3)

@@ -52,9 +52,20 @@ def write(ring: Ring, keys_BHTK: Tensor, values_BHTK: Tensor, *, valid_B: Tensor
 
 def ages(ring: Ring) -> Tensor:
     """How many pairs ago each slot of each lane was written, B R, from 1; a pair is readable while that is <= count."""
-    capacity = ring.keys_BHRK.shape[2]
-    slot_R = torch.arange(capacity, device=ring.position_B.device)
-    return (ring.position_B[:, None] - 1 - slot_R) % capacity + 1
+    slot_R = torch.arange(ring.keys_BHRK.shape[2], device=ring.position_B.device)
+    return ages_at(ring, slot_R.view(1, 1, 1, -1))[:, 0, 0]
+
+
+def ages_at(ring: Ring, slots_BHTk: Tensor) -> Tensor:
+    """The same of some slots, B H T k."""
+    return (ring.position_B.view(-1, 1, 1, 1) - 1 - slots_BHTk) % ring.keys_BHRK.shape[2] + 1
+
+
+def newest_keys(ring: Ring, size: int) -> tuple[Tensor, Tensor]:
+    """Copies of the keys of the last `size` pairs, B H N K, newest first, and which of them are readable, B N."""
+    number_N = torch.arange(min(size, ring.keys_BHRK.shape[2]), device=ring.position_B.device)
+    slots_N = (ring.position_B[0] - 1 - number_N) % ring.keys_BHRK.shape[2]
+    return ring.keys_BHRK.index_select(2, slots_N), number_N < ring.count_B[:, None]
 
 
 def readable_spans(ring: Ring) -> list[list[tuple[int, int]]]:

@@ -58,6 +58,15 @@ class SegmentOutput(NamedTuple):
     """Detached scalars that show whether the memory is alive."""
 
 
+class Extension(NamedTuple):
+    """What a piece of a segment gives."""
+
+    hidden_BTD: Tensor
+    """Final activations, aligned with the piece's tokens."""
+    kept: Tree
+    """For the segment's next piece: keys and values of all that it may attend to."""
+
+
 class Retrieval(NamedTuple):
     """Where each token read; the third axis is one entry a layer that retrieves, and may be empty."""
 
@@ -76,6 +85,7 @@ class SegmentModel(nn.Module, ABC):
     detaches the state at the horizon; nobody else does.
     """
 
+    shape: Shape
     head: Head
     cache_tokens: int
     """Tokens of exact recent past that every layer sees beside the segment."""
@@ -93,6 +103,20 @@ class SegmentModel(nn.Module, ABC):
     @abstractmethod
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, without forgetting anything first."""
+
+    @abstractmethod
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read the next piece of a segment without moving on: what `step` gives for these tokens, from what was kept.
+
+        Args:
+            state: where the segment begins; nothing is written to it.
+            kept: of the piece before; None for a segment's first.
+        """
+
+    @property
+    def stride(self) -> int:
+        """Tokens after which the state moves on, so that pieces of one segment never reach further."""
+        return self.shape.segment
 
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> SegmentOutput:
@@ -137,7 +161,13 @@ def unpack(leaves: list[Tensor], like: AnyTree) -> AnyTree:
     found = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
     expected = [(tuple(leaf.shape), leaf.dtype) for leaf in ours]
     if found != expected:
-        raise ValueError(f"the state has tensors {found}, the model expects {expected}")
+        differ = (i for i, (there, here) in enumerate(zip(found, expected, strict=False)) if there != here)
+        at = next(differ, min(len(found), len(expected)))
+        there, here = (str(forms[at]) if at < len(forms) else "absent" for forms in (found, expected))
+        raise ValueError(
+            f"its state has {len(found)} tensors and the model carries {len(expected)}; number {at + 1} is {there} there "
+            f"and {here} here"
+        )
     result: AnyTree = pytree.tree_unflatten([a.to(b.device) for a, b in zip(leaves, ours, strict=True)], form)
     return result
 

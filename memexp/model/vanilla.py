@@ -7,10 +7,10 @@ from typing import final
 
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, attend
+from memexp.model.attention import AttentionOptions, empty_cache, open_cache
 from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
-from memexp.model.segment import SegmentModel, SegmentOutput, Shape, State
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
 
 
 @final
@@ -36,7 +36,7 @@ class Vanilla(SegmentModel):
         super().__init__()
         if mem:
             raise ValueError(f"mem is {mem}; a transformer without memory takes 0")
-        self.cache_tokens = self.memory_slots = 0
+        self.shape, self.cache_tokens, self.memory_slots = shape, 0, 0
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
         self.head = Head(shape.vocabulary, shape.width)
         self.dropout = nn.Dropout(dropout)
@@ -53,7 +53,11 @@ class Vanilla(SegmentModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment."""
         x_BTD = self.dropout(self.head.embed(tokens_BT))
-        for layer in self.layers:
-            heads = layer.attention.project(layer.attention_norm(x_BTD), None)
-            x_BTD = layer.finish(x_BTD, attend(layer.attention.look(heads, None), None))
-        return SegmentOutput(x_BTD, state, aux={}, gauges={})
+        nothing = empty_cache(self.shape, lanes=len(tokens_BT), size=0, like=x_BTD)
+        return SegmentOutput(self.layers.read(x_BTD, nothing, size=0).hidden_BTD, state, aux={}, gauges={})
+
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read over the keys and values of the segment so far."""
+        x_BTD = self.dropout(self.head.embed(tokens_BT))
+        cache = open_cache(self.shape, lanes=len(tokens_BT), like=x_BTD) if kept is None else kept
+        return Extension(*self.layers.read(x_BTD, cache, size=None)[:2])

@@ -7,18 +7,10 @@ from typing import final
 
 from torch import Tensor, nn
 
-from memexp.model.attention import (
-    AttentionOptions,
-    attend,
-    causal_mask,
-    clear_cache,
-    empty_cache,
-    next_cache,
-    next_layer_cache,
-)
+from memexp.model.attention import AttentionOptions, clear_cache, empty_cache, open_cache
 from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
-from memexp.model.segment import SegmentModel, SegmentOutput, Shape, State
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
 
 
 @final
@@ -60,15 +52,14 @@ class Xl(SegmentModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment over itself and the cache."""
-        cache, layer_caches = state.cache, []
-        mask = causal_mask(tokens_BT, cache)
         x_BTD = self.dropout(self.head.embed(tokens_BT))
-        for index, layer in enumerate(self.layers):
-            past = cache.layers[index] if cache.layers else None
-            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-            sight = layer.attention.look(heads, past)
-            x_BTD = layer.finish(x_BTD, attend(sight, mask))
-            if past is not None:
-                layer_caches.append(next_layer_cache(sight, heads, past))
-        state = State(next_cache(layer_caches, cache, tokens_BT.shape[1]), memory=())
-        return SegmentOutput(x_BTD, state, aux={}, gauges={})
+        read = self.layers.read(x_BTD, state.cache, size=self.cache_tokens)
+        return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
+
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read over a cache that grows by the segment so far."""
+        x_BTD = self.dropout(self.head.embed(tokens_BT))
+        cache = state.cache if kept is None else kept
+        if not cache.layers:
+            cache = open_cache(self.shape, lanes=len(tokens_BT), like=x_BTD)
+        return Extension(*self.layers.read(x_BTD, cache, size=None)[:2])

@@ -34,11 +34,19 @@ def refuse_unlike(entries: Sequence[Entry], metric: Metric) -> None:
                 f"their {metric.name} does not compare; expected one tokenizer a data set, or metric=bits_per_byte"
             )
         if same_tokenizer and entry.summary["tokens_hash"] != first.summary["tokens_hash"]:
-            raise UserError(
+            scored = (
                 f"{runs} scored different tokens of {data} ({first.summary['tokens']:,} and "
-                f"{entry.summary['tokens']:,}); expected the same. Likely cause: the corpus was prepared again between "
-                "them; score again with `memexp eval RUN force=true` (metric=bits_per_byte helps only where tokenizers "
-                "differ on the same text)"
+                f"{entry.summary['tokens']:,}); expected the same."
+            )
+            if first.asked != entry.asked:
+                raise UserError(
+                    f"{scored} Each was scored as after its training, on {first.asked} and on {entry.asked}; say which with "
+                    "eval.documents and eval.max_document, and the table says how to score what is missing"
+                )
+            raise UserError(
+                f"{scored} Likely cause: the corpus was prepared again between them, or drawn from other settings; score "
+                "again with `memexp eval RUN force=true`, or give the other corpus a data.name of its own "
+                "(metric=bits_per_byte helps only where tokenizers differ on the same text)"
             )
         if not same_tokenizer:
             _refuse_other_text(first, entry, f"{runs} scored")

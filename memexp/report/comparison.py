@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from memexp.config import Scored
+from memexp.config import Scored, did_you_mean
 from memexp.errors import UserError
 from memexp.report.comparable import refuse_twice, refuse_unlike
 from memexp.report.numbers import METRICS, Metric
-from memexp.report.rows import Entry, Row, Trained, read_entry, row_of, scored_elsewhere, settings_to_show
+from memexp.report.rows import Column, Entry, Row, Trained, read_entry, row_of, scored_elsewhere, settings_to_show
 from memexp.report.scores import describe, eval_command, progress_of, read_run_summary
 from memexp.runs import Run, ScoreName
 
@@ -44,28 +44,44 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """A table before it is written down: rows, columns (data sets) and the scores of each cell, sorted by seed.
+    """A table before it is written down: rows, columns (data sets or slices) and the scores of each cell, sorted by seed.
 
     Attributes:
-        finished: every finished run, scored or not.
-        left_out: one line for each run that is not done.
+        by: the slice whose values are columns, or nothing.
+        gauges: names of those to show.
+        finished: every finished run that the metric is of, scored or not.
+        left_out: one line for each other run.
     """
 
     metric: Metric
     scored: Scored
+    by: str
+    gauges: Sequence[str]
     rows: list[Row] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
-    cells: dict[tuple[Row, str], list[Entry]] = field(default_factory=dict)
+    columns: list[Column] = field(default_factory=list)
+    cells: dict[tuple[Row, Column], list[Entry]] = field(default_factory=dict)
     finished: list[Trained] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     baseline: Row | None = None
 
-    def spread(self, row: Row, column: str) -> Spread | None:
+    def spread(self, row: Row, column: Column) -> Spread | None:
         """Mean and spread over seeds; None for a missing cell."""
         entries = self.cells.get((row, column))
-        return Spread.of([entry.value(self.metric) for entry in entries]) if entries else None
+        return Spread.of([entry.value(self.metric, column) for entry in entries]) if entries else None
 
-    def difference(self, row: Row, column: str) -> Difference | None:
+    def gauge(self, row: Row, data: str, name: str) -> float | None:
+        """Mean over the row's scores of a data set; None where none has that gauge."""
+        scores = {entry.score.path: entry for column in self.columns for entry in self.cells.get((row, column), [])}
+        summaries = [entry.summary for entry in scores.values() if entry.run.data == data]
+        values = [summary["gauges"][name] for summary in summaries if name in summary.get("gauges", {})]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def data(self) -> list[str]:
+        """The data sets, in the order of the columns."""
+        return list(dict.fromkeys(column.data for column in self.columns))
+
+    def difference(self, row: Row, column: Column) -> Difference | None:
         """To the baseline's cell; None where either is missing and for the baseline itself."""
         if self.baseline is None or row == self.baseline:
             return None
@@ -77,8 +93,8 @@ class Comparison:
         means = (float(np.mean(list(values.values()))) for values in (ours, theirs))
         return Difference(Spread.of([self._step(*means)]), False)
 
-    def _by_seed(self, row: Row, column: str) -> dict[int, float]:
-        return {entry.run.seed: entry.value(self.metric) for entry in self.cells.get((row, column), [])}
+    def _by_seed(self, row: Row, column: Column) -> dict[int, float]:
+        return {entry.run.seed: entry.value(self.metric, column) for entry in self.cells.get((row, column), [])}
 
     def _step(self, value: float, base: float) -> float:
         return 100 * (value / base - 1) if self.metric.relative else value - base
@@ -89,16 +105,16 @@ class Comparison:
         return [run for run in self.finished if not any(asked == self._own(run) for _, asked in run.scores)]
 
     def _own(self, run: Trained) -> ScoreName:
-        return ScoreName(self.scored.split, self.scored.documents, self.scored.max_document, run.mem, "on")
+        return ScoreName(run.asked.split, run.asked.documents, run.asked.max_document, run.mem, "on")
 
-    def filling(self, row: Row, column: str) -> str:
+    def filling(self, row: Row, data: str) -> str:
         """The command that fills a missing cell: an evaluation where the run is there, else a training run."""
         changed = row.mem if row.mem != row.trained_mem else None
         for run in self.finished:
-            if run.data == column and run.is_of(row):
+            if run.data == data and run.is_of(row):
                 return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
         like = next(run for run in self.finished if run.is_of(row))
-        there = next(run for run in self.finished if run.data == column)
+        there = next(run for run in self.finished if run.data == data)
         trained = _with_data(like.summary["command"], there.summary["command"])
         then = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
         return trained if changed is None and row.variant == "on" else f"{trained}, then {then}"
@@ -114,50 +130,84 @@ def _with_data(command: str, other: str) -> str:
     return shlex.join(words + [word for word in shlex.split(other) if is_data(word)])
 
 
-def compare(root: Path, runs: Sequence[Run], *, metric: str, scored: Scored, baseline: str | None = None) -> Comparison:
+def compare(
+    root: Path,
+    runs: Sequence[Run],
+    *,
+    metric: str,
+    scored: Scored,
+    by: str = "",
+    gauges: Sequence[str] = (),
+    baseline: str | None = None,
+) -> Comparison:
     """Sort the scores of runs into rows and columns.
 
+    Args:
+        by: a slice of the answers whose values become columns.
+        gauges: names of gauges to show beside.
+
     Raises:
-        UserError: nothing to show, a damaged file, scores that do not compare, or no such baseline.
+        UserError: nothing to show, a damaged file, scores that do not compare, or no such slice, gauge or baseline.
     """
-    comparison = Comparison(METRICS[metric], scored)
+    comparison = Comparison(METRICS[metric], scored, by, gauges)
+    if by and not comparison.metric.meaning:
+        raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
     for run in runs:
         summary = read_run_summary(run)
         if summary is None:
             comparison.left_out.append(f"{run.name} is left out: it is not done ({progress_of(run)})")
+            continue
+        trained = Trained.read(run, summary, root, scored)
+        scores = (read_entry(trained, score) for score, _ in trained.scores)
+        if (first := next(scores, None)) is not None and (lack := first.lacks(comparison.metric, by)):
+            comparison.left_out.append(f"{run.name} is left out: {lack}")
         else:
-            comparison.finished.append(Trained.read(run, summary, root))
-    asked_for = [(run, score) for run in comparison.finished for score, asked in run.scores if asked.matches(scored)]
+            comparison.finished.append(trained)
+    asked_for = [(run, score) for run in comparison.finished for score, asked in run.scores if asked.matches(run.asked)]
     entries = [read_entry(run, score) for run, score in asked_for]
     if not entries:
         raise UserError(_nothing(comparison))
     keys = settings_to_show(comparison.finished, entries)
     for entry in entries:
-        comparison.cells.setdefault((row_of(entry, keys), entry.run.data), []).append(entry)
+        for column in entry.columns(by):
+            comparison.cells.setdefault((row_of(entry, keys), column), []).append(entry)
     # A run that was scored on other documents alone has a row all the same, with a dash.
     others = [other for run in comparison.unscored if (other := scored_elsewhere(run)) is not None]
-    places = comparison.cells.keys() | {(row_of(other, keys), other.run.data) for other in others}
+    places = comparison.cells.keys() | {
+        (row_of(other, keys), column) for other in others for column in other.columns(by)
+    }
     comparison.rows = sorted({row for row, _ in places}, key=lambda row: row.order)
-    comparison.columns = sorted({column for _, column in places})
+    comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
     for cell in comparison.cells.values():
         cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
         refuse_twice(cell)
-    for column in comparison.columns:
-        refuse_unlike([entry for entry in entries if entry.run.data == column], comparison.metric)
+    for data in comparison.data:
+        refuse_unlike([entry for entry in entries if entry.run.data == data], comparison.metric)
+    _refuse_unknown(gauges, entries)
     comparison.baseline = _baseline(
         [row for row in comparison.rows if any(row == there for there, _ in comparison.cells)], baseline
     )
     return comparison
 
 
+def _refuse_unknown(gauges: Sequence[str], entries: Sequence[Entry]) -> None:
+    known = sorted({name for entry in entries for name in entry.summary.get("gauges", {})})
+    for name in gauges:
+        if name not in known:
+            raise UserError(
+                f"gauges names {name}, which no score here has; expected one of: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
 def _nothing(comparison: Comparison) -> str:
     if runs := comparison.finished:
         there = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
         return (
-            f"no finished run is scored on {describe(comparison.scored)} (scored are: {', '.join(there) or 'none'}); "
+            f"no finished run is scored on {describe(runs[0].asked)} (scored are: {', '.join(there) or 'none'}); "
             f"expected such a score, as `{eval_command(runs[0].name, comparison.scored)}` makes it"
         )
-    return f"no run is done; expected a finished one: {'; '.join(comparison.left_out[:3])}"
+    return f"no run is left to compare; expected a finished one: {'; '.join(comparison.left_out[:3])}"
 
 
 def _baseline(rows: list[Row], start: str | None) -> Row:

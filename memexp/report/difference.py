@@ -38,7 +38,7 @@ class Difference:
 
     @cached_property
     def position_N(self) -> np.ndarray:
-        """Index of each token in its document. A document's first token, index 0, is never scored."""
+        """Index of each token in its document, or of an answer's among these, from 1: a first token is never scored."""
         starts = np.cumsum(self.a.lengths) - self.a.lengths
         return np.arange(len(self.gain_N)) - starts[self.document_N] + 1
 

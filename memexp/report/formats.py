@@ -52,10 +52,12 @@ def to_latex(grid: Grid) -> str:
 def to_csv(comparison: Comparison) -> str:
     """One line a seed with full digits; a missing cell has one line without a seed."""
     keys = sorted({key for row in comparison.rows for key, _ in row.settings})
+    by = [comparison.by] if comparison.by else []
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["row", "architecture", "context", "cache", "memory", "mem", "trained_mem", "variant", *keys, "data", "metric"]
+        ["row", "architecture", "context", "cache", "memory", "mem", "trained_mem", "variant"]
+        + [*keys, "data", *by, "metric"]
         + [
             "seed",
             "run",
@@ -68,17 +70,19 @@ def to_csv(comparison: Comparison) -> str:
             "difference_n",
             "paired",
         ]
-        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "trained_steps", "tokens", "command"]
+        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "trained_steps", "tokens"]
+        + [*comparison.gauges, "command"]
     )
     for row in comparison.rows:
         settings = dict(row.settings)
         sizes = [row.context, row.cache, row.memory, row.mem, row.trained_mem, row.variant]
         for column in comparison.columns:
-            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column]
-            head.append(comparison.metric.field)
+            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column.data]
+            head += [*([column.value] if by else []), comparison.metric.field]
             spread, difference = comparison.spread(row, column), comparison.difference(row, column)
             if spread is None:
-                writer.writerow([_field(value) for value in [*head, *[None] * 5, 0, *[None] * 11]])
+                line = [*head, *[None] * 5, 0, *[None] * (11 + len(comparison.gauges))]
+                writer.writerow([_field(value) for value in line])
                 continue
             gaps = (
                 [difference.spread.mean, difference.spread.deviation, difference.spread.n] if difference else [None] * 3
@@ -89,14 +93,14 @@ def to_csv(comparison: Comparison) -> str:
                     *head,
                     entry.run.seed,
                     entry.run.name,
-                    entry.value(comparison.metric),
+                    entry.value(comparison.metric, column),
                     spread.mean,
                     spread.deviation,
                 ]
                 line += [spread.n, *gaps, difference.paired if difference else None, entry.tokenizer]
-                writer.writerow(
-                    [_field(value) for value in [*line, entry.summary["memory_fill"], *cost, entry.summary["command"]]]
-                )
+                line += [entry.summary["memory_fill"], *cost]
+                line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
+                writer.writerow([_field(value) for value in [*line, entry.summary["command"]]])
     return out.getvalue()
 
 

@@ -1,10 +1,12 @@
 """A comparison as text in a grid, with the notes below it: the same words for every way of writing it down."""
 
 from dataclasses import dataclass
+from itertools import product
 
+from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.comparison import Comparison
 from memexp.report.numbers import compact, plural, whole
-from memexp.report.rows import Entry, Row
+from memexp.report.rows import Column, Entry, Row
 from memexp.report.scores import describe, eval_command
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
@@ -39,16 +41,23 @@ def lay_out(comparison: Comparison) -> Grid:
     lines = [_row_texts(row) for row in comparison.rows]
     for column in columns:
         unit = " %" if metric.relative else ""
-        headers += [f"{column}: {metric.name}", "±", "n", f"vs. baseline{unit}", "±"]
+        headers += [f"{column.label}: {metric.name}", "±", "n", f"vs. baseline{unit}", "±"]
         for line, row in zip(lines, comparison.rows, strict=True):
             line += _cell_texts(comparison, row, column)
-    headers += ["params", "tokens/s"]
+    for data, name in product(comparison.data, comparison.gauges):
+        headers.append(f"{data}: {name}")
+        for line, row in zip(lines, comparison.rows, strict=True):
+            value = comparison.gauge(row, data, name)
+            line.append(_DASH if value is None else f"{value:.3f}")
+    headers += ["tokens", "params", "tokens/s"]
     for line, row in zip(lines, comparison.rows, strict=True):
         line += _cost_texts(comparison, row)
     right = [header not in ("arch", "settings") for header in headers]
-    kept = [at for at, header in enumerate(headers) if header != "settings" or any(line[at] for line in lines)]
+    shown = {"settings": any(line[headers.index("settings")] for line in lines)}
+    shown["tokens"] = len({line[headers.index("tokens")] for line in lines}) > 1
+    kept = [at for at, header in enumerate(headers) if shown.get(header, True)]
     return Grid(
-        title=f"{metric.name} on {describe(comparison.scored)}",
+        title=f"{metric.name} on {' and '.join(sorted({describe(run.asked) for run in comparison.finished}))}",
         headers=[headers[at] for at in kept],
         right=[right[at] for at in kept],
         lines=[[line[at] for at in kept] for line in lines],
@@ -65,7 +74,7 @@ def _row_texts(row: Row) -> list[str]:
     return [row.architecture, whole(row.context), whole(row.cache), whole(row.memory), ", ".join(settings)]
 
 
-def _cell_texts(comparison: Comparison, row: Row, column: str) -> list[str]:
+def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
     metric, spread = comparison.metric, comparison.spread(row, column)
     if spread is None:
         return [_DASH, "", "", "", ""]
@@ -90,9 +99,13 @@ def _cost_texts(comparison: Comparison, row: Row) -> list[str]:
     runs = {entry.run.name: entry.run for entry in _entries(comparison, row)} or {
         run.name: run for run in comparison.finished if run.is_of(row)
     }
-    sizes = sorted({compact(run.summary["parameters"]): run.summary["parameters"] for run in runs.values()}.items())
     speeds = [float(run.summary["tokens_per_second"]) for run in runs.values()]
-    return [" to ".join(dict.fromkeys((sizes[0][0], sizes[-1][0]))), whole(sum(speeds) / len(speeds))]
+    ranges = [_range([run.summary[key] for run in runs.values()]) for key in ("tokens", "parameters")]
+    return [*ranges, whole(sum(speeds) / len(speeds))]
+
+
+def _range(values: list[int]) -> str:
+    return " to ".join(dict.fromkeys((compact(min(values)), compact(max(values)))))
 
 
 def _entries(comparison: Comparison, row: Row) -> list[Entry]:
@@ -117,13 +130,13 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     if len(trained) == 1:
         notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
-    for column in comparison.columns:
-        here = [entry.summary for entry in entries if entry.run.data == column]
+    if comparison.metric.meaning:
+        notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")
+    for data in comparison.data:
+        here = [entry.summary for entry in entries if entry.run.data == data]
         sizes = sorted({(summary["tokens"], summary["bytes"]) for summary in here})
         words = " or ".join(f"{plural(tokens, 'token')} ({size:,} bytes)" for tokens, size in sizes)
-        notes.append(
-            f"{column}: {words} scored, {_tokenizers(comparison, column)}." if here else f"{column}: not scored."
-        )
+        notes.append(f"{data}: {words} scored, {_tokenizers(comparison, data)}." if here else f"{data}: not scored.")
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
     if any(spread.n == 1 for spread in spreads):
@@ -148,12 +161,12 @@ def _notes(comparison: Comparison) -> list[str]:
     return notes + [f"{line}." for line in comparison.left_out]
 
 
-def _tokenizers(comparison: Comparison, column: str) -> str:
+def _tokenizers(comparison: Comparison, data: str) -> str:
     names = set()
     for entry in _all_entries(comparison):
-        if entry.run.data == column:
+        if entry.run.data == data:
             kind, size = (entry.run.settings.get(f"data.tokenizer.{key}", "") for key in ("kind", "vocabulary"))
-            names.add(f"{kind} {size} ({entry.tokenizer[:8]})")
+            names.add(f"{kind}{'' if kind in WITHOUT_MODEL else f' {size}'} ({entry.tokenizer[:8]})")
     return f"tokenizer {' or '.join(sorted(names))}"
 
 
@@ -165,7 +178,7 @@ def _missing(comparison: Comparison) -> list[tuple[str, str]]:
     for row in comparison.rows:
         for column in comparison.columns:
             if not comparison.cells.get((row, column)):
-                missing.setdefault(comparison.filling(row, column), f"{row.label} on {column}")
+                missing.setdefault(comparison.filling(row, column.data), f"{row.label} on {column.data}")
     return [(what, command) for command, what in missing.items()]
 
 

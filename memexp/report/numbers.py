@@ -12,12 +12,14 @@ class Metric:
         name: what people call it.
         digits: decimals that are worth printing.
         relative: differences are in percent of the baseline; else absolute.
+        meaning: of one that only corpora with answers have and that is the better the higher; else nothing.
     """
 
     field: str
     name: str
     digits: int
     relative: bool
+    meaning: str = ""
 
 
 METRICS: dict[str, Metric] = {
@@ -25,6 +27,8 @@ METRICS: dict[str, Metric] = {
     "nats": Metric("nats_per_token", "nats per token", 3, False),
     "bits_per_token": Metric("bits_per_token", "bits per token", 3, False),
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", 3, False),
+    "accuracy": Metric("accuracy", "accuracy", 3, False, "share of an answer's tokens that were the likeliest"),
+    "exact_match": Metric("exact_match", "exact match", 3, False, "share of documents all of whose answers are right"),
 }
 """By the word that `metric=` takes."""
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.config import ARCHS
+from memexp.config import ARCHS, Scored, Scoring
 from memexp.errors import UserError
 from memexp.report.numbers import METRICS, Metric
-from memexp.report.scores import read_summary, require
+from memexp.report.scores import asked_of, describe, read_summary, require
 from memexp.report.settings import differing, settings_of
 from memexp.runs import Run, Score, ScoreName
 
@@ -59,6 +59,7 @@ class Trained:
 
     Attributes:
         settings: as text, without what has columns of its own; see `memexp.report.settings`.
+        asked: the documents that the table asks of it.
     """
 
     name: str
@@ -70,9 +71,10 @@ class Trained:
     settings: dict[str, str]
     summary: dict[str, Any]
     scores: tuple[tuple[Score, ScoreName], ...]
+    asked: Scoring
 
     @staticmethod
-    def read(run: Run, summary: dict[str, Any], root: Path) -> "Trained":
+    def read(run: Run, summary: dict[str, Any], root: Path, scored: Scored) -> "Trained":
         config = require(run.config, ("arch", "data", "seed", "segment", "mem"), run.path / "config.yaml")
         scores = tuple((score, asked) for score in run.scores if (asked := score.name) is not None)
         try:
@@ -83,12 +85,31 @@ class Trained:
                 f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected those that train wrote. "
                 "Likely cause: it was edited or damaged"
             ) from error
-        return Trained(run.name, seed, data, name, context, mem, settings_of(config, root), summary, scores)
+        settings, wanted = settings_of(config, root), asked_of(run, scored)
+        return Trained(run.name, seed, data, name, context, mem, settings, summary, scores, wanted)
 
     def is_of(self, row: Row) -> bool:
         """Whether a score of it, with its memory changed or not, stands or would stand in `row`."""
         same = (self.architecture, self.context, self.mem) == (row.architecture, row.context, row.trained_mem)
         return same and all(self.settings.get(key, value) == value for key, value in row.settings)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set, or of its answers those whose slice `by` has this value."""
+
+    data: str
+    by: str = ""
+    value: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.data} {self.by}={self.value}" if self.by else self.data
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A shorter number is a smaller one."""
+        return (self.data, len(self.value), self.value)
 
 
 @dataclass(frozen=True)
@@ -103,8 +124,28 @@ class Entry:
     def tokenizer(self) -> str:
         return str(self.summary["tokenizer_hash"])
 
-    def value(self, metric: Metric) -> float:
-        return float(self.summary[metric.field])
+    @property
+    def asked(self) -> str:
+        """The documents in words."""
+        return describe(self.run.asked)
+
+    def columns(self, by: str) -> list[Column]:
+        """Where it stands: in one column, or with `by` in one for each value of that slice."""
+        if not by:
+            return [Column(self.run.data)]
+        return [Column(self.run.data, by, value) for value in self.summary["slices"][by]]
+
+    def value(self, metric: Metric, column: Column) -> float:
+        shown = self.summary["slices"][column.by][column.value] if column.by else self.summary
+        return float(shown[metric.field])
+
+    def lacks(self, metric: Metric, by: str) -> str:
+        """Why it has no such number, or nothing."""
+        if metric.field not in self.summary:
+            return f"{self.run.data} has no answers, so no {metric.name}"
+        if by and by not in (slices := self.summary["slices"]):
+            return f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
+        return ""
 
 
 def read_entry(run: Trained, score: Score) -> Entry:
@@ -114,7 +155,7 @@ def read_entry(run: Trained, score: Score) -> Entry:
         UserError: its summary is damaged or holds no finite number.
     """
     summary = read_summary(score)
-    values = [summary[metric.field] for metric in METRICS.values()]
+    values = [summary[metric.field] for metric in METRICS.values() if metric.field in summary]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise UserError(
             f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "

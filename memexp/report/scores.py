@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from memexp.config import Scored
+from memexp.config import Scored, Scoring
 from memexp.errors import UserError
 from memexp.runs import Run, Score, ScoreName, find_run
 
@@ -52,7 +52,18 @@ def require(summary: Any, keys: tuple[str, ...], path: Path) -> dict[str, Any]:
     return summary
 
 
-def describe(scored: Scored) -> str:
+def asked_of(run: Run, scored: Scored) -> Scoring:
+    """The documents that `scored` means for a run, which says itself what is not asked for.
+
+    Raises:
+        UserError: its settings do not say it.
+    """
+    path = run.path / "config.yaml"
+    own = require(run.config, ("eval",), path)["eval"]
+    return scored.of(require(own, ("documents", "max_document", "lanes"), path))
+
+
+def describe(scored: Scoring) -> str:
     """The documents in words: 'test, first 8 documents, first 8,192 tokens of each'."""
     documents = f"first {scored.documents:,} documents" if scored.documents else "all documents"
     tokens = f"first {scored.max_document:,} tokens of each" if scored.max_document else "whole"
@@ -62,9 +73,8 @@ def describe(scored: Scored) -> str:
 def eval_command(run: str, scored: Scored, *, mem: int | None = None, memory: str = "on") -> str:
     """The command that makes a score; settings that have their default are left out, but for the split."""
     words = ["memexp", "eval", run, f"eval.split={scored.split}"]
-    plain = Scored()
-    words += [f"eval.documents={scored.documents}"] if scored.documents != plain.documents else []
-    words += [f"eval.max_document={scored.max_document}"] if scored.max_document != plain.max_document else []
+    words += [f"eval.documents={scored.documents}"] if scored.documents is not None else []
+    words += [f"eval.max_document={scored.max_document}"] if scored.max_document is not None else []
     words += [f"mem={mem}"] if mem is not None else []
     words += [f"memory={memory}"] if memory != "on" else []
     return " ".join(words)
@@ -120,7 +130,8 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     unit = {"": 1, "k": 1 << 10, "m": 1 << 20}[(match["unit"] or "").lower()]
     mem = own if match["mem"] is None else int(match["mem"]) * unit
     memory = match["memory"] or "on"
-    wanted = ScoreName(scored.split, scored.documents, scored.max_document, mem, memory)
+    asked = asked_of(run, scored)
+    wanted = ScoreName(asked.split, asked.documents, asked.max_document, mem, memory)
     score = Score(run.path / "eval" / wanted.folder)
     if not (score.path / "summary.json").exists():
         command = eval_command(run.name, scored, mem=mem if mem != own else None, memory=memory)

@@ -10,7 +10,7 @@ from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
 
-NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is"), "size": ("name", "rate", "memory")}
+NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is"), "size": ("name", "rate", "memory", "routed")}
 """Settings that only describe, or that others take their values from: those others count."""
 
 

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils.checkpoint
 import yaml
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import write_json, write_text
-from memexp.model.build import feed
-from memexp.model.segment import detach, state_bytes
+from memexp.model.build import Fed, feed
+from memexp.model.segment import SegmentOutput, State, Tree, detach, state_bytes
 from memexp.runs import Run
 from memexp.train import checkpoint
 from memexp.train.identity import identify, run_folder
@@ -93,13 +95,18 @@ def update(session: Session) -> Update:
     total = torch.zeros((), device=session.device)
     aux: dict[str, Tensor] = {}
     fills: list[Tensor] = []
+    memory_grads: list[Tensor] = []
     window_length = config.bptt_segments + 1
     for start in range(0, len(batches), window_length):
         window_loss = torch.zeros((), device=session.device)
         for batch in batches[start : start + window_length]:
-            with torch.autocast(session.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                output = model(batch.tokens_BT, batch.valid_BT, session.state, batch.reset_B)
-                nats_BT = model.head.nats(output.hidden_BTD, batch.targets_BT)
+            if config.recompute:
+                output, nats_BT = torch.utils.checkpoint.checkpoint(
+                    _read, session, batch, session.state, use_reentrant=False
+                )
+            else:
+                output, nats_BT = _read(session, batch, session.state)
+            _watch(session.state.memory, memory_grads)
             session.state = output.state
             nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
             _refuse_nonfinite(session, nats_B)
@@ -121,7 +128,24 @@ def update(session: Session) -> Update:
     session.tokens += int(scored)
     if fills:
         session.memory_fill = max(session.memory_fill or 0.0, float(torch.stack(fills).max()))
-    return Update(total.item(), {name: value.item() for name, value in aux.items()}, norm.item(), output.gauges)
+    gauges = output.gauges
+    if memory_grads:
+        gauges = gauges | {"memory_grad": torch.stack(memory_grads).sum().sqrt()}
+    return Update(total.item(), {name: value.item() for name, value in aux.items()}, norm.item(), gauges)
+
+
+def _read(session: Session, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+    """One segment through the model, and the nats of its targets, B T."""
+    with torch.autocast(session.device.type, torch.bfloat16, enabled=session.config.precision == "bf16"):
+        output = session.model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
+        return output, session.model.head.nats(output.hidden_BTD, batch.targets_BT)
+
+
+def _watch(memory: Tree, squares: list[Tensor]) -> None:
+    """Have the backward pass append the squared norm of the gradient that reaches what earlier segments wrote."""
+    for leaf in pytree.tree_leaves(memory):
+        if leaf.grad_fn is not None:
+            leaf.register_hook(lambda gradient: squares.append(gradient.detach().float().square().sum()))
 
 
 def _run_to_the_end(

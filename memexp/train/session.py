@@ -131,10 +131,17 @@ def load_weights(run: Run) -> dict[str, Any]:
 def _restore(session: Session, path: Path) -> None:
     remedy = "delete it, and the same command goes on from the one before, or from the start"
     content = checkpoint.load(path, identity=session.identity, remedy=remedy)
-    session.model.load_state_dict(content["model"])
+    try:
+        session.model.load_state_dict(content["model"])
+        session.state = unpack(content["state"], like=session.state)
+    except (ValueError, RuntimeError) as error:
+        seen = str(error).splitlines()[-1].strip()  # torch lists what does not fit, a line each
+        raise UserError(
+            f"{path} does not fit this model: {seen}; expected what a run of these settings writes. Likely cause: another "
+            f"version of memexp wrote it; {remedy}"
+        ) from error
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
-    session.state = unpack(content["state"], like=session.state)
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
     session.seconds, session.memory_fill = content["seconds"], content["memory_fill"]

@@ -9,8 +9,10 @@ import torch
 from memexp.bench import search, startup
 from memexp.bench.work import Work
 from memexp.cli.main import main
+from memexp.cli.settings import choices_of
 from memexp.config import BENCHES, BenchConfig
 from memexp.model.search import Neighbours
+from memexp.report.text import markdown
 
 
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -24,12 +26,12 @@ def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path:
     assert found["settings"] == {"what": list(BENCHES), "repeats": 1, "slots": 256}
     assert found["work"]["segment"] == miniature.segment
     assert found["machine"]["torch"] == torch.__version__
-    assert len(found["figures"]) == 13
+    assert len(found["figures"]) == 13 + len(choices_of("arch"))
     text = (folder / "bench.md").read_text()
     for figure in found["figures"]:
         assert len(figure["ours_measured"]) == len(figure["other_measured"]) == 1
         assert figure["other_measured"][0] > 0
-        assert figure["ours"] in out and figure["ours"] in text
+        assert figure["ours"] in out and markdown(figure["ours"]) in text
     for name in BENCHES:
         assert f"{name}: round 1 of 1" in out
 
@@ -46,7 +48,11 @@ def test_an_unknown_bench_is_refused_in_one_line(tmp_path: Path, capsys) -> None
     assert main(["bench", "serch", f"root={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "'serch'" in error and "search, write, step, memory, startup" in error and "did you mean search?" in error
+    assert (
+        "'serch'" in error
+        and "search, write, step, archs, memory, startup" in error
+        and "did you mean search?" in error
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.completion import candidates, script
+from memexp.cli.settings import choices_of
 
 CASES = {
     "memexp tr": ["train"],
     "memexp train ar": ["arch.", "arch="],
-    "memexp train arch=": ["knn", "vanilla", "xl"],
+    "memexp train arch=": choices_of("arch"),
     "memexp train -m arch=knn,v": ["knn,vanilla"],
     "memexp train arch.neigh": ["arch.neighbours="],
     "memexp train arch=vanilla arch.neigh": [],
@@ -84,7 +85,13 @@ def test_zsh(shell) -> None:
         words=(memexp train ar); CURRENT=3; _memexp
         words=(memexp train data.path=); CURRENT=3; _memexp
     """)  # fmt: skip
-    assert found.splitlines() == ["arch=knn", "arch=vanilla", "arch=xl", "arch.neighbours=", "arch.", "arch=", "files"]
+    assert found.splitlines() == [
+        *(f"arch={name}" for name in choices_of("arch")),
+        "arch.neighbours=",
+        "arch.",
+        "arch=",
+        "files",
+    ]
 
 
 def test_scripts_parse() -> None:

@@ -2,19 +2,23 @@
 
 import pytest
 
+from memexp.cli.settings import choices_of
+
+NAMES = ", ".join(choices_of("arch"))
+
 CASES = [
-    ("trian", "memexp: there is no command 'trian'; expected one of prepare, train, eval, table, diff, runs, bench, completion; did you mean train?"),
+    ("trian", "memexp: there is no command 'trian'; expected one of prepare, train, eval, generate, table, diff, runs, bench, completion; did you mean train?"),
     ("train memm=3", "there is no setting memm; expected one that `memexp train --help` lists; did you mean mem?"),
     ("train arch.neighbors=3", "there is no setting arch.neighbors; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
     ("train neighbours=3", "there is no setting neighbours; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
-    ("train arch.cache=3", "this architecture has no setting arch.cache; expected arch=knn with it"),
+    ("train arch.combine=joint", "this architecture has no setting arch.combine; expected arch=knn or arch=knn_routed or arch=block_knn with it"),
     ("train data.tokenizer.kindd=bytes", "there is no setting data.tokenizer.kindd; expected one that `memexp train --help` lists; did you mean data.tokenizer.kind?"),
     ("train +foo=3", "there is no setting foo; expected one that --help lists"),
     ("train +arch.mixx=3", "there is no setting arch.mixx; expected one that --help lists"),
     ("train +mem=3", "mem is a setting already; expected it without the + before it"),
     ("train ~mem", "mem was taken away; expected a value, as every setting needs one"),
-    ("train arch=knnn", "there is no arch=knnn; expected one of knn, vanilla, xl; did you mean knn?"),
-    ("train arch=null", "there is no arch=null; expected one of knn, vanilla, xl"),
+    ("train arch=knnn", f"there is no arch=knnn; expected one of {NAMES}; did you mean knn?"),
+    ("train arch=null", f"there is no arch=null; expected one of {NAMES}"),
     ("train archh=knn", "there is no setting archh; expected one that `memexp train --help` lists; did you mean arch?"),
     ("train tracker=3", "there is no tracker=3; expected one of none, tensorboard, wandb"),
     ("train hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm is not installed; expected it after `pip install memexp[slurm]`"),
@@ -36,6 +40,12 @@ CASES = [
     ("train --cfg all-of-it", "--cfg is 'all-of-it'; expected one of job, hydra, all"),
     ("train mem=4096", "mem is 4096 but this architecture has no memory; expected mem=0, or arch=xl or arch=knn"),
     ("train arch=knn mem=4", "mem is 4 but arch.neighbours 32; expected a memory of at least as many pairs as each token retrieves"),
+    ("train arch=knn_routed mem=100", "mem is 100 but arch.neighbours 512; expected a memory of at least as many pairs as each token retrieves"),
+    ("train arch=block_knn arch.pairs=4", "arch.pairs is 4 but arch.neighbours 32; expected a memory of at least as many pairs as each token retrieves"),
+    ("train arch=compressive segment=63", "segment is 63 and arch.factor 2; expected a multiple of it, so that whole groups leave the cache"),
+    ("train arch=compressive arch.cache=9", "arch.cache is 9 and arch.factor 2; expected a multiple of it, so that whole groups leave the cache"),
+    ("train arch=compressive arch.factor=0", "arch.factor is 0; expected at least 1 tokens"),
+    ("train arch=knn arch.search=hashed", "arch.search is 'hashed'; expected one of exact, routed"),
     ("train steps=0", "steps is 0; expected at least 1 steps"),
     ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),
     ("eval", "run is not given; expected run folder, or the start of its name"),

@@ -25,6 +25,24 @@ SHARP = [f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0"]
 """Small enough to run everywhere, sharp enough that every part matters."""
 
 VARIANTS = {
+    "block": [
+        ["mem=0"],
+        ["arch.window=4", "mem=3"],
+        ["arch.gate_kind=lstm", "arch.gates=dual", "arch.feedback=true"],
+        ["arch.recurrent_layers=[1,2]", "arch.gates=single", "arch.shared_values=true"],
+    ],
+    "block_knn": [
+        ["mem=0", "arch.window=4"],
+        ["arch.pairs=0"],
+        ["arch.window=4", "arch.pairs=13", "arch.neighbours=4", "arch.write=leaving", "arch.combine=joint"],
+        ["arch.knn_layers=[1,2]", "arch.recurrent_layers=[1,2]", "arch.shared_values=true", "arch.search=routed"],
+    ],
+    "compressive": [
+        ["mem=0"],
+        ["mem=3", "arch.factor=4", "arch.compress=max"],
+        ["mem=20", "arch.factor=1", "arch.compress=mean", "arch.cache=20"],
+        ["arch.cache=4", "arch.normalise=false", "arch.scale=1"],
+    ],
     "knn": [
         ["arch.combine=joint"],
         ["arch.write=leaving"],
@@ -33,11 +51,23 @@ VARIANTS = {
         ["arch.cache=20", "arch.write=leaving"],
         ["mem=0"],
     ],
+    "knn_routed": [["arch.combine=joint"], ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"]],
+    "rmt": [["mem=0"], ["mem=1"], ["mem=3", "arch.cache=5"], ["arch.aux_weight=0.5"]],
+    "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"]],
+    "thought": [
+        ["mem=0"],
+        ["mem=3", "arch.recall_target=embeddings", "arch.updater_layers=2"],
+        ["arch.recall=0", "arch.composition=0", "arch.variance=0", "arch.covariance=0"],
+        ["arch.faithful=true", "arch.recall_target=embeddings"],
+    ],
     "xl": [["mem=0"], ["mem=3"], ["mem=20"]],
+    "xl_enhanced": [["mem=0"], ["mem=3"], ["mem=20"]],
 }
 """Besides each file as it stands, further settings that the whole contract is run with."""
 
-SHARED = [["arch.key_smear=true"], *([f"arch.position={name}"] for name in ("xl", "rotary", "none"))]
+POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
+
+SHARED = [["arch.key_smear=true"], *([f"arch.position={name}"] for name in POSITIONS[1:])]
 """Settings that every architecture has, besides the papers' defaults."""
 
 

@@ -5,13 +5,19 @@ import torch
 from torch.utils import _pytree as pytree
 
 from memexp.model.build import build_model
-from memexp.model.segment import State, fork, pack, state_bytes, unpack
+from memexp.model.segment import SegmentModel, State, detach, fork, pack, state_bytes, unpack
 from memexp.train.checkpoint import random_state, restore_random_state
 
 from ..tiny import configure
-from .conftest import SEGMENT, VOCABULARY, Case, Text, build, run
+from .conftest import POSITIONS, SEGMENT, VOCABULARY, Case, Text, build, run
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+PAIRS = ("knn", "knn_routed")
+"""Architectures with a memory of pairs, whose size bounds the neighbours."""
+
+OF_THE_MEMORY = ("memories.", "compressors.")
+"""Parameters that are there without a memory too, so that its size can be changed, and then have no use."""
 
 
 def far_reach(case: Case) -> int:
@@ -94,17 +100,23 @@ def test_4_nothing_leaks_between_lanes_or_documents(case: Case, text: Text) -> N
 
 
 def test_5_padding_changes_no_score_no_gradient_and_nothing_later(case: Case, text: Text) -> None:
-    def scores(tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        hidden, _ = run(case.model, text._replace(tokens=tokens))
-        nats = case.model.head.nats(hidden.flatten(0, 1), text.tokens.flatten(0, 1)).view_as(text.tokens)
-        nats = nats * text.valid
+    def scores(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        torch.manual_seed(4)
         case.model.zero_grad()
-        nats.sum().backward()
-        return nats.detach(), [p.grad.clone() for p in case.model.parameters() if p.grad is not None]
+        state, nats, aux = case.model.init_state(3), [], torch.zeros(())
+        for piece, targets, valid, reset in zip(tokens, text.tokens, text.valid, text.reset, strict=True):
+            output = case.model(piece, valid, state, reset)
+            state = output.state
+            nats.append(case.model.head.nats(output.hidden_BTD, targets) * valid)
+            aux = aux + sum(output.aux.values())
+        (torch.stack(nats).sum() + aux).backward()
+        gradients = [p.grad.clone() for p in case.model.parameters() if p.grad is not None]
+        return torch.stack(nats).detach(), aux.detach(), gradients
 
-    nats, gradients = scores(text.tokens)
-    other, other_gradients = scores(torch.where(text.valid, text.tokens, (text.tokens + 7) % VOCABULARY))
+    nats, aux, gradients = scores(text.tokens)
+    other, other_aux, other_gradients = scores(torch.where(text.valid, text.tokens, (text.tokens + 7) % VOCABULARY))
     torch.testing.assert_close(other, nats, **CLOSE)
+    torch.testing.assert_close(other_aux, aux, **CLOSE)
     for found, expected in zip(other_gradients, gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -139,18 +151,36 @@ def test_6_a_fork_goes_its_own_way(case: Case, text: Text) -> None:
 # 7. Horizon
 
 
-def test_7_caches_and_stored_pairs_carry_no_gradient(case: Case, text: Text) -> None:
-    """xl and knn: their papers let no gradient into the cache or the memory, so none crosses a border at any horizon."""
-    _, state = run(case.model, text)
-    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(state))
+@pytest.mark.parametrize("horizon", range(5))
+def test_7_a_gradient_crosses_exactly_the_borders_of_its_window(arch: str, horizon: int) -> None:
+    """Each of five segments has tokens of its own, so the embedding's rows tell which of them the last one's loss reaches.
+
+    Where the papers let no gradient into a cache or a memory, none crosses a border at any horizon.
+    """
+    case = build(arch, bptt_segments=horizon)
+    tokens = torch.arange(5 * SEGMENT).view(5, 1, SEGMENT)
+    state = case.model.init_state(1)
+    for index, segment in enumerate(tokens):
+        if index == 4 - horizon:
+            state = detach(state)
+        reset = torch.tensor([index == 0])
+        output = case.model(segment, torch.ones_like(segment, dtype=torch.bool), state, reset)
+        state = output.state
+    (gradient_VD,) = torch.autograd.grad(output.hidden_BTD.square().sum(), [case.model.head.embedding_VD])
+    reached = (gradient_VD.abs().sum(-1)[: 5 * SEGMENT].view(5, SEGMENT).sum(-1) > 0).tolist()
+    crossed = horizon if case.config.arch.mem_is == "parameters" else 0
+    assert reached == [index >= 4 - crossed for index in range(5)]
 
 
 def test_7_gradient_reaches_every_parameter(case: Case, text: Text) -> None:
-    hidden, _ = run(case.model, text)
-    case.model.head.nats(hidden.flatten(0, 1), text.tokens.flatten(0, 1)).sum().backward()
-    unused = {"gate_LH"} if case.model.memory_slots == 0 else set()
+    state, loss = case.model.init_state(3), torch.zeros(())
+    for tokens, valid, reset in zip(*text, strict=True):
+        output = case.model(tokens, valid, state, reset)
+        state = output.state
+        loss = loss + case.model.head.nats(output.hidden_BTD, tokens).sum() + sum(output.aux.values())
+    loss.backward()
     for name, parameter in case.model.named_parameters():
-        if name in unused:
+        if case.model.memory_slots == 0 and name.startswith(OF_THE_MEMORY):
             continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -177,17 +207,18 @@ def far_change(case: Case) -> torch.Tensor:
 
 def test_8_memory_reaches_beyond_layers_times_window_and_cache(arch: str) -> None:
     # neighbours=mem reads everything, so that a change anywhere in memory must show
-    keep_all = ["mem=400", "arch.neighbours=400"] if arch == "knn" else []
+    keep_all = ["mem=400", "arch.neighbours=400"] if arch in PAIRS else []
     case = build(arch, *keep_all)
     moved = far_change(case)
-    if case.model.memory_slots:
+    if case.model.memory_slots or arch == "xl_enhanced":  # whose cache hands on what it was made of
         assert moved > 1e-4
     else:
         assert moved == 0
 
 
 def test_8_without_memory_nothing_reaches_so_far(arch: str) -> None:
-    assert far_change(build(arch, "mem=0")) == 0
+    beside = ["arch.pairs=0"] if arch == "block_knn" else []
+    assert far_change(build(arch, "mem=0", *beside)) == 0
 
 
 def test_8_a_cache_reaches_the_segment_before(arch: str, text: Text) -> None:
@@ -202,7 +233,7 @@ def test_8_a_cache_reaches_the_segment_before(arch: str, text: Text) -> None:
 # 9. Options
 
 SEMANTIC = {
-    "position": ["t5", "xl", "rotary", "none"],
+    "position": POSITIONS,
     "normalise": ["true", "false arch.scale=1"],
     "scale": ["4.0", "5.0"],
     "key_smear": ["true", "false"],
@@ -211,26 +242,65 @@ SEMANTIC = {
     "cache": ["8", "16"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
+    "pairs": ["32", "64"],
+    "search": ["exact", "routed"],
+    "factor": ["2", "4"],
+    "compress": ["convolution", "mean", "max"],
     "combine": ["gate", "joint"],
     "gate": ["0.0", "1.0"],
     "write": ["all", "leaving"],
     "knn_position": ["true", "false"],
+    "aux_weight": ["0.0", "0.5"],
+    "window": ["8", "4"],
+    "recurrent_layers": ["[1]", "[2]", "[1,2]"],
+    "gate_kind": ["fixed", "lstm"],
+    "gates": ["dual", "single", "skip"],
+    "feedback": ["true", "false"],
+    "state_dropout": ["0.0", "0.5"],
+    "cache_dropout": ["0.0", "0.5"],
+    "shared_values": ["true", "false"],
+    "updater_layers": ["1", "2"],
+    "recall": ["0.0", "0.5"],
+    "recall_target": ["tokens", "embeddings"],
+    "composition": ["0.0", "0.125"],
+    "variance": ["0.0", "1.0"],
+    "covariance": ["0.0", "0.04"],
+    "faithful": ["false arch.recall_target=embeddings", "true arch.recall_target=embeddings"],
 }
 """Every option that reaches a constructor, with values that must give different outputs."""
+
+
+INITIAL = {"scale", "gate", "keys_as_queries"}
+"""Options that say how weights start; the others must make a difference with the same weights too."""
 
 
 def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
     options = set(vars(build(arch).config.arch)) - {"_target_", "name", "mem_unit", "mem_is"}
     assert options <= set(SEMANTIC), "a new option needs values here"
     for option in sorted(options):
-        outputs = []
+        outputs: list[torch.Tensor] = []
+        weights: dict[str, torch.Tensor] = {}
         for value in SEMANTIC[option]:
             case = build(arch, *f"arch.{option}={value}".split())
+            own = case.model.state_dict()
+            shared = {key: weight for key, weight in weights.items() if key in own and own[key].shape == weight.shape}
+            if option not in INITIAL:
+                case.model.load_state_dict(shared, strict=False)
+            weights = weights or own
             torch.manual_seed(3)
-            outputs.append(run(case.model.train(), text)[0][-1])
+            outputs.append(everything(case.model.train(), text))
         for i, one in enumerate(outputs):
             for other in outputs[i + 1 :]:
                 assert not torch.allclose(one, other, rtol=1e-3, atol=1e-4), option
+
+
+def everything(model: SegmentModel, text: Text) -> torch.Tensor:
+    """The last segment's hidden states and all auxiliary losses, as one row of numbers."""
+    state, aux = model.init_state(3), torch.zeros(1)
+    for tokens, valid, reset in zip(*text, strict=True):
+        output = model(tokens, valid, state, reset)
+        state, aux = output.state, aux + sum(output.aux.values())
+    return torch.cat([output.hidden_BTD.flatten(), aux]).detach()
 
 
 def test_9_memory_size_changes_the_output(arch: str, text: Text) -> None:
@@ -241,7 +311,7 @@ def test_9_memory_size_changes_the_output(arch: str, text: Text) -> None:
 
 
 def few(arch: str) -> list[str]:
-    return ["arch.neighbours=4"] if arch == "knn" else []
+    return ["arch.neighbours=4"] if arch in PAIRS else []
 
 
 # 10. Auxiliary losses and gauges
@@ -252,7 +322,7 @@ def test_10_aux_and_gauges_are_scalars(case: Case, text: Text) -> None:
     for value in [*output.aux.values(), *output.gauges.values()]:
         assert value.shape == () and torch.isfinite(value)
     assert not any(value.requires_grad for value in output.gauges.values())
-    assert bool(output.gauges) == bool(case.model.memory_slots)
+    assert output.gauges or not case.model.memory_slots
 
 
 def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
@@ -260,7 +330,8 @@ def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
     found = case.model.inspect(text.tokens[0], text.valid[0], fork(state), torch.zeros(3, dtype=torch.bool))
     assert found.ages_BTLHk.shape == found.weights_BTLHk.shape
     assert found.ages_BTLHk.shape[:2] == (3, SEGMENT)
-    if case.model.memory_slots == 0:
+    pairs = getattr(case.config.arch, "pairs", case.model.memory_slots)
+    if pairs == 0 or not hasattr(case.config.arch, "neighbours"):
         assert found.ages_BTLHk.numel() == 0
         return
     read = found.weights_BTLHk > 0
@@ -310,3 +381,20 @@ def test_half_precision_stays_near_full(case: Case, text: Text) -> None:
     # rounding changes which pairs are retrieved, and these weights are random: then only the size can be compared
     assert abs(nats[0] - nats[1]) < (0.5 if case.model.memory_slots else 0.05) * nats[0]
     assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in pytree.tree_leaves(state))
+
+
+@pytest.mark.parametrize("pieces", [[1] * SEGMENT, [3, 1, 4]])
+def test_a_segment_in_pieces_is_the_segment(case: Case, text: Text, pieces: list[int]) -> None:
+    """`extend` gives for the parts of a segment what `step` gives for it, and leaves the state as it was."""
+    _, state = run(case.model, Text(*(part[:7] for part in text)))  # lane 1 is in its second document
+    stride = case.model.stride
+    before = [leaf.clone() for leaf in pytree.tree_leaves(state)]
+    tokens = text.tokens[7][:, :stride]
+    kept, hidden = None, []
+    for piece in tokens.split([min(part, stride) for part in pieces] if stride == SEGMENT else 1, dim=1):
+        extension = case.model.extend(piece, state, kept)
+        kept = extension.kept
+        hidden.append(extension.hidden_BTD)
+    assert all(torch.equal(leaf, old) for leaf, old in zip(pytree.tree_leaves(state), before, strict=True))
+    expected = case.model.step(tokens, torch.ones_like(tokens, dtype=torch.bool), state).hidden_BTD
+    torch.testing.assert_close(torch.cat(hidden, dim=1), expected, **CLOSE)

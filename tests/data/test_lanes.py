@@ -171,6 +171,45 @@ def _check_crop(read: list[int], lengths: list[int], max_document: int) -> None:
     assert len(read) == min(lengths[document], max_document + 1)
 
 
+def answering(lengths: list[int], share: float, seed: int) -> list[TokenDocument]:
+    generator = np.random.default_rng(seed)
+    return [each._replace(answers=generator.random(len(each.tokens)) < share) for each in documents_of(lengths)]
+
+
+def test_only_answers_weigh() -> None:
+    document = documents_of([8])[0]._replace(answers=np.array([1, 0, 0, 1, 1, 0, 0, 1], dtype=bool))
+    first, second, third = scoring_batches([document], lanes=1, segment=3, max_document=0)
+    assert [batch.targets_BT.tolist() for batch in (first, second, third)] == [[[1, 2, 3]], [[4, 5, 6]], [[7, 0, 0]]]
+    assert [batch.weight_BT.tolist() for batch in (first, second, third)] == [[[0, 0, 1]], [[1, 0, 0]], [[1, 0, 0]]]
+    assert [batch.valid_BT.sum() for batch in (first, second, third)] == [3, 3, 1]
+
+
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 9), st.integers(0, 20), st.integers(0, 9))
+def test_scored_are_the_answers_that_a_document_says(
+    lengths: list[int], lanes: int, segment: int, max_document: int, seed: int
+) -> None:
+    documents = answering(lengths, 0.4, seed)
+    batches = scoring_batches(documents, lanes=lanes, segment=segment, max_document=max_document)
+    expected = [int(token) for each in documents for token in each.tokens[each.scored(max_document)]]
+    assert sorted(scored(batches)) == expected
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 12), st.integers(0, 9))
+@settings(deadline=None)
+def test_training_weighs_the_same_answers_in_whole_documents_and_crops(
+    lengths: list[int], segment: int, max_document: int, seed: int
+) -> None:
+    documents = answering(lengths, 0.4, seed)
+    stream = TrainingLanes(documents, lanes=2, segment=segment, seed=seed, max_document=max_document)
+    for _ in range(30):
+        batch = next(stream)
+        for lane, place in zip(*batch.valid_BT.nonzero(), strict=True):
+            document, index = divmod(int(batch.targets_BT[lane, place]), 1000)
+            answers = documents[document].answers
+            assert answers is not None and batch.weight_BT[lane, place] == answers[index]
+        assert not batch.weight_BT[~batch.valid_BT].any()
+
+
 def test_crops_reach_both_ends_of_a_document() -> None:
     stream = TrainingLanes(documents_of([12]), lanes=1, segment=8, seed=0, max_document=8)
     assert {int(next(stream).offset_B[0]) for _ in range(200)} == {0, 1, 2, 3}

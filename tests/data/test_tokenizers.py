@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memexp.config import Tokenizer as Settings
 from memexp.data import tokenizers
-from memexp.data.tokenizers import Bytes, SentencePiece, Tokenizer, train
+from memexp.data.tokenizers import Bytes, SentencePiece, Tokenizer, Words, train
 from memexp.errors import UserError
 
 AWKWARD = [
@@ -154,6 +154,41 @@ def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:
         tokenizers.read(Settings(path=str(tmp_path / "none.model")))
     with pytest.raises(UserError, match="kind is bytes"):
         tokenizers.read(Settings(kind="bytes", path="some.model"))
+
+
+def test_words_are_a_sorted_vocabulary_of_the_training_texts() -> None:
+    words = train(Settings(kind="words", vocabulary=2), ["b > a", "c b", "a  a", ""])
+    assert words.vocabulary == 4 and words.encode("> a b c").tolist() == [0, 1, 2, 3]
+    assert words.decode([2, 0, 1]) == "b > a" and words.pieces([2, 0]) == [b" b", b" >"]
+    assert words.encode(b"c a").tolist() == [3, 1] and words.encode("").tolist() == [] and words.decode([]) == ""
+    assert words.encode("a").dtype == np.uint16
+
+
+@given(st.lists(st.text(st.characters(exclude_characters=" ", exclude_categories=("Cs",)), min_size=1), min_size=1))
+def test_words_give_back_their_texts_and_load_as_they_were(parts: list[str]) -> None:
+    text = " ".join(parts)
+    words = train(Settings(kind="words"), [text])
+    again = tokenizers.load(words.save(), name="saved")
+    assert isinstance(again, Words) and again.save() == words.save()
+    assert (
+        again.decode(again.encode(text)) == text and b"".join(again.pieces(again.encode(text))) == f" {text}".encode()
+    )
+
+
+@pytest.mark.parametrize("text", ["a x", "a  b", " a", "a\n"])
+def test_an_unknown_word_is_named(text: str) -> None:
+    with pytest.raises(UserError, match="the word .* is none of the 2 of the training split; expected") as refused:
+        Words(["a", "b"]).encode(text)
+    assert repr(next(part for part in text.split(" ") if part not in ("a", "b"))) in str(refused.value)
+
+
+def test_words_have_no_model_and_ignore_the_vocabulary() -> None:
+    with pytest.raises(UserError, match="kind is words"):
+        tokenizers.read(Settings(kind="words", path="some.model"))
+    assert tokenizers.read(Settings(kind="words")) is None
+    assert [tokenizers.tag(Settings(kind=kind)) for kind in ("words", "bytes", "bpe")] == ["words", "bytes", "bpe1024"]
+    kinds = [Words(["a"]), Words(["b"]), Bytes()]
+    assert len({tokenizers.tokenizer_hash(each) for each in kinds}) == 3
 
 
 def test_long_lines_are_trained_on() -> None:

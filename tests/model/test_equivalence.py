@@ -1,6 +1,7 @@
 """Each architecture against something that shares none of its code."""
 
 import math
+from dataclasses import MISSING
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def t5_bucket(distance: int) -> int:
     return min(31, 16 + math.floor(math.log(distance / 16) / math.log(8) * 16))
 
 
-@pytest.mark.parametrize("position", ["t5", "xl", "rotary", "none"])
+@pytest.mark.parametrize("position", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"])
 @pytest.mark.parametrize("smear", [False, True])
 @pytest.mark.parametrize("segment", [8, 16, 5])
 def test_xl_with_room_for_everything_is_one_long_pass(position: str, smear: bool, segment: int) -> None:
@@ -115,8 +116,8 @@ def test_knn_that_retrieves_everything_is_exact_softmax_attention(write: str, ca
     """
     options = {**COMMON, "position": "none"}
     knn = Knn(
-        shape(segment=8, layers=1), mem=LENGTH, cache=cache, knn_layers=[1], neighbours=LENGTH, combine="joint",
-        gate=0.0, write=write, knn_position=True, **options,
+        shape(segment=8, layers=1), mem=LENGTH, cache=cache, knn_layers=[1], neighbours=LENGTH, search="exact",
+        combine="joint", gate=0.0, write=write, knn_position=True, **options,
     )  # fmt: skip
     knn = randomise(knn)
     vanilla = Vanilla(shape(segment=LENGTH, layers=1), mem=0, **options).double()
@@ -153,8 +154,8 @@ def test_gated_reading_is_the_paper_s_formula() -> None:
 def test_gradient_reaches_queries_and_never_the_ring() -> None:
     options = {**COMMON, "position": "none"}
     knn = Knn(
-        shape(segment=8, layers=1), mem=40, cache=0, knn_layers=[1], neighbours=4, combine="gate",
-        gate=0.0, write="all", knn_position=True, **options,
+        shape(segment=8, layers=1), mem=40, cache=0, knn_layers=[1], neighbours=4, search="exact",
+        combine="gate", gate=0.0, write="all", knn_position=True, **options,
     )  # fmt: skip
     text = tokens()
     state = knn.init_state(LANES)
@@ -170,8 +171,8 @@ def test_inspect_says_how_far_back_a_token_was_read() -> None:
     """A text that repeats itself: with the smear, what a token reads most is its last occurrence's neighbourhood."""
     for write, cache in (("all", 0), ("all", 8), ("leaving", 8)):
         knn = Knn(
-            shape(segment=8, layers=1), mem=40, cache=cache, knn_layers=[1], neighbours=1, combine="gate",
-            gate=0.0, write=write, knn_position=True, position="none",
+            shape(segment=8, layers=1), mem=40, cache=cache, knn_layers=[1], neighbours=1, search="exact",
+            combine="gate", gate=0.0, write=write, knn_position=True, position="none",
             **{**COMMON, "keys_as_queries": True},
         )  # fmt: skip
         text = torch.arange(24).expand(LANES, -1).clone()
@@ -187,4 +188,5 @@ def test_inspect_says_how_far_back_a_token_was_read() -> None:
 
 def test_options_are_the_shared_ones() -> None:
     """What every architecture hands on is what `AttentionOptions` holds, so none is lost on the way."""
-    assert set(AttentionOptions.__dataclass_fields__) == {*COMMON, "position"} - {"dropout"}
+    given = {name for name, item in AttentionOptions.__dataclass_fields__.items() if item.default is MISSING}
+    assert given == {*COMMON, "position"} - {"dropout"}

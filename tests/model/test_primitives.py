@@ -1,13 +1,17 @@
 """Positions and the output layer against their formulas."""
 
+import cmath
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from memexp.model import head as head_module
+from memexp.model.attention import AttentionOptions, SelfAttention, local_scores
 from memexp.model.head import Head
-from memexp.model.position import RelativeXl, Rotary, T5Bias, bucket, build_position
+from memexp.model.position import Positioned, RelativeXl, T5Bias, bucket, build_position, in_order
+from memexp.model.segment import Shape
 
 
 def test_t5_buckets_are_those_of_its_paper() -> None:
@@ -18,9 +22,10 @@ def test_t5_buckets_are_those_of_its_paper() -> None:
 
 
 def test_t5_bias_depends_on_distance_alone_across_the_cache_border() -> None:
-    bias = T5Bias(2)
+    bias = T5Bias(2, two_sided=False)
     torch.nn.init.normal_(bias.bias_HR)
-    segment = bias(torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 10, 8)).bias_BHTS
+    queries = torch.zeros(1, 2, 4, 8)
+    segment = bias(queries, torch.zeros(1, 2, 10, 8), in_order(4, 10, queries.device)).bias_BHTS
     for t in range(4):
         for s in range(6 + t + 1):
             expected = bias.bias_HR[:, bucket(torch.tensor(6 + t - s), buckets=32, farthest=128)]
@@ -34,7 +39,7 @@ def test_transformer_xl_scores_are_its_equation() -> None:
     for parameter in scheme.parameters():
         torch.nn.init.normal_(parameter)
     queries, keys = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 7, 4)
-    placed = scheme(queries, keys)
+    placed = scheme(queries, keys, in_order(3, 7, keys.device))
     found = placed.queries_BHTK @ placed.keys_BHSK.transpose(-1, -2) + placed.bias_BHTS
     for t in range(3):
         for s in range(4 + t + 1):
@@ -48,19 +53,73 @@ def test_transformer_xl_scores_are_its_equation() -> None:
                 torch.testing.assert_close(found[0, head, t, s], content + by_place)
 
 
-def test_rotary_scores_depend_on_distance_alone() -> None:
-    """The same text in front of which more of a cache stands has the same scores; another distance has others."""
+@pytest.mark.parametrize("name", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic"])
+def test_scores_depend_on_distance_alone(name: str) -> None:
+    """The same text with more of a cache in front has the same scores; another distance has others."""
     torch.manual_seed(0)
+    scheme = build_position(name, heads=1, head_size=8)
+    for parameter in scheme.parameters():
+        torch.nn.init.normal_(parameter)
     queries, keys = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 4, 8)
-    short = Rotary()(queries, keys)
-    long = Rotary()(queries, torch.cat([torch.randn(1, 1, 9, 8), keys], dim=2))
-    scores = short.queries_BHTK @ short.keys_BHSK.transpose(-1, -2)
-    shifted = long.queries_BHTK @ long.keys_BHSK.transpose(-1, -2)
-    torch.testing.assert_close(shifted[..., 9:], scores, rtol=1e-4, atol=1e-5)
-    same = keys[:, :, :1].expand(-1, -1, 4, -1)
-    far = Rotary()(queries[:, :, -1:], same)
-    scores = (far.queries_BHTK @ far.keys_BHSK.transpose(-1, -2)).flatten()
-    assert len({round(score, 4) for score in scores.tolist()}) == 4
+    short = scores(scheme(queries, keys, in_order(4, 4, keys.device))).tril()
+    longer = torch.cat([torch.randn(1, 1, 9, 8), keys], dim=2)
+    long = scores(scheme(queries, longer, in_order(4, 13, keys.device)))[..., 9:].tril()
+    torch.testing.assert_close(long, short, rtol=1e-4, atol=1e-5)
+    same = scheme(queries[:, :, -1:], keys[:, :, :1].expand(-1, -1, 4, -1), in_order(1, 4, keys.device))
+    assert len({round(score, 4) for score in scores(same).flatten().tolist()}) == 4
+
+
+def scores(placed: Positioned) -> Tensor:
+    """What attention takes the softmax of."""
+    product = placed.queries_BHTK @ placed.keys_BHSK.mT
+    return product if placed.bias_BHTS is None else product + placed.bias_BHTS
+
+
+def test_xpos_scores_are_rotations_that_fade() -> None:
+    """Sun et al. 2022, section 2: Re(q conj(k) e^(i d theta)) zeta^(d / 512) summed over pairs of channels, in complex numbers."""
+    torch.manual_seed(0)
+    queries, keys = torch.randn(1, 1, 3, 8, dtype=torch.float64), torch.randn(1, 1, 600, 8, dtype=torch.float64)
+    found = scores(build_position("xpos", heads=1, head_size=8)(queries, keys, in_order(3, 600, keys.device)))[0, 0]
+    for t, s in [(0, 597), (1, 400), (2, 0), (2, 599)]:
+        distance, expected = 597 + t - s, 0.0
+        for pair in range(4):
+            query = complex(queries[0, 0, t, pair], queries[0, 0, t, pair + 4])
+            key = complex(keys[0, 0, s, pair], keys[0, 0, s, pair + 4])
+            turn = cmath.exp(1j * distance * 10_000 ** (-2 * pair / 8))
+            fade = ((2 * pair / 8 + 0.4) / 1.4) ** (distance / 512)
+            expected += (query * key.conjugate() * turn).real * fade
+        assert found[t, s].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_alibi_slopes_are_the_papers() -> None:
+    """Press et al. 2022: 1/2, 1/4, ... 1/256 for eight heads."""
+    nothing = torch.zeros(1, 8, 1, 2)
+    bias = build_position("alibi", heads=8, head_size=2)(
+        nothing, torch.zeros(1, 8, 4, 2), in_order(1, 4, nothing.device)
+    ).bias_BHTS
+    assert bias is not None
+    assert bias[0, :, 0, 0].tolist() == [-3 * 2.0**-head for head in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"])
+def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
+    """Beside a segment the scores of such keys are those that no position scheme gives, and the others are unchanged."""
+    torch.manual_seed(0)
+    shape = Shape(vocabulary=9, layers=1, width=12, heads=2, head_size=4, feedforward=8, segment=5)
+    attention = SelfAttention(shape, AttentionOptions(name, True, 3.0, False, False))
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    heads = attention.project(torch.randn(1, 5, 12), None)
+    keys, values = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
+    beside = attention.look_beside(heads, None, keys, values)
+    found = local_scores(beside, torch.ones(1, 1, 5, 8, dtype=torch.bool))
+    queries = heads.queries_BHTK
+    if isinstance(attention.position, RelativeXl):
+        queries = queries + attention.position.content_H1K
+    torch.testing.assert_close(found[..., :3], queries @ keys.mT)
+    plain = local_scores(attention.look(heads, None), torch.ones(1, 1, 5, 5, dtype=torch.bool))
+    torch.testing.assert_close(found[..., 3:], plain)
+    assert torch.equal(beside.values_BGSK[:, :, :3], values)
 
 
 def test_an_unknown_scheme_is_a_bug() -> None:

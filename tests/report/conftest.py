@@ -150,6 +150,30 @@ def compared(fakes: Fakes) -> Fakes:
 
 
 @pytest.fixture
+def answered(fakes: Fakes) -> Fakes:
+    """Vanilla and two seeds of XL on a task with two lengths, XL trained longer; and one run on text."""
+
+    def score(run: Run, short: float, long: float, gate: float | None) -> None:
+        slices = {"24": (short, short**2, 480), "120": (long, long**2, 2400)}
+        named = ("accuracy", "exact_match", "answers")
+        fakes.score(
+            run, 1.0, name="1000x0", accuracy=(short + 5 * long) / 6, exact_match=(short**2 + long**2) / 2,
+            slices={"length": {value: dict(zip(named, each, strict=True)) for value, each in slices.items()}},
+            gauges={} if gate is None else {"gate.1": gate, "scale.1": 16.0},
+        )  # fmt: skip
+
+    settings = {"eval.documents": 1000, "eval.max_document": 0, "data.tokenizer.kind": "words"}
+    score(fakes.run("vanilla-s0", arch="vanilla", data="copy", settings=settings), 0.125, 0.0625, None)
+    for seed, short in enumerate((0.5, 0.75)):
+        run = fakes.run(
+            f"xl-s{seed}", arch="xl", mem=64, seed=seed, data="copy", settings=settings, summary={"tokens": 1_400_000}
+        )
+        score(run, short, 0.25, 0.25 + seed / 2)
+    fakes.score(fakes.run("text", arch="xl", mem=64), 3.0)
+    return fakes
+
+
+@pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> dict[int, bytes]:
     """A corpus that opens, whose tokenizer has a letter for each token below 256, and what the test puts here."""
     pieces: dict[int, bytes] = {}

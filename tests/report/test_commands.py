@@ -49,6 +49,17 @@ def test_table_of_named_runs(compared: Any) -> None:
     assert [line["run"] for line in lines] == ["vanilla-0-s0", "vanilla-0-s1", "knn-512-s1"]
 
 
+def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memexp("table", answered, metric="accuracy", by="length", gauges=["gate.1"])
+    shown = capsys.readouterr().out
+    assert "accuracy on test, first 1,000 documents, whole" in shown and "length=120:" in shown and "gate.1" in shown
+    lines = list(csv.DictReader(io.StringIO((answered.root / "results" / "tables" / "runs.csv").read_text())))
+    assert [(line["run"], line["length"], line["value"], line["gate.1"]) for line in lines][2:4] == [
+        ("xl-s0", "24", "0.5", "0.25"),
+        ("xl-s1", "24", "0.75", "0.75"),
+    ]
+
+
 @pytest.mark.parametrize(
     "settings, said",
     [

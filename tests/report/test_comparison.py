@@ -3,6 +3,7 @@
 import math
 import shutil
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from memexp.config import Scored
 from memexp.errors import UserError
 from memexp.report.comparison import Comparison, compare
+from memexp.report.rows import Column
 from memexp.runs import all_runs
 
+CODE = Column("code")
 LABELS = [
     "vanilla-64-0-0",
     "xl-64-64-0",
@@ -22,11 +25,19 @@ LABELS = [
 ]
 
 
-def compared_runs(fakes: Any, metric: str = "perplexity", baseline: str | None = None, **scored: Any) -> Comparison:
-    return compare(fakes.root, all_runs(fakes.root), metric=metric, scored=Scored(**scored), baseline=baseline)
+def compared_runs(
+    fakes: Any,
+    metric: str = "perplexity",
+    baseline: str | None = None,
+    by: str = "",
+    gauges: Sequence[str] = (),
+    **scored: Any,
+) -> Comparison:
+    runs, asked = all_runs(fakes.root), Scored(**scored)
+    return compare(fakes.root, runs, metric=metric, scored=asked, by=by, gauges=gauges, baseline=baseline)
 
 
-def cell(comparison: Comparison, label: str, column: str = "code") -> tuple[Any, Any]:
+def cell(comparison: Comparison, label: str, column: Column = CODE) -> tuple[Any, Any]:
     row = next(row for row in comparison.rows if row.label == label)
     return comparison.spread(row, column), comparison.difference(row, column)
 
@@ -109,7 +120,7 @@ def test_a_missing_cell_is_filled_by_eval_where_the_run_is_there(compared: Any) 
     compared.score(run, 3.0, split="valid")
     comparison = compared_runs(compared)
     off = next(row for row in comparison.rows if row.label == "knn-64-64-4096-off")
-    assert comparison.columns == ["code", "text"]
+    assert comparison.columns == [CODE, Column("text")]
     assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off"
     assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text"
     assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192"
@@ -135,7 +146,7 @@ def test_no_such_score_says_which_exist(compared: Any) -> None:
 
 def test_only_unfinished_runs_are_refused(fakes: Any) -> None:
     fakes.run("one", done=False)
-    refused(fakes, "no run is done", "step 500 of 1,367")
+    refused(fakes, "no run is left to compare", "it is not done", "step 500 of 1,367")
 
 
 def test_other_tokenizers_are_refused_but_per_byte(fakes: Any) -> None:
@@ -180,6 +191,70 @@ def test_the_same_seed_twice_is_refused(compared: Any) -> None:
 @pytest.mark.parametrize("baseline", ["knn", "nothing"])
 def test_a_baseline_names_one_row(compared: Any, baseline: str) -> None:
     refused(compared, repr(baseline), "knn-64-64-512", baseline=baseline)
+
+
+def test_a_metric_of_answers_leaves_out_runs_on_text(answered: Any) -> None:
+    comparison = compared_runs(answered, "accuracy")
+    assert comparison.columns == [Column("copy")]
+    assert comparison.left_out == ["text is left out: code has no answers, so no accuracy"]
+    spread, difference = cell(comparison, "xl-64-64-0", Column("copy"))
+    values = [(short + 5 * 0.25) / 6 for short in (0.5, 0.75)]
+    assert (spread.mean, spread.deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
+    assert difference.spread.mean == pytest.approx(values[0] - (0.125 + 5 * 0.0625) / 6)  # seed 0 alone; absolute
+    both = compared_runs(answered)  # each scored as after its training
+    assert both.columns == [CODE, Column("copy")] and both.left_out == []
+
+
+def test_a_slice_makes_a_column_of_each_value(answered: Any) -> None:
+    comparison = compared_runs(answered, "exact_match", by="length")
+    short, long = Column("copy", "length", "24"), Column("copy", "length", "120")
+    assert comparison.columns == [short, long] and [column.label for column in comparison.columns] == [
+        "copy length=24",
+        "copy length=120",
+    ]
+    assert cell(comparison, "xl-64-64-0", short)[0].mean == pytest.approx((0.5**2 + 0.75**2) / 2)
+    assert cell(comparison, "vanilla-64-0-0", long)[0].mean == 0.0625**2
+
+
+def test_gauges_are_means_over_seeds(answered: Any) -> None:
+    comparison = compared_runs(answered, gauges=["gate.1", "scale.1"])
+    vanilla, xl = comparison.rows
+    assert [comparison.gauge(xl, "copy", name) for name in comparison.gauges] == [0.5, 16.0]
+    assert comparison.gauge(vanilla, "copy", "gate.1") is None and comparison.gauge(xl, "code", "gate.1") is None
+
+
+def test_a_run_on_answers_that_is_not_scored_yet_has_a_row(answered: Any) -> None:
+    run = next(run for run in all_runs(answered.root) if run.name == "vanilla-s0")
+    (run.path / "eval" / "test-1000x0-0-on").rename(run.path / "eval" / "valid-1000x0-0-on")
+    comparison = compared_runs(answered, "exact_match", by="length")
+    assert [row.label for row in comparison.rows] == ["vanilla-64-0-0", "xl-64-64-0"]
+    assert [run.name for run in comparison.unscored] == ["vanilla-s0"]
+    assert comparison.filling(comparison.rows[0], "copy") == "memexp eval vanilla-s0 eval.split=test"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"metric": "nats", "by": "length"}, "by is length with metric=nats; expected metric=accuracy or"),
+        ({"metric": "accuracy", "by": "lenght"}, "copy has no slice lenght (it has: length)"),
+        ({"gauges": ["gate"]}, "gauges names gate, which no score here has; expected one of: gate.1, scale.1; did you"),
+        ({"metric": "accuracy", "documents": 8}, "no finished run is scored on test, first 8 documents, whole"),
+    ],
+)
+def test_what_no_run_has_is_refused(answered: Any, options: Any, said: str) -> None:
+    refused(answered, said, **options)
+
+
+def test_text_alone_has_no_accuracy(compared: Any) -> None:
+    refused(compared, "no run is left to compare", "code has no answers, so no exact match", metric="exact_match")
+
+
+def test_scores_as_after_training_that_are_of_other_documents_are_refused(compared: Any) -> None:
+    run = compared.run("knn-whole", mem=1024, settings={"eval.documents": 0, "eval.max_document": 0})
+    compared.score(run, 3.0, name="0x0", tokens_hash="dddd")
+    refused(compared, "different tokens of code", "first 8,192 tokens of each and on test, all documents, whole")
+    labels = [row.label for row in compared_runs(compared, documents=8, max_document=8192).rows]
+    assert labels == [*LABELS[:3], "knn-64-64-1024", *LABELS[3:]]
 
 
 @pytest.mark.parametrize("file", ["summary.json", "eval/test-8x8192-64-on/summary.json", "config.yaml"])

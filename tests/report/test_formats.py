@@ -49,6 +49,21 @@ def test_golden(compared: Any, name: str) -> None:
     assert written == (GOLDEN / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["answers.md", "answers.csv", "answers.txt"])
+def test_golden_of_answers(answered: Any, name: str) -> None:
+    """Slices as columns, a gauge, and training that differs; written like the golden files above."""
+    answered.run("xl-late", arch="xl", mem=64, seed=7, data="copy", done=False)
+    comparison = table(answered, metric="exact_match", by="length", gauges=["gate.1"])
+    written = {
+        "answers.md": lambda: to_markdown(lay_out(comparison)),
+        "answers.csv": lambda: to_csv(comparison),
+        "answers.txt": lambda: on_terminal(comparison, 140),
+    }[name]()
+    if os.environ.get("GOLDEN") == "write":
+        (GOLDEN / name).write_text(written, encoding="utf-8")
+    assert written == (GOLDEN / name).read_text(encoding="utf-8")
+
+
 def test_csv_holds_every_seed_with_full_digits(compared: Any) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(table(compared, metric="nats")))))
     xl = [line for line in lines if line["row"] == "xl-64-64-0"]

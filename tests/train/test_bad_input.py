@@ -47,6 +47,22 @@ def stopped(run: Train, root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 # ------------------------------------------------------------------------------------------ checkpoints
 
 
+@pytest.mark.parametrize(
+    ("part", "content", "seen"),
+    [
+        ("state", [torch.zeros(2, 10, 32)], "its state has 1 tensors and the model carries 0"),
+        ("model", {"wide": torch.zeros(3)}, "Unexpected key(s)"),
+    ],
+)
+def test_a_state_of_another_architecture_is_refused(
+    part: str, content: Any, seen: str, stopped: Run, run: Train
+) -> None:
+    newest = stopped.path / "checkpoints" / "step-0000002.pt"
+    torch.save(torch.load(newest, weights_only=True) | {part: content}, newest)
+    with pytest.raises(UserError, check=says(str(newest), "does not fit this model", seen, "delete it")):
+        run("checkpoint_every=1")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -31,8 +31,8 @@ def test_memory_is_added(run: Train, corpus: Corpus, root: Path, capsys: pytest.
     source = run("arch=xl", "steps=2")
     new = ("arch=knn", "arch.gate=-1.5", f"init_from={source.name}")
     found, notes = initial(corpus, root, *new)
-    assert notes == [f"weights from {source.name}", "new, from its initial value: gate_LH"]
-    assert torch.equal(found.pop("gate_LH"), torch.full((1, 2), -1.5))
+    assert notes == [f"weights from {source.name}", "new, from its initial value: memories.1.gate_H"]
+    assert torch.equal(found.pop("memories.1.gate_H"), torch.full((2,), -1.5))
     trained = weights(source)
     assert found.keys() == trained.keys()
     assert all(torch.equal(found[name], trained[name]) for name in trained)
@@ -40,7 +40,7 @@ def test_memory_is_added(run: Train, corpus: Corpus, root: Path, capsys: pytest.
     assert not torch.equal(fresh["head.embedding_VD"], found["head.embedding_VD"])
     capsys.readouterr()
     run(*new, "steps=1")
-    assert "new, from its initial value: gate_LH\n" in capsys.readouterr().out
+    assert "new, from its initial value: memories.1.gate_H\n" in capsys.readouterr().out
 
 
 def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path) -> None:
@@ -50,7 +50,7 @@ def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path
     trained = weights(source)
     assert found.keys() == trained.keys() and all(torch.equal(found[name], trained[name]) for name in trained)
     _, notes = initial(corpus, root, "arch=xl", f"init_from={source.name}")
-    assert notes[1:] == ["left over there, not used here: gate_LH"]
+    assert notes[1:] == ["left over there, not used here: memories.1.gate_H"]
 
 
 def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Corpus, root: Path) -> None:

@@ -68,7 +68,8 @@ def test_matrices_decay_and_nothing_else(arch: str, position: str) -> None:
     found = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
     decaying = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     decaying.add(id(model.head.embedding_VD))
-    own = {id(layer.attention.scale_H) for layer in model.layers} | {id(getattr(model, "gate_LH", None))}
+    own = {id(layer.attention.scale_H) for layer in model.layers}
+    own |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith(".gate_H")}
     assert len(found) == len(list(model.parameters()))  # each exactly once
     for name, parameter in model.named_parameters():
         rate, decay = found[id(parameter)]

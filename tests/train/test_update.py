@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.data.lanes import TrainingLanes
-from memexp.model.build import build_model
+from memexp.model.build import build_model, feed
 from memexp.model.head import Head
-from memexp.model.segment import SegmentModel, SegmentOutput, State
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, State, Tree
 from memexp.runs import Run
 from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
@@ -133,6 +134,9 @@ class Recurrent(SegmentModel):
         hidden_BTD = carried_B[:, None, None].expand(*tokens_BT.shape, 4)
         return SegmentOutput(hidden_BTD, State((), (carried_B,)), {"pull": self.aux**2}, {})
 
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        raise NotImplementedError("nothing is generated here")
+
 
 @pytest.mark.parametrize("bptt_segments", [0, 1, 2, 5])
 def test_a_gradient_reaches_back_to_the_start_of_its_window(bptt_segments: int, tmp_path: Any) -> None:
@@ -171,3 +175,48 @@ def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:
     session = open_session(config, build_model(config, vocabulary=VOCABULARY), documents(33), tmp_path)
     update(session)
     assert session.memory_fill == 3 * SEGMENT / 64
+
+
+@pytest.mark.parametrize("arch", ["rmt", "rmt_xl", "knn"])
+def test_segments_computed_again_give_the_same_gradients(arch: str, tmp_path: Any) -> None:
+    """Dropout is on and the ring wraps, so a second computation that drew or read anything else would show."""
+    gradients, states = [], []
+    for recompute in ("false", "true"):
+        extra = ["mem=20", "arch.neighbours=4"] if arch == "knn" else ["mem=3"]
+        config = configure(
+            f"arch={arch}", *extra, f"segment={SEGMENT}", "lanes=3", "accumulate=4", "arch.dropout=0.2", "arch.scale=4",
+            f"recompute={recompute}",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        session = open_session(config, build_model(config, vocabulary=VOCABULARY), documents(100, 70, 50, 90), tmp_path)
+        torch.manual_seed(1)
+        for _ in range(3):
+            update(session)
+        gradients.append({name: p.grad for name, p in session.model.named_parameters() if p.grad is not None})
+        states.append(pytree.tree_leaves(session.state))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, plain in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], plain, rtol=1e-5, atol=1e-8, msg=name)
+    assert all(torch.equal(plain, again) for plain, again in zip(*states, strict=True))
+
+
+def test_the_gradient_into_memory_writing_is_a_gauge(tmp_path: Any) -> None:
+    """Against the gradient with respect to the states themselves, taken apart from the trainer."""
+    config = configure("arch=rmt", "mem=3", f"segment={SEGMENT}", "lanes=3", "accumulate=3", "arch.scale=4")
+    torch.manual_seed(0)
+    session = open_session(config, build_model(config, vocabulary=VOCABULARY), documents(100, 70, 50, 90), tmp_path)
+    reader, model = lanes(config, documents(100, 70, 50, 90)), build_model(config, vocabulary=VOCABULARY)
+    model.load_state_dict(session.model.state_dict())
+    state, written, total = model.init_state(3), [], torch.zeros(())
+    for _ in range(3):
+        fed = feed(next(reader), torch.device("cpu"))
+        output = model(fed.tokens_BT, fed.valid_BT, state, fed.reset_B)
+        state = output.state
+        written.append(state.memory)
+        total = total + (model.head.nats(output.hidden_BTD, fed.targets_BT) * fed.weight_BT).sum() / (9 * SEGMENT)
+    squares = [gradient.square().sum() for gradient in torch.autograd.grad(total, written[:-1])]
+    expected = torch.stack(squares).sum().sqrt()
+    assert update(session).gauges["memory_grad"].item() == pytest.approx(expected.item(), rel=1e-4)
+    alone = replace(config, bptt_segments=0)
+    session = open_session(alone, build_model(alone, vocabulary=VOCABULARY), documents(100, 70, 50, 90), tmp_path)
+    assert update(session).gauges["memory_grad"] == 0

@@ -1,6 +1,6 @@
 """What every source yields, and what it says about itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
@@ -13,6 +13,12 @@ class Document(NamedTuple):
     """Documents of one group are on the same side of every split, such as networkx."""
     text: str | bytes
     """Bytes only where they need not be UTF-8, for the byte tokenizer."""
+    split: str = ""
+    """train, valid or test where the source says it; else its group is assigned to one."""
+    answers: Sequence[int] | None = None
+    """Indices, from 1 on and ascending, of the tokens that are scored, for the tokenizer kind=words; None: all."""
+    slices: dict[str, Any] | None = None
+    """Kinds that accuracy is told apart by: a name, and its value or a list of one value an answer."""
 
 
 class Source(Protocol):

@@ -1,0 +1,74 @@
+"""Every architecture at equal width: time and arithmetic a token, parameters, and what a lane carries."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from memexp.bench.figures import Figure, Say, in_turn, timed
+from memexp.bench.work import Work, settings_of, step_of
+from memexp.config import BenchConfig, TrainConfig
+from memexp.model.build import build_model
+from memexp.model.segment import state_bytes
+
+BASELINE = "vanilla"
+
+
+def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, TrainConfig]) -> list[Figure]:
+    """The time of a training step of one segment a lane, beside that of the baseline; caches and memories are full.
+
+    Args:
+        archs: the settings of each architecture; sizes and lengths are replaced by those of `work`.
+    """
+    settings = {
+        name: replace(settings_of(each.arch, mem=each.mem, work=work), optim=each.optim) for name, each in archs.items()
+    }
+    say("warming up")
+    steps = {name: step_of(each, work) for name, each in settings.items()}
+    found = in_turn({name: timed(step) for name, step in steps.items()}, repeats=config.repeats, say=say)
+    return [
+        Figure(
+            what=f"step of {name}, mem={settings[name].mem:,}",
+            ours=name,
+            other=BASELINE,
+            unit="s",
+            ours_measured=found[name],
+            other_measured=found[BASELINE],
+            facts=_facts(settings[name], work, steps[name]),
+        )
+        for name in settings
+    ]
+
+
+def _facts(config: TrainConfig, work: Work, step: Callable[[], None]) -> dict[str, float]:
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=work.vocabulary)
+        state = state_bytes(model.init_state(1))
+    # fused kernels of attention are one operation that nobody counts on a CPU; the plain one is made of products
+    with _Flops() as counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "state bytes a lane": state,
+        "MFLOP a token, trained": counter.total / (work.lanes * work.segment) / 1e6,
+    }
+
+
+class _Flops(TorchDispatchMode):
+    """Counts multiplications and additions of matrix products and convolutions, forward and backward.
+
+    PyTorch's own FlopCounterMode also follows which module they are in, which fails where one is called without gradient.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += int(count(*args, **(kwargs or {}), out_val=found))
+        return found

@@ -1,0 +1,131 @@
+"""Continuing a prompt token by token, with the state carried on as it is when documents are scored.
+
+prompt and continuation   p0 p1 p2 p3 p4 g0 g1 g2 g3      a stride of 4 tokens
+through step              p0 p1 p2 p3 |                   once a stride is full, the state moves on
+through extend                          p4|g0|g1|g2 |     then step reads p4 to g2 again, and the state moves on
+
+Shapes: B lanes, T tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memexp.errors import UserError
+from memexp.model.segment import SegmentModel, Tree
+
+
+class Sampling(NamedTuple):
+    """How a token is drawn from what the model predicts."""
+
+    temperature: float = 1.0
+    """What the logits are divided by; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Draw from that many of the likeliest tokens; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest of these that together have this probability, and from one at least."""
+
+
+class Drawn(NamedTuple):
+    """One more token in every lane."""
+
+    tokens_B: Tensor
+    nats_B: Tensor
+    """Of each token under the model itself, at temperature 1 and before any token was left out; fp32."""
+
+
+@torch.no_grad()
+def generate(
+    model: SegmentModel,
+    prompt: np.ndarray,
+    *,
+    tokens: int,
+    lanes: int,
+    sampling: Sampling,
+    seed: int,
+    memory: str = "on",
+    bf16: bool = False,
+) -> Iterator[Drawn]:
+    """Continue a document that begins with the prompt, in every lane by itself, and yield each token as it is drawn.
+
+    Args:
+        prompt: token ids.
+        seed: of a generator that nothing else draws from.
+        memory: "on", or "off", which empties it before every segment.
+
+    Raises:
+        UserError: the prompt has no token.
+    """
+    if not len(prompt):
+        raise UserError(
+            "the prompt holds no token; expected one at least, for the first token of a document is never predicted"
+        )
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    reader = _Reader(model, lanes, memory=memory)
+    tokens_BT = torch.from_numpy(prompt.astype(np.int64)).to(device).repeat(lanes, 1)
+    for _ in range(tokens):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits_BV = model.head.logits(reader.read(tokens_BT)).float().cpu()
+        drawn_B = draw(logits_BV, sampling, generator)
+        yield Drawn(drawn_B, F.cross_entropy(logits_BV, drawn_B, reduction="none"))
+        tokens_BT = drawn_B.to(device)[:, None]
+
+
+def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a lane: first temperature, then `top_k`, then `top_p` of what is left."""
+    ordered_BV, order_BV = logits_BV.double().sort(descending=True, stable=True)
+    if sampling.temperature == 0:
+        return order_BV[:, 0]
+    below_BV = (ordered_BV - ordered_BV[:, :1]) / sampling.temperature
+    if sampling.top_k:
+        below_BV = below_BV[:, : sampling.top_k]
+    share_BV = below_BV.softmax(-1)
+    before_BV = share_BV.cumsum(-1) - share_BV
+    dropped_BV = before_BV >= sampling.top_p
+    dropped_BV[:, 0] = False
+    chosen_B1 = share_BV.masked_fill(dropped_BV, 0).multinomial(1, generator=generator)
+    return order_BV.gather(-1, chosen_B1)[:, 0]
+
+
+class _Reader:
+    """Lanes that read one text on and on; the state moves on at strides only."""
+
+    def __init__(self, model: SegmentModel, lanes: int, *, memory: str) -> None:
+        self._model, self._memory = model, memory
+        self._state = model.init_state(lanes)
+        self._strides = 0
+        """That the state has moved on by."""
+        self._begun: list[Tensor] = []
+        """Pieces of the stride that `_kept` is of, B T each."""
+        self._kept: Tree | None = None
+
+    def read(self, tokens_BT: Tensor) -> Tensor:
+        """Read on by one token at least; final activations of the last one, B D."""
+        model = self._model
+        while tokens_BT.shape[1]:
+            room = model.stride - sum(piece.shape[1] for piece in self._begun)
+            piece_BT, tokens_BT = tokens_BT[:, :room], tokens_BT[:, room:]
+            if piece_BT.shape[1] == model.stride:
+                hidden_BTD = self._step(piece_BT)
+            else:
+                hidden_BTD, self._kept = model.extend(piece_BT, self._state, self._kept)
+                self._begun.append(piece_BT)
+                if piece_BT.shape[1] == room:
+                    self._step(torch.cat(self._begun, dim=1))
+        return hidden_BTD[:, -1]
+
+    def _step(self, tokens_BT: Tensor) -> Tensor:
+        """Read a whole stride and move on; final activations, B T D."""
+        output = self._model.step(tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool), self._state)
+        self._state, self._begun, self._kept = output.state, [], None
+        self._strides += 1
+        if self._memory == "off" and self._strides * self._model.stride % self._model.shape.segment == 0:
+            every_B = torch.ones(len(tokens_BT), dtype=torch.bool, device=tokens_BT.device)
+            self._state = self._state._replace(memory=self._model.clear(self._state, every_B).memory)
+        return output.hidden_BTD

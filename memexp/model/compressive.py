@@ -1,0 +1,163 @@
+"""Compressive Transformer: what leaves the exact cache is compressed into `mem` slots before it is forgotten.
+
+Shapes: B lanes, T tokens, D width, H heads, K head size, M compressed slots, C cache, S = M + C + T keys in sight,
+N = T pairs that leave the cache, P compressed pairs made of them.
+"""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from memexp.model.attention import (
+    AttentionOptions,
+    Cache,
+    Heads,
+    LayerCache,
+    Sight,
+    attend,
+    causal_mask,
+    clear_cache,
+    empty_cache,
+    next_cache,
+    next_layer_cache,
+    share,
+)
+from memexp.model.compression import Compressed, Compressor, Pairs, append, reconstruction
+from memexp.model.head import Head
+from memexp.model.layers import DecoderLayers
+from memexp.model.position import Places, in_order
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+
+
+class _Read(NamedTuple):
+    """A segment, or a piece of one, through the network."""
+
+    hidden_BTD: Tensor
+    cache: Cache
+    gauges: dict[str, Tensor]
+    seen: list[tuple[Heads, Sight]]
+    """What each layer saw of it."""
+
+
+@final
+class Compressive(SegmentModel):
+    """Compressive Transformer (Rae et al. 2020, section 3) over normalised keys.
+
+    Every layer attends to its compressed slots, its cache and the segment together; a slot stands where the middle one of
+    its tokens stood. Compression is trained by attention reconstruction alone: no gradient enters the cache or the slots,
+    and none of that loss leaves the compressors.
+    *Differs from the paper:* keys and values are compressed, a head at a time, not the activations that they are made of;
+    the convolution starts as a mean.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        mem: int,
+        cache: int,
+        factor: int,
+        compress: str,
+        position: str,
+        normalise: bool,
+        scale: float,
+        dropout: float,
+        key_smear: bool,
+        keys_as_queries: bool,
+    ) -> None:
+        super().__init__()
+        self.shape, self.cache_tokens, self.memory_slots, self.factor = shape, cache, mem, factor
+        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
+        self.head = Head(shape.vocabulary, shape.width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+        self.compressors = nn.ModuleList(
+            Compressor(shape, kind=compress, factor=factor, normalise=normalise) for _ in range(shape.layers)
+        )
+
+    def init_state(self, lanes: int) -> State:
+        """An empty cache and no compressed pairs."""
+        shape, like = self.shape, self.head.embedding_VD
+        size = (lanes, shape.heads, self.memory_slots, shape.head_size)
+        slots = tuple(Pairs(like.new_zeros(size), like.new_zeros(size)) for _ in range(shape.layers))
+        count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
+        return State(empty_cache(shape, lanes=lanes, size=self.cache_tokens, like=like), Compressed(slots, count_B))
+
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        """Void the caches and slots of the lanes that begin a document."""
+        memory = state.memory._replace(count_B=state.memory.count_B.masked_fill(reset_B, 0))
+        return State(clear_cache(state.cache, reset_B), memory)
+
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        """Read one segment over itself, the cache and the slots; then compress what leaves the cache."""
+        read = self._read(tokens_BT, state.memory, state.cache, size=self.cache_tokens)
+        if not self.memory_slots:
+            return SegmentOutput(read.hidden_BTD, State(read.cache, state.memory), aux={}, gauges=read.gauges)
+        length = tokens_BT.shape[1]
+        place_C = torch.arange(self.cache_tokens, device=tokens_BT.device)
+        cached_BC = place_C >= self.cache_tokens - state.cache.count_B[:, None]
+        there_BP = torch.cat([cached_BC, valid_BT], dim=1)[:, :length].unflatten(1, (-1, self.factor)).all(-1)
+        leaving = slice(self.memory_slots, self.memory_slots + length)
+        slots: list[Pairs] = []
+        errors: list[Tensor] = []
+        for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
+            whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
+            made = compressor(whole)
+            errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=there_BP, valid_BT=valid_BT))
+            slots.append(append(old, made))
+        left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
+        count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
+        loss = torch.stack(errors).sum()
+        return SegmentOutput(
+            read.hidden_BTD,
+            State(read.cache, Compressed(tuple(slots), count_B)),
+            # pooling has nothing to learn
+            aux={"reconstruction": loss} if loss.requires_grad else {},
+            gauges=read.gauges | {"reconstruction": loss.detach() / len(errors)},
+        )
+
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read over a cache that grows by the segment so far, and the slots as they were at its start."""
+        cache = state.cache if kept is None else kept
+        return Extension(*self._read(tokens_BT, state.memory, cache, size=None)[:2])
+
+    def _read(self, tokens_BT: Tensor, memory: Compressed, cache: Cache, *, size: int | None) -> _Read:
+        """Through all layers; `size` is that of the next cache, None keeps all in sight but the slots."""
+        x_BTD = self.dropout(self.head.embed(tokens_BT))
+        slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
+        filled_BM = torch.arange(slots, device=x_BTD.device) >= slots - memory.count_B[:, None]
+        causal = causal_mask(x_BTD, cache)
+        assert causal is not None  # there is always a cache
+        mask = torch.cat([filled_BM[:, None, None].expand(-1, -1, length, -1), causal], dim=-1)
+        places = self._places(length, exact + length, x_BTD.device)
+        layer_caches: list[LayerCache] = []
+        seen: list[tuple[Heads, Sight]] = []
+        shares: list[Tensor] = []
+        for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
+            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
+            further = LayerCache(
+                torch.cat([pairs.keys_BHNK, past.keys_BGCK], dim=2),
+                torch.cat([pairs.values_BHNK, past.values_BGCK], dim=2),
+                past.input_BD,
+            )
+            sight = layer.attention.look(heads, further, places)
+            x_BTD = layer.finish(x_BTD, attend(sight, mask))
+            layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
+            seen.append((heads, sight))
+            parts = slice(0, slots), slice(slots, slots + exact)
+            shares.append(torch.stack([share(sight, mask, part) for part in parts]))
+        on_slots, on_cache = torch.stack(shares).mean(0)
+        gauges = {"cache_share": on_cache}
+        if slots:
+            gauges |= {"memory_share": on_slots, "memory_fill": memory.count_B.max() / slots}
+        return _Read(x_BTD, next_cache(layer_caches, cache, length), gauges, seen)
+
+    def _places(self, length: int, exact: int, device: torch.device) -> Places:
+        """Slots stand `factor` tokens apart, just behind the `exact` keys, of which the last `length` are the queries' own."""
+        before = self.memory_slots * self.factor
+        text = in_order(length, exact, device)
+        slots_M = torch.arange(0, before, self.factor, device=device) + self.factor // 2
+        return Places(
+            text.query_T + before, torch.cat([slots_M, text.key_S + before]), lowest=0, highest=before + exact - 1
+        )

@@ -1,0 +1,164 @@
+"""Thought and memory: a decoder with memory slots in front, and a network beside it that rewrites them after a segment.
+
+Shapes: B lanes, T tokens, M slots, D width.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from memexp.model.attention import AttentionOptions, Cache, open_cache
+from memexp.model.gauges import memory_gauges
+from memexp.model.head import Head
+from memexp.model.layers import DecoderLayers
+from memexp.model.prefix import read_behind, read_unplaced
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.thought_losses import (
+    Losses,
+    PlacedQueries,
+    PublishedQueries,
+    composition,
+    even_cuts,
+    mean_of,
+    published_updater_losses,
+    recalled_embeddings,
+    recalled_tokens,
+    updater_losses,
+)
+from memexp.model.updater import AdditiveUpdater, GatedUpdater
+
+
+@final
+class Thought(SegmentModel):
+    """Thought-and-memory (LumenPallidium 2023, published as code) on the decoder of Memorizing Transformers.
+
+    The predictor reads a segment behind `mem` slots without places: tokens see slots and earlier tokens, slots see
+    slots. Then the updater rewrites the slots from the predictor's activations. No gradient of the prediction reaches
+    the updater that wrote a memory, unless `bptt_segments` lets it; what trains the updater is recall (the predictor
+    finds the segment's tokens in the new memory alone; trains both networks), composition (reading at once and in
+    pieces comes to the same) and separation (variance and covariance of the slots), these two for the updater alone.
+    With `mem=0` this is the plain decoder.
+
+    *Differs from the code:* in the updater slots also attend to one another, have ids, a gate and a norm, and keys have
+    rotary places, where the code's penalty hides late tokens; recall asks for tokens, not activations, with queries
+    that know their place; composition begins before the segment and its target has no dropout; covariance leaves out
+    variance. `faithful=true` takes the code's formulas for all of these but the dropout, with pieces that are never
+    empty; the code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        mem: int,
+        updater_layers: int,
+        recall: float,
+        recall_target: str,
+        composition: float,
+        variance: float,
+        covariance: float,
+        faithful: bool,
+        position: str,
+        normalise: bool,
+        scale: float,
+        dropout: float,
+        key_smear: bool,
+        keys_as_queries: bool,
+    ) -> None:
+        super().__init__()
+        self.shape, self.cache_tokens, self.memory_slots = shape, 0, mem
+        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
+        self.head = Head(shape.vocabulary, shape.width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+        weights = {"recall": recall, "composition": composition, "variance": variance, "covariance": covariance}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.recalled = recalled_tokens if recall_target == "tokens" else recalled_embeddings
+        self.updater_losses = published_updater_losses if faithful else updater_losses
+        if not mem:
+            return
+        self.initial_MD = nn.Parameter(torch.randn(mem, shape.width))
+        depth = updater_layers or (shape.layers + 1) // 2
+        self.updater = (
+            AdditiveUpdater(shape, layers=depth, dropout=dropout)
+            if faithful
+            else GatedUpdater(shape, options, mem=mem, layers=depth, dropout=dropout)
+        )
+        if recall:
+            self.recall_queries = PublishedQueries(shape) if faithful else PlacedQueries(shape)
+
+    def init_state(self, lanes: int) -> State:
+        """The learned initial slots."""
+        if not self.memory_slots:
+            return State(cache=(), memory=self.head.embedding_VD.new_zeros(lanes, 0, self.shape.width))
+        return State(cache=(), memory=self.initial_MD.expand(lanes, -1, -1))
+
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        """Put the initial slots back in the lanes that begin a document."""
+        initial_BMD = self.init_state(len(reset_B)).memory
+        return State(cache=(), memory=torch.where(reset_B[:, None, None], initial_BMD, state.memory))
+
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        """Read one segment behind the slots, then rewrite them."""
+        before_BMD = state.memory
+        prefix = read_unplaced(self.layers, before_BMD).prefix
+        hidden_BTD, _, memory_share = read_behind(self.layers, self._embed(tokens_BT), prefix, self._open(tokens_BT))
+        if not self.memory_slots:
+            return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
+        after_BMD, gauges = self.updater(before_BMD, hidden_BTD, valid_BT)
+        terms, shown = self._losses(tokens_BT, valid_BT, hidden_BTD, before_BMD=before_BMD, after_BMD=after_BMD)
+        gauges = {"memory_share": memory_share, **gauges, **memory_gauges(before_BMD, after_BMD), **shown}
+        aux = {name: weight * terms[name] for name, weight in self.weights.items()} if self.training else {}
+        return SegmentOutput(hidden_BTD, State(cache=(), memory=after_BMD), aux, gauges)
+
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read behind the slots and the segment so far, of which the keys and values are kept."""
+        if kept is None:
+            kept = read_unplaced(self.layers, state.memory).prefix, self._open(tokens_BT)
+        prefix, cache = kept
+        hidden_BTD, cache, _ = read_behind(self.layers, self._embed(tokens_BT), prefix, cache)
+        return Extension(hidden_BTD, (prefix, cache))
+
+    def _embed(self, tokens_BT: Tensor) -> Tensor:
+        embedded_BTD: Tensor = self.dropout(self.head.embed(tokens_BT))
+        return embedded_BTD
+
+    def _open(self, tokens_BT: Tensor) -> Cache:
+        return open_cache(self.shape, lanes=len(tokens_BT), like=self.head.embedding_VD)
+
+    def _losses(
+        self, tokens_BT: Tensor, valid_BT: Tensor, hidden_BTD: Tensor, *, before_BMD: Tensor, after_BMD: Tensor
+    ) -> Losses:
+        """The losses that have a weight; out of training only their gauges, which then draw no random numbers."""
+        text_BTD, was_BMD = hidden_BTD.detach(), before_BMD.detach()
+        if not self.training:
+            with torch.no_grad():
+                composed = composition(self.updater, was_BMD, text_BTD, valid_BT, even_cuts(valid_BT.shape[1]))
+                recall = self._recall(tokens_BT, valid_BT, hidden_BTD, after_BMD)
+            return Losses({}, {"composition_error": composed.relative, **recall.gauges})
+        terms, gauges = self.updater_losses(
+            self.updater,
+            set(self.weights) - {"recall"},
+            before_BMD=was_BMD,
+            after_BMD=after_BMD.detach(),
+            text_BTD=text_BTD,
+            valid_BT=valid_BT,
+        )
+        recall = self._recall(tokens_BT, valid_BT, hidden_BTD, after_BMD)
+        return Losses({**terms, **recall.terms}, {**gauges, **recall.gauges})
+
+    def _recall(self, tokens_BT: Tensor, valid_BT: Tensor, hidden_BTD: Tensor, memory_BMD: Tensor) -> Losses:
+        """The segment from its memory: nothing else of it is in sight."""
+        if "recall" not in self.weights:
+            return Losses({}, {})
+        lanes, length = tokens_BT.shape
+        recalled_BTD = read_unplaced(
+            self.layers,
+            self.recall_queries(lanes, length),
+            beside=read_unplaced(self.layers, memory_BMD).prefix,
+            bias_1HMS=self.recall_queries.bias(self.memory_slots, length),
+        ).hidden_BMD
+        error_BT, right_BT = self.recalled(self.head, recalled_BTD, tokens_BT, hidden_BTD)
+        scored_BT = self.recall_queries.scored(valid_BT)
+        return Losses({"recall": mean_of(error_BT, scored_BT)}, {"recall_accuracy": mean_of(right_BT, scored_BT)})

@@ -1,0 +1,56 @@
+"""conf/fit: what a task brings with it, and that whoever chooses data chooses it."""
+
+import pytest
+import yaml
+
+from memexp.cli.compose import compose, typed
+from memexp.cli.settings import CONF, choices_of, groups_of
+from memexp.config import TrainConfig
+from memexp.errors import UserError
+from memexp.instantiate import instantiate
+
+TASKS = ("copy", "equations", "mqar", "retrieval", "reverse")
+
+
+def settings(*overrides: str) -> TrainConfig:
+    config = typed(compose("train", list(overrides)))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_step_sees_whole_documents(task: str) -> None:
+    config = settings(f"data={task}", "data.source.documents=[1,1,1]")
+    inputs = {len(str(document.text).split(" ")) - 1 for document in instantiate(config.data.source)}
+    assert inputs == {config.segment * config.accumulate}
+    assert config.data.tokenizer.kind == "words"
+    assert (config.data.max_document, config.eval.documents, config.eval.max_document) == (0, 1000, 0)
+    assert (config.optim.schedule, config.optim.warmup, config.lanes) == ("constant", 50, 32)
+
+
+def test_segments_are_the_papers() -> None:
+    found = {task: (settings(f"data={task}").segment, settings(f"data={task}").accumulate) for task in TASKS}
+    assert found == {"copy": (12, 6), "reverse": (12, 4), "retrieval": (5, 2), "equations": (30, 6), "mqar": (32, 4)}
+
+
+def test_other_data_have_none_and_what_is_typed_wins() -> None:
+    assert settings("data=code") == settings() and settings().accumulate == 1
+    config = settings("data=copy", "segment=24", "accumulate=3", "optim.schedule=cosine", "eval.documents=7")
+    assert (config.segment, config.accumulate, config.optim.schedule) == (24, 3, "cosine")
+    assert config.eval.documents == 7 and settings("data=copy", "size=task").size.width == 64
+
+
+def test_a_fit_is_no_choice_of_its_own() -> None:
+    assert set(choices_of("fit")) == set(TASKS) <= set(choices_of("data")) and "fit" not in groups_of("train")
+    for task in TASKS:  # none of its values is the data's own
+        assert set(yaml.safe_load((CONF / "fit" / f"{task}.yaml").read_text())["data"]) == {"max_document"}
+
+
+@pytest.mark.parametrize("segment", [29, 30])
+def test_an_answer_lies_in_one_segment(segment: int) -> None:
+    if segment == 30:
+        assert settings("data=equations", "segment=30").data.answer == 30
+        return
+    with pytest.raises(UserError, match="segment is 29, but an answer of data=equations has 30 tokens") as refused:
+        settings("data=equations", "segment=29")
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,144 @@
+"""Compressive Transformer against Transformer-XL, and against loops over pairs of tokens."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from memexp.model.compression import Compressor, Pairs, reconstruction
+from memexp.model.compressive import Compressive
+from memexp.model.segment import Shape
+from memexp.model.xl import Xl
+
+from .test_equivalence import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit
+
+SCHEMES = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
+
+
+@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize(("segment", "cache", "mem"), [(8, 8, 16), (8, 12, 7), (12, 4, 9), (8, 24, 40)])
+def test_one_token_a_slot_is_transformer_xl(position: str, segment: int, cache: int, mem: int) -> None:
+    """What leaves the cache uncompressed is as if it had stayed there, at every distance."""
+    options = {**COMMON, "position": position, "key_smear": True}
+    ours = randomise(Compressive(shape(segment=segment), mem=mem, cache=cache, factor=1, compress="mean", **options))
+    xl = Xl(shape(segment=segment), mem=mem + cache, **options).double()
+    xl.load_state_dict(ours.state_dict())
+    text = tokens()
+    torch.testing.assert_close(read(ours, text, segment=segment), read(xl, text, segment=segment))
+
+
+@pytest.mark.parametrize("position", ["none", "t5", "alibi"])
+@pytest.mark.parametrize("kind", ["mean", "max", "convolution"])
+def test_one_layer_written_out(position: str, kind: str) -> None:
+    """Query by query: the newest M groups of three that have left the cache, where their middle token stood."""
+    segment, cache, mem, factor = 6, 3, 4, 3
+    model = randomise(
+        Compressive(
+            shape(segment=segment, layers=1), mem=mem, cache=cache, factor=factor, compress=kind,
+            **{**COMMON, "position": position},
+        )
+    )  # fmt: skip
+    own, text = {key.removeprefix("layers.0."): value for key, value in model.named_parameters()}, tokens()
+    x = own["head.embedding_VD"][text]
+    y = gain(x, own["attention_norm.weight"])
+    heads = []
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        queries = unit((y @ own["attention.queries_values.weight"][:16].T)[..., part])
+        values = (y @ own["attention.queries_values.weight"][16:].T)[..., part]
+        keys = unit((y @ own["attention.keys.weight"].T)[..., part])
+        rows = []
+        for t in range(LENGTH):
+            first = max(0, t - t % segment - cache)  # of what is in the cache
+            groups = range(max(0, first - mem * factor), first, factor)
+            seen = [(s, keys[:, s], values[:, s]) for s in range(first, t + 1)]
+            for start in groups:
+                key = squeeze(keys[:, start : start + factor], kind, own.get("compressors.0.keys.weight"), part)
+                value = squeeze(values[:, start : start + factor], kind, own.get("compressors.0.values.weight"), part)
+                seen.append((start + 1, unit(key), value))
+            scores = torch.stack([(queries[:, t] * key).sum(-1) for _, key, _ in seen], -1)
+            scores = scores * own["attention.scale_H"][head].abs()
+            if position == "t5":
+                scores = scores + torch.stack(
+                    [own["attention.position.bias_HR"][head, t5_bucket(t - s)] for s, *_ in seen]
+                )
+            elif position == "alibi":
+                scores = scores - torch.tensor([2.0 ** (-4 * (head + 1)) * (t - s) for s, *_ in seen])
+            rows.append((scores.softmax(-1)[..., None] * torch.stack([value for *_, value in seen], 1)).sum(1))
+        heads.append(torch.stack(rows, 1))
+    x = x + torch.cat(heads, -1) @ own["attention.output.weight"].T
+    y = gain(x, own["feedforward_norm.weight"])
+    x = x + (y @ own["feedforward.rise.weight"].T).relu() @ own["feedforward.fall.weight"].T
+    torch.testing.assert_close(read(model, text, segment=segment), x)
+
+
+def squeeze(group_BFK: Tensor, kind: str, weight: Tensor | None, part: slice) -> Tensor:
+    """One vector of three."""
+    if kind == "mean":
+        return (group_BFK[:, 0] + group_BFK[:, 1] + group_BFK[:, 2]) / 3
+    if kind == "max":
+        return torch.maximum(torch.maximum(group_BFK[:, 0], group_BFK[:, 1]), group_BFK[:, 2])
+    assert weight is not None
+    return sum(group_BFK[:, tap] @ weight[part, :, tap].T for tap in range(3))  # type: ignore[return-value]
+
+
+def test_an_untrained_convolution_is_the_mean() -> None:
+    pairs = Pairs(torch.randn(2, 2, 12, 8), torch.randn(2, 2, 12, 8))
+    size = shape(segment=12)
+    made = [Compressor(size, kind=kind, factor=4, normalise=True)(pairs) for kind in ("convolution", "mean")]
+    torch.testing.assert_close(made[0], made[1])
+
+
+def test_reconstruction_written_out() -> None:
+    """Lane 0 has two groups of which one is void, lane 1 nothing at all, lane 2 padding from its third token on."""
+    torch.manual_seed(3)
+    queries, keys, values = torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8)
+    made = Pairs(torch.randn(3, 2, 2, 8), torch.randn(3, 2, 2, 8))
+    there = torch.tensor([[False, True], [False, False], [True, True]])
+    valid = torch.ones(3, 4, dtype=torch.bool)
+    valid[2, 2:] = False
+    found = reconstruction(queries, Pairs(keys, values), made, there_BP=there, valid_BT=valid)
+    errors = []
+    for lane, groups, length in ((0, [1], 4), (2, [0, 1], 2)):
+        whole = [2 * group + member for group in groups for member in range(2)]
+        for t in range(length):
+            for head in range(2):
+                before = (keys[lane, head, whole] @ queries[lane, head, t]).softmax(0) @ values[lane, head, whole]
+                after = (made.keys_BHNK[lane, head, groups] @ queries[lane, head, t]).softmax(0) @ made.values_BHNK[
+                    lane, head, groups
+                ]
+                errors += (before - after).square().tolist()
+    assert found.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    nothing = reconstruction(queries, Pairs(keys, values), made, there_BP=there & False, valid_BT=valid)
+    assert nothing == 0
+
+
+def test_each_loss_keeps_to_its_own_parameters() -> None:
+    """Reconstruction trains the compressors and nothing else; the nats of the text train everything else and not them."""
+    size = Shape(vocabulary=30, layers=2, width=24, heads=2, head_size=8, feedforward=40, segment=8, bptt_segments=5)
+    model = Compressive(
+        size, mem=8, cache=8, factor=2, compress="convolution", **{**COMMON, "position": "t5", "key_smear": True}
+    )
+    state, aux, hidden = model.init_state(LANES), [], []
+    for part in tokens().split(8, dim=1):
+        output = model(part, torch.ones_like(part, dtype=torch.bool), state, torch.zeros(LANES, dtype=torch.bool))
+        state = output.state
+        aux.append(output.aux["reconstruction"])
+        hidden.append(output.hidden_BTD.square().mean())
+    assert aux[0] == 0 and aux[-1] > 0  # nothing leaves an empty cache
+    for loss, learns in ((torch.stack(aux).sum(), True), (torch.stack(hidden).sum(), False)):
+        model.zero_grad()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            if name != "head.norm.weight":
+                moved = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+                assert moved == (name.startswith("compressors.") == learns), name
+
+
+def test_pooling_has_no_loss_to_train_with_and_still_shows_its_error() -> None:
+    model = Compressive(shape(segment=8), mem=8, cache=8, factor=2, compress="max", **{**COMMON, "position": "t5"})
+    state = model.init_state(LANES)
+    for part in tokens().split(8, dim=1):
+        output = model(part, torch.ones_like(part, dtype=torch.bool), state, torch.zeros(LANES, dtype=torch.bool))
+        state = output.state
+    assert output.aux == {} and output.gauges["reconstruction"] > 0
+    assert output.gauges["memory_fill"] == 1 and 0 < output.gauges["memory_share"] < 1

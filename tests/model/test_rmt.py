@@ -1,0 +1,106 @@
+"""Recurrent Memory Transformer against the plain decoder, Transformer-XL and its rules written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from memexp.model.rmt import Rmt
+from memexp.model.segment import SegmentModel
+from memexp.model.vanilla import Vanilla
+from memexp.model.xl import Xl
+
+from .test_equivalence import COMMON, gain, randomise, read, shape, t5_bucket, tokens, unit
+
+
+def rmt(*, mem: int, segment: int, layers: int = 2, cache: int = 0, **options: object) -> SegmentModel:
+    merged = {**COMMON, "position": "t5", **options}
+    return randomise(Rmt(shape(segment=segment, layers=layers), mem=mem, cache=cache, aux_weight=0.0, **merged))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", ["t5", "xl", "rotary", "none"])
+@pytest.mark.parametrize("smear", [False, True])
+def test_without_memory_tokens_it_is_the_plain_decoder(position: str, smear: bool) -> None:
+    ours = rmt(mem=0, segment=8, position=position, key_smear=smear)
+    vanilla = Vanilla(shape(segment=8), mem=0, **{**COMMON, "position": position, "key_smear": smear}).double()
+    vanilla.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(read(ours, tokens(), segment=8), read(vanilla, tokens(), segment=8))
+
+
+def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
+    ours = rmt(mem=0, segment=8, cache=12)
+    xl = Xl(shape(segment=8), mem=12, **{**COMMON, "position": "t5"}).double()
+    xl.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(read(ours, tokens(), segment=8), read(xl, tokens(), segment=8))
+
+
+@pytest.mark.parametrize("position", ["none", "t5"])
+@pytest.mark.parametrize("cache", [0, 5])
+def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
+    """Query by query, from the weights by name: who sees whom, at which distance, and what is carried."""
+    slots, segment = 3, 6
+    model = rmt(mem=slots, segment=segment, layers=1, cache=cache, position=position)
+    own, text = dict(model.named_parameters()), tokens()[:, : 3 * segment]
+    attention = {key.removeprefix("layers.0.attention."): value for key, value in own.items()}
+    memory = own["initial_MD"].expand(2, -1, -1)
+    cached: list[tuple[int, Tensor, Tensor]] = []  # absolute place, key, value
+    hidden = []
+    for index, part in enumerate(text.split(segment, dim=1)):
+        origin = index * segment
+        kinds = ["read"] * slots + ["token"] * segment + ["write"] * slots
+        places = [*range(origin - slots, origin + segment + slots)]
+        x = torch.cat([memory + own["read_MD"], own["head.embedding_VD"][part], memory + own["write_MD"]], dim=1)
+        y = gain(x, own["layers.0.attention_norm.weight"])
+        queries, values = (y @ attention["queries_values.weight"].T).split(16, dim=-1)
+        keys = y @ attention["keys.weight"].T
+        heads = []
+        for head in range(2):
+            here = slice(8 * head, 8 * head + 8)
+            rows = []
+            for i, kind in enumerate(kinds):
+                seen = [
+                    (places[j], keys[:, j, here], values[:, j, here])
+                    for j, other in enumerate(kinds)
+                    if kind == "write" or other == "read" or (kind == "token" and other == "token" and j <= i)
+                ]
+                if kind != "read":
+                    seen += [(place, key[:, here], value[:, here]) for place, key, value in cached]
+                scores = []
+                for place, key, _ in seen:
+                    score = (unit(key) * unit(queries[:, i, here])).sum(-1) * attention["scale_H"][head].abs()
+                    if position == "t5":
+                        distance = places[i] - place
+                        bucket = t5_bucket(abs(distance)) + (32 if distance < 0 else 0)
+                        score = score + attention["position.bias_HR"][head, bucket]
+                    scores.append(score)
+                weights = torch.stack(scores, -1).softmax(-1)
+                rows.append((weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1))
+            heads.append(torch.stack(rows, 1))
+        x = x + torch.cat(heads, -1) @ attention["output.weight"].T
+        y = gain(x, own["layers.0.feedforward_norm.weight"])
+        x = x + (y @ own["layers.0.feedforward.rise.weight"].T).relu() @ own["layers.0.feedforward.fall.weight"].T
+        hidden.append(x[:, slots : slots + segment])
+        memory = gain(x[:, slots + segment :], own["memory_norm.weight"])
+        new = [(places[j], keys[:, j], values[:, j]) for j, kind in enumerate(kinds) if kind == "token"]
+        cached = (cached + new)[-cache:] if cache else []
+    torch.testing.assert_close(read(model, text, segment=segment), torch.cat(hidden, dim=1))
+
+
+def test_slots_start_pairwise_different() -> None:
+    model = Rmt(shape(segment=8), mem=4, cache=0, aux_weight=0.0, **{**COMMON, "position": "t5"})  # as it is built
+    (memory,) = model.init_state(1).memory
+    assert torch.pdist(memory).min() > 1
+
+
+def test_the_auxiliary_loss_is_the_cross_entropy_of_one_more_word() -> None:
+    torch.manual_seed(0)
+    model = Rmt(shape(segment=8), mem=2, cache=0, aux_weight=0.01, **{**COMMON, "position": "t5"}).double()
+    text = tokens()[:, :8]
+    written: list[Tensor] = []
+    model.memory_norm.register_forward_hook(lambda module, inputs, output: written.append(inputs[0]))
+    valid = torch.ones_like(text, dtype=torch.bool)
+    valid[1] = False  # a lane that has run out is not asked
+    aux = model(text, valid, model.init_state(2), torch.tensor([True, True])).aux["memory_word"]
+    words = torch.cat([model.head.embedding_VD, model.memory_word_D[None]])
+    logits = gain(written[0][0], model.head.norm.weight) @ words.T / 24**0.5
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([30, 30]))
+    torch.testing.assert_close(aux, 0.01 * expected)
