@@ -24,6 +24,7 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     departure: bool = False,
+    of_memory: bool = False,
 ) -> Any:
     """A dataclass field that carries what `--help` prints and `check` enforces.
 
@@ -33,9 +34,11 @@ def setting(
         low, high: the closed range allowed.
         choices: the words allowed.
         departure: any value but the default departs from the papers; `departures` lists those in force.
+        of_memory: without a memory there is nothing for it to change, so any value but the default is refused there.
     """
     metadata = {
         "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
+        "of_memory": of_memory,
     }  # fmt: skip
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -137,6 +140,7 @@ class CompressiveArch(Arch):
         "convolution",
         "how: a convolution that learns to keep what attention reads, their mean, or the maximum of each channel",
         choices=("convolution", "mean", "max"),
+        of_memory=True,
     )
 
 
@@ -149,6 +153,7 @@ class RmtArch(Arch):
         0.0,
         "weight of the loss by which memory tokens predict a word of their own; the paper's is 0.01 with a cache",
         low=0.0,
+        of_memory=True,
     )
 
 
@@ -163,23 +168,28 @@ class BlockArch(Arch):
         low=1,
     )
     recurrent_layers: list[int] = setting(
-        [], "layers with state vectors, counted from 1; empty: the one at five sixths (10th of 12)"
+        [], "layers with state vectors, counted from 1; empty: the one at five sixths (10th of 12)", of_memory=True
     )
     gate_kind: str = setting(
-        "fixed", "what a gate depends on: nothing (learned, one a channel), or what was read", choices=("fixed", "lstm")
+        "fixed",
+        "what a gate depends on: nothing (learned, one a channel), or what was read",
+        choices=("fixed", "lstm"),
+        of_memory=True,
     )
     gates: str = setting(
         "skip",
         "gates of the state vectors: behind attention and behind a feed-forward layer, only behind that, or without one",
         choices=("dual", "single", "skip"),
+        of_memory=True,
     )
-    feedback: bool = setting(False, "every layer reads the state vectors, not the recurrent one alone")
+    feedback: bool = setting(False, "every layer reads the state vectors, not the recurrent one alone", of_memory=True)
     state_dropout: float = setting(
         0.0,
         "departure: chance that a lane starts a training segment with initial state vectors",
         low=0.0,
         high=1.0,
         departure=True,
+        of_memory=True,
     )
     cache_dropout: float = setting(
         0.0,
@@ -209,19 +219,32 @@ class ThoughtArch(Arch):
         "layers of the network that rewrites the memory; 0: half the predictor's, as published (4 of 8)",
         unit="layers",
         low=0,
+        of_memory=True,
     )
-    recall: float = setting(0.5, "weight of the loss of recalling a segment from the memory alone; 0: none", low=0.0)
+    recall: float = setting(
+        0.5, "weight of the loss of recalling a segment from the memory alone; 0: none", low=0.0, of_memory=True
+    )
     recall_target: str = setting(
         "tokens",
         "what is recalled: the tokens, by cross-entropy, or the predictor's own activations, by square error",
         choices=("tokens", "embeddings"),
+        of_memory=True,
     )
     composition: float = setting(
-        0.125, "weight of the square error between memories that read a segment in pieces and at once; 0: none", low=0.0
+        0.125,
+        "weight of the square error between memories that read a segment in pieces and at once; 0: none",
+        low=0.0,
+        of_memory=True,
     )
-    variance: float = setting(1.0, "weight of the loss that keeps the slots' numbers spread out; 0: none", low=0.0)
-    covariance: float = setting(0.04, "weight of the loss that keeps them uncorrelated; 0: none", low=0.0)
-    faithful: bool = setting(False, "the published code's formulas for the updater and all of its losses")
+    variance: float = setting(
+        1.0, "weight of the loss that keeps the slots' numbers spread out; 0: none", low=0.0, of_memory=True
+    )
+    covariance: float = setting(
+        0.04, "weight of the loss that keeps them uncorrelated; 0: none", low=0.0, of_memory=True
+    )
+    faithful: bool = setting(
+        False, "the published code's formulas for the updater and all of its losses", of_memory=True
+    )
 
 
 @dataclass
@@ -400,7 +423,8 @@ class EvalConfig(Command):
     mem: int | None = setting(None, "another size of the memory than the run's", unit="slots", low=0)
     memory: str = setting(
         "on",
-        "off: always empty; foreign: that of another document, as full as one's own",
+        "off: always as at a document's start (empty, or if it is learned its initial value); foreign: that of another "
+        "document, as full as one's own",
         choices=("on", "off", "foreign"),
     )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
@@ -424,7 +448,11 @@ class GenerateConfig(Command):
     )
     seed: int = setting(0, "of what is drawn", low=0)
     mem: int | None = setting(None, "another size of the memory than the run's", unit="slots", low=0)
-    memory: str = setting("on", "off: emptied before every segment", choices=("on", "off"))
+    memory: str = setting(
+        "on",
+        "off: always as at a document's start (empty, or if it is learned its initial value)",
+        choices=("on", "off"),
+    )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
 
@@ -442,7 +470,7 @@ class TableConfig(Command):
         choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match"),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
-    gauges: list[str] = setting([], "gauges to show, averaged over the scored segments")
+    gauges: list[str] = setting([], "gauges to show, averaged over the segments that were read")
     eval: Scored = field(default_factory=Scored)
     out: str | None = setting(
         None,
@@ -562,7 +590,7 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
 def _check_train(config: TrainConfig) -> None:
     if config.arch.mem_is == "none" and config.mem > 0:
         raise UserError(
-            f"mem is {config.mem} but this architecture has no memory; expected mem=0, or arch=xl or arch=knn"
+            f"mem is {config.mem} but this architecture has no memory; expected mem=0, or an architecture that has one, such as arch=knn"
         )
     window = config.bptt_segments + 1
     if config.accumulate % window:
@@ -580,6 +608,13 @@ def _check_train(config: TrainConfig) -> None:
             f"bptt_segments is {config.bptt_segments} but mem is 0, so there is no memory for a gradient to cross a segment "
             "border through; expected bptt_segments=0, or a larger mem"
         )
+    for item in fields(config.arch) if not config.mem else ():
+        value = getattr(config.arch, item.name)
+        if item.metadata.get("of_memory") and value != default_of(item):
+            raise UserError(
+                f"arch.{item.name} is {str(value).lower()} but mem is 0, so there is no memory for it to change; expected "
+                f"arch.{item.name}={str(default_of(item)).lower()}, or a larger mem"
+            )
     if not config.arch.normalise and config.arch.scale != 1:
         raise UserError(
             f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
@@ -597,6 +632,11 @@ def _check_train(config: TrainConfig) -> None:
     if config.arch.position in ("rotary", "xpos") and config.size.head_size % 2:
         raise UserError(
             f"size.head_size is {config.size.head_size}; expected an even number with arch.position={config.arch.position}"
+        )
+    if config.arch.position == "xl" and config.size.heads * config.size.head_size % 2:
+        raise UserError(
+            f"size.heads is {config.size.heads} and size.head_size {config.size.head_size}; expected an even product with "
+            "arch.position=xl, whose waves are pairs"
         )
     if isinstance(config.arch, BlockArch):
         _check_block(config, config.arch)
@@ -645,11 +685,10 @@ def _check_block(config: TrainConfig, arch: BlockArch) -> None:
             "does not matter how a text is cut"
         )
     _check_layers("recurrent_layers", arch.recurrent_layers, config)
-    needless = [name for name in ("feedback", "state_dropout") if getattr(arch, name)]
-    if needless and not config.mem:
+    if isinstance(arch, BlockKnnArch) and arch.cache_dropout and arch.write == "leaving":
         raise UserError(
-            f"arch.{needless[0]} is {str(getattr(arch, needless[0])).lower()} but mem is 0, so there are no state vectors; "
-            "expected a larger mem"
+            f"arch.cache_dropout is {arch.cache_dropout:g} but arch.write is leaving, and a cache that was dropped leaves "
+            "nothing to store; expected arch.write=all, or no dropout"
         )
 
 

@@ -161,7 +161,6 @@ def _score(
         model,
         documents,
         lanes=scoring.lanes,
-        segment=config.segment,
         max_document=scoring.max_document,
         memory=memory,
         bf16=config.precision == "bf16",

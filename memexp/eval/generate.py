@@ -55,7 +55,7 @@ def generate(
     Args:
         prompt: token ids.
         seed: of a generator that nothing else draws from.
-        memory: "on", or "off", which empties it before every segment.
+        memory: "on", or "off", which sets it back to a document's start before every stride.
 
     Raises:
         UserError: the prompt has no token.
@@ -99,8 +99,6 @@ class _Reader:
     def __init__(self, model: SegmentModel, lanes: int, *, memory: str) -> None:
         self._model, self._memory = model, memory
         self._state = model.init_state(lanes)
-        self._strides = 0
-        """That the state has moved on by."""
         self._begun: list[Tensor] = []
         """Pieces of the stride that `_kept` is of, B T each."""
         self._kept: Tree | None = None
@@ -124,8 +122,7 @@ class _Reader:
         """Read a whole stride and move on; final activations, B T D."""
         output = self._model.step(tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool), self._state)
         self._state, self._begun, self._kept = output.state, [], None
-        self._strides += 1
-        if self._memory == "off" and self._strides * self._model.stride % self._model.shape.segment == 0:
+        if self._memory == "off":
             every_B = torch.ones(len(tokens_BT), dtype=torch.bool, device=tokens_BT.device)
             self._state = self._state._replace(memory=self._model.clear(self._state, every_B).memory)
         return output.hidden_BTD

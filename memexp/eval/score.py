@@ -1,8 +1,8 @@
 """Scoring documents: the nats of every token but a document's first, or of its answers, each exactly once.
 
 document   d0 d1 d2 d3 d4 d5 d6 d7
-inputs     d0 d1 d2 | d3 d4 d5 | d6        segments of T = 3, the state carried over each bar
-targets    d1 d2 d3 | d4 d5 d6 | d7        shifted before it is split, so no target falls between segments
+inputs     d0 d1 d2 | d3 d4 d5 | d6        strides of T = 3, the state carried over each bar
+targets    d1 d2 d3 | d4 d5 d6 | d7        shifted before it is split, so no target falls between strides
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
 from memexp.errors import UserError
-from memexp.model.build import Fed, feed
-from memexp.model.segment import SegmentModel, Tree, fork
+from memexp.model.build import feed
+from memexp.model.segment import AnyTree, SegmentModel, Tree, fork
 
 
 class Scores(NamedTuple):
@@ -31,7 +32,15 @@ class Scores(NamedTuple):
     correct: np.ndarray | None
     """Bool, one a scored token: whether it was the likeliest; None where no document has answers."""
     gauges: dict[str, float]
-    """Of the model, means over the segments in which something is scored."""
+    """Of the model, means over all strides of all documents; without `memory_fill`, of which no mean is of use."""
+
+
+class _Living(NamedTuple):
+    """One stride of the lanes that have not run out."""
+
+    batch: Batch
+    still: np.ndarray
+    """Which lanes of the stride before these are, int64."""
 
 
 @torch.no_grad()
@@ -40,7 +49,6 @@ def score_documents(
     documents: Sequence[TokenDocument],
     *,
     lanes: int,
-    segment: int,
     max_document: int,
     memory: str = "on",
     bf16: bool = False,
@@ -48,11 +56,13 @@ def score_documents(
 ) -> Scores:
     """Score the first `max_document` targets of each document (0: all), or what is of its answers among them.
 
+    They are read a stride at a time, for after each one the model writes to its memory.
+
     Args:
         lanes: documents read side by side; changes nothing but speed.
-        memory: "on"; "off" empties it before every segment; "foreign" puts in its place that of another document, as it
-            stands there at the same segment. The cache is a document's own in all three.
-        progress: called with the number of targets that were read, after each segment.
+        memory: "on"; "off" sets it back to a document's start before every stride; "foreign" puts in its place that of
+            another document, as it stands there before the same stride. The cache is a document's own in all three.
+        progress: called with the number of targets that were read, after each stride.
 
     Raises:
         UserError: memory is foreign and there is no other document.
@@ -64,17 +74,17 @@ def score_documents(
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
     correct = [np.zeros(len(document.tokens), bool) for document in documents]
     gauges: dict[str, Tensor] = {}
-    segments = 0
+    strides = 0
     lanes = max(1, min(lanes, len(documents)))
 
-    def batches(documents: Sequence[TokenDocument]) -> Iterator[Batch]:
-        return scoring_batches(documents, lanes=lanes, segment=segment, max_document=max_document)
+    def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
+        return _living(scoring_batches(documents, lanes=lanes, segment=model.stride, max_document=max_document), lanes)
 
     lent = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
     state, fill = model.init_state(lanes), None
-    for batch in batches(documents):
-        fed = _feed(batch, device)
-        state = model.clear(state, fed.reset_B)
+    for batch, still in batches(documents):
+        fed = feed(batch, device)
+        state = model.clear(_lanes_of(state, still), fed.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(fed.reset_B)).memory)
         if lent is not None:
@@ -86,12 +96,12 @@ def score_documents(
             _store(nats, nats_BT, batch)
             if answered:
                 _store(correct, (model.head.best(output.hidden_BTD) == fed.targets_BT).cpu().numpy(), batch)
-        if here := int((batch.weight_BT > 0).any(-1).sum()):
-            segments += here
-            for name, value in output.gauges.items():
-                gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * here
-        fills = [float(value) for name, value in output.gauges.items() if name.startswith("memory_fill")]
-        fill = max([fill or 0.0, *fills]) if fills else fill
+        strides += len(still)
+        for name, value in output.gauges.items():
+            if name.startswith("memory_fill"):
+                fill = max(fill or 0.0, float(value))
+            else:
+                gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
         if progress is not None:
             progress(int(batch.valid_BT.sum()))
     return Scores(
@@ -99,7 +109,7 @@ def score_documents(
         lengths=[len(places) for places in scored],
         memory_fill=fill,
         correct=_joined(correct, scored) if answered else None,
-        gauges={name: float(total) / segments for name, total in gauges.items()},
+        gauges={name: float(total) / strides for name, total in gauges.items()},
     )
 
 
@@ -117,29 +127,42 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
     ]
 
 
-def _memories(model: SegmentModel, batches: Iterator[Batch], lanes: int, *, bf16: bool) -> Iterator[Tree]:
+def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf16: bool) -> Iterator[Tree]:
     """Copies of the memory as it stands before each batch; what the borrower writes to one never reaches its owner."""
     device = next(model.parameters()).device
     state = model.init_state(lanes)
-    for batch in batches:
-        fed = _feed(batch, device)
-        state = model.clear(state, fed.reset_B)
+    for batch, still in batches:
+        fed = feed(batch, device)
+        state = model.clear(_lanes_of(state, still), fed.reset_B)
         yield fork(state.memory)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             state = model.step(fed.tokens_BT, fed.valid_BT, state).state
 
 
-def _feed(batch: Batch, device: torch.device) -> Fed:
-    """A batch on the device; lanes that have run out forget, so that their padding never counts as a memory that fills."""
-    return feed(batch._replace(reset_B=batch.reset_B | (batch.document_B < 0)), device)
+def _living(batches: Iterator[Batch], lanes: int) -> Iterator[_Living]:
+    """Leave out lanes that have run out of documents, for there is nothing more to compute, and no gauge counts them."""
+    living = np.arange(lanes)
+    for batch in batches:
+        still = np.flatnonzero(batch.document_B[living] >= 0)
+        living = living[still]
+        yield _Living(Batch(*(array[living] for array in batch)), still)
+
+
+def _lanes_of(state: AnyTree, still: np.ndarray) -> AnyTree:
+    """The state of these lanes alone."""
+    leaves = pytree.tree_leaves(state)
+    if all(len(leaf) == len(still) for leaf in leaves):
+        return state
+    index = torch.from_numpy(still).to(leaves[0].device)
+    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, index), state)
+    return result
 
 
 def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch) -> None:
-    """Put what a segment says of its targets where these stand in their documents."""
+    """Put what a stride says of its targets where these stand in their documents."""
     for lane, (document, offset) in enumerate(zip(batch.document_B, batch.offset_B, strict=True)):
-        if document >= 0:
-            read = int(batch.valid_BT[lane].sum())
-            found[document][offset + 1 : offset + 1 + read] = values_BT[lane, :read]
+        read = int(batch.valid_BT[lane].sum())
+        found[document][offset + 1 : offset + 1 + read] = values_BT[lane, :read]
 
 
 def _joined(found: list[np.ndarray], scored: list[np.ndarray]) -> np.ndarray:

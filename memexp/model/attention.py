@@ -99,8 +99,9 @@ class SelfAttention(nn.Module):
             text: which of the T are tokens of the document; the others, memory tokens, are not smeared.
         """
         inner = self.heads * self.head_size
-        queries, values = map(self._split, self.queries_values(x_BTD).tensor_split([inner], dim=-1))
-        keys = self._split(self.keys(self._key_input(x_BTD, past, text)))
+        parts = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
+        queries, values = (split_heads(part, self.head_size) for part in parts)
+        keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
             keys = F.normalize(keys, dim=-1)
         # a sum over the last token alone, or over none where nothing is text
@@ -145,12 +146,8 @@ class SelfAttention(nn.Module):
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
         """The output projection of all heads together, B T D."""
-        output: Tensor = self.output(read_BHTK.transpose(1, 2).flatten(2))
+        output: Tensor = self.output(join_heads(read_BHTK))
         return output
-
-    def _split(self, x: Tensor) -> Tensor:
-        """B T (heads K) to B heads T K."""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
     def _key_input(self, x_BTD: Tensor, past: LayerCache | None, text: slice) -> Tensor:
         if self.smear_D is None:
@@ -161,6 +158,16 @@ class SelfAttention(nn.Module):
         smeared_BTD = torch.lerp(before_BTD, text_BTD, self.smear_D.sigmoid().to(x_BTD.dtype))
         start, stop, _ = text.indices(x_BTD.shape[1])
         return torch.cat([x_BTD[:, :start], smeared_BTD, x_BTD[:, stop:]], dim=1)
+
+
+def split_heads(x: Tensor, head_size: int) -> Tensor:
+    """B T (heads K) to B heads T K."""
+    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+
+
+def join_heads(read_BHTK: Tensor) -> Tensor:
+    """The other way round."""
+    return read_BHTK.transpose(1, 2).flatten(2)
 
 
 def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:

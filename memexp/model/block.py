@@ -115,11 +115,12 @@ class Block(SegmentModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read a segment window by window; each rewrites the state vectors after it was read."""
-        if self.training:
+        if self.training and (self.cache_dropout or self.state_dropout):
             state = self._forget(state)
         reads, after = self._windows(tokens_BT, valid_BT, state)
         hidden_BTD = torch.cat([read.hidden_BTD for read in reads], dim=1)
-        means = {name: torch.stack([read.gauges[name] for read in reads]).mean() for name in reads[0].gauges}
+        of_windows = {name: torch.stack([read.gauges[name] for read in reads]) for name in reads[0].gauges}
+        means = {name: of.max() if name.startswith("memory_fill") else of.mean() for name, of in of_windows.items()}
         for place, (old_BMD, new_BMD) in enumerate(zip(self._parts(state)[0], self._parts(after)[0], strict=True)):
             means |= self._named(place, memory_gauges(old_BMD, new_BMD))
         return SegmentOutput(hidden_BTD, after, aux={}, gauges=means)
@@ -176,7 +177,7 @@ class Block(SegmentModel):
                 found: FromStates = self.readers[str(index)](y_BTD, seen[own])
                 x_BTD = x_BTD + layer.dropout(found.output_BTD)
                 if own >= 0:
-                    gauges |= self._named(own, {"state_read": _norm(found.read_BHTK) / _norm(local_BHTK)})
+                    gauges |= self._named(own, {"state_read": _lengths(found.read_BHTK, local_BHTK)})
                     sights.append(sight)
             x_BTD = layer.finish(x_BTD, local_BHTK)
             past_tokens, in_sight = past.keys_BGCK.shape[2], sight.keys_BGSK.shape[2]
@@ -212,5 +213,7 @@ class Block(SegmentModel):
         return {name + suffix: value for name, value in gauges.items()}
 
 
-def _norm(read_BHTK: Tensor) -> Tensor:
-    return read_BHTK.detach().float().norm()
+def _lengths(read_BHTK: Tensor, local_BHTK: Tensor) -> Tensor:
+    """Gauge: how long what was read of the state vectors is, relative to local attention; 0 in lanes of padding alone."""
+    read_B, local_B = (each.detach().float().flatten(1).norm(dim=-1) for each in (read_BHTK, local_BHTK))
+    return torch.where(local_B > 0, read_B / local_B, 0).mean()

@@ -81,10 +81,20 @@ def append(old: Pairs, new: Pairs) -> Pairs:
     )
 
 
-def reconstruction(queries_BHTK: Tensor, whole: Pairs, made: Pairs, *, there_BP: Tensor, valid_BT: Tensor) -> Tensor:
+class Reconstruction(NamedTuple):
+    """How far reading compressed pairs is from reading them whole."""
+
+    loss: Tensor
+    """A mean over channels and over the valid tokens of the lanes that have pairs to compress; 0 where there are none."""
+    by_lane: Tensor
+    """Gauge: the mean over all lanes of the same of each."""
+
+
+def reconstruction(
+    queries_BHTK: Tensor, whole: Pairs, made: Pairs, *, there_BP: Tensor, valid_BT: Tensor
+) -> Reconstruction:
     """The attention-reconstruction loss (Algorithm 2): how far reading compressed pairs is from reading them whole.
 
-    A mean over channels and over the valid tokens of the lanes that have pairs to compress; 0 where there are none.
     By content alone, as in the paper. Gradient reaches what `made` was made with and nothing else.
 
     Args:
@@ -97,8 +107,9 @@ def reconstruction(queries_BHTK: Tensor, whole: Pairs, made: Pairs, *, there_BP:
         before = _by_content(queries_BHTK.detach(), whole, there_BP.repeat_interleave(factor, dim=1)).detach()
         after = _by_content(queries_BHTK.detach(), made, there_BP)
     scored_BT = valid_BT & any_B[:, None]
-    error_BT = (after - before).square().mean((1, 3))
-    return torch.where(scored_BT, error_BT, 0).sum() / scored_BT.sum().clamp_min(1)
+    error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
+    of_lanes_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
+    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), of_lanes_B.mean())
 
 
 def _by_content(queries_BHTK: Tensor, pairs: Pairs, there_BN: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from memexp.model.attention import (
     next_layer_cache,
     share,
 )
-from memexp.model.compression import Compressed, Compressor, Pairs, append, reconstruction
+from memexp.model.compression import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
 from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.position import Places, in_order
@@ -100,7 +100,7 @@ class Compressive(SegmentModel):
         there_BP = torch.cat([cached_BC, valid_BT], dim=1)[:, :length].unflatten(1, (-1, self.factor)).all(-1)
         leaving = slice(self.memory_slots, self.memory_slots + length)
         slots: list[Pairs] = []
-        errors: list[Tensor] = []
+        errors: list[Reconstruction] = []
         for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
             made = compressor(whole)
@@ -108,13 +108,13 @@ class Compressive(SegmentModel):
             slots.append(append(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
-        loss = torch.stack(errors).sum()
+        loss = torch.stack([error.loss for error in errors]).sum()
         return SegmentOutput(
             read.hidden_BTD,
             State(read.cache, Compressed(tuple(slots), count_B)),
             # pooling has nothing to learn
             aux={"reconstruction": loss} if loss.requires_grad else {},
-            gauges=read.gauges | {"reconstruction": loss.detach() / len(errors)},
+            gauges=read.gauges | {"reconstruction": torch.stack([error.by_lane for error in errors]).mean()},
         )
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:

@@ -58,7 +58,7 @@ GATES: dict[str, GateClass] = {"fixed": FixedGate, "lstm": LstmGate}
 
 
 class SingleCell(nn.Module):
-    """One gate, behind the feed-forward layer, which reads what attention read."""
+    """One gate, behind the feed-forward layer, which reads what attention read without a projection between."""
 
     def __init__(self, shape: Shape, gate: GateClass) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ def memory_gauges(old_BMD: Tensor, new_BMD: Tensor) -> dict[str, Tensor]:
     old, new = old_BMD.float(), new_BMD.float()
     moved_B = (new - old).flatten(1).norm(dim=-1)
     return {
-        "memory_norm": new.square().mean().sqrt(),
+        "memory_norm": new.square().mean((1, 2)).sqrt().mean(),
         "memory_change": (moved_B / old.flatten(1).norm(dim=-1).clamp_min(1e-6)).mean(),
         "memory_rank": effective_rank(new),
     }

@@ -83,15 +83,16 @@ class PairMemory(nn.Module):
         """Whether it lives.
 
         Fill is what the fullest lane could read; share is the part of the heads' attention that is on the memory; age is
-        the mean of the tokens from what the last token read, by attention.
+        the mean of the tokens from what the last token read, by attention, where a lane that read nothing counts 0.
         """
         length = reading.weights_BHTk.shape[2]
         last_BH1k = reading.weights_BHTk[:, :, -1:]
+        share_B = last_BH1k.sum((1, 2, 3)).clamp_min(1e-6)
         ages_BH1k = self.ages(reading.slots_BHTk[:, :, -1:], ring) + length - 1
         gauges = {
             "memory_fill": ring.count_B.max() / self.slots,
             "memory_share": reading.weights_BHTk.sum(-1).mean(),
-            "age": (last_BH1k * ages_BH1k).sum() / last_BH1k.sum().clamp_min(1e-6),
+            "age": ((last_BH1k * ages_BH1k).sum((1, 2, 3)) / share_B).mean(),
         }
         if self.gate_H is not None:
             gauges["gate"] = self.gate_H.sigmoid().mean()

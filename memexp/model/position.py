@@ -71,13 +71,16 @@ class T5Bias(Position):
 
     def __init__(self, heads: int, *, two_sided: bool) -> None:
         super().__init__()
-        self.bias_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS * (2 if two_sided else 1)))
+        self.bias_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS))
+        self.ahead_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS)) if two_sided else None
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         distance_TS = places.distances()
         bucket_TS = bucket(distance_TS.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
-        bucket_TS = bucket_TS + self.BUCKETS * (distance_TS < 0)
-        return Positioned(queries_BHTK, keys_BHSK, self.bias_HR[:, bucket_TS][None])
+        bias_HTS = self.bias_HR[:, bucket_TS]
+        if self.ahead_HR is not None:
+            bias_HTS = torch.where(distance_TS < 0, self.ahead_HR[:, bucket_TS], bias_HTS)
+        return Positioned(queries_BHTK, keys_BHSK, bias_HTS[None])
 
 
 class RelativeXl(Position):

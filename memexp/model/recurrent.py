@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, linear, scaled
+from memexp.model.attention import AttentionOptions, join_heads, linear, scaled, split_heads
 from memexp.model.gates import Gated, build_cell
 from memexp.model.segment import Shape
 
 
-class CrossAttention(nn.Module):
+class StateAttention(nn.Module):
     """Queries with a scale of their own into keys and values that others made, without positions.
 
     The scale starts at `options.scale`, but not below the root of K, where scores of random keys have unit variance: from
@@ -31,7 +31,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
         """What each head reads, B H T K."""
-        queries_BHTK = scaled(_split(self.queries(x_BTD), self.head_size), self.scale_H)
+        queries_BHTK = scaled(split_heads(self.queries(x_BTD), self.head_size), self.scale_H)
         heads, kind = queries_BHTK.shape[1], values_BGSK.dtype
         return F.scaled_dot_product_attention(
             queries_BHTK.to(kind),
@@ -69,12 +69,12 @@ class StateReader(nn.Module):
 
     def __init__(self, shape: Shape, options: AttentionOptions) -> None:
         super().__init__()
-        self.attention = CrossAttention(shape, options)
+        self.attention = StateAttention(shape, options)
         self.output = linear(shape.heads * shape.head_size, shape.width)
 
     def forward(self, x_BTD: Tensor, seen: Seen) -> FromStates:
         read_BHTK = self.attention(x_BTD, seen.keys_BGMK, seen.values_BGMK)
-        return FromStates(self.output(_join(read_BHTK)), read_BHTK)
+        return FromStates(self.output(join_heads(read_BHTK)), read_BHTK)
 
 
 class StateVectors(nn.Module):
@@ -93,17 +93,17 @@ class StateVectors(nn.Module):
         self.norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.keys = linear(shape.width, stored)
         self.values = linear(shape.width, stored)
-        self.over_vectors = CrossAttention(shape, options)
-        self.over_tokens = CrossAttention(shape, options)
+        self.over_vectors = StateAttention(shape, options)
+        self.over_tokens = StateAttention(shape, options)
         self.cell = build_cell(shape, gate_kind=gate_kind, gates=gates)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
         """What can be read of them."""
         input_BMD = self.norm(vectors_BMD) + self.ids_MD
-        keys_BGMK = _split(self.keys(input_BMD), self.head_size)
+        keys_BGMK = split_heads(self.keys(input_BMD), self.head_size)
         if self.normalise:
             keys_BGMK = F.normalize(keys_BGMK, dim=-1)
-        return Seen(vectors_BMD, input_BMD, keys_BGMK, _split(self.values(input_BMD), self.head_size))
+        return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(self.values(input_BMD), self.head_size))
 
     def rewrite(self, seen: Seen, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor) -> Gated:
         """The vectors after a window.
@@ -114,7 +114,7 @@ class StateVectors(nn.Module):
         """
         own_BHMK = self.over_vectors(seen.input_BMD, seen.keys_BGMK, seen.values_BGMK)
         text_BHMK = self.over_tokens(seen.input_BMD, keys_BGSK, values_BGSK, mask_B11S)
-        gated: Gated = self.cell(seen.vectors_BMD, _join(torch.cat([own_BHMK, text_BHMK], dim=1)))
+        gated: Gated = self.cell(seen.vectors_BMD, join_heads(torch.cat([own_BHMK, text_BHMK], dim=1)))
         return gated
 
 
@@ -136,13 +136,3 @@ class RecurrentVectors(nn.ModuleList):
     def see(self, memory: tuple[Tensor, ...]) -> tuple[Seen, ...]:
         """What can be read of each layer's."""
         return tuple(each.see(vectors_BMD) for each, vectors_BMD in zip(self, memory, strict=True))
-
-
-def _split(x: Tensor, head_size: int) -> Tensor:
-    """B M (heads K) to B heads M K."""
-    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
-
-
-def _join(read_BHTK: Tensor) -> Tensor:
-    """The other way round."""
-    return read_BHTK.transpose(1, 2).flatten(2)

@@ -97,7 +97,8 @@ class Rmt(SegmentModel):
     *Differs from the paper:* pre-norm, so what is carried is normalised once more (`CARRY`); a learned vector a slot and role
     tells memory tokens apart, where the published code starts all of them alike; the cache holds tokens alone, and read
     tokens stand at the places of the cache's newest; what predicts the extra word of the auxiliary loss (section 4.3)
-    is the write tokens.
+    is the write tokens. Gradient windows of `bptt_segments + 1` segments do not overlap, where the published code takes
+    a step every segment and computes `bptt_segments` again before it.
     """
 
     def __init__(
@@ -149,13 +150,13 @@ class Rmt(SegmentModel):
         if slots:
             parts = [state.memory + self.read_MD, *parts, state.memory + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
-        mask = strip.mask(cache.count_B, valid_BT)
+        mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             past = cache.layers[index] if cache.layers else None
             heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
-            sight = layer.attention.look(heads, past, strip.places(x_BQD.device))
+            sight = layer.attention.look(heads, past, places)
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
             shares.append(share(sight, mask, slice(strip.cache, strip.cache + slots)))
             if past is not None:
@@ -179,11 +180,12 @@ class Rmt(SegmentModel):
                 x_BQD = torch.cat([state.memory + self.read_MD, x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)
         strip = _Strip(self.cache_tokens, slots, kept.tokens + length, 0, queries=x_BQD.shape[1])
-        mask = strip.mask(state.cache.count_B, tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool))
+        there_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
+        mask, places = strip.mask(state.cache.count_B, there_BT), strip.places(x_BQD.device)
         layer_caches = []
         for layer, past in zip(self.layers, kept.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
-            sight = layer.attention.look(heads, past, strip.places(x_BQD.device))
+            sight = layer.attention.look(heads, past, places)
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))

@@ -161,4 +161,6 @@ class Thought(SegmentModel):
         ).hidden_BMD
         error_BT, right_BT = self.recalled(self.head, recalled_BTD, tokens_BT, hidden_BTD)
         scored_BT = self.recall_queries.scored(valid_BT)
-        return Losses({"recall": mean_of(error_BT, scored_BT)}, {"recall_accuracy": mean_of(right_BT, scored_BT)})
+        right_B = (right_BT & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)
+        accuracy = mean_of(right_B, valid_BT.any(-1))
+        return Losses({"recall": mean_of(error_BT, scored_BT)}, {"recall_accuracy": accuracy})

@@ -75,7 +75,7 @@ class Composed(NamedTuple):
     error: Tensor
     """Mean square of their difference."""
     relative: Tensor
-    """The error over the mean square of what reading changed."""
+    """The error over the mean square of what reading changed, mean over lanes."""
 
 
 def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, cuts: list[int]) -> Composed:
@@ -86,9 +86,9 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
     for start, stop in zip([0, *cuts], [*cuts, text_BTD.shape[1]], strict=True):
         pieces_BMD = updater(pieces_BMD, text_BTD[:, start:stop], valid_BT[:, start:stop], start=start).memory_BMD
     written_B = valid_BT.any(-1)
-    error = mean_of((pieces_BMD - whole_BMD).square().mean((1, 2)), written_B)
-    change = mean_of((whole_BMD - memory_BMD).square().mean((1, 2)), written_B)
-    return Composed(pieces_BMD, whole_BMD, error, error / change.clamp_min(1e-12))
+    error_B = (pieces_BMD - whole_BMD).square().mean((1, 2))
+    change_B = (whole_BMD - memory_BMD).square().mean((1, 2)).clamp_min(1e-12)
+    return Composed(pieces_BMD, whole_BMD, mean_of(error_B, written_B), mean_of(error_B / change_B, written_B))
 
 
 def random_cuts(length: int) -> list[int]:

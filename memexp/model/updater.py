@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, SelfAttention, Sight, attend, linear, scaled
+from memexp.model.attention import (
+    AttentionOptions,
+    SelfAttention,
+    Sight,
+    attend,
+    join_heads,
+    linear,
+    scaled,
+    split_heads,
+)
 from memexp.model.layers import FeedForward
 from memexp.model.position import Places, Position, Positioned, Rotary
 from memexp.model.segment import Shape
@@ -49,13 +58,13 @@ class Updater(nn.Module, ABC):
         return Written(kept_BMD, {name: value.detach() for name, value in gauges.items()})
 
 
-class CrossAttention(nn.Module):
+class TokenAttention(nn.Module):
     """Slots read tokens."""
 
     def __init__(self, shape: Shape, *, normalise: bool, scale: float, position: Position) -> None:
         super().__init__()
         inner = shape.heads * shape.head_size
-        self.heads = shape.heads
+        self.head_size = shape.head_size
         self.queries = linear(shape.width, inner)
         self.keys_values = linear(shape.width, 2 * inner)
         self.output = linear(inner, shape.width)
@@ -63,17 +72,14 @@ class CrossAttention(nn.Module):
         self.scale_H = nn.Parameter(torch.full((shape.heads,), scale)) if normalise else None
 
     def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
-        queries = self._split(self.queries(slots_BMD))
-        keys, values = map(self._split, self.keys_values(text_BTD).chunk(2, dim=-1))
+        queries = split_heads(self.queries(slots_BMD), self.head_size)
+        keys, values = (split_heads(part, self.head_size) for part in self.keys_values(text_BTD).chunk(2, dim=-1))
         if self.scale_H is not None:
             keys = F.normalize(keys, dim=-1)
         placed: Positioned = self.position(scaled(queries, self.scale_H), keys, places)
         sight = Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias_BHTS, keys, values)
-        output: Tensor = self.output(attend(sight, mask_B11T).transpose(1, 2).flatten(2))
+        output: Tensor = self.output(join_heads(attend(sight, mask_B11T)))
         return output
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class GatedLayer(nn.Module):
@@ -84,7 +90,7 @@ class GatedLayer(nn.Module):
         self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.attention = SelfAttention(shape, replace(options, position="none", key_smear=False))
         self.cross_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.cross = CrossAttention(shape, normalise=options.normalise, scale=options.scale, position=Rotary())
+        self.cross = TokenAttention(shape, normalise=options.normalise, scale=options.scale, position=Rotary())
         self.feedforward_norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.feedforward = FeedForward(shape.width, shape.feedforward)
         self.dropout = nn.Dropout(dropout)
@@ -110,10 +116,9 @@ class GatedUpdater(Updater):
         self.ids_MD = nn.Parameter(torch.randn(mem, shape.width))
         self.text_norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.layers = nn.ModuleList(GatedLayer(shape, options, dropout=dropout) for _ in range(layers))
-        self.gate = linear(2 * shape.width, shape.width)
+        # all gates start near a half: one that starts closed stays closed
+        self.gate_DF = nn.Parameter(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
         self.gate_D = nn.Parameter(torch.zeros(shape.width))
-        with torch.no_grad():
-            self.gate.weight.mul_(0.1)  # all gates start near a half: one that starts closed stays closed
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         text_BTD = self.text_norm(text_BTD)
@@ -125,7 +130,8 @@ class GatedUpdater(Updater):
         for layer in self.layers:
             x_BMD = layer(x_BMD, text_BTD, mask_B11T, places)
         found_BMD = _norm(x_BMD)
-        keep_BMD = torch.sigmoid(self.gate(torch.cat([memory_BMD, found_BMD], dim=-1)) + self.gate_D)
+        both_BMF = torch.cat([memory_BMD, found_BMD], dim=-1)
+        keep_BMD = F.linear(both_BMF, self.gate_DF, self.gate_D).sigmoid().to(found_BMD.dtype)
         return Written(
             _norm(torch.lerp(found_BMD, memory_BMD.to(found_BMD.dtype), keep_BMD)), {"gate": keep_BMD.mean()}
         )
@@ -156,7 +162,7 @@ class AdditiveLayer(nn.Module):
         super().__init__()
         width = shape.width
         self.cross_norm = nn.LayerNorm(width)
-        self.cross = CrossAttention(shape, normalise=False, scale=1.0, position=PublishedAlibi(shape.heads))
+        self.cross = TokenAttention(shape, normalise=False, scale=1.0, position=PublishedAlibi(shape.heads))
         self.dropout = nn.Dropout(dropout)
         self.feedforward = nn.Sequential(
             nn.LayerNorm(width),

@@ -130,6 +130,10 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     if len(trained) == 1:
         notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
+    elif len({tokens for _, tokens in trained}) > 1:
+        notes.append(
+            "Runs were trained on different numbers of tokens (column tokens): differences are not the architectures' alone."
+        )
     if comparison.metric.meaning:
         notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")
     for data in comparison.data:

@@ -96,6 +96,7 @@ def update(session: Session) -> Update:
     aux: dict[str, Tensor] = {}
     fills: list[Tensor] = []
     memory_grads: list[Tensor] = []
+    nats: list[Tensor] = []
     window_length = config.bptt_segments + 1
     for start in range(0, len(batches), window_length):
         window_loss = torch.zeros((), device=session.device)
@@ -109,7 +110,7 @@ def update(session: Session) -> Update:
             _watch(session.state.memory, memory_grads)
             session.state = output.state
             nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
-            _refuse_nonfinite(session, nats_B)
+            nats.append(nats_B.detach())
             loss = nats_B.sum() / scored
             total += loss.detach()
             for name, value in output.aux.items():
@@ -119,6 +120,7 @@ def update(session: Session) -> Update:
             window_loss = window_loss + loss
         window_loss.backward()
         session.state = detach(session.state)
+    _refuse_nonfinite(session, torch.stack(nats))  # once a step: the host waits for the device here
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or math.inf)
     if not torch.isfinite(norm):
         raise UserError(_not_finite(session, f"the gradient's norm is {norm.item()}"))
@@ -244,10 +246,10 @@ def _finish(session: Session, command: str, root: Path) -> None:
     checkpoint.forget_old(path / "checkpoints", keep=0)
 
 
-def _refuse_nonfinite(session: Session, nats_B: Tensor) -> None:
-    if not torch.isfinite(nats_B).all():
-        lane = int((~torch.isfinite(nats_B)).nonzero()[0])
-        raise UserError(_not_finite(session, f"the loss is {nats_B[lane].item()} in lane {lane}"))
+def _refuse_nonfinite(session: Session, nats_SB: Tensor) -> None:
+    if not torch.isfinite(nats_SB).all():
+        segment, lane = (~torch.isfinite(nats_SB)).nonzero()[0].tolist()
+        raise UserError(_not_finite(session, f"the loss is {nats_SB[segment, lane].item()} in lane {lane}"))
 
 
 def _not_finite(session: Session, seen: str) -> str:

@@ -67,15 +67,18 @@ VARIANTS = {
 
 POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
 
-SHARED = [["arch.key_smear=true"], *([f"arch.position={name}"] for name in POSITIONS[1:])]
-"""Settings that every architecture has, besides the papers' defaults."""
+SHARED = [["arch.key_smear=true"], ["arch.position=xl"], ["arch.position=rotary"]]
+"""Settings that every architecture has, besides the papers' defaults: of the positions a learned bias and a turning."""
+
+FURTHER = [[f"arch.position={name}"] for name in POSITIONS if name not in ("t5", "xl", "rotary")]
+"""The other positions, for the clauses in which places matter: causality, forgetting, pieces of a segment."""
 
 
-def cases() -> list[tuple[str, tuple[str, ...]]]:
+def cases(*more: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(architecture, overrides) of every model under contract."""
     found = []
     for name in ARCHS:
-        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *SHARED]]
+        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *SHARED, *more]]
     return found
 
 
@@ -104,8 +107,19 @@ def build(name: str, *overrides: str, bptt_segments: int = 0) -> Case:
     return Case(config, model)
 
 
-@pytest.fixture(params=cases(), ids=lambda case: "-".join([case[0], *case[1]]))
+def named(case: tuple[str, tuple[str, ...]]) -> str:
+    return "-".join([case[0], *case[1]])
+
+
+@pytest.fixture(params=cases(), ids=named)
 def case(request: pytest.FixtureRequest) -> Case:
+    name, overrides = request.param
+    return build(name, *overrides)
+
+
+@pytest.fixture(params=cases(*FURTHER), ids=named)
+def placed(request: pytest.FixtureRequest) -> Case:
+    """A model under contract with any of the positions."""
     name, overrides = request.param
     return build(name, *overrides)
 

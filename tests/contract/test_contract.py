@@ -53,11 +53,11 @@ def test_1_packed_state_comes_back(case: Case, text: Text) -> None:
 # 2. Causality
 
 
-def test_2_a_token_changes_nothing_before_it(case: Case, text: Text) -> None:
-    before, _ = run(case.model, text)
+def test_2_a_token_changes_nothing_before_it(placed: Case, text: Text) -> None:
+    before, _ = run(placed.model, text)
     changed = text.tokens.clone()
     changed[7, :, 4] = (changed[7, :, 4] + 1) % VOCABULARY
-    after, _ = run(case.model, text._replace(tokens=changed))
+    after, _ = run(placed.model, text._replace(tokens=changed))
     assert torch.equal(after[:7], before[:7])
     torch.testing.assert_close(after[7, :, :4], before[7, :, :4], **CLOSE)
     assert not torch.allclose(after[7, :, 4], before[7, :, 4])
@@ -66,13 +66,13 @@ def test_2_a_token_changes_nothing_before_it(case: Case, text: Text) -> None:
 # 3. Forgetting
 
 
-def test_3_a_reset_is_a_new_beginning(case: Case, text: Text) -> None:
-    _, used = run(case.model, text)
+def test_3_a_reset_is_a_new_beginning(placed: Case, text: Text) -> None:
+    _, used = run(placed.model, text)
     first = torch.ones_like(text.reset)
     first[1:] = False
-    found, _ = run(case.model, text._replace(reset=first), fork(used))
+    found, _ = run(placed.model, text._replace(reset=first), fork(used))
     never = torch.zeros_like(text.reset)
-    expected, _ = run(case.model, text._replace(reset=never), case.model.init_state(3))
+    expected, _ = run(placed.model, text._replace(reset=never), placed.model.init_state(3))
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
@@ -217,8 +217,8 @@ def test_8_memory_reaches_beyond_layers_times_window_and_cache(arch: str) -> Non
 
 
 def test_8_without_memory_nothing_reaches_so_far(arch: str) -> None:
-    beside = ["arch.pairs=0"] if arch == "block_knn" else []
-    assert far_change(build(arch, "mem=0", *beside)) == 0
+    beside = {"block_knn": ["arch.pairs=0"], "rmt_xl": ["arch.aux_weight=0"]}
+    assert far_change(build(arch, "mem=0", *beside.get(arch, []))) == 0
 
 
 def test_8_a_cache_reaches_the_segment_before(arch: str, text: Text) -> None:
@@ -378,23 +378,24 @@ def test_half_precision_stays_near_full(case: Case, text: Text) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rounded, state = run(case.model, text)
     nats = [case.model.head.nats(x.flatten(0, 1), text.tokens.flatten(0, 1)).mean() for x in (hidden, rounded)]
-    # rounding changes which pairs are retrieved, and these weights are random: then only the size can be compared
-    assert abs(nats[0] - nats[1]) < (0.5 if case.model.memory_slots else 0.05) * nats[0]
+    # rounding changes which pairs are retrieved, so there it may move more
+    retrieves = hasattr(case.config.arch, "neighbours") and case.model.memory_slots
+    assert abs(nats[0] - nats[1]) < (0.1 if retrieves else 0.02) * nats[0]
     assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in pytree.tree_leaves(state))
 
 
 @pytest.mark.parametrize("pieces", [[1] * SEGMENT, [3, 1, 4]])
-def test_a_segment_in_pieces_is_the_segment(case: Case, text: Text, pieces: list[int]) -> None:
+def test_a_segment_in_pieces_is_the_segment(placed: Case, text: Text, pieces: list[int]) -> None:
     """`extend` gives for the parts of a segment what `step` gives for it, and leaves the state as it was."""
-    _, state = run(case.model, Text(*(part[:7] for part in text)))  # lane 1 is in its second document
-    stride = case.model.stride
+    _, state = run(placed.model, Text(*(part[:7] for part in text)))  # lane 1 is in its second document
+    stride = placed.model.stride
     before = [leaf.clone() for leaf in pytree.tree_leaves(state)]
     tokens = text.tokens[7][:, :stride]
     kept, hidden = None, []
     for piece in tokens.split([min(part, stride) for part in pieces] if stride == SEGMENT else 1, dim=1):
-        extension = case.model.extend(piece, state, kept)
+        extension = placed.model.extend(piece, state, kept)
         kept = extension.kept
         hidden.append(extension.hidden_BTD)
     assert all(torch.equal(leaf, old) for leaf, old in zip(pytree.tree_leaves(state), before, strict=True))
-    expected = case.model.step(tokens, torch.ones_like(tokens, dtype=torch.bool), state).hidden_BTD
+    expected = placed.model.step(tokens, torch.ones_like(tokens, dtype=torch.bool), state).hidden_BTD
     torch.testing.assert_close(torch.cat(hidden, dim=1), expected, **CLOSE)

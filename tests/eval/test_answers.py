@@ -24,7 +24,7 @@ from memexp.train.loop import update
 
 from ..tiny import configure
 from ..train.test_update import open_session
-from .conftest import SEGMENT, VOCABULARY, build, documents
+from .conftest import VOCABULARY, build, documents
 
 
 def answering(*lengths: int) -> list[TokenDocument]:
@@ -33,7 +33,7 @@ def answering(*lengths: int) -> list[TokenDocument]:
 
 
 def score(model: SegmentModel, texts: list[TokenDocument], **options: Any) -> Scores:
-    return score_documents(model, texts, **{"lanes": 3, "segment": SEGMENT, "max_document": 0} | options)
+    return score_documents(model, texts, **{"lanes": 3, "max_document": 0} | options)
 
 
 @pytest.mark.parametrize("memory", ["on", "off", "foreign"])
@@ -63,7 +63,7 @@ def test_correct_is_the_largest_logit_of_a_plain_pass(monkeypatch: pytest.Monkey
     assert 0 < right.sum() < len(right)
     for at_once in (1 << 25, 3 * VOCABULARY):
         monkeypatch.setattr(head, "LOGITS_AT_ONCE", at_once)
-        found = score(model, [text], segment=64).correct
+        found = score(model, [text]).correct
         assert found is not None and (found == right).all()
 
 
@@ -124,8 +124,8 @@ def test_accuracy_by_hand() -> None:
     assert set(found["slices"]["length"]) == {"4", "5", "12"}
 
 
-def test_gauges_are_means_over_the_scored_segments() -> None:
-    """One lane and segments of 8: answers in the second and the third of four segments."""
+def test_gauges_are_means_over_all_segments() -> None:
+    """One lane and segments of 8: answers in the second and the third of four segments, which makes no difference."""
     model, (text,) = build("arch=knn"), documents(33)
     seen = []
     step = model.step
@@ -138,7 +138,10 @@ def test_gauges_are_means_over_the_scored_segments() -> None:
     model.step = watched  # type: ignore[method-assign]
     found = score(model, [text._replace(answers=np.isin(np.arange(33), [9, 20, 21]))], lanes=1)
     assert len(seen) == 4 and any(name.startswith("memory_fill") for name in seen[0])
-    assert found.gauges == {name: pytest.approx((seen[1][name] + seen[2][name]) / 2, rel=1e-6) for name in seen[0]}
+    assert found.memory_fill == seen[3]["memory_fill"]
+    assert found.gauges == {
+        name: pytest.approx(sum(each[name] for each in seen) / 4, rel=1e-6) for name in seen[0] if name != "memory_fill"
+    }
     assert score(build("arch=vanilla"), [text]).gauges == {}
 
 

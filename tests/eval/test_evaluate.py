@@ -66,7 +66,7 @@ def test_mem_is_changed(knn: Run, root: Path, corpus: Corpus) -> None:
     assert score.path.name == "test-2x200-128-on" and score.summary["memory_slots"] == 128
     model = build_model(configure("arch=knn", "arch.scale=8", "mem=128"), vocabulary=corpus.vocabulary)
     model.load_state_dict(torch.load(knn.path / "weights.pt", weights_only=True)["model"])
-    expected = score_documents(model, pick_documents(corpus, SCORING), lanes=1, segment=16, max_document=200)
+    expected = score_documents(model, pick_documents(corpus, SCORING), lanes=1, max_document=200)
     np.testing.assert_allclose(nats(score), expected.nats, atol=1e-5)
     assert np.abs(nats(score) - nats(call(knn, root))).max() > 1e-3
     assert call(knn, root, mem=64).path == call(knn, root).path
@@ -223,7 +223,7 @@ def test_validation_is_the_mean_over_the_validation_split(corpus: Corpus) -> Non
     torch.manual_seed(0)
     model = build_model(config, vocabulary=corpus.vocabulary)
     picked = [document for document in corpus.split("valid") if len(document.tokens) > 1][:2]
-    scores = score_documents(model, picked, lanes=1, segment=16, max_document=64)
+    scores = score_documents(model, picked, lanes=1, max_document=64)
     assert validation_nats(model, corpus, config) == pytest.approx(math.fsum(scores.nats.tolist()) / 128, rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from memexp.eval.score import score_documents
 from memexp.model.segment import SegmentModel
 
 from ..contract.conftest import ARCHS, VARIANTS
-from .conftest import SEGMENT, VOCABULARY, build, documents
+from .conftest import SEGMENT, VOCABULARY, WINDOWED, build, documents
 
 LANES = 3
 
@@ -40,7 +40,7 @@ def continued(
 def scored(model: SegmentModel, text: np.ndarray, tokens_BN: np.ndarray, *, memory: str = "on") -> np.ndarray:
     """Nats of the continuations when they are read as documents, B N."""
     whole = [TokenDocument(str(lane), np.concatenate([text, tokens_N]), 0) for lane, tokens_N in enumerate(tokens_BN)]
-    scores = score_documents(model, whole, lanes=2, segment=SEGMENT, max_document=0, memory=memory)
+    scores = score_documents(model, whole, lanes=2, max_document=0, memory=memory)
     return scores.nats.reshape(len(whole), -1)[:, len(text) - 1 :]
 
 
@@ -60,9 +60,11 @@ def test_nats_are_those_of_scoring_the_same_text(arch: str, options: list[str], 
     np.testing.assert_allclose(nats_BN, scored(model, prompt(length), tokens_BN), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_without_memory_they_are_those_of_scoring_without_it(arch: str) -> None:
-    model = build(f"arch={arch}")
+@pytest.mark.parametrize(
+    ("arch", "options"), [*((arch, ()) for arch in ARCHS), *((arch, ("arch.window=2",)) for arch in WINDOWED)]
+)
+def test_without_memory_they_are_those_of_scoring_without_it(arch: str, options: tuple[str, ...]) -> None:
+    model = build(f"arch={arch}", *options)
     tokens_BN, nats_BN = continued(model, prompt(21), tokens=40, memory="off")
     np.testing.assert_allclose(nats_BN, scored(model, prompt(21), tokens_BN, memory="off"), rtol=1e-4, atol=1e-4)
     with_memory = scored(model, prompt(21), tokens_BN)

@@ -96,7 +96,7 @@ def test_reconstruction_written_out() -> None:
     there = torch.tensor([[False, True], [False, False], [True, True]])
     valid = torch.ones(3, 4, dtype=torch.bool)
     valid[2, 2:] = False
-    found = reconstruction(queries, Pairs(keys, values), made, there_BP=there, valid_BT=valid)
+    found = reconstruction(queries, Pairs(keys, values), made, there_BP=there, valid_BT=valid).loss
     errors = []
     for lane, groups, length in ((0, [1], 4), (2, [0, 1], 2)):
         whole = [2 * group + member for group in groups for member in range(2)]
@@ -108,7 +108,7 @@ def test_reconstruction_written_out() -> None:
                 ]
                 errors += (before - after).square().tolist()
     assert found.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
-    nothing = reconstruction(queries, Pairs(keys, values), made, there_BP=there & False, valid_BT=valid)
+    nothing = reconstruction(queries, Pairs(keys, values), made, there_BP=there & False, valid_BT=valid).loss
     assert nothing == 0
 
 

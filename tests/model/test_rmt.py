@@ -69,8 +69,8 @@ def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
                     score = (unit(key) * unit(queries[:, i, here])).sum(-1) * attention["scale_H"][head].abs()
                     if position == "t5":
                         distance = places[i] - place
-                        bucket = t5_bucket(abs(distance)) + (32 if distance < 0 else 0)
-                        score = score + attention["position.bias_HR"][head, bucket]
+                        side = "ahead_HR" if distance < 0 else "bias_HR"
+                        score = score + attention[f"position.{side}"][head, t5_bucket(abs(distance))]
                     scores.append(score)
                 weights = torch.stack(scores, -1).softmax(-1)
                 rows.append((weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1))

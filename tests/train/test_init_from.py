@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from memexp.cli.settings import choices_of
 from memexp.data.corpus import Corpus, prepare
 from memexp.errors import UserError
 from memexp.runs import Run, all_runs
@@ -51,6 +52,16 @@ def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path
     assert found.keys() == trained.keys() and all(torch.equal(found[name], trained[name]) for name in trained)
     _, notes = initial(corpus, root, "arch=xl", f"init_from={source.name}")
     assert notes[1:] == ["left over there, not used here: memories.1.gate_H"]
+
+
+@pytest.mark.parametrize("source_arch", ["vanilla", "xl"])
+def test_any_memory_is_added_to_a_trained_decoder(source_arch: str, run: Train, corpus: Corpus, root: Path) -> None:
+    source = run(f"arch={source_arch}", "steps=1")
+    trained = weights(source)
+    for arch in choices_of("arch"):
+        found, notes = initial(corpus, root, f"arch={arch}", f"init_from={source.name}")
+        assert all(torch.equal(found[name], trained[name]) for name in trained), arch
+        assert all(note.startswith("new, from its initial value: ") for note in notes[1:])
 
 
 def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Corpus, root: Path) -> None:

@@ -88,3 +88,10 @@ def test_adafactor_runs(arch: str, run: Train) -> None:
     moved = {name for name, tensor in weights(longer).items() if not torch.equal(tensor, weights(short)[name])}
     assert "head.embedding_VD" in moved and "layers.0.attention.keys.weight" in moved
     assert [line["rate"] for line in longer.metrics] == pytest.approx([n / 1000 / math.sqrt(1000) for n in (1, 2, 3)])
+
+
+def test_the_gate_of_what_rewrites_the_slots_never_decays() -> None:
+    model = build_model(configure("arch=thought"), vocabulary=20)
+    groups = build_optimizer(model, Optim(gate_rate=3.0)).param_groups
+    [rate] = {group["lr"] for group in groups if any(each is model.updater.gate_DF for each in group["params"])}
+    assert rate == pytest.approx(3 * Optim().rate)

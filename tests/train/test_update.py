@@ -177,14 +177,20 @@ def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:
     assert session.memory_fill == 3 * SEGMENT / 64
 
 
-@pytest.mark.parametrize("arch", ["rmt", "rmt_xl", "knn"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "rmt mem=3", "rmt_xl mem=3", "knn mem=20 arch.neighbours=4", "knn_routed mem=20 arch.neighbours=4", "thought mem=3",
+        "block mem=3 arch.window=4 arch.state_dropout=0.3 arch.cache_dropout=0.3", "compressive mem=6", "xl_enhanced mem=5",
+        "block_knn mem=3 arch.window=4 arch.pairs=20 arch.neighbours=4 arch.write=leaving",
+    ],
+)  # fmt: skip
 def test_segments_computed_again_give_the_same_gradients(arch: str, tmp_path: Any) -> None:
-    """Dropout is on and the ring wraps, so a second computation that drew or read anything else would show."""
+    """Dropout is on and rings wrap, so a second computation that drew or read anything else would show."""
     gradients, states = [], []
     for recompute in ("false", "true"):
-        extra = ["mem=20", "arch.neighbours=4"] if arch == "knn" else ["mem=3"]
         config = configure(
-            f"arch={arch}", *extra, f"segment={SEGMENT}", "lanes=3", "accumulate=4", "arch.dropout=0.2", "arch.scale=4",
+            *f"arch={arch}".split(), f"segment={SEGMENT}", "lanes=3", "accumulate=4", "arch.dropout=0.2", "arch.scale=4",
             f"recompute={recompute}",
         )  # fmt: skip
         torch.manual_seed(0)
