@@ -105,7 +105,7 @@ def test_scores_are_those_of_a_plain_loop(settings: tuple[str, ...]) -> None:
 def test_scores_do_not_depend_on_lanes(arch: str, memory: str) -> None:
     model, texts = build(f"arch={arch}"), documents(*AWKWARD)
     one = score(model, texts, lanes=1, memory=memory)
-    for lanes in (3, 8, 100):
+    for lanes in (3, 100):
         other = score(model, texts, lanes=lanes, memory=memory)
         np.testing.assert_allclose(other.nats, one.nats, rtol=1e-4, atol=1e-4)
         assert other.memory_fill == one.memory_fill
@@ -202,14 +202,9 @@ def test_foreign_memory_is_that_of_the_next_document(write: str) -> None:
 
 
 WITHIN_SEGMENTS = [
-    (*settings, f"arch.window={window}")
-    for window in (2, 4)
-    for settings in [
-        ("arch=block", "mem=3"),
-        ("arch=block", "mem=3", "arch.recurrent_layers=[1,2]", "arch.gate_kind=lstm"),
-        ("arch=block_knn", "mem=3"),
-        ("arch=block_knn", "mem=0", "arch.write=leaving"),
-    ]
+    ("arch=block", "mem=3", "arch.recurrent_layers=[1,2]", "arch.gate_kind=lstm", "arch.window=4"),
+    ("arch=block_knn", "mem=3", "arch.window=2"),
+    ("arch=block_knn", "mem=0", "arch.write=leaving", "arch.window=4"),
 ]
 
 
