@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, Train
             unit="s",
             ours_measured=found[name],
             other_measured=found[BASELINE],
-            facts=_facts(settings[name], work, steps[name]),
+            facts=_facts(settings[name], work, steps[name])
+            | {"microseconds a token, trained": median(found[name]) / (work.lanes * work.segment) * 1e6},
         )
         for name in settings
     ]

@@ -43,6 +43,10 @@ def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: st
     return "\n".join([*lines, *_facts(figures), *(["", *notes] if notes else [])]) + "\n"
 
 
+def _fact(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
+
+
 def _facts(figures: Sequence[Figure]) -> list[str]:
     """A second table of what else is known, where anything is."""
     with_facts = [figure for figure in figures if figure.facts]
@@ -54,7 +58,7 @@ def _facts(figures: Sequence[Figure]) -> list[str]:
         f"| what | {' | '.join(names)} |",
         f"|{' --- |' * (len(names) + 1)}",
         *(
-            f"| {markdown(figure.ours)} | {' | '.join(f'{figure.facts[name]:,.6g}' for name in names)} |"
+            f"| {markdown(figure.ours)} | {' | '.join(_fact(figure.facts[name]) for name in names)} |"
             for figure in with_facts
         ),
     ]

@@ -117,7 +117,7 @@ class Rmt(SegmentModel):
     ) -> None:
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots, self.aux_weight = shape, cache, mem, aux_weight
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, two_sided=mem > 0)
+        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, two_sided=mem > 1)
         self.head = Head(shape.vocabulary, shape.width)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
