@@ -1,7 +1,6 @@
 """Every architecture at equal width: time and arithmetic a token, parameters, and what a lane carries."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -20,14 +19,12 @@ BASELINE = "vanilla"
 
 
 def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, TrainConfig]) -> list[Figure]:
-    """The time of a training step of one segment a lane, beside that of the baseline; caches and memories are full.
+    """The time of a training step of one segment a lane, beside that of the baseline; caches and rings are full.
 
     Args:
-        archs: the settings of each architecture; sizes and lengths are replaced by those of `work`.
+        archs: the settings of each architecture, of which only its options and `mem` are taken.
     """
-    settings = {
-        name: replace(settings_of(each.arch, mem=each.mem, work=work), optim=each.optim) for name, each in archs.items()
-    }
+    settings = {name: settings_of(each.arch, mem=each.mem, work=work) for name, each in archs.items()}
     say("warming up")
     steps = {name: step_of(each, work) for name, each in settings.items()}
     found = in_turn({name: timed(step) for name, step in steps.items()}, repeats=config.repeats, say=say)

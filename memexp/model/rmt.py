@@ -158,7 +158,8 @@ class Rmt(SegmentModel):
             heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
             sight = layer.attention.look(heads, past, places)
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
-            shares.append(share(sight, mask, slice(strip.cache, strip.cache + slots)))
+            if slots:
+                shares.append(share(sight, mask, slice(strip.cache, strip.cache + slots)))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
         hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, slots + length :]
