@@ -5,8 +5,8 @@ from dataclasses import Field, dataclass, field
 from typing import Any
 
 from memexp.cli.settings import groups_of, is_list, settings_of, value_type
-from memexp.config import AS_TYPED, SIZE_UNITS, did_you_mean
-from memexp.errors import UserError
+from memexp.config import AS_TYPED, SIZE_UNITS
+from memexp.errors import UserError, did_you_mean
 
 POSITIONALS = {"eval": ("run",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"), "bench": ("what",)}
 """Settings that may be given as bare words, in this order; one that is a list takes all that are left."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
 from memexp.cli.settings import groups_of, is_offered, settings_of, value_type
-from memexp.config import COMMANDS, did_you_mean
-from memexp.errors import UserError
+from memexp.config import COMMANDS
+from memexp.errors import UserError, did_you_mean
 
 BASH = """\
 _memexp() {

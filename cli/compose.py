@@ -6,9 +6,10 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
+from memexp.checks import check
 from memexp.cli.settings import CONF, settings_of_schema
-from memexp.config import ARCHS, COMMANDS, Data, Optim, Size, Tracker, check, did_you_mean
-from memexp.errors import UserError
+from memexp.config import ARCHS, COMMANDS, Data, Optim, Size, Tracker
+from memexp.errors import UserError, did_you_mean
 from memexp.runs import find_root
 
 

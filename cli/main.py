@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from memexp import __version__
-from memexp.config import COMMANDS, did_you_mean
-from memexp.errors import UserError
+from memexp.config import COMMANDS
+from memexp.errors import UserError, did_you_mean
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

@@ -9,8 +9,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from memexp.cli.settings import choices_of, groups_of, is_list, settings_of, value_type
-from memexp.config import ARCHS, SIZE_UNITS, did_you_mean
-from memexp.errors import UserError
+from memexp.config import ARCHS, SIZE_UNITS
+from memexp.errors import UserError, did_you_mean
 
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
 """Starts of lines that help nobody who types a command."""

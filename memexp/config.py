@@ -1,15 +1,12 @@
 """Every setting of every command: its type, default, help, unit and range, in one place and without torch.
 
 The dataclasses are Hydra's schemas, so an unknown key or a wrong type is refused when a configuration is composed;
-`conf/` adds values to them, never keys. `check` refuses what types cannot say: ranges, choices, and settings that
-make no sense together. Lengths are in tokens unless a unit says otherwise.
+`conf/` adds values to them, never keys. What types cannot say is refused by `memexp.checks`. Lengths are in tokens unless
+a unit says otherwise.
 """
 
-import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
-
-from memexp.errors import UserError
 
 UNSET = "???"
 """OmegaConf's mark of a value that must be given."""
@@ -26,7 +23,7 @@ def setting(
     departure: bool = False,
     of_memory: bool = False,
 ) -> Any:
-    """A dataclass field that carries what `--help` prints and `check` enforces.
+    """A dataclass field that carries what `--help` prints and `memexp.checks` enforces.
 
     Args:
         default: the value, or a list or dict that is copied for every instance.
@@ -543,168 +540,6 @@ NOT_OF_THE_RESULT = (
 """Settings of `train` that change no weight, and so no run's identity."""
 
 
-# ---------------------------------------------------------------------------------------------- checks
-
-
-def check(config: Any, where: str = "") -> None:
-    """Refuse values out of range, unknown choices and settings that make no sense together.
-
-    Args:
-        config: an instance of a schema.
-        where: the dotted name of `config` itself, for messages.
-
-    Raises:
-        UserError: names the first setting at fault, what was seen and what was expected.
-    """
-    for item in fields(config):
-        name = f"{where}.{item.name}" if where else item.name
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            check(value, name)
-            continue
-        _check_value(name, value, item.metadata)
-    if isinstance(config, TrainConfig):
-        _check_train(config)
-
-
-def _check_value(name: str, value: Any, metadata: Any) -> None:
-    if value == UNSET:
-        raise UserError(f"{name} is not given; expected {metadata['help']}")
-    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
-    given = value if isinstance(value, list) else [] if value is None else [value]
-    for word in given if choices else []:
-        if word not in choices:
-            raise UserError(
-                f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
-            )
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if not math.isfinite(value):
-        raise UserError(f"{name} is {value}; expected a finite number")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        unit = f" {metadata['unit']}" if metadata.get("unit") else ""
-        raise UserError(f"{name} is {value}; expected {expected}{unit}")
-
-
-def _check_train(config: TrainConfig) -> None:
-    if config.arch.mem_is == "none" and config.mem > 0:
-        raise UserError(
-            f"mem is {config.mem} but this architecture has no memory; expected mem=0, or an architecture that has one, such as arch=knn"
-        )
-    window = config.bptt_segments + 1
-    if config.accumulate % window:
-        raise UserError(
-            f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
-            f"multiple of {window}, for a step is made of whole gradient windows of bptt_segments + 1 segments"
-        )
-    if config.bptt_segments and config.arch.mem_is != "parameters":
-        raise UserError(
-            f"bptt_segments is {config.bptt_segments}, but in arch={config.arch.name} no gradient crosses a segment border; "
-            "expected 0 (its paper stops gradients at the cache and the memory)"
-        )
-    if config.bptt_segments and not config.mem and not isinstance(config.arch, BlockArch):  # its cache has gradient too
-        raise UserError(
-            f"bptt_segments is {config.bptt_segments} but mem is 0, so there is no memory for a gradient to cross a segment "
-            "border through; expected bptt_segments=0, or a larger mem"
-        )
-    for item in fields(config.arch) if not config.mem else ():
-        value = getattr(config.arch, item.name)
-        if item.metadata.get("of_memory") and value != default_of(item):
-            raise UserError(
-                f"arch.{item.name} is {str(value).lower()} but mem is 0, so there is no memory for it to change; expected "
-                f"arch.{item.name}={str(default_of(item)).lower()}, or a larger mem"
-            )
-    if not config.arch.normalise and config.arch.scale != 1:
-        raise UserError(
-            f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
-            "arch.scale=1 beside it"
-        )
-    if config.segment < config.data.answer:
-        raise UserError(
-            f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "
-            f"lie in one segment; expected segment={config.data.answer} or more"
-        )
-    if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
-        raise UserError(
-            f"optim.betas is {config.optim.betas}, which Adafactor has no use for; expected optim=adamw with it"
-        )
-    if config.arch.position in ("rotary", "xpos") and config.size.head_size % 2:
-        raise UserError(
-            f"size.head_size is {config.size.head_size}; expected an even number with arch.position={config.arch.position}"
-        )
-    if config.arch.position == "xl" and config.size.heads * config.size.head_size % 2:
-        raise UserError(
-            f"size.heads is {config.size.heads} and size.head_size {config.size.head_size}; expected an even product with "
-            "arch.position=xl, whose waves are pairs"
-        )
-    if isinstance(config.arch, BlockArch):
-        _check_block(config, config.arch)
-    if isinstance(config.arch, ThoughtArch):
-        _check_thought(config, config.arch)
-    if isinstance(config.arch, CompressiveArch):
-        _check_compressive(config, config.arch)
-    if isinstance(config.arch, PairArch):
-        _check_pairs(config, config.arch)
-    if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
-        raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers from 0 up to but not including 1")
-
-
-def _check_layers(name: str, layers: list[int], config: TrainConfig) -> None:
-    if len(set(layers)) != len(layers) or not all(1 <= layer <= config.size.layers for layer in layers):
-        raise UserError(f"arch.{name} is {layers}; expected different layers from 1 to {config.size.layers}")
-
-
-def _check_pairs(config: TrainConfig, arch: PairArch) -> None:
-    _check_layers("knn_layers", arch.knn_layers, config)
-    if arch.combine == "joint" and arch.gate:
-        raise UserError(
-            f"arch.gate is {arch.gate:g} but arch.combine is joint, which has no gate; expected arch.combine=gate"
-        )
-    name, pairs = ("arch.pairs", arch.pairs) if isinstance(arch, BlockKnnArch) else ("mem", config.mem)
-    if 0 < pairs < arch.neighbours:
-        raise UserError(
-            f"{name} is {pairs} but arch.neighbours {arch.neighbours}; expected a memory of at least as many pairs as each "
-            "token retrieves"
-        )
-
-
-def _check_compressive(config: TrainConfig, arch: CompressiveArch) -> None:
-    for name, tokens in (("segment", config.segment), ("arch.cache", arch.cache)):
-        if tokens % arch.factor:
-            raise UserError(
-                f"{name} is {tokens} and arch.factor {arch.factor}; expected a multiple of it, so that whole groups leave "
-                "the cache"
-            )
-
-
-def _check_block(config: TrainConfig, arch: BlockArch) -> None:
-    if config.segment % arch.window:
-        raise UserError(
-            f"segment is {config.segment} and arch.window {arch.window}; expected whole windows in a segment, so that it "
-            "does not matter how a text is cut"
-        )
-    _check_layers("recurrent_layers", arch.recurrent_layers, config)
-    if isinstance(arch, BlockKnnArch) and arch.cache_dropout and arch.write == "leaving":
-        raise UserError(
-            f"arch.cache_dropout is {arch.cache_dropout:g} but arch.write is leaving, and a cache that was dropped leaves "
-            "nothing to store; expected arch.write=all, or no dropout"
-        )
-
-
-def _check_thought(config: TrainConfig, arch: ThoughtArch) -> None:
-    if arch.faithful and arch.recall_target == "tokens":
-        raise UserError(
-            "arch.recall_target is tokens but arch.faithful is true, and the published code recalls activations; expected "
-            "arch.recall_target=embeddings beside it"
-        )
-    if config.mem and not arch.faithful and config.size.head_size % 2:
-        raise UserError(
-            f"size.head_size is {config.size.head_size}; expected an even number, for what rewrites the memory has rotary "
-            "positions"
-        )
-
-
 def departures(config: Any, where: str = "") -> list[str]:
     """The settings in force that depart from the papers, as `arch.key_smear=true`."""
     found = []
@@ -715,14 +550,6 @@ def departures(config: Any, where: str = "") -> list[str]:
         elif item.metadata.get("departure") and value != default_of(item):
             found.append(f"{name}={str(value).lower()}")
     return found
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """'; did you mean X?' when a known word is close to `word`, else nothing."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def default_of(item: Any) -> Any:

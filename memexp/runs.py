@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from memexp.config import ARCHS, Scored, TrainConfig, did_you_mean
-from memexp.errors import UserError
+from memexp.config import ARCHS, Scored, TrainConfig
+from memexp.errors import UserError, did_you_mean
 from memexp.files import read_json
 
 

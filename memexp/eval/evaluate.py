@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.config import Scoring, TrainConfig, check
+from memexp.checks import check
+from memexp.config import Scoring, TrainConfig
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies

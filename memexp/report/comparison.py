@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memexp.config import Scored, did_you_mean
-from memexp.errors import UserError
+from memexp.config import Scored
+from memexp.errors import UserError, did_you_mean
 from memexp.report.comparable import refuse_twice, refuse_unlike
 from memexp.report.numbers import METRICS, Metric
 from memexp.report.rows import Column, Entry, Row, Trained, read_entry, row_of, scored_elsewhere, settings_to_show

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memexp.config import did_you_mean
-from memexp.errors import UserError
+from memexp.errors import UserError, did_you_mean
 from memexp.runs import Run, all_runs, find_run
 
 

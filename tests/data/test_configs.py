@@ -9,8 +9,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from memexp.checks import check
 from memexp.cli.prepare import run
-from memexp.config import Data, PrepareConfig, check
+from memexp.config import Data, PrepareConfig
 from memexp.data.sources import PythonPackages
 from memexp.instantiate import instantiate
 

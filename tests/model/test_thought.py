@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memexp.config import check
+from memexp.checks import check
 from memexp.errors import UserError
 from memexp.model.attention import AttentionOptions
 from memexp.model.gauges import effective_rank

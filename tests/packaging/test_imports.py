@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-BASE = ("memexp", "memexp.errors", "memexp.files", "memexp.config", "memexp.runs", "memexp.instantiate")
+BASE = (
+    "memexp",
+    "memexp.errors",
+    "memexp.files",
+    "memexp.config",
+    "memexp.checks",
+    "memexp.runs",
+    "memexp.instantiate",
+)
 LAYERS = [
     BASE, ("memexp.data",), ("memexp.model",), ("memexp.train",), ("memexp.eval",), ("memexp.report",), ("memexp.bench",),
     ("memexp.cli", "memexp.__main__"),
