@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from memexp.model.attention import at_least_fp32
+from memexp.model.gathered import dot_rows, sum_rows
 from memexp.model.ring import Ring, gather
 from memexp.model.search import Neighbours
 
@@ -24,23 +25,21 @@ class Reading(NamedTuple):
 
 
 class Retrieved(NamedTuple):
-    """The pairs that a search found: gathered copies, so that no gradient reaches the ring."""
+    """The pairs that a search found, read where they are; no gradient reaches the ring."""
 
     slots_BHPk: Tensor
     found_BHPk: Tensor
     scores_BHTk: Tensor
     """Inner products with gradient to the queries; -inf where nothing was found."""
-    values_BHPkK: Tensor
+    values_BHRK: Tensor
+    """Of all slots."""
 
 
 def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
-    """Copy and score the pairs of a search."""
-    keys_BHPkK = at_least_fp32(gather(ring.keys_BHRK, found.slots_BHTk))
+    """Score the pairs of a search."""
     with torch.autocast(queries_BHTK.device.type, enabled=False):
-        queries = at_least_fp32(queries_BHTK).unflatten(2, (keys_BHPkK.shape[2], -1))
-        scores_BHTk = (queries @ keys_BHPkK.mT).flatten(2, 3)
-    values_BHPkK = gather(ring.values_BHRK, found.slots_BHTk).to(queries_BHTK.dtype)
-    return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), values_BHPkK)
+        scores_BHTk = _dots(at_least_fp32(queries_BHTK), ring.keys_BHRK, found.slots_BHTk)
+    return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), ring.values_BHRK)
 
 
 def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
@@ -54,7 +53,7 @@ def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
     weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
     gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
     weights_BHTk = weights_BHTk * gate_BHP1
-    memory_BHTK = _weigh(weights_BHTk, retrieved.values_BHPkK)
+    memory_BHTK = _weigh(weights_BHTk, retrieved).to(local_BHTK.dtype)
     read_BHTK = memory_BHTK + (1 - gate_BHP1).to(local_BHTK.dtype) * local_BHTK
     return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
 
@@ -68,10 +67,31 @@ def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Te
     k = retrieved.scores_BHTk.shape[-1]
     weights = torch.cat([retrieved.scores_BHTk, local_scores_BHTS], dim=-1).softmax(-1)
     weights_BHTk, local_BHTS = weights[..., :k], weights[..., k:].to(local_values_BHSK.dtype)
-    read_BHTK = _weigh(weights_BHTk, retrieved.values_BHPkK) + local_BHTS @ local_values_BHSK
+    read_BHTK = _weigh(weights_BHTk, retrieved).to(local_values_BHSK.dtype) + local_BHTS @ local_values_BHSK
     return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
 
 
-def _weigh(weights_BHTk: Tensor, values_BHPkK: Tensor) -> Tensor:
-    by_set = weights_BHTk.to(values_BHPkK.dtype).unflatten(2, (values_BHPkK.shape[2], -1))
-    return (by_set @ values_BHPkK).flatten(2, 3)
+def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor:
+    """Products of queries with stored keys, B H T k."""
+    if slots_BHPk.shape[2] == queries_BHTK.shape[2]:
+        products_Nk = dot_rows(queries_BHTK.flatten(0, 2), keys_BHRK.flatten(0, 2), _rows(slots_BHPk, keys_BHRK))
+        return products_Nk.view(*queries_BHTK.shape[:3], -1)
+    return queries_BHTK @ gather(keys_BHRK, slots_BHPk)[:, :, 0].to(queries_BHTK.dtype).mT
+
+
+def _weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
+    """Sums of stored values by weight, B H T K."""
+    values_BHRK, slots_BHPk = retrieved.values_BHRK, retrieved.slots_BHPk
+    with torch.autocast(weights_BHTk.device.type, enabled=False):
+        if slots_BHPk.shape[2] == weights_BHTk.shape[2]:
+            weights_Nk = weights_BHTk.flatten(0, 2)
+            sums_NK = sum_rows(weights_Nk, values_BHRK.flatten(0, 2), _rows(slots_BHPk, values_BHRK))
+            return sums_NK.view(*weights_BHTk.shape[:3], -1)
+        return weights_BHTk @ gather(values_BHRK, slots_BHPk)[:, :, 0].to(weights_BHTk.dtype)
+
+
+def _rows(slots_BHTk: Tensor, stored_BHRK: Tensor) -> Tensor:
+    """Slots as rows of all lanes and heads under one another, N k."""
+    lanes, heads, capacity, _ = stored_BHRK.shape
+    first_BH11 = torch.arange(lanes * heads, device=slots_BHTk.device).view(lanes, heads, 1, 1) * capacity
+    return (slots_BHTk + first_BH11).flatten(0, 2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from memexp.model.attention import at_least_fp32
 from memexp.model.ring import Ring, ages, gather, newest_keys
-from memexp.model.search import Neighbours, top_k
+from memexp.model.search import Neighbours, best_rows
 from memexp.model.segment import Shape
 
 ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
@@ -49,7 +49,7 @@ class Router(nn.Module):
                 void_BHR = (ages(ring) > ring.count_B[:, None])[:, None].expand_as(scores_BHR)
                 keep_B11 = ring.count_B.clamp(1, keep).view(-1, 1, 1)
                 threshold_BH1 = descend(at_least_fp32(scores_BHR), void_BHR, keep_B11)
-                slots_BHk = top_k(scores_BHR.masked_fill_(void_BHR, float("-inf")), keep)
+                slots_BHk = best_rows(scores_BHR.masked_fill_(void_BHR, float("-inf"))[..., None], keep).squeeze(-2)
                 best = scores_BHR.gather(-1, slots_BHk).sort(-1, descending=True)
                 slots_BH1k = slots_BHk.gather(-1, best.indices)[:, :, None]
             chosen_BHkK = at_least_fp32(gather(keys_BHRK, slots_BH1k))[:, :, 0]

@@ -1,10 +1,12 @@
 """Exact search: the k pairs of a ring whose keys have the largest inner products with each query.
 
-Scores exist for a block of queries at a time, so never for all of them at once, and the best are found without sorting
-(`top_k`). Where the processor multiplies bf16 fast, scores in bf16 only choose a shortlist; its members are scored again
-in fp32, and a bound on what rounding can do proves for each query that nothing else belongs among the best. Queries
-without proof are scored in fp32 altogether, so the result is that of fp32 in any case.
-Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane, L shortlist.
+On a CPU no score is kept. Keys are multiplied tile by tile, and of every `GROUP` neighbouring ones only the largest score
+stays; the k best pairs lie in the k best groups, whose members are scored again. Where the processor multiplies bf16 fast,
+the tiles are of bf16: more groups are scored again, in fp32, and a bound on what rounding can do proves for each query
+that nothing else belongs among the best. Queries without proof are searched in fp32 altogether, so the result is that of
+fp32 in any case. On an accelerator scores exist for a block of queries at a time, and shapes depend on no value.
+Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane, G groups, L groups
+that are scored again, M their members.
 """
 
 from functools import cache
@@ -14,26 +16,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memexp.model.attention import at_least_fp32
+from memexp.model.gathered import dot_rows
 from memexp.model.ring import Ring, ages, readable_spans
 
-BLOCK_BYTES = 32 << 20
-"""Scores that exist at once on a CPU: about what its caches hold."""
-ROWS = 128
-"""Rows of scores that exist at once on a CPU at most: enough for a fast product, few enough to stay in the cache."""
-ACCELERATOR_BLOCK_BYTES = 1 << 30
-"""Scores that exist at once on an accelerator."""
-TILE = 1024
-"""Keys multiplied at a time on a CPU."""
+GROUP = 8
+"""Pairs that are represented by the best of them."""
+QUERIES = 512
+"""Queries searched together on a CPU at most."""
+TILE_BYTES = 1 << 20
+"""Scores that exist at once on a CPU: what stays in the processor's caches."""
+MAXIMA_BYTES = 32 << 20
+"""Group maxima that exist at once on a CPU."""
+FEW = 2048
+"""Readable pairs up to which all scores are kept."""
 HALF_FROM = 2048
-"""Readable pairs from which a shortlist in bf16 pays."""
+"""Readable pairs from which tiles of bf16 pay."""
 SHORTLIST = 2
-"""Length of the shortlist over k."""
+"""Groups scored again after tiles of bf16, over k."""
 ROUNDING = 3.1 * 2**-8
 """Error of a score in bf16, over the product of the norms: both factors and the result are rounded by 2^-8 each."""
+ACCELERATOR_BLOCK_BYTES = 1 << 30
+"""Scores that exist at once on an accelerator."""
 STRIDE = 8
-"""Members of a group in `top_k`."""
+"""Members of a group in `best_rows`."""
 SHORT = 256
-"""Rows that `top_k` hands to torch."""
+"""Rows that are handed to torch's own selection."""
 
 
 class Neighbours(NamedTuple):
@@ -47,43 +55,57 @@ class Neighbours(NamedTuple):
 
 @torch.no_grad()
 def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
-    """The best pairs for every query among those that the ring's counts say are readable."""
-    queries_BHTK = queries_BHTK.to(ring.keys_BHRK.dtype)
-    on_cpu = queries_BHTK.device.type == "cpu"
+    """The best pairs for every query among those that the ring's counts say are readable; scores are of keys as stored."""
     with torch.autocast(queries_BHTK.device.type, enabled=False):  # or scores would be rounded where nobody asks for it
-        return (_by_spans if on_cpu else _by_mask)(queries_BHTK, ring, neighbours)
+        if queries_BHTK.device.type == "cpu":
+            return _by_spans(at_least_fp32(queries_BHTK), ring, neighbours)
+        return _by_mask(queries_BHTK.to(ring.keys_BHRK.dtype), ring, neighbours)
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Where the k largest of the last axis are, in no order; exact, and faster than `torch.topk` on long rows.
+def best_rows(values_RT: Tensor, k: int) -> Tensor:
+    """The rows of the k largest of each column, ... T k in no order; exact, and faster than `torch.topk` on many rows.
 
-    View a row as a table with strided columns. The k best lie in the k columns with the largest maxima, for a score
-    among the k best is the maximum of its column or shares it with a larger one. So: maxima, a vectorised pass; the best
-    columns, the same question on a row `STRIDE` times shorter; then the best of their members.
+    Rows are taken in groups of `STRIDE` far apart. The k best of a column lie in the k groups with the largest maxima, for
+    a number among the k best is the maximum of its group or shares it with a larger one. So: maxima, a vectorised pass; the
+    best groups, the same question with fewer rows; then the best of their members.
     """
-    length = scores.shape[-1]
-    columns = length // STRIDE
-    if length <= SHORT or columns < 2 * k:
-        return scores.topk(k, dim=-1, sorted=False).indices
-    whole = columns * STRIDE
-    maxima = scores[..., :whole].unflatten(-1, (STRIDE, columns)).amax(-2)
-    members = top_k(maxima, k)[..., None] + columns * torch.arange(STRIDE, device=scores.device)
+    rows = values_RT.shape[-2]
+    groups = rows // STRIDE
+    if rows <= SHORT or groups < k:
+        return values_RT.mT.contiguous().topk(k, dim=-1, sorted=False).indices
+    whole = groups * STRIDE
+    maxima_GT = values_RT[..., :whole, :].unflatten(-2, (STRIDE, groups)).amax(-3)
+    members = best_rows(maxima_GT, k)[..., None] + groups * torch.arange(STRIDE, device=values_RT.device)
     members = members.flatten(-2)
-    if whole < length:
-        rest = torch.arange(whole, length, device=scores.device).expand(*members.shape[:-1], -1)
+    if whole < rows:
+        rest = torch.arange(whole, rows, device=values_RT.device).expand(*members.shape[:-1], -1)
         members = torch.cat([members, rest], dim=-1)
-    return members.gather(-1, scores.gather(-1, members).topk(k, dim=-1, sorted=False).indices)
+    best = values_RT.mT.gather(-1, members).topk(k, dim=-1, sorted=False)
+    return members.gather(-1, best.indices)
 
 
 class _Readable(NamedTuple):
-    """The pairs of one lane that may be read: at most two ranges of slots, oldest first."""
+    """The pairs of some heads of one lane that may be read: at most two ranges of slots."""
 
     keys_HRK: Tensor
     spans: list[tuple[int, int]]
+    longest: float
+    """The largest norm of a key."""
 
-    def slots(self, places: Tensor) -> Tensor:
-        """From places among the readable pairs to slots of the ring."""
-        return (places + self.spans[0][0]) % self.keys_HRK.shape[1]
+    @property
+    def pairs(self) -> int:
+        return sum(stop - start for start, stop in self.spans)
+
+    def members(self, groups_HTL: Tensor) -> tuple[Tensor, Tensor]:
+        """The slots of groups, H T M, and which of these there are; a range's last group may be short."""
+        firsts, stops = [], []
+        for start, stop in self.spans:
+            first = torch.arange(start, stop, GROUP)
+            firsts.append(first)
+            stops.append((first + GROUP).clamp_max(stop))
+        slots_HTLg = torch.cat(firsts)[groups_HTL][..., None] + torch.arange(GROUP)
+        stops_HTL1 = torch.cat(stops)[groups_HTL][..., None]
+        return slots_HTLg.clamp_max(stops_HTL1 - 1).flatten(-2), (slots_HTLg < stops_HTL1).flatten(-2)
 
 
 def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
@@ -97,15 +119,16 @@ def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
         if take == 0:
             continue
         found_BHTk[lane, :, :, :take] = True
-        half = count >= max(HALF_FROM, 2 * SHORTLIST * take) and _multiplies_bf16_fast()
-        at_once = max(1, min(ROWS, BLOCK_BYTES // (4 * count)))
+        half = count >= max(HALF_FROM, 2 * SHORTLIST * GROUP * take) and _multiplies_bf16_fast()
+        longest = _longest(ring.keys_BHRK[lane], spans) if half else 0.0
+        at_once = max(1, min(QUERIES, MAXIMA_BYTES * GROUP // (4 * count)))
         together = max(1, at_once // length)  # short segments are searched for several heads at once
         for head in range(0, heads, together):
-            readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans)
+            readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans, longest)
             for start in range(0, length, at_once):
                 here = (lane, slice(head, head + together), slice(start, start + at_once))
                 if half:
-                    slots_HTk, proven = _best_by_shortlist(queries_BHTK[here], readable, take)
+                    slots_HTk, proven = _best_by_halves(queries_BHTK[here], readable, take)
                     half = proven >= 0.5  # among keys that are nearly alike bf16 proves little
                 else:
                     slots_HTk = _best(queries_BHTK[here], readable, take)
@@ -115,48 +138,73 @@ def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
 
 def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
     """The slots of the k best, H T k, best first."""
-    scores_HTN = _scores(queries_HTK, readable, queries_HTK.dtype)
-    places = top_k(scores_HTN, k)
-    order = scores_HTN.gather(-1, places).argsort(-1, descending=True)
-    return readable.slots(places.gather(-1, order))
+    if readable.pairs <= FEW:
+        return _best_of_few(queries_HTK, readable, k)
+    maxima_HGT = _maxima(queries_HTK, readable, queries_HTK.dtype)
+    groups_HTL = best_rows(maxima_HGT, min(k, maxima_HGT.shape[1]))
+    return _best_members(queries_HTK, readable, groups_HTL, k)[0]
 
 
-def _best_by_shortlist(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
-    """The same from a shortlist that was chosen in bf16, and the share of queries for which that was proven right."""
-    scores_HTN = _scores(queries_HTK, readable, torch.bfloat16)
-    places_HTL = top_k(scores_HTN, SHORTLIST * k)
-    # what is not on the shortlist has at most its worst score in bf16, and in truth at most `slack` more
-    worst_HT = scores_HTN.gather(-1, places_HTL).amin(-1).float()
-    norms = [readable.keys_HRK[:, start:stop].norm(dim=-1).amax() for start, stop in readable.spans]
-    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * max(norms)
-    slots_HTL = readable.slots(places_HTL)
-    heads, capacity, head_size = readable.keys_HRK.shape
-    rows_HTL = slots_HTL + torch.arange(heads).view(-1, 1, 1) * capacity
-    keys = readable.keys_HRK.reshape(-1, head_size).index_select(0, rows_HTL.flatten())
-    # in this order: a product of many matrices with a vector each is several times slower
-    keys_NKL = keys.view(-1, rows_HTL.shape[-1], head_size).transpose(1, 2)
-    best = torch.bmm(queries_HTK.reshape(-1, 1, head_size), keys_NKL).view(rows_HTL.shape).topk(k, dim=-1)
-    slots_HTk = slots_HTL.gather(-1, best.indices)
-    unproven_HT = best.values[..., -1] < worst_HT + slack_HT
+def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
+    """The same where all scores are fewer than what would be scored again."""
+    keys_HNK = torch.cat([readable.keys_HRK[:, start:stop] for start, stop in readable.spans], dim=1)
+    scores_HNT = keys_HNK.to(queries_HTK.dtype) @ queries_HTK.mT
+    places_HTk = best_rows(scores_HNT, k)
+    order_HTk = scores_HNT.mT.gather(-1, places_HTk).argsort(-1, descending=True)
+    slots_N = torch.cat([torch.arange(start, stop) for start, stop in readable.spans])
+    return slots_N[places_HTk.gather(-1, order_HTk)]
+
+
+def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
+    """The same from groups that were chosen in bf16, and the share of queries for which that was proven right."""
+    maxima_HGT = _maxima(queries_HTK, readable, torch.bfloat16)
+    groups_HTL = best_rows(maxima_HGT, SHORTLIST * k)
+    slots_HTk, scores_HTk = _best_members(queries_HTK, readable, groups_HTL, k)
+    # what is in no chosen group has at most the worst maximum of these in bf16, and in truth at most `slack` more
+    worst_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
+    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.longest
+    unproven_HT = scores_HTk[..., -1] < worst_HT + slack_HT
     for head, unproven_T in enumerate(unproven_HT):
         if unproven_T.any():
-            of_head = _Readable(readable.keys_HRK[head : head + 1], readable.spans)
+            of_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
             slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], of_head, k)[0]
     return slots_HTk, 1 - unproven_HT.float().mean().item()
 
 
-def _scores(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
-    """All inner products, H T N, tile by tile."""
-    count = sum(stop - start for start, stop in readable.spans)
-    scores_HTN = torch.empty(*queries_HTK.shape[:2], count, dtype=dtype)
+def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
+    """The largest inner product in each group of pairs, H G T: queries stand side by side, so that one pass serves many."""
+    heads, length, _ = queries_HTK.shape
+    groups = sum(-(-(stop - start) // GROUP) for start, stop in readable.spans)
+    maxima_HGT = torch.empty(heads, groups, length, dtype=dtype)
+    at_once = max(1, TILE_BYTES // (GROUP * length * dtype.itemsize))  # groups
+    scores_WT = torch.empty(at_once * GROUP, length, dtype=dtype)
     for head, queries_TK in enumerate(queries_HTK.to(dtype)):
-        filled = 0
+        done = 0
         for start, stop in readable.spans:
-            for first in range(start, stop, TILE):
-                keys_WK = readable.keys_HRK[head, first : min(first + TILE, stop)].to(dtype)
-                torch.mm(queries_TK, keys_WK.T, out=scores_HTN[head, :, filled : filled + len(keys_WK)])
-                filled += len(keys_WK)
-    return scores_HTN
+            for first in range(start, stop, len(scores_WT)):
+                keys_WK = readable.keys_HRK[head, first : min(first + len(scores_WT), stop)].to(dtype)
+                new = -(-len(keys_WK) // GROUP)
+                torch.mm(keys_WK, queries_TK.T, out=scores_WT[: len(keys_WK)])
+                scores_WT[len(keys_WK) : new * GROUP] = float("-inf")
+                tile_NgT = scores_WT[: new * GROUP].unflatten(0, (new, GROUP))
+                torch.amax(tile_NgT, 1, out=maxima_HGT[head, done : done + new])
+                done += new
+    return maxima_HGT
+
+
+def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The slots of the k best members of groups, best first, and their scores, H T k each."""
+    slots_HTM, there_HTM = readable.members(groups_HTL)
+    heads, capacity, head_size = readable.keys_HRK.shape
+    rows_HTM = slots_HTM + torch.arange(heads).view(-1, 1, 1) * capacity
+    table = readable.keys_HRK.reshape(-1, head_size)
+    scores_NM = dot_rows(queries_HTK.flatten(0, 1), table, rows_HTM.flatten(0, 1))
+    best = scores_NM.view_as(there_HTM).masked_fill_(~there_HTM, float("-inf")).topk(k, dim=-1)
+    return slots_HTM.gather(-1, best.indices), best.values
+
+
+def _longest(keys_HRK: Tensor, spans: list[tuple[int, int]]) -> float:
+    return max(keys_HRK[:, start:stop].norm(dim=-1).max().item() for start, stop in spans)
 
 
 @cache
@@ -168,17 +216,15 @@ def _multiplies_bf16_fast() -> bool:
 
 def _by_mask(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     """On an accelerator: shapes depend on no value, so the host never waits for the device."""
-    lanes, heads, _, _ = queries_BHTK.shape
-    keys_BHKR = ring.keys_BHRK.transpose(-1, -2)
-    capacity = keys_BHKR.shape[-1]
-    void_B11R = (ages(ring) > ring.count_B[:, None])[:, None, None]
-    block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * keys_BHKR.element_size()))
+    lanes, heads, capacity, _ = ring.keys_BHRK.shape
+    void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
+    block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * ring.keys_BHRK.element_size()))
     take, slots, found = min(k, capacity), [], []
-    for rows in queries_BHTK.split(block, dim=2):
-        scores = (rows @ keys_BHKR).masked_fill_(void_B11R, float("-inf"))
-        places = top_k(scores, take)
-        best = scores.gather(-1, places).sort(-1, descending=True)
-        slots.append(places.gather(-1, best.indices))
+    for some_BHTK in queries_BHTK.split(block, dim=2):
+        scores_BHRT = (ring.keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
+        places_BHTk = best_rows(scores_BHRT, take)
+        best = scores_BHRT.mT.gather(-1, places_BHTk).sort(-1, descending=True)
+        slots.append(places_BHTk.gather(-1, best.indices))
         found.append(best.values > float("-inf"))
     padding = (0, k - take)
     return Neighbours(

@@ -134,9 +134,8 @@ def test_gated_reading_is_the_paper_s_formula() -> None:
     found[0, :, :, 3:] = False
     found[1, :, 2] = False
     local, gate = torch.randn(2, 2, 3, 4), torch.tensor([0.7, -1.2])
-    retrieved = Retrieved(
-        torch.zeros_like(scores, dtype=torch.long), found, scores.masked_fill(~found, -math.inf), values
-    )
+    slots = torch.arange(3 * 5).view(3, 5).expand_as(scores)
+    retrieved = Retrieved(slots, found, scores.masked_fill(~found, -math.inf), values.flatten(2, 3))
     read_BHTK = gated(retrieved, local, gate).read_BHTK
     for lane in range(2):
         for head in range(2):

@@ -91,7 +91,7 @@ def keys_of(kind: str, heads: int, size: int) -> Tensor:
     return keys
 
 
-@pytest.mark.parametrize("path", ["by_spans", "by_spans by shortlist", "by_mask"])
+@pytest.mark.parametrize("path", ["by_spans", "by_spans in groups", "by_spans in bf16", "by_mask"])
 @pytest.mark.parametrize("kind", ["random", "clustered", "tied", "duplicate", "zero"])
 @pytest.mark.parametrize(("size", "position", "count"), [
     (37, 37, 37), (37, 50, 20), (37, 5, 5), (2500, 2500, 2500), (2500, 4000, 2100), (3001, 100, 40), (1024, 1024, 1024),
@@ -99,9 +99,10 @@ def keys_of(kind: str, heads: int, size: int) -> Tensor:
 def test_search_finds_the_scores_of_brute_force(
     path: str, kind: str, size: int, position: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, _, shortlist = path.partition(" ")
-    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: bool(shortlist))
+    path, _, how = path.partition(" ")
+    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: how == "in bf16")
     monkeypatch.setattr(search, "HALF_FROM", 0)
+    monkeypatch.setattr(search, "FEW", 0 if how else 10**9)
     ring = ring_of(keys_of(kind, 2, size), position=position, count=count)
     queries = torch.randn(1, 2, 70, 16)
     for k in (1, 8, 32):
@@ -151,19 +152,23 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     ring = ring_of(keys_of("random", 2, 900))
     queries = torch.randn(1, 2, 200, 16)
     expected = search.exact(queries, ring, 16).slots_BHTk
-    for name, value in (("BLOCK_BYTES", 1), ("TILE", 128), ("ACCELERATOR_BLOCK_BYTES", 1)):
+    for name, value in (
+        ("FEW", 0), ("TILE_BYTES", 1), ("MAXIMA_BYTES", 1), ("QUERIES", 128), ("QUERIES", 512), ("TILE_BYTES", 1 << 16),
+        ("ACCELERATOR_BLOCK_BYTES", 1),
+    ):  # fmt: skip
         monkeypatch.setattr(search, name, value)
         assert torch.equal(search.exact(queries, ring, 16).slots_BHTk, expected)
         assert torch.equal(search._by_mask(queries, ring, 16).slots_BHTk, expected)
 
 
-def test_top_k_is_exact_at_every_length() -> None:
+def test_best_rows_are_exact_at_every_number_of_rows() -> None:
     torch.manual_seed(3)
-    for length in (5, 256, 257, 300, 1027, 5000):
-        scores = torch.randn(6, length)
-        k = min(32, length)
-        found = scores.gather(-1, search.top_k(scores, k)).sort(-1, descending=True).values
-        assert torch.equal(found, scores.topk(k).values)
+    for rows in (5, 256, 257, 300, 1027, 5000):
+        for columns in (1, 6):
+            scores = torch.randn(2, rows, columns)
+            k = min(32, rows)
+            found = scores.mT.gather(-1, search.best_rows(scores, k)).sort(-1, descending=True).values
+            assert torch.equal(found, scores.mT.topk(k).values)
 
 
 def test_gathered_copies_do_not_change_when_the_ring_does() -> None:
