@@ -5,14 +5,19 @@ S = C + T keys in sight, M keys without places.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from memexp.model.position import Places, build_position, in_order
+from memexp.model.blocks import Layout, attend_in_blocks
+from memexp.model.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.segment import Shape, detach, zero_lanes
+
+BLOCK = 128
+"""Queries of a block on a CPU: few enough that little is multiplied in vain, enough for a fast product."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,7 @@ class Sight(NamedTuple):
     """With positions."""
     placed_BHSK: Tensor
     """Keys with positions."""
-    bias_BHTS: Tensor | None
-    """What positions add to the scores; may be 1 in the axis of lanes."""
+    bias: Bias | None
     keys_BGSK: Tensor
     """Keys without positions, as caches and memories store them."""
     values_BGSK: Tensor
@@ -103,7 +107,7 @@ class SelfAttention(nn.Module):
         queries, values = (split_heads(part, self.head_size) for part in parts)
         keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
-            keys = F.normalize(keys, dim=-1)
+            keys = unit_norm(keys)
         # a sum over the last token alone, or over none where nothing is text
         return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
 
@@ -116,7 +120,7 @@ class SelfAttention(nn.Module):
         if places is None:
             places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
-        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias_BHTS, keys, values)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
 
     def look_beside(self, heads: Heads, past: LayerCache | None, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
         """The same with M more keys in front that have no place: their scores are of contents alone."""
@@ -131,7 +135,9 @@ class SelfAttention(nn.Module):
             queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
             placed = F.pad(placed, (0, self.head_size))
             more = F.pad(more, (self.head_size, 0))
-        bias = None if sight.bias_BHTS is None else F.pad(sight.bias_BHTS, (more.shape[2], 0))
+        bias = dense(sight.bias)
+        if bias is not None:
+            bias = F.pad(bias, (more.shape[2], 0))
         return Sight(
             queries,
             torch.cat([more, placed], dim=2),
@@ -175,7 +181,29 @@ def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
     if scale_H is None:
         return queries_BHTK * queries_BHTK.shape[-1] ** -0.5
     # abs: a negative scale would retrieve the least similar pairs
-    return F.normalize(queries_BHTK, dim=-1) * scale_H.abs().view(1, -1, 1, 1)
+    return unit_norm(queries_BHTK) * scale_H.abs().view(1, -1, 1, 1)
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """`x` divided by the norm of its last axis, as `F.normalize` does in a third of the passes over memory."""
+    normed: Tensor = _UnitNorm.apply(x)
+    return normed
+
+
+class _UnitNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        normed = x * factor
+        ctx.save_for_backward(normed, factor)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        normed, factor = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, normed)[..., None]
+        return torch.addcmul(gradient, normed, along, value=-1).mul_(factor)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -185,21 +213,43 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> Tensor | None:
-    """True where a query may look, B 1 T S; None without a cache, for attention then knows causality by itself.
+@dataclass(frozen=True)
+class CausalMask:
+    """Every query sees itself and the tokens before it, those of the cache as far as they are the lane's own.
 
-    Args:
-        reach: tokens before itself that a query sees at most; None: all in sight.
+    T queries are the last of S = C + T tokens.
     """
-    if not cache.layers:
-        return None
-    length, size = x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
-    place_S = torch.arange(size + length, device=x_BTD.device)
-    causal_TS = place_S <= place_S[size:, None]
-    if reach is not None:
-        causal_TS &= place_S >= place_S[size:, None] - reach
-    filled_BS = place_S >= size - cache.count_B[:, None]
-    return (causal_TS & filled_BS[:, None])[:, None]
+
+    length: int
+    cache: int
+    count_B: Tensor
+    """How many of the C cached tokens are of the lane's document."""
+    reach: int | None
+    """Tokens before itself that a query sees at most; None: all in sight."""
+
+    def dense(self, rows: slice = slice(None)) -> Tensor:
+        """True where a query may look, B 1 T S for some of the queries."""
+        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        place_T1 = place_S[self.cache :, None][rows]
+        causal_TS = place_S <= place_T1
+        if self.reach is not None:
+            causal_TS &= place_S >= place_T1 - self.reach
+        return (causal_TS & ~self.void()[:, None])[:, None]
+
+    def void(self) -> Tensor:
+        """The cached tokens of other documents, B S."""
+        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        return place_S < self.cache - self.count_B[:, None]
+
+
+Mask = Tensor | CausalMask
+"""Where a query may look; as a tensor B 1 T S, where lanes and queries may be 1."""
+
+
+def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> CausalMask:
+    """The mask of a segment over itself and a cache, which may have no layers; `reach` as in `CausalMask`."""
+    size = cache.layers[0].keys_BGCK.shape[2] if cache.layers else 0
+    return CausalMask(x_BTD.shape[1], size, cache.count_B, reach)
 
 
 def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int | None = None) -> Cache:
@@ -255,54 +305,75 @@ def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
     return Cache(tuple(layers), (cache.count_B + length).clamp_max(size))
 
 
-def attend(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
-    """What each head reads, B H T K; `mask_BHTS` is from `causal_mask`."""
+def attend(sight: Sight, mask: Mask) -> Tensor:
+    """What each head reads, B H T K."""
     values = sight.values_BGSK.expand(-1, sight.placed_BHSK.shape[1], -1, -1)
-    if sight.bias_BHTS is None:
-        # without a bias the fused kernels apply; with neither bias nor cache they need no mask at all
-        bias = mask_BHTS
-    else:
-        bias = _masked(sight.bias_BHTS.to(values.dtype), mask_BHTS)
-    return F.scaled_dot_product_attention(
-        sight.queries_BHTK.to(values.dtype),
-        sight.placed_BHSK.to(values.dtype),
-        values,
-        attn_mask=bias,
-        is_causal=bias is None,
-        scale=1.0,
+    queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
+    if values.device.type == "cpu":
+        size = values.shape[-1]
+        if keys.shape[-1] > size:  # as `look_beside` makes them; the kernel wants both alike
+            values = F.pad(values, (0, keys.shape[-1] - size))
+        return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
+    bias = dense(sight.bias)
+    if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
+    allowed = mask.dense() if isinstance(mask, CausalMask) else mask
+    if bias is not None:
+        allowed = bias.to(values.dtype).masked_fill(~allowed, float("-inf"))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+
+
+def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, mask: Mask) -> Tensor:
+    length, span = queries.shape[2], keys.shape[2]
+    if not length:
+        return queries
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # anything at all: one block, no key is far
+        allowed = mask.dense() if isinstance(mask, CausalMask) else mask
+        layout = Layout(block=length, near=span, first=0, far=False)
+        allowed = allowed.expand(-1, -1, length, span)
+        return attend_in_blocks(
+            queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
+        )
+    block = min(length, BLOCK)
+    by_distance = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
+    back = max(0, by_distance.shape[1] - 2) if by_distance is not None else 0
+    near = min(block + (back if mask.reach is None else mask.reach), block + span)
+    distance_QW = torch.arange(block)[:, None] + near - block - torch.arange(near)
+    bias = None
+    if by_distance is not None:
+        # a softmax does not see what is added to all of its scores, so the far keys need no bias
+        steps = (by_distance - by_distance[:, -1:]) if mask.reach is None else by_distance
+        bias = steps[:, distance_QW.clamp(0, by_distance.shape[1] - 1)][None]
+    allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
+    counts = mask.count_B.tolist() if mask.cache else [0]
+    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None)
+    void_BS = mask.void() if min(counts) < max(counts) else None
+    return attend_in_blocks(
+        queries, keys, values, layout, bias_BHQW=bias, mask_BHQW=allowed[None, None], void_BS=void_BS
     )
 
 
-def local_scores(sight: Sight, mask_BHTS: Tensor | None) -> Tensor:
-    """The scores that `attend` takes the softmax of, B H T S in fp32 at least; -inf where a query may not look."""
+def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
+    """The scores that `attend` takes the softmax of, B H T S in fp32 at least, for some queries; -inf where one may not look."""
     with torch.autocast(sight.queries_BHTK.device.type, enabled=False):
-        scores = at_least_fp32(sight.queries_BHTK) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
-    return _masked(scores if sight.bias_BHTS is None else scores + sight.bias_BHTS, mask_BHTS)
+        scores = at_least_fp32(sight.queries_BHTK[:, :, rows]) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
+    bias = dense(sight.bias, rows)
+    if bias is not None:
+        scores = scores + bias
+    if isinstance(mask, CausalMask):
+        allowed = mask.dense(rows)
+    else:
+        allowed = mask[..., rows, :] if mask.shape[-2] > 1 else mask
+    return scores.masked_fill(~allowed, float("-inf"))
 
 
-def share(sight: Sight, mask_BHTS: Tensor | None, part: slice) -> Tensor:
+@torch.no_grad()
+def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
     """Gauge: the part of the attention of the middle one of the queries, mean over lanes and heads, that is on `part` of the keys."""
-    row = slice(sight.queries_BHTK.shape[2] // 2, sight.queries_BHTK.shape[2] // 2 + 1)
-    with torch.no_grad():
-        if mask_BHTS is None:
-            mask_BHTS = _causal(sight.queries_BHTK.shape[2], sight.queries_BHTK.device)
-        one = sight._replace(
-            queries_BHTK=sight.queries_BHTK[:, :, row],
-            bias_BHTS=None if sight.bias_BHTS is None else sight.bias_BHTS[:, :, row],
-        )
-        return local_scores(one, mask_BHTS[..., row, :]).softmax(-1)[..., part].sum(-1).mean()
+    middle = sight.queries_BHTK.shape[2] // 2
+    return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """For what a softmax is taken of: half precision would make large scores alike."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _causal(length: int, device: torch.device) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
-
-
-def _masked(scores_BHTS: Tensor, mask_BHTS: Tensor | None) -> Tensor:
-    if mask_BHTS is None:
-        mask_BHTS = _causal(scores_BHTS.shape[-1], scores_BHTS.device)
-    return scores_BHTS.masked_fill(~mask_BHTS, float("-inf"))

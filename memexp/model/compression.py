@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import at_least_fp32
+from memexp.model.attention import at_least_fp32, unit_norm
 from memexp.model.segment import Shape
 
 
@@ -67,7 +67,7 @@ class Compressor(nn.Module):
 
     def forward(self, pairs: Pairs) -> Pairs:
         keys_BHPK, values_BHPK = self.keys(pairs.keys_BHNK), self.values(pairs.values_BHNK)
-        return Pairs(F.normalize(keys_BHPK, dim=-1) if self.normalise else keys_BHPK, values_BHPK)
+        return Pairs(unit_norm(keys_BHPK) if self.normalise else keys_BHPK, values_BHPK)
 
 
 def append(old: Pairs, new: Pairs) -> Pairs:

@@ -127,8 +127,7 @@ class Compressive(SegmentModel):
         x_BTD = self.dropout(self.head.embed(tokens_BT))
         slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
         filled_BM = torch.arange(slots, device=x_BTD.device) >= slots - memory.count_B[:, None]
-        causal = causal_mask(x_BTD, cache)
-        assert causal is not None  # there is always a cache
+        causal = causal_mask(x_BTD, cache).dense()
         mask = torch.cat([filled_BM[:, None, None].expand(-1, -1, length, -1), causal], dim=-1)
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import Cache, Heads, SelfAttention, Sight, attend, local_scores
+from memexp.model.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
 from memexp.model.retrieval import Reading, fetch, gated, joint
 from memexp.model.ring import Ring, ages_at, empty_ring
 from memexp.model.ring import write as write_ring
@@ -47,7 +47,7 @@ class PairMemory(nn.Module):
             lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like
         )
 
-    def read(self, heads: Heads, sight: Sight, mask_BHTS: Tensor | None, ring: Ring) -> Reading:
+    def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
         """What queries read from local attention and the ring."""
         if self.router is None:
             retrieved = fetch(
@@ -60,8 +60,8 @@ class PairMemory(nn.Module):
             nothing_BH1k = routed.weights_BH1k - routed.weights_BH1k.detach()
             retrieved = retrieved._replace(scores_BHTk=retrieved.scores_BHTk + nothing_BH1k)
         if self.gate_H is None:
-            return joint(retrieved, local_scores(sight, mask_BHTS), sight.values_BGSK)
-        return gated(retrieved, attend(sight, mask_BHTS), self.gate_H)
+            return joint(retrieved, local_scores(sight, mask), sight.values_BGSK)
+        return gated(retrieved, attend(sight, mask), self.gate_H)
 
     def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache) -> Ring:
         """Append what was read, or what then leaves the cache that it was read over."""
@@ -136,15 +136,13 @@ class PairPass:
         self._seen: dict[str, tuple[Heads, Sight]] = {}
         self._readings: dict[str, Reading] = {}
 
-    def attend(
-        self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask_BHTS: Tensor | None
-    ) -> Tensor:
+    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """What the heads of a layer, counted from 0, read: B H T K; in a layer without a ring from local attention alone."""
         number = str(index + 1)
         if number not in self.rings:
-            return attend(sight, mask_BHTS)
+            return attend(sight, mask)
         memory, ring = self.memories[number], self.rings[number]
-        reading = memory.read(heads, sight, mask_BHTS, ring)
+        reading = memory.read(heads, sight, mask, ring)
         suffix = f"_layer{number}" if len(self.rings) > 1 else ""
         self.gauges |= {name + suffix: value for name, value in memory.gauges(reading, ring, attention).items()}
         self._seen[number], self._readings[number] = (heads, sight), reading

@@ -6,7 +6,7 @@ Shapes: B lanes, H heads, T queries, S keys, K head size, R distances.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -31,14 +31,42 @@ class Places:
         """How far each key lies before each query, T S; pairs that no mask lets through are given `lowest`."""
         return (self.query_T[:, None] - self.key_S).clamp_min(self.lowest)
 
+    def range(self, highest: float = math.inf) -> Tensor:
+        """The distances there are from the lowest up, R, no farther than `highest`."""
+        return torch.arange(self.lowest, min(self.highest, highest) + 1, device=self.key_S.device)
+
+
+class ByDistance(NamedTuple):
+    """A bias that depends on the head and the distance alone."""
+
+    bias_HR: Tensor
+    """Of the distances from `places.lowest` up; the last is that of all farther ones too."""
+    places: Places
+
+    def dense(self, rows: slice = slice(None)) -> Tensor:
+        """For some queries and all keys, 1 H T S."""
+        places = replace(self.places, query_T=self.places.query_T[rows])
+        index_TS = (places.distances() - places.lowest).clamp_max(self.bias_HR.shape[1] - 1)
+        return self.bias_HR[:, index_TS][None]
+
+
+Bias = Tensor | ByDistance
+"""What positions add to scores; as a tensor B H T S, where lanes may be 1."""
+
+
+def dense(bias: Bias | None, rows: slice = slice(None)) -> Tensor | None:
+    """The bias of some queries as a tensor."""
+    if isinstance(bias, ByDistance):
+        return bias.dense(rows)
+    return None if bias is None else bias[:, :, rows]
+
 
 class Positioned(NamedTuple):
     """Queries and keys as attention multiplies them, and what it adds to their scores."""
 
     queries_BHTK: Tensor
     keys_BHSK: Tensor
-    bias_BHTS: Tensor | None
-    """May be 1 in the axis of lanes."""
+    bias: Bias | None
 
 
 class Position(nn.Module, ABC):
@@ -75,12 +103,13 @@ class T5Bias(Position):
         self.ahead_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS)) if two_sided else None
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        distance_TS = places.distances()
-        bucket_TS = bucket(distance_TS.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
-        bias_HTS = self.bias_HR[:, bucket_TS]
+        # from FARTHEST on all fall into the last bucket
+        distance_R = places.range(highest=self.FARTHEST)
+        bucket_R = bucket(distance_R.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
+        bias_HR = self.bias_HR[:, bucket_R]
         if self.ahead_HR is not None:
-            bias_HTS = torch.where(distance_TS < 0, self.ahead_HR[:, bucket_TS], bias_HTS)
-        return Positioned(queries_BHTK, keys_BHSK, bias_HTS[None])
+            bias_HR = torch.where(distance_R < 0, self.ahead_HR[:, bucket_R], bias_HR)
+        return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
 
 
 class RelativeXl(Position):
@@ -99,7 +128,7 @@ class RelativeXl(Position):
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         heads, head_size = queries_BHTK.shape[1], queries_BHTK.shape[3]
-        distance_R = torch.arange(places.lowest, places.highest + 1, device=keys_BHSK.device)
+        distance_R = places.range()
         waves_RD = sinusoids(distance_R, heads * head_size)
         places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(-1, heads, head_size)
         by_distance_BHTR = (queries_BHTK + self.place_H1K) @ places_RHK.permute(1, 2, 0).to(queries_BHTK.dtype)
@@ -139,15 +168,15 @@ class Xpos(Position):
 class Alibi(Position):
     """A penalty a token of distance, a fixed slope a head: 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
 
-    slope_H11: Tensor
+    slope_H1: Tensor
 
     def __init__(self, heads: int) -> None:
         super().__init__()
         slope_H = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
-        self.register_buffer("slope_H11", slope_H.view(-1, 1, 1), persistent=False)
+        self.register_buffer("slope_H1", slope_H[:, None], persistent=False)
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        return Positioned(queries_BHTK, keys_BHSK, (-self.slope_H11 * places.distances().abs())[None])
+        return Positioned(queries_BHTK, keys_BHSK, ByDistance(-self.slope_H1 * places.range().abs(), places))
 
 
 class DynamicBias(Position):
@@ -161,10 +190,10 @@ class DynamicBias(Position):
         self.fall = nn.Linear(self.HIDDEN, heads)
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        distance_R = torch.arange(places.lowest, places.highest + 1, device=keys_BHSK.device)
+        distance_R = places.range()
         log_R1 = (distance_R.sign() * distance_R.abs().log1p())[:, None].to(self.rise.weight.dtype)
         bias_HR = self.fall(F.silu(self.rise(log_R1))).T
-        return Positioned(queries_BHTK, keys_BHSK, bias_HR[:, places.distances() - places.lowest][None])
+        return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
 
 
 def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = False) -> Position:

@@ -74,9 +74,8 @@ def read_unplaced(
 
 def read_behind(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], cache: Cache) -> Behind:
     """Tokens over the vectors in front, a cache of the segment so far and, causally, themselves."""
-    slots, mask = prefix[0].keys_BGMK.shape[2], causal_mask(x_BTD, cache)
-    assert mask is not None  # there are layers in the cache
-    mask = F.pad(mask, (slots, 0), value=True)
+    slots = prefix[0].keys_BGMK.shape[2]
+    mask = F.pad(causal_mask(x_BTD, cache).dense(), (slots, 0), value=True)
     layer_caches: list[LayerCache] = []
     shares: list[Tensor] = []
     for layer, past, front in zip(layers, cache.layers, prefix, strict=True):

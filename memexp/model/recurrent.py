@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, join_heads, linear, scaled, split_heads
+from memexp.model.attention import AttentionOptions, join_heads, linear, scaled, split_heads, unit_norm
 from memexp.model.gates import Gated, build_cell
 from memexp.model.segment import Shape
 
@@ -102,7 +102,7 @@ class StateVectors(nn.Module):
         input_BMD = self.norm(vectors_BMD) + self.ids_MD
         keys_BGMK = split_heads(self.keys(input_BMD), self.head_size)
         if self.normalise:
-            keys_BGMK = F.normalize(keys_BGMK, dim=-1)
+            keys_BGMK = unit_norm(keys_BGMK)
         return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(self.values(input_BMD), self.head_size))
 
     def rewrite(self, seen: Seen, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor) -> Gated:

@@ -20,6 +20,7 @@ from memexp.model.attention import (
     linear,
     scaled,
     split_heads,
+    unit_norm,
 )
 from memexp.model.layers import FeedForward
 from memexp.model.position import Places, Position, Positioned, Rotary
@@ -75,9 +76,9 @@ class TokenAttention(nn.Module):
         queries = split_heads(self.queries(slots_BMD), self.head_size)
         keys, values = (split_heads(part, self.head_size) for part in self.keys_values(text_BTD).chunk(2, dim=-1))
         if self.scale_H is not None:
-            keys = F.normalize(keys, dim=-1)
+            keys = unit_norm(keys)
         placed: Positioned = self.position(scaled(queries, self.scale_H), keys, places)
-        sight = Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias_BHTS, keys, values)
+        sight = Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
         output: Tensor = self.output(join_heads(attend(sight, mask_B11T)))
         return output
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from memexp.model import head as head_module
 from memexp.model.attention import AttentionOptions, SelfAttention, local_scores
 from memexp.model.head import Head
-from memexp.model.position import Positioned, RelativeXl, T5Bias, bucket, build_position, in_order
+from memexp.model.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
 from memexp.model.segment import Shape
 
 
@@ -25,7 +25,8 @@ def test_t5_bias_depends_on_distance_alone_across_the_cache_border() -> None:
     bias = T5Bias(2, two_sided=False)
     torch.nn.init.normal_(bias.bias_HR)
     queries = torch.zeros(1, 2, 4, 8)
-    segment = bias(queries, torch.zeros(1, 2, 10, 8), in_order(4, 10, queries.device)).bias_BHTS
+    segment = dense(bias(queries, torch.zeros(1, 2, 10, 8), in_order(4, 10, queries.device)).bias)
+    assert segment is not None
     for t in range(4):
         for s in range(6 + t + 1):
             expected = bias.bias_HR[:, bucket(torch.tensor(6 + t - s), buckets=32, farthest=128)]
@@ -40,7 +41,7 @@ def test_transformer_xl_scores_are_its_equation() -> None:
         torch.nn.init.normal_(parameter)
     queries, keys = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 7, 4)
     placed = scheme(queries, keys, in_order(3, 7, keys.device))
-    found = placed.queries_BHTK @ placed.keys_BHSK.transpose(-1, -2) + placed.bias_BHTS
+    found = scores(placed)
     for t in range(3):
         for s in range(4 + t + 1):
             distance = 4 + t - s
@@ -72,7 +73,8 @@ def test_scores_depend_on_distance_alone(name: str) -> None:
 def scores(placed: Positioned) -> Tensor:
     """What attention takes the softmax of."""
     product = placed.queries_BHTK @ placed.keys_BHSK.mT
-    return product if placed.bias_BHTS is None else product + placed.bias_BHTS
+    bias = dense(placed.bias)
+    return product if bias is None else product + bias
 
 
 def test_xpos_scores_are_rotations_that_fade() -> None:
@@ -94,9 +96,10 @@ def test_xpos_scores_are_rotations_that_fade() -> None:
 def test_alibi_slopes_are_the_papers() -> None:
     """Press et al. 2022: 1/2, 1/4, ... 1/256 for eight heads."""
     nothing = torch.zeros(1, 8, 1, 2)
-    bias = build_position("alibi", heads=8, head_size=2)(
+    placed = build_position("alibi", heads=8, head_size=2)(
         nothing, torch.zeros(1, 8, 4, 2), in_order(1, 4, nothing.device)
-    ).bias_BHTS
+    )
+    bias = dense(placed.bias)
     assert bias is not None
     assert bias[0, :, 0, 0].tolist() == [-3 * 2.0**-head for head in range(1, 9)]
 

@@ -1,0 +1,169 @@
+"""Attention on a CPU, put together from calls of PyTorch's fused kernel: a bias may learn, and what nobody may see costs nothing.
+
+The kernel by itself falls back to whole matrices of scores when its mask wants a gradient, and multiplies what a causal
+mask then hides. Here queries are taken in blocks. The keys near a block have a mask and a bias, the same tile for every
+block; the keys farther back have none. Both reads are joined by their logarithms of sums, and the kernel's backward pass is
+right for each part alone when it is given what the whole gave (Dao et al. 2022, section 3).
+Shapes: B lanes, H heads, T queries, S keys, K head size, Q queries of a block, W keys near it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+VOID = -1e30
+"""Added to scores that do not count; finite, so that a part in which none counts is not NaN."""
+
+
+class Layout(NamedTuple):
+    """How queries and keys are cut. The last query stands at the last key, the others in order before it."""
+
+    block: int
+    near: int
+    """Keys up to a block's last that have a mask and a bias."""
+    first: int
+    """No query may see a key before this one."""
+    far: bool
+    """Whether keys farther back than the near ones are seen."""
+
+
+class _Piece(NamedTuple):
+    """A block: its queries, the keys of both parts, and the place of the near ones in the tile."""
+
+    rows: slice
+    far: slice
+    near: slice
+    tile: tuple[slice, slice]
+
+    @property
+    def has_far(self) -> bool:
+        return self.far.stop > self.far.start
+
+
+def attend_in_blocks(
+    queries_BHTK: Tensor,
+    keys_BHSK: Tensor,
+    values_BHSK: Tensor,
+    layout: Layout,
+    *,
+    bias_BHQW: Tensor | None,
+    mask_BHQW: Tensor,
+    void_BS: Tensor | None,
+) -> Tensor:
+    """What each head reads, B H T K; scores are not scaled.
+
+    Args:
+        bias_BHQW: added to the scores of the near keys; may be 1 in its first axis, and may want a gradient.
+        mask_BHQW: which of them count; may be 1 in its first two axes.
+        void_BS: keys, near or far, that do not count in a lane; None: all do.
+    """
+    read_BHTK: Tensor = _Attention.apply(queries_BHTK, keys_BHSK, values_BHSK, bias_BHQW, mask_BHQW, void_BS, layout)
+    return read_BHTK
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        mask: Tensor,
+        void_BS: Tensor | None,
+        layout: Layout,
+    ) -> Tensor:
+        kind = torch.promote_types(queries.dtype, torch.float32)
+        added = torch.zeros(mask.shape, dtype=kind).masked_fill_(~mask, VOID)
+        if bias is not None:
+            added = added + bias
+        voids = None if void_BS is None else torch.zeros_like(void_BS, dtype=kind).masked_fill_(void_BS, VOID)
+        ctx.layout, ctx.bias_shape = layout, None if bias is None else bias.shape
+        reads, logs = [], []
+        for piece in _pieces(layout, queries.shape[2], keys.shape[2]):
+            some = queries[:, :, piece.rows]
+            read, log = _flash(some, keys, values, piece.near, _added(added, voids, piece, some))
+            if piece.has_far:
+                far_read, far_log = _flash(some, keys, values, piece.far, _voids(voids, piece.far, some))
+                whole = torch.logaddexp(log, far_log)
+                near_share, far_share = ((part - whole).exp()[..., None] for part in (log, far_log))
+                read = (read * near_share + far_read * far_share).to(some.dtype)
+                log = whole
+            reads.append(read)
+            logs.append(log)
+        read_BHTK = torch.cat(reads, dim=2) if len(reads) > 1 else reads[0]
+        ctx.save_for_backward(queries, keys, values, added, voids, read_BHTK, *logs)
+        return read_BHTK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BHTK: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, added, voids, read_BHTK, *logs = ctx.saved_tensors
+        to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+        to_bias = torch.zeros(ctx.bias_shape, dtype=added.dtype) if ctx.needs_input_grad[3] else None
+        for piece, log in zip(_pieces(ctx.layout, queries.shape[2], keys.shape[2]), logs, strict=True):
+            some, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
+            near_added = _added(added, voids, piece, some)
+            parts: list[tuple[slice, Tensor | None]] = [(piece.near, near_added)]
+            if piece.has_far:
+                parts.append((piece.far, _voids(voids, piece.far, some)))
+            for number, (span, mask) in enumerate(parts):
+                to_some, to_span, to_read = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                    gradient,
+                    some,
+                    keys[:, :, span],
+                    values[:, :, span],
+                    read,
+                    log,
+                    0.0,
+                    False,
+                    attn_mask=mask,
+                    scale=1.0,
+                )
+                if number:
+                    to_queries[:, :, piece.rows] += to_some
+                else:
+                    to_queries[:, :, piece.rows] = to_some
+                to_keys[:, :, span] += to_span
+                to_values[:, :, span] += to_read
+            if to_bias is not None:
+                weights = (near_added + some @ keys[:, :, piece.near].mT).sub_(log[..., None]).exp_()
+                wanted = (gradient @ values[:, :, piece.near].mT).to(added.dtype)
+                wanted -= (gradient * read).sum(-1, keepdim=True, dtype=added.dtype)
+                rows, columns = piece.tile
+                to_tile = wanted.mul_(weights)
+                to_bias[:, :, rows, columns] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
+        return to_queries, to_keys, to_values, to_bias, None, None, None
+
+
+def _pieces(layout: Layout, queries: int, keys: int) -> Iterator[_Piece]:
+    for start in range(0, queries, layout.block):
+        stop = min(start + layout.block, queries)
+        first = keys - queries + start + layout.block - layout.near  # the key of the tile's first column
+        near, end = max(layout.first, first), keys - queries + stop
+        far = slice(min(layout.first, near) if layout.far else near, near)
+        yield _Piece(
+            slice(start, stop), far, slice(near, end), (slice(0, stop - start), slice(near - first, end - first))
+        )
+
+
+def _flash(some: Tensor, keys: Tensor, values: Tensor, span: slice, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        some, keys[:, :, span], values[:, :, span], 0.0, False, attn_mask=mask, scale=1.0
+    )
+    return found
+
+
+def _added(added: Tensor, voids: Tensor | None, piece: _Piece, like: Tensor) -> Tensor:
+    """What is added to the scores of the near keys, for every lane and head."""
+    tile = added[:, :, *piece.tile]
+    if voids is not None:
+        tile = tile + voids[:, None, None, piece.near]
+    return tile.expand(*like.shape[:2], -1, -1)
+
+
+def _voids(voids: Tensor | None, span: slice, like: Tensor) -> Tensor | None:
+    return None if voids is None else voids[:, None, None, span].expand(*like.shape[:3], -1)

@@ -1,0 +1,94 @@
+"""Attention in blocks against whole matrices of scores, and unit norms against PyTorch's: values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memexp.model import attention as module
+from memexp.model.attention import (
+    AttentionOptions,
+    CausalMask,
+    LayerCache,
+    Mask,
+    SelfAttention,
+    Sight,
+    attend,
+    local_scores,
+    unit_norm,
+)
+from memexp.model.segment import Shape
+
+
+def plain(sight: Sight, mask: Mask) -> Tensor:
+    """The formula: a softmax over all scores."""
+    return local_scores(sight, mask).softmax(-1) @ sight.values_BGSK
+
+
+@pytest.mark.parametrize("name", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"])
+@pytest.mark.parametrize(("length", "cache", "counts", "reach"), [
+    (11, 0, (0, 0), None), (11, 9, (9, 9), None), (11, 9, (2, 9), None), (11, 9, (0, 4), None), (8, 8, (0, 0), None),
+    (300, 140, (140, 100), None), (12, 6, (6, 3), 6), (1, 5, (5, 2), None), (3, 200, (200, 180), None),
+])  # fmt: skip
+@pytest.mark.parametrize("block", [4, 128])
+def test_blocks_are_the_formula(
+    name: str,
+    length: int,
+    cache: int,
+    counts: tuple[int, int],
+    reach: int | None,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For every scheme of positions, lengths that no block divides, caches of other documents and a sliding window."""
+    monkeypatch.setattr(module, "BLOCK", block)
+    torch.manual_seed(0)
+    shape = Shape(vocabulary=9, layers=1, width=12, heads=2, head_size=6, feedforward=8, segment=length)
+    attention = SelfAttention(shape, AttentionOptions(name, True, 3.0, False, False)).double()
+    for parameter in attention.position.parameters():
+        torch.nn.init.normal_(parameter)
+    text, cached = (torch.randn(2, n, 12, dtype=torch.float64, requires_grad=True) for n in (length, cache))
+    before = attention.project(cached, None)
+    past = LayerCache(before.keys_BGTK, before.values_BGTK, text[:, 0]) if cache else None
+    sight = attention.look(attention.project(text, past), past)
+    mask = CausalMask(length, cache, torch.tensor(counts), reach)
+    found, expected = attend(sight, mask), plain(sight, mask)
+    torch.testing.assert_close(found, expected)
+    down = torch.randn_like(found)
+    inputs = [text, cached, *attention.position.parameters(), *attention.keys.parameters()]
+    gradients = (
+        torch.autograd.grad(read, inputs, down, retain_graph=True, allow_unused=True) for read in (found, expected)
+    )
+    for ours, theirs in zip(*gradients, strict=True):
+        if theirs is not None:
+            assert ours is not None
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_any_mask_and_a_bias_of_every_lane(wider: bool) -> None:
+    """As memory tokens and keys without a place have them; these may make keys wider than values."""
+    torch.manual_seed(1)
+    queries, keys = (torch.randn(2, 3, n, 12 if wider else 6, requires_grad=True) for n in (5, 9))
+    values, bias = torch.randn(2, 3, 9, 6, requires_grad=True), torch.randn(2, 3, 5, 9, requires_grad=True)
+    mask = torch.rand(2, 1, 5, 9) < 0.6
+    mask[..., 0] = True
+    sight = Sight(queries, keys, bias, values, values)
+    found, expected = attend(sight, mask), plain(sight, mask)
+    torch.testing.assert_close(found, expected)
+    inputs, down = [queries, keys, values, bias], torch.randn_like(found)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, down), torch.autograd.grad(expected, inputs, down), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_unit_norms_are_pytorchs() -> None:
+    torch.manual_seed(2)
+    x = torch.randn(4, 3, 8, dtype=torch.float64)
+    x[0, 0] = 0
+    x.requires_grad_()
+    down = torch.randn_like(x)
+    torch.testing.assert_close(unit_norm(x), F.normalize(x, dim=-1))
+    [found], [expected] = (torch.autograd.grad(f(x), x, down) for f in (unit_norm, lambda x: F.normalize(x, dim=-1)))
+    torch.testing.assert_close(found[1:], expected[1:])
+    torch.testing.assert_close(found[0, 1:], expected[0, 1:])
