@@ -338,12 +338,16 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     by_distance = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
     back = max(0, by_distance.shape[1] - 2) if by_distance is not None else 0
     near = min(block + (back if mask.reach is None else mask.reach), block + span)
+    if span <= 2 * block:  # a second call of the kernel would cost more than it saves
+        near = block + span
     distance_QW = torch.arange(block)[:, None] + near - block - torch.arange(near)
     bias = None
     if by_distance is not None:
         # a softmax does not see what is added to all of its scores, so the far keys need no bias
         steps = (by_distance - by_distance[:, -1:]) if mask.reach is None else by_distance
-        bias = steps[:, distance_QW.clamp(0, by_distance.shape[1] - 1)][None]
+        # from the first row to the last every number moves one place to the right: windows of one row, backwards
+        row_N = (near - 1 - torch.arange(block + near - 1)).clamp(0, by_distance.shape[1] - 1)
+        bias = steps.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
     allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
     counts = mask.count_B.tolist() if mask.cache else [0]
     layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None)

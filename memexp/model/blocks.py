@@ -106,37 +106,52 @@ class _Attention(torch.autograd.Function):
         to_bias = torch.zeros(ctx.bias_shape, dtype=added.dtype) if ctx.needs_input_grad[3] else None
         for piece, log in zip(_pieces(ctx.layout, queries.shape[2], keys.shape[2]), logs, strict=True):
             some, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
+            whole = _Whole(some, read, log, gradient)
             near_added = _added(added, voids, piece, some)
-            parts: list[tuple[slice, Tensor | None]] = [(piece.near, near_added)]
+            if to_bias is None:
+                found = _flash_backward(whole, keys[:, :, piece.near], values[:, :, piece.near], near_added)
+            else:
+                *found, to_tile = _written_out(whole, keys[:, :, piece.near], values[:, :, piece.near], near_added)
+                to_bias[:, :, *piece.tile] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
+            to_some, to_near, to_near_values = found
+            to_keys[:, :, piece.near] += to_near
+            to_values[:, :, piece.near] += to_near_values
             if piece.has_far:
-                parts.append((piece.far, _voids(voids, piece.far, some)))
-            for number, (span, mask) in enumerate(parts):
-                to_some, to_span, to_read = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                    gradient,
-                    some,
-                    keys[:, :, span],
-                    values[:, :, span],
-                    read,
-                    log,
-                    0.0,
-                    False,
-                    attn_mask=mask,
-                    scale=1.0,
+                to_some_too, to_far, to_far_values = _flash_backward(
+                    whole, keys[:, :, piece.far], values[:, :, piece.far], _voids(voids, piece.far, some)
                 )
-                if number:
-                    to_queries[:, :, piece.rows] += to_some
-                else:
-                    to_queries[:, :, piece.rows] = to_some
-                to_keys[:, :, span] += to_span
-                to_values[:, :, span] += to_read
-            if to_bias is not None:
-                weights = (near_added + some @ keys[:, :, piece.near].mT).sub_(log[..., None]).exp_()
-                wanted = (gradient @ values[:, :, piece.near].mT).to(added.dtype)
-                wanted -= (gradient * read).sum(-1, keepdim=True, dtype=added.dtype)
-                rows, columns = piece.tile
-                to_tile = wanted.mul_(weights)
-                to_bias[:, :, rows, columns] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
+                to_some = to_some + to_some_too
+                to_keys[:, :, piece.far] += to_far
+                to_values[:, :, piece.far] += to_far_values
+            to_queries[:, :, piece.rows] = to_some
         return to_queries, to_keys, to_values, to_bias, None, None, None
+
+
+class _Whole(NamedTuple):
+    """What the backward pass of a part is told of the whole block."""
+
+    queries: Tensor
+    read: Tensor
+    log: Tensor
+    gradient: Tensor
+
+
+def _flash_backward(whole: _Whole, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to the queries, keys and values of a part."""
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        whole.gradient, whole.queries, keys, values, whole.read, whole.log, 0.0, False, attn_mask=mask, scale=1.0
+    )
+    return found
+
+
+def _written_out(whole: _Whole, keys: Tensor, values: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, and the gradient to what was added to the scores, which the kernel keeps to itself."""
+    weights = (added + whole.queries @ keys.mT).sub_(whole.log[..., None]).exp_()
+    to_scores = (whole.gradient @ values.mT).to(added.dtype)
+    to_scores -= (whole.gradient * whole.read).sum(-1, keepdim=True, dtype=added.dtype)
+    to_scores *= weights
+    own, weights = to_scores.to(keys.dtype), weights.to(keys.dtype)
+    return own @ keys, own.mT @ whole.queries, weights.mT @ whole.gradient, to_scores
 
 
 def _pieces(layout: Layout, queries: int, keys: int) -> Iterator[_Piece]:
