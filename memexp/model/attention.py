@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from memexp.model.blocks import Layout, attend_in_blocks
+from memexp.model.parts import part
 from memexp.model.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.segment import Shape, detach, zero_lanes
 
@@ -307,6 +308,11 @@ def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
 
 def attend(sight: Sight, mask: Mask) -> Tensor:
     """What each head reads, B H T K."""
+    with part("attention"):
+        return _attend(sight, mask)
+
+
+def _attend(sight: Sight, mask: Mask) -> Tensor:
     values = sight.values_BGSK.expand(-1, sight.placed_BHSK.shape[1], -1, -1)
     queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
     if values.device.type == "cpu":

@@ -108,12 +108,12 @@ class _Attention(torch.autograd.Function):
             some, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
             whole = _Whole(some, read, log, gradient)
             near_added = _added(added, voids, piece, some)
+            near_keys, near_values = keys[:, :, piece.near], values[:, :, piece.near]
             if to_bias is None:
-                found = _flash_backward(whole, keys[:, :, piece.near], values[:, :, piece.near], near_added)
+                to_some, to_near, to_near_values = _flash_backward(whole, near_keys, near_values, near_added)
             else:
-                *found, to_tile = _written_out(whole, keys[:, :, piece.near], values[:, :, piece.near], near_added)
+                to_some, to_near, to_near_values, to_tile = _written_out(whole, near_keys, near_values, near_added)
                 to_bias[:, :, *piece.tile] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
-            to_some, to_near, to_near_values = found
             to_keys[:, :, piece.near] += to_near
             to_values[:, :, piece.near] += to_near_values
             if piece.has_far:

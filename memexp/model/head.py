@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memexp.model.parts import part
+
 LOGITS_AT_ONCE = 1 << 25
 """Longer logits are computed in pieces, and computed again in the backward pass (128 MiB in fp32)."""
 
@@ -34,6 +36,10 @@ class Head(nn.Module):
 
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
+        with part("head"):
+            return self._all_nats(hidden_BTD, targets_BT)
+
+    def _all_nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
         at_once = max(1, LOGITS_AT_ONCE // self.embedding_VD.shape[0])
         if len(targets_N) <= at_once:

@@ -22,6 +22,7 @@ from memexp.model.attention import (
     next_layer_cache,
     share,
 )
+from memexp.model.parts import part
 from memexp.model.segment import Shape
 
 
@@ -34,8 +35,9 @@ class FeedForward(nn.Module):
         self.fall = linear(hidden, width)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        output: Tensor = self.fall(F.relu(self.rise(x_BTD)))
-        return output
+        with part("feed-forward"):
+            output: Tensor = self.fall(F.relu(self.rise(x_BTD)))
+            return output
 
 
 class DecoderLayer(nn.Module):

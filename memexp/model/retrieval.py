@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memexp.model.attention import at_least_fp32
 from memexp.model.gathered import dot_rows, sum_rows
+from memexp.model.parts import part
 from memexp.model.ring import Ring, gather
 from memexp.model.search import Neighbours
 
@@ -37,7 +38,7 @@ class Retrieved(NamedTuple):
 
 def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
     """Score the pairs of a search."""
-    with torch.autocast(queries_BHTK.device.type, enabled=False):
+    with part("gather"), torch.autocast(queries_BHTK.device.type, enabled=False):
         scores_BHTk = _dots(at_least_fp32(queries_BHTK), ring.keys_BHRK, found.slots_BHTk)
     return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), ring.values_BHRK)
 
@@ -82,7 +83,7 @@ def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor
 def _weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
     """Sums of stored values by weight, B H T K."""
     values_BHRK, slots_BHPk = retrieved.values_BHRK, retrieved.slots_BHPk
-    with torch.autocast(weights_BHTk.device.type, enabled=False):
+    with part("gather"), torch.autocast(weights_BHTk.device.type, enabled=False):
         if slots_BHPk.shape[2] == weights_BHTk.shape[2]:
             weights_Nk = weights_BHTk.flatten(0, 2)
             sums_NK = sum_rows(weights_Nk, values_BHRK.flatten(0, 2), _rows(slots_BHPk, values_BHRK))

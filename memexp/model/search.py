@@ -18,6 +18,7 @@ from torch import Tensor
 
 from memexp.model.attention import at_least_fp32
 from memexp.model.gathered import dot_rows
+from memexp.model.parts import part
 from memexp.model.ring import Ring, ages, readable_spans
 
 GROUP = 8
@@ -56,7 +57,8 @@ class Neighbours(NamedTuple):
 @torch.no_grad()
 def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     """The best pairs for every query among those that the ring's counts say are readable; scores are of keys as stored."""
-    with torch.autocast(queries_BHTK.device.type, enabled=False):  # or scores would be rounded where nobody asks for it
+    # under autocast scores would be rounded where nobody asks for it
+    with part("search"), torch.autocast(queries_BHTK.device.type, enabled=False):
         if queries_BHTK.device.type == "cpu":
             return _by_spans(at_least_fp32(queries_BHTK), ring, neighbours)
         return _by_mask(queries_BHTK.to(ring.keys_BHRK.dtype), ring, neighbours)
@@ -69,13 +71,18 @@ def best_rows(values_RT: Tensor, k: int) -> Tensor:
     a number among the k best is the maximum of its group or shares it with a larger one. So: maxima, a vectorised pass; the
     best groups, the same question with fewer rows; then the best of their members.
     """
+    with part("top-k"):
+        return _best_rows(values_RT, k)
+
+
+def _best_rows(values_RT: Tensor, k: int) -> Tensor:
     rows = values_RT.shape[-2]
     groups = rows // STRIDE
     if rows <= SHORT or groups < k:
         return values_RT.mT.contiguous().topk(k, dim=-1, sorted=False).indices
     whole = groups * STRIDE
     maxima_GT = values_RT[..., :whole, :].unflatten(-2, (STRIDE, groups)).amax(-3)
-    members = best_rows(maxima_GT, k)[..., None] + groups * torch.arange(STRIDE, device=values_RT.device)
+    members = _best_rows(maxima_GT, k)[..., None] + groups * torch.arange(STRIDE, device=values_RT.device)
     members = members.flatten(-2)
     if whole < rows:
         rest = torch.arange(whole, rows, device=values_RT.device).expand(*members.shape[:-1], -1)
