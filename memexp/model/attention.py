@@ -333,14 +333,14 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     length, span = queries.shape[2], keys.shape[2]
     if not length:
         return queries
-    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # anything at all: one block, no key is far
+    block = min(length, BLOCK)
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # anything at all: no key is far
         allowed = mask.dense() if isinstance(mask, CausalMask) else mask
-        layout = Layout(block=length, near=span, first=0, far=False)
+        layout = Layout(block, near=span, first=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
         return attend_in_blocks(
             queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
         )
-    block = min(length, BLOCK)
     by_distance = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
     back = max(0, by_distance.shape[1] - 2) if by_distance is not None else 0
     near = min(block + (back if mask.reach is None else mask.reach), block + span)
@@ -356,7 +356,7 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
         bias = steps.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
     allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
     counts = mask.count_B.tolist() if mask.cache else [0]
-    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None)
+    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None, shared=True)
     void_BS = mask.void() if min(counts) < max(counts) else None
     return attend_in_blocks(
         queries, keys, values, layout, bias_BHQW=bias, mask_BHQW=allowed[None, None], void_BS=void_BS

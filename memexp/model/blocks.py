@@ -4,7 +4,7 @@ The kernel by itself falls back to whole matrices of scores when its mask wants 
 mask then hides. Here queries are taken in blocks. The keys near a block have a mask and a bias, the same tile for every
 block; the keys farther back have none. Both reads are joined by their logarithms of sums, and the kernel's backward pass is
 right for each part alone when it is given what the whole gave (Dao et al. 2022, section 3).
-Shapes: B lanes, H heads, T queries, S keys, K head size, Q queries of a block, W keys near it.
+Shapes: B lanes, H heads, T queries, S keys, K head size, Q queries and W keys of a tile.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,8 @@ class Layout(NamedTuple):
     """No query may see a key before this one."""
     far: bool
     """Whether keys farther back than the near ones are seen."""
+    shared: bool
+    """Whether one tile serves every block; else all keys are near, and the tile has a row for every query."""
 
 
 class _Piece(NamedTuple):
@@ -81,11 +83,13 @@ class _Attention(torch.autograd.Function):
         if bias is not None:
             added = added + bias
         voids = None if void_BS is None else torch.zeros_like(void_BS, dtype=kind).masked_fill_(void_BS, VOID)
-        ctx.layout, ctx.bias_shape = layout, None if bias is None else bias.shape
-        reads, logs = [], []
-        for piece in _pieces(layout, queries.shape[2], keys.shape[2]):
+        ctx.bias_shape = None if bias is None else bias.shape
+        reads, logs, near_logs = [], [], []
+        ctx.pieces = list(_pieces(layout, mask, queries.shape[2], keys.shape[2]))
+        for piece in ctx.pieces:
             some = queries[:, :, piece.rows]
             read, log = _flash(some, keys, values, piece.near, _added(added, voids, piece, some))
+            near_logs.append(log)
             if piece.has_far:
                 far_read, far_log = _flash(some, keys, values, piece.far, _voids(voids, piece.far, some))
                 whole = torch.logaddexp(log, far_log)
@@ -95,16 +99,17 @@ class _Attention(torch.autograd.Function):
             reads.append(read)
             logs.append(log)
         read_BHTK = torch.cat(reads, dim=2) if len(reads) > 1 else reads[0]
-        ctx.save_for_backward(queries, keys, values, added, voids, read_BHTK, *logs)
+        ctx.save_for_backward(queries, keys, values, added, voids, read_BHTK, *logs, *near_logs)
         return read_BHTK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_BHTK: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, added, voids, read_BHTK, *logs = ctx.saved_tensors
+        queries, keys, values, added, voids, read_BHTK, *saved = ctx.saved_tensors
+        logs, near_logs = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         to_bias = torch.zeros(ctx.bias_shape, dtype=added.dtype) if ctx.needs_input_grad[3] else None
-        for piece, log in zip(_pieces(ctx.layout, queries.shape[2], keys.shape[2]), logs, strict=True):
+        for piece, log, near_log in zip(ctx.pieces, logs, near_logs, strict=True):
             some, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
             whole = _Whole(some, read, log, gradient)
             near_added = _added(added, voids, piece, some)
@@ -112,7 +117,10 @@ class _Attention(torch.autograd.Function):
             if to_bias is None:
                 to_some, to_near, to_near_values = _flash_backward(whole, near_keys, near_values, near_added)
             else:
-                to_some, to_near, to_near_values, to_tile = _written_out(whole, near_keys, near_values, near_added)
+                near_share = (near_log - log).exp()[..., None]
+                to_some, to_near, to_near_values, to_tile = _written_out(
+                    whole, near_keys, near_values, near_added, near_share
+                )
                 to_bias[:, :, *piece.tile] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
             to_keys[:, :, piece.near] += to_near
             to_values[:, :, piece.near] += to_near_values
@@ -144,9 +152,16 @@ def _flash_backward(whole: _Whole, keys: Tensor, values: Tensor, mask: Tensor | 
     return found
 
 
-def _written_out(whole: _Whole, keys: Tensor, values: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same, and the gradient to what was added to the scores, which the kernel keeps to itself."""
-    weights = (added + whole.queries @ keys.mT).sub_(whole.log[..., None]).exp_()
+def _written_out(
+    whole: _Whole, keys: Tensor, values: Tensor, added: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, and the gradient to what was added to the scores, which the kernel keeps to itself.
+
+    Args:
+        share: of the part in the whole block's attention, by query.
+    """
+    # not the exponential of what is far below 0, which takes ten times as long
+    weights = (added + whole.queries @ keys.mT).softmax(-1).mul_(share)
     to_scores = (whole.gradient @ values.mT).to(added.dtype)
     to_scores -= (whole.gradient * whole.read).sum(-1, keepdim=True, dtype=added.dtype)
     to_scores *= weights
@@ -154,9 +169,14 @@ def _written_out(whole: _Whole, keys: Tensor, values: Tensor, added: Tensor) -> 
     return own @ keys, own.mT @ whole.queries, weights.mT @ whole.gradient, to_scores
 
 
-def _pieces(layout: Layout, queries: int, keys: int) -> Iterator[_Piece]:
+def _pieces(layout: Layout, mask_BHQW: Tensor, queries: int, keys: int) -> Iterator[_Piece]:
     for start in range(0, queries, layout.block):
         stop = min(start + layout.block, queries)
+        if not layout.shared:
+            rows, seen = slice(start, stop), mask_BHQW[:, :, start:stop].flatten(0, 2).any(0).nonzero()
+            columns = slice(int(seen.min()), int(seen.max()) + 1) if len(seen) else slice(0, keys)
+            yield _Piece(rows, slice(0, 0), columns, (rows, columns))
+            continue
         first = keys - queries + start + layout.block - layout.near  # the key of the tile's first column
         near, end = max(layout.first, first), keys - queries + stop
         far = slice(min(layout.first, near) if layout.far else near, near)

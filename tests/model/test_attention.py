@@ -66,13 +66,14 @@ def test_blocks_are_the_formula(
 
 
 @pytest.mark.parametrize("wider", [False, True])
-def test_any_mask_and_a_bias_of_every_lane(wider: bool) -> None:
+def test_any_mask_and_a_bias_of_every_lane(wider: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As memory tokens and keys without a place have them; these may make keys wider than values."""
     torch.manual_seed(1)
     queries, keys = (torch.randn(2, 3, n, 12 if wider else 6, requires_grad=True) for n in (5, 9))
     values, bias = torch.randn(2, 3, 9, 6, requires_grad=True), torch.randn(2, 3, 5, 9, requires_grad=True)
+    monkeypatch.setattr(module, "BLOCK", 2)
     mask = torch.rand(2, 1, 5, 9) < 0.6
-    mask[..., 0] = True
+    mask[:, :, :4, :2], mask[:, :, :4, 7:], mask[..., 3] = False, False, True
     sight = Sight(queries, keys, bias, values, values)
     found, expected = attend(sight, mask), plain(sight, mask)
     torch.testing.assert_close(found, expected)
@@ -80,6 +81,12 @@ def test_any_mask_and_a_bias_of_every_lane(wider: bool) -> None:
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, down), torch.autograd.grad(expected, inputs, down), rtol=1e-4, atol=1e-5
     )
+
+
+def test_where_nothing_may_be_seen_nothing_is_not_a_number() -> None:
+    """As in a lane of padding alone."""
+    queries, keys = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
+    assert attend(Sight(queries, keys, None, keys, keys), torch.zeros(1, 1, 1, 5, dtype=torch.bool)).isfinite().all()
 
 
 def test_unit_norms_are_pytorchs() -> None:
