@@ -25,7 +25,7 @@ def remarks(config: TrainConfig) -> list[str]:
 
 
 def run(config: TrainConfig) -> None:
-    """Train to the end and score the held-out documents, as far as neither has been done."""
+    """Train to the end and score the held-out documents, as far as neither has been done; or only profile some steps."""
     from memexp.cli.sweep import announce
     from memexp.data.corpus import prepare
     from memexp.eval.evaluate import Request, evaluate, validation_nats
@@ -36,10 +36,15 @@ def run(config: TrainConfig) -> None:
 
     root = find_root(config.root)
     corpus = prepare(config.data, root)
+    command = shlex.join(["memexp", *sys.argv[1:]])
+    if config.profile:
+        from memexp.train.profiling import profile
+
+        print(profile(config, corpus, root, command=command))
+        return
     announce(run_folder(config, identify(config, corpus, root), root).path)
     for line in remarks(config):
         print(line)
-    command = shlex.join(["memexp", *sys.argv[1:]])
     try:
         trained = train(
             config, corpus, root, command=command, validate=lambda model: validation_nats(model, corpus, config)

@@ -397,6 +397,9 @@ class TrainConfig(Command):
         "compute segments again in the backward pass instead of keeping their activations: less memory, same gradients",
     )
     precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
+    compile: bool = setting(
+        False, "compile the layers (torch.compile): the same results to rounding; for GPUs, on a CPU in fp32 it does not pay"
+    )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(
         0, "CPU threads; 0: torch's choice, or a job's share of the cores in a sweep", unit="threads", low=0
@@ -406,6 +409,9 @@ class TrainConfig(Command):
     log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1)
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", low=1)
     validate_every: int = setting(0, "steps between scores on the validation split; 0: never", unit="steps", low=0)
+    profile: bool = setting(
+        False, "train nothing that is kept: a few steps under the profiler, to results/profiles/RUN"
+    )
     dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
     jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
     skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
@@ -535,7 +541,7 @@ ARCHS: dict[str, type[Arch]] = {
 
 NOT_OF_THE_RESULT = (
     "root", "tracker", "device", "threads", "tag", "eval", "log_every", "checkpoint_every", "validate_every",
-    "recompute", "dry_run", "jobs", "skip_refused",
+    "recompute", "compile", "profile", "dry_run", "jobs", "skip_refused",
 )  # fmt: skip
 """Settings of `train` that change no weight, and so no run's identity."""
 

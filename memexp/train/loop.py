@@ -6,7 +6,7 @@ import resource
 import subprocess
 import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import write_json, write_text
-from memexp.model.build import Fed, feed
-from memexp.model.segment import SegmentOutput, State, Tree, detach, state_bytes
+from memexp.model.build import Fed
+from memexp.model.parts import part
+from memexp.model.segment import Tree, detach, state_bytes
 from memexp.runs import Run
 from memexp.train import checkpoint
 from memexp.train.identity import identify, run_folder
@@ -87,60 +88,94 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
 
 def update(session: Session) -> Update:
     """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass."""
-    config, model = session.config, session.model
-    batches = [feed(next(session.lanes), session.device) for _ in range(config.accumulate)]
-    scored = torch.stack([batch.weight_BT.sum() for batch in batches]).sum().clamp_min(1)
-    model.train()
-    session.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=session.device)
-    aux: dict[str, Tensor] = {}
-    fills: list[Tensor] = []
-    memory_grads: list[Tensor] = []
-    nats: list[Tensor] = []
+    config, seen = session.config, _Seen(torch.zeros((), device=session.device))
+    with part("data"):
+        step = session.lanes.take()
+    session.model.train()
+    with part("optimizer"):
+        session.optimizer.zero_grad(set_to_none=True)
+        if session.halves is not None:
+            session.halves.refresh()
     window_length = config.bptt_segments + 1
-    for start in range(0, len(batches), window_length):
+    for start in range(0, len(step.batches), window_length):
         window_loss = torch.zeros((), device=session.device)
-        for batch in batches[start : start + window_length]:
-            if config.recompute:
-                output, nats_BT = torch.utils.checkpoint.checkpoint(
-                    _read, session, batch, session.state, use_reentrant=False
-                )
-            else:
-                output, nats_BT = _read(session, batch, session.state)
-            _watch(session.state.memory, memory_grads)
-            session.state = output.state
-            nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
-            nats.append(nats_B.detach())
-            loss = nats_B.sum() / scored
-            total += loss.detach()
-            for name, value in output.aux.items():
-                aux[name] = aux.get(name, torch.zeros_like(total)) + value.detach() / len(batches)
-                loss = loss + value / len(batches)
-            fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
-            window_loss = window_loss + loss
-        window_loss.backward()
+        for batch in step.batches[start : start + window_length]:
+            window_loss = window_loss + _segment(session, batch, seen, scored=max(1, step.scored))
+        with part("backward"):
+            window_loss.backward()
         session.state = detach(session.state)
-    _refuse_nonfinite(session, torch.stack(nats))  # once a step: the host waits for the device here
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or math.inf)
-    if not torch.isfinite(norm):
-        raise UserError(_not_finite(session, f"the gradient's norm is {norm.item()}"))
-    session.optimizer.step()
-    session.schedule.step()
+    with part("optimizer"):
+        norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip or math.inf)
+        session.optimizer.step()
+        session.schedule.step()
+    with part("data"):
+        session.lanes.read_ahead()
+    numbers = _on_host(seen, norm)
+    _refuse_nonfinite(session, numbers)
     session.step += 1
-    session.tokens += int(scored)
-    if fills:
-        session.memory_fill = max(session.memory_fill or 0.0, float(torch.stack(fills).max()))
-    gauges = output.gauges
-    if memory_grads:
-        gauges = gauges | {"memory_grad": torch.stack(memory_grads).sum().sqrt()}
-    return Update(total.item(), {name: value.item() for name, value in aux.items()}, norm.item(), gauges)
+    session.tokens += step.scored
+    if numbers.memory_fill is not None:
+        session.memory_fill = max(session.memory_fill or 0.0, numbers.memory_fill)
+    gauges = seen.gauges
+    if seen.memory_grads:
+        gauges = gauges | {"memory_grad": torch.stack(seen.memory_grads).sum().sqrt()}
+    return Update(numbers.loss, numbers.aux, numbers.grad_norm, gauges)
 
 
-def _read(session: Session, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
-    """One segment through the model, and the nats of its targets, B T."""
-    with torch.autocast(session.device.type, torch.bfloat16, enabled=session.config.precision == "bf16"):
-        output = session.model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
-        return output, session.model.head.nats(output.hidden_BTD, batch.targets_BT)
+@dataclass
+class _Seen:
+    """What the segments of a step gave, on the device."""
+
+    loss: Tensor
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    fills: list[Tensor] = field(default_factory=list)
+    memory_grads: list[Tensor] = field(default_factory=list)
+    nats_B: list[Tensor] = field(default_factory=list)
+    gauges: dict[str, Tensor] = field(default_factory=dict)
+    """Of the last segment."""
+
+
+class _Numbers(NamedTuple):
+    """The same as numbers."""
+
+    loss: float
+    grad_norm: float
+    memory_fill: float | None
+    aux: dict[str, float]
+    nats: list[float]
+    """One segment's lanes after another's."""
+
+
+def _segment(session: Session, batch: Fed, seen: _Seen, *, scored: int) -> Tensor:
+    """Read one segment; gives its part of the step's loss, with auxiliary losses."""
+    segments = session.config.accumulate
+    if session.config.recompute:
+        output, nats_BT = torch.utils.checkpoint.checkpoint(session.read, batch, session.state, use_reentrant=False)
+    else:
+        output, nats_BT = session.read(batch, session.state)
+    _watch(session.state.memory, seen.memory_grads)
+    session.state = output.state
+    with part("head"):
+        nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
+        loss = nats_B.sum() / scored
+        seen.nats_B.append(nats_B.detach())
+        seen.loss += loss.detach()
+        for name, value in output.aux.items():
+            seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / segments
+            loss = loss + value / segments
+    seen.fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+    seen.gauges = output.gauges
+    return loss
+
+
+def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
+    """All numbers of a step in one transfer: only here the host waits for the device."""
+    fill = [torch.stack(seen.fills).max()] if seen.fills else []
+    scalars = torch.stack([seen.loss, norm, *seen.aux.values(), *fill])
+    loss, grad_norm, *rest = torch.cat([scalars, *seen.nats_B]).tolist()
+    aux, rest = rest[: len(seen.aux)], rest[len(seen.aux) :]
+    memory_fill = rest.pop(0) if fill else None
+    return _Numbers(loss, grad_norm, memory_fill, dict(zip(seen.aux, aux, strict=True)), rest)
 
 
 def _watch(memory: Tree, squares: list[Tensor]) -> None:
@@ -233,7 +268,7 @@ def _finish(session: Session, command: str, root: Path) -> None:
             "loss": session.loss,
             "memory_fill": session.memory_fill,
             "command": command,
-            "commit": _commit(),
+            "commit": commit(),
             "config_hash": session.identity,
             "corpus": session.corpus.seen_from(root),
             "data_hash": session.corpus.tokens_checksum,
@@ -246,10 +281,12 @@ def _finish(session: Session, command: str, root: Path) -> None:
     checkpoint.forget_old(path / "checkpoints", keep=0)
 
 
-def _refuse_nonfinite(session: Session, nats_SB: Tensor) -> None:
-    if not torch.isfinite(nats_SB).all():
-        segment, lane = (~torch.isfinite(nats_SB)).nonzero()[0].tolist()
-        raise UserError(_not_finite(session, f"the loss is {nats_SB[segment, lane].item()} in lane {lane}"))
+def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
+    for index, nats in enumerate(numbers.nats):
+        if not math.isfinite(nats):
+            raise UserError(_not_finite(session, f"the loss is {nats} in lane {index % session.config.lanes}"))
+    if not math.isfinite(numbers.grad_norm):
+        raise UserError(_not_finite(session, f"the gradient's norm is {numbers.grad_norm}"))
 
 
 def _not_finite(session: Session, seen: str) -> str:
@@ -275,7 +312,7 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that this code runs from, with a plus when there are changes."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():  # installed, perhaps below somebody else's checkout

@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if config.name == "adafactor":
         return torch.optim.Adafactor(groups, lr=config.rate)
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(config.betas[0], config.betas[1]))
+    return torch.optim.AdamW(groups, lr=config.rate, betas=(config.betas[0], config.betas[1]), fused=True)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: Optim, *, steps: int) -> LambdaLR:

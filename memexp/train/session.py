@@ -5,18 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.data.lanes import TrainingLanes
 from memexp.errors import UserError
-from memexp.model.build import build_model, pick_device
-from memexp.model.segment import SegmentModel, State, pack, unpack
+from memexp.model.build import Fed, build_model, pick_device
+from memexp.model.parts import part
+from memexp.model.segment import SegmentModel, SegmentOutput, State, pack, unpack
 from memexp.runs import Run, find_run
 from memexp.train import checkpoint
+from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.identity import read_identity
 from memexp.train.optimizer import build_optimizer, build_schedule
+from memexp.train.precision import HalfWeights, slow_here
+from memexp.train.reading import Reader
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
 """Settings of `size` that two runs must share for the weights of one to mean something in the other."""
@@ -34,7 +39,7 @@ class Session:
     model: SegmentModel
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    lanes: TrainingLanes
+    lanes: Reader
     state: State
     step: int = 0
     tokens: int = 0
@@ -46,7 +51,37 @@ class Session:
     losses: list[float] = field(default_factory=list)
     """Of the steps that no line of metrics covers yet."""
     notes: list[str] = field(default_factory=list)
-    """What was new or left over when weights came from another run."""
+    """What the user should know before it begins, such as what was new when weights came from another run."""
+    halves: HalfWeights | None = field(init=False, default=None)
+    """What the forward pass multiplies by in bf16; None in fp32."""
+
+    def __post_init__(self) -> None:
+        self._pass = _Pass(self.model)
+        if self.config.precision == "bf16":
+            self.halves = HalfWeights(self._pass)
+
+    def read(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+        """One segment through the model, and the nats of its targets, B T."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
+            if self.halves is None:
+                found: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
+            else:
+                found = torch.func.functional_call(self._pass, self.halves.leaves(), (batch, state), tie_weights=False)
+        return found
+
+
+class _Pass(nn.Module):
+    """Model and head in one call, in which weights can be exchanged."""
+
+    def __init__(self, model: SegmentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+        with part("layers"):
+            output: SegmentOutput = self.model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
+        with part("head"):
+            return output, self.model.head.nats(output.hidden_BTD, batch.targets_BT)
 
 
 def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, root: Path) -> Session:
@@ -59,6 +94,7 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
     if config.init_from is not None and newest is None:
         notes = _take_weights(model, config, corpus, find_run(root, config.init_from))
     model.to(device)
+    notes += _prepare(model, config, device)
     optimizer = build_optimizer(model, config.optim)
     session = Session(
         config=config,
@@ -69,12 +105,16 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
-        lanes=TrainingLanes(
-            corpus.split("train"),
-            lanes=config.lanes,
-            segment=config.segment,
-            seed=config.seed,
-            max_document=config.data.max_document,
+        lanes=Reader(
+            TrainingLanes(
+                corpus.split("train"),
+                lanes=config.lanes,
+                segment=config.segment,
+                seed=config.seed,
+                max_document=config.data.max_document,
+            ),
+            segments=config.accumulate,
+            device=device,
         ),
         state=model.init_state(config.lanes),
         notes=notes,
@@ -126,6 +166,20 @@ def load_weights(run: Run) -> dict[str, Any]:
         run.path / "weights.pt", identity=read_identity(run)["hash"], remedy=remedy
     )["model"]
     return weights
+
+
+def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
+    """Do what makes a model fast on this device, and say what cannot be done or does not pay there."""
+    notes = []
+    if config.precision == "bf16" and slow_here(device):
+        notes.append(
+            "precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster here"
+        )
+    if config.compile and (missing := missing_compiler(device)):
+        notes.append(f"compile=true has no effect: {missing} was not found; expected one, for torch.compile needs it")
+    elif config.compile:
+        compile_layers(model)
+    return notes
 
 
 def _restore(session: Session, path: Path) -> None:

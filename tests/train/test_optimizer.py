@@ -1,6 +1,7 @@
 """Schedules against numbers worked out by hand, and which parameter gets what."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -95,3 +96,33 @@ def test_the_gate_of_what_rewrites_the_slots_never_decays() -> None:
     groups = build_optimizer(model, Optim(gate_rate=3.0)).param_groups
     [rate] = {group["lr"] for group in groups if any(each is model.updater.gate_DF for each in group["params"])}
     assert rate == pytest.approx(3 * Optim().rate)
+
+
+def stepped(optimizer: torch.optim.Optimizer, model: nn.Module, steps: range) -> dict[str, torch.Tensor]:
+    """The weights after steps with gradients that depend on the step alone."""
+    for step in steps:
+        torch.manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_adamw_is_the_plain_one_to_rounding_and_goes_on_from_its_states() -> None:
+    """Fused is how it is computed, not what."""
+    config = configure("arch=vanilla", "optim=adamw")
+    models = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        models.append(build_model(config, vocabulary=20))
+    ours, plain, going_on = (build_optimizer(model, config.optim) for model in models)
+    for group in plain.param_groups:
+        group["fused"] = False
+    found, expected = stepped(ours, models[0], range(5)), stepped(plain, models[1], range(5))
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-6, msg=name)
+    models[2].load_state_dict(models[1].state_dict())
+    going_on.load_state_dict(deepcopy(plain.state_dict()))  # as a checkpoint of before has it
+    after, again = stepped(plain, models[1], range(5, 8)), stepped(going_on, models[2], range(5, 8))
+    assert all(torch.equal(again[name], weight) for name, weight in after.items())
+    assert not torch.equal(after["head.embedding_VD"], expected["head.embedding_VD"])

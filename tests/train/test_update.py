@@ -19,6 +19,7 @@ from memexp.model.segment import Extension, SegmentModel, SegmentOutput, State, 
 from memexp.runs import Run
 from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
+from memexp.train.reading import Reader
 from memexp.train.session import Session
 
 from ..tiny import configure
@@ -49,7 +50,7 @@ def open_session(config: TrainConfig, model: SegmentModel, texts: list[TokenDocu
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
-        lanes=lanes(config, texts),
+        lanes=Reader(lanes(config, texts), segments=config.accumulate, device=torch.device("cpu")),
         state=model.init_state(config.lanes),
     )
 

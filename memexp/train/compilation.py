@@ -1,0 +1,50 @@
+"""torch.compile for the parts of layers that are arithmetic alone.
+
+What is compiled is the same in every architecture and in every layer: projecting, and what follows attention. State,
+memory, search and resets are run as they are written, so nothing of them can be copied, cached or decided too early, and
+no length of a memory leads to another compilation. A whole model as one graph takes minutes to compile on a CPU, falls
+apart wherever the host reads a count, and its graph would have to keep a copy of every ring that is written in place.
+"""
+
+import os
+import shutil
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from memexp.model.attention import SelfAttention
+from memexp.model.layers import DecoderLayer
+from memexp.model.parts import part
+from memexp.model.segment import SegmentModel
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """What torch.compile needs on this device and does not find; None if it can compile."""
+    if device.type == "cuda":
+        return None if find_spec("triton") else "the package triton"
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+
+
+def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> None:
+    """Have the model's layers compiled when they are first called; parameters and results, to rounding, are the same."""
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            _compile(module, "project", "layers", backend)
+        elif isinstance(module, DecoderLayer):
+            _compile(module, "finish", "feed-forward", backend)
+
+
+def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:
+    # random numbers as without compilation
+    options: Any = {"fallback_random": True} if backend == "inductor" else None
+    compiled = torch.compile(getattr(module, method), backend=backend, options=options)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        with part(name):
+            return compiled(*arguments, **named)
+
+    setattr(module, method, call)

@@ -1,0 +1,78 @@
+"""Compiled layers give the same losses and gradients in every architecture, and are compiled a few times at most."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from memexp.model.build import build_model
+from memexp.train.compilation import compile_layers, missing_compiler
+from memexp.train.loop import update
+
+from ..contract.conftest import ARCHS
+from ..tiny import configure
+from .conftest import Train, losses
+from .test_update import SEGMENT, VOCABULARY, documents, open_session
+
+# what PyTorch's compiler does to itself
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+TOLERANCE = 1e-5
+"""Of losses and gradients, relative: fp32 sums in another order."""
+
+
+def trained(arch: str, *settings: str, backend: str | None, tmp_path: Any) -> tuple[list[float], list[torch.Tensor]]:
+    """Losses and last gradients of three steps with resets, padding and dropout."""
+    config = configure(
+        f"arch={arch}", f"segment={SEGMENT}", "lanes=3", "accumulate=2", "arch.dropout=0.2", "arch.scale=4",
+        "arch.key_smear=true", "size.memory=40", *settings,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=VOCABULARY)
+    if backend is not None:
+        compile_layers(model, backend=backend)
+    session = open_session(config, model, documents(40, 29, 50, 13), tmp_path)
+    torch.manual_seed(1)
+    found = [update(session).loss for _ in range(3)]
+    return found, [each.grad for each in model.parameters() if each.grad is not None]
+
+
+def assert_same(arch: str, *settings: str, backend: str, tmp_path: Any) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    expected, gradients = trained(arch, *settings, backend=None, tmp_path=tmp_path)
+    assert not counters["stats"]
+    found, compiled = trained(arch, *settings, backend=backend, tmp_path=tmp_path)
+    assert found == pytest.approx(expected, rel=TOLERANCE)
+    for ours, theirs in zip(compiled, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=1e-6)
+    assert not counters["graph_break"]
+    assert 2 <= counters["stats"]["unique_graphs"] <= 8  # all layers and steps share them
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_losses_are_the_same(arch: str, tmp_path: Any) -> None:
+    assert_same(arch, backend="aot_eager", tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("settings", [("recompute=true",), ("precision=bf16",)], ids=["recompute", "bf16"])
+def test_together_with(settings: tuple[str, ...], tmp_path: Any) -> None:
+    assert_same("knn", *settings, backend="aot_eager", tmp_path=tmp_path)
+
+
+@pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="needs a C++ compiler")
+def test_with_generated_code(tmp_path: Any) -> None:
+    assert_same("knn", backend="inductor", tmp_path=tmp_path)
+
+
+def test_without_a_compiler_it_trains_all_the_same(
+    run: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "absent++")
+    found = run("compile=true")
+    assert capsys.readouterr().out.count("compile=true has no effect: a C++ compiler (absent++) was not found") == 1
+    assert len(losses(found)) and run("compile=false").path == found.path  # one run: the result is the same
