@@ -192,7 +192,8 @@ def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Ten
                 keys_WK = readable.keys_HRK[head, first : min(first + len(scores_WT), stop)].to(dtype)
                 new = -(-len(keys_WK) // GROUP)
                 torch.mm(keys_WK, queries_TK.T, out=scores_WT[: len(keys_WK)])
-                scores_WT[len(keys_WK) : new * GROUP] = float("-inf")
+                if len(keys_WK) < new * GROUP:
+                    scores_WT[len(keys_WK) : new * GROUP] = float("-inf")
                 tile_NgT = scores_WT[: new * GROUP].unflatten(0, (new, GROUP))
                 torch.amax(tile_NgT, 1, out=maxima_HGT[head, done : done + new])
                 done += new
