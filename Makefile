@@ -1,12 +1,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format clean bench
+.PHONY: help install demo test lint types format clean bench bench-peers
 
 help:  ## list what make can do
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make .venv with memexp and what it needs; takes no time when it is there
 
@@ -41,6 +42,13 @@ format: $(STAMP)  ## format the sources
 bench: $(STAMP)  ## measure search, step and memory against their floors
 	$(BIN)/memexp bench
 
+bench-peers: $(STAMP)  ## measure training steps beside other packages, in an environment of their own
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt beartype einops einops-exts faiss-cpu filelock hyper-connections joblib
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --no-deps memorizing-transformers-pytorch==0.4.1 block-recurrent-transformer-pytorch==0.4.4 recurrent-memory-transformer-pytorch==0.7.0
+	$(BIN)/memexp bench peers
+
 clean:  ## remove what was built and cached; keeps data/ and results/
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

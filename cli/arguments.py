@@ -19,7 +19,7 @@ FLAGS = {
 """Hydra's flags, and whether a word follows."""
 
 CFG = ("job", "hydra", "all")
-OWN_FLAGS = ("--help", "-h", "--dry-run")
+OWN_FLAGS = ("--help", "-h", "--dry-run", "--plan")
 SUFFIXES = {"k": 1, "m": 2, "g": 3}
 SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kmg])(?![\w.])", re.IGNORECASE)
 PLAIN = re.compile(r"[A-Za-z_][\w./@-]*", re.ASCII)
@@ -77,6 +77,8 @@ def parse(command: str, words: list[str]) -> Arguments:
             arguments.help = True
         elif flag == "--dry-run":
             arguments.overrides.append("dry_run=true")
+        elif flag == "--plan":
+            arguments.overrides.append("plan=true")
         elif flag in FLAGS:
             arguments.flags.append(flag)
             if FLAGS[flag]:

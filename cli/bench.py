@@ -6,16 +6,26 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from memexp.cli.settings import choices_of
-from memexp.config import BENCHES, BenchConfig, TrainConfig
+from memexp.config import BenchConfig, TrainConfig
 from memexp.files import write_json, write_text
 from memexp.report.text import console
 from memexp.runs import find_root
 
+SEGMENT, VOCABULARY = 512, 32_000
+"""Of the papers' model, for the plan."""
+
 
 def run(config: BenchConfig) -> None:
-    """Print the figures and write them as JSON and Markdown."""
+    """Print the figures and write them as JSON and Markdown; or print a plan."""
     root = find_root(config.root)
     screen = console()
+    if config.plan:
+        from memexp.bench.plan import page
+
+        settings = _settings("knn", SEGMENT)
+        plan = page(settings, slots=config.largest, lanes=config.lanes, card=config.card, vocabulary=VOCABULARY)
+        screen.print(plan, markup=False, highlight=False, soft_wrap=True)
+        return
     with _shown(screen) as say:
         say("loading torch")
         from memexp.bench.formats import to_markdown, to_terminal
@@ -24,20 +34,29 @@ def run(config: BenchConfig) -> None:
         figures = run_benches(config, say, lambda: _archs(WORK.segment))
     names = chosen(config)
     # a few benches alone leave the file of all as it is
-    path = root / "results" / "bench" / ("bench.json" if names == list(BENCHES) else f"{'-'.join(names)}.json")
+    path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(names)}.json")
     found = document(config, figures)
     write_json(path, found)
+    written = [path, path.with_suffix(".md")]
+    if "curve" in names:
+        from memexp.bench.curve import plot
+
+        written.append(path.with_name("curve.svg"))
+        write_text(written[-1], plot(figures).decode())
     write_text(path.with_suffix(".md"), to_markdown(figures, found, work=WORK.describe()))
     screen.print(to_terminal(figures))
-    screen.print(f"written: {path} and .md", markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _archs(segment: int) -> dict[str, TrainConfig]:
     """Every architecture with its papers' options and the lengths that follow from the segment's."""
+    return {name: _settings(name, segment) for name in choices_of("arch")}
+
+
+def _settings(arch: str, segment: int) -> TrainConfig:
     from memexp.cli.compose import compose, typed
 
-    words = ["size=200m", f"segment={segment}"]
-    return {name: typed(compose("train", [f"arch={name}", *words])) for name in choices_of("arch")}
+    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}"]))
 
 
 @contextmanager

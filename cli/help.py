@@ -49,9 +49,13 @@ EXAMPLES = {
 FLAGS = [
     ("-m, --multirun", "a sweep: every combination of values written a,b,c"),
     ("--dry-run", "print what would be trained and train nothing"),
+    ("--plan", "measure nothing: print what a memory takes on an accelerator"),
     ("--cfg job", "print the settings instead of running; with --resolve, without references"),
     ("--config-dir DIR", "read more files of the groups from DIR"),
 ]
+
+SETTING_OF = {"--dry-run": "dry_run", "--plan": "plan"}
+"""Flags of the commands that have such a setting."""
 
 
 def summary_of(command: str) -> str:
@@ -103,9 +107,8 @@ def show(command: str, overrides: list[str]) -> None:
     console.print(_settings_table(command, config, groups))
     if "arch" in groups:
         console.print(_mem_table())
-    console.print(
-        _plain_table("Flags", [flag for flag in FLAGS if flag[0] != "--dry-run" or "dry_run" in settings_of(command)])
-    )
+    flags = [flag for flag in FLAGS if SETTING_OF.get(flag[0]) in (None, *settings_of(command))]
+    console.print(_plain_table("Flags", flags))
     console.print("Examples", style="bold")
     for example in EXAMPLES[command]:
         console.print(f"  {example}", markup=False)

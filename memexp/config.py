@@ -101,9 +101,11 @@ class PairArch(Arch):
     )
     search: str = setting(
         "exact",
-        "who chooses them: every token by itself, or one choice a head for all of a segment by coordinate descent",
-        choices=("exact", "routed"),
+        "who finds them: an engine for every token by itself (auto: by size and device), or routed: one choice a head for all "
+        "of a segment by coordinate descent",
+        choices=("auto", "exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw", "routed"),
     )
+    stored: str = setting("fp32", "precision of the stored keys and values", choices=("fp32", "bf16"))
     combine: str = setting(
         "gate",
         "how retrieved and local values mix: a learned gate a head, or one joint softmax",
@@ -398,7 +400,8 @@ class TrainConfig(Command):
     )
     precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
     compile: bool = setting(
-        False, "compile the layers (torch.compile): the same results to rounding; for GPUs, on a CPU in fp32 it does not pay"
+        False,
+        "compile the layers (torch.compile): the same results to rounding; for GPUs, on a CPU in fp32 it does not pay",
     )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(
@@ -503,22 +506,34 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs of this tag")
 
 
-BENCHES = ("search", "write", "step", "archs", "memory", "startup")
+BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers")
 
 
 @dataclass
 class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
-    what: list[str] = setting([], "which benches; empty: all", choices=BENCHES)
+    what: list[str] = setting([], "which benches; empty: all but peers, half an hour", choices=BENCHES)
     repeats: int = setting(5, "rounds; every round times each side once, in turn", unit="rounds", low=1)
-    slots: int = setting(65536, "size of the larger memory; the smaller one is an eighth", unit="pairs", low=256)
+    slots: int = setting(
+        65536, "size of the larger memory; the smaller one is an eighth, the largest four times", unit="pairs", low=256
+    )
     threads: int = setting(1, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
+    plan: bool = setting(
+        False, "measure nothing: what a memory of the largest size takes on one accelerator, by arithmetic; also --plan"
+    )
+    lanes: int = setting(32, "of that plan", unit="lanes", low=1)
+    card: float = setting(80.0, "memory of the accelerator of that plan, in GB", low=1)
 
     @property
     def smaller(self) -> int:
         """Pairs of the smaller memory."""
         return self.slots // 8
+
+    @property
+    def largest(self) -> int:
+        """Pairs of the largest memory."""
+        return self.slots * 4
 
 
 COMMANDS: dict[str, type[Command]] = {

@@ -57,6 +57,11 @@ class Figure:
         return asdict(self) | summary | {"met": self.met}
 
 
+def about(subject: str, say: Say) -> Say:
+    """`say` with what it is about in front."""
+    return lambda what: say(f"{subject}: {what}")
+
+
 def timed(work: Callable[[], object]) -> Side:
     """A side that measures the seconds of `work`, which runs once now to warm up."""
     work()

@@ -1,9 +1,12 @@
 """Figures for people: a table in the terminal and as Markdown."""
 
+import math
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from memexp.bench.curve import slope
 from memexp.bench.figures import Figure
 from memexp.report.text import markdown
 
@@ -34,32 +37,40 @@ def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: st
         f"{machine['load']}), {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}.",
         f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once in turn, and the "
         "ratio is taken round by round.",
+        "Floors: " + ", ".join(f"{name} {value:.3g}" for name, value in machine["floors"].items()) + ".",
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{' --- |' * len(HEADINGS)}",
         *(f"| {' | '.join(markdown(cell) for cell in _cells(figure))} |" for figure in figures),
     ]
+    if any(figure.what.startswith("curve: ") for figure in figures):
+        lines += ["", f"Exact search grows with the power {slope(figures):.2f} of the memory's size (curve.svg)."]
     notes = [f"{figure.what}: {figure.note}." for figure in figures if figure.note]
     return "\n".join([*lines, *_facts(figures), *(["", *notes] if notes else [])]) + "\n"
 
 
 def _fact(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
 
 
 def _facts(figures: Sequence[Figure]) -> list[str]:
-    """A second table of what else is known, where anything is."""
-    with_facts = [figure for figure in figures if figure.facts]
-    if not with_facts:
-        return []
-    names = list(with_facts[0].facts)
+    """A table of what else is known for each bench that knows anything."""
+    lines = []
+    for names, some in groupby((figure for figure in figures if figure.facts), key=lambda figure: list(figure.facts)):
+        lines += _table(names, list(some))
+    return lines
+
+
+def _table(names: list[str], figures: list[Figure]) -> list[str]:
     return [
         "",
         f"| what | {' | '.join(names)} |",
         f"|{' --- |' * (len(names) + 1)}",
         *(
-            f"| {markdown(figure.ours)} | {' | '.join(_fact(figure.facts[name]) for name in names)} |"
-            for figure in with_facts
+            f"| {markdown(figure.what)} | {' | '.join(_fact(figure.facts[name]) for name in names)} |"
+            for figure in figures
         ),
     ]
 

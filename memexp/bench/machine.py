@@ -3,6 +3,9 @@
 import os
 import platform
 import re
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,32 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def floors() -> dict[str, float]:
+    """What nothing on this machine can be faster than, with torch's threads: products in GF/s, memory in GB/s.
+
+    Products of a search (512 queries, keys of 64) and of a projection (2,048 tokens, width 256 to 1,024).
+    """
+    rates = {}
+    for name, (rows, inner, columns) in {"search": (512, 64, 4096), "projection": (2048, 256, 1024)}.items():
+        for kind in (torch.float32, torch.bfloat16):
+            left, right = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind).T
+            seconds = _fastest(partial(torch.mm, left, right))
+            rates[f"{name} {str(kind).removeprefix('torch.')}, GF/s"] = 2 * rows * inner * columns / seconds / 1e9
+    numbers = torch.zeros(1 << 25)  # 128 MiB, more than any cache
+    rates["memory read, GB/s"] = numbers.nbytes / _fastest(numbers.sum) / 1e9
+    return rates
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of some calls, about a second of them at most."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < 20 and sum(times) < 1):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def cpu_model() -> str:

@@ -18,13 +18,13 @@ FLOAT_BYTES = 4
 
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
     """How much the peak grows from the smaller to the larger memory, beside how much the ring does."""
-    more = config.slots - config.smaller
+    more = config.largest - config.smaller
     ring = 2 * work.lanes * work.heads * work.head_size * more * FLOAT_BYTES
     scores = work.lanes * work.heads * work.segment * more * FLOAT_BYTES
     found = in_turn(
         {
             "small": lambda: peak_of(work, slots=config.smaller, threads=config.threads),
-            "large": lambda: peak_of(work, slots=config.slots, threads=config.threads),
+            "large": lambda: peak_of(work, slots=config.largest, threads=config.threads),
         },
         repeats=min(config.repeats, ROUNDS),
         say=say,
@@ -32,7 +32,7 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
     growth = [large - small for small, large in zip(found["small"], found["large"], strict=True)]
     return [
         Figure(
-            what=f"peak of a knn step, {config.smaller:,} to {config.slots:,} slots",
+            what=f"peak of a knn step, {config.smaller:,} to {config.largest:,} slots",
             ours="growth of the peak",
             other="growth of the ring",
             unit="bytes",

@@ -1,23 +1,26 @@
-"""Exact search of a full ring beside scores and `torch.topk`, and beside its floor: the score product alone.
+"""Exact search of a full ring beside what else finds the best scores, and beside its floor: the score product alone.
 
 Shapes: B lanes (one), H heads, T queries, R slots, K head size, k neighbours, W slots of a tile.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memexp.bench import faiss_search
 from memexp.bench.figures import Figure, Say, Side, in_turn, timed
 from memexp.bench.work import Work
 from memexp.config import BenchConfig
 from memexp.model.ring import Ring, empty_ring
 from memexp.model.search import exact
-TILE = 1024
 
-RATIO = 0.4
-"""2.5 times faster."""
+OVER_FLOOR, OVER_TOPK, OVER_FLAT, OVER_IVF = 3.0, 1 / 8, 1 / 25, 1.0
+"""What the time is wanted to be of the score product's, of scores + `torch.topk`, of faiss's Flat and of its IVF."""
+TILE = 1024
+"""Keys that the product multiplies at a time."""
 ALIKE = 64
 """Pairs of each cluster, where keys come in clusters."""
 SPREAD = 0.02
@@ -29,8 +32,7 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
 
     A search may be faster where the best pairs stand out, so keys that are all alike are searched too.
     """
-    torch.manual_seed(0)
-    queries_BHTK = F.normalize(torch.randn(1, work.heads, work.segment, work.head_size), dim=-1)
+    queries_BHTK = some_queries(work)
     rings = {
         "random": full_ring(torch.randn(work.heads, config.slots, work.head_size)),
         "clustered": full_ring(clustered(queries_BHTK[0], slots=config.slots)),
@@ -43,14 +45,53 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
         torch.testing.assert_close(found_BHTk, sort(), rtol=0, atol=1e-5)
         sides |= {f"{name} ours": timed(search), f"{name} topk": timed(sort)}
     sides["product"] = timed(partial(product, queries_BHTK, rings["random"]))
+    if faiss_search.installed():
+        sides["flat"] = timed(faiss_search.flat(queries_BHTK, rings["random"], work.neighbours))
     found = in_turn(sides, repeats=config.repeats, say=say)
     what = f"search of {config.slots:,} slots, {work.heads} x {work.segment} queries, k {work.neighbours}"
-    measured = {name: (found[f"{name} ours"], found[f"{name} topk"]) for name in rings}
-    return [
-        Figure(f"{what}, random keys", "exact", "scores + topk", "s", *measured["random"], ratio_at_most=RATIO),
-        Figure(f"{what}, clustered keys", "exact", "scores + topk", "s", *measured["clustered"]),
-        Figure(f"{what}, random keys", "exact", "score product alone", "s", found["random ours"], found["product"]),
+
+    def figure(kind: str, other: str, side: str, at_most: float | None) -> Figure:
+        return Figure(
+            f"{what}, {kind} keys", "exact", other, "s", found[f"{kind} ours"], found[side], ratio_at_most=at_most
+        )
+
+    figures = [
+        figure("random", "score product alone", "product", OVER_FLOOR),
+        figure("random", "scores + topk", "random topk", OVER_TOPK),
+        figure("clustered", "scores + topk", "clustered topk", None),
     ]
+    if not faiss_search.installed():
+        figures[0] = replace(figures[0], note="faiss is not installed (the extra `faiss`), so it is not beside it")
+        return figures
+    return [*figures, figure("random", "faiss Flat", "flat", OVER_FLAT), _against_ivf(config, work, say)]
+
+
+def _against_ivf(config: BenchConfig, work: Work, say: Say) -> Figure:
+    """At the largest size, where an index in parts begins to pay; both sides take in a segment of new keys."""
+    torch.manual_seed(1)
+    queries_BHTK = some_queries(work)
+    ring = full_ring(torch.randn(work.heads, config.largest, work.head_size))
+    ours = partial(exact, queries_BHTK, ring, work.neighbours)
+    say("building faiss's index")
+    ivf = faiss_search.Ivf(queries_BHTK, ring, work.neighbours, ours().slots_BHTk)
+    found = in_turn({"ours": timed(ours), "ivf": ivf.step}, repeats=min(3, config.repeats), say=say)
+    return Figure(
+        f"search of {config.largest:,} slots, random keys",
+        "exact",
+        "faiss IVF",
+        "s",
+        found["ours"],
+        found["ivf"],
+        ratio_at_most=OVER_IVF,
+        note=f"IVF of {ivf.lists} lists, {ivf.probes} probed: recall {ivf.recall:.3f} of these keys; its time has the "
+        f"insertion of a segment, and its building ({ivf.build_seconds:.1f} s) once in as many segments as the ring holds",
+    )
+
+
+def some_queries(work: Work) -> Tensor:
+    """One lane's, B H T K, of unit norm."""
+    torch.manual_seed(0)
+    return F.normalize(torch.randn(1, work.heads, work.segment, work.head_size), dim=-1)
 
 
 def full_ring(keys_HRK: Tensor) -> Ring:

@@ -1,41 +1,81 @@
-"""Training steps: `vanilla` beside a plain PyTorch decoder, and what positions, cache and memory add to it."""
+"""Training steps: each architecture beside a plain PyTorch decoder, and what positions, cache and memory add to them."""
 
-from memexp.bench.figures import Figure, Say, in_turn, timed
+from collections.abc import Mapping
+from dataclasses import replace
+
+from memexp.bench.figures import Figure, Say, about, in_turn, timed
 from memexp.bench.work import Work, knn, our_step, plain_step, vanilla, xl
-from memexp.config import BenchConfig
+from memexp.config import BenchConfig, TrainConfig
 
-RATIO = 1.05
+OVER_PLAIN = {"vanilla": 1.02, "xl": 1.2, "block": 1.3, "rmt": 1.3}
+OVER_NO_BIAS = 1.15
+OVER_NO_MEMORY = (1.1, 1.5, 3.0)
+"""At the smaller, the larger and the largest size."""
+LONG = 3
+"""Rounds at most where a step takes seconds."""
 
 
-def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
-    """The time of one step: forward, backward, AdamW."""
-    mem, cache = config.smaller, work.segment
+def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, TrainConfig]) -> list[Figure]:
+    """The time of one step: forward, backward, AdamW.
+
+    Args:
+        archs: the settings of each architecture, of which its options and `mem` are taken; positions are rotary.
+    """
     say("warming up")
+    cache = work.segment
+
+    def rotary(name: str) -> TrainConfig:
+        return replace(archs[name], arch=replace(archs[name].arch, position="rotary"))
+
     # what is compared stands side by side
-    found = in_turn(
-        {
-            "plain none": timed(plain_step("none", work=work)),
-            "vanilla none": timed(our_step(vanilla("none"), mem=0, work=work)),
-            "plain rotary": timed(plain_step("rotary", work=work)),
-            "vanilla rotary": timed(our_step(vanilla("rotary"), mem=0, work=work)),
-            "vanilla t5": timed(our_step(vanilla("t5"), mem=0, work=work)),
-            "knn t5": timed(our_step(knn(work), mem=mem, work=work)),
-            "xl t5": timed(our_step(xl("t5"), mem=cache, work=work)),
-            "xl rotary": timed(our_step(xl("rotary"), mem=cache, work=work)),
+    sides = {
+        "plain none": timed(plain_step("none", work=work)),
+        "vanilla none": timed(our_step(vanilla("none"), mem=0, work=work)),
+        "vanilla t5": timed(our_step(vanilla("t5"), mem=0, work=work)),
+        "vanilla rotary": timed(our_step(vanilla("rotary"), mem=0, work=work)),
+        "plain rotary": timed(plain_step("rotary", work=work)),
+        "xl rotary": timed(our_step(xl("rotary"), mem=cache, work=work)),
+        **{
+            f"{name} rotary": timed(our_step(rotary(name).arch, mem=rotary(name).mem, work=work))
+            for name in ("block", "rmt")
+            if name in archs
         },
-        repeats=config.repeats,
-        say=say,
-    )
+        "xl none": timed(our_step(xl("none"), mem=cache, work=work)),
+        "xl t5": timed(our_step(xl("t5"), mem=cache, work=work)),
+    }
+    found = in_turn(sides, repeats=config.repeats, say=say)
 
     def figure(what: str, ours: str, other: str, at_most: float | None = None) -> Figure:
         return Figure(what, ours, other, "s", found[ours], found[other], ratio_at_most=at_most)
 
     return [
-        figure("step of vanilla, no positions", "vanilla none", "plain none", RATIO),
-        figure("step of vanilla, rotary", "vanilla rotary", "plain rotary", RATIO),
-        figure("cost of T5's bias, vanilla", "vanilla t5", "vanilla rotary"),
-        figure(f"cost of T5's bias, xl with cache {cache:,}", "xl t5", "xl rotary"),
-        figure(f"cost of a cache of {cache:,}, rotary", "xl rotary", "vanilla rotary"),
-        figure(f"cost of a cache of {cache:,}, T5's bias", "xl t5", "vanilla t5"),
-        figure(f"cost of cache {cache:,} and {mem:,} slots", "knn t5", "vanilla t5"),
+        figure("step of vanilla, no positions", "vanilla none", "plain none", OVER_PLAIN["vanilla"]),
+        *(
+            figure(f"step of {name}, rotary", f"{name} rotary", "plain rotary", at_most)
+            for name, at_most in OVER_PLAIN.items()
+            if f"{name} rotary" in found
+        ),
+        figure("cost of T5's bias, vanilla", "vanilla t5", "vanilla none", OVER_NO_BIAS),
+        figure(f"cost of T5's bias, xl with cache {cache:,}", "xl t5", "xl none", OVER_NO_BIAS),
+        *_memories(config, work, say),
+    ]
+
+
+def _memories(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
+    """A memory of every size beside the same model without: the same cache and positions."""
+    sizes = {f"knn {slots:,}": slots for slots in (config.smaller, config.slots, config.largest)}
+    sides = {"no memory": timed(our_step(xl("t5"), mem=work.segment, work=work))}
+    sides |= {name: timed(our_step(knn(work), mem=slots, work=work)) for name, slots in sizes.items()}
+    found = in_turn(sides, repeats=min(LONG, config.repeats), say=about("memories", say))
+    return [
+        Figure(
+            f"cost of {slots:,} slots, cache {work.segment:,}, T5's bias",
+            name,
+            "no memory",
+            "s",
+            found[name],
+            found["no memory"],
+            ratio_at_most=at_most,
+        )
+        for (name, slots), at_most in zip(sizes.items(), OVER_NO_MEMORY, strict=True)
     ]

@@ -7,53 +7,54 @@ from typing import Any
 
 import torch
 
-from memexp.bench import archs, memory, search, startup, step, write
-from memexp.bench.figures import Figure, Say
-from memexp.bench.machine import describe_machine
+from memexp.bench import archs, curve, evaluation, memory, peers, search, startup, step, write
+from memexp.bench.figures import Figure, Say, about
+from memexp.bench.machine import describe_machine, floors
 from memexp.bench.work import Work
 from memexp.config import BENCHES, BenchConfig, TrainConfig
 
 WORK = Work()
 MEASURES = {
     "search": search.measure,
+    "curve": curve.measure,
     "write": write.measure,
-    "step": step.measure,
+    "evaluation": evaluation.measure,
     "memory": memory.measure,
     "startup": startup.measure,
+    "peers": peers.measure,
 }
+ACROSS = {"step": step.measure, "archs": archs.measure}
+"""Those that read the settings of every architecture."""
+ON_REQUEST = ("peers",)
 
 
 def run_benches(config: BenchConfig, say: Say, settings: Callable[[], Mapping[str, TrainConfig]]) -> list[Figure]:
     """The figures of the benches that are asked for, in their own order.
 
     Args:
-        settings: gives those of every architecture, for the bench that compares them.
+        settings: gives those of every architecture, for the benches that compare them.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     figures = []
     for name in chosen(config):
-        if name == "archs":
-            figures += archs.measure(config, WORK, _about(name, say), settings())
+        if name in ACROSS:
+            figures += ACROSS[name](config, WORK, about(name, say), settings())
         else:
-            figures += MEASURES[name](config, WORK, _about(name, say))
+            figures += MEASURES[name](config, WORK, about(name, say))
     return figures
-
-
-def _about(name: str, say: Say) -> Say:
-    return lambda what: say(f"{name}: {what}")
 
 
 def chosen(config: BenchConfig) -> list[str]:
     """Names of the benches to run."""
-    return [name for name in BENCHES if name in config.what or not config.what]
+    return [name for name in BENCHES if name in config.what or (not config.what and name not in ON_REQUEST)]
 
 
 def document(config: BenchConfig, figures: list[Figure]) -> dict[str, Any]:
     """Everything that was measured, where and with what settings."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
+        "machine": describe_machine() | {"floors": floors()},
         "settings": {"what": chosen(config), "repeats": config.repeats, "slots": config.slots},
         "work": asdict(WORK),
         "figures": [figure.as_dict() for figure in figures],

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config import Arch, KnnArch, Optim, Size, TrainConfig, XlArch
+from memexp.config import Arch, BlockArch, KnnArch, Optim, RmtArch, Size, TrainConfig, XlArch
 from memexp.model.build import build_model
 from memexp.model.ring import Ring
 from memexp.model.segment import detach
@@ -61,6 +61,18 @@ def knn(work: Work) -> Arch:
     )
 
 
+def block(work: Work) -> Arch:
+    """Options of block recurrence, a segment a window, in the layer that its paper takes."""
+    return BlockArch(
+        _target_="memexp.model.block.Block", name="block", mem_is="parameters", window=work.segment, position="rotary"
+    )
+
+
+def rmt() -> Arch:
+    """Options of memory tokens without a cache."""
+    return RmtArch(_target_="memexp.model.rmt.Rmt", name="rmt", mem_is="parameters", position="rotary")
+
+
 def random_text(work: Work) -> Tensor:
     """One segment a lane and the token behind it, B T+1."""
     return torch.randint(work.vocabulary, (work.lanes, work.segment + 1))
@@ -103,6 +115,24 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
         state = detach(output.state)
 
     return step
+
+
+def our_reading(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
+    """What evaluation does with one segment a lane of the same architecture."""
+    model = build_model(settings_of(arch, mem=mem, work=work), vocabulary=work.vocabulary).eval()
+    text = random_text(work)
+    tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+    valid, reset = torch.ones_like(tokens, dtype=torch.bool), torch.zeros(work.lanes, dtype=torch.bool)
+    state = model.init_state(work.lanes)
+
+    @torch.no_grad()
+    def read() -> None:
+        nonlocal state
+        output = model(tokens, valid, state, reset)
+        model.head.nats(output.hidden_BTD, targets)
+        state = output.state
+
+    return read
 
 
 def plain_step(position: str, *, work: Work) -> Callable[[], None]:

@@ -34,6 +34,7 @@ class BlockKnn(Block):
         combine: str,
         gate: float,
         write: str,
+        stored: str,
         window: int,
         recurrent_layers: list[int],
         gate_kind: str,
@@ -69,8 +70,13 @@ class BlockKnn(Block):
         )
         self.memory_slots = mem + pairs
         if pairs:
-            options = PairOptions(neighbours, search, combine, gate, write)
+            options = PairOptions(neighbours, search, combine, gate, write, stored)
             self.memories = build_memories(shape, options, layers=knn_layers, slots=pairs, cache=window, stride=window)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which engine searches."""
+        return self.memories.remarks
 
     def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
         """What each token retrieves; windows write to a copy of the rings."""

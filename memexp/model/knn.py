@@ -57,6 +57,7 @@ class Knn(SegmentModel):
         combine: str,
         gate: float,
         write: str,
+        stored: str,
         knn_position: bool,
         position: str,
         normalise: bool,
@@ -67,7 +68,7 @@ class Knn(SegmentModel):
     ) -> None:
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots = shape, cache, mem
-        options = PairOptions(neighbours, search, combine, gate, write)
+        options = PairOptions(neighbours, search, combine, gate, write, stored)
         self.memories = build_memories(shape, options, layers=knn_layers, slots=mem, cache=cache, stride=shape.segment)
         self.head = Head(shape.vocabulary, shape.width)
         self.dropout = nn.Dropout(dropout)
@@ -80,6 +81,11 @@ class Knn(SegmentModel):
             [AttentionOptions(scheme, normalise, scale, key_smear, keys_as_queries) for scheme in positions],
             dropout=dropout,
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which engine searches."""
+        return self.memories.remarks
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and an empty ring for each memory layer."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from memexp.model.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
+from memexp.model.engines import APPROXIMATE, build_engine, chosen_engine, recall
 from memexp.model.retrieval import Reading, fetch, gated, joint
 from memexp.model.ring import Ring, ages_at, empty_ring
 from memexp.model.ring import write as write_ring
 from memexp.model.routing import Router
-from memexp.model.search import exact
 from memexp.model.segment import Retrieval, Shape
 
 
@@ -26,6 +26,7 @@ class PairOptions:
     combine: str
     gate: float
     write: str
+    stored: str
 
 
 class PairMemory(nn.Module):
@@ -37,22 +38,30 @@ class PairMemory(nn.Module):
         self.behind = cache if options.write == "leaving" else 0
         """Tokens between the ring's newest pair and what is read."""
         self.gate_H = nn.Parameter(torch.full((shape.heads,), options.gate)) if options.combine == "gate" else None
-        self.router = Router(shape, keep=options.neighbours, context=stride) if options.search == "routed" else None
+        routed = options.search == "routed"
+        self.router = Router(shape, keep=options.neighbours, context=stride) if routed else None
+        self.search = chosen_engine(options.search, slots=slots) if not routed else options.search
+        self.engine = build_engine(self.search) if not routed and slots else None
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """A ring that holds nothing; its slack is what a gradient window writes."""
         shape = self.shape
         slack = (shape.bptt_segments + 1) * shape.segment
+        if self.options.stored == "bf16":
+            like = like.to(torch.bfloat16)
         return empty_ring(
             lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like
         )
 
     def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
         """What queries read from local attention and the ring."""
+        found_recall = None
         if self.router is None:
-            retrieved = fetch(
-                heads.queries_BHTK, ring, exact(heads.queries_BHTK.detach(), ring, self.options.neighbours)
-            )
+            assert self.engine is not None
+            queries_BHTK = heads.queries_BHTK.detach()
+            found = self.engine(queries_BHTK, ring, self.options.neighbours)
+            retrieved = fetch(heads.queries_BHTK, ring, found)
+            found_recall = recall(found, queries_BHTK, ring) if self.search in APPROXIMATE else None
         else:
             routed = self.router(ring)
             retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)
@@ -60,8 +69,10 @@ class PairMemory(nn.Module):
             nothing_BH1k = routed.weights_BH1k - routed.weights_BH1k.detach()
             retrieved = retrieved._replace(scores_BHTk=retrieved.scores_BHTk + nothing_BH1k)
         if self.gate_H is None:
-            return joint(retrieved, local_scores(sight, mask), sight.values_BGSK)
-        return gated(retrieved, attend(sight, mask), self.gate_H)
+            reading = joint(retrieved, local_scores(sight, mask), sight.values_BGSK)
+        else:
+            reading = gated(retrieved, attend(sight, mask), self.gate_H)
+        return reading._replace(recall=found_recall)
 
     def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache) -> Ring:
         """Append what was read, or what then leaves the cache that it was read over."""
@@ -83,7 +94,8 @@ class PairMemory(nn.Module):
         """Whether it lives.
 
         Fill is what the fullest lane could read; share is the part of the heads' attention that is on the memory; age is
-        the mean of the tokens from what the last token read, by attention, where a lane that read nothing counts 0.
+        the mean of the tokens from what the last token read, by attention, where a lane that read nothing counts 0; recall
+        is the part of the last token's true neighbours that an approximate engine found.
         """
         length = reading.weights_BHTk.shape[2]
         last_BH1k = reading.weights_BHTk[:, :, -1:]
@@ -94,6 +106,8 @@ class PairMemory(nn.Module):
             "memory_share": reading.weights_BHTk.sum(-1).mean(),
             "age": ((last_BH1k * ages_BH1k).sum((1, 2, 3)) / share_B).mean(),
         }
+        if reading.recall is not None:
+            gauges["recall"] = reading.recall
         if self.gate_H is not None:
             gauges["gate"] = self.gate_H.sigmoid().mean()
         if attention.scale_H is not None:
@@ -106,6 +120,12 @@ class PairMemories(nn.ModuleDict):
 
     def __getitem__(self, number: str) -> PairMemory:  # says what is in it
         return super().__getitem__(number)  # type: ignore[return-value]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which engine searches, where that was left to us."""
+        chosen = [self[number] for number in self if self[number].slots and self[number].options.search == "auto"]
+        return [f"arch.search=auto: {each.search}, for {each.slots:,} slots" for each in chosen[:1]]
 
     def empty(self, lanes: int, like: Tensor) -> tuple[Ring, ...]:
         """A ring for each that has slots."""

@@ -23,6 +23,8 @@ class Reading(NamedTuple):
     slots_BHTk: Tensor
     weights_BHTk: Tensor
     """Share of the head's attention; 0 where nothing was found. Sums to the memory's share."""
+    recall: Tensor | None = None
+    """Of an approximate search."""
 
 
 class Retrieved(NamedTuple):

@@ -61,7 +61,7 @@ def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     with part("search"), torch.autocast(queries_BHTK.device.type, enabled=False):
         if queries_BHTK.device.type == "cpu":
             return _by_spans(at_least_fp32(queries_BHTK), ring, neighbours)
-        return _by_mask(queries_BHTK.to(ring.keys_BHRK.dtype), ring, neighbours)
+        return _by_mask(at_least_fp32(queries_BHTK), ring, neighbours)
 
 
 def best_rows(values_RT: Tensor, k: int) -> Tensor:
@@ -212,7 +212,7 @@ def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, 
 
 
 def _longest(keys_HRK: Tensor, spans: list[tuple[int, int]]) -> float:
-    return max(keys_HRK[:, start:stop].norm(dim=-1).max().item() for start, stop in spans)
+    return max(keys_HRK[:, start:stop].float().norm(dim=-1).max().item() for start, stop in spans)
 
 
 @cache
@@ -227,15 +227,27 @@ def _by_mask(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
     void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
     block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * ring.keys_BHRK.element_size()))
-    take, slots, found = min(k, capacity), [], []
+    kind, take, slots, found = ring.keys_BHRK.dtype, min(k, capacity), [], []
+    half = kind != queries_BHTK.dtype
     for some_BHTK in queries_BHTK.split(block, dim=2):
-        scores_BHRT = (ring.keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
-        places_BHTk = best_rows(scores_BHRT, take)
-        best = scores_BHRT.mT.gather(-1, places_BHTk).sort(-1, descending=True)
-        slots.append(places_BHTk.gather(-1, best.indices))
+        scores_BHRT = (ring.keys_BHRK @ some_BHTK.to(kind).mT).masked_fill_(void_B1R1, float("-inf"))
+        places_BHTL = best_rows(scores_BHRT, min(SHORTLIST * k, capacity) if half else take)
+        values_BHTL = scores_BHRT.mT.gather(-1, places_BHTL)
+        if half:  # scores of rounded queries are only good enough for a shortlist
+            values_BHTL = _scored_again(some_BHTK, ring, places_BHTL).masked_fill(values_BHTL.isneginf(), float("-inf"))
+        best = values_BHTL.topk(take, dim=-1)
+        slots.append(places_BHTL.gather(-1, best.indices))
         found.append(best.values > float("-inf"))
     padding = (0, k - take)
     return Neighbours(
         F.pad(torch.cat(slots, dim=2), padding),
         F.pad(torch.cat(found, dim=2), padding),
     )
+
+
+def _scored_again(queries_BHTK: Tensor, ring: Ring, slots_BHTL: Tensor) -> Tensor:
+    lanes, heads, capacity, _ = ring.keys_BHRK.shape
+    first_BH11 = torch.arange(lanes * heads, device=slots_BHTL.device).view(lanes, heads, 1, 1) * capacity
+    rows_NL = (slots_BHTL + first_BH11).flatten(0, 2)
+    scores_NL = dot_rows(queries_BHTK.flatten(0, 2), ring.keys_BHRK.flatten(0, 2), rows_NL)
+    return scores_NL.view_as(slots_BHTL)

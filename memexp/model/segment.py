@@ -118,6 +118,11 @@ class SegmentModel(nn.Module, ABC):
         """Tokens after which the state moves on, so that pieces of one segment never reach further."""
         return self.shape.segment
 
+    @property
+    def remarks(self) -> list[str]:
+        """What it chose by itself, for the user."""
+        return []
+
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> SegmentOutput:
         """Forget where a document begins, then read one segment."""

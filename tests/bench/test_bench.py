@@ -1,12 +1,14 @@
 """The command at miniature size."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from memexp.bench import search, startup
+from memexp.bench import curve, peers, search, startup
+from memexp.bench.figures import Figure
 from memexp.bench.work import Work
 from memexp.cli import bench
 from memexp.cli.main import main
@@ -23,18 +25,20 @@ def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path:
     assert main(["bench", "repeats=1", "slots=256", f"root={tmp_path}"]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "results" / "bench"
-    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md", "curve.svg"]
     found = json.loads((folder / "bench.json").read_text())
-    assert found["settings"] == {"what": list(BENCHES), "repeats": 1, "slots": 256}
+    asked = [name for name in BENCHES if name != "peers"]
+    assert found["settings"] == {"what": asked, "repeats": 1, "slots": 256}
+    assert found["machine"]["floors"]["memory read, GB/s"] > 0
     assert found["work"]["segment"] == miniature.segment
     assert found["machine"]["torch"] == torch.__version__
-    assert len(found["figures"]) == 13 + len(archs)
+    assert len(found["figures"]) == 24 + len(archs)
     text = (folder / "bench.md").read_text()
     for figure in found["figures"]:
         assert len(figure["ours_measured"]) == len(figure["other_measured"]) == 1
         assert figure["other_measured"][0] > 0
         assert figure["ours"] in out and markdown(figure["ours"]) in text
-    for name in BENCHES:
+    for name in asked:
         assert f"{name}: round 1 of 1" in out
 
 
@@ -43,7 +47,7 @@ def test_some_benches_leave_the_file_of_all_alone(miniature: Work, tmp_path: Pat
     folder = tmp_path / "results" / "bench"
     assert sorted(path.name for path in folder.iterdir()) == ["search-write.json", "search-write.md"]
     figures = json.loads((folder / "search-write.json").read_text())["figures"]
-    assert [len(figure["ours_measured"]) for figure in figures] == [2, 2, 2, 2]
+    assert [len(figure["ours_measured"]) for figure in figures] == [2] * 6
 
 
 def test_an_unknown_bench_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
@@ -52,10 +56,51 @@ def test_an_unknown_bench_is_refused_in_one_line(tmp_path: Path, capsys) -> None
     assert error.count("\n") == 1
     assert (
         "'serch'" in error
-        and "search, write, step, archs, memory, startup" in error
+        and "search, curve, write, step, evaluation, archs, memory, startup, peers" in error
         and "did you mean search?" in error
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_is_arithmetic_over_the_state_itself(tmp_path: Path, capsys) -> None:
+    """2 x 8 heads x (262,144 slots + 512 of slack) x 128 numbers of 4 or 2 bytes a lane; twice as much does not fit."""
+    assert main(["bench", "--plan", f"root={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    numbers = 32 * 2 * 8 * (262_144 + 512) * 128
+    for size, stored in ((4, "fp32"), (2, "bf16")):
+        [line] = [line for line in out.splitlines() if line.strip().startswith(f"rings, {stored}")]
+        assert float(line.split()[2]) == pytest.approx(numbers * size / 1e9, rel=1e-3)
+    assert [line.split()[-6:-3] for line in out.splitlines() if "together" in line][0] != []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peers_that_are_not_installed_are_asked_for(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(peers, "ENVIRONMENT", "nowhere")
+    assert main(["bench", "peers", f"root={tmp_path}"]) == 2
+    assert "make bench-peers" in capsys.readouterr().err
+
+
+def test_a_peer_is_measured_step_by_step(miniature: Work, tmp_path: Path, monkeypatch) -> None:
+    """A program that answers with a time for each line, as the real one does."""
+    program = tmp_path / "peer.py"
+    program.write_text("import sys\nfor line in sys.stdin: print(1000.0, flush=True)\n")
+    python = tmp_path / "peers" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(peers, "PROGRAM", program)
+    monkeypatch.setattr(peers.sys, "prefix", str(tmp_path / "ours"))
+    monkeypatch.setattr(peers, "ENVIRONMENT", "peers")
+    found = peers.measure(BenchConfig(repeats=2, slots=256), miniature, lambda what: None)
+    assert [figure.other_measured for figure in found] == [[1000.0, 1000.0]] * 3
+    assert all(0 < seconds < 1000 for figure in found for seconds in figure.ours_measured) and found[0].met
+
+
+def test_the_slope_of_a_curve_is_the_power_it_grows_with() -> None:
+    figures = [
+        Figure(f"curve: {n}", "a", "b", "s", [n**0.7], [1.0], facts={"slots": n, "scores + topk, s": 1.0})
+        for n in (10, 1000, 5000)
+    ]
+    assert curve.slope(figures) == pytest.approx(0.7)
 
 
 def test_a_search_that_finds_other_scores_is_not_timed(miniature: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,16 @@ import pytest
 from memexp.bench.figures import Figure, in_turn, timed
 from memexp.bench.formats import amount, to_markdown
 
-MACHINE = {"cpu": "x", "instructions": "y", "cores": 2, "load": 0.5, "threads": 1, "torch": "2", "python": "3"}
+MACHINE = {
+    "cpu": "x",
+    "instructions": "y",
+    "cores": 2,
+    "load": 0.5,
+    "threads": 1,
+    "torch": "2",
+    "python": "3",
+    "floors": {"memory read, GB/s": 12.34},
+}
 
 
 def test_every_round_measures_each_side_once_and_every_other_one_backwards() -> None:

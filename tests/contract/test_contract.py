@@ -243,12 +243,13 @@ SEMANTIC = {
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
     "pairs": ["32", "64"],
-    "search": ["exact", "routed"],
+    "search": ["exact", "bucketed", "routed"],
     "factor": ["2", "4"],
     "compress": ["convolution", "mean", "max"],
     "combine": ["gate", "joint"],
     "gate": ["0.0", "1.0"],
     "write": ["all", "leaving"],
+    "stored": ["fp32", "bf16"],
     "knn_position": ["true", "false"],
     "aux_weight": ["0.0", "0.5"],
     "window": ["8", "4"],
@@ -381,7 +382,8 @@ def test_half_precision_stays_near_full(case: Case, text: Text) -> None:
     # rounding changes which pairs are retrieved, so there it may move more
     retrieves = hasattr(case.config.arch, "neighbours") and case.model.memory_slots
     assert abs(nats[0] - nats[1]) < (0.1 if retrieves else 0.02) * nats[0]
-    assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in pytree.tree_leaves(state))
+    types, before = ([leaf.dtype for leaf in pytree.tree_leaves(tree)] for tree in (state, case.model.init_state(3)))
+    assert types == before
 
 
 @pytest.mark.parametrize("pieces", [[1] * SEGMENT, [3, 1, 4]])

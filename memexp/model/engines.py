@@ -1,0 +1,231 @@
+"""Who searches a ring: engines behind one call, exact ones and approximate ones that cost less.
+
+An engine that keeps an index keeps it beside the model's state, as a copy that can be made again from the ring at any time.
+Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane.
+"""
+
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memexp.errors import UserError
+from memexp.model.attention import at_least_fp32
+from memexp.model.ring import Ring, ages, readable_spans
+from memexp.model.search import ACCELERATOR_BLOCK_BYTES, Neighbours, exact
+
+INDEX_FROM = 1 << 20
+"""Slots from which `auto` takes an index on a CPU, if faiss is installed; below, exact search was faster in the bench."""
+PROBES = 1 / 8
+"""Share of an index's lists that a search looks into."""
+
+
+class Engine(Protocol):
+    """Finds the best pairs for every query among the readable ones."""
+
+    def __call__(self, queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours: ...
+
+
+APPROXIMATE = ("bucketed", "faiss_ivf", "faiss_hnsw")
+"""Engines that miss some of the true neighbours."""
+
+
+def build_engine(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UserError: it needs faiss, which is not installed.
+    """
+    if name.startswith("faiss") and not find_spec("faiss"):
+        raise UserError(
+            f"arch.search is {name}, but there is no package faiss; expected the extra `faiss` (`pip install 'memexp[faiss]'`, or "
+            "[gpu] for CUDA), or arch.search=exact"
+        )
+    engines: dict[str, Callable[[], Engine]] = {
+        "exact": lambda: exact, "bucketed": lambda: bucketed, "faiss_flat": lambda: faiss_flat,
+        "faiss_ivf": lambda: Indexed("ivf"), "faiss_hnsw": lambda: Indexed("hnsw"),
+    }  # fmt: skip
+    return engines[name]()
+
+
+def chosen_engine(name: str, *, slots: int) -> str:
+    """What `arch.search` asks for; for `auto` the exact one, or from `INDEX_FROM` slots on a CPU an index, if there is faiss."""
+    if name != "auto":
+        return name
+    return "faiss_ivf" if slots >= INDEX_FROM and not torch.cuda.is_available() and find_spec("faiss") else "exact"
+
+
+@torch.no_grad()
+def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
+    """The best of each of `neighbours` buckets: a pair is missed where a better one shares its bucket.
+
+    A bucket is every `neighbours`-th slot, so that pairs written one after another do not compete. This is the approximate
+    search of the published code of Memorizing Transformers, which has one bucket a neighbour.
+    """
+    lanes, heads, capacity, _ = ring.keys_BHRK.shape
+    queries_BHTK = queries_BHTK.to(ring.keys_BHRK.dtype)
+    size = -(-capacity // neighbours)
+    void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
+    block = max(1, ACCELERATOR_BLOCK_BYTES // (8 * lanes * heads * capacity * ring.keys_BHRK.element_size()))
+    slots, found = [], []
+    with torch.autocast(queries_BHTK.device.type, enabled=False):
+        for some_BHTK in queries_BHTK.split(block, dim=2):
+            scores_BHRT = (ring.keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
+            filled = F.pad(scores_BHRT, (0, 0, 0, size * neighbours - capacity), value=float("-inf"))
+            best = filled.unflatten(2, (size, neighbours)).max(2)
+            order = best.values.mT.sort(-1, descending=True)
+            slots_BHTk = (best.indices * neighbours + torch.arange(neighbours, device=filled.device)[:, None]).mT
+            slots.append(slots_BHTk.gather(-1, order.indices).clamp_max(capacity - 1))
+            found.append(order.values > float("-inf"))
+    return Neighbours(torch.cat(slots, dim=2), torch.cat(found, dim=2))
+
+
+@torch.no_grad()
+def faiss_flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
+    """faiss by brute force over what is readable, on the ring's device; exact."""
+    faiss = _faiss()
+    result = _nothing(queries_BHTK, neighbours)
+    on_gpu = queries_BHTK.device.type == "cuda"
+    if on_gpu:
+        import faiss.contrib.torch_utils  # has faiss take tensors
+    for lane, head, slots_N in _readable(ring):
+        keys_NK = at_least_fp32(ring.keys_BHRK[lane, head].index_select(0, slots_N))
+        queries_TK, k = at_least_fp32(queries_BHTK[lane, head]).contiguous(), min(neighbours, len(slots_N))
+        if on_gpu:
+            _, places = faiss.knn_gpu(
+                faiss.StandardGpuResources(), queries_TK, keys_NK, k, metric=faiss.METRIC_INNER_PRODUCT
+            )
+        else:
+            faiss.omp_set_num_threads(torch.get_num_threads())
+            _, places = faiss.knn(queries_TK.numpy(), keys_NK.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
+        result.slots_BHTk[lane, head, :, :k] = slots_N[torch.as_tensor(places, device=slots_N.device)]
+        result.found_BHTk[lane, head, :, :k] = True
+    return result
+
+
+class Indexed:
+    """A faiss index for each lane and head that follows a ring: what was written since the last search is added first.
+
+    Pairs are numbered as they were written, so a search can be told which numbers are readable. The index is built anew
+    when another ring is searched, and each time that its ring has been written once around, because keys drift while a
+    model learns and old ones must go. Where a ring is searched as it was earlier, what came later is taken out again.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._keys: Tensor | None = None
+        """Of the ring that is followed; held, so that no other one can be at its place in memory."""
+        self._indexes: dict[tuple[int, int], _Follower] = {}
+
+    @torch.no_grad()
+    def __call__(self, queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
+        _faiss().omp_set_num_threads(torch.get_num_threads())
+        if (
+            self._keys is None
+            or self._keys.data_ptr() != ring.keys_BHRK.data_ptr()
+            or self._keys.shape != ring.keys_BHRK.shape
+        ):
+            self._keys, self._indexes = ring.keys_BHRK.detach(), {}
+        result = _nothing(queries_BHTK, neighbours)
+        capacity = ring.keys_BHRK.shape[2]
+        counts = zip(ring.position_B.tolist(), ring.count_B.tolist(), strict=True)
+        for lane, (position, count) in enumerate(counts):
+            for head in range(queries_BHTK.shape[1] if count else 0):
+                follower = self._indexes.setdefault((lane, head), _Follower(self.kind))
+                follower.follow(ring.keys_BHRK[lane, head], position=position, count=count)
+                queries_TK = at_least_fp32(queries_BHTK[lane, head]).cpu().contiguous().numpy()
+                numbers_Tk = torch.from_numpy(follower.search(queries_TK, neighbours, position - count, position))
+                result.slots_BHTk[lane, head] = (numbers_Tk.clamp_min(0) % capacity).to(queries_BHTK.device)
+                result.found_BHTk[lane, head] = (numbers_Tk >= 0).to(queries_BHTK.device)
+        return result
+
+
+class _Follower:
+    """The index of one lane and head."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.index: Any = None
+        self.first, self.last = 0, 0
+        """Numbers of the pairs since it was built: from the first, up to but not including the last."""
+
+    def follow(self, keys_RK: Tensor, *, position: int, count: int) -> None:
+        """Hold what is readable at this position."""
+        faiss = _faiss()
+        capacity = len(keys_RK)
+        began = position - count
+        if self.index is not None and position < self.last and self.kind == "ivf":
+            self.index.remove_ids(faiss.IDSelectorRange(position, self.last))
+            self.last = position
+        stale = self.index is None or position < self.last or began < self.first or position - self.first > 2 * capacity
+        if stale or began > self.last:
+            self.index, self.first, self.last = self._empty(keys_RK, began, position), began, began
+        if position > self.last:
+            numbers = torch.arange(self.last, position)
+            keys_NK = at_least_fp32(keys_RK[(numbers % capacity).to(keys_RK.device)]).cpu().contiguous().numpy()
+            self.index.add_with_ids(keys_NK, numbers.numpy())
+            self.last = position
+
+    def search(self, queries_TK: Any, neighbours: int, start: int, stop: int) -> Any:
+        """Numbers of the best pairs from `start` up to `stop`, best first; -1 where there are no more."""
+        faiss = _faiss()
+        among = faiss.IDSelectorRange(start, stop)
+        if self.kind == "ivf":
+            probes = max(8, math.ceil(PROBES * self.index.nlist))
+            return self.index.search(
+                queries_TK, neighbours, params=faiss.SearchParametersIVF(sel=among, nprobe=probes)
+            )[1]
+        # the selector of a map with numbers of its own is translated by the map
+        wide = max(64, 4 * neighbours)
+        return self.index.search(queries_TK, neighbours, params=faiss.SearchParametersHNSW(sel=among, efSearch=wide))[1]
+
+    def _empty(self, keys_RK: Tensor, start: int, stop: int) -> Any:
+        faiss = _faiss()
+        size = keys_RK.shape[1]
+        if self.kind == "hnsw":
+            return faiss.IndexIDMap(faiss.IndexHNSWFlat(size, 32, faiss.METRIC_INNER_PRODUCT))
+        lists = max(1, int(2 * (stop - start) ** 0.5) // 4)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
+        index.own_fields, index.cp.min_points_per_centroid = False, 1
+        numbers = torch.arange(start, stop) % len(keys_RK)
+        index.train(at_least_fp32(keys_RK[numbers.to(keys_RK.device)]).cpu().contiguous().numpy())
+        return index
+
+
+@torch.no_grad()
+def recall(found: Neighbours, queries_BHTK: Tensor, ring: Ring) -> Tensor:
+    """Gauge: the part of the true neighbours of each lane's last token that was found."""
+    true = exact(queries_BHTK[:, :, -1:], ring, found.slots_BHTk.shape[-1])
+    last_BHk = found.slots_BHTk[:, :, -1].masked_fill(~found.found_BHTk[:, :, -1], -1)
+    hit_BHk = (true.slots_BHTk[:, :, 0, :, None] == last_BHk[:, :, None]).any(-1) & true.found_BHTk[:, :, 0]
+    return hit_BHk.sum() / true.found_BHTk.sum().clamp_min(1)
+
+
+def _faiss() -> Any:
+    """Not every installation has it, and the types that it declares are not those it has."""
+    import faiss
+
+    return faiss
+
+
+def _nothing(queries_BHTK: Tensor, neighbours: int) -> Neighbours:
+    size = (*queries_BHTK.shape[:3], neighbours)
+    device = queries_BHTK.device
+    return Neighbours(
+        torch.zeros(size, dtype=torch.long, device=device), torch.zeros(size, dtype=torch.bool, device=device)
+    )
+
+
+def _readable(ring: Ring) -> list[tuple[int, int, Tensor]]:
+    """Lane, head and the readable slots, for each that has any."""
+    device = ring.keys_BHRK.device
+    return [
+        (lane, head, torch.cat([torch.arange(start, stop, device=device) for start, stop in spans]))
+        for lane, spans in enumerate(readable_spans(ring))
+        for head in range(ring.keys_BHRK.shape[1])
+        if spans
+    ]

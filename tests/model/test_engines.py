@@ -1,0 +1,137 @@
+"""Engines against brute force, on a ring that is written, cleared, forked and searched again as it was earlier."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memexp.errors import UserError
+from memexp.model import engines
+from memexp.model.engines import build_engine, chosen_engine, recall
+from memexp.model.ring import Ring, ages, clear_ring, empty_ring, write
+from memexp.model.segment import fork
+
+SLOTS, LENGTH = 300, 32
+LIKE = torch.zeros(())
+
+
+def some(kind: str, length: int) -> Tensor:
+    """Keys of two lanes and two heads, of unit norm."""
+    match kind:
+        case "clustered":
+            keys = torch.randn(2, 2, 5, 16)[:, :, torch.arange(length) % 5] + 0.05 * torch.randn(2, 2, length, 16)
+        case "duplicate":
+            keys = torch.randn(2, 2, 3, 16)[:, :, torch.arange(length) % 3]
+        case _:
+            keys = torch.randn(2, 2, length, 16)
+    return F.normalize(keys, dim=-1)
+
+
+def readable_scores(queries: Tensor, ring: Ring) -> Tensor:
+    """All scores, -inf where nothing may be read."""
+    void = (ages(ring) > ring.count_B[:, None])[:, None, None]
+    return (queries @ ring.keys_BHRK.to(queries.dtype).mT).masked_fill(void, float("-inf"))
+
+
+def check(name: str, found: engines.Neighbours, queries: Tensor, ring: Ring) -> float:
+    """That what was found is readable, different, best first and, for an exact engine, the best; gives the recall."""
+    k = found.slots_BHTk.shape[-1]
+    scores = readable_scores(queries, ring)
+    own = scores.gather(-1, found.slots_BHTk).masked_fill(~found.found_BHTk, float("-inf"))
+    assert (own > float("-inf")).equal(found.found_BHTk)
+    assert (own[..., :-1] >= own[..., 1:] - 1e-5).all()
+    for slots, there in zip(found.slots_BHTk.flatten(0, 2), found.found_BHTk.flatten(0, 2), strict=True):
+        assert len(set(slots[there].tolist())) == there.sum()
+    best = scores.topk(k).values
+    if name not in engines.APPROXIMATE:
+        torch.testing.assert_close(own, best, rtol=0, atol=1e-5)
+    return ((own >= best[..., -1:] - 1e-6) & found.found_BHTk).sum().item() / max(
+        1, (best > float("-inf")).sum().item()
+    )
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "duplicate"])
+@pytest.mark.parametrize("name", ["exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw"])
+def test_engines_find_what_brute_force_finds(name: str, kind: str) -> None:
+    """Over three times the ring's capacity, which nothing divides, with documents that begin in the middle."""
+    if name.startswith("faiss"):
+        pytest.importorskip("faiss")
+    torch.manual_seed(0)
+    engine = build_engine(name)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=LENGTH + 5, like=LIKE)
+    recalls = []
+    for step in range(30):
+        if step in (5, 19):
+            ring = clear_ring(ring, torch.tensor([True, step == 19]))
+        queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
+        recalls.append(check(name, engine(queries, ring, 16), queries, ring))
+        keys = some(kind, LENGTH)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]), slots=SLOTS)
+    if name != "bucketed":
+        assert sum(recalls[1:]) / len(recalls[1:]) > 0.9
+
+
+def test_one_of_each_bucket_finds_as_many_as_chance_says() -> None:
+    """16 balls thrown into 16 buckets leave 1 - (1 - 1/16)^16 of them occupied."""
+    torch.manual_seed(1)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=2048, slack=0, like=LIKE)
+    keys = some("random", 2048)
+    ring = write(ring, keys, keys, valid_B=torch.tensor([2048, 2048]), slots=2048)
+    queries = F.normalize(torch.randn(2, 2, 300, 16), dim=-1)
+    found = build_engine("bucketed")(queries, ring, 16)
+    assert check("bucketed", found, queries, ring) == pytest.approx(1 - (15 / 16) ** 16, abs=0.02)
+    assert recall(build_engine("exact")(queries, ring, 16), queries, ring) == 1
+
+
+@pytest.mark.parametrize("name", ["faiss_ivf", "faiss_hnsw"])
+def test_an_index_follows_forks_and_what_is_read_again(name: str) -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(2)
+    engine = build_engine(name)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=2 * LENGTH, like=LIKE)
+    queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
+    for _ in range(6):
+        keys = some("random", LENGTH)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+        engine(queries, ring, 8)
+    earlier, other = ring, fork(ring)
+    for at in (ring, other):  # the same place with other keys
+        keys = some("random", LENGTH)
+        at = write(at, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+        assert check(name, engine(queries, at, 8), queries, at) > 0.9
+    assert check(name, engine(queries, earlier, 8), queries, earlier) > 0.9
+    keys = some("random", LENGTH)  # and written again in another way
+    again = write(earlier, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+    assert check(name, engine(queries, again, 8), queries, again) > 0.9
+
+
+def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
+    torch.manual_seed(3)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=3000, slack=0, like=LIKE.bfloat16())
+    keys = some("random", 3000)
+    ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]), slots=3000)
+    queries = F.normalize(torch.randn(2, 2, 40, 16), dim=-1)
+    check("exact", build_engine("exact")(queries, ring, 32), queries, ring)
+    from memexp.model.search import _by_mask
+
+    shortlist = _by_mask(queries, ring, 32)
+    assert check("bucketed", shortlist, queries, ring) > 0.99
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"arch.search is faiss_ivf.*memexp\[faiss\].*arch.search=exact"):
+        build_engine("faiss_ivf")
+    assert chosen_engine("auto", slots=1 << 24) == "exact"
+
+
+@pytest.mark.gpu
+def test_faiss_on_cuda_is_that_on_cpu() -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(4)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=0, like=LIKE.cuda())
+    keys = some("random", SLOTS).cuda()
+    ring = write(ring, keys, keys, valid_B=torch.tensor([SLOTS, SLOTS]).cuda(), slots=SLOTS)
+    queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1).cuda()
+    for name in ("faiss_flat", "bucketed"):
+        check(name, build_engine(name)(queries, ring, 8), queries, ring)
