@@ -20,8 +20,12 @@ from memexp.model.search import ACCELERATOR_BLOCK_BYTES, Neighbours, exact
 
 INDEX_FROM = 1 << 20
 """Slots from which `auto` takes an index on a CPU, if faiss is installed; below, exact search was faster in the bench."""
-PROBES = 1 / 8
-"""Share of an index's lists that a search looks into."""
+PROBES = 1 / 16
+"""Share of an index's lists that a search looks into; with more than twice as many, exact search was faster."""
+FEWEST_PROBES = 32
+"""Lists looked into however few there are: in a small ring a miss costs more than a look."""
+POINTS_A_LIST = 64
+"""Pairs a list that its centre is learned from; faiss would take 256, and as good lists took four times as long."""
 
 
 class Engine(Protocol):
@@ -111,8 +115,9 @@ class Indexed:
     """A faiss index for each lane and head that follows a ring: what was written since the last search is added first.
 
     Pairs are numbered as they were written, so a search can be told which numbers are readable. The index is built anew
-    when another ring is searched, and each time that its ring has been written once around, because keys drift while a
-    model learns and old ones must go. Where a ring is searched as it was earlier, what came later is taken out again.
+    when another ring is searched; when what is readable has doubled, because lists are chosen for so many pairs; and each
+    time that a full ring has been written once around, because keys drift while a model learns and old ones must go.
+    Where a ring is searched as it was earlier, what came later is taken out again.
     """
 
     def __init__(self, kind: str) -> None:
@@ -152,6 +157,8 @@ class _Follower:
         self.index: Any = None
         self.first, self.last = 0, 0
         """Numbers of the pairs since it was built: from the first, up to but not including the last."""
+        self.built_for = 0
+        """How many were readable when it was built."""
 
     def follow(self, keys_RK: Tensor, *, position: int, count: int) -> None:
         """Hold what is readable at this position."""
@@ -161,9 +168,11 @@ class _Follower:
         if self.index is not None and position < self.last and self.kind == "ivf":
             self.index.remove_ids(faiss.IDSelectorRange(position, self.last))
             self.last = position
-        stale = self.index is None or position < self.last or began < self.first or position - self.first > 2 * capacity
-        if stale or began > self.last:
+        rewound = position < self.last or began < self.first
+        outgrown = count >= 2 * self.built_for or position - self.first > 2 * capacity
+        if self.index is None or rewound or outgrown or began > self.last:
             self.index, self.first, self.last = self._empty(keys_RK, began, position), began, began
+            self.built_for = count
         if position > self.last:
             numbers = torch.arange(self.last, position)
             keys_NK = at_least_fp32(keys_RK[(numbers % capacity).to(keys_RK.device)]).cpu().contiguous().numpy()
@@ -173,13 +182,13 @@ class _Follower:
     def search(self, queries_TK: Any, neighbours: int, start: int, stop: int) -> Any:
         """Numbers of the best pairs from `start` up to `stop`, best first; -1 where there are no more."""
         faiss = _faiss()
-        among = faiss.IDSelectorRange(start, stop)
         if self.kind == "ivf":
-            probes = max(8, math.ceil(PROBES * self.index.nlist))
+            among = faiss.IDSelectorRange(start, stop, True)  # each list has its numbers in order
+            probes = max(FEWEST_PROBES, math.ceil(PROBES * self.index.nlist))
             return self.index.search(
                 queries_TK, neighbours, params=faiss.SearchParametersIVF(sel=among, nprobe=probes)
             )[1]
-        # the selector of a map with numbers of its own is translated by the map
+        among = faiss.IDSelectorRange(start, stop)  # translated by the map that gives the graph its numbers
         wide = max(64, 4 * neighbours)
         return self.index.search(queries_TK, neighbours, params=faiss.SearchParametersHNSW(sel=among, efSearch=wide))[1]
 
@@ -188,9 +197,10 @@ class _Follower:
         size = keys_RK.shape[1]
         if self.kind == "hnsw":
             return faiss.IndexIDMap(faiss.IndexHNSWFlat(size, 32, faiss.METRIC_INNER_PRODUCT))
-        lists = max(1, int(2 * (stop - start) ** 0.5) // 4)
+        lists = max(1, int(2 * (stop - start) ** 0.5))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
         index.own_fields, index.cp.min_points_per_centroid = False, 1
+        index.cp.max_points_per_centroid, index.cp.niter = POINTS_A_LIST, 10
         numbers = torch.arange(start, stop) % len(keys_RK)
         index.train(at_least_fp32(keys_RK[numbers.to(keys_RK.device)]).cpu().contiguous().numpy())
         return index

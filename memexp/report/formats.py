@@ -11,6 +11,9 @@ from memexp.report.text import code, escape, latex, markdown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_DECIMALS = 9
+"""Of numbers in CSV: beyond these, machines round differently."""
+
 _FOLDED = 14
 """Characters that the settings take at least."""
 
@@ -50,7 +53,7 @@ def to_latex(grid: Grid) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a seed with full digits; a missing cell has one line without a seed."""
+    """One line a seed, numbers to `_DECIMALS`; a missing cell has one line without a seed."""
     keys = sorted({key for row in comparison.rows for key, _ in row.settings})
     by = [comparison.by] if comparison.by else []
     out = io.StringIO()
@@ -106,6 +109,8 @@ def to_csv(comparison: Comparison) -> str:
 
 def _field(value: object) -> object:
     """A line break inside a field is legal CSV, but no line-wise reader survives it."""
+    if isinstance(value, float):
+        return round(value, _DECIMALS)
     return escape(value) if isinstance(value, str) else value
 
 
