@@ -133,6 +133,11 @@ def _check_pairs(config: TrainConfig, arch: PairArch) -> None:
         raise UserError(
             f"arch.gate is {arch.gate:g} but arch.combine is joint, which has no gate; expected arch.combine=gate"
         )
+    if arch.search == "routed" and arch.stored_on == "host":
+        raise UserError(
+            "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; "
+            "expected arch.stored_on=device, or arch.search=exact"
+        )
     name, pairs = ("arch.pairs", arch.pairs) if isinstance(arch, BlockKnnArch) else ("mem", config.mem)
     if 0 < pairs < arch.neighbours:
         raise UserError(

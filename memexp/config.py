@@ -106,6 +106,11 @@ class PairArch(Arch):
         choices=("auto", "exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw", "routed"),
     )
     stored: str = setting("fp32", "precision of the stored keys and values", choices=("fp32", "bf16"))
+    stored_on: str = setting(
+        "device",
+        "where they are: with the model, or in the host's memory, which is larger and is searched by the CPU",
+        choices=("device", "host"),
+    )
     combine: str = setting(
         "gate",
         "how retrieved and local values mix: a learned gate a head, or one joint softmax",

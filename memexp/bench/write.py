@@ -13,8 +13,10 @@ SHARE = 0.01
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
     """The larger ring is written, the step is that of the smaller one: the share is not made small by the search."""
     mem = config.smaller
-    shape = {"lanes": work.lanes, "heads": work.heads, "head_size": work.head_size, "slots": config.slots}
-    ring = empty_ring(**shape, slack=work.segment, like=torch.zeros(()))
+    ring = empty_ring(
+        lanes=work.lanes, heads=work.heads, head_size=work.head_size, slots=config.slots, slack=work.segment,
+        like=torch.zeros(()),
+    )  # fmt: skip
     pairs = torch.randn(2, work.lanes, work.heads, work.segment, work.head_size)
     valid_B = torch.full((work.lanes,), work.segment)
 

@@ -35,6 +35,7 @@ class BlockKnn(Block):
         gate: float,
         write: str,
         stored: str,
+        stored_on: str,
         window: int,
         recurrent_layers: list[int],
         gate_kind: str,
@@ -70,7 +71,7 @@ class BlockKnn(Block):
         )
         self.memory_slots = mem + pairs
         if pairs:
-            options = PairOptions(neighbours, search, combine, gate, write, stored)
+            options = PairOptions(neighbours, search, combine, gate, write, stored, stored_on)
             self.memories = build_memories(shape, options, layers=knn_layers, slots=pairs, cache=window, stride=window)
 
     @property

@@ -58,6 +58,7 @@ class Knn(SegmentModel):
         gate: float,
         write: str,
         stored: str,
+        stored_on: str,
         knn_position: bool,
         position: str,
         normalise: bool,
@@ -68,7 +69,7 @@ class Knn(SegmentModel):
     ) -> None:
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots = shape, cache, mem
-        options = PairOptions(neighbours, search, combine, gate, write, stored)
+        options = PairOptions(neighbours, search, combine, gate, write, stored, stored_on)
         self.memories = build_memories(shape, options, layers=knn_layers, slots=mem, cache=cache, stride=shape.segment)
         self.head = Head(shape.vocabulary, shape.width)
         self.dropout = nn.Dropout(dropout)

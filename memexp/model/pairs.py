@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from memexp.model.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
 from memexp.model.engines import APPROXIMATE, build_engine, chosen_engine, recall
 from memexp.model.retrieval import Reading, fetch, gated, joint
-from memexp.model.ring import Ring, ages_at, empty_ring
+from memexp.model.ring import Ring, ages_at, empty_ring, seen_where_stored
 from memexp.model.ring import write as write_ring
 from memexp.model.routing import Router
 from memexp.model.segment import Retrieval, Shape
@@ -27,6 +27,7 @@ class PairOptions:
     gate: float
     write: str
     stored: str
+    stored_on: str
 
 
 class PairMemory(nn.Module):
@@ -50,18 +51,20 @@ class PairMemory(nn.Module):
         if self.options.stored == "bf16":
             like = like.to(torch.bfloat16)
         return empty_ring(
-            lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like
-        )
+            lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
+            on=torch.device("cpu") if self.options.stored_on == "host" else like.device,
+        )  # fmt: skip
 
     def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
         """What queries read from local attention and the ring."""
         found_recall = None
         if self.router is None:
             assert self.engine is not None
-            queries_BHTK = heads.queries_BHTK.detach()
-            found = self.engine(queries_BHTK, ring, self.options.neighbours)
+            local = seen_where_stored(ring)
+            queries_BHTK = heads.queries_BHTK.detach().to(local.keys_BHRK.device)
+            found = self.engine(queries_BHTK, local, self.options.neighbours)
             retrieved = fetch(heads.queries_BHTK, ring, found)
-            found_recall = recall(found, queries_BHTK, ring) if self.search in APPROXIMATE else None
+            found_recall = recall(found, queries_BHTK, local) if self.search in APPROXIMATE else None
         else:
             routed = self.router(ring)
             retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)

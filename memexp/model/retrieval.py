@@ -28,21 +28,36 @@ class Reading(NamedTuple):
 
 
 class Retrieved(NamedTuple):
-    """The pairs that a search found, read where they are; no gradient reaches the ring."""
+    """The pairs that a search found; no gradient reaches the ring."""
 
     slots_BHPk: Tensor
     found_BHPk: Tensor
     scores_BHTk: Tensor
     """Inner products with gradient to the queries; -inf where nothing was found."""
     values_BHRK: Tensor
-    """Of all slots."""
+    places_BHPk: Tensor
+    """Where in `values_BHRK` the pairs' values are: the slots, or where the ring is elsewhere, places among copies."""
 
 
 def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
-    """Score the pairs of a search."""
+    """Score the pairs of a search, on the device of the queries."""
     with part("gather"), torch.autocast(queries_BHTK.device.type, enabled=False):
-        scores_BHTk = _dots(at_least_fp32(queries_BHTK), ring.keys_BHRK, found.slots_BHTk)
-    return Retrieved(*found, scores_BHTk.masked_fill(~found.found_BHTk, float("-inf")), ring.values_BHRK)
+        keys_BHRK, values_BHRK, places_BHPk = ring.keys_BHRK, ring.values_BHRK, found.slots_BHTk
+        if keys_BHRK.device != queries_BHTK.device:
+            keys_BHRK, values_BHRK, places_BHPk = copies(ring, found.slots_BHTk, queries_BHTK.device)
+        scores_BHTk = _dots(at_least_fp32(queries_BHTK), keys_BHRK, places_BHPk)
+    slots_BHPk, found_BHPk = (each.to(queries_BHTK.device) for each in found)
+    scores_BHTk = scores_BHTk.masked_fill(~found_BHPk, float("-inf"))
+    return Retrieved(slots_BHPk, found_BHPk, scores_BHTk, values_BHRK, places_BHPk)
+
+
+def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values of some slots, side by side on another device, and where among them each slot's are."""
+    keys_BHRK, values_BHRK = (
+        gather(stored, slots_BHPk).flatten(2, 3).to(device) for stored in (ring.keys_BHRK, ring.values_BHRK)
+    )
+    places_Pk = torch.arange(keys_BHRK.shape[2], device=device).view(slots_BHPk.shape[2:])
+    return keys_BHRK, values_BHRK, places_Pk.expand_as(slots_BHPk)
 
 
 def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
@@ -84,13 +99,13 @@ def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor
 
 def _weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
     """Sums of stored values by weight, B H T K."""
-    values_BHRK, slots_BHPk = retrieved.values_BHRK, retrieved.slots_BHPk
+    values_BHRK, places_BHPk = retrieved.values_BHRK, retrieved.places_BHPk
     with part("gather"), torch.autocast(weights_BHTk.device.type, enabled=False):
-        if slots_BHPk.shape[2] == weights_BHTk.shape[2]:
+        if places_BHPk.shape[2] == weights_BHTk.shape[2]:
             weights_Nk = weights_BHTk.flatten(0, 2)
-            sums_NK = sum_rows(weights_Nk, values_BHRK.flatten(0, 2), _rows(slots_BHPk, values_BHRK))
+            sums_NK = sum_rows(weights_Nk, values_BHRK.flatten(0, 2), _rows(places_BHPk, values_BHRK))
             return sums_NK.view(*weights_BHTk.shape[:3], -1)
-        return weights_BHTk @ gather(values_BHRK, slots_BHPk)[:, :, 0].to(weights_BHTk.dtype)
+        return weights_BHTk @ gather(values_BHRK, places_BHPk)[:, :, 0].to(weights_BHTk.dtype)
 
 
 def _rows(slots_BHTk: Tensor, stored_BHRK: Tensor) -> Tensor:

@@ -23,11 +23,23 @@ class Ring(NamedTuple):
     """How many of the newest pairs belong to the lane's document, at most `slots`. Validity is this, never a value."""
 
 
-def empty_ring(*, lanes: int, heads: int, head_size: int, slots: int, slack: int, like: Tensor) -> Ring:
-    """A ring that holds nothing, with the type and device of `like`."""
+def empty_ring(
+    *, lanes: int, heads: int, head_size: int, slots: int, slack: int, like: Tensor, on: torch.device | None = None
+) -> Ring:
+    """A ring that holds nothing, with the type and device of `like`.
+
+    Args:
+        on: another device for keys and values; the counts stay with the model.
+    """
     size = (lanes, heads, slots + slack, head_size)
     nothing = torch.zeros(lanes, dtype=torch.long, device=like.device)
-    return Ring(like.new_zeros(size), like.new_zeros(size), nothing, nothing.clone())
+    return Ring(like.new_zeros(size, device=on), like.new_zeros(size, device=on), nothing, nothing.clone())
+
+
+def seen_where_stored(ring: Ring) -> Ring:
+    """The ring for who works on the device of its keys and values."""
+    on = ring.keys_BHRK.device
+    return ring._replace(position_B=ring.position_B.to(on), count_B=ring.count_B.to(on))
 
 
 def clear_ring(ring: Ring, reset_B: Tensor) -> Ring:
@@ -45,8 +57,9 @@ def write(ring: Ring, keys_BHTK: Tensor, values_BHTK: Tensor, *, valid_B: Tensor
     """
     length, capacity = keys_BHTK.shape[2], ring.keys_BHRK.shape[2]
     place_T = (ring.position_B[0] + torch.arange(length, device=keys_BHTK.device)) % capacity
-    ring.keys_BHRK.index_copy_(2, place_T, keys_BHTK.to(ring.keys_BHRK.dtype))
-    ring.values_BHRK.index_copy_(2, place_T, values_BHTK.to(ring.values_BHRK.dtype))
+    place_T = place_T.to(ring.keys_BHRK.device)
+    ring.keys_BHRK.index_copy_(2, place_T, keys_BHTK.to(ring.keys_BHRK))
+    ring.values_BHRK.index_copy_(2, place_T, values_BHTK.to(ring.values_BHRK))
     return ring._replace(position_B=ring.position_B + length, count_B=(ring.count_B + valid_B).clamp_max(slots))
 
 

@@ -10,8 +10,9 @@ from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
 
-NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is"), "size": ("name", "rate", "memory", "routed")}
-"""Settings that only describe, or that others take their values from: those others count."""
+NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is", "stored_on"), "size": ("name", "rate", "memory", "routed")}
+"""Settings that only describe, that change where something is computed, or that others take their values from: those others
+count."""
 
 
 def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:

@@ -52,6 +52,7 @@ CASES = [
     ("train arch=block_knn arch.write=leaving arch.cache_dropout=0.5", "arch.cache_dropout is 0.5 but arch.write is leaving, and a cache that was dropped leaves nothing to store; expected arch.write=all, or no dropout"),
     ("train arch.position=xl size.heads=1 size.head_size=7", "size.heads is 1 and size.head_size 7; expected an even product with arch.position=xl, whose waves are pairs"),
     ("train arch=knn arch.search=hashed", "arch.search is 'hashed'; expected one of auto, exact, bucketed, faiss_flat, faiss_ivf, faiss_hnsw, routed"),
+    ("train arch=knn_routed arch.stored_on=host", "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; expected arch.stored_on=device, or arch.search=exact"),
     ("train steps=0", "steps is 0; expected at least 1 steps"),
     ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),
     ("eval", "run is not given; expected run folder, or the start of its name"),

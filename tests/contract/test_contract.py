@@ -277,8 +277,8 @@ INITIAL = {"scale", "gate", "keys_as_queries"}
 
 def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
     options = set(vars(build(arch).config.arch)) - {"_target_", "name", "mem_unit", "mem_is"}
-    assert options <= set(SEMANTIC), "a new option needs values here"
-    for option in sorted(options):
+    assert options <= set(SEMANTIC) | set(SPEED), "a new option needs values here"
+    for option in sorted(options - set(SPEED)):
         outputs: list[torch.Tensor] = []
         weights: dict[str, torch.Tensor] = {}
         for value in SEMANTIC[option]:
@@ -293,6 +293,18 @@ def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
         for i, one in enumerate(outputs):
             for other in outputs[i + 1 :]:
                 assert not torch.allclose(one, other, rtol=1e-3, atol=1e-4), option
+
+
+SPEED = {"stored_on": ["device arch.search=exact", "host arch.search=exact"]}
+"""Values of each option that changes where or how fast something is computed."""
+
+
+def test_9_options_of_speed_change_no_output(arch: str, text: Text) -> None:
+    for option in set(vars(build(arch).config.arch)) & set(SPEED):
+        cases = [build(arch, *f"arch.{option}={value}".split()) for value in SPEED[option]]
+        first, *others = (everything(case.model, text) for case in cases)
+        for other in others:
+            torch.testing.assert_close(other, first, **CLOSE)
 
 
 def everything(model: SegmentModel, text: Text) -> torch.Tensor:

@@ -19,7 +19,7 @@ BLOCK = {
     "state_dropout": 0.0, "cache_dropout": 0.0, "shared_values": False, "position": "t5",
 }  # fmt: skip
 PAIRS = {
-    "pairs": 20, "knn_layers": [1], "neighbours": 4, "search": "exact", "combine": "gate", "gate": 0.3, "write": "all", "stored": "fp32",
+    "pairs": 20, "knn_layers": [1], "neighbours": 4, "search": "exact", "combine": "gate", "gate": 0.3, "write": "all", "stored": "fp32", "stored_on": "device",
 }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_knn_that_retrieves_everything_is_exact_softmax_attention(write: str, ca
     """
     options = {**COMMON, "position": "none"}
     knn = Knn(
-        shape(segment=8, layers=1), mem=LENGTH, cache=cache, knn_layers=[1], neighbours=LENGTH, search="exact", stored="fp32",
+        shape(segment=8, layers=1), mem=LENGTH, cache=cache, knn_layers=[1], neighbours=LENGTH, search="exact", stored="fp32", stored_on="device",
         combine="joint", gate=0.0, write=write, knn_position=True, **options,
     )  # fmt: skip
     knn = randomise(knn)
@@ -135,7 +135,7 @@ def test_gated_reading_is_the_paper_s_formula() -> None:
     found[1, :, 2] = False
     local, gate = torch.randn(2, 2, 3, 4), torch.tensor([0.7, -1.2])
     slots = torch.arange(3 * 5).view(3, 5).expand_as(scores)
-    retrieved = Retrieved(slots, found, scores.masked_fill(~found, -math.inf), values.flatten(2, 3))
+    retrieved = Retrieved(slots, found, scores.masked_fill(~found, -math.inf), values.flatten(2, 3), slots)
     read_BHTK = gated(retrieved, local, gate).read_BHTK
     for lane in range(2):
         for head in range(2):
@@ -153,7 +153,7 @@ def test_gated_reading_is_the_paper_s_formula() -> None:
 def test_gradient_reaches_queries_and_never_the_ring() -> None:
     options = {**COMMON, "position": "none"}
     knn = Knn(
-        shape(segment=8, layers=1), mem=40, cache=0, knn_layers=[1], neighbours=4, search="exact", stored="fp32",
+        shape(segment=8, layers=1), mem=40, cache=0, knn_layers=[1], neighbours=4, search="exact", stored="fp32", stored_on="device",
         combine="gate", gate=0.0, write="all", knn_position=True, **options,
     )  # fmt: skip
     text = tokens()
@@ -170,7 +170,7 @@ def test_inspect_says_how_far_back_a_token_was_read() -> None:
     """A text that repeats itself: with the smear, what a token reads most is its last occurrence's neighbourhood."""
     for write, cache in (("all", 0), ("all", 8), ("leaving", 8)):
         knn = Knn(
-            shape(segment=8, layers=1), mem=40, cache=cache, knn_layers=[1], neighbours=1, search="exact", stored="fp32",
+            shape(segment=8, layers=1), mem=40, cache=cache, knn_layers=[1], neighbours=1, search="exact", stored="fp32", stored_on="device",
             combine="gate", gate=0.0, write=write, knn_position=True, position="none",
             **{**COMMON, "keys_as_queries": True},
         )  # fmt: skip

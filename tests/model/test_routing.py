@@ -12,7 +12,14 @@ from memexp.model.routing import Router, descend, soft_weights
 
 from .test_equivalence import COMMON, LANES, randomise, read, shape, tokens
 
-OPTIONS = {"combine": "gate", "stored": "fp32", "gate": 0.3, "knn_position": True, "position": "t5"}
+OPTIONS = {
+    "combine": "gate",
+    "stored": "fp32",
+    "stored_on": "device",
+    "gate": 0.3,
+    "knn_position": True,
+    "position": "t5",
+}
 
 
 def equations(scores: list[float], keep: int) -> list[float]:
