@@ -3,7 +3,6 @@
 Shapes: B lanes (one), H heads, T queries, R slots, K head size, k neighbours.
 """
 
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memexp.bench.figures import clock
 from memexp.model.ring import Ring
 
 RECALL = 0.97
@@ -41,7 +41,8 @@ class Ivf:
         _, heads, slots, head_size = ring.keys_BHRK.shape
         self._queries, self._keys, self._neighbours = queries_BHTK[0], ring.keys_BHRK[0], neighbours
         self.lists = max(1, int(2 * slots**0.5))
-        began = time.perf_counter()
+        now = clock()
+        began = now()
         self._indexes = []
         for keys_RK in self._keys:
             index = faiss.IndexIVFFlat(faiss.IndexFlatIP(head_size), head_size, self.lists, faiss.METRIC_INNER_PRODUCT)
@@ -49,7 +50,7 @@ class Ivf:
             index.train(keys_RK.numpy())
             index.add(keys_RK.numpy())
             self._indexes.append(index)
-        self.build_seconds = time.perf_counter() - began
+        self.build_seconds = now() - began
         self.probes, self.recall = 0, 0.0
         for self.probes in PROBES:
             for index in self._indexes:
@@ -60,12 +61,12 @@ class Ivf:
 
     def step(self) -> float:
         """Seconds of one search, of inserting as many keys as there are queries, and of their part of a building."""
-        length = self._queries.shape[1]
-        began = time.perf_counter()
+        length, now = self._queries.shape[1], clock()
+        began = now()
         self._search()
         for index, keys_RK in zip(self._indexes, self._keys, strict=True):
             index.add(keys_RK[:length].numpy())
-        seconds = time.perf_counter() - began
+        seconds = now() - began
         for index, keys_RK in zip(self._indexes, self._keys, strict=True):  # as before, for the next round
             index.remove_ids(_faiss().IDSelectorRange(len(keys_RK), len(keys_RK) + length))
         return seconds + self.build_seconds * length / self._keys.shape[1]

@@ -34,7 +34,7 @@ def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: st
     machine = document["machine"]
     lines = [
         f"{document['date'][:10]}, {machine['cpu']} ({machine['instructions']}, {machine['cores']} cores, load "
-        f"{machine['load']}), {machine['threads']} threads, torch {machine['torch']}, Python {machine['python']}.",
+        f"{machine['load']}), {machine['threads']} threads, {machine['clock']} time, torch {machine['torch']}, Python {machine['python']}.",
         f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once in turn, and the "
         "ratio is taken round by round.",
         "Floors: " + ", ".join(f"{name} {value:.3g}" for name, value in machine["floors"].items()) + ".",

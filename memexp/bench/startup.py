@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from functools import partial
 
 from memexp.bench.figures import Figure, Say, in_turn, timed
@@ -16,7 +17,7 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
     """The time from start to end of a process; `work` plays no part."""
     floor = "python -c pass"
     programs = {floor: ["-c", "pass"]} | {name: ["-m", *name.split()] for name in LIMITS}
-    sides = {name: timed(partial(start, words)) for name, words in programs.items()}
+    sides = {name: timed(partial(start, words), seconds=time.perf_counter) for name, words in programs.items()}
     found = in_turn(sides, repeats=config.repeats, say=say)
     return [
         Figure(f"start-up of {name}", name, floor, "s", found[name], found[floor], ours_at_most=limit)

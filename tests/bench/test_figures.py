@@ -11,6 +11,7 @@ MACHINE = {
     "cores": 2,
     "load": 0.5,
     "threads": 1,
+    "clock": "CPU",
     "torch": "2",
     "python": "3",
     "floors": {"memory read, GB/s": 12.34},
