@@ -1,6 +1,6 @@
 """Exact search: the k pairs of a ring whose keys have the largest inner products with each query.
 
-On a CPU no score is kept. Keys are multiplied tile by tile, and of every `GROUP` neighbouring ones only the largest score
+On a CPU no score is kept. Keys are multiplied tile by tile, and of every few neighbouring ones only the largest score
 stays; the k best pairs lie in the k best groups, whose members are scored again. Where the processor multiplies bf16 fast,
 the tiles are of bf16: more groups are scored again, in fp32, and a bound on what rounding can do proves for each query
 that nothing else belongs among the best. Queries without proof are searched in fp32 altogether, so the result is that of
@@ -21,8 +21,11 @@ from memexp.model.gathered import dot_rows
 from memexp.model.parts import part
 from memexp.model.ring import Ring, ages, readable_spans
 
-GROUP = 8
-"""Pairs that are represented by the best of them."""
+GROUP, SMALL_GROUP = 8, 4
+"""Pairs that are represented by the best of them: smaller groups mean fewer members that are scored again, but more
+maxima, which is little where pairs are few."""
+SMALL_TO = 1 << 14
+"""Readable pairs up to which groups are small."""
 QUERIES = 512
 """Queries searched together on a CPU at most."""
 TILE_BYTES = 1 << 20
@@ -103,14 +106,18 @@ class _Readable(NamedTuple):
     def pairs(self) -> int:
         return sum(stop - start for start, stop in self.spans)
 
+    @property
+    def group(self) -> int:
+        return SMALL_GROUP if self.pairs <= SMALL_TO else GROUP
+
     def members(self, groups_HTL: Tensor) -> tuple[Tensor, Tensor]:
         """The slots of groups, H T M, and which of these there are; a range's last group may be short."""
         firsts, stops = [], []
         for start, stop in self.spans:
-            first = torch.arange(start, stop, GROUP)
+            first = torch.arange(start, stop, self.group)
             firsts.append(first)
-            stops.append((first + GROUP).clamp_max(stop))
-        slots_HTLg = torch.cat(firsts)[groups_HTL][..., None] + torch.arange(GROUP)
+            stops.append((first + self.group).clamp_max(stop))
+        slots_HTLg = torch.cat(firsts)[groups_HTL][..., None] + torch.arange(self.group)
         stops_HTL1 = torch.cat(stops)[groups_HTL][..., None]
         return slots_HTLg.clamp_max(stops_HTL1 - 1).flatten(-2), (slots_HTLg < stops_HTL1).flatten(-2)
 
@@ -165,12 +172,12 @@ def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
 def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
     """The same from groups that were chosen in bf16, and the share of queries for which that was proven right."""
     maxima_HGT = _maxima(queries_HTK, readable, torch.bfloat16)
-    groups_HTL = best_rows(maxima_HGT, SHORTLIST * k)
+    groups_HTL = best_rows(_ordered(maxima_HGT), SHORTLIST * k)
     slots_HTk, scores_HTk = _best_members(queries_HTK, readable, groups_HTL, k)
     # what is in no chosen group has at most the worst maximum of these in bf16, and in truth at most `slack` more
     worst_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
     slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.longest
-    unproven_HT = scores_HTk[..., -1] < worst_HT + slack_HT
+    unproven_HT = (scores_HTk[..., -1] < worst_HT + slack_HT) | (worst_HT <= 0)
     for head, unproven_T in enumerate(unproven_HT):
         if unproven_T.any():
             of_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
@@ -181,23 +188,33 @@ def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[T
 def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
     """The largest inner product in each group of pairs, H G T: queries stand side by side, so that one pass serves many."""
     heads, length, _ = queries_HTK.shape
-    groups = sum(-(-(stop - start) // GROUP) for start, stop in readable.spans)
+    group = readable.group
+    groups = sum(-(-(stop - start) // group) for start, stop in readable.spans)
     maxima_HGT = torch.empty(heads, groups, length, dtype=dtype)
-    at_once = max(1, TILE_BYTES // (GROUP * length * dtype.itemsize))  # groups
-    scores_WT = torch.empty(at_once * GROUP, length, dtype=dtype)
+    at_once = max(1, TILE_BYTES // (group * length * dtype.itemsize))  # groups
+    scores_WT = torch.empty(at_once * group, length, dtype=dtype)
     for head, queries_TK in enumerate(queries_HTK.to(dtype)):
         done = 0
         for start, stop in readable.spans:
             for first in range(start, stop, len(scores_WT)):
                 keys_WK = readable.keys_HRK[head, first : min(first + len(scores_WT), stop)].to(dtype)
-                new = -(-len(keys_WK) // GROUP)
+                new = -(-len(keys_WK) // group)
                 torch.mm(keys_WK, queries_TK.T, out=scores_WT[: len(keys_WK)])
-                if len(keys_WK) < new * GROUP:
-                    scores_WT[len(keys_WK) : new * GROUP] = float("-inf")
-                tile_NgT = scores_WT[: new * GROUP].unflatten(0, (new, GROUP))
-                torch.amax(tile_NgT, 1, out=maxima_HGT[head, done : done + new])
+                if len(keys_WK) < new * group:
+                    scores_WT[len(keys_WK) : new * group] = float("-inf")
+                tile_NgT = scores_WT[: new * group].unflatten(0, (new, group))
+                torch.amax(_ordered(tile_NgT), 1, out=_ordered(maxima_HGT[head, done : done + new]))
                 done += new
     return maxima_HGT
+
+
+def _ordered(scores: Tensor) -> Tensor:
+    """Numbers in the same memory whose order is that of the scores as far as these are positive; others are below.
+
+    The bits of positive bf16 numbers, read as integers, stand in their order, and integers compare many times faster.
+    Negative ones are in some order among themselves.
+    """
+    return scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores
 
 
 def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -128,6 +128,19 @@ def test_a_shortlist_that_rounding_spoils_is_noticed(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close((queries @ keys.transpose(-1, -2)).gather(-1, found), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("positive", [0, 3])
+def test_scores_below_zero_are_told_apart(positive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortlist compares the bits of scores, whose order is another one where hardly any score is positive."""
+    monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: True)
+    torch.manual_seed(6)
+    keys = -torch.rand(1, 4000, 16)
+    keys[:, :positive] *= -1
+    queries = torch.rand(1, 1, 40, 16)
+    found = search.exact(queries, ring_of(keys), 8).slots_BHTk
+    scores = queries @ keys.transpose(-1, -2)
+    torch.testing.assert_close(scores.gather(-1, found), scores.topk(8).values, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shortlist", [False, True])
 def test_half_precision_around_it_changes_nothing(shortlist: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_multiplies_bf16_fast", lambda: shortlist)
