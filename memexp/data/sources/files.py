@@ -45,21 +45,21 @@ class Files:
             raise UserError(
                 "data.path is not given; expected the file or folder to read, as in data=text data.path=DIR"
             )
-        self._path = Path(path).expanduser()
+        self.path = Path(path).expanduser()
         self._field = field
         self._suffixes = tuple(suffixes or [])
-        if not self._path.exists():
+        if not self.path.exists():
             raise UserError(
                 f"data.path is {path}, which does not exist; expected a file or a folder (seen from {Path.cwd()})"
             )
-        self.files = [self._path] if self._path.is_file() else search(self._path, self._suffixes)
+        self.files = [self.path] if self.path.is_file() else search(self.path, self._suffixes)
         if not self.files:
             kinds = f"file that ends in {' or '.join(self._suffixes)}" if self._suffixes else "file that is not hidden"
             raise UserError(f"data.path is {path}, a folder without any {kinds}; expected documents in it")
 
     def name(self, file: Path) -> str:
         """Where a file stands in the folder."""
-        return file.name if file == self._path else file.relative_to(self._path).as_posix()
+        return file.name if file == self.path else file.relative_to(self.path).as_posix()
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
@@ -86,7 +86,7 @@ class Files:
 
     def describe(self) -> dict[str, Any]:
         """The files with their checksums; of their licences nothing is known."""
-        part = {"name": str(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
+        part = {"name": str(self.path), "version": f"{len(self.files)} files", "licence": "not stated"}
         return {"what": "files", "parts": [part], "absent": [], "files": self.checksums}
 
     def identity(self) -> Any:

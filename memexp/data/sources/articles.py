@@ -1,0 +1,93 @@
+"""WikiText: lines of many articles, which are documents again."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain, groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from memexp.data.sources.document import Document
+from memexp.data.sources.published import Published, Row
+from memexp.data.sources.rows import unreadable
+from memexp.errors import UserError
+
+HEADING = re.compile(r"= (?!= ).+(?<! =) =")
+"""`= Title =` begins an article; `= = Section = =` does not."""
+
+
+class Articles(Published):
+    """A document an article of WikiText; each is a group of its own.
+
+    Lines lose the spaces around them, which are not the same in every publication.
+
+    *Differs from Transformer-XL and LM-RMT:* they read a split as one text, and carry their memory from an article into
+    the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        sets: list[dict[str, Any]],
+        fields: dict[str, list[str]],
+        licence: str,
+        instead: str,
+        path: str | None = None,
+        spaces: str = "kept",
+    ) -> None:
+        """
+        Args:
+            spaces: inside a line, `kept` or `single`; single for words, which any space separates.
+            others: as `Published` has them.
+
+        Raises:
+            UserError: `spaces` is another word.
+        """
+        super().__init__(
+            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=(".raw", ".tokens", ".txt"),
+            spaces=spaces,
+        )  # fmt: skip
+        if spaces not in ("kept", "single"):
+            raise UserError(f"data.source.spaces is {spaces!r}; expected kept or single")
+        self._single = spaces == "single"
+
+    def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A row a line."""
+        number = 0
+        try:
+            with file.open(encoding="utf-8", newline="\n") as lines:
+                for number, line in enumerate(lines, start=1):
+                    yield f"line {number}", {self.fields["text"][0]: line}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 after line {number}; expected WikiText's lines") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+
+    def __iter__(self) -> Iterator[Document]:
+        # Of a split in several files an article may begin in one and end in the next.
+        for (split, file), rows in groupby(self.rows(), key=lambda row: (row.split, _source(row))):
+            for number, lines in enumerate(self._articles(rows), start=1):
+                title = next(filter(str.strip, lines)).strip("= \n")
+                id = f"{file}:{number} {title}"
+                yield Document(id, id, "".join(lines), split)
+
+    def _articles(self, rows: Iterator[Row]) -> Iterator[list[str]]:
+        """The lines of each article. A heading is a line by itself: some articles have lines like one."""
+        article: list[str] = []
+        before = ""
+        for line, after in pairwise(chain(map(self._line, rows), [""])):
+            if HEADING.fullmatch(line) and not before and not after and any(map(str.strip, article)):
+                yield article
+                article = []
+            article.append(f"{line}\n")
+            before = line
+        if any(map(str.strip, article)):
+            yield article
+
+    def _line(self, row: Row) -> str:
+        line = self.text(row)
+        return " ".join(line.split()) if self._single else line.strip()
+
+
+def _source(row: Row) -> str:
+    """The split that a row is of, else its file."""
+    return row.split or row.name.partition(":")[0]

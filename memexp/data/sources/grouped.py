@@ -1,0 +1,106 @@
+"""Documents of many files: a repository, or a development of theories."""
+
+import sqlite3
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from memexp.data.sources.document import Document
+from memexp.data.sources.files import Files, read_text
+from memexp.data.sources.published import ROWS, Published
+from memexp.errors import UserError
+
+
+class Grouped(Published):
+    """A document of all files that belong together, in an order, joined by line ends; each is a group of its own.
+
+    On disk what belongs together is the topmost folder that holds a mark, `path` itself included, else the folder directly
+    below `path`. Rows of the hub come in no order: they are sorted in a temporary data base on disk.
+    """
+
+    ROWS_FIRST = False
+    MARK: str
+    """A file or a folder at the root of what belongs together."""
+
+    @abstractmethod
+    def order(self, name: str, files: dict[str, str]) -> list[str]:
+        """The paths of a document's files as they are joined.
+
+        Args:
+            files: texts by their paths.
+        """
+
+    def part(self, path: str) -> str:
+        """What a file of a repository belongs to in it; by default the whole."""
+        return ""
+
+    def wanted(self, name: str) -> bool:
+        """Whether a document is taken."""
+        return True
+
+    def read(self, file: Path) -> str | None:
+        """A file's text; None leaves it out."""
+        return read_text(file)
+
+    def __iter__(self) -> Iterator[Document]:
+        on_disk = self.files is not None and not self.files.files[0].name.endswith(ROWS)
+        for name, split, files in self._trees() if on_disk else self._sorted():
+            if files:
+                yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)), split)
+
+    def _trees(self) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Name, split and files of each document on disk."""
+        assert self.files is not None
+        members: dict[str, list[Path]] = {}
+        top = self._tops(self.files)
+        for file in self.files.files:
+            members.setdefault(top(PurePosixPath(self.files.name(file)).parent), []).append(file)
+        for name, files in members.items():
+            if self.wanted(name):
+                read = {self.files.name(file): text for file in files if (text := self.read(file)) is not None}
+                yield name, "", read
+
+    def _tops(self, files: Files) -> Callable[[PurePosixPath], str]:
+        """What gives the name of the document that a folder belongs to."""
+
+        @cache
+        def marked(folder: PurePosixPath) -> bool:
+            return (files.path / folder / self.MARK).exists()
+
+        @cache
+        def top(folder: PurePosixPath) -> str:
+            steps = [*reversed(folder.parents), folder]  # the first is path itself
+            found = next(filter(marked, steps), steps[min(1, len(steps) - 1)])
+            return str(found) if found.parts else files.path.resolve().name
+
+        return top
+
+    def _sorted(self) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Name, split and files of each document of the rows."""
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix="memexp-") as folder,
+                closing(sqlite3.connect(Path(folder, "rows.db"))) as base,
+            ):
+                base.execute("CREATE TABLE files (split, name, path, text)")
+                base.executemany("INSERT INTO files VALUES (?, ?, ?, ?)", self._members())
+                base.execute("CREATE INDEX documents ON files (split, name)")
+                for split, name in base.execute("SELECT DISTINCT split, name FROM files ORDER BY split, name"):
+                    found = base.execute("SELECT path, text FROM files WHERE split = ? AND name = ?", (split, name))
+                    yield name, split, {path: text.decode("utf-8", "surrogatepass") for path, text in found}
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"cannot sort the rows in {tempfile.gettempdir()}: {error}; expected room for all of their text. Set "
+                "TMPDIR to a folder on a larger disk"
+            ) from error
+
+    def _members(self) -> Iterator[tuple[str, str, str, bytes]]:
+        for row in self.rows():
+            path = self.text(row, "path")
+            part = self.part(path)
+            name = self.text(row, "repository") + (f"/{part}" if part else "")
+            if self.wanted(name):
+                yield row.split, name, path, self.text(row).encode("utf-8", "surrogatepass")

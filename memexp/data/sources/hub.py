@@ -1,0 +1,84 @@
+"""Data sets of the hub, streamed: the first of several that can be read, or one line that says why none can."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from memexp.errors import UserError
+
+TIMEOUT = 5.0
+"""Seconds in which the hub must answer the first question; `datasets` by itself would ask again for half a minute."""
+
+
+class Found(NamedTuple):
+    """A data set that can be read."""
+
+    name: str
+    revision: str
+    """The commit that is read, however long that takes."""
+    splits: dict[str, Iterable[dict[str, Any]]]
+
+
+def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
+    """The first data set that can be read.
+
+    Args:
+        sets: what `datasets.load_dataset` takes, for each.
+        otherwise: what can be done without the hub, for messages.
+
+    Raises:
+        UserError: the hub does not answer, or gives none of the sets.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    reasons = []
+    for options in sets:
+        name = options["path"]
+        try:
+            info = HfApi().dataset_info(name, revision=options.get("revision"), timeout=TIMEOUT)
+        except errors.GatedRepoError:
+            reasons.append(_gated(name, constants.ENDPOINT))
+            continue
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.DisabledRepoError):
+            reasons.append(f"{name} is not there")
+            continue
+        except (OSError, errors.HTTPError) as error:  # of the library below, which differs between versions
+            raise UserError(
+                f"cannot reach {constants.ENDPOINT} for {name}: {_line(error)}; expected a connection. {otherwise}"
+            ) from error
+        # Only now, for it takes seconds to import.
+        import datasets
+
+        try:
+            splits = datasets.load_dataset(**{**options, "revision": info.sha}, streaming=True)
+            return Found(name, str(info.sha), dict(splits))
+        except (OSError, errors.HTTPError, ValueError, RuntimeError) as error:
+            reasons.append(_gated(name, constants.ENDPOINT) if info.gated else f"{name}: {_line(error)}")
+    raise UserError(f"the hub gives no data set to read: {'; '.join(reasons)}. {otherwise}")
+
+
+def stream(found: Found, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and content of each row of a split.
+
+    Raises:
+        UserError: the connection is lost.
+    """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import errors
+
+    number = 0
+    try:
+        for number, row in enumerate(found.splits[split], start=1):
+            yield number, row
+    except (OSError, errors.HTTPError, DatasetsError, ValueError) as error:
+        raise UserError(
+            f"{found.name} broke off after row {number:,} of {split}: {_line(error)}; expected more. Likely cause: the "
+            "connection was lost; run the same command again, or download the files and give data.path"
+        ) from error
+
+
+def _gated(name: str, endpoint: str) -> str:
+    return f"{name} is gated: accept its terms at {endpoint}/datasets/{name}, then `hf auth login`"
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

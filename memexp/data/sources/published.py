@@ -1,0 +1,227 @@
+"""Published data sets: their rows from the hub, or from files on disk of the same form."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memexp.data.sources import hub
+from memexp.data.sources.document import Document
+from memexp.data.sources.files import Files, read_text, search
+from memexp.data.sources.rows import JSON, LINES, TABLES, field, read_rows, text_field
+from memexp.errors import UserError
+
+ROWS = LINES + JSON + TABLES
+"""Files of these suffixes hold rows as the hub's do."""
+
+SPLITS = {"train": ["train"], "validation": ["valid"], "test": ["test"]}
+"""The hub's names of splits, and what they are here."""
+
+NAMED = re.compile(r"(?:^|[-_./])(train|validation|valid|val|dev|test)(?=[-_./]|$)")
+"""A split in the name of a file or of its folder: c4-train.00000-of-01024.json.gz, validation/1.txt, wiki.test.raw."""
+
+ALSO = {"valid": "validation", "val": "validation", "dev": "validation"}
+"""Other names of published splits."""
+
+
+class Row(NamedTuple):
+    """A row of a data set, or a text file."""
+
+    name: str
+    """Unique, such as train:17."""
+    where: str
+    """The same for messages."""
+    split: str
+    """train, valid or test; empty where the data set is not split as it should be."""
+    values: dict[str, Any]
+
+
+class Published(ABC):
+    """A data set by its rows; text is kept as it was published.
+
+    Published splits are kept where all of them are there; in files on disk, where names of files or folders tell.
+    """
+
+    ROWS_FIRST = True
+    """Whether rows are taken, and not text files, from a folder that has both."""
+
+    def __init__(
+        self,
+        *,
+        sets: list[dict[str, Any]],
+        fields: dict[str, list[str]],
+        licence: str,
+        instead: str,
+        path: str | None,
+        suffixes: Sequence[str] = (),
+        splits: dict[str, list[str]] | None = None,
+        rows: int = 0,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            sets: data sets of the hub, tried in this order: for each what `datasets.load_dataset` takes.
+            fields: what is needed of a row, each with the names it may have, tried in this order.
+            licence: of the texts.
+            instead: `data=` of what is of the same kind and needs no hub.
+            path: a file or a folder on disk to read, and not the hub.
+            suffixes: the files on disk that are texts themselves.
+            splits: published names of splits, and the ones here among which their rows go round.
+            rows: how many are read of each split or file, its first; 0: all.
+            options: what else determines the documents.
+
+        Raises:
+            UserError: there is nothing at `path`.
+        """
+        self._sets, self.fields, self._licence, self._instead = sets, fields, licence, instead
+        self._splits, self._rows, self._options = splits or SPLITS, rows, options
+        self.files = None if path is None else self._search(path, tuple(suffixes))
+        self._found: hub.Found | None = None
+
+    def _search(self, path: str, suffixes: tuple[str, ...]) -> Files:
+        kinds = (ROWS, suffixes) if self.ROWS_FIRST else (suffixes, ROWS)
+        root = Path(path).expanduser()
+        kind = next((kind for kind in kinds if kind and search(root, kind)), suffixes + ROWS)
+        return Files(path=path, suffixes=list(kind))
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Document]: ...
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, split after split or file after file.
+
+        Raises:
+            UserError: the hub cannot be read, or a file.
+        """
+        return self._of_hub() if self.files is None else self._of_files(self.files)
+
+    def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a text file has for rows: by default it is one."""
+        yield "row 1", {self.fields["text"][0]: read_text(file)}
+
+    def text(self, row: Row, word: str = "text") -> str:
+        """A field of the row that must be there.
+
+        Raises:
+            UserError: it is not, or is no text.
+        """
+        return text_field(row.values, self.fields[word], where=row.where, setting=f"data.source.fields.{word}")
+
+    def value(self, row: Row, word: str) -> Any:
+        """A field of the row; None where there is none."""
+        return field(row.values, self.fields.get(word, []))
+
+    def _of_hub(self) -> Iterator[Row]:
+        found = self._found = hub.find(self._sets, otherwise=self._otherwise())
+        whole = set(self._splits) <= set(found.splits)
+        for published in self._splits if whole else found.splits:
+            for number, row in islice(hub.stream(found, published), self._rows or None):
+                where = f"{found.name}, row {number} of {published}"
+                yield Row(f"{published}:{number}", where, self._split(published, number) if whole else "", row)
+
+    def _of_files(self, files: Files) -> Iterator[Row]:
+        needed = [name for names in self.fields.values() for name in names]
+        published = {file: self._published(files.name(file)) for file in files.files}
+        whole = set(self._splits) <= set(published.values())
+        for file in files.files:
+            rows = read_rows(file, needed) if file.name.endswith(ROWS) else self.text_rows(file)
+            split = published[file] if whole else ""
+            for number, (where, row) in enumerate(islice(rows, self._rows or None), start=1):
+                name = f"{files.name(file)}:{number}" if file.name.endswith(ROWS) else files.name(file)
+                yield Row(name, f"{file}, {where}", self._split(split, number), row)
+
+    def _published(self, name: str) -> str:
+        """The published split that a file's name tells; empty if none."""
+        named = NAMED.search(name)
+        return ALSO.get(named[1], named[1]) if named else ""
+
+    def _split(self, published: str, number: int) -> str:
+        """Which split here a row is of: those of one published split take turns."""
+        ours = self._splits.get(published) or [""]
+        return ours[(number - 1) % len(ours)]
+
+    def _otherwise(self) -> str:
+        return (
+            "Files on disk do as well: data.path=PATH. And without either, there is text of the same kind in packages: "
+            f"data={self._instead}"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The data set that was read, or the files."""
+        if self.files is not None:
+            described = self.files.describe()
+            return {**described, "parts": [{**part, "licence": self._licence} for part in described["parts"]]}
+        name, revision = (self._found.name, self._found.revision) if self._found else (self._sets[0]["path"], "unread")
+        part = {"name": name, "version": revision, "licence": self._licence}
+        return {"what": "a data set of the hub", "parts": [part], "absent": []}
+
+    def identity(self) -> Any:
+        """The settings, and the files' content. Not the revision: a prepared corpus outlives a change on the hub."""
+        read = {"sets": self._sets} if self.files is None else {"files": self.files.checksums}
+        return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self._options, **read}
+
+
+class Texts(Published):
+    """A document a row, or a text file; each is a group of its own."""
+
+    def __init__(
+        self,
+        *,
+        sets: list[dict[str, Any]],
+        fields: dict[str, list[str]],
+        licence: str,
+        instead: str,
+        path: str | None = None,
+        suffixes: list[str] | None = None,
+        splits: dict[str, list[str]] | None = None,
+        rows: int = 0,
+        longer_than: int = 0,
+        category: str = "",
+    ) -> None:
+        """
+        Args:
+            fields: `text`; `title`, for the document's name; `label`, its class; `category`.
+            longer_than: bytes; documents of as many or fewer are passed over.
+            category: only rows whose category, the first of several, begins so, or that have none.
+            others: as `Published` has them.
+        """
+        super().__init__(
+            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=suffixes or (".txt",),
+            splits=splits, rows=rows, longer_than=longer_than, category=category,
+        )  # fmt: skip
+        self._longer_than, self._category = longer_than, category
+
+    def __iter__(self) -> Iterator[Document]:
+        for row in self.rows():
+            if not self._wanted(row):
+                continue
+            text = self.text(row)
+            # A character has a byte at least, so most texts need not be encoded to know.
+            if len(text) <= self._longer_than and len(text.encode("utf-8", "surrogatepass")) <= self._longer_than:
+                continue
+            title = self.value(row, "title")
+            id = row.name if title is None else f"{row.name} {title}"
+            yield Document(id, id, text, row.split, label=self._label(row))
+
+    def _wanted(self, row: Row) -> bool:
+        category = self.value(row, "category")
+        first = category[0] if isinstance(category, list) and category else category
+        return first is None or str(first).startswith(self._category)
+
+    def _label(self, row: Row) -> str | None:
+        """The row's class as a word: true and false are lower-case, as in JSON.
+
+        Raises:
+            UserError: there should be one and is not.
+        """
+        if "label" not in self.fields:
+            return None
+        label = self.value(row, "label")
+        if label is None:
+            raise UserError(
+                f"{row.where} has no class; expected one in {' or '.join(map(repr, self.fields['label']))}, or another field "
+                "in data.source.fields.label"
+            )
+        return str(label).lower() if isinstance(label, bool) else str(label)
