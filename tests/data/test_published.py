@@ -272,8 +272,8 @@ class FakeHub:
     def __init__(self, sets: dict[str, Any], gated: str = "") -> None:
         self.sets, self.gated, self.asked = sets, gated, list[dict[str, Any]]()
 
-    def dataset_info(self, name: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
-        assert timeout <= 5
+    def dataset_info(self, name: str, *, revision: str | None, timeout: float, expand: list[str]) -> SimpleNamespace:
+        assert timeout <= 5 and expand == ["sha", "gated"]
         if name not in self.sets:
             raise errors.RepositoryNotFoundError("404", response=_response())
         return SimpleNamespace(sha=f"commit of {revision}", gated="auto" if name == self.gated else False)
@@ -314,7 +314,8 @@ def test_the_first_data_set_that_can_be_read_is_streamed(hub: Any, tmp_path: Pat
     source = texts(
         sets=[{"path": "owner/none"}, {"path": "owner/script"}, {"path": "owner/parquet", "name": "a", "revision": "b"}]
     )
-    assert source.describe()["parts"] == [{"name": "owner/none", "version": "unread", "licence": "CC0"}]
+    part = {"name": "owner/parquet", "version": "commit of b", "licence": "CC0"}
+    assert source.describe()["parts"] == [part]
     documents = [(document.id, document.split, document.text) for document in source]
     assert documents == [
         ("train:1", "train", "Moby\r\n Dick"),
@@ -323,7 +324,7 @@ def test_the_first_data_set_that_can_be_read_is_streamed(hub: Any, tmp_path: Pat
         ("test:1", "test", "Walden"),
     ]
     assert seen.asked[-1] == {"path": "owner/parquet", "name": "a", "revision": "commit of b"}
-    assert source.describe()["parts"][0]["name"] == "owner/parquet"
+    assert len(seen.asked) == 2
     assert [(document.id, document.split, document.text) for document in source] == documents
 
 

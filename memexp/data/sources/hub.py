@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from memexp.errors import UserError
 
-TIMEOUT = 5.0
+TIMEOUT = 4.0
 """Seconds in which the hub must answer the first question; `datasets` by itself would ask again for half a minute."""
 
 
@@ -34,7 +34,9 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
     for options in sets:
         name = options["path"]
         try:
-            info = HfApi().dataset_info(name, revision=options.get("revision"), timeout=TIMEOUT)
+            info = HfApi().dataset_info(
+                name, revision=options.get("revision"), timeout=TIMEOUT, expand=["sha", "gated"]
+            )
         except errors.GatedRepoError:
             reasons.append(_gated(name, constants.ENDPOINT))
             continue

@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,6 @@ class Published(ABC):
         self._sets, self.fields, self._licence, self._instead = sets, fields, licence, instead
         self._splits, self._rows, self._options = splits or SPLITS, rows, options
         self.files = None if path is None else self._search(path, tuple(suffixes))
-        self._found: hub.Found | None = None
 
     def _search(self, path: str, suffixes: tuple[str, ...]) -> Files:
         kinds = (ROWS, suffixes) if self.ROWS_FIRST else (suffixes, ROWS)
@@ -113,8 +113,16 @@ class Published(ABC):
         """A field of the row; None where there is none."""
         return field(row.values, self.fields.get(word, []))
 
+    @cached_property
+    def _found(self) -> hub.Found:
+        return hub.find(
+            self._sets,
+            otherwise="Files on disk do as well: data.path=PATH. And without either, there is text of the same kind in "
+            f"packages: data={self._instead}",
+        )
+
     def _of_hub(self) -> Iterator[Row]:
-        found = self._found = hub.find(self._sets, otherwise=self._otherwise())
+        found = self._found
         whole = set(self._splits) <= set(found.splits)
         for published in self._splits if whole else found.splits:
             for number, row in islice(hub.stream(found, published), self._rows or None):
@@ -142,23 +150,20 @@ class Published(ABC):
         ours = self._splits.get(published) or [""]
         return ours[(number - 1) % len(ours)]
 
-    def _otherwise(self) -> str:
-        return (
-            "Files on disk do as well: data.path=PATH. And without either, there is text of the same kind in packages: "
-            f"data={self._instead}"
-        )
-
     def describe(self) -> dict[str, Any]:
-        """The data set that was read, or the files."""
+        """The data set that can be read, with its commit, or the files.
+
+        Raises:
+            UserError: the hub cannot be read.
+        """
         if self.files is not None:
             described = self.files.describe()
             return {**described, "parts": [{**part, "licence": self._licence} for part in described["parts"]]}
-        name, revision = (self._found.name, self._found.revision) if self._found else (self._sets[0]["path"], "unread")
-        part = {"name": name, "version": revision, "licence": self._licence}
+        part = {"name": self._found.name, "version": self._found.revision, "licence": self._licence}
         return {"what": "a data set of the hub", "parts": [part], "absent": []}
 
     def identity(self) -> Any:
-        """The settings, and the files' content. Not the revision: a prepared corpus outlives a change on the hub."""
+        """The settings, and the files' content. Not the commit: a prepared corpus outlives a change on the hub."""
         read = {"sets": self._sets} if self.files is None else {"files": self.files.checksums}
         return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self._options, **read}
 
