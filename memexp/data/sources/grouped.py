@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from memexp.data.sources.document import Document
-from memexp.data.sources.files import Files, read_text
+from memexp.data.sources.files import read_text
 from memexp.data.sources.published import ROWS, Published
 from memexp.errors import UserError
 
@@ -54,29 +54,17 @@ class Grouped(Published):
     def _trees(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Name, split and files of each document on disk."""
         assert self.files is not None
-        members: dict[str, list[Path]] = {}
-        top = self._tops(self.files)
+        top = _tops(self.files.path, self.MARK)
+        members: dict[PurePosixPath, dict[str, Path]] = {}
         for file in self.files.files:
-            members.setdefault(top(PurePosixPath(self.files.name(file)).parent), []).append(file)
-        for name, files in members.items():
+            place = PurePosixPath(self.files.name(file))
+            folder = top(place.parent)
+            members.setdefault(folder, {})[str(place.relative_to(folder))] = file
+        for folder, files in members.items():
+            name = str(folder) if folder.parts else self.files.path.resolve().name
             if self.wanted(name):
-                read = {self.files.name(file): text for file in files if (text := self.read(file)) is not None}
+                read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
                 yield name, "", read
-
-    def _tops(self, files: Files) -> Callable[[PurePosixPath], str]:
-        """What gives the name of the document that a folder belongs to."""
-
-        @cache
-        def marked(folder: PurePosixPath) -> bool:
-            return (files.path / folder / self.MARK).exists()
-
-        @cache
-        def top(folder: PurePosixPath) -> str:
-            steps = [*reversed(folder.parents), folder]  # the first is path itself
-            found = next(filter(marked, steps), steps[min(1, len(steps) - 1)])
-            return str(found) if found.parts else files.path.resolve().name
-
-        return top
 
     def _sorted(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Name, split and files of each document of the rows."""
@@ -104,3 +92,18 @@ class Grouped(Published):
             name = self.text(row, "repository") + (f"/{part}" if part else "")
             if self.wanted(name):
                 yield row.split, name, path, self.text(row).encode("utf-8", "surrogatepass")
+
+
+def _tops(root: Path, mark: str) -> Callable[[PurePosixPath], PurePosixPath]:
+    """What gives, of a folder below `root`, the one whose files are its document."""
+
+    @cache
+    def marked(folder: PurePosixPath) -> bool:
+        return (root / folder / mark).exists()
+
+    @cache
+    def top(folder: PurePosixPath) -> PurePosixPath:
+        steps = [*reversed(folder.parents), folder]  # the first is root itself
+        return next(filter(marked, steps), steps[min(1, len(steps) - 1)])
+
+    return top

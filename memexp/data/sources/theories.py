@@ -22,6 +22,8 @@ class Theories(Grouped):
 
     A theory stands behind all that it imports from its own document, so definitions come before their uses (Memorizing
     Transformers).
+
+    *Differs from Memorizing Transformers:* of Isabelle's own library all of HOL is a document, for it has one ROOT.
     """
 
     MARK = "ROOT"
