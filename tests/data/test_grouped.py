@@ -152,11 +152,17 @@ def test_theories_from_rows(tmp_path: Path) -> None:
     }
 
 
-def test_imports_that_go_in_a_circle_and_a_name_twice(tmp_path: Path) -> None:
-    write(tmp_path, {"d/A.thy": theory("A", "B"), "d/B.thy": theory("B", "A"), "d/e/B.thy": theory("B", "Main")})
-    write(tmp_path, {"d/e/C.thy": theory("C", "B")})
+def test_imports_that_go_in_a_circle(tmp_path: Path) -> None:
+    write(tmp_path, {"d/A.thy": theory("A", "B"), "d/B.thy": theory("B", "A"), "d/C.thy": theory("C", "Main")})
     (document,) = theories(tmp_path)
-    assert names(document.text) == ["B", "A", "B", "C"]
+    assert names(document.text) == ["B", "A", "C"]
+
+
+def test_of_two_theories_of_a_name_the_one_beside_is_imported(tmp_path: Path) -> None:
+    write(tmp_path, {"d/ROOT": "", "d/a/B.thy": theory("B", "Main"), "d/z/B.thy": theory("B", "Main")})
+    write(tmp_path, {"d/z/A.thy": theory("A", "B")})
+    (document,) = theories(tmp_path)
+    assert names(document.text) == ["B", "B", "A"]
 
 
 def test_what_a_header_imports() -> None:

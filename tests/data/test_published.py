@@ -174,6 +174,7 @@ WIKI = """
  = First = 
 
  Text of the first , with <unk> and 1 @,@ 000 . 
+
  = = Section = = 
 
  = not a heading =
