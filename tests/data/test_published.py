@@ -336,10 +336,17 @@ def test_a_data_set_without_its_splits_is_assigned(hub: Any) -> None:
 
 
 def test_no_data_set_can_be_read(hub: Any) -> None:
-    hub(FakeHub({"owner/gated": datasets.exceptions.DatasetNotFoundError("ask")}, gated="owner/gated"))
-    message = refused(texts(sets=[{"path": "owner/none"}, {"path": "owner/gated"}]))
-    assert "owner/none is not there; owner/gated is gated: accept its terms at" in message
+    sets = {"owner/gated": datasets.exceptions.DatasetNotFoundError("ask"), "owner/empty": StopIteration()}
+    hub(FakeHub(sets, gated="owner/gated"))
+    message = refused(texts(sets=[{"path": name} for name in ("owner/none", "owner/empty", "owner/gated")]))
+    assert "owner/none is not there; owner/empty: StopIteration; owner/gated is gated: accept its terms at" in message
     assert "data.path=PATH" in message and "data=books" in message
+
+
+def test_no_other_data_set_is_taken_where_one_cannot_be_reached(hub: Any) -> None:
+    hub(FakeHub({"owner/books": ConnectionResetError("peer went away"), "owner/other": {"train": [{"text": "a"}]}}))
+    message = refused(texts(sets=[{"path": "owner/books"}, {"path": "owner/other"}]))
+    assert "for owner/books: peer went away; expected a connection" in message
 
 
 def test_a_lost_connection(hub: Any) -> None:

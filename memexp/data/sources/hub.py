@@ -30,31 +30,32 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
     """
     from huggingface_hub import HfApi, constants, errors
 
+    unusable = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.DisabledRepoError)
     reasons = []
     for options in sets:
         name = options["path"]
+        gated = f"{name} is gated: accept its terms at {constants.ENDPOINT}/datasets/{name}, then `hf auth login`"
+        info = None
         try:
             info = HfApi().dataset_info(
                 name, revision=options.get("revision"), timeout=TIMEOUT, expand=["sha", "gated"]
             )
+            # Only now, for it takes seconds to import.
+            import datasets
+
+            splits = datasets.load_dataset(**{**options, "revision": info.sha}, streaming=True)
+            return Found(name, str(info.sha), dict(splits))
         except errors.GatedRepoError:
-            reasons.append(_gated(name, constants.ENDPOINT))
-            continue
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.DisabledRepoError):
+            reasons.append(gated)
+        except unusable:
             reasons.append(f"{name} is not there")
-            continue
-        except (OSError, errors.HTTPError) as error:  # of the library below, which differs between versions
+        # Such as a script, or files that are none of `datasets`' kinds; StopIteration is its word for a file without rows.
+        except (FileNotFoundError, errors.EntryNotFoundError, ValueError, RuntimeError, StopIteration) as error:
+            reasons.append(gated if info and info.gated else f"{name}: {_line(error)}")
+        except (OSError, errors.HTTPError) as error:  # of whichever library is below
             raise UserError(
                 f"cannot reach {constants.ENDPOINT} for {name}: {_line(error)}; expected a connection. {otherwise}"
             ) from error
-        # Only now, for it takes seconds to import.
-        import datasets
-
-        try:
-            splits = datasets.load_dataset(**{**options, "revision": info.sha}, streaming=True)
-            return Found(name, str(info.sha), dict(splits))
-        except (OSError, errors.HTTPError, ValueError, RuntimeError) as error:
-            reasons.append(_gated(name, constants.ENDPOINT) if info.gated else f"{name}: {_line(error)}")
     raise UserError(f"the hub gives no data set to read: {'; '.join(reasons)}. {otherwise}")
 
 
@@ -76,10 +77,6 @@ def stream(found: Found, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{found.name} broke off after row {number:,} of {split}: {_line(error)}; expected more. Likely cause: the "
             "connection was lost; run the same command again, or download the files and give data.path"
         ) from error
-
-
-def _gated(name: str, endpoint: str) -> str:
-    return f"{name} is gated: accept its terms at {endpoint}/datasets/{name}, then `hf auth login`"
 
 
 def _line(error: Exception) -> str:
