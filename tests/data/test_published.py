@@ -126,16 +126,16 @@ def test_short_documents_and_other_categories_are_passed_over(tmp_path: Path) ->
 def test_classes(tmp_path: Path) -> None:
     rows = [{"id": 7, "text": "left", "label": True}, {"id": 8, "text": "right", "label": 0}]
     (tmp_path / "train.json").write_text(json.dumps(rows, indent=1))
-    fields = {"text": ["text"], "label": ["label"], "title": ["id"]}
-    documents = list(texts(tmp_path / "train.json", fields=fields))
+    fields = {"text": ["text"], "title": ["id"]}
+    documents = list(texts(tmp_path / "train.json", fields=fields, label="label"))
     assert [(document.id, document.label) for document in documents] == [
         ("train.json:1 7", "true"),
         ("train.json:2 8", "0"),
     ]
-    write_rows(tmp_path / "train.jsonl", [{"text": "neither"}])
-    assert "train.jsonl, line 1 has no class; expected one in 'label'" in refused(
-        texts(tmp_path / "train.jsonl", fields=fields)
-    )
+    write_rows(tmp_path / "train.parquet", rows[:1])
+    assert [document.label for document in texts(tmp_path / "train.parquet", label="label")] == ["true"]
+    message = refused(texts(tmp_path / "train.json", label="class"))
+    assert "train.json, row 1 has the fields id, label, text; expected a class in 'class'" in message
 
 
 def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:

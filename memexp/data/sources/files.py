@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.data.sources.document import Document
-from memexp.data.sources.rows import LINES, TABLES, read_rows, text_field, unreadable
+from memexp.data.sources.rows import LINES, TABLES, label_field, read_rows, text_field, unreadable
 from memexp.errors import UserError
 from memexp.files import checksum
 
@@ -31,12 +31,20 @@ class Files:
     is refused: text of another encoding often has some.
     """
 
-    def __init__(self, *, path: str | None = None, suffixes: list[str] | None = None, field: str = "text") -> None:
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        suffixes: list[str] | None = None,
+        field: str = "text",
+        label: str | None = None,
+    ) -> None:
         """
         Args:
             path: the file, or the folder that is searched with all folders below it.
             suffixes: the files to take, such as [.txt, .md]; by default all.
             field: where a row's text stands, in JSON lines and Parquet files.
+            label: where its class stands, text, a whole number, or true or false.
 
         Raises:
             UserError: there is no such path, or no such file in it.
@@ -45,21 +53,21 @@ class Files:
             raise UserError(
                 "data.path is not given; expected the file or folder to read, as in data=text data.path=DIR"
             )
-        self.path = Path(path).expanduser()
-        self._field = field
+        self._path = Path(path).expanduser()
+        self._field, self._label = field, label
         self._suffixes = tuple(suffixes or [])
-        if not self.path.exists():
+        if not self._path.exists():
             raise UserError(
                 f"data.path is {path}, which does not exist; expected a file or a folder (seen from {Path.cwd()})"
             )
-        self.files = [self.path] if self.path.is_file() else search(self.path, self._suffixes)
+        self.files = [self._path] if self._path.is_file() else search(self._path, self._suffixes)
         if not self.files:
             kinds = f"file that ends in {' or '.join(self._suffixes)}" if self._suffixes else "file that is not hidden"
             raise UserError(f"data.path is {path}, a folder without any {kinds}; expected documents in it")
 
     def name(self, file: Path) -> str:
         """Where a file stands in the folder."""
-        return file.name if file == self.path else file.relative_to(self.path).as_posix()
+        return file.name if file == self._path else file.relative_to(self._path).as_posix()
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
@@ -67,14 +75,14 @@ class Files:
             if not file.name.endswith(ROWS):
                 yield Document(name, name, read_text(file))
                 continue
-            for where, row in read_rows(file, [self._field]):
+            for where, row in read_rows(file, [self._field, *([self._label] if self._label else [])]):
                 id, at = f"{name}:{where.split()[1]}", f"{file}, {where}"
                 text = text_field(row, [self._field], where=at, setting="data.source.field")
                 if "\0" in text:
                     raise UserError(
                         f"{at} has a NUL character at {text.index(chr(0))}; expected text. Likely cause: a damaged source"
                     )
-                yield Document(id, id, text)
+                yield Document(id, id, text, label=label_field(row, self._label, where=at) if self._label else None)
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -86,12 +94,13 @@ class Files:
 
     def describe(self) -> dict[str, Any]:
         """The files with their checksums; of their licences nothing is known."""
-        part = {"name": str(self.path), "version": f"{len(self.files)} files", "licence": "not stated"}
+        part = {"name": str(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
         return {"what": "files", "parts": [part], "absent": [], "files": self.checksums}
 
     def identity(self) -> Any:
         """Names and contents, so that a folder that has changed is prepared anew."""
-        return {"field": self._field, "files": self.checksums}
+        content = {"field": self._field, "files": self.checksums}
+        return content | {"label": self._label} if self._label else content
 
 
 def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:

@@ -53,15 +53,15 @@ class Grouped(Published):
 
     def _trees(self) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Name, split and files of each document on disk."""
-        assert self.files is not None
-        top = _tops(self.files.path, self.MARK)
+        assert self.files is not None and self.path is not None
+        top = _tops(self.path, self.MARK)
         members: dict[PurePosixPath, dict[str, Path]] = {}
         for file in self.files.files:
             place = PurePosixPath(self.files.name(file))
             folder = top(place.parent)
             members.setdefault(folder, {})[str(place.relative_to(folder))] = file
         for folder, files in members.items():
-            name = str(folder) if folder.parts else self.files.path.resolve().name
+            name = str(folder) if folder.parts else self.path.resolve().name
             if self.wanted(name):
                 read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
                 yield name, "", read

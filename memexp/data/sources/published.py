@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from memexp.data.sources import hub
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import Files, read_text, search
-from memexp.data.sources.rows import JSON, LINES, TABLES, field, read_rows, text_field
-from memexp.errors import UserError
+from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, read_rows, text_field
 
 ROWS = LINES + JSON + TABLES
 """Files of these suffixes hold rows as the hub's do."""
@@ -78,13 +77,13 @@ class Published(ABC):
         """
         self._sets, self.fields, self._licence, self._instead = sets, fields, licence, instead
         self._splits, self._rows, self._options = splits or SPLITS, rows, options
-        self.files = None if path is None else self._search(path, tuple(suffixes))
+        self.path = None if path is None else Path(path).expanduser()
+        self.files = None if self.path is None else self._search(self.path, tuple(suffixes))
 
-    def _search(self, path: str, suffixes: tuple[str, ...]) -> Files:
+    def _search(self, path: Path, suffixes: tuple[str, ...]) -> Files:
         kinds = (ROWS, suffixes) if self.ROWS_FIRST else (suffixes, ROWS)
-        root = Path(path).expanduser()
-        kind = next((kind for kind in kinds if kind and search(root, kind)), suffixes + ROWS)
-        return Files(path=path, suffixes=list(kind))
+        kind = next((kind for kind in kinds if kind and search(path, kind)), suffixes + ROWS)
+        return Files(path=str(path), suffixes=list(kind))
 
     @abstractmethod
     def __iter__(self) -> Iterator[Document]: ...
@@ -184,19 +183,21 @@ class Texts(Published):
         rows: int = 0,
         longer_than: int = 0,
         category: str = "",
+        label: str | None = None,
     ) -> None:
         """
         Args:
-            fields: `text`; `title`, for the document's name; `label`, its class; `category`.
+            fields: `text`; `title`, for the document's name; `category`.
             longer_than: bytes; documents of as many or fewer are passed over.
             category: only rows whose category, the first of several, begins so, or that have none.
+            label: the field where a row's class stands.
             others: as `Published` has them.
         """
         super().__init__(
-            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=suffixes or (".txt",),
-            splits=splits, rows=rows, longer_than=longer_than, category=category,
+            sets=sets, fields=fields | ({"label": [label]} if label else {}), licence=licence, instead=instead, path=path,
+            suffixes=suffixes or (".txt",), splits=splits, rows=rows, longer_than=longer_than, category=category,
         )  # fmt: skip
-        self._longer_than, self._category = longer_than, category
+        self._longer_than, self._category, self._label = longer_than, category, label
 
     def __iter__(self) -> Iterator[Document]:
         for row in self.rows():
@@ -208,25 +209,10 @@ class Texts(Published):
                 continue
             title = self.value(row, "title")
             id = row.name if title is None else f"{row.name} {title}"
-            yield Document(id, id, text, row.split, label=self._label(row))
+            label = label_field(row.values, self._label, where=row.where) if self._label else None
+            yield Document(id, id, text, row.split, label=label)
 
     def _wanted(self, row: Row) -> bool:
         category = self.value(row, "category")
         first = category[0] if isinstance(category, list) and category else category
         return first is None or str(first).startswith(self._category)
-
-    def _label(self, row: Row) -> str | None:
-        """The row's class as a word: true and false are lower-case, as in JSON.
-
-        Raises:
-            UserError: there should be one and is not.
-        """
-        if "label" not in self.fields:
-            return None
-        label = self.value(row, "label")
-        if label is None:
-            raise UserError(
-                f"{row.where} has no class; expected one in {' or '.join(map(repr, self.fields['label']))}, or another field "
-                "in data.source.fields.label"
-            )
-        return str(label).lower() if isinstance(label, bool) else str(label)
