@@ -142,10 +142,13 @@ def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"text": "a"}])
     seen = [texts().identity(), texts(tmp_path).identity(), texts(tmp_path, rows=1).identity()]
     seen.append(texts(sets=[{"path": "owner/other"}]).identity())
-    write_rows(tmp_path / "a.jsonl", [{"text": "b"}])
+    write_rows(tmp_path / "a.jsonl", [{"text": "aa"}])
     seen.append(texts(tmp_path).identity())
     assert len({json.dumps(identity) for identity in seen}) == len(seen)
     assert texts(tmp_path).describe()["parts"][0]["licence"] == "CC0"
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="gone.jsonl: No such file"):
+        texts(tmp_path).identity()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from memexp.data.sources import hub
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import Files, read_text, search
-from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, read_rows, text_field
+from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, read_rows, text_field, unreadable
 
 ROWS = LINES + JSON + TABLES
 """Files of these suffixes hold rows as the hub's do."""
@@ -162,9 +162,18 @@ class Published(ABC):
         return {"what": "a data set of the hub", "parts": [part], "absent": []}
 
     def identity(self) -> Any:
-        """The settings, and the files' content. Not the commit: a prepared corpus outlives a change on the hub."""
-        read = {"sets": self._sets} if self.files is None else {"files": self.files.checksums}
+        """The settings, and names and sizes of the files: they may be many gigabytes, which a run would wait for.
+
+        Not the commit: a prepared corpus outlives a change on the hub.
+        """
+        read = {"sets": self._sets} if self.files is None else {"files": self._sizes(self.files)}
         return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self._options, **read}
+
+    def _sizes(self, files: Files) -> dict[str, int]:
+        try:
+            return {files.name(file): file.stat().st_size for file in files.files}
+        except OSError as error:
+            raise unreadable(Path(error.filename), error) from error
 
 
 class Texts(Published):
