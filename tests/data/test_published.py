@@ -173,20 +173,24 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, ex
 
 # ------------------------------------------------------------------------------------------------ WikiText
 
-WIKI = """
- = First = 
-
- Text of the first , with <unk> and 1 @,@ 000 . 
-
- = = Section = = 
-
- = not a heading =
- More\u00a0text   with spaces . 
-
- = Second = 
-
- Its text . 
-"""
+WIKI = "".join(
+    f" {line} \n" if line else " \n"
+    for line in (
+        "",
+        "= First =",
+        "",
+        "Text of the first , with <unk> and 1 @,@ 000 .",
+        "",
+        "= = Section = =",
+        "",
+        "= not a heading =",
+        "More\u00a0text   with spaces .",
+        "",
+        "= Second =",
+        "",
+        "Its text .",
+    )
+)
 
 
 def articles(path: Path, **options: Any) -> Articles:
@@ -209,10 +213,10 @@ def test_articles_are_documents_and_come_alike_from_lines_and_rows(tmp_path: Pat
         for split in ("test", "train", "valid")
         for number, title in ((1, split), (2, "Second"))
     ]
-    assert documents[1].text == "= Second =\n\nIts text .\n"
-    assert "\n= not a heading =\nMore\u00a0text   with spaces .\n" in str(documents[0].text)
+    assert "".join(str(document.text) for document in documents[:2]) == WIKI.replace("First", "test")
+    assert documents[1].text == " = Second = \n \n Its text . \n"
     assert sorted(articles(tmp_path / "rows")) == sorted(documents)
-    assert "\nMore text with spaces .\n" in str(next(iter(articles(tmp_path / "lines", spaces="single"))).text)
+    assert "\n More text with spaces . \n" in str(next(iter(articles(tmp_path / "lines", spaces="single"))).text)
 
 
 def test_lines_that_are_not_utf8(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from memexp.data.sources.published import Published, Row
 from memexp.data.sources.rows import unreadable
 from memexp.errors import UserError
 
-HEADING = re.compile(r"= (?!= ).+(?<! =) =")
+HEADING = re.compile(r"= (?!= ).+ =")
 """`= Title =` begins an article; `= = Section = =` does not."""
 
 
 class Articles(Published):
     """A document an article of WikiText; each is a group of its own.
 
-    Lines lose the spaces around them, which are not the same in every publication.
+    Lines begin with a space and end in one, as in the files of the first publication; the hub's blank lines have none.
 
     *Differs from Transformer-XL and LM-RMT:* they read a split as one text, and carry their memory from an article into
     the next.
@@ -78,7 +78,7 @@ class Articles(Published):
             if HEADING.fullmatch(line) and not before and not after and any(map(str.strip, article)):
                 yield article
                 article = []
-            article.append(f"{line}\n")
+            article.append(f" {line} \n" if line else " \n")
             before = line
         if any(map(str.strip, article)):
             yield article
