@@ -185,6 +185,7 @@ WIKI = "".join(
         "",
         "= not a heading =",
         "More\u00a0text   with spaces .",
+        "= nor this =",
         "",
         "= Second =",
         "",
