@@ -40,6 +40,12 @@ class Tokenizer(Protocol):
     """Losslessly: `decode(encode(text)) == text` for every text, and the pieces joined are its UTF-8."""
 
     vocabulary: int
+    lossless: bool
+    """Whether that is so."""
+    by_line: bool
+    """Whether the tokens of a line do not depend on other lines, so that a text may be cut behind the end of one."""
+    slow: bool
+    """Whether encoding takes longer than handing text to another process and its tokens back."""
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Ids as uint16, or uint32 where the vocabulary needs it."""
@@ -62,6 +68,7 @@ class Bytes:
     """A token is a byte of the text's UTF-8."""
 
     vocabulary = 256
+    lossless, by_line, slow = True, True, False
 
     def encode(self, text: str | bytes) -> np.ndarray:
         data = text.encode() if isinstance(text, str) else text
@@ -83,6 +90,8 @@ class Words:
     The pieces of a text, each a space and a word, are its UTF-8 with one space before it. Only texts of known words can
     be encoded.
     """
+
+    lossless, by_line, slow = True, False, False
 
     SAVED = b"words "
     """Begins what `save` gives. No SentencePiece model begins so, for it is no protocol buffer."""
@@ -129,6 +138,8 @@ def _words(text: str) -> list[str]:
 
 class SentencePiece:
     """A SentencePiece model with byte fallback that changes nothing in a text."""
+
+    lossless, by_line, slow = True, True, True
 
     def __init__(self, model: bytes, *, name: str) -> None:
         """
@@ -183,7 +194,7 @@ class SentencePiece:
                 encoded.append(self._mark)
             lines = _lines(part)
             while batch := list(islice(lines, LINES)):
-                ids = chain.from_iterable(self._processor.encode(batch, num_threads=THREADS))
+                ids = chain.from_iterable(self._processor.encode(batch, num_threads=1))
                 encoded.append(np.fromiter(ids, dtype=self._dtype))
         return np.concatenate(encoded) if encoded else np.empty(0, dtype=self._dtype)
 
