@@ -92,6 +92,11 @@ def _check_train(config: TrainConfig) -> None:
             f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
             "arch.scale=1 beside it"
         )
+    if config.data.cut == "chunks" and not config.data.max_document:
+        raise UserError(
+            "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
+            "data.max_document"
+        )
     if config.segment < config.data.answer:
         raise UserError(
             f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "

@@ -281,6 +281,15 @@ class Data:
         low=0,
         departure=True,
     )
+    cut: str = setting(
+        "crop",
+        "what a visit to a document longer than max_document reads: a random crop, or one of the consecutive chunks it is "
+        "cut into, all of which make an epoch",
+        choices=("crop", "chunks"),
+    )
+    drop_tails: bool = setting(
+        False, "training leaves out what does not fill a segment at a document's end: no padding", departure=True
+    )
     answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
     path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
 
