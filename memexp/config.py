@@ -257,11 +257,17 @@ class Tokenizer:
 
     kind: str = setting(
         "bpe",
-        "units of text; words are those between single spaces, as the algorithmic tasks write them",
-        choices=("bytes", "bpe", "unigram", "words"),
+        "units of text; words are those between single spaces, as the algorithmic tasks write them; lines are the words of lines "
+        "and their ends, the most frequent first, as of WikiText-103",
+        choices=("bytes", "bpe", "unigram", "words", "lines"),
     )
     vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
     path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
+    lossless: bool = setting(
+        True,
+        "every text comes back as it was, without the normaliser of a loaded model; false: with it, unknown words may become "
+        "<unk>, and bytes are counted in the text that comes back",
+    )
 
 
 @dataclass

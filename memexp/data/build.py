@@ -149,7 +149,7 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
                     yield as_text(entry.id, data)
                     progress.advance(task, entry.bytes)
 
-    whole = config.tokenizer.kind == "words"
+    whole = config.tokenizer.kind in tokenizers.WITHOUT_MODEL
     tokenizer = tokenizers.train(config.tokenizer, texts() if whole else _sample(texts(), size))
     write_atomically(trained, lambda file: file.write(tokenizer.save()))
     return tokenizer

@@ -151,6 +151,8 @@ def open_corpus(path: Path) -> Corpus:
 def _settings(config: Data, source: Source) -> dict[str, Any]:
     """What determines the tokens and the splits."""
     tokenizer = asdict(config.tokenizer)
+    if config.tokenizer.lossless:  # as all were before there was a choice
+        del tokenizer["lossless"]
     if config.tokenizer.path is not None:
         loaded = tokenizers.read(config.tokenizer)
         assert loaded is not None  # one with a path needs no training

@@ -112,6 +112,18 @@ def test_a_loaded_model_is_used(folder: Path, tmp_path: Path, text_data: MakeDat
     assert len(texts(corpus)) == 6
 
 
+def test_what_does_not_come_back_is_refused_or_said_to_be_lossy(
+    folder: Path, tmp_path: Path, text_data: MakeData
+) -> None:
+    with pytest.raises(UserError, match="the tokenizer changes document file0.txt.*lossless=false"):
+        prepare(text_data(folder, tokenizer=Tokenizer(kind="lines")), tmp_path)
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace("return", "<unk>"))
+    corpus = prepare(text_data(folder, tokenizer=Tokenizer(kind="lines", lossless=False)), tmp_path)
+    assert corpus.manifest["tokenizer"]["lossless"] is False and not corpus.tokenizer.lossless
+    assert texts(corpus)["file0.txt"].split() == (folder / "file0.txt").read_text().split()
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 
