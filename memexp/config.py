@@ -313,6 +313,12 @@ class Size:
     rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
     memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
     routed: int = setting(512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1)
+    cutoffs: list[int] = setting(
+        [],
+        "words before each cluster of adaptive softmax, with data.tokenizer.kind=lines; empty: one softmax over all",
+        unit="entries",
+    )
+    narrowing: int = setting(1, "how many times narrower a further cluster's vectors are (div_val)", low=1)
 
 
 @dataclass
@@ -438,6 +444,11 @@ class TrainConfig(Command):
     dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
     jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
     skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Those of the size, where the vocabulary is in the order that adaptive softmax needs."""
+        return self.size.cutoffs if self.data.tokenizer.kind == "lines" else []
 
 
 @dataclass
