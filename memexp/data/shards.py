@@ -1,10 +1,12 @@
 """Documents on disk as they were read: a source is gone through once, and a build that was stopped goes on.
 
-begun               what is built; where it says something else, all of this is of no use
-00000.text          documents one after another, as bytes
-00000.json          their rows and the text's checksum; written last, for a shard without it does not count
-read                the source has no more documents
-00000.encoded.json  how many tokens each document has, and the checksum of the shard's tokens
+In the folder `work` of a corpus that is being built:
+
+    begun               what is built; where it says something else, all of this is of no use
+    00000.text          documents one after another, as bytes
+    00000.json          their rows and the text's checksum; written last, for a shard without it does not count
+    read                the source has no more documents
+    00000.encoded.json  how many tokens each document has, and the checksum of the shard's tokens
 """
 
 import hashlib
