@@ -93,7 +93,11 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
         name if name.count(".") <= current.count(".") else ".".join(name.split(".")[: current.count(".") + 1]) + "."
         for name in names
     }
-    bare = [name for setting in POSITIONALS.get(command, ()) for name in _values(known[setting])]
+    bare = [
+        name
+        for setting in POSITIONALS.get(command, ())
+        for name in (_values(known[setting]) if setting in known else groups[setting])
+    ]
     return _starting(current, [*sorted(shown), *bare])
 
 

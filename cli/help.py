@@ -18,6 +18,7 @@ from memexp.errors import UserError
 
 USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
+    "data": "memexp data list | inspect NAME [key=value ...]",
     "train": "memexp train [-m] [group=choice ...] [key=value ...]",
     "eval": "memexp eval [-m] RUN [key=value ...]",
     "generate": "memexp generate RUN prompt=TEXT [key=value ...]",
@@ -29,6 +30,7 @@ USAGE = {
 
 EXAMPLES = {
     "prepare": ["memexp prepare data=stdlib", "memexp prepare data=text data.path=DIR"],
+    "data": ["memexp data list", "memexp data inspect code", "memexp data inspect text data.path=DIR split=test"],
     "train": [
         "memexp train arch=knn mem=64k",
         "memexp train -m arch=knn mem=0,8k,64k jobs=2",

@@ -383,6 +383,22 @@ class PrepareConfig(Command):
 
 
 @dataclass
+class DataConfig(Command):
+    """memexp data: list corpora, or look into one."""
+
+    what: str = setting("list", "list: all corpora; inspect: one of them", choices=("list", "inspect"))
+    data: Data = field(default_factory=Data)
+    split: str = setting("train", "documents to look into", choices=("train", "valid", "test"))
+    ngram: int = setting(8, "length of the n-grams that are looked for in a document's past", unit="tokens", low=1)
+    sample: int = setting(
+        8 << 20, "how much of a split is searched for them, in whole documents; 0: all", unit="tokens", low=0
+    )
+    out: str | None = setting(
+        None, "folder for the plot and the numbers; default: results/data/NAME-TOKENIZER", unit="path"
+    )
+
+
+@dataclass
 class TrainConfig(Command):
     """memexp train: train a model, then score held-out documents."""
 
@@ -543,6 +559,7 @@ class BenchConfig(Command):
 
 COMMANDS: dict[str, type[Command]] = {
     "prepare": PrepareConfig,
+    "data": DataConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "generate": GenerateConfig,

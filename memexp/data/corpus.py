@@ -124,8 +124,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
     """
-    options = {} if config.path is None else {"path": config.path}
-    source: Source = instantiate(config.source, **options)
+    source = _source(config)
     settings = _settings(config, source)
     path = _folder(config, settings, root)
     if path.exists() and not force:
@@ -145,6 +144,21 @@ def open_corpus(path: Path) -> Corpus:
         UserError: it is not there, or a file is damaged.
     """
     return _open(path, made=False)
+
+
+def folder_of(config: Data, root: Path) -> Path:
+    """Where the corpus of these settings lies, or would once it is prepared.
+
+    Raises:
+        UserError: there is nothing that it could be made of.
+    """
+    return _folder(config, _settings(config, _source(config)), root)
+
+
+def _source(config: Data) -> Source:
+    options = {} if config.path is None else {"path": config.path}
+    source: Source = instantiate(config.source, **options)
+    return source
 
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:
