@@ -24,12 +24,12 @@ def refused(path: Path) -> str:
 def test_a_folder_gives_its_files_in_order_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / ".git").mkdir()
-    (tmp_path / "b" / "late.md").write_bytes("é\r\n\x00".encode())
+    (tmp_path / "b" / "late.md").write_bytes("é\r\n\f".encode())
     (tmp_path / "a.txt").write_text("first")
     (tmp_path / ".hidden").write_bytes(b"\xff")
     (tmp_path / ".git" / "config").write_bytes(b"\xff")
     documents = list(Files(path=str(tmp_path)))
-    assert [(document.id, document.text) for document in documents] == [("a.txt", "first"), ("b/late.md", "é\r\n\x00")]
+    assert [(document.id, document.text) for document in documents] == [("a.txt", "first"), ("b/late.md", "é\r\n\f")]
     assert len({document.group for document in documents}) == 2
     assert [document.id for document in Files(path=str(tmp_path), suffixes=[".md"])] == ["b/late.md"]
     assert [document.id for document in Files(path=str(tmp_path / "a.txt"))] == ["a.txt"]
@@ -39,12 +39,13 @@ def test_rows_are_documents(tmp_path: Path) -> None:
     lines = "".join(json.dumps({"text": f"row {number}\n", "other": 1}) + "\n" for number in (1, 2)) + "\n"
     (tmp_path / "a.jsonl").write_text(lines)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "d.jsonl.zst").write_bytes(pyarrow.compress(lines.encode(), codec="zstd", asbytes=True))
     pyarrow.parquet.write_table(
         pyarrow.table({"text": ["row 1\n", "row 2\n"], "other": [1, 2]}), tmp_path / "c.parquet"
     )
     documents = list(Files(path=str(tmp_path)))
-    assert [document.text for document in documents] == ["row 1\n", "row 2\n"] * 3
-    names = ["a.jsonl:1", "a.jsonl:2", "b.jsonl.gz:1", "b.jsonl.gz:2", "c.parquet:1", "c.parquet:2"]
+    assert [document.text for document in documents] == ["row 1\n", "row 2\n"] * 4
+    names = [f"{name}:{row}" for name in ("a.jsonl", "b.jsonl.gz", "c.parquet", "d.jsonl.zst") for row in (1, 2)]
     assert [document.id for document in documents] == [document.group for document in documents] == names
 
 
@@ -79,6 +80,22 @@ def test_text_that_is_not_utf8_names_file_and_offset(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("abc\u00e9d".encode("latin-1"))
     message = refused(tmp_path)
     assert "latin.txt is not UTF-8" in message and "byte 0xe9 at offset 3" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text("text", encoding=encoding)
+    assert f"a.txt is {encoding.upper()}, as its first bytes say; expected UTF-8" in refused(tmp_path)
+
+
+def test_nul_bytes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("é text", encoding="utf-16-le")
+    assert "a.txt is not UTF-8" in refused(tmp_path)
+    (tmp_path / "a.txt").write_text("text", encoding="utf-16-le")  # UTF-8 as well, as far as one can see
+    assert "a.txt has a NUL byte at offset 1; expected text. Likely cause: another encoding" in refused(tmp_path)
+    path = tmp_path / "a.txt"
+    path.rename(tmp_path / "a.jsonl").write_text(json.dumps({"text": "a\0"}) + "\n")
+    assert "a.jsonl, line 1 has a NUL character at 1" in refused(tmp_path)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -117,6 +134,14 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     assert f"cannot read {path}" in refused(path)
 
 
+def test_a_zst_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(pyarrow.compress(b'{"text": "good"}\n' * 1000, codec="zstd", asbytes=True)[:-20])
+    assert f"cannot read {path}: Truncated" in refused(path)
+    path.write_bytes(b"no zstd")
+    assert f"cannot read {path}: ZSTD" in refused(path)
+
+
 def test_bad_parquet(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1 no parquet")
@@ -124,4 +149,4 @@ def test_bad_parquet(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"], "title": ["y"]}), path)
     assert "has the columns body, title; expected 'text'" in refused(path)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x", None]}), path)
-    assert "row 2 holds NoneType" in refused(path)
+    assert "row 2 has nothing in 'text'" in refused(path)

@@ -19,6 +19,8 @@ class Document(NamedTuple):
     """Indices, from 1 on and ascending, of the tokens that are scored, for the tokenizer kind=words; None: all."""
     slices: dict[str, Any] | None = None
     """Kinds that accuracy is told apart by: a name, and its value or a list of one value an answer."""
+    label: str | None = None
+    """Its class, for task=classify."""
 
 
 class Source(Protocol):
