@@ -146,7 +146,7 @@ def _plain_table(title: str, rows: list[tuple[str, str]]) -> Any:
 def _group_table(groups: dict[str, list[str]], config: Any) -> Any:
     table = _table("Groups, written group=choice", "group", "choice", "")
     for group, choices in groups.items():
-        chosen = (config.get(group) or {}).get("name")
+        chosen = config.data.task if group == "task" else (config.get(group) or {}).get("name")
         for number, choice in enumerate(choices):
             mark = " *" if choice == chosen else ""
             table.add_row(group if number == 0 else "", f"{choice}{mark}", description_of(group, choice))

@@ -276,10 +276,14 @@ class Data:
     test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1)
     max_document: int = setting(
         0,
-        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do",
+        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do. With "
+        "task=classify only a document's first tokens are read, when it is scored too",
         unit="tokens",
         low=0,
         departure=True,
+    )
+    task: str = setting(
+        "predict", "as in task=NAME: say what comes next, or a document's class", choices=("predict", "classify")
     )
     answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
     path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
@@ -493,8 +497,8 @@ class TableConfig(Command):
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
         "perplexity",
-        "what the cells show; accuracy and exact_match are of answers",
-        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match"),
+        "what the cells show; accuracy and exact_match are of answers, f1 and f1_macro of classes",
+        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match", "f1", "f1_macro"),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
     gauges: list[str] = setting([], "gauges to show, averaged over the segments that were read")

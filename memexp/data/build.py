@@ -36,6 +36,7 @@ class Entry:
     answers: int | None = None
     """Its scored tokens, where not all are."""
     slices: dict[str, Any] | None = None
+    label: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Its row of documents.json; what only documents with answers have is left out of others."""
@@ -127,7 +128,9 @@ def _list(source: Source, config: Data, progress: Progress) -> tuple[list[Entry]
                 "counted in words; expected data.tokenizer.kind=words"
             )
         slices = document.slices if document.split in HELD_OUT else None
-        entry = Entry(document.id, document.group, size, document.split, answers=answers, slices=slices)
+        entry = Entry(
+            document.id, document.group, size, document.split, answers=answers, slices=slices, label=document.label
+        )
         (entries if size >= config.min_document else left_out).append(entry)
         progress.advance(task, size)
     if not entries:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.data.sources.document import Document
-from memexp.data.sources.rows import LINES, TABLES, read_rows, text_field, unreadable
+from memexp.data.sources.rows import LINES, TABLES, label_field, read_rows, text_field, unreadable
 from memexp.errors import UserError
 from memexp.files import checksum
 
@@ -31,12 +31,20 @@ class Files:
     is refused: text of another encoding often has some.
     """
 
-    def __init__(self, *, path: str | None = None, suffixes: list[str] | None = None, field: str = "text") -> None:
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        suffixes: list[str] | None = None,
+        field: str = "text",
+        label: str | None = None,
+    ) -> None:
         """
         Args:
             path: the file, or the folder that is searched with all folders below it.
             suffixes: the files to take, such as [.txt, .md]; by default all.
             field: where a row's text stands, in JSON lines and Parquet files.
+            label: where its class stands, text, a whole number, or true or false.
 
         Raises:
             UserError: there is no such path, or no such file in it.
@@ -46,7 +54,7 @@ class Files:
                 "data.path is not given; expected the file or folder to read, as in data=text data.path=DIR"
             )
         self._path = Path(path).expanduser()
-        self._field = field
+        self._field, self._label = field, label
         self._suffixes = tuple(suffixes or [])
         if not self._path.exists():
             raise UserError(
@@ -67,14 +75,14 @@ class Files:
             if not file.name.endswith(ROWS):
                 yield Document(name, name, read_text(file))
                 continue
-            for where, row in read_rows(file, [self._field]):
+            for where, row in read_rows(file, [self._field, *([self._label] if self._label else [])]):
                 id, at = f"{name}:{where.split()[1]}", f"{file}, {where}"
                 text = text_field(row, [self._field], where=at, setting="data.source.field")
                 if "\0" in text:
                     raise UserError(
                         f"{at} has a NUL character at {text.index(chr(0))}; expected text. Likely cause: a damaged source"
                     )
-                yield Document(id, id, text)
+                yield Document(id, id, text, label=label_field(row, self._label, where=at) if self._label else None)
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -91,7 +99,8 @@ class Files:
 
     def identity(self) -> Any:
         """Names and contents, so that a folder that has changed is prepared anew."""
-        return {"field": self._field, "files": self.checksums}
+        content = {"field": self._field, "files": self.checksums}
+        return content | {"label": self._label} if self._label else content
 
 
 def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:

@@ -65,6 +65,22 @@ def text_field(row: dict[str, Any], names: Sequence[str], *, where: str, setting
     raise UserError(f"{where} {seen}; expected text in {expected}, or another field in {setting}")
 
 
+def label_field(row: dict[str, Any], name: str, *, where: str) -> str:
+    """The class that stands in a field: text, or a number, true or false as they are written.
+
+    Raises:
+        UserError: it holds something else, or there is none.
+    """
+    value = field(row, [name])
+    if not isinstance(value, str | int):
+        seen = f"has {name!r} of type {type(value).__name__}" if value is not None else f"has {_fields(row, [name])}"
+        raise UserError(
+            f"{where} {seen}; expected a class in {name!r} (text, a whole number, true or false), or another field in "
+            "data.source.label"
+        )
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def unreadable(file: Path, error: Exception) -> UserError:
     """What is said of a file that the system does not give, or that is damaged."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
