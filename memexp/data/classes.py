@@ -20,11 +20,11 @@ from memexp.files import fingerprint
 
 
 class WithClasses:
-    """A tokenizer with a token for each class behind its vocabulary; no text is ever encoded as one."""
+    """A tokenizer with a token for each class behind its vocabulary, a word by itself; no text is ever encoded as one."""
 
     def __init__(self, text: Tokenizer, classes: Sequence[str]) -> None:
         self._text = text
-        self._classes = [name.encode() for name in classes]
+        self._classes = [f" {name}".encode() for name in classes]
         self.vocabulary = text.vocabulary + len(classes)
         self.encode, self.save = text.encode, text.save
 
