@@ -55,9 +55,21 @@ def test_train_eval_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["arch=rmt", "task=classify", "data=text", f"data.path={tmp_path / 'rows.jsonl'}", "device=cpu"]
     words += ["data.source.label=party", "data.tokenizer.kind=bytes", "data.valid_documents=2", "data.test_documents=4"]
-    words += ["size=tiny", "steps=2", f"root={tmp_path}"]
+    words += [
+        "size=tiny",
+        "segment=16",
+        "accumulate=1",
+        "bptt_segments=0",
+        "steps=5",
+        "log_every=1",
+        f"root={tmp_path}",
+    ]
     assert main(["train", *words]) == 0
     (run,) = all_runs(tmp_path)
+    # Both lanes read documents of three segments, a step each. No step without a class thins out the loss.
+    assert [line["tokens"] for line in run.metrics] == [0, 0, 2, 2, 2]
+    *early, loss, later, last = [line["loss"] for line in run.metrics]
+    assert early == [None, None] and loss > 0 and later == last == loss
     (own,) = run.scores
     summary, tokens = own.summary, np.load(own.path / "tokens.npy")
     assert summary["documents"] == summary["tokens"] == len(tokens) >= 4 and set(tokens) <= {256, 257}
