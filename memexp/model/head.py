@@ -53,9 +53,8 @@ class Head(nn.Module):
     @torch.no_grad()
     def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
         """The likeliest next token at each place among those from `first` on, B T, without ever holding all logits."""
-        words_VD = self.embedding_VD[first:]
-        at_once = max(1, LOGITS_AT_ONCE // len(words_VD))
-        pieces = [self.logits(hidden, words_VD).argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
+        at_once = max(1, LOGITS_AT_ONCE // self.embedding_VD.shape[0])
+        pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
         return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
 
     def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Inspection:
 
     Attributes:
         quantiles: tokens of a document, by p10, median, p90 and max.
+        classes: documents of each label, where the source says one.
         sampled: documents whose repetition was counted, the first in the order that scores take them in.
         ngram: tokens of an n-gram.
         used: entries of the vocabulary that stand in the sample.
@@ -71,6 +72,7 @@ class Inspection:
     tokens: int
     quantiles: dict[str, int]
     lengths: list[Length]
+    classes: dict[str, int]
     sampled: int
     sampled_tokens: int
     ngram: int
@@ -120,6 +122,7 @@ def inspect_corpus(corpus: Corpus, *, split: str, ngram: int, sample: int) -> In
         tokens=int(length_D.sum()),
         quantiles=_quantiles(length_D),
         lengths=_lengths(length_D),
+        classes=_classes(documents),
         sampled=len(sampled),
         sampled_tokens=int(length_D[: len(sampled)].sum()),
         ngram=ngram,
@@ -139,6 +142,11 @@ def _enough(length_D: np.ndarray, sample: int) -> int:
 def _quantiles(length_D: np.ndarray) -> dict[str, int]:
     found = np.quantile(length_D, [0.1, 0.5, 0.9, 1.0], method="inverted_cdf")
     return dict(zip(("p10", "median", "p90", "max"), found.tolist(), strict=True))
+
+
+def _classes(documents: Sequence[TokenDocument]) -> dict[str, int]:
+    labels = [document.label for document in documents if document.label is not None]
+    return {label: labels.count(label) for label in sorted(set(labels))}
 
 
 def _lengths(length_D: np.ndarray) -> list[Length]:

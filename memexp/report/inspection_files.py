@@ -47,8 +47,10 @@ def to_terminal(found: Inspection) -> "RenderableType":
         else "all documents"
     )
     frequent = "  ".join(f"'{text}' {100 * share:.1f} %" for text, share in found.frequent)
+    classes = ", ".join(f"{label} {documents:,}" for label, documents in found.classes.items())
     return Group(
         Text(head, style="bold"),
+        *([Text(f"Documents of each class: {escape(classes)}")] if classes else []),
         Text(f"\nTokens of a document: {quantiles}"),
         _lengths(found),
         Text(f"\n{found.ngram}-grams that stood before in their document, by how far back; of {of}"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from memexp.cli.main import main
 from memexp.data.corpus import TokenDocument
 from memexp.eval.accuracy import classification
 from memexp.eval.score import _others
-from memexp.runs import all_runs
+from memexp.runs import Run, all_runs
 
 
 def test_f1_by_hand() -> None:
@@ -50,20 +51,18 @@ def test_a_stranger_s_memory_reads_no_class() -> None:
     assert [other.tokens.tolist() for other in _others(texts)] == [[6, 7, 6, 7, 6, 7], [1, 2, 3]]
 
 
-def test_train_eval_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """Settings of a corpus of fourteen rows, 41 or 42 bytes each."""
     rows = [{"text": "ab" * 20 + str(number), "party": number % 3 == 0} for number in range(14)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["arch=rmt", "task=classify", "data=text", f"data.path={tmp_path / 'rows.jsonl'}", "device=cpu"]
-    words += ["data.source.label=party", "data.tokenizer.kind=bytes", "data.valid_documents=2", "data.test_documents=4"]
-    words += [
-        "size=tiny",
-        "segment=16",
-        "accumulate=1",
-        "bptt_segments=0",
-        "steps=5",
-        "log_every=1",
-        f"root={tmp_path}",
-    ]
+    words = ["data=text", f"data.path={tmp_path / 'rows.jsonl'}", "data.source.label=party", f"root={tmp_path}"]
+    words += ["data.tokenizer.kind=bytes", "data.valid_documents=2", "data.test_documents=4"]
+    return [*words, "size=tiny", "segment=16", "device=cpu"]
+
+
+def test_train_eval_and_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words += ["task=classify", "arch=rmt", "accumulate=1", "bptt_segments=0", "steps=5", "log_every=1"]
     assert main(["train", *words]) == 0
     (run,) = all_runs(tmp_path)
     # Both lanes read documents of three segments, a step each. No step without a class thins out the loss.
@@ -88,6 +87,25 @@ def test_train_eval_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["table", "metric=f1_macro", f"root={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert f"{summary['f1_macro']:.3f}" in shown and "macro F1: mean over the classes" in shown
+
+
+def test_classes_are_new_to_a_run_that_has_learned_text(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *words, "steps=1"]) == 0
+    (first,) = all_runs(tmp_path)
+    assert main(["train", *words, "task=classify", f"init_from={first.name}", "steps=1", "optim.rate=0"]) == 0
+    assert "new, from their initial value: the 2 classes of head.embedding_VD" in capsys.readouterr().out
+    (second,) = (run for run in all_runs(tmp_path) if run.name != first.name)
+    before, after = (weights(run) for run in (first, second))
+    assert torch.equal(after["head.embedding_VD"][:256], before["head.embedding_VD"])
+    assert all(torch.equal(after[name], before[name]) for name in before if name != "head.embedding_VD")
+    assert after["head.embedding_VD"].shape[0] == 258 and after["head.embedding_VD"][256:].std() > 0.5
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    content: dict[str, torch.Tensor] = torch.load(run.path / "weights.pt", weights_only=True)["model"]
+    return content
 
 
 def test_what_classification_cannot_be_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

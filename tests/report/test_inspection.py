@@ -45,7 +45,7 @@ def test_what_is_measured_is_so(known: Corpus) -> None:
     assert found.quantiles == {"p10": 5, "median": 100, "p90": 215, "max": 215}
     assert found.lengths[0] == Length(4, 1, 5 / 320) and found.lengths[-1] == Length(128, 1, 215 / 320)
     assert [each.low for each in found.lengths] == [4, 8, 16, 32, 64, 128]
-    assert sum(each.documents for each in found.lengths) == 3
+    assert sum(each.documents for each in found.lengths) == 3 and found.classes == {}
     total = 4 + 99 + 214
     shares = {each.low: (each.share, each.within) for each in found.distances if each.share}
     assert shares == {
@@ -99,6 +99,20 @@ def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str])
     assert main(["data", f"root={root}"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine" in line]
     assert [text.strip() for text in line.split("│")[1:4]] == ["mine", "prepared", "bytes"]
+
+
+def test_documents_of_each_class_are_counted(known: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from memexp.report.inspection_files import to_terminal
+
+    labelled = [each._replace(label=label) for each, label in zip(known.split("train"), "yxx", strict=True)]
+    monkeypatch.setattr(Corpus, "split", lambda self, name: labelled)
+    found = inspect_corpus(known, split="train", ngram=2, sample=0)
+    assert list(found.classes.items()) == [("x", 2), ("y", 1)]
+    with (console := Console(width=100)).capture() as shown:
+        console.print(to_terminal(found))
+    assert "Documents of each class: x 2, y 1" in shown.get()
 
 
 def test_a_plot_of_nothing_repeated_is_a_plot(known: Corpus) -> None:
