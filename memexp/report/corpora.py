@@ -115,4 +115,4 @@ def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
 
 def _shown(licences: Sequence[str]) -> str:
     more = len(licences) - _LICENCES
-    return ", ".join(licences[:_LICENCES]) + (f" and {more} more" if more > 0 else "") or "–"
+    return "; ".join(licences[:_LICENCES]) + (f" and {more} more" if more > 0 else "") or "–"

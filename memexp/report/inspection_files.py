@@ -41,11 +41,6 @@ def to_terminal(found: Inspection) -> "RenderableType":
         f"{found.name}, {found.split}: {plural(found.documents, 'document')}, {plural(found.tokens, 'token')}, "
         f"{found.bytes:,} bytes ({found.bytes / max(1, found.tokens):.2f} a token), {found.tokenizer}"
     )
-    of = (
-        f"the first {found.sampled:,} of {plural(found.documents, 'document')} ({compact(found.sampled_tokens)} tokens)"
-        if found.sampled < found.documents
-        else "all documents"
-    )
     frequent = "  ".join(f"'{text}' {100 * share:.1f} %" for text, share in found.frequent)
     classes = ", ".join(f"{label} {documents:,}" for label, documents in found.classes.items())
     return Group(
@@ -53,12 +48,20 @@ def to_terminal(found: Inspection) -> "RenderableType":
         *([Text(f"Documents of each class: {escape(classes)}")] if classes else []),
         Text(f"\nTokens of a document: {quantiles}"),
         _lengths(found),
-        Text(f"\n{found.ngram}-grams that stood before in their document, by how far back; of {of}"),
+        Text(f"\n{found.ngram}-grams that stood before in their document, by how far back; of {_sampled(found)}"),
         _distances(found) if found.distances else Text("none did"),
         Text(f"\nMost frequent tokens ({found.used:,} of {found.vocabulary:,} are used)"),
         Text(escape(frequent)),
         Text(f"\nA passage of {escape(found.passage_of)}, token by token"),
         Text(escape("│".join(found.passage))),
+    )
+
+
+def _sampled(found: Inspection) -> str:
+    if found.sampled == found.documents:
+        return "all documents"
+    return (
+        f"the first {found.sampled:,} of {plural(found.documents, 'document')} ({compact(found.sampled_tokens)} tokens)"
     )
 
 
@@ -118,7 +121,7 @@ def plot(found: Inspection) -> dict[str, bytes]:
         _bars(right, [(each.low, 100 * each.share) for each in found.distances])
         ends = [2 * each.low for each in found.distances]
         right.plot(ends, [100 * each.within for each in found.distances], color="tab:red", label="up to there")
-        right.set_xlabel("tokens back")
+        right.set_xlabel(f"tokens back, in {_sampled(found)}")
         right.set_ylabel(f"% of {found.ngram}-grams")
         if found.distances:
             right.legend(frameon=False)
