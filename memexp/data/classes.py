@@ -16,7 +16,6 @@ from memexp.data.corpus import Corpus, TokenDocument
 from memexp.data.splits import HELD_OUT, SPLITS
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
-from memexp.files import fingerprint
 
 
 class WithClasses:
@@ -41,11 +40,6 @@ class ClassifiedCorpus(Corpus):
     """A corpus whose documents are their first `max_document` tokens (0: all) and their class."""
 
     max_document: int = 0
-
-    @property
-    def tokens_checksum(self) -> str:
-        """Of the tokens and the classes; which document is of which is told by the checksum of the documents."""
-        return fingerprint([super().tokens_checksum, list(self.classes)])
 
     def split(self, name: str) -> list[TokenDocument]:
         """The documents of `train`, `valid` or `test`, each with its class, in the order that they have without it."""

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memexp.config import NOT_OF_THE_RESULT, TrainConfig
+from memexp.config import NOT_OF_THE_RESULT, Data, TrainConfig, default_of
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
@@ -14,6 +14,9 @@ NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is", "stored_on"), "size": ("na
 """Settings that only describe, that change where something is computed, or that others take their values from: those others
 count."""
 
+UNTOLD = ("task",)
+"""Settings of `data` that are newer than the first runs, which are to keep their hash."""
+
 
 def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     """Everything that two runs must share to have the same result, with its hash under "hash".
@@ -21,11 +24,7 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
     content = _of_the_result(config)
-    content["data"] = {
-        "name": config.data.name,
-        "max_document": config.data.max_document,
-        **identify_corpus(corpus),
-    }
+    content["data"] = {"name": config.data.name, **_reading(config), **identify_corpus(corpus)}
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
     return content | {"hash": fingerprint(content)}
@@ -39,7 +38,7 @@ def trained_settings(run: Run) -> TrainConfig:
     """
     settings, identity = run.settings, read_identity(run)
     content = _of_the_result(settings)
-    content["data"] = {"max_document": settings.data.max_document}
+    content["data"] = dict.fromkeys(UNTOLD, None) | _reading(settings)
     for name, value in content.items():
         there = identity.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
@@ -48,6 +47,14 @@ def trained_settings(run: Run) -> TrainConfig:
         elif name != "init_from":  # which counts by what determined that run
             _compare(run, name, value, there)
     return settings
+
+
+def _reading(config: TrainConfig) -> dict[str, Any]:
+    """How training reads documents; what is as it was before there was a setting for it is not told."""
+    told = {name: getattr(config.data, name) for name in UNTOLD}
+    return {"max_document": config.data.max_document} | {
+        name: value for name, value in told.items() if value != default_of(Data.__dataclass_fields__[name])
+    }
 
 
 def _compare(run: Run, name: str, here: Any, there: Any) -> None:

@@ -97,6 +97,8 @@ def test_classes_are_new_to_a_run_that_has_learned_text(
     assert main(["train", *words, "task=classify", f"init_from={first.name}", "steps=1", "optim.rate=0"]) == 0
     assert "new, from their initial value: the 2 classes of head.embedding_VD" in capsys.readouterr().out
     (second,) = (run for run in all_runs(tmp_path) if run.name != first.name)
+    told = [json.loads((run.path / "identity.json").read_text())["data"] for run in (first, second)]
+    assert "task" not in told[0] and told[1]["task"] == "classify"  # older runs keep their hash
     before, after = (weights(run) for run in (first, second))
     assert torch.equal(after["head.embedding_VD"][:256], before["head.embedding_VD"])
     assert all(torch.equal(after[name], before[name]) for name in before if name != "head.embedding_VD")
