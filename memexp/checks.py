@@ -94,6 +94,21 @@ def _check_train(config: TrainConfig) -> None:
             f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
             "arch.scale=1 beside it"
         )
+    if config.data.cut == "chunks" and not config.data.max_document:
+        raise UserError(
+            "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
+            "data.max_document"
+        )
+    cutoffs = config.size.cutoffs
+    if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
+        raise UserError(
+            f"size.cutoffs is {cutoffs}; expected numbers of words, ascending, such as [20000,40000,200000]"
+        )
+    if config.size.narrowing ** len(cutoffs) > config.size.width:
+        raise UserError(
+            f"size.narrowing is {config.size.narrowing} with {len(cutoffs)} cutoffs; expected less, for at a width of "
+            f"{config.size.width} nothing is left of the last cluster's vectors"
+        )
     if config.segment < config.data.answer:
         raise UserError(
             f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "

@@ -257,11 +257,17 @@ class Tokenizer:
 
     kind: str = setting(
         "bpe",
-        "units of text; words are those between single spaces, as the algorithmic tasks write them",
-        choices=("bytes", "bpe", "unigram", "words"),
+        "units of text; words are those between single spaces, as the algorithmic tasks write them; lines are the words of lines "
+        "and their ends, the most frequent first, as of WikiText-103",
+        choices=("bytes", "bpe", "unigram", "words", "lines"),
     )
     vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
     path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
+    lossless: bool = setting(
+        True,
+        "every text comes back as it was, without the normaliser of a loaded model; false: with it, unknown words may become "
+        "<unk>, and bytes are counted in the text that comes back",
+    )
 
 
 @dataclass
@@ -285,6 +291,15 @@ class Data:
     task: str = setting(
         "predict", "as in task=NAME: say what comes next, or a document's class", choices=("predict", "classify")
     )
+    cut: str = setting(
+        "crop",
+        "what a visit to a document longer than max_document reads: a random crop, or one of the consecutive chunks it is "
+        "cut into, all of which make an epoch",
+        choices=("crop", "chunks"),
+    )
+    drop_tails: bool = setting(
+        False, "training leaves out what does not fill a segment at a document's end: no padding", departure=True
+    )
     answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
     path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
 
@@ -302,6 +317,12 @@ class Size:
     rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
     memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
     routed: int = setting(512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1)
+    cutoffs: list[int] = setting(
+        [],
+        "words before each cluster of adaptive softmax, with data.tokenizer.kind=lines; empty: one softmax over all",
+        unit="entries",
+    )
+    narrowing: int = setting(1, "how many times narrower a further cluster's vectors are (div_val)", low=1)
 
 
 @dataclass
@@ -443,6 +464,11 @@ class TrainConfig(Command):
     dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
     jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
     skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Those of the size, where the vocabulary is in the order that adaptive softmax needs."""
+        return self.size.cutoffs if self.data.tokenizer.kind == "lines" else []
 
 
 @dataclass

@@ -26,6 +26,7 @@ class WithClasses:
         self._classes = [f" {name}".encode() for name in classes]
         self.vocabulary = text.vocabulary + len(classes)
         self.encode, self.save = text.encode, text.save
+        self.lossless, self.by_line, self.slow = text.lossless, text.by_line, text.slow
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.pieces(ids)).decode("utf-8", "replace")

@@ -8,7 +8,8 @@
       tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
-It is built in a hidden folder beside, under a lock, and renamed at the end.
+It is built in a hidden folder beside, under a lock, and renamed at the end. A build that was stopped leaves that folder
+when it holds a whole shard of text, and the next one goes on from there.
 """
 
 import fcntl
@@ -143,7 +144,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     with _locked(path):
         # Somebody else may have made it while this process waited.
         if force or not path.exists():
-            _make(config, source, settings, path)
+            _make(config, source, settings, path, anew=force)
             return _open(path, made=True)
     return open_corpus(path)
 
@@ -175,6 +176,8 @@ def _source(config: Data) -> Source:
 def _settings(config: Data, source: Source) -> dict[str, Any]:
     """What determines the tokens and the splits."""
     tokenizer = asdict(config.tokenizer)
+    if config.tokenizer.lossless:  # as all were before there was a choice
+        del tokenizer["lossless"]
     if config.tokenizer.path is not None:
         loaded = tokenizers.read(config.tokenizer)
         assert loaded is not None  # one with a path needs no training
@@ -221,23 +224,27 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) -> None:
-    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock."""
+def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *, anew: bool) -> None:
+    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock.
+
+    Args:
+        anew: do not go on with what a build that was stopped has left.
+    """
     from rich.console import Console
 
-    from memexp.data.build import build
+    from memexp.data.build import WORK, build
 
     console = Console(stderr=True)
     absent = source.describe()["absent"]
     if absent:
         console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
-    partial = path.with_name(f".{path.name}.partial")
-    replaced = path.with_name(f".{path.name}.replaced")
-    for left in (partial, replaced):  # of a process that was killed
+    partial, replaced, done = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced", "done"))
+    for left in (replaced, done, *([partial] if anew else [])):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
         build(config, source=source, settings=settings, folder=partial, console=console)
+        (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)
         partial.rename(path)
@@ -246,7 +253,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) ->
             f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written"
         ) from error
     finally:
-        for left in (partial, replaced):
+        if not any(partial.glob(f"{WORK}/*.json")):  # nothing to go on with
+            shutil.rmtree(partial, ignore_errors=True)
+        for left in (replaced, done):
             shutil.rmtree(left, ignore_errors=True)
 
 

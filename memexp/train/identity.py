@@ -10,11 +10,14 @@ from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
 
-NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is", "stored_on"), "size": ("name", "rate", "memory", "routed")}
-"""Settings that only describe, that change where something is computed, or that others take their values from: those others
-count."""
+NOT_OF_THE_IDENTITY = {
+    "arch": ("mem_unit", "mem_is", "stored_on"),
+    "size": ("name", "rate", "memory", "routed", "cutoffs", "narrowing"),
+}
+"""Settings that only describe, that change where something is computed, that count where they are in force, or that others
+take their values from: those others count."""
 
-UNTOLD = ("task",)
+UNTOLD = ("cut", "drop_tails", "task")
 """Settings of `data` that are newer than the first runs, which are to keep their hash."""
 
 
@@ -70,6 +73,8 @@ def _of_the_result(config: TrainConfig) -> dict[str, Any]:
     content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
     for group, described in NOT_OF_THE_IDENTITY.items():
         content[group] = {name: value for name, value in content[group].items() if name not in described}
+    if config.cutoffs:
+        content["softmax"] = {"cutoffs": config.cutoffs, "narrowing": config.size.narrowing}
     return content
 
 

@@ -72,6 +72,7 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
         write_json(run.path / "identity.json", identity)
         for note in session.notes:
             print(note)
+        print(f"{session.lanes.padding:.1%} of what is read is padding behind documents' ends")
         with (
             closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
             closing(

@@ -96,6 +96,15 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
     model.to(device)
     notes += _prepare(model, config, device)
     optimizer = build_optimizer(model, config.optim)
+    lanes = TrainingLanes(
+        corpus.split("train"),
+        lanes=config.lanes,
+        segment=config.segment,
+        seed=config.seed,
+        max_document=config.data.max_document,
+        cut=config.data.cut,
+        drop_tails=config.data.drop_tails,
+    )
     session = Session(
         config=config,
         run=run,
@@ -105,17 +114,7 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
-        lanes=Reader(
-            TrainingLanes(
-                corpus.split("train"),
-                lanes=config.lanes,
-                segment=config.segment,
-                seed=config.seed,
-                max_document=config.data.max_document,
-            ),
-            segments=config.accumulate,
-            device=device,
-        ),
+        lanes=Reader(lanes, segments=config.accumulate, device=device),
         state=model.init_state(config.lanes),
         notes=notes,
     )

@@ -173,6 +173,7 @@ def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: 
         ("layers: 2", "layers: 3", "size.layers=3"),
         ("segment: 16", "segment: 8", "segment=8"),
         ("seed: 0", "seed: 4", "seed=4"),
+        ("cut: crop", "cut: chunks", "data.cut=chunks"),
     ],
 )
 def test_edited_settings_are_named(written: str, edited: str, named: str, copy: Run, root: Path) -> None:
