@@ -97,6 +97,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
     """
     shards = list(_whole(work))
     if (work / READ).exists() and read_json(work / READ) == len(shards):
+        advance(sum(entry.bytes for shard in shards for entry in shard.entries))
         return shards
     documents = iter(source)
     for shard in shards:
