@@ -16,8 +16,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 PACKAGE_LINE = "# @package"
 
-INTERNAL = ("_target_", "name", "mem_unit", "mem_is")
+INTERNAL = ("_target_", "name", "mem_unit", "mem_is", "task")
 """Settings of the groups' files that nobody sets by hand."""
+
+WITHOUT_SCHEMA = {"train": ("task",)}
+"""Groups that have no settings of their own but set those of others; `data.task` says which was chosen."""
 
 
 def settings_of(command: str, *, arch: str | None = None) -> dict[str, Field[Any]]:
@@ -70,6 +73,7 @@ def is_list(item: Field[Any]) -> bool:
 def groups_of(command: str) -> dict[str, list[str]]:
     """The groups that a command chooses from, each with its choices, sorted."""
     names = [item.name for item in fields(COMMANDS[command]) if (CONF / item.name).is_dir()]
+    names += WITHOUT_SCHEMA.get(command, ())
     return {name: choices_of(name) for name in names}
 
 

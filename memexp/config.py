@@ -282,10 +282,14 @@ class Data:
     test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1)
     max_document: int = setting(
         0,
-        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do",
+        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do. With "
+        "task=classify only a document's first tokens are read, when it is scored too",
         unit="tokens",
         low=0,
         departure=True,
+    )
+    task: str = setting(
+        "predict", "as in task=NAME: say what comes next, or a document's class", choices=("predict", "classify")
     )
     cut: str = setting(
         "crop",
@@ -404,6 +408,22 @@ class PrepareConfig(Command):
 
 
 @dataclass
+class DataConfig(Command):
+    """memexp data: list corpora, or look into one."""
+
+    what: str = setting("list", "list: all corpora; inspect: one of them", choices=("list", "inspect"))
+    data: Data = field(default_factory=Data)
+    split: str = setting("train", "documents to look into", choices=("train", "valid", "test"))
+    ngram: int = setting(8, "length of the n-grams that are looked for in a document's past", unit="tokens", low=1)
+    sample: int = setting(
+        8 << 20, "how much of a split is searched for them, in whole documents; 0: all", unit="tokens", low=0
+    )
+    out: str | None = setting(
+        None, "folder for the plot and the numbers; default: results/data/NAME-TOKENIZER", unit="path"
+    )
+
+
+@dataclass
 class TrainConfig(Command):
     """memexp train: train a model, then score held-out documents."""
 
@@ -503,8 +523,8 @@ class TableConfig(Command):
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
         "perplexity",
-        "what the cells show; accuracy and exact_match are of answers",
-        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match"),
+        "what the cells show; accuracy and exact_match are of answers, f1 and f1_macro of classes",
+        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match", "f1", "f1_macro"),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
     gauges: list[str] = setting([], "gauges to show, averaged over the segments that were read")
@@ -569,6 +589,7 @@ class BenchConfig(Command):
 
 COMMANDS: dict[str, type[Command]] = {
     "prepare": PrepareConfig,
+    "data": DataConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "generate": GenerateConfig,

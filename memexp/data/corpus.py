@@ -4,7 +4,7 @@
       tokens.bin        all documents one after another, uint16 or uint32
       answers.bin       bool, whether each token is scored; there only where some document has answers
       documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; of one with answers
-                        also their number and, where it is held out, its slices
+                        also their number and, where it is held out, its slices; of one with a class its label
       tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
@@ -49,6 +49,8 @@ class TokenDocument(NamedTuple):
     """Bool, one a token: whether it is scored; None: every one is."""
     slices: dict[str, Any] | None = None
     """Of a held-out document with answers: a name, and its value or a list of one value an answer."""
+    label: str | None = None
+    """Its class, where the source says one."""
 
     def scored(self, max_document: int) -> np.ndarray:
         """Indices of the tokens that are scored where at most `max_document` targets are read (0: all), ascending.
@@ -68,6 +70,8 @@ class Corpus:
     tokenizer: Tokenizer
     made: bool
     """Whether the call that returned it has prepared it."""
+    classes: tuple[str, ...] = ()
+    """What documents end in, where they do: the last entries of the vocabulary, in this order."""
 
     @property
     def name(self) -> str:
@@ -76,6 +80,11 @@ class Corpus:
     @property
     def vocabulary(self) -> int:
         return self.tokenizer.vocabulary
+
+    @property
+    def answers_from(self) -> int:
+        """The first of the tokens that an answer may be: of the classes, where documents end in one."""
+        return self.vocabulary - len(self.classes) if self.classes else 0
 
     @property
     def tokens_checksum(self) -> str:
@@ -102,7 +111,9 @@ class Corpus:
         for row in read_json(self.path / "documents.json"):
             end = start + row["tokens"]
             mask = None if answers is None else answers[start:end]
-            document = TokenDocument(row["id"], tokens[start:end], row["bytes"], mask, row.get("slices"))
+            document = TokenDocument(
+                row["id"], tokens[start:end], row["bytes"], mask, row.get("slices"), row.get("label")
+            )
             splits[row["split"]].append(document)
             start = end
         for documents in splits.values():
@@ -125,8 +136,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
     """
-    options = {} if config.path is None else {"path": config.path}
-    source: Source = instantiate(config.source, **options)
+    source = _source(config)
     settings = _settings(config, source)
     path = _folder(config, settings, root)
     if path.exists() and not force:
@@ -146,6 +156,21 @@ def open_corpus(path: Path) -> Corpus:
         UserError: it is not there, or a file is damaged.
     """
     return _open(path, made=False)
+
+
+def folder_of(config: Data, root: Path) -> Path:
+    """Where the corpus of these settings lies, or would once it is prepared.
+
+    Raises:
+        UserError: there is nothing that it could be made of.
+    """
+    return _folder(config, _settings(config, _source(config)), root)
+
+
+def _source(config: Data) -> Source:
+    options = {} if config.path is None else {"path": config.path}
+    source: Source = instantiate(config.source, **options)
+    return source
 
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:

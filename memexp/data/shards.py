@@ -43,6 +43,7 @@ class Entry:
     answers: Sequence[int] | None = None
     """Which of its tokens are scored, where not all are."""
     slices: dict[str, Any] | None = None
+    label: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Its row of documents.json; what only documents with answers have is left out of others."""
@@ -196,5 +197,13 @@ def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
             "counted in words; expected data.tokenizer.kind=words"
         )
     slices = document.slices if document.split in HELD_OUT else None
-    entry = Entry(document.id, document.group, len(data), document.split, answers=document.answers, slices=slices)
+    entry = Entry(
+        document.id,
+        document.group,
+        len(data),
+        document.split,
+        answers=document.answers,
+        slices=slices,
+        label=document.label,
+    )
     return entry, data

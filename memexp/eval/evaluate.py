@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.checks import check
+from memexp.checks import check, check_scoring
 from memexp.config import Scoring, TrainConfig
+from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
-from memexp.eval.accuracy import accuracies
+from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
 from memexp.files import fingerprint, write_atomically, write_json
 from memexp.model.build import build_model, pick_device
@@ -43,6 +44,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     """
     config = settings_with(run, mem=request.mem)
     scoring = request.scoring
+    check_scoring(config.data, scoring)
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
     if (score.path / "summary.json").exists() and not force:
@@ -52,7 +54,13 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
-        model, documents, scoring, config, memory=request.memory, title=f"{run.name} {score.path.name}"
+        model,
+        documents,
+        scoring,
+        config,
+        memory=request.memory,
+        answers_from=corpus.answers_from,
+        title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
     tokens = scored_tokens(documents, scoring)
@@ -68,7 +76,8 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "cache": model.cache_tokens,
         "memory_slots": model.memory_slots,
         **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
-        **({} if scores.correct is None else accuracies(documents, scores.lengths, scores.correct)),
+        **({} if scores.said is None else accuracies(documents, scores.lengths, scores.said == tokens)),
+        **({} if scores.said is None or not corpus.classes else _classification(corpus, tokens, scores.said)),
         "gauges": scores.gauges,
         "tokenizer_hash": corpus.tokenizer_hash,
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
@@ -91,8 +100,15 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
     """Mean nats a token of the validation split, for a look while training."""
     scoring = replace(config.eval, split="valid")
-    scores = _score(model, pick_documents(corpus, scoring), scoring, config, memory="on")
+    scores = _score(
+        model, pick_documents(corpus, scoring), scoring, config, memory="on", answers_from=corpus.answers_from
+    )
     return float(scores.nats.mean(dtype=np.float64))
+
+
+def _classification(corpus: Corpus, tokens: np.ndarray, said: np.ndarray) -> dict[str, Any]:
+    first = corpus.answers_from
+    return classification(corpus.classes, tokens.astype(np.int64) - first, said - first)
 
 
 def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
@@ -137,6 +153,7 @@ def score_with_progress(
     config: TrainConfig,
     *,
     memory: str,
+    answers_from: int,
     title: str,
 ) -> Scores:
     """Score documents with a bar that shows tokens and time left."""
@@ -145,7 +162,13 @@ def score_with_progress(
     with Progress(*columns) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
         return _score(
-            model, documents, scoring, config, memory=memory, advance=lambda tokens: progress.advance(task, tokens)
+            model,
+            documents,
+            scoring,
+            config,
+            memory=memory,
+            answers_from=answers_from,
+            advance=lambda tokens: progress.advance(task, tokens),
         )
 
 
@@ -156,6 +179,7 @@ def _score(
     config: TrainConfig,
     *,
     memory: str,
+    answers_from: int,
     advance: Any = None,
 ) -> Scores:
     return score_documents(
@@ -164,6 +188,7 @@ def _score(
         lanes=scoring.lanes,
         max_document=scoring.max_document,
         memory=memory,
+        answers_from=answers_from,
         bf16=config.precision == "bf16",
         progress=advance,
     )
@@ -211,7 +236,8 @@ def corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
         UserError: that gives another.
     """
     folder = root / str((run.summary or {}).get("corpus", ""))
-    corpus = open_corpus(folder) if (folder / "manifest.json").exists() else prepare(config.data, root)
+    there = (folder / "manifest.json").exists()
+    corpus = for_task(open_corpus(folder) if there else prepare(config.data, root), config.data)
     trained_on = read_identity(run)["data"]
     for name, here in identify_corpus(corpus).items():
         if trained_on[name] != here:

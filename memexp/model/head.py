@@ -55,11 +55,11 @@ class Head(nn.Module):
         return torch.cat(pieces).view_as(targets_BT)
 
     @torch.no_grad()
-    def best(self, hidden_BTD: Tensor) -> Tensor:
-        """The likeliest next token at each place, B T, without ever holding all logits."""
+    def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
+        """The likeliest next token at each place among those from `first` on, B T, without ever holding all logits."""
         at_once = max(1, LOGITS_AT_ONCE // self.vocabulary)
-        pieces = [self.logits(hidden).argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
-        return torch.cat(pieces).view(hidden_BTD.shape[:2])
+        pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
+        return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
 
     def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(hidden_ND).float(), targets_N, reduction="none")

@@ -17,7 +17,7 @@ NOT_OF_THE_IDENTITY = {
 """Settings that only describe, that change where something is computed, that count where they are in force, or that others
 take their values from: those others count."""
 
-UNTOLD = ("cut", "drop_tails")
+UNTOLD = ("cut", "drop_tails", "task")
 """Settings of `data` that are newer than the first runs, which are to keep their hash."""
 
 
