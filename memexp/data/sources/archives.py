@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-import pyarrow
-
 from memexp.errors import UserError
 
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER = 60
 """Bytes: the name in the first 16, the size in decimal digits at 48, and two bytes that end it."""
+
+
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError)
+"""What the readers raise; pyarrow's errors are of the same kinds."""
 
 
 def read_archive(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -30,7 +32,7 @@ def read_archive(archive: Path, wanted: Callable[[str], bool]) -> dict[str, byte
     try:
         found = dict(sorted(_members(archive, wanted)))
         return {name: gzip.decompress(data) if name.endswith(".gz") else data for name, data in found.items()}
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, pyarrow.ArrowException, OSError, EOFError, ValueError) as error:  # fmt: skip
+    except DAMAGED as error:
         raise UserError(
             f"cannot read {archive}: {error}; expected a .deb, a wheel or a source archive. Likely cause: it is damaged"
         ) from error
@@ -61,6 +63,8 @@ def _tar_members(file: IO[bytes], above: int, wanted: Callable[[str], bool]) -> 
 
 def _deb_data(deb: bytes) -> IO[bytes]:
     """The tar archive of installed files inside of a .deb, which is an `ar` archive."""
+    import pyarrow
+
     if not deb.startswith(AR_MAGIC):
         raise ValueError("it is no ar archive")
     start = len(AR_MAGIC)

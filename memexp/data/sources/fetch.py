@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ RECORD = "checksum.json"
 """Name and SHA-256 of the one archive that lies beside it. Written last, so that what has it is whole."""
 
 APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15")
+
+PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries=1")
 
 NEVER_UPDATED = "`apt-get update` was never run on this machine: run it once, as root"
 
@@ -101,18 +103,7 @@ def _download(package: Package, folder: Path) -> None:
 
 
 def _pip(package: Package, folder: Path) -> None:
-    wanted = f"{package.name}=={package.version}"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--retries=1",
-    ]
-    _run([*command, "--dest", str(folder), *package.arguments, wanted], package, folder)
+    _run([*PIP, "--dest", str(folder), *package.arguments, f"{package.name}=={package.version}"], package, folder)
 
 
 def _apt(package: Package, folder: Path) -> None:
@@ -146,7 +137,7 @@ def _releases(package: Package, folder: Path) -> list[str]:
     return releases
 
 
-def _run(command: list[str], package: Package, folder: Path) -> str:
+def _run(command: Sequence[str], package: Package, folder: Path) -> str:
     """Run a client in `folder`; what it prints."""
     client = "pip" if "pip" in command else command[0]
     environment = {**os.environ, "LC_ALL": "C"}

@@ -2,9 +2,11 @@
 
 import re
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 from memexp.data.sources import rdata, wikipedia
 
@@ -111,6 +113,9 @@ FORMATS: dict[str, Callable[[Files], Texts]] = {
     "wiki_text": _wiki_text,
     "metamath": _metamath,
 }
+
+UNREADABLE = (KeyError, ValueError, OSError, EOFError, zlib.error, sqlite3.Error, ElementTree.ParseError)
+"""What they raise where files are not of the format; text that is not UTF-8 is a ValueError."""
 
 
 class _Page(HTMLParser):

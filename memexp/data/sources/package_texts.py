@@ -12,7 +12,7 @@ from memexp.data import duplicates
 from memexp.data.sources.archives import read_archive
 from memexp.data.sources.document import Document
 from memexp.data.sources.fetch import CLIENTS, Fetched, Package, fetch
-from memexp.data.sources.formats import FORMATS
+from memexp.data.sources.formats import FORMATS, UNREADABLE
 from memexp.errors import UserError, did_you_mean
 from memexp.runs import find_root
 
@@ -158,7 +158,7 @@ def _read(package: str, part: Part, archive: Path) -> Iterator[Document]:
             id = f"{package}/{name.removeprefix(f'{part.folder}/')}"
             found = re.search(part.group, id) if part.group else None
             yield Document(id, found[0] if found else id, text)
-    except (KeyError, ValueError) as error:  # text that is not UTF-8 is a ValueError as well
+    except UNREADABLE as error:
         raise UserError(
             f"cannot read {package} in {archive}: {error}; expected files of the format {part.format}. Likely cause: another "
             "version of the package"

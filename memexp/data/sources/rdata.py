@@ -52,6 +52,8 @@ class _Reader:
 
     def _bytes(self, size: int) -> bytes:
         self._place += size
+        if size < 0 or self._place > len(self._data):
+            raise ValueError("R's data are cut off")
         return self._data[self._place - size : self._place]
 
     def _integers(self, count: int) -> tuple[int, ...]:
