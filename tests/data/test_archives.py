@@ -42,7 +42,7 @@ def test_only_what_is_wanted_and_unpacked(tmp_path: Path, kind: str) -> None:
     assert read_archive(archive, lambda name: name.endswith(".gz")) == {"usr/doc/a.txt.gz": b"text"}
 
 
-@pytest.mark.parametrize("kind", ["deb.xz", "deb.gz", "deb.zst", "wheel", "tar.gz", "tar.xz"])
+@pytest.mark.parametrize("kind", ["deb", "deb.xz", "deb.gz", "deb.zst", "wheel", "tar.gz", "tar.xz"])
 def test_a_damaged_archive_is_one_line(tmp_path: Path, kind: str) -> None:
     archive = MAKERS[kind](tmp_path, {"a.txt": bytes(range(256)) * 40})
     whole = archive.read_bytes()

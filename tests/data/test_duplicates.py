@@ -41,3 +41,11 @@ def test_other_white_space_is_the_same_text_and_short_texts_are_none() -> None:
     assert near_duplicates({"a": text, "b": f"{text.replace(' ', chr(10))} end"})["a"].other == "b"
     assert near_duplicates({"a": "one two", "b": "one two", "c": ""}) == {}
     assert near_duplicates({}) == {}
+
+
+def test_what_is_shared_with_several_is_not_added_up() -> None:
+    own, first, second = prose(0, 100), prose(1, 300), prose(2, 300)
+    words = own.split()
+    parts = {"own": own, "first": f"{first} {' '.join(words[:35])}", "second": f"{second} {' '.join(words[-35:])}"}
+    assert near_duplicates(parts) == {}
+    assert near_duplicates(parts | {"both": " ".join([first, second, *words])})["own"] == ("both", 1.0)

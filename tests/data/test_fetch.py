@@ -17,10 +17,10 @@ APT = """#!/bin/sh
 echo "$@" >> {calls}
 case "$*" in
   *indextargets*) printf '{releases}' ;;
+  *source*) printf dsc > made-up_2.0-3.dsc; printf archive > made-up_2.0.orig.tar.xz ;;
   *download*gone*) echo 'E: Unable to locate package gone' >&2; exit 100 ;;
   *download*two*) touch one.deb two.deb ;;
   *download*) printf archive > made-up_1%3a2.0-3_all.deb ;;
-  *source*) printf dsc > made-up_2.0-3.dsc; printf archive > made-up_2.0.orig.tar.xz ;;
 esac
 """
 

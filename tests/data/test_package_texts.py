@@ -11,7 +11,9 @@ from memexp.config import Data, Tokenizer
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.duplicates import SHARE, WORDS
 from memexp.data.sources import PackageTexts
+from memexp.data.sources.fetch import RECORD
 from memexp.errors import UserError
+from memexp.files import checksum, write_json
 
 from . import made
 
@@ -28,17 +30,19 @@ EDITED = {"data/90-F.txt": prose(3, 60) + prose(90, 20), "data/91-F.txt": prose(
 """Mostly what is in number 3, and a little of what is in number 4."""
 
 
+def cached(root: Path, version: str, files: dict[str, bytes]) -> None:
+    """Put a wheel where one that pip fetched would be."""
+    folder = root / "data" / "downloads" / f"pip-made-up-{version}"
+    folder.mkdir(parents=True)
+    wheel = made.wheel(folder / f"made_up-{version}-py3-none-any.whl", files)
+    write_json(folder / RECORD, {"file": wheel.name, "sha256": checksum(wheel)})
+
+
 @pytest.fixture
 def part(tmp_path: Path) -> MakePart:
-    """Settings of a part: a package of small texts in a folder that stands for a registry."""
-    registry = tmp_path / "registry"
-    registry.mkdir()
+    """Settings of a part, whose package of small texts is in the cache."""
     files = {f"made_up/{name}": text.encode() for name, text in (SPEECHES | EDITED).items()}
-    files |= made.metadata("made_up", "1.0") | {
-        "made_up/data/notes.md": b"no text",
-        "made_up/data/latin.bin": b"caf\xe9",
-    }
-    made.wheel(registry / "made_up-1.0-py3-none-any.whl", files)
+    cached(tmp_path, "1.0", files | {"made_up/data/notes.md": b"no text", "made_up/data/latin.bin": b"caf\xe9"})
 
     def settings(**changes: Any) -> dict[str, Any]:
         return {
@@ -49,7 +53,6 @@ def part(tmp_path: Path) -> MakePart:
             "folder": "made_up/data",
             "files": ["*.txt"],
             "group": "[A-Z](?=.txt)",
-            "arguments": ["--no-index", f"--find-links={registry}"],
             **changes,
         }
 
@@ -112,14 +115,13 @@ def test_no_group_and_no_near_duplicate_is_on_two_sides(part: MakePart, tmp_path
             assert len(runs(held_out) & runs(trained_on)) <= SHARE * len(shorter)
 
 
-def test_it_is_fetched_once_into_the_root(part: MakePart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_fetched_when_it_is_read(part: MakePart, tmp_path: Path) -> None:
+    source = source_of(part(sha256="0" * 64), tmp_path)
+    assert source.identity()["parts"]["made-up"]["files"] == ["*.txt"]
+    with pytest.raises(UserError, match="made_up-1.0-py3-none-any.whl has SHA-256"):
+        next(iter(source))
     source = source_of(part(), tmp_path)
-    assert source.identity()["parts"]["made-up"]["files"] == ["*.txt"] and not (tmp_path / "data").exists()
-    first = list(source)
-    assert list(source) == first
-    assert [path.name for path in (tmp_path / "data" / "downloads").iterdir()] == ["pip-made-up-1.0"]
-    monkeypatch.setattr("memexp.data.sources.fetch.PIP", ("no-such-program",))
-    assert list(source_of(part(), tmp_path)) == first
+    assert list(source) == list(source)
 
 
 def test_identity_is_what_texts_depend_on(part: MakePart, tmp_path: Path) -> None:
@@ -157,14 +159,6 @@ def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
     assert "has no version" in refused(part(version=None))
     assert "has no file *.tex in made_up/data" in refused(part(files=["*.tex"]))
     assert "cannot read made-up in" in refused(part(files=["latin.bin"]))
-    assert "has two documents called made-up/" in refused(part(**twice(tmp_path)))
-
-
-def twice(tmp_path: Path) -> dict[str, Any]:
-    """A package whose dump has two articles of one name."""
-    registry = tmp_path / "twice"
-    registry.mkdir()
-    dump = made.wikipedia([("A", 0, "one"), ("A", 0, "two")])
-    made.wheel(registry / "made_up-3.0-py3-none-any.whl", {"d.bz2": dump, **made.metadata("made_up", "3.0")})
-    arguments = ["--no-index", f"--find-links={registry}"]
-    return {"version": "3.0", "folder": "", "files": ["*.bz2"], "format": "wiki_markup", "arguments": arguments}
+    cached(tmp_path, "3.0", {"d.bz2": made.wikipedia([("A", 0, "one"), ("A", 0, "two")])})
+    two = {"version": "3.0", "folder": "", "files": ["*.bz2"], "format": "wiki_markup"}
+    assert "made-up has two documents called made-up/A" in refused(part(**two))
