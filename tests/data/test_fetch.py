@@ -17,6 +17,7 @@ APT = """#!/bin/sh
 echo "$@" >> {calls}
 case "$*" in
   *indextargets*) printf '{releases}' ;;
+  *update*) all="$*"; file=${{all##*SourceList=}}; cat "${{file%% *}}" >> {calls}.lists ;;
   *source*) printf dsc > made-up_2.0-3.dsc; printf archive > made-up_2.0.orig.tar.xz ;;
   *download*gone*) echo 'E: Unable to locate package gone' >&2; exit 100 ;;
   *download*two*) touch one.deb two.deb ;;
@@ -30,11 +31,15 @@ class Apt:
 
     def __init__(self, folder: Path) -> None:
         self._calls, self._program = folder / "calls", folder / "apt-get"
-        self.has_lists("http://debian.example/debian bookworm main\\n")
+        self.has_lists("Debian|http://debian.example/debian bookworm main\\n|http://else.example stable main\\n")
 
     def has_lists(self, releases: str) -> None:
         self._program.write_text(APT.format(calls=self._calls, releases=releases))
         self._program.chmod(0o755)
+
+    def listed(self) -> str:
+        """The lists that it was told to update."""
+        return self._calls.with_suffix(".lists").read_text()
 
     def calls(self) -> list[str]:
         return self._calls.read_text().splitlines() if self._calls.exists() else []
@@ -84,7 +89,7 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
 def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = Package("pip", "made-up", "1.0", None, ("--no-index",))
     message = refused(package, tmp_path)
-    assert "pip cannot fetch made-up: No matching distribution found for made-up==1.0; expected a download" in message
+    assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==1.0 " in message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(module, "PIP", (sys.executable, "-S", "-m", "pip"))  # without site-packages
     assert "pip is not there to fetch made-up" in refused(package, tmp_path)
@@ -107,12 +112,13 @@ def test_the_source_of_a_debian_package(tmp_path: Path, apt: Apt) -> None:
     fetched = fetch(debian("made-up", "apt-source"), tmp_path / "cache")
     assert fetched.version == "2.0" and fetched.file.name == "made-up_2.0.orig.tar.xz"
     update, source = apt.calls()[1:]
+    assert apt.listed() == "deb-src http://debian.example/debian bookworm main\n"
     assert update.endswith("update") and source.endswith("source --download-only --tar-only made-up")
     assert "Dir::State::Lists=/" in update and update.split("Lists=")[1].split()[0] in source
 
 
 def test_apt_that_was_never_updated(tmp_path: Path, apt: Apt) -> None:
-    apt.has_lists("")
+    apt.has_lists("|http://else.example stable main\\n")
     for client in ("apt", "apt-source"):
         message = refused(debian("made-up", client), tmp_path / "cache")
         assert "apt-get has no lists of packages" in message and "`apt-get update` was never run" in message

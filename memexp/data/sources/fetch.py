@@ -19,6 +19,9 @@ APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::T
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries=1")
 
+DISTRIBUTIONS = ("Debian", "Ubuntu")
+"""Whose packages are asked for; other lists, which apt may have too, are somebody else's."""
+
 NEVER_UPDATED = "`apt-get update` was never run on this machine: run it once, as root"
 
 
@@ -121,18 +124,20 @@ def _apt_source(package: Package, folder: Path) -> None:
         command = [*APT, "-o", f"Dir::Etc::SourceList={own / 'sources.list'}", "-o", "Dir::Etc::SourceParts=-"]
         command += ["-o", f"Dir::State::Lists={own / 'lists'}"]
         command += ["-o", "Dir::Cache::PkgCache=", "-o", "Dir::Cache::SrcPkgCache="]
-        _run([*command, "update"], package, folder)
+        # Else a list that could not be fetched would only be warned of.
+        _run([*command, "-o", "APT::Update::Error-Mode=any", "update"], package, folder)
         _run([*command, "source", "--download-only", "--tar-only", package.name], package, folder)
 
 
 def _releases(package: Package, folder: Path) -> list[str]:
-    """Address, release and component of every list of packages that apt has."""
-    asked = ["indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
-    releases = sorted(set(_run([*APT, *asked], package, folder).split("\n")) - {""})
+    """Address, release and component of every list that apt has of the distribution's own packages."""
+    asked = ["indextargets", "--format", "$(ORIGIN)|$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    lists = [line.split("|") for line in _run([*APT, *asked], package, folder).splitlines()]
+    releases = sorted({release for origin, release in lists if origin in DISTRIBUTIONS})
     if not releases:
         raise UserError(
-            f"apt-get has no lists of packages, so it cannot fetch {package.name}; expected those of the system's release. "
-            f"Likely cause: {NEVER_UPDATED}"
+            f"apt-get has no lists of packages, so it cannot fetch {package.name}; expected Debian's or Ubuntu's. Likely "
+            f"cause: {NEVER_UPDATED}"
         )
     return releases
 
@@ -157,7 +162,7 @@ def _run(command: Sequence[str], package: Package, folder: Path) -> str:
         raise UserError(_absent(client, package))
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "ERROR:"))]
-        reason = lines[-1].partition(":")[2].strip() if lines else f"it ended with {done.returncode}"
+        reason = lines[0].partition(":")[2].strip() if lines else f"it ended with {done.returncode}"
         unknown = "Unable to locate package" in reason
         cause = (
             f"the system's release does not have it, or {NEVER_UPDATED}"
