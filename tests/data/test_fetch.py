@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memexp.data.sources import fetch as module
-from memexp.data.sources.fetch import RECORD, Package, fetch
+from memexp.data.sources.fetch import PIP, RECORD, Package, fetch
 from memexp.errors import UserError
 from memexp.files import checksum
 
@@ -54,7 +54,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
 
 
 def debian(name: str, client: str = "apt", sha256: str | None = None) -> Package:
-    return Package(client, name, None, sha256, ())
+    return Package(client, name, None, sha256)
 
 
 def refused(package: Package, cache: Path) -> str:
@@ -72,8 +72,8 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
     registry, cache = tmp_path / "registry", tmp_path / "cache"
     registry.mkdir()
     wheel = made.wheel(registry / "made_up-1.0-py3-none-any.whl", made.metadata("made_up", "1.0"))
-    arguments = ("--no-index", f"--find-links={registry}")
-    package = Package("pip", "made-up", "1.0", checksum(wheel), arguments)
+    monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
+    package = Package("pip", "made-up", "1.0", checksum(wheel))
     fetched = fetch(package, cache)
     assert fetched.file.read_bytes() == wheel.read_bytes() and fetched.version == "1.0"
     assert fetched.sha256 == checksum(wheel) and partial(cache) == []
@@ -81,18 +81,24 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "PIP", ("no-such-program",))
     assert fetch(package, cache) == fetched
     message = refused(package._replace(sha256="0" * 64), cache)
-    assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}" in message and "the registry holds another" in message
+    assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}. Remove {fetched.file.parent}" in message
     message = refused(package._replace(version="2.0"), cache)
     assert "no-such-program is not there to fetch made-up" in message and "copy data/downloads" in message
 
 
 def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Package("pip", "made-up", "1.0", None, ("--no-index",))
-    message = refused(package, tmp_path)
-    assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==1.0 " in message
-    assert list(tmp_path.iterdir()) == []
+    registry, cache = tmp_path / "registry", tmp_path / "cache"
+    registry.mkdir()
+    made.wheel(registry / "made_up-1.0-py3-none-any.whl", made.metadata("made_up", "1.0"))
+    monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
+    package = Package("pip", "made-up", "1.0", "0" * 64)
+    message = refused(package, cache)
+    assert "pip cannot fetch made-up: THESE PACKAGES DO NOT MATCH THE HASHES" in message
+    message = refused(package._replace(version="2.0"), cache)
+    assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==2.0 " in message
+    assert list(cache.iterdir()) == []
     monkeypatch.setattr(module, "PIP", (sys.executable, "-S", "-m", "pip"))  # without site-packages
-    assert "pip is not there to fetch made-up" in refused(package, tmp_path)
+    assert "pip is not there to fetch made-up" in refused(package, cache)
 
 
 def test_a_debian_package(tmp_path: Path, apt: Apt) -> None:

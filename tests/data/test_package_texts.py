@@ -30,24 +30,28 @@ EDITED = {"data/90-F.txt": prose(3, 60) + prose(90, 20), "data/91-F.txt": prose(
 """Mostly what is in number 3, and a little of what is in number 4."""
 
 
-def cached(root: Path, version: str, files: dict[str, bytes]) -> None:
-    """Put a wheel where one that pip fetched would be."""
+def cached(root: Path, version: str, files: dict[str, bytes]) -> str:
+    """Put a wheel where one that pip fetched would be; its SHA-256."""
     folder = root / "data" / "downloads" / f"pip-made-up-{version}"
     folder.mkdir(parents=True)
     wheel = made.wheel(folder / f"made_up-{version}-py3-none-any.whl", files)
     write_json(folder / RECORD, {"file": wheel.name, "sha256": checksum(wheel)})
+    return checksum(wheel)
 
 
 @pytest.fixture
 def part(tmp_path: Path) -> MakePart:
     """Settings of a part, whose package of small texts is in the cache."""
     files = {f"made_up/{name}": text.encode() for name, text in (SPEECHES | EDITED).items()}
-    cached(tmp_path, "1.0", files | {"made_up/data/notes.md": b"no text", "made_up/data/latin.bin": b"caf\xe9"})
+    sha256 = cached(
+        tmp_path, "1.0", files | {"made_up/data/notes.md": b"no text", "made_up/data/latin.bin": b"caf\xe9"}
+    )
 
     def settings(**changes: Any) -> dict[str, Any]:
         return {
             "client": "pip",
             "version": "1.0",
+            "sha256": sha256,
             "licence": "CC0-1.0",
             "attribution": "Somebody",
             "folder": "made_up/data",
@@ -128,7 +132,7 @@ def test_identity_is_what_texts_depend_on(part: MakePart, tmp_path: Path) -> Non
     def identity(**changes: Any) -> Any:
         return source_of(part(**changes), tmp_path).identity()
 
-    assert identity(licence="other", attribution="other", arguments=[], sha256="0") == identity()
+    assert identity(licence="other", attribution="other", form="source", sha256="0") == identity()
     others = ({"version": "2.0"}, {"files": ["*"]}, {"without": ["1*"]}, {"join": 9}, {"format": "html"}, {"group": ""})
     assert all(identity(**changes) != identity() for changes in others)
 
@@ -156,9 +160,15 @@ def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
     assert "data.source.parts.made-up has no attribution" in refused({"client": "pip", "licence": "x", "files": []})
     assert "client is 'conda'; expected one of pip, apt, apt-source" in refused(part(client="conda"))
     assert "format is 'htm'" in refused(part(format="htm"))
-    assert "has no version" in refused(part(version=None))
+    assert "has version=None and sha256=" in refused(part(version=None))
+    assert "has version=1.0 and sha256=None; expected both" in refused(part(sha256=None))
+    assert "none with Debian's" in refused(part(client="apt"))
+    assert "form is 'wheel'; expected one of " in refused(part(form="wheel"))
+    assert "has '1.0 -r x'; expected letters" in refused(part(version="1.0 -r x"))
+    with pytest.raises(UserError, match="has '--x'; expected"):
+        PackageTexts(what="made up", parts={"--x": part()}, root=str(tmp_path))
     assert "has no file *.tex in made_up/data" in refused(part(files=["*.tex"]))
     assert "cannot read made-up in" in refused(part(files=["latin.bin"]))
-    cached(tmp_path, "3.0", {"d.bz2": made.wikipedia([("A", 0, "one"), ("A", 0, "two")])})
-    two = {"version": "3.0", "folder": "", "files": ["*.bz2"], "format": "wiki_markup"}
+    sha256 = cached(tmp_path, "3.0", {"d.bz2": made.wikipedia([("A", 0, "one"), ("A", 0, "two")])})
+    two = {"version": "3.0", "sha256": sha256, "folder": "", "files": ["*.bz2"], "format": "wiki_markup"}
     assert "made-up has two documents called made-up/A" in refused(part(**two))

@@ -19,6 +19,19 @@ APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::T
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries=1")
 
+FORMS = {
+    "": (),
+    "source": ("--no-binary=:all:",),
+    # One and the same on every machine: what is wanted in it is no program.
+    "linux": (
+        "--only-binary=:all:",
+        "--python-version=3.11",
+        "--implementation=cp",
+        "--platform=manylinux_2_24_x86_64",
+    ),
+}
+"""What pip is told to download: what it would install here, the source, or what it would install on a Linux machine."""
+
 DISTRIBUTIONS = ("Debian", "Ubuntu")
 """Whose packages are asked for; other lists, which apt may have too, are somebody else's."""
 
@@ -34,9 +47,9 @@ class Package(NamedTuple):
     version: str | None
     """None takes the one that the system's release has: Debian keeps no other."""
     sha256: str | None
-    """Of the archive where every machine gets the same one; Debian's are compared with its signed lists by apt itself."""
-    arguments: tuple[str, ...]
-    """More arguments for pip."""
+    """Of pip's archive, which pip compares before it opens it; Debian's are compared with its signed lists by apt."""
+    form: str = ""
+    """Which of a registry's files, one of FORMS."""
 
 
 class Fetched(NamedTuple):
@@ -61,7 +74,7 @@ def fetch(package: Package, cache: Path) -> Fetched:
     file = folder / record["file"]
     _verify(file, record["sha256"], f"remove {folder}, and it is fetched again")
     if package.sha256 is not None:
-        _verify(file, package.sha256, "Likely cause: the registry holds another file under this name and version")
+        _verify(file, package.sha256, f"remove {folder}, and it is fetched again. Likely cause: a copy of another one")
     # Debian's files are NAME_VERSION_ARCHITECTURE.deb and NAME_VERSION.orig.tar.xz, with %3a for a colon.
     version = package.version or file.name.split("_")[1].partition(".orig.")[0].replace("%3a", ":")
     return Fetched(file, version, record["sha256"])
@@ -106,7 +119,11 @@ def _download(package: Package, folder: Path) -> None:
 
 
 def _pip(package: Package, folder: Path) -> None:
-    _run([*PIP, "--dest", str(folder), *package.arguments, f"{package.name}=={package.version}"], package, folder)
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    command = [*PIP, "--require-hashes", "--dest", str(folder), *FORMS[package.form], "--requirement", str(wanted)]
+    _run(command, package, folder)
+    wanted.unlink()
 
 
 def _apt(package: Package, folder: Path) -> None:

@@ -20,7 +20,7 @@ END = re.compile(r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|^End of (?:the 
 HEADING = re.compile(r"^\$\(\n(?=(?:####|#\*#\*|=-=-).*\n *(?P<name>.*\S))", re.M)
 """Where a part, a section or a subsection of a Metamath database begins: a comment whose first line is such a rule."""
 
-OWN_WORK = "Mathbox"
+DRAFTS = "mathbox"
 """In the heading of the first part that is no longer the database itself but its users' drafts."""
 
 
@@ -98,7 +98,7 @@ def _metamath(files: Files) -> Texts:
         first = text.index("\n$(\n####") + 1
         headings = list(HEADING.finditer(text, first))
         for heading, following in zip(headings, [*headings[1:], None], strict=True):
-            if OWN_WORK.lower() in heading["name"].lower():
+            if DRAFTS in heading["name"].lower():
                 return
             yield heading["name"], text[heading.start() : following.start() if following else None]
 

@@ -11,7 +11,7 @@ from typing import Any
 from memexp.data import duplicates
 from memexp.data.sources.archives import read_archive
 from memexp.data.sources.document import Document
-from memexp.data.sources.fetch import CLIENTS, Fetched, Package, fetch
+from memexp.data.sources.fetch import CLIENTS, FORMS, Fetched, Package, fetch
 from memexp.data.sources.formats import FORMATS, UNREADABLE
 from memexp.errors import UserError, did_you_mean
 from memexp.runs import find_root
@@ -37,8 +37,8 @@ class Part:
     """Texts in a row are joined until they have this many bytes; 0 leaves each as it is."""
     version: str | None = None
     sha256: str | None = None
-    arguments: list[str] = field(default_factory=list)
-    """More arguments for the client."""
+    form: str = ""
+    """Which of a registry's files, one of FORMS."""
 
     def takes(self, name: str) -> bool:
         """Whether a file of the package is one of those that documents are made of."""
@@ -49,7 +49,9 @@ class Part:
         return matches == [True, False]
 
 
-ONLY_TOLD = ("licence", "attribution", "sha256", "arguments")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+ONLY_TOLD = ("licence", "attribution", "sha256", "form")
 """What no text depends on."""
 
 
@@ -104,7 +106,7 @@ class PackageTexts:
     def _fetched(self) -> dict[str, Fetched]:
         cache = find_root(self._root) / "data" / "downloads"
         return {
-            name: fetch(Package(part.client, name, part.version, part.sha256, tuple(part.arguments)), cache)
+            name: fetch(Package(part.client, name, part.version, part.sha256, part.form), cache)
             for name, part in self._parts.items()
         }
 
@@ -136,13 +138,21 @@ def _part(name: str, settings: Mapping[str, Any]) -> Part:
     if missing := [key for key in ("client", "licence", "attribution", "files") if key not in settings]:
         raise UserError(f"{where} has no {missing[0]}; expected one, as in the other parts")
     part = Part(**settings)
-    for key, value, words in (("client", part.client, CLIENTS), ("format", part.format, FORMATS)):
+    known_words = (("client", part.client, CLIENTS), ("format", part.format, FORMATS), ("form", part.form, FORMS))
+    for key, value, words in known_words:
         if value not in words:
             raise UserError(
                 f"{where}.{key} is {value!r}; expected one of {', '.join(words)}{did_you_mean(value, words)}"
             )
-    if part.client == "pip" and part.version is None:
-        raise UserError(f"{where} has no version; expected one, for a registry has many")
+    pinned = [value for value in (part.version, part.sha256) if value is not None]
+    if len(pinned) != (2 if part.client == "pip" else 0):
+        raise UserError(
+            f"{where} has version={part.version} and sha256={part.sha256}; expected both with client=pip, whose registry has "
+            "many, and none with Debian's, which has one version and signs it"
+        )
+    for value in (name, *pinned):  # they go into commands, and a configuration can come from somebody else's run folder
+        if not PLAIN.fullmatch(value):
+            raise UserError(f"{where} has {value!r}; expected letters, digits, '.', '+' and '-' in names and versions")
     return part
 
 
