@@ -9,7 +9,7 @@ from memexp.config import AS_TYPED, SIZE_UNITS
 from memexp.errors import UserError, did_you_mean
 
 POSITIONALS = {
-    "eval": ("run",), "reproduce": ("table",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"),
+    "eval": ("run",), "reproduce": ("table",), "plan": ("table",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"),
     "bench": ("what",),
 }  # fmt: skip
 """Settings that may be given as bare words, in this order; one that is a list takes all that are left."""

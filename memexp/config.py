@@ -524,6 +524,16 @@ class ReproduceConfig(OfAnExperiment):
 
 
 @dataclass
+class PlanConfig(OfAnExperiment):
+    """memexp plan NAME: what the runs of a paper's table cost on named hardware, by arithmetic."""
+
+    scale: str = setting("paper", "the paper's, or one for two cores", choices=("paper", "small"))
+    hardware: str = setting("h100", "of each device", choices=("h100", "a100", "tpu-v3-core", "tpu-v4"))
+    devices: int = setting(8, "that share the lanes of a run", unit="devices", low=1)
+    utilisation: float = setting(0.4, "share of the hardware's peak that is reached", low=0.01, high=1.0)
+
+
+@dataclass
 class DiffConfig(Command):
     """memexp diff RUN_A RUN_B: which tokens gain when going from A to B."""
 
@@ -579,6 +589,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "reproduce": ReproduceConfig,
+    "plan": PlanConfig,
     "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,

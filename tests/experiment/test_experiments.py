@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from memexp.cli.cells import PUBLISHED, wanted
@@ -14,6 +15,7 @@ from memexp.config import ARCHS
 from memexp.experiment.cells import Cell, cells
 from memexp.experiment.definition import SCALES, experiments, load
 from memexp.experiment.published import load_published
+from memexp.model.build import build_model
 from memexp.report.numbers import METRICS
 
 NAMES = experiments(CONF)
@@ -56,6 +58,9 @@ def test_every_row_composes(name: str, scale: str) -> None:
     asked = load(CONF, name).scales[scale].tokens_a_step
     assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
     assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
+    for one in {(one.settings.arch.name, one.settings.size.name): one for one in composed}.values():
+        with torch.device("meta"):
+            build_model(one.settings, vocabulary=256)
 
 
 @pytest.mark.parametrize("name", NAMES)
