@@ -110,7 +110,6 @@ class Work:
         """Jobs for which everything is there and that were not tried before, in the order of the cells."""
         self.library.forget()
         self._folder.mkdir(parents=True, exist_ok=True)
-        threads = max(1, len(os.sched_getaffinity(0)) // self.config.jobs)
         jobs = []
         for cell in sorted(self.cells, key=lambda one: not one.cell.trains):  # a run is named by the row it is of
             step = None if self.library.score(cell) else self._step(cell)
@@ -118,11 +117,17 @@ class Work:
                 continue
             doing, words = step
             self._tried.add(key)
-            root = [f"root={self.config.root}"] if self.config.root else []
-            command = [sys.executable, "-P", "-m", "memexp", *words, f"threads={threads}", *root]
+            command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
             steps = doing.settings.steps if words[0] == "train" else 0
             jobs.append(JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps))
         return jobs
+
+    def _launched(self, words: list[str]) -> list[str]:
+        """A command with what says where it runs."""
+        root = [f"root={self.config.root}"] if self.config.root else []
+        if self.config.launcher != "local":
+            return [words[0], "-m", *words[1:], *root, f"hydra/launcher={self.config.launcher}"]
+        return [*words, f"threads={max(1, len(os.sched_getaffinity(0)) // self.config.jobs)}", *root]
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""

@@ -520,6 +520,9 @@ class ReproduceConfig(OfAnExperiment):
         None, "time after which runs save and end, as in 90m or 2h; the same command goes on", unit=AS_TYPED
     )
     jobs: int = setting(2, "runs that train at a time", unit="jobs", low=1)
+    launcher: str = setting(
+        "local", "who runs them: this machine, or a launcher of Hydra's, such as submitit_slurm, with a job each"
+    )
     dry_run: bool = setting(False, "print the cells and their commands, and train nothing; also --dry-run")
 
 

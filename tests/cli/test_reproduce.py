@@ -104,6 +104,13 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert table.splitlines()[:8] == out.splitlines()[1:9]
 
 
+def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
+    """Hydra's own launcher, which runs them in the process that asks."""
+    code, _, done = call("reproduce", "tiny/table1", "launcher=basic")
+    assert code == 0 and done.startswith("train cache | Letters | seed 0 | - | train memory")
+    assert len(list(here.glob("results/tiny/table1/runs/*/eval/*/summary.json"))) == 3
+
+
 def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from memexp.cli import train
 
