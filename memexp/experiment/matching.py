@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memexp.config import TrainConfig
+from memexp.config import TrainConfig, default_of
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
 from memexp.experiment.cells import Cell
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, Score, ScoreName
-from memexp.train.identity import of_the_result, read_identity
+from memexp.train.identity import read_identity, result_settings
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,30 @@ class Wanted:
     def result(self) -> str:
         """A hash of what determines the run; cells of one run share it."""
         start = None if self.start is None else self.start.result
-        return fingerprint([_result(self.settings), asdict(self.settings.data), start])
+        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
 
 
-def _result(settings: TrainConfig) -> dict[str, Any]:
+def _result(config: dict[str, Any]) -> dict[str, Any]:
     """What determines a run but for its corpus and the run it started from."""
-    content = of_the_result(settings)
-    return content | {
-        "data": {"name": settings.data.name, "max_document": settings.data.max_document},
-        "init_from": None,
-    }
+    data = config["data"]
+    return result_settings(config) | {"data": [data["name"], data["max_document"]], "init_from": None}
+
+
+def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
+    """The settings of a run with all that `schema` has: what is newer than the run at its default.
+
+    Raises:
+        UserError: it has a setting that is not known.
+    """
+    known = {item.name: item for item in fields(schema)}
+    for name in config:
+        if name not in known:
+            raise UserError(f"there is no setting {where}{name} in this version of memexp")
+    found = {name: config.get(name, default_of(item)) for name, item in known.items()}
+    for name, value in found.items():
+        if is_dataclass(nested := getattr(schema, name)):
+            found[name] = _as_today(value if isinstance(value, dict) else asdict(value), nested, f"{where}{name}.")
+    return found
 
 
 @dataclass
@@ -121,21 +135,22 @@ class Library:
     def _fits(self, run: Run, wanted: Wanted) -> bool:
         """Whether it has the settings and the corpus; which run it started from is not looked at."""
         try:
-            settings = run.settings
+            config = _as_today(run.config, wanted.settings)
         except UserError as error:
-            if (line := str(error)) not in self.left_out:
+            line = f"{run.path / 'config.yaml'}: {error}; expected settings that it knows. The run was made by another version"
+            if line not in self.left_out:
                 self.left_out.append(line)
             return False
-        started = settings.init_from is not None
-        if started != (wanted.start is not None) or _result(settings) != _result(wanted.settings):
+        started = config["init_from"] is not None
+        if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
             return False
-        return self._has_corpus(run, settings, wanted)
+        return self._has_corpus(run, config["data"], wanted)
 
-    def _has_corpus(self, run: Run, settings: TrainConfig, wanted: Wanted) -> bool:
+    def _has_corpus(self, run: Run, data: dict[str, Any], wanted: Wanted) -> bool:
         """A run of this machine must have read the corpus as it is here now; of a light copy the settings have to do."""
         corpus = self._corpus(wanted) if run.path.parent == self.root / "results" / "runs" else None
         if corpus is None:
-            return asdict(settings.data) == asdict(wanted.settings.data)
+            return data == asdict(wanted.settings.data)
         there = read_identity(run)["data"]
         return all(there.get(name) == value for name, value in corpus.items())
 

@@ -6,6 +6,7 @@ Letters: R resamples, D documents, S seeds.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -55,18 +56,22 @@ def gap(a: Losses, b: Losses, *, seed: int = 0) -> Gap:
     """`a` less `b`. Documents are drawn with the losses of both (what is hard for both cancels), and seeds likewise where
     both have some in common; else each model's seeds by themselves."""
     common = sorted(set(a.seeds) & set(b.seeds))
-    random = np.random.default_rng(seed)
-    count = len(a.weights_D)
-    draws_RD = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    random, draws_RD = np.random.default_rng(seed), _draws(len(a.weights_D), seed)
     (means_S, means_RS), (other_S, other_RS) = (_means(losses, common or losses.seeds, draws_RD) for losses in (a, b))
     if common:
         mean, drawn_R = float(np.mean(means_S - other_S)), _draw(means_RS - other_RS, random)
     else:
         mean, drawn_R = float(means_S.mean() - other_S.mean()), _draw(means_RS, random) - _draw(other_RS, random)
-    if count == 1 and max(len(means_S), len(other_S)) == 1:
+    if len(a.weights_D) == 1 and max(len(means_S), len(other_S)) == 1:
         return Gap(mean, None, None, bool(common))
     low, high = np.quantile(drawn_R, [(1 - SHARE) / 2, (1 + SHARE) / 2])
     return Gap(mean, float(low), float(high), bool(common))
+
+
+@cache
+def _draws(count: int, seed: int) -> np.ndarray:
+    """How often each resample takes each of `count` documents; the same for every pair of models."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
 
 
 def _means(losses: Losses, seeds: Sequence[int], draws_RD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,12 @@ def _compare(run: Run, name: str, here: Any, there: Any) -> None:
 
 def of_the_result(config: TrainConfig) -> dict[str, Any]:
     """The settings that change a weight; the corpus and the run that weights came from count by their content instead."""
-    content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
+    return result_settings(asdict(config))
+
+
+def result_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The same of settings as a mapping."""
+    content = {name: value for name, value in config.items() if name not in NOT_OF_THE_RESULT}
     for group, described in NOT_OF_THE_IDENTITY.items():
         content[group] = {name: value for name, value in content[group].items() if name not in described}
     return content

@@ -100,7 +100,7 @@ def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted],
     library = Library(tmp_path)
     assert library.runs(rows["plain"]) == []
     [line] = library.left_out
-    assert "does not fit this version of memexp" in line and "of_the_future" in line
+    assert "there is no setting of_the_future in this version of memexp" in line and run.name in line
 
 
 def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
