@@ -3,6 +3,7 @@ what fills the table.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,16 @@ def wanted(cells: Sequence[Cell]) -> list[Wanted]:
 
 
 def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
-    key = tuple(cell.overrides)
-    if key not in known:
+    key = tuple(word for word in cell.overrides if not word.startswith("seed="))
+    if key not in known:  # seeds are composed once
         try:
             known[key] = _composed(cell)
         except Exception as error:
             if (reason := explain(error, "train")) is None:
                 raise
             raise UserError(f"{cell.row} on {cell.column}: {reason}") from error
-    return Wanted(cell, known[key], None if cell.start is None else _wanted(cell.start, known))
+    start = None if cell.start is None else _wanted(cell.start, known)
+    return Wanted(cell, replace(known[key], seed=cell.seed), start)
 
 
 def _composed(cell: Cell) -> TrainConfig:
