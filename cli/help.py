@@ -5,6 +5,7 @@ from typing import Any
 
 from memexp.cli.settings import (
     CONF,
+    TYPED_AS,
     choices_of,
     description_of,
     groups_of,
@@ -21,6 +22,8 @@ USAGE = {
     "data": "memexp data list | inspect NAME [key=value ...]",
     "train": "memexp train [-m] [group=choice ...] [key=value ...]",
     "eval": "memexp eval [-m] RUN [key=value ...]",
+    "reproduce": "memexp reproduce NAME [key=value ...]",
+    "plan": "memexp plan NAME [key=value ...]",
     "generate": "memexp generate RUN prompt=TEXT [key=value ...]",
     "table": "memexp table [RUN ...] [key=value ...]",
     "diff": "memexp diff A B [key=value ...]",
@@ -38,11 +41,20 @@ EXAMPLES = {
         "memexp train arch=knn mem=8k init_from=RUN",
     ],
     "eval": ["memexp eval RUN mem=64k", "memexp eval RUN memory=off", "memexp eval -m RUN mem=0,8k,64k"],
+    "reproduce": [
+        "memexp reproduce memorizing/table4 data=code budget=2h",
+        "memexp reproduce memorizing/table4 --dry-run",
+    ],
+    "plan": ["memexp plan memorizing/table4", "memexp plan blockrecurrent/table1 hardware=tpu-v4 devices=32"],
     "generate": [
         "memexp generate RUN prompt='import '",
         "memexp generate RUN prompt_file=FILE tokens=2k temperature=0.8 top_p=0.95",
     ],
-    "table": ["memexp table tag=demo", "memexp table RUN RUN metric=bits_per_byte"],
+    "table": [
+        "memexp table memorizing/table4 data=code",
+        "memexp table tag=demo",
+        "memexp table RUN RUN metric=bits_per_byte",
+    ],
     "diff": ["memexp diff RUN_A RUN_B", "memexp diff RUN@0 RUN@8192"],
     "runs": ["memexp runs", "memexp runs tag=demo"],
     "bench": ["memexp bench search step"],
@@ -164,7 +176,7 @@ def _settings_table(command: str, config: Any, groups: dict[str, list[str]]) -> 
     # Those of no group first: they are what one changes most.
     for name, item in sorted(known.items(), key=lambda pair: pair[0].partition(".")[0] in groups):
         if is_offered(name):
-            table.add_row(name, escape(_value(config, name)), escape(describe(item)))
+            table.add_row(TYPED_AS.get(name, name), escape(_value(config, name)), escape(describe(item)))
     table.add_row("")
     return table
 

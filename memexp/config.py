@@ -467,8 +467,8 @@ class TrainConfig(Command):
 
     @property
     def cutoffs(self) -> list[int]:
-        """Those of the size, where the vocabulary is in the order that adaptive softmax needs."""
-        return self.size.cutoffs if self.data.tokenizer.kind == "lines" else []
+        """Those of the size that are in force."""
+        return cutoffs_in_force(self.size.cutoffs, tokenizer=self.data.tokenizer.kind)
 
 
 @dataclass
@@ -516,15 +516,30 @@ class GenerateConfig(Command):
 
 @dataclass
 class TableConfig(Command):
-    """memexp table [RUN ...]: compare runs."""
+    """memexp table [RUN ...]: compare runs, or a paper's table with ours."""
 
-    runs: list[str] = setting([], "starts of run names; empty: all runs", unit="runs")
+    runs: list[str] = setting(
+        [], "starts of run names, or one experiment, as in memorizing/table4; empty: all runs", unit="runs"
+    )
+    scale: str = setting("small", "of an experiment", choices=("paper", "small"))
+    corpora: list[str] = setting([], "of an experiment only the columns of this data, NAME,NAME; empty: all")
     tag: str | None = setting(None, "only runs of this tag")
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
         "perplexity",
-        "what the cells show; accuracy and exact_match are of answers, f1 and f1_macro of classes",
-        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match", "f1", "f1_macro"),
+        "what the cells show, but for an experiment, which has its own; accuracy and exact_match are of answers, f1 and "
+        "f1_macro of classes",
+        choices=(
+            "perplexity",
+            "nats",
+            "bits_per_token",
+            "bits_per_byte",
+            "bits_per_character",
+            "accuracy",
+            "exact_match",
+            "f1",
+            "f1_macro",
+        ),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
     gauges: list[str] = setting([], "gauges to show, averaged over the segments that were read")
@@ -534,6 +549,40 @@ class TableConfig(Command):
         "folder for runs.md, runs.csv and runs.tex (named by the tag if one is given); default: results/tables",
         unit="path",
     )
+
+
+@dataclass
+class OfAnExperiment(Command):
+    """What the commands about an experiment share."""
+
+    table: str = setting(UNSET, "an experiment, as in memorizing/table4", unit="path")
+    scale: str = setting("small", "the paper's, or one for two cores", choices=("paper", "small"))
+    corpora: list[str] = setting([], "only the columns of this data, NAME,NAME; empty: all")
+
+
+@dataclass
+class ReproduceConfig(OfAnExperiment):
+    """memexp reproduce NAME: train and score what a paper's table lacks, then show it."""
+
+    seeds: list[int] = setting([], "empty: as the experiment says", low=0)
+    budget: str | None = setting(
+        None, "time after which runs save and end, as in 90m or 2h; the same command goes on", unit=AS_TYPED
+    )
+    jobs: int = setting(2, "runs that train at a time", unit="jobs", low=1)
+    launcher: str = setting(
+        "local", "who runs them: this machine, or a launcher of Hydra's, such as submitit_slurm, with a job each"
+    )
+    dry_run: bool = setting(False, "print the cells and their commands, and train nothing; also --dry-run")
+
+
+@dataclass
+class PlanConfig(OfAnExperiment):
+    """memexp plan NAME: what the runs of a paper's table cost on named hardware, by arithmetic."""
+
+    scale: str = setting("paper", "the paper's, or one for two cores", choices=("paper", "small"))
+    hardware: str = setting("h100", "of each device", choices=("h100", "a100", "tpu-v3-core", "tpu-v4"))
+    devices: int = setting(8, "that share the lanes of a run", unit="devices", low=1)
+    utilisation: float = setting(0.4, "share of the hardware's peak that is reached", low=0.01, high=1.0)
 
 
 @dataclass
@@ -592,6 +641,8 @@ COMMANDS: dict[str, type[Command]] = {
     "data": DataConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
+    "reproduce": ReproduceConfig,
+    "plan": PlanConfig,
     "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,
@@ -611,6 +662,11 @@ NOT_OF_THE_RESULT = (
     "recompute", "compile", "profile", "dry_run", "jobs", "skip_refused",
 )  # fmt: skip
 """Settings of `train` that change no weight, and so no run's identity."""
+
+
+def cutoffs_in_force(cutoffs: list[int], *, tokenizer: str) -> list[int]:
+    """Those of a size, where the tokenizer's vocabulary is in the order that adaptive softmax needs."""
+    return cutoffs if tokenizer == "lines" else []
 
 
 def departures(config: Any, where: str = "") -> list[str]:

@@ -10,7 +10,8 @@ results/runs/<name>/
   eval/<split>-<documents>x<max_document>-<mem>-<memory>/
     token_nats.npy          float32, one number a scored token, documents one after another
     tokens.npy              uint32, the token that each number is about
-    documents.json          [{"id", "tokens"}, ...]: the scored tokens of each document, in order
+    documents.json          [{"id", "tokens", "nats"}, ...]: of each document the scored tokens and their sum, in order; of
+                            answers also how many are "correct"
     summary.json            means, sizes and what was scored
 """
 
@@ -27,7 +28,7 @@ from typing import IO, Any, NamedTuple
 
 from memexp.config import ARCHS, Scored, TrainConfig
 from memexp.errors import UserError, did_you_mean
-from memexp.files import read_json
+from memexp.files import read_json, read_sealed
 
 
 def find_root(root: str | None) -> Path:
@@ -78,7 +79,7 @@ class Score:
     @property
     def summary(self) -> dict[str, Any]:
         """What was scored and the means; see `memexp.eval.score`."""
-        summary: dict[str, Any] = read_json(self.path / "summary.json")
+        summary: dict[str, Any] = read_sealed(self.path / "summary.json")
         return summary
 
     @property
@@ -104,7 +105,8 @@ class Run:
         import yaml
 
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C where there is one
+            config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder") from error
         if not isinstance(config, dict):
@@ -140,7 +142,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        return read_sealed(path) if path.exists() else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -1,14 +1,14 @@
-"""What kNN memory needs on one accelerator, by arithmetic: nothing is measured, nothing is allocated."""
+"""What a training step needs on one accelerator, by arithmetic: nothing is measured, nothing is allocated."""
 
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from memexp.config import KnnArch, TrainConfig
+from memexp.config import KnnArch, PairArch, TrainConfig
 from memexp.model.build import build_model
 from memexp.model.search import ACCELERATOR_BLOCK_BYTES
-from memexp.model.segment import state_bytes
+from memexp.model.segment import SegmentModel, state_bytes
 
 HALF, FULL = 2, 4
 """Bytes of a number in bf16 and in fp32."""
@@ -23,38 +23,54 @@ class Item(NamedTuple):
 
 
 def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
-    """Everything a training step holds, for a model with kNN memory whose weights and rings are in fp32.
+    """Everything a training step holds, for a model whose weights are in fp32.
 
     Activations are those that the backward pass asks for: in every layer the two normed inputs, queries, keys and values,
-    what the heads read, and the hidden layer before and after its ReLU; scores of attention are not kept.
+    what the heads read, and the hidden layer before and after its ReLU, for every segment of a gradient window; scores of
+    attention are not kept.
     """
     arch, size = config.arch, config.size
-    assert isinstance(arch, KnnArch)
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        rings, caches = state_bytes(state.memory), state_bytes(state.cache)
+        memory, caches = state_bytes(state.memory), state_bytes(state.cache)
     number = HALF if config.precision == "bf16" else FULL
-    inner, tokens = size.heads * size.head_size, config.lanes * config.segment
+    window = 1 if config.recompute else config.bptt_segments + 1
+    inner, tokens = size.heads * size.head_size, config.lanes * config.segment * window
     kept = size.layers * (2 * size.width + 4 * inner + 2 * size.feedforward + 2 * size.width)
     logits = min(tokens * vocabulary, 1 << 25)
     lanes = f"{config.lanes} lanes"
-    return [
+    rings = isinstance(arch, PairArch)
+    found = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}"),
         Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}"),
-        Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}"),
+        _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if number == HALF else 0, f"{parameters:,} x {HALF}"),
         Item(
-            f"rings, {arch.stored}",
-            config.lanes * rings,
-            f"{lanes} x {rings:,}, {config.mem:,} slots and the segment's slack",
+            f"rings, {arch.stored}" if isinstance(arch, PairArch) else "memory",
+            config.lanes * memory,
+            f"{lanes} x {memory:,}" + f", {config.mem:,} slots and the segment's slack" * rings,
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}"),
         Item("activations", tokens * kept * number, f"{tokens:,} tokens x {kept:,} x {number}"),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
-        Item("scores of a search", 2 * ACCELERATOR_BLOCK_BYTES, "a block of queries, and what is selected of it"),
     ]
+    search = Item("scores of a search", 2 * ACCELERATOR_BLOCK_BYTES, "a block of queries, and what is selected of it")
+    return [*found, search] if rings else found
+
+
+def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
+    """AdamW keeps two numbers a parameter, Adafactor one for each row and column of a matrix."""
+    sizes = [parameter.shape for parameter in model.parameters()]
+    if config.optim.name == "adafactor":
+        numbers = sum(
+            shape.numel() if len(shape) < 2 else shape.numel() // shape[-1] + shape.numel() // shape[-2]
+            for shape in sizes
+        )
+        return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} rows and columns x {FULL}")
+    parameters = sum(shape.numel() for shape in sizes)
+    return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}")
 
 
 def total(found: list[Item]) -> int:

@@ -89,13 +89,11 @@ class Corpus:
     @property
     def tokens_checksum(self) -> str:
         """Of the tokens and, where only some are scored, of which."""
-        files = self.manifest["files"]
-        tokens = str(files["tokens.bin"]["sha256"])
-        return fingerprint([tokens, files["answers.bin"]["sha256"]]) if "answers.bin" in files else tokens
+        return content_of(self.manifest)["tokens_checksum"]
 
     @property
     def tokenizer_hash(self) -> str:
-        return str(self.manifest["tokenizer"]["hash"])
+        return content_of(self.manifest)["tokenizer_hash"]
 
     def seen_from(self, root: Path) -> str:
         """Its folder relative to `root`, for what is to be found again when both have moved."""
@@ -147,6 +145,17 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
             _make(config, source, settings, path, anew=force)
             return _open(path, made=True)
     return open_corpus(path)
+
+
+def content_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
+    files = manifest["files"]
+    tokens = str(files["tokens.bin"]["sha256"])
+    return {
+        "tokens_checksum": fingerprint([tokens, files["answers.bin"]["sha256"]]) if "answers.bin" in files else tokens,
+        "documents_checksum": str(files["documents.json"]["sha256"]),
+        "tokenizer_hash": str(manifest["tokenizer"]["hash"]),
+    }
 
 
 def open_corpus(path: Path) -> Corpus:

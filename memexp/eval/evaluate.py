@@ -17,7 +17,7 @@ from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import fingerprint, write_atomically, write_json
+from memexp.files import fingerprint, write_atomically, write_json, write_sealed
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
@@ -91,10 +91,22 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
-    rows = [{"id": document.id, "tokens": length} for document, length in zip(documents, scores.lengths, strict=True)]
-    write_json(score.path / "documents.json", rows)
-    write_json(score.path / "summary.json", summary)  # last: it says that the score is whole
+    write_json(score.path / "documents.json", _document_rows(documents, tokens, scores))
+    write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
+
+
+def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: Scores) -> list[dict[str, Any]]:
+    """Of each document what was scored: tokens, their nats in float64, and of answers how many tokens are right."""
+    ends = np.cumsum(scores.lengths)[:-1]
+    rows: list[dict[str, Any]] = [
+        {"id": document.id, "tokens": length, "nats": float(part.sum(dtype=np.float64))}
+        for document, length, part in zip(documents, scores.lengths, np.split(scores.nats, ends), strict=True)
+    ]
+    if scores.said is None:
+        return rows
+    parts = np.split(scores.said == tokens, ends)
+    return [row | {"correct": int(part.sum())} for row, part in zip(rows, parts, strict=True)]
 
 
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:

@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memexp.config import NOT_OF_THE_RESULT, Data, TrainConfig, default_of
-from memexp.data.corpus import Corpus
+from memexp.config import NOT_OF_THE_RESULT, Data, TrainConfig, cutoffs_in_force, default_of
+from memexp.data.corpus import Corpus, content_of
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
@@ -26,8 +26,8 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
 
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
-    content = _of_the_result(config)
-    content["data"] = {"name": config.data.name, **_reading(config), **identify_corpus(corpus)}
+    content = of_the_result(config)
+    content["data"] |= {"name": config.data.name, **identify_corpus(corpus)}
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
     return content | {"hash": fingerprint(content)}
@@ -40,8 +40,8 @@ def trained_settings(run: Run) -> TrainConfig:
         UserError: config.yaml and identity.json, written together, do not say the same.
     """
     settings, identity = run.settings, read_identity(run)
-    content = _of_the_result(settings)
-    content["data"] = dict.fromkeys(UNTOLD, None) | _reading(settings)
+    content = of_the_result(settings)
+    content["data"] = dict.fromkeys(UNTOLD, None) | content["data"]
     for name, value in content.items():
         there = identity.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
@@ -52,14 +52,6 @@ def trained_settings(run: Run) -> TrainConfig:
     return settings
 
 
-def _reading(config: TrainConfig) -> dict[str, Any]:
-    """How training reads documents; what is as it was before there was a setting for it is not told."""
-    told = {name: getattr(config.data, name) for name in UNTOLD}
-    return {"max_document": config.data.max_document} | {
-        name: value for name, value in told.items() if value != default_of(Data.__dataclass_fields__[name])
-    }
-
-
 def _compare(run: Run, name: str, here: Any, there: Any) -> None:
     if here != there:
         raise UserError(
@@ -68,23 +60,27 @@ def _compare(run: Run, name: str, here: Any, there: Any) -> None:
         )
 
 
-def _of_the_result(config: TrainConfig) -> dict[str, Any]:
-    """The settings that change a weight; the corpus and the run that weights came from count by their content instead."""
-    content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
+def of_the_result(config: TrainConfig) -> dict[str, Any]:
+    """The settings that change a weight; the corpus and the run that weights came from count by their content besides."""
+    return result_settings(asdict(config))
+
+
+def result_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The same of settings as a mapping."""
+    content = {name: value for name, value in config.items() if name not in NOT_OF_THE_RESULT}
     for group, described in NOT_OF_THE_IDENTITY.items():
         content[group] = {name: value for name, value in content[group].items() if name not in described}
-    if config.cutoffs:
-        content["softmax"] = {"cutoffs": config.cutoffs, "narrowing": config.size.narrowing}
+    data, size = config["data"], config["size"]
+    told = {name: data[name] for name in UNTOLD if data[name] != default_of(Data.__dataclass_fields__[name])}
+    content["data"] = {"max_document": data["max_document"], **told}
+    if softmax := cutoffs_in_force(size["cutoffs"], tokenizer=data["tokenizer"]["kind"]):
+        content["softmax"] = {"cutoffs": softmax, "narrowing": size["narrowing"]}
     return content
 
 
 def identify_corpus(corpus: Corpus) -> dict[str, str]:
-    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
-    return {
-        "tokens_checksum": corpus.tokens_checksum,
-        "documents_checksum": corpus.manifest["files"]["documents.json"]["sha256"],
-        "tokenizer_hash": corpus.tokenizer_hash,
-    }
+    """The content of a corpus, by which it counts."""
+    return content_of(corpus.manifest)
 
 
 def read_identity(run: Run) -> dict[str, Any]:

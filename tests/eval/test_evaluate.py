@@ -1,6 +1,5 @@
 """Scoring a run: what is refused, what is kept, and what it says."""
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from memexp.errors import UserError
 from memexp.eval import evaluate as module
 from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats
 from memexp.eval.score import score_documents
+from memexp.files import write_sealed
 from memexp.model.build import build_model
 from memexp.runs import Run, Score
 
@@ -52,7 +52,10 @@ def test_what_is_kept_fits_together(knn: Run, root: Path, corpus: Corpus) -> Non
     texts = corpus.split("test")[:2]
     expected = np.concatenate([document.tokens[1:201] for document in texts])
     assert (np.load(score.path / "tokens.npy") == expected).all()
-    assert score.documents == [{"id": document.id, "tokens": 200} for document in texts]
+    sums = [pytest.approx(part.astype(np.float64).sum()) for part in np.split(nats(score), 2)]
+    assert score.documents == [
+        {"id": document.id, "tokens": 200, "nats": total} for document, total in zip(texts, sums, strict=True)
+    ]
     assert len(nats(score)) == summary["tokens"] == 400
     assert summary["nats_per_token"] == math.fsum(nats(score).tolist()) / 400
     assert summary["bytes"] == len(b"".join(corpus.tokenizer.pieces(expected)))
@@ -213,8 +216,7 @@ def test_the_corpus_is_found_where_it_lies_whatever_its_source_says_now(
 
     monkeypatch.setattr(module, "prepare", unreachable)
     assert call(copy, root).summary["tokens"] > 0
-    summary = json.loads((copy.path / "summary.json").read_text())
-    (copy.path / "summary.json").write_text(json.dumps(summary | {"corpus": "data/gone"}))
+    write_sealed(copy.path / "summary.json", copy.summary | {"corpus": "data/gone"})
     with pytest.raises(UserError, match="the source has changed"):
         call(copy, root, memory="off")
 

@@ -69,9 +69,14 @@ def measured(*, again: bool) -> dict[str, tuple[float, float]]:
     return {each.part: (each.forward * 1e3, each.backward * 1e3) for each in found}
 
 
+def least(*, again: bool) -> dict[str, tuple[float, float]]:
+    """The same, of each number the least of some measurements: a busy machine makes a sleep longer, never shorter."""
+    rounds = [measured(again=again) for _ in range(4)]
+    return {name: tuple(map(min, zip(*(each[name] for each in rounds), strict=True))) for name in rounds[0]}
+
+
 def test_time_is_that_of_the_part_and_of_its_gradient() -> None:
-    measured(again=False)  # the first profile of a process is slow to begin
-    found = measured(again=False)
+    found = least(again=False)
     expected = {"other layers": (10, 30), "attention": (20, 60), "search": (40, 0), "rest": (5, 0)}
     for name, times in expected.items():
         assert found[name] == pytest.approx(times, abs=4), name
@@ -79,8 +84,7 @@ def test_time_is_that_of_the_part_and_of_its_gradient() -> None:
 
 
 def test_what_is_computed_again_is_part_of_the_backward_pass() -> None:
-    measured(again=True)
-    found = measured(again=True)
+    found = least(again=True)
     assert found["search"] == pytest.approx((40, 40), abs=4)
     assert found["attention"] == pytest.approx((20, 80), abs=4)
 

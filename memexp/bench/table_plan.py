@@ -1,0 +1,121 @@
+"""What a table of runs costs, by arithmetic: parameters, tokens, operations, memory and time. Nothing is measured."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from memexp.bench.plan import items, total
+from memexp.config import PairArch, TrainConfig
+from memexp.model.build import build_model
+from memexp.report.grid import Grid
+from memexp.report.numbers import compact, whole
+
+
+class Hardware(NamedTuple):
+    """An accelerator by its data sheet."""
+
+    name: str
+    peak: float
+    """Operations a second in bf16, dense."""
+    memory: float
+    """Bytes."""
+
+
+HARDWARE = {
+    "h100": Hardware("NVIDIA H100 SXM", 989e12, 80e9),
+    "a100": Hardware("NVIDIA A100 80GB", 312e12, 80e9),
+    "tpu-v3-core": Hardware("TPU v3 core", 61.5e12, 16e9),
+    "tpu-v4": Hardware("TPU v4 chip", 275e12, 32e9),
+}
+
+HOUR = 3600
+
+
+class Cost(NamedTuple):
+    """One row's run."""
+
+    parameters: int
+    tokens: int
+    operations_a_token: float
+    device_bytes: int
+    seconds: float
+
+
+def vocabulary_of(config: TrainConfig) -> int:
+    """Entries of the tokenizer as the settings say; words are as many as the corpus has, at most these."""
+    return 256 if config.data.tokenizer.kind == "bytes" else config.data.tokenizer.vocabulary
+
+
+def operations(config: TrainConfig) -> float:
+    """Additions and multiplications a token of training, forward and backward.
+
+    Every weight but the embedding is used once a token, and so is the head. A token attends to half its window and to the
+    whole cache; backward counts twice. The search scores every slot, without backward.
+    """
+    size = config.size
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=vocabulary_of(config))
+    inner = size.heads * size.head_size
+    embedding = vocabulary_of(config) * size.width
+    weights = sum(parameter.numel() for parameter in model.parameters()) - embedding
+    attention = 2 * size.layers * inner * ((model.stride + 1) / 2 + model.cache_tokens)
+    searched = 0
+    if isinstance(config.arch, PairArch):
+        pairs = getattr(config.arch, "pairs", config.mem)
+        searched = (len(config.arch.knn_layers) or 1) * inner * pairs
+    return 2 * (3 * (weights + embedding + attention) + searched)
+
+
+def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
+    """One run on that many devices, which share its lanes and nothing else."""
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=vocabulary_of(config))
+    tokens = config.steps * config.accumulate * config.lanes * config.segment
+    each, mine = operations(config), replace(config, lanes=-(-config.lanes // devices), precision="bf16")
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokens=tokens,
+        operations_a_token=each,
+        device_bytes=total(items(mine, vocabulary=vocabulary_of(config))),
+        seconds=tokens * each / (devices * hardware.peak * utilisation),
+    )
+
+
+def page(
+    title: str,
+    rows: Sequence[tuple[str, TrainConfig]],
+    hardware: Hardware,
+    *,
+    devices: int,
+    utilisation: float,
+) -> Grid:
+    """The plan in words, a line a row that trains."""
+    costs = {label: cost(config, hardware, devices=devices, utilisation=utilisation) for label, config in rows}
+    lines = [
+        [
+            label, compact(one.parameters), compact(one.tokens), whole(one.operations_a_token / 1e6),
+            f"{one.tokens * one.operations_a_token:.2e}", f"{one.device_bytes / 1e9:.1f}",
+            "yes" if one.device_bytes <= hardware.memory else "no", f"{one.seconds / HOUR:,.1f}",
+        ]
+        for label, one in costs.items()
+    ]  # fmt: skip
+    hours = sum(one.seconds for one in costs.values()) / HOUR
+    return Grid(
+        title=f"{title}: {devices} x {hardware.name}",
+        headers=["model", "parameters", "tokens", "MFLOP a token", "FLOP", "GB a device", "fits", "hours"],
+        right=[False] + [True] * 7,
+        lines=lines,
+        notes=[
+            f"Together {hours:,.1f} hours a seed and data set.",
+            "FLOP a token: 2 x (3 x (weights but the embedding + head + attention) + search). Attention: 2 x layers x heads x "
+            "head size x (half the window + cache); search: heads x head size x slots for each layer that searches.",
+            "GB a device: weights, gradients and optimizer whole on each, in fp32 with a copy in bf16; states, activations of a "
+            "gradient window in bf16 and logits of its share of the lanes.",
+            f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} has on paper "
+            f"({hardware.memory / 1e9:.0f} GB), no time for communication or input, each row by itself.",
+        ],
+        missing=[],
+        commands=[],
+    )

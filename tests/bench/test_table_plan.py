@@ -1,0 +1,63 @@
+"""The arithmetic of a plan against what PyTorch counts, and what follows from devices and optimizers."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from memexp.bench.table_plan import HARDWARE, cost, operations
+from memexp.cli.main import main
+from memexp.model.build import build_model
+
+from ..tiny import configure
+
+
+def test_operations_are_those_that_pytorch_counts() -> None:
+    """Which counts all of the square of attention, of whose upper half nothing is used."""
+    config = configure("arch=vanilla", "segment=64", "size.width=64", "size.heads=4")
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=1024)
+        tokens = torch.zeros(1, 64, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter:
+            output = model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
+            model.head.nats(output.hidden_BTD, tokens).mean().backward()
+    upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (64 - 65 / 2)
+    config = configure("arch=vanilla", "segment=64", "size.width=64", "size.heads=4", "data.tokenizer.vocabulary=1024")
+    assert operations(config) == pytest.approx(counter.get_total_flops() / 64 - upper, rel=0.01)
+
+
+def test_a_cache_is_attended_to_and_slots_are_scored() -> None:
+    inner, layers = 2 * 16, 2
+    plain, cache = operations(configure("arch=vanilla")), operations(configure("arch=xl", "mem=160"))
+    assert cache - plain == pytest.approx(2 * 3 * 2 * layers * inner * 160, rel=0.01)
+    small, large = (operations(configure("arch=knn", f"mem={mem}")) for mem in (64, 1064))
+    assert large - small == 2 * inner * 1000
+
+
+def test_devices_share_lanes_and_nothing_else() -> None:
+    config = configure("arch=knn", "lanes=64", "mem=4096")
+    one, four = (cost(config, HARDWARE["a100"], devices=devices, utilisation=0.5) for devices in (1, 4))
+    assert four.seconds == pytest.approx(one.seconds / 4) and four.parameters == one.parameters
+    assert one.tokens == four.tokens == config.steps * 64 * 16
+    assert one.seconds == pytest.approx(one.tokens * one.operations_a_token / (312e12 * 0.5))
+    shared = one.device_bytes - four.device_bytes
+    assert 0 < shared < one.device_bytes and four.device_bytes > 4 * four.parameters
+
+
+def test_adafactor_keeps_less_than_adamw() -> None:
+    adamw, adafactor = (
+        cost(configure("arch=vanilla", f"optim={name}"), HARDWARE["h100"], devices=1, utilisation=1)
+        for name in ("adamw", "adafactor")
+    )
+    assert 4 * adamw.parameters < adamw.device_bytes - adafactor.device_bytes < 8 * adamw.parameters
+
+
+def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["plan", "rmt/equations", "hardware=tpu-v4", "devices=16"]) == 0
+    out = capsys.readouterr().out
+    assert "16 x TPU v4 chip" in out and "Assumed: 40 % of the 275.0 TFLOP/s" in out
+    assert [line.split()[0] for line in out.splitlines() if line.rstrip().endswith(("0.0", "0.1")) and " yes " in line] == [
+        "Baseline", "Transformer-XL", "RMT"
+    ]  # fmt: skip
+    assert main(["plan", "rmt/equation"]) == 2
+    assert "did you mean rmt/equations?" in capsys.readouterr().err
