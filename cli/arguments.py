@@ -9,10 +9,10 @@ from memexp.config import AS_TYPED, SIZE_UNITS
 from memexp.errors import UserError, did_you_mean
 
 POSITIONALS = {
-    "eval": ("run",), "reproduce": ("table",), "plan": ("table",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"),
-    "bench": ("what",),
+    "data": ("what", "data"), "eval": ("run",), "reproduce": ("table",), "plan": ("table",), "generate": ("run",),
+    "table": ("runs",), "diff": ("a", "b"), "bench": ("what",),
 }  # fmt: skip
-"""Settings that may be given as bare words, in this order; one that is a list takes all that are left."""
+"""Settings and groups that may be given as bare words, in this order; a setting that is a list takes all that are left."""
 
 FLAGS = {
     "-m": False, "--multirun": False, "--resolve": False, "--hydra-help": False,
@@ -113,7 +113,7 @@ def _positionals(command: str, words: list[str], known: dict[str, Field[Any]]) -
     for name in names:
         if not words:
             break
-        if is_list(known[name]):
+        if name in known and is_list(known[name]):
             overrides.append(f"{name}=[{','.join(quote(word) for word in words)}]")
             words = []
         else:

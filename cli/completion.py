@@ -87,13 +87,17 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
         before, comma, last = value.rpartition(",")
         values = groups.get(key) or (_values(known[key]) if key in known else [])
         return [f"{key}={before}{comma}{found}" for found in _starting(last, values)]
-    names = [f"{TYPED_AS.get(name, name)}=" for name in [*groups, *known] if is_offered(name)]
+    names = [f"{name}=" for name in [*groups, *(TYPED_AS.get(name, name) for name in filter(is_offered, known))]]
     # Settings of a group are offered once its name and the dot are there.
     shown = {
         name if name.count(".") <= current.count(".") else ".".join(name.split(".")[: current.count(".") + 1]) + "."
         for name in names
     }
-    bare = [name for setting in POSITIONALS.get(command, ()) for name in _values(known[setting])]
+    bare = [
+        name
+        for setting in POSITIONALS.get(command, ())
+        for name in (_values(known[setting]) if setting in known else groups[setting])
+    ]
     return _starting(current, [*sorted(shown), *bare])
 
 

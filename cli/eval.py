@@ -11,6 +11,7 @@ def run(config: EvalConfig) -> None:
     """Score, or find the score, and print its means."""
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from memexp.eval.evaluate import Request, evaluate
@@ -41,6 +42,11 @@ def run(config: EvalConfig) -> None:
     if "accuracy" in summary:
         table.add_row("accuracy", f"{summary['accuracy']:.4f}")
         table.add_row("exact match", f"{summary['exact_match']:.4f}")
+    if "f1" in summary:
+        table.add_row("F1", f"{summary['f1']:.4f}")
+        for name, each in summary["classes"].items():
+            table.add_row(f"F1 of {escape(name)} ({each['documents']} documents)", f"{each['f1']:.4f}")
+        table.add_row("F1, macro", f"{summary['f1_macro']:.4f}")
     if summary["memory_fill"] is not None:
         table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
     Console().print(table)

@@ -19,6 +19,7 @@ from memexp.errors import UserError
 
 USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
+    "data": "memexp data list | inspect NAME [key=value ...]",
     "train": "memexp train [-m] [group=choice ...] [key=value ...]",
     "eval": "memexp eval [-m] RUN [key=value ...]",
     "reproduce": "memexp reproduce NAME [key=value ...]",
@@ -32,6 +33,7 @@ USAGE = {
 
 EXAMPLES = {
     "prepare": ["memexp prepare data=stdlib", "memexp prepare data=text data.path=DIR"],
+    "data": ["memexp data list", "memexp data inspect code", "memexp data inspect text data.path=DIR split=test"],
     "train": [
         "memexp train arch=knn mem=64k",
         "memexp train -m arch=knn mem=0,8k,64k jobs=2",
@@ -156,7 +158,7 @@ def _plain_table(title: str, rows: list[tuple[str, str]]) -> Any:
 def _group_table(groups: dict[str, list[str]], config: Any) -> Any:
     table = _table("Groups, written group=choice", "group", "choice", "")
     for group, choices in groups.items():
-        chosen = (config.get(group) or {}).get("name")
+        chosen = config.data.task if group == "task" else (config.get(group) or {}).get("name")
         for number, choice in enumerate(choices):
             mark = " *" if choice == chosen else ""
             table.add_row(group if number == 0 else "", f"{choice}{mark}", description_of(group, choice))

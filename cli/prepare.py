@@ -29,7 +29,10 @@ def run(config: PrepareConfig) -> None:
         shortest = config.data.min_document
         console.print(f"left out: {left_out['documents']} documents of less than {shortest:,} bytes each")
     tokenizer = corpus.manifest["tokenizer"]
-    console.print(f"tokenizer: {tokenizer['kind']}, vocabulary {corpus.vocabulary:,}, {corpus.tokenizer_hash[:8]}")
+    lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in what comes back"
+    console.print(
+        f"tokenizer: {tokenizer['kind']}, vocabulary {corpus.vocabulary:,}, {corpus.tokenizer_hash[:8]}{lossy}"
+    )
     by_licence: dict[str, list[str]] = {}
     for part in corpus.manifest["source"]["parts"]:
         by_licence.setdefault(part["licence"], []).append(f"{part['name']} {part['version']}")

@@ -19,8 +19,11 @@ PACKAGE_LINE = "# @package"
 TYPED_AS = {"corpora": "data"}
 """Settings that are typed by another word, which inside Hydra is a group's."""
 
-INTERNAL = ("_target_", "name", "mem_unit", "mem_is")
+INTERNAL = ("_target_", "name", "mem_unit", "mem_is", "task")
 """Settings of the groups' files that nobody sets by hand."""
+
+WITHOUT_SCHEMA = {"train": ("task",)}
+"""Groups that have no settings of their own but set those of others; `data.task` says which was chosen."""
 
 
 def settings_of(command: str, *, arch: str | None = None) -> dict[str, Field[Any]]:
@@ -73,6 +76,7 @@ def is_list(item: Field[Any]) -> bool:
 def groups_of(command: str) -> dict[str, list[str]]:
     """The groups that a command chooses from, each with its choices, sorted."""
     names = [item.name for item in fields(COMMANDS[command]) if (CONF / item.name).is_dir()]
+    names += WITHOUT_SCHEMA.get(command, ())
     return {name: choices_of(name) for name in names}
 
 

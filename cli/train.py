@@ -27,6 +27,7 @@ def remarks(config: TrainConfig) -> list[str]:
 def run(config: TrainConfig) -> None:
     """Train to the end and score the held-out documents, as far as neither has been done; or only profile some steps."""
     from memexp.cli.sweep import announce
+    from memexp.data.classes import for_task
     from memexp.data.corpus import prepare
     from memexp.eval.evaluate import Request, evaluate, validation_nats
     from memexp.runs import find_root
@@ -35,7 +36,7 @@ def run(config: TrainConfig) -> None:
     from memexp.train.loop import train
 
     root = find_root(config.root)
-    corpus = prepare(config.data, root)
+    corpus = for_task(prepare(config.data, root), config.data)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
@@ -58,7 +59,9 @@ def run(config: TrainConfig) -> None:
         f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
-    if "accuracy" in summary:
+    if "f1" in summary:
+        print(f"F1 {summary['f1']:.4f}, macro {summary['f1_macro']:.4f}, accuracy {summary['accuracy']:.4f}")
+    elif "accuracy" in summary:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
         print(

@@ -9,8 +9,10 @@ from memexp.config import (
     BlockArch,
     BlockKnnArch,
     CompressiveArch,
+    Data,
     Optim,
     PairArch,
+    Scoring,
     ThoughtArch,
     TrainConfig,
     default_of,
@@ -92,11 +94,27 @@ def _check_train(config: TrainConfig) -> None:
             f"arch.scale is {config.arch.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
             "arch.scale=1 beside it"
         )
+    if config.data.cut == "chunks" and not config.data.max_document:
+        raise UserError(
+            "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
+            "data.max_document"
+        )
+    cutoffs = config.size.cutoffs
+    if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
+        raise UserError(
+            f"size.cutoffs is {cutoffs}; expected numbers of words, ascending, such as [20000,40000,200000]"
+        )
+    if config.size.narrowing ** len(cutoffs) > config.size.width:
+        raise UserError(
+            f"size.narrowing is {config.size.narrowing} with {len(cutoffs)} cutoffs; expected less, for at a width of "
+            f"{config.size.width} nothing is left of the last cluster's vectors"
+        )
     if config.segment < config.data.answer:
         raise UserError(
             f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "
             f"lie in one segment; expected segment={config.data.answer} or more"
         )
+    check_scoring(config.data, config.eval)
     if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
         raise UserError(
             f"optim.betas is {config.optim.betas}, which Adafactor has no use for; expected optim=adamw with it"
@@ -120,6 +138,19 @@ def _check_train(config: TrainConfig) -> None:
         _check_pairs(config, config.arch)
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers from 0 up to but not including 1")
+
+
+def check_scoring(data: Data, scoring: Scoring) -> None:
+    """Refuse to score a part of a document where what is scored stands at its end.
+
+    Raises:
+        UserError: says which setting is meant instead.
+    """
+    if data.task == "classify" and scoring.max_document:
+        raise UserError(
+            f"eval.max_document is {scoring.max_document}, but with task=classify what is scored stands at a document's end; "
+            "expected 0. How much of a document is read, in training too, is data.max_document"
+        )
 
 
 def _check_layers(name: str, layers: list[int], config: TrainConfig) -> None:

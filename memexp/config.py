@@ -257,11 +257,17 @@ class Tokenizer:
 
     kind: str = setting(
         "bpe",
-        "units of text; words are those between single spaces, as the algorithmic tasks write them",
-        choices=("bytes", "bpe", "unigram", "words"),
+        "units of text; words are those between single spaces, as the algorithmic tasks write them; lines are the words of lines "
+        "and their ends, the most frequent first, as of WikiText-103",
+        choices=("bytes", "bpe", "unigram", "words", "lines"),
     )
     vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
     path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
+    lossless: bool = setting(
+        True,
+        "every text comes back as it was, without the normaliser of a loaded model; false: with it, unknown words may become "
+        "<unk>, and bytes are counted in the text that comes back",
+    )
 
 
 @dataclass
@@ -276,10 +282,23 @@ class Data:
     test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1)
     max_document: int = setting(
         0,
-        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do",
+        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do. With "
+        "task=classify only a document's first tokens are read, when it is scored too",
         unit="tokens",
         low=0,
         departure=True,
+    )
+    task: str = setting(
+        "predict", "as in task=NAME: say what comes next, or a document's class", choices=("predict", "classify")
+    )
+    cut: str = setting(
+        "crop",
+        "what a visit to a document longer than max_document reads: a random crop, or one of the consecutive chunks it is "
+        "cut into, all of which make an epoch",
+        choices=("crop", "chunks"),
+    )
+    drop_tails: bool = setting(
+        False, "training leaves out what does not fill a segment at a document's end: no padding", departure=True
     )
     answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
     path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
@@ -298,6 +317,12 @@ class Size:
     rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
     memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
     routed: int = setting(512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1)
+    cutoffs: list[int] = setting(
+        [],
+        "words before each cluster of adaptive softmax, with data.tokenizer.kind=lines; empty: one softmax over all",
+        unit="entries",
+    )
+    narrowing: int = setting(1, "how many times narrower a further cluster's vectors are (div_val)", low=1)
 
 
 @dataclass
@@ -383,6 +408,22 @@ class PrepareConfig(Command):
 
 
 @dataclass
+class DataConfig(Command):
+    """memexp data: list corpora, or look into one."""
+
+    what: str = setting("list", "list: all corpora; inspect: one of them", choices=("list", "inspect"))
+    data: Data = field(default_factory=Data)
+    split: str = setting("train", "documents to look into", choices=("train", "valid", "test"))
+    ngram: int = setting(8, "length of the n-grams that are looked for in a document's past", unit="tokens", low=1)
+    sample: int = setting(
+        8 << 20, "how much of a split is searched for them, in whole documents; 0: all", unit="tokens", low=0
+    )
+    out: str | None = setting(
+        None, "folder for the plot and the numbers; default: results/data/NAME-TOKENIZER", unit="path"
+    )
+
+
+@dataclass
 class TrainConfig(Command):
     """memexp train: train a model, then score held-out documents."""
 
@@ -423,6 +464,11 @@ class TrainConfig(Command):
     dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
     jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
     skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Those of the size, where the vocabulary is in the order that adaptive softmax needs."""
+        return self.size.cutoffs if self.data.tokenizer.kind == "lines" else []
 
 
 @dataclass
@@ -481,7 +527,8 @@ class TableConfig(Command):
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
         "perplexity",
-        "what the cells show, but for an experiment, which has its own; accuracy and exact_match are of answers",
+        "what the cells show, but for an experiment, which has its own; accuracy and exact_match are of answers, f1 and f1_macro "
+        "of classes",
         choices=(
             "perplexity",
             "nats",
@@ -490,6 +537,8 @@ class TableConfig(Command):
             "bits_per_character",
             "accuracy",
             "exact_match",
+            "f1",
+            "f1_macro",
         ),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
@@ -589,6 +638,7 @@ class BenchConfig(Command):
 
 COMMANDS: dict[str, type[Command]] = {
     "prepare": PrepareConfig,
+    "data": DataConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "reproduce": ReproduceConfig,

@@ -1,11 +1,12 @@
-"""Makes a prepared corpus: reads the documents, splits them, trains the tokenizer and encodes."""
+"""Makes a prepared corpus: reads the documents into shards, splits them, trains the tokenizer and encodes."""
 
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from rich.console import Console
@@ -13,40 +14,28 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from memexp import __version__
 from memexp.config import Data
-from memexp.data import tokenizers
+from memexp.data import shards, tokenizers
+from memexp.data.encoding import Encoder, as_text
+from memexp.data.shards import Entry, Shard, writing
 from memexp.data.sources import Source
-from memexp.data.splits import HELD_OUT, SPLITS, assign
-from memexp.data.tokenizers import Bytes, Tokenizer
+from memexp.data.splits import SPLITS, assign
+from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
-from memexp.files import checksum, fingerprint, write_atomically, write_json
+from memexp.files import checksum, fingerprint, read_json, write_atomically, write_json
 
 TRAINING_TEXT = 10_000_000
 """Characters of the training split that a tokenizer is trained on, taken evenly from all of it."""
 
-
-@dataclass
-class Entry:
-    """A document as it is listed in documents.json, in the order of the token file."""
-
-    id: str
-    group: str
-    bytes: int
-    split: str = ""
-    tokens: int = 0
-    answers: int | None = None
-    """Its scored tokens, where not all are."""
-    slices: dict[str, Any] | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Its row of documents.json; what only documents with answers have is left out of others."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+WORK = "work"
+"""Folder, below that of a corpus which is being built, of what the build itself needs."""
 
 
 def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Path, console: Console) -> None:
-    """Write a corpus into `folder`, which exists and is empty.
+    """Write a corpus into `folder`, or go on with what an earlier call of the same settings has left there.
 
     Args:
         settings: what determines the corpus, for the manifest.
+        folder: has a folder `WORK` besides the corpus when it is done.
         console: where progress is shown.
 
     Raises:
@@ -60,32 +49,34 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
         TimeRemainingColumn(),
     )
     started = time.monotonic()
+    described = source.describe()
+    shards.begin(folder / WORK, fingerprint([settings, described]))
     with Progress(*columns, console=console) as progress:
-        entries, left_out = _list(source, config, progress)
-        if unassigned := [entry for entry in entries if not entry.split]:
-            splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
-            for entry in unassigned:
-                entry.split = splits[entry.group]
-        texts = _training_texts(source, entries, progress)
-        tokenizer = tokenizers.read(config.tokenizer) or tokenizers.train(
-            config.tokenizer, texts if config.tokenizer.kind == "words" else _sample(texts, entries)
-        )
-        _encode(source, entries, tokenizer, config, progress=progress, folder=folder)
+        parts = _read(source, config, folder / WORK, progress)
+        entries = [entry for part in parts for entry in part.entries]
+        _split(entries, config)
+        tokenizer = _tokenizer(parts, config, folder / WORK, progress)
+        _encode(parts, tokenizer, folder=folder, progress=progress)
     write_atomically(folder / "tokenizer.model", lambda file: file.write(tokenizer.save()) and None)
     write_json(folder / "documents.json", [entry.row() for entry in entries])
     names = ["tokens.bin", "tokenizer.model", "documents.json"]
-    names += ["answers.bin"] if (folder / "answers.bin").exists() else []
+    if any(entry.answers is not None for entry in entries):
+        write_atomically(
+            folder / "answers.bin", lambda file: file.writelines(_mask(entry).tobytes() for entry in entries)
+        )
+        names.append("answers.bin")
+    left_out = np.sum([part.left_out for part in parts], axis=0).tolist()
     manifest = {
         "name": config.name,
         "settings": settings,
-        "source": source.describe(),
+        "source": described,
         "tokenizer": {
             **asdict(config.tokenizer),
             "vocabulary": tokenizer.vocabulary,
             "hash": tokenizers.tokenizer_hash(tokenizer),
         },
         "splits": {split: _count([entry for entry in entries if entry.split == split]) for split in SPLITS},
-        "left_out": _count(left_out),
+        "left_out": {"documents": left_out[0], "bytes": left_out[1]},
         "dtype": tokenizer.encode("").dtype.name,
         "seconds": round(time.monotonic() - started, 1),
         "memexp": __version__,
@@ -102,56 +93,71 @@ def _count(entries: list[Entry]) -> dict[str, int]:
     }
 
 
-def _list(source: Source, config: Data, progress: Progress) -> tuple[list[Entry], list[Entry]]:
-    """The documents that are long enough, and those that are not."""
+def _read(source: Source, config: Data, work: Path, progress: Progress) -> list[Shard]:
+    """The documents that are long enough."""
     task = progress.add_task("Reading", total=None)
-    entries: list[Entry] = []
-    left_out: list[Entry] = []
-    for document in source:
-        try:
-            size = len(document.text.encode() if isinstance(document.text, str) else document.text)
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"document {document.id} holds half of a surrogate pair at character {error.start}; expected Unicode "
-                "text. Likely cause: it was cut inside an escaped character"
-            ) from error
-        if not size and not config.min_document:
-            raise UserError(
-                f"document {document.id} is empty; expected text. Take it away, or leave out short documents with "
-                "data.min_document=1"
-            )
-        answers = None if document.answers is None else len(document.answers)
-        if answers is not None and config.tokenizer.kind != "words":
-            raise UserError(
-                f"data.tokenizer.kind is {config.tokenizer.kind}, but document {document.id} has answers, which are "
-                "counted in words; expected data.tokenizer.kind=words"
-            )
-        slices = document.slices if document.split in HELD_OUT else None
-        entry = Entry(document.id, document.group, size, document.split, answers=answers, slices=slices)
-        (entries if size >= config.min_document else left_out).append(entry)
-        progress.advance(task, size)
-    if not entries:
-        raise UserError(
-            f"none of {len(left_out)} documents has {config.min_document} bytes; expected some as long as that. "
-            "Set data.min_document lower"
-        )
+    parts = shards.read(source, config, work, lambda size: progress.advance(task, size))
     progress.update(task, total=progress.tasks[task].completed)
-    return entries, left_out
+    if not any(part.entries for part in parts):
+        raise UserError(
+            f"none of {sum(part.left_out[0] for part in parts)} documents has {config.min_document} bytes; expected some as "
+            "long as that. Set data.min_document lower"
+        )
+    return parts
 
 
-def _training_texts(source: Source, entries: list[Entry], progress: Progress) -> Iterator[str]:
-    """The texts of the training documents."""
-    sizes = {entry.id: entry.bytes for entry in entries if entry.split == "train"}
-    task = progress.add_task("Training the tokenizer", total=sum(sizes.values()))
-    for document in source:
-        if document.id in sizes:
-            yield _as_text(document.id, document.text)
-            progress.advance(task, sizes[document.id])
+def _split(entries: list[Entry], config: Data) -> None:
+    """Enter the split of each document whose source does not say it.
+
+    Raises:
+        UserError: there are too few, two have the same name, or a group stands on two sides.
+    """
+    if unassigned := [entry for entry in entries if not entry.split]:
+        splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+        for entry in unassigned:
+            entry.split = splits[entry.group]
+    names: set[str] = set()
+    sides: dict[str, str] = {}
+    for entry in entries:
+        if entry.id in names:
+            raise UserError(
+                f"two documents are called {entry.id}; expected names that are different, or one document could be on two "
+                "sides of a split. Likely cause: the same file or row twice"
+            )
+        names.add(entry.id)
+        if sides.setdefault(entry.group, entry.split) != entry.split:
+            raise UserError(
+                f"document {entry.id} of the group {entry.group} is for {entry.split}, others of that group are for "
+                f"{sides[entry.group]}; expected a group on one side of every split"
+            )
 
 
-def _sample(texts: Iterator[str], entries: list[Entry]) -> Iterator[str]:
-    """Every n-th part of the training texts, the same whenever they are the same."""
-    share = min(1.0, TRAINING_TEXT / sum(entry.bytes for entry in entries if entry.split == "train"))
+def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress) -> Tokenizer:
+    """The tokenizer of the settings; one that was trained before the build was stopped is taken as it is."""
+    if (given := tokenizers.read(config.tokenizer)) is not None:
+        return given
+    trained = work / "tokenizer.model"
+    if trained.exists():
+        return tokenizers.load(trained.read_bytes(), name=str(trained))
+    size = sum(entry.bytes for part in parts for entry in part.entries if entry.split == "train")
+    task = progress.add_task("Training the tokenizer", total=size)
+
+    def texts() -> Iterator[str]:
+        for part in parts:
+            for entry, data in part.texts():
+                if entry.split == "train":
+                    yield as_text(entry.id, data)
+                    progress.advance(task, entry.bytes)
+
+    whole = config.tokenizer.kind in tokenizers.WITHOUT_MODEL
+    tokenizer = tokenizers.train(config.tokenizer, texts() if whole else _sample(texts(), size))
+    write_atomically(trained, lambda file: file.write(tokenizer.save()))
+    return tokenizer
+
+
+def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
+    """Every n-th part of the training texts, of `size` bytes in all; the same whenever they are the same."""
+    share = min(1.0, TRAINING_TEXT / size)
     seen = taken = 0
     for text in texts:
         for part in tokenizers.chunks(text, tokenizers.LONGEST_LINE):
@@ -161,70 +167,54 @@ def _sample(texts: Iterator[str], entries: list[Entry]) -> Iterator[str]:
                 yield part
 
 
-def _as_text(id: str, text: str | bytes) -> str:
-    try:
-        return text if isinstance(text, str) else text.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"document {id} is not UTF-8 at offset {error.start}; expected text, or data.tokenizer.kind=bytes"
-        ) from error
+def _encode(parts: list[Shard], tokenizer: Tokenizer, *, folder: Path, progress: Progress) -> None:
+    """Write the tokens of all documents, one after another, and enter how many each has."""
+    path = folder / "tokens.bin"
+    size = sum(entry.bytes for part in parts for entry in part.entries)
+    task = progress.add_task("Encoding", total=size)
+    with writing(path):
+        file = path.open("r+b" if path.exists() else "x+b")
+    with file, Encoder(tokenizer, bytes=size) as encoder:
+        for part in parts:
+            if _written(part, file, tokenizer):
+                progress.advance(task, sum(entry.bytes for entry in part.entries))
+                continue
+            digest = hashlib.sha256()
+            for entry in part.entries:
+                entry.tokens = 0
+            for block, tokens in encoder.encode(part.texts()):
+                with writing(path):
+                    file.write(data := tokens.tobytes())
+                digest.update(data)
+                block.entry.tokens += len(tokens)
+                progress.advance(task, len(block.data))
+            with writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+            counts = [entry.tokens for entry in part.entries]
+            write_json(part.encoded, {"tokens": counts, "sha256": digest.hexdigest()})
+        file.truncate()
 
 
-def _encode(
-    source: Source, entries: list[Entry], tokenizer: Tokenizer, config: Data, *, progress: Progress, folder: Path
-) -> None:
-    """Write the tokens of all documents, one after another, and enter how many each has; where only some are scored,
-    which, in a file beside."""
-    path, masks = folder / "tokens.bin", list[bytes]()
-    masked = any(entry.answers is not None for entry in entries)
-    kept = {entry.id: entry for entry in entries}
-    task = progress.add_task("Encoding", total=sum(entry.bytes for entry in entries))
-    loaded = config.tokenizer.path is not None
-    try:
-        with path.open("xb") as file:
-            for document in source:
-                entry = kept.get(document.id)
-                if entry is None:
-                    continue
-                text = document.text if isinstance(tokenizer, Bytes) else _as_text(document.id, document.text)
-                tokens = _encoded(document.id, text, tokenizer)
-                # The model that is trained here keeps text by construction; of any other, a probe is no proof.
-                if loaded and tokenizer.decode(tokens) != text:
-                    raise UserError(
-                        f"data.tokenizer.path ({config.tokenizer.path}) changes document {entry.id}; expected a model that "
-                        "gives back what it was given"
-                    )
-                file.write(tokens.tobytes())
-                entry.tokens = len(tokens)
-                if masked:
-                    masks.append(_mask(document.answers, len(tokens)).tobytes())
-                progress.advance(task, entry.bytes)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; expected {_space(entries, tokenizer)} of free space at most. "
-            "Likely cause: the disk is full or a quota is used up"
-        ) from error
-    if masked:
-        write_atomically(folder / "answers.bin", lambda file: file.writelines(masks))
+def _written(part: Shard, file: IO[bytes], tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of a shard stand next in `file`, which is then behind them, else where it was."""
+    if not part.encoded.exists():
+        return False
+    record, start = read_json(part.encoded), file.tell()
+    left, digest = sum(record["tokens"]) * tokenizer.encode("").dtype.itemsize, hashlib.sha256()
+    while left and (data := file.read(min(left, 1 << 20))):
+        digest.update(data)
+        left -= len(data)
+    if left or digest.hexdigest() != record["sha256"]:
+        file.seek(start)
+        return False
+    for entry, count in zip(part.entries, record["tokens"], strict=True):
+        entry.tokens = count
+    return True
 
 
-def _encoded(id: str, text: str | bytes, tokenizer: Tokenizer) -> np.ndarray:
-    try:
-        return tokenizer.encode(text)
-    except UserError as error:
-        raise UserError(f"document {id}: {error}") from error
-
-
-def _mask(answers: Sequence[int] | None, tokens: int) -> np.ndarray:
+def _mask(entry: Entry) -> np.ndarray:
     """Which of a document's tokens are scored: bool, one a token."""
-    mask = np.full(tokens, answers is None)
-    mask[list(answers or ())] = True
+    mask = np.full(entry.tokens, entry.answers is None)
+    mask[list(entry.answers or ())] = True
     return mask
-
-
-def _space(entries: list[Entry], tokenizer: Tokenizer) -> str:
-    """The most that the token file can take: a token for every byte."""
-    most = sum(entry.bytes for entry in entries) * np.dtype(tokenizer.encode("").dtype).itemsize
-    return f"{most / 1e6:,.0f} MB"

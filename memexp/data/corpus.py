@@ -4,11 +4,12 @@
       tokens.bin        all documents one after another, uint16 or uint32
       answers.bin       bool, whether each token is scored; there only where some document has answers
       documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; of one with answers
-                        also their number and, where it is held out, its slices
+                        also their number and, where it is held out, its slices; of one with a class its label
       tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
-It is built in a hidden folder beside, under a lock, and renamed at the end.
+It is built in a hidden folder beside, under a lock, and renamed at the end. A build that was stopped leaves that folder
+when it holds a whole shard of text, and the next one goes on from there.
 """
 
 import fcntl
@@ -48,6 +49,8 @@ class TokenDocument(NamedTuple):
     """Bool, one a token: whether it is scored; None: every one is."""
     slices: dict[str, Any] | None = None
     """Of a held-out document with answers: a name, and its value or a list of one value an answer."""
+    label: str | None = None
+    """Its class, where the source says one."""
 
     def scored(self, max_document: int) -> np.ndarray:
         """Indices of the tokens that are scored where at most `max_document` targets are read (0: all), ascending.
@@ -67,6 +70,8 @@ class Corpus:
     tokenizer: Tokenizer
     made: bool
     """Whether the call that returned it has prepared it."""
+    classes: tuple[str, ...] = ()
+    """What documents end in, where they do: the last entries of the vocabulary, in this order."""
 
     @property
     def name(self) -> str:
@@ -75,6 +80,11 @@ class Corpus:
     @property
     def vocabulary(self) -> int:
         return self.tokenizer.vocabulary
+
+    @property
+    def answers_from(self) -> int:
+        """The first of the tokens that an answer may be: of the classes, where documents end in one."""
+        return self.vocabulary - len(self.classes) if self.classes else 0
 
     @property
     def tokens_checksum(self) -> str:
@@ -99,7 +109,9 @@ class Corpus:
         for row in read_json(self.path / "documents.json"):
             end = start + row["tokens"]
             mask = None if answers is None else answers[start:end]
-            document = TokenDocument(row["id"], tokens[start:end], row["bytes"], mask, row.get("slices"))
+            document = TokenDocument(
+                row["id"], tokens[start:end], row["bytes"], mask, row.get("slices"), row.get("label")
+            )
             splits[row["split"]].append(document)
             start = end
         for documents in splits.values():
@@ -130,7 +142,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     with _locked(path):
         # Somebody else may have made it while this process waited.
         if force or not path.exists():
-            _make(config, source, settings, path)
+            _make(config, source, settings, path, anew=force)
             return _open(path, made=True)
     return open_corpus(path)
 
@@ -148,7 +160,10 @@ def content_of(manifest: dict[str, Any]) -> dict[str, str]:
 
 def prepared(config: Data, root: Path) -> Path | None:
     """The folder of the corpus of these settings, unopened; None where it is not prepared."""
-    path = _folder(config, _settings(config, _source(config)), root)
+    try:
+        path = folder_of(config, root)
+    except UserError:  # nor could it be
+        return None
     return path if path.exists() else None
 
 
@@ -161,14 +176,26 @@ def open_corpus(path: Path) -> Corpus:
     return _open(path, made=False)
 
 
+def folder_of(config: Data, root: Path) -> Path:
+    """Where the corpus of these settings lies, or would once it is prepared.
+
+    Raises:
+        UserError: there is nothing that it could be made of.
+    """
+    return _folder(config, _settings(config, _source(config)), root)
+
+
 def _source(config: Data) -> Source:
-    source: Source = instantiate(config.source, **({} if config.path is None else {"path": config.path}))
+    options = {} if config.path is None else {"path": config.path}
+    source: Source = instantiate(config.source, **options)
     return source
 
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:
     """What determines the tokens and the splits."""
     tokenizer = asdict(config.tokenizer)
+    if config.tokenizer.lossless:  # as all were before there was a choice
+        del tokenizer["lossless"]
     if config.tokenizer.path is not None:
         loaded = tokenizers.read(config.tokenizer)
         assert loaded is not None  # one with a path needs no training
@@ -215,23 +242,27 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) -> None:
-    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock."""
+def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *, anew: bool) -> None:
+    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock.
+
+    Args:
+        anew: do not go on with what a build that was stopped has left.
+    """
     from rich.console import Console
 
-    from memexp.data.build import build
+    from memexp.data.build import WORK, build
 
     console = Console(stderr=True)
     absent = source.describe()["absent"]
     if absent:
         console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
-    partial = path.with_name(f".{path.name}.partial")
-    replaced = path.with_name(f".{path.name}.replaced")
-    for left in (partial, replaced):  # of a process that was killed
+    partial, replaced, done = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced", "done"))
+    for left in (replaced, done, *([partial] if anew else [])):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
         build(config, source=source, settings=settings, folder=partial, console=console)
+        (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)
         partial.rename(path)
@@ -240,7 +271,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path) ->
             f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written"
         ) from error
     finally:
-        for left in (partial, replaced):
+        if not any(partial.glob(f"{WORK}/*.json")):  # nothing to go on with
+            shutil.rmtree(partial, ignore_errors=True)
+        for left in (replaced, done):
             shutil.rmtree(left, ignore_errors=True)
 
 

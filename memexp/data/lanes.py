@@ -59,9 +59,13 @@ class _Reading:
     def done(self) -> bool:
         return self.position >= len(self.tokens) - 1
 
+    def end(self, segment: int) -> int:
+        """The position behind the segment that is next."""
+        return min(self.position + segment, len(self.tokens) - 1)
 
-def _next_segment(readings: Sequence[_Reading | None], segment: int) -> Batch:
-    """Read a segment of every lane, None being one that has run out."""
+
+def _segment_of(readings: Sequence[_Reading | None], segment: int) -> Batch:
+    """The next segment of every lane, None being one that has run out."""
     shape = (len(readings), segment)
     tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     valid_BT, weight_BT = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
@@ -70,8 +74,7 @@ def _next_segment(readings: Sequence[_Reading | None], segment: int) -> Batch:
     for lane, reading in enumerate(readings):
         if reading is None:
             continue
-        start = reading.position
-        end = min(start + segment, len(reading.tokens) - 1)
+        start, end = reading.position, reading.end(segment)
         tokens_BT[lane, : end - start] = reading.tokens[start:end]
         targets_BT[lane, : end - start] = reading.tokens[start + 1 : end + 1]
         valid_BT[lane, : end - start] = True
@@ -79,55 +82,121 @@ def _next_segment(readings: Sequence[_Reading | None], segment: int) -> Batch:
         reset_B[lane] = start == 0
         document_B[lane] = reading.document
         offset_B[lane] = reading.start + start
-        reading.position = end
     return Batch(tokens_BT, targets_BT, valid_BT, weight_BT, reset_B, document_B, offset_B)
+
+
+class _Visits:
+    """What is read in which order: documents, crops or chunks of them, permuted for each epoch.
+
+    A visit depends on the seed and its number alone.
+    """
+
+    def __init__(
+        self, documents: Sequence[TokenDocument], *, segment: int, seed: int, max_document: int, cut: str, tails: bool
+    ) -> None:
+        self._documents, self._segment, self._seed = documents, segment, seed
+        self._max_document, self._cropped, self._tails = max_document, max_document > 0 and cut == "crop", tails
+        targets = np.array([len(document.tokens) - 1 for document in documents], dtype=np.int64)
+        self._document = np.flatnonzero(targets > 0)
+        self._first = np.zeros(len(self._document), dtype=np.int64)
+        if cut == "chunks":
+            chunks = -(-targets[self._document] // max_document)
+            self._first = max_document * _counted(chunks)
+            self._document = np.repeat(self._document, chunks)
+        self._order = (-1, np.empty(0, dtype=np.int64))
+        self._targets = self._kept(np.minimum(targets[self._document] - self._first, max_document or targets.max()))
+
+    def __len__(self) -> int:
+        """Visits of an epoch."""
+        return len(self._document)
+
+    def __getitem__(self, number: int) -> _Reading:
+        """The reading that visit `number`, counted from 0, begins."""
+        epoch, place = divmod(number, len(self))
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self._seed, 0, epoch)).permutation(len(self))
+        visit = int(self._order[1][place])
+        document, first, length = int(self._document[visit]), int(self._first[visit]), int(self._targets[visit]) + 1
+        tokens, answers = self._documents[document].tokens, self._documents[document].answers
+        longest = self._max_document + 1
+        if self._cropped and len(tokens) > longest:
+            first = int(np.random.default_rng((self._seed, 1, number)).integers(len(tokens) - longest + 1))
+        part = slice(first, first + length)
+        return _Reading(document, tokens[part], first, None if answers is None else answers[part])
+
+    def _kept(self, targets: np.ndarray) -> np.ndarray:
+        """Targets of each visit that are read: all, or those of whole segments; what is shorter than one is read as it is."""
+        whole = targets - targets % self._segment
+        return targets if self._tails else np.where(whole > 0, whole, targets)
+
+    @property
+    def padding(self) -> float:
+        """Share of an epoch's segments, in tokens, that stands behind the end of what is read."""
+        return 1 - float(self._targets.sum()) / float((-(-self._targets // self._segment) * self._segment).sum())
+
+
+def _counted(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each of the counts in turn."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 class TrainingLanes:
     """Batches without end.
 
     Documents are visited in an order that is permuted for each epoch; a lane that has finished one takes the next
-    visit. A visit reads a whole document, or one random crop. Order and crop depend on the seed and the number of the
-    visit alone, so `state` is a few integers.
+    visit. A visit reads a whole document, one random crop, or a chunk. Order and crop depend on the seed and the number
+    of the visit alone, so `state` is a few integers.
+
+    Lanes never run out, so no order of documents would leave less padding: it stands where a document ends within a
+    segment. `drop_tails` reads nothing there.
+
+    Several processes may read a part of the lanes each. All of them follow all lanes, which costs no reading: their
+    batches, one below the other, are those of one process, and so is their state.
     """
 
     def __init__(
-        self, documents: Sequence[TokenDocument], *, lanes: int, segment: int, seed: int, max_document: int
+        self,
+        documents: Sequence[TokenDocument],
+        *,
+        lanes: int,
+        segment: int,
+        seed: int,
+        max_document: int,
+        cut: str = "crop",
+        drop_tails: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         """
         Args:
+            lanes: of all processes.
             max_document: scored tokens of a visit at most, from one token more; 0 reads whole documents.
+            cut: what a visit to a longer document reads: a random crop, or one of the consecutive chunks that it is cut into.
+            drop_tails: leave out what does not fill a segment at the end of a visit, unless it is all of it.
+            rank, ranks: which process this is, counted from 0, and how many there are.
 
         Raises:
-            UserError: no document has two tokens.
+            UserError: no document has two tokens, answers would be dropped, or the lanes cannot be shared out evenly.
         """
-        self._documents = documents
-        self._usable = [index for index, document in enumerate(documents) if len(document.tokens) > 1]
-        if not self._usable:
+        if not any(len(document.tokens) > 1 for document in documents):
             raise UserError(
                 f"none of {len(documents)} training documents has two tokens; expected something to predict"
             )
+        if drop_tails and any(document.answers is not None for document in documents):
+            raise UserError(
+                "data.drop_tails is true, but documents have answers, which stand at their ends; expected "
+                "data.drop_tails=false"
+            )
+        if lanes % ranks:
+            raise UserError(f"lanes is {lanes} with {ranks} processes; expected a multiple, for all read as many")
         self._segment = segment
-        self._seed = seed
-        self._max_document = max_document
-        self._order = (-1, np.empty(0, dtype=np.int64))
+        self._visit = _Visits(
+            documents, segment=segment, seed=seed, max_document=max_document, cut=cut, tails=not drop_tails
+        )
+        self._own = slice(rank * lanes // ranks, (rank + 1) * lanes // ranks)
         self._visits = list(range(lanes))
-        self._readings = [self._visit(number) for number in self._visits]
+        self._readings = [self._visit[number] for number in self._visits]
         self._next_visit = lanes
-
-    def _visit(self, number: int) -> _Reading:
-        """The reading that visit `number`, counted from 0, begins."""
-        epoch, place = divmod(number, len(self._usable))
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self._seed, 0, epoch)).permutation(self._usable)
-        document = int(self._order[1][place])
-        tokens, answers = self._documents[document].tokens, self._documents[document].answers
-        length = self._max_document + 1
-        if not self._max_document or len(tokens) <= length:
-            return _Reading(document, tokens, 0, answers)
-        start = int(np.random.default_rng((self._seed, 1, number)).integers(len(tokens) - length + 1))
-        crop = slice(start, start + length)
-        return _Reading(document, tokens[crop], start, None if answers is None else answers[crop])
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -136,14 +205,22 @@ class TrainingLanes:
         for lane, reading in enumerate(self._readings):
             if reading.done:
                 self._visits[lane] = self._next_visit
-                self._readings[lane] = self._visit(self._next_visit)
+                self._readings[lane] = self._visit[self._next_visit]
                 self._next_visit += 1
-        return _next_segment(self._readings, self._segment)
+        batch = _segment_of(self._readings[self._own], self._segment)
+        for reading in self._readings:
+            reading.position = reading.end(self._segment)
+        return batch
 
     @property
     def epoch(self) -> int:
-        """Times that every document has been taken up, before the newest visit."""
-        return (self._next_visit - 1) // len(self._usable)
+        """Times that everything has been taken up, before the newest visit."""
+        return (self._next_visit - 1) // len(self._visit)
+
+    @property
+    def padding(self) -> float:
+        """Share of an epoch's segments, in tokens, that is padding behind documents' ends."""
+        return self._visit.padding
 
     def state(self) -> dict[str, Any]:
         """Where every lane is, in plain integers: the next batch after `restore` is the next one now."""
@@ -156,7 +233,9 @@ class TrainingLanes:
             raise ValueError(f"the state has {len(state['visits'])} lanes; expected {len(self._readings)}")
         self._next_visit = state["next_visit"]
         self._visits = list(state["visits"])
-        self._readings = [self._visit(number) for number in self._visits]
+        # In the order of visits, for the order of an epoch is drawn when the first of it is asked for.
+        readings = {number: self._visit[number] for number in sorted(self._visits)}
+        self._readings = [readings[number] for number in self._visits]
         for reading, position in zip(self._readings, state["positions"], strict=True):
             reading.position = position
 
@@ -180,4 +259,7 @@ def scoring_batches(
         readings = [next(waiting, None) if reading is None or reading.done else reading for reading in readings]
         if not any(readings):
             return
-        yield _next_segment(readings, segment)
+        yield _segment_of(readings, segment)
+        for reading in readings:
+            if reading is not None:
+                reading.position = reading.end(segment)

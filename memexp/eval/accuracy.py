@@ -1,6 +1,6 @@
-"""How many answers are right: single tokens, whole documents, and both by slice.
+"""How many answers are right: single tokens, whole documents, both by slice, and of classes their F1.
 
-Shapes: N scored tokens, documents one after another.
+Shapes: N scored tokens, documents one after another; D documents, C classes.
 """
 
 from collections.abc import Sequence
@@ -45,3 +45,32 @@ def _values(name: str, document: TokenDocument, length: int) -> list[str]:
 def _shares(correct_N: np.ndarray, document_N: np.ndarray) -> dict[str, float]:
     documents, wrong = np.unique(document_N), np.unique(document_N[~correct_N])
     return {"accuracy": float(correct_N.mean()), "exact_match": (len(documents) - len(wrong)) / len(documents)}
+
+
+def classification(classes: Sequence[str], true_D: np.ndarray, said_D: np.ndarray) -> dict[str, Any]:
+    """F1: the harmonic mean of the share that is right of what was said to be of a class, and of what is of it.
+
+    Args:
+        true_D, said_D: index of each document's class, and of the one that was said.
+
+    Returns:
+        `classes`, by name precision, recall, f1 and number of documents; `f1_macro`, the mean over those that are there
+        or were said; `f1`, of two classes that of the last by name (true, yes or 1), of more the same as `f1_macro`;
+        `confusion`, documents by their class (rows) and the one that was said (columns).
+    """
+    confusion_CC = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion_CC, (true_D, said_D), 1)
+    right_C, said_C, true_C = confusion_CC.diagonal(), confusion_CC.sum(0), confusion_CC.sum(1)
+    precision_C, recall_C = right_C / np.maximum(1, said_C), right_C / np.maximum(1, true_C)
+    f1_C = 2 * right_C / np.maximum(1, said_C + true_C)
+    macro = float(f1_C[said_C + true_C > 0].mean())
+    columns = (precision_C.tolist(), recall_C.tolist(), f1_C.tolist(), true_C.tolist())
+    named = [
+        dict(zip(("precision", "recall", "f1", "documents"), row, strict=True)) for row in zip(*columns, strict=True)
+    ]
+    return {
+        "f1": float(f1_C[-1]) if len(classes) == 2 else macro,
+        "f1_macro": macro,
+        "classes": dict(zip(classes, named, strict=True)),
+        "confusion": confusion_CC.tolist(),
+    }

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.checks import check
+from memexp.checks import check, check_scoring
 from memexp.config import Scoring, TrainConfig
+from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
-from memexp.eval.accuracy import accuracies
+from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
 from memexp.files import fingerprint, write_atomically, write_json, write_sealed
 from memexp.model.build import build_model, pick_device
@@ -43,6 +44,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     """
     config = settings_with(run, mem=request.mem)
     scoring = request.scoring
+    check_scoring(config.data, scoring)
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
     if (score.path / "summary.json").exists() and not force:
@@ -52,7 +54,13 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
-        model, documents, scoring, config, memory=request.memory, title=f"{run.name} {score.path.name}"
+        model,
+        documents,
+        scoring,
+        config,
+        memory=request.memory,
+        answers_from=corpus.answers_from,
+        title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
     tokens = scored_tokens(documents, scoring)
@@ -68,7 +76,8 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "cache": model.cache_tokens,
         "memory_slots": model.memory_slots,
         **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
-        **({} if scores.correct is None else accuracies(documents, scores.lengths, scores.correct)),
+        **({} if scores.said is None else accuracies(documents, scores.lengths, scores.said == tokens)),
+        **({} if scores.said is None or not corpus.classes else _classification(corpus, tokens, scores.said)),
         "gauges": scores.gauges,
         "tokenizer_hash": corpus.tokenizer_hash,
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
@@ -82,29 +91,36 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
-    write_json(score.path / "documents.json", _document_rows(documents, scores))
+    write_json(score.path / "documents.json", _document_rows(documents, scores, tokens))
     write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
 
 
-def _document_rows(documents: list[TokenDocument], scores: Scores) -> list[dict[str, Any]]:
+def _document_rows(documents: list[TokenDocument], scores: Scores, tokens: np.ndarray) -> list[dict[str, Any]]:
     """Of each document what was scored: tokens, their nats in float64, and of answers how many tokens are right."""
     ends = np.cumsum(scores.lengths)[:-1]
     rows: list[dict[str, Any]] = [
         {"id": document.id, "tokens": length, "nats": float(part.sum(dtype=np.float64))}
         for document, length, part in zip(documents, scores.lengths, np.split(scores.nats, ends), strict=True)
     ]
-    if scores.correct is None:
+    if scores.said is None:
         return rows
-    parts = np.split(scores.correct, ends)
+    parts = np.split(scores.said == tokens, ends)
     return [row | {"correct": int(part.sum())} for row, part in zip(rows, parts, strict=True)]
 
 
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
     """Mean nats a token of the validation split, for a look while training."""
     scoring = replace(config.eval, split="valid")
-    scores = _score(model, pick_documents(corpus, scoring), scoring, config, memory="on")
+    scores = _score(
+        model, pick_documents(corpus, scoring), scoring, config, memory="on", answers_from=corpus.answers_from
+    )
     return float(scores.nats.mean(dtype=np.float64))
+
+
+def _classification(corpus: Corpus, tokens: np.ndarray, said: np.ndarray) -> dict[str, Any]:
+    first = corpus.answers_from
+    return classification(corpus.classes, tokens.astype(np.int64) - first, said - first)
 
 
 def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
@@ -149,6 +165,7 @@ def score_with_progress(
     config: TrainConfig,
     *,
     memory: str,
+    answers_from: int,
     title: str,
 ) -> Scores:
     """Score documents with a bar that shows tokens and time left."""
@@ -157,7 +174,13 @@ def score_with_progress(
     with Progress(*columns) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
         return _score(
-            model, documents, scoring, config, memory=memory, advance=lambda tokens: progress.advance(task, tokens)
+            model,
+            documents,
+            scoring,
+            config,
+            memory=memory,
+            answers_from=answers_from,
+            advance=lambda tokens: progress.advance(task, tokens),
         )
 
 
@@ -168,6 +191,7 @@ def _score(
     config: TrainConfig,
     *,
     memory: str,
+    answers_from: int,
     advance: Any = None,
 ) -> Scores:
     return score_documents(
@@ -176,6 +200,7 @@ def _score(
         lanes=scoring.lanes,
         max_document=scoring.max_document,
         memory=memory,
+        answers_from=answers_from,
         bf16=config.precision == "bf16",
         progress=advance,
     )
@@ -223,7 +248,8 @@ def corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
         UserError: that gives another.
     """
     folder = root / str((run.summary or {}).get("corpus", ""))
-    corpus = open_corpus(folder) if (folder / "manifest.json").exists() else prepare(config.data, root)
+    there = (folder / "manifest.json").exists()
+    corpus = for_task(open_corpus(folder) if there else prepare(config.data, root), config.data)
     trained_on = read_identity(run)["data"]
     for name, here in identify_corpus(corpus).items():
         if trained_on[name] != here:

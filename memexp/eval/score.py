@@ -29,8 +29,8 @@ class Scores(NamedTuple):
     """Scored tokens of each document."""
     memory_fill: float | None
     """Largest share of a memory's slots that was filled; None without memory."""
-    correct: np.ndarray | None
-    """Bool, one a scored token: whether it was the likeliest; None where no document has answers."""
+    said: np.ndarray | None
+    """int64, one a scored token: the likeliest in its place; None where no document has answers."""
     gauges: dict[str, float]
     """Of the model, means over all strides of all documents; without `memory_fill`, of which no mean is of use."""
 
@@ -51,6 +51,7 @@ def score_documents(
     lanes: int,
     max_document: int,
     memory: str = "on",
+    answers_from: int = 0,
     bf16: bool = False,
     progress: Any = None,
 ) -> Scores:
@@ -62,6 +63,7 @@ def score_documents(
         lanes: documents read side by side; changes nothing but speed.
         memory: "on"; "off" sets it back to a document's start before every stride; "foreign" puts in its place that of
             another document, as it stands there before the same stride. The cache is a document's own in all three.
+        answers_from: the first of the tokens that an answer may be; the others are not thought of where one is said.
         progress: called with the number of targets that were read, after each stride.
 
     Raises:
@@ -72,7 +74,7 @@ def score_documents(
     scored = [document.scored(max_document) for document in documents]
     answered = any(document.answers is not None for document in documents)
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
-    correct = [np.zeros(len(document.tokens), bool) for document in documents]
+    said = [np.zeros(len(document.tokens), np.int64) for document in documents]
     gauges: dict[str, Tensor] = {}
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
@@ -95,7 +97,7 @@ def score_documents(
             nats_BT = model.head.nats(output.hidden_BTD, fed.targets_BT).float().cpu().numpy()
             _store(nats, nats_BT, batch)
             if answered:
-                _store(correct, (model.head.best(output.hidden_BTD) == fed.targets_BT).cpu().numpy(), batch)
+                _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
         strides += len(still)
         for name, value in output.gauges.items():
             if name.startswith("memory_fill"):
@@ -108,7 +110,7 @@ def score_documents(
         nats=_joined(nats, scored),
         lengths=[len(places) for places in scored],
         memory_fill=fill,
-        correct=_joined(correct, scored) if answered else None,
+        said=_joined(said, scored) if answered else None,
         gauges={name: float(total) / strides for name, total in gauges.items()},
     )
 
@@ -121,9 +123,11 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
             "memory of another. Raise eval.documents"
         )
     following = [*documents[1:], documents[0]]
+    # No class is ever read: of a document that ends in one it stays off what is repeated.
+    texts = [other.tokens if other.label is None else other.tokens[:-1] for other in following]
     return [
-        other._replace(tokens=np.resize(other.tokens[: len(document.tokens)], len(document.tokens)), answers=None)
-        for document, other in zip(documents, following, strict=True)
+        other._replace(tokens=np.resize(text[: len(document.tokens)], len(document.tokens)), answers=None)
+        for document, other, text in zip(documents, following, texts, strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from memexp.errors import UserError
 from memexp.experiment.cells import Cell
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, Score, ScoreName
-from memexp.train.identity import read_identity, result_settings
+from memexp.train.identity import UNTOLD, read_identity, result_settings
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ class Wanted:
 
 def _result(config: dict[str, Any]) -> dict[str, Any]:
     """What determines a run but for its corpus and the run it started from."""
-    data = config["data"]
-    return result_settings(config) | {"data": [data["name"], data["max_document"]], "init_from": None}
+    data, size = config["data"], config["size"]
+    reading = {name: data[name] for name in ("name", "max_document", *UNTOLD)}
+    softmax = [size["cutoffs"], size["narrowing"]]
+    return result_settings(config) | {"data": reading, "softmax": softmax, "init_from": None}
 
 
 def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:

@@ -22,12 +22,11 @@ from memexp.model.attention import (
     share,
 )
 from memexp.model.gauges import memory_gauges
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.pairs import PairMemories, PairPass
 from memexp.model.recurrent import FromStates, RecurrentVectors, Seen, StateReader, StateVectors
 from memexp.model.ring import Ring, clear_ring
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 
 Gauges = dict[str, Tensor]
 
@@ -81,7 +80,7 @@ class Block(SegmentModel):
         self.state_dropout, self.cache_dropout = state_dropout, cache_dropout
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, shared_values=shared_values)
         self.stored_heads = 1 if shared_values else shape.heads
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
         # the paper's 10th of 12

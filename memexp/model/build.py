@@ -28,6 +28,8 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
         feedforward=size.feedforward,
         segment=config.segment,
         bptt_segments=config.bptt_segments,
+        cutoffs=tuple(cutoff for cutoff in config.cutoffs if cutoff < vocabulary),
+        narrowing=size.narrowing,
     )
     options = {name: value for name, value in asdict(config.arch).items() if name not in NOT_OF_THE_MODEL}
     model: SegmentModel = instantiate(options, shape=shape, mem=config.mem)

@@ -24,10 +24,9 @@ from memexp.model.attention import (
     share,
 )
 from memexp.model.compression import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.position import Places, in_order
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 
 
 class _Read(NamedTuple):
@@ -69,7 +68,7 @@ class Compressive(SegmentModel):
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots, self.factor = shape, cache, mem, factor
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
         self.compressors = nn.ModuleList(

@@ -18,11 +18,10 @@ from memexp.model.attention import (
     next_layer_cache,
     open_cache,
 )
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.pairs import PairOptions, PairPass, build_memories
 from memexp.model.ring import clear_ring
-from memexp.model.segment import Extension, Retrieval, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, Retrieval, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 
 
 class _Read(NamedTuple):
@@ -71,7 +70,7 @@ class Knn(SegmentModel):
         self.shape, self.cache_tokens, self.memory_slots = shape, cache, mem
         options = PairOptions(neighbours, search, combine, gate, write, stored, stored_on)
         self.memories = build_memories(shape, options, layers=knn_layers, slots=mem, cache=cache, stride=shape.segment)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         positions = [
             "none" if str(number) in self.memories and not knn_position else position

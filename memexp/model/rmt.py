@@ -24,10 +24,9 @@ from memexp.model.attention import (
     share,
 )
 from memexp.model.gauges import memory_gauges
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.position import Places
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 
 CARRY = 4.0
 """Root mean square of the memory at first: larger than what one segment adds, so that a slot keeps most of what it holds
@@ -118,7 +117,7 @@ class Rmt(SegmentModel):
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots, self.aux_weight = shape, cache, mem, aux_weight
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, two_sided=mem > 1)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
         if mem:

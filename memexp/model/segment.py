@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from memexp.model.head import Head
+from memexp.model.head import AdaptiveHead, Head
 
 Tree = Any
 """Nested tuples and named tuples of tensors. The first axis of every tensor is the lane."""
@@ -34,6 +34,17 @@ class Shape:
     feedforward: int
     segment: int
     bptt_segments: int = 0
+    cutoffs: tuple[int, ...] = ()
+    """Words before each cluster of adaptive softmax; empty: one softmax over all."""
+    narrowing: int = 1
+    """How many times narrower a further cluster's vectors are."""
+
+
+def build_head(shape: Shape) -> Head:
+    """Embedding and output layer."""
+    if not shape.cutoffs:
+        return Head(shape.vocabulary, shape.width)
+    return AdaptiveHead(shape.vocabulary, shape.width, cutoffs=shape.cutoffs, narrowing=shape.narrowing)
 
 
 class State(NamedTuple):

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from memexp.model.attention import AttentionOptions, Cache, open_cache
 from memexp.model.gauges import memory_gauges
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
 from memexp.model.prefix import read_behind, read_unplaced
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 from memexp.model.thought_losses import (
     Losses,
     PlacedQueries,
@@ -69,7 +68,7 @@ class Thought(SegmentModel):
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots = shape, 0, mem
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
         weights = {"recall": recall, "composition": composition, "variance": variance, "covariance": covariance}

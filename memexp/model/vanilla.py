@@ -8,9 +8,8 @@ from typing import final
 from torch import Tensor, nn
 
 from memexp.model.attention import AttentionOptions, empty_cache, open_cache
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayers
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
 
 
 @final
@@ -38,7 +37,7 @@ class Vanilla(SegmentModel):
             raise ValueError(f"mem is {mem}; a transformer without memory takes 0")
         self.shape, self.cache_tokens, self.memory_slots = shape, 0, 0
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
 

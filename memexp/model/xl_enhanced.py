@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from memexp.model.attention import AttentionOptions, Cache, LayerCache, clear_cache, empty_cache, next_cache, open_cache
-from memexp.model.head import Head
 from memexp.model.layers import DecoderLayer, DecoderLayers
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, zero_lanes
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head, zero_lanes
 
 
 class ShiftedCache(NamedTuple):
@@ -49,7 +48,7 @@ class XlEnhanced(SegmentModel):
         super().__init__()
         self.shape, self.cache_tokens, self.memory_slots = shape, mem, 0
         options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = Head(shape.vocabulary, shape.width)
+        self.head = build_head(shape)
         self.dropout = nn.Dropout(dropout)
         self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
 

@@ -150,7 +150,7 @@ def compare(
         UserError: nothing to show, a damaged file, scores that do not compare, or no such slice, gauge or baseline.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
-    if by and not comparison.metric.meaning:
+    if by and comparison.metric.of != "answers":
         raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
     for run in runs:
         summary = read_run_summary(run)

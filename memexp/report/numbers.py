@@ -12,13 +12,15 @@ class Metric:
         name: what people call it.
         digits: decimals that are worth printing.
         relative: differences are in percent of the baseline; else absolute.
-        meaning: of one that only corpora with answers have and that is the better the higher; else nothing.
+        of: what only some corpora have and it is of, answers or classes; the better the higher. Else nothing.
+        meaning: of such a one, in words.
     """
 
     field: str
     name: str
     digits: int
     relative: bool
+    of: str = ""
     meaning: str = ""
 
 
@@ -28,8 +30,16 @@ METRICS: dict[str, Metric] = {
     "bits_per_token": Metric("bits_per_token", "bits per token", 3, False),
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", 3, False),
     "bits_per_character": Metric("bits_per_character", "bits per character", 3, False),
-    "accuracy": Metric("accuracy", "accuracy", 3, False, "share of an answer's tokens that were the likeliest"),
-    "exact_match": Metric("exact_match", "exact match", 3, False, "share of documents all of whose answers are right"),
+    "accuracy": Metric(
+        "accuracy", "accuracy", 3, False, "answers", "share of an answer's tokens that were the likeliest"
+    ),
+    "exact_match": Metric(
+        "exact_match", "exact match", 3, False, "answers", "share of documents all of whose answers are right"
+    ),
+    "f1": Metric(
+        "f1", "F1", 3, False, "classes", "of two classes that of the last by name, of more the mean over them"
+    ),
+    "f1_macro": Metric("f1_macro", "macro F1", 3, False, "classes", "mean over the classes"),
 }
 """By the word that `metric=` takes."""
 

@@ -142,7 +142,7 @@ class Entry:
     def lacks(self, metric: Metric, by: str) -> str:
         """Why it has no such number, or nothing."""
         if metric.field not in self.summary:
-            return f"{self.run.data} has no answers, so no {metric.name}"
+            return f"{self.run.data} has no {metric.of}, so no {metric.name}"
         if by and by not in (slices := self.summary["slices"]):
             return f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
         return ""

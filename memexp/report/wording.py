@@ -38,6 +38,7 @@ def find_pieces(found: Difference, root: Path) -> tuple[Pieces, str]:
     if where is None:
         return numbers, "the score does not say which corpus it read, so tokens are shown as numbers"
     try:
+        from memexp.data.classes import WithClasses
         from memexp.data.corpus import open_corpus
 
         corpus = open_corpus(root / where)
@@ -49,6 +50,8 @@ def find_pieces(found: Difference, root: Path) -> tuple[Pieces, str]:
             numbers,
             f"tokens are shown as numbers, for {where} has another tokenizer by now; score again with force=true",
         )
+    if classes := summary.get("classes"):
+        tokenizer = WithClasses(tokenizer, list(classes))
     return tokenizer.pieces, ""
 
 

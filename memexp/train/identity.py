@@ -4,15 +4,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memexp.config import NOT_OF_THE_RESULT, TrainConfig
+from memexp.config import NOT_OF_THE_RESULT, Data, TrainConfig, default_of
 from memexp.data.corpus import Corpus, content_of
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
 
-NOT_OF_THE_IDENTITY = {"arch": ("mem_unit", "mem_is", "stored_on"), "size": ("name", "rate", "memory", "routed")}
-"""Settings that only describe, that change where something is computed, or that others take their values from: those others
-count."""
+NOT_OF_THE_IDENTITY = {
+    "arch": ("mem_unit", "mem_is", "stored_on"),
+    "size": ("name", "rate", "memory", "routed", "cutoffs", "narrowing"),
+}
+"""Settings that only describe, that change where something is computed, that count where they are in force, or that others
+take their values from: those others count."""
+
+UNTOLD = ("cut", "drop_tails", "task")
+"""Settings of `data` that are newer than the first runs, which are to keep their hash."""
 
 
 def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
@@ -21,11 +27,7 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
     content = of_the_result(config)
-    content["data"] = {
-        "name": config.data.name,
-        "max_document": config.data.max_document,
-        **identify_corpus(corpus),
-    }
+    content["data"] = {"name": config.data.name, **_reading(config), **identify_corpus(corpus)}
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
     return content | {"hash": fingerprint(content)}
@@ -39,7 +41,7 @@ def trained_settings(run: Run) -> TrainConfig:
     """
     settings, identity = run.settings, read_identity(run)
     content = of_the_result(settings)
-    content["data"] = {"max_document": settings.data.max_document}
+    content["data"] = dict.fromkeys(UNTOLD, None) | _reading(settings)
     for name, value in content.items():
         there = identity.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
@@ -48,6 +50,14 @@ def trained_settings(run: Run) -> TrainConfig:
         elif name != "init_from":  # which counts by what determined that run
             _compare(run, name, value, there)
     return settings
+
+
+def _reading(config: TrainConfig) -> dict[str, Any]:
+    """How training reads documents; what is as it was before there was a setting for it is not told."""
+    told = {name: getattr(config.data, name) for name in UNTOLD}
+    return {"max_document": config.data.max_document} | {
+        name: value for name, value in told.items() if value != default_of(Data.__dataclass_fields__[name])
+    }
 
 
 def _compare(run: Run, name: str, here: Any, there: Any) -> None:
@@ -60,11 +70,14 @@ def _compare(run: Run, name: str, here: Any, there: Any) -> None:
 
 def of_the_result(config: TrainConfig) -> dict[str, Any]:
     """The settings that change a weight; the corpus and the run that weights came from count by their content instead."""
-    return result_settings(asdict(config))
+    content = result_settings(asdict(config))
+    if config.cutoffs:
+        content["softmax"] = {"cutoffs": config.cutoffs, "narrowing": config.size.narrowing}
+    return content
 
 
 def result_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The same of settings as a mapping."""
+    """The same of settings as a mapping, but for the cutoffs of a softmax."""
     content = {name: value for name, value in config.items() if name not in NOT_OF_THE_RESULT}
     for group, described in NOT_OF_THE_IDENTITY.items():
         content[group] = {name: value for name, value in content[group].items() if name not in described}

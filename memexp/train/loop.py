@@ -72,6 +72,7 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
         write_json(run.path / "identity.json", identity)
         for note in session.notes:
             print(note)
+        print(f"{session.lanes.padding:.1%} of what is read is padding behind documents' ends")
         with (
             closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
             closing(
@@ -195,16 +196,18 @@ def _run_to_the_end(
         result = update(session)
         seconds = time.perf_counter() - began
         session.seconds += seconds
-        session.losses.append(result.loss)
+        if session.tokens > tokens_before:  # where nothing was scored there is no loss to show
+            session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
         if session.step % config.log_every == 0 or session.step == config.steps:
-            session.loss = sum(session.losses) / len(session.losses)
-            session.losses.clear()
+            if session.losses:
+                session.loss = sum(session.losses) / len(session.losses)
+                session.losses.clear()
             line = {
                 "step": session.step,
                 "tokens": session.tokens,
                 "epoch": session.lanes.epoch,
-                "loss": session.loss,
+                "loss": None if math.isnan(session.loss) else session.loss,
                 "rate": rate,
                 "grad_norm": result.grad_norm,
                 "tokens_per_second": speed,
@@ -215,7 +218,8 @@ def _run_to_the_end(
                 line["aux"] = result.aux
             metrics.append(line)
             sink.log(session.step, _flat(line))
-        progress.show(session.step, loss=result.loss, tokens_per_second=speed, gauges=result.gauges)
+        shown = session.losses[-1] if session.losses else session.loss
+        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=result.gauges)
         if validate is not None and config.validate_every and session.step % config.validate_every == 0:
             nats = validate(session.model)
             metrics.append({"step": session.step, "valid_nats_per_token": nats})

@@ -34,6 +34,7 @@ class Reader:
                 is 0.01 % of a step and would only come at another time.
         """
         self._lanes, self._segments, self._device = lanes, segments, device
+        self.padding = lanes.padding
         self._ahead = device.type == "cuda" if ahead is None else ahead
         self._next: Step | None = None
         self._after, self.epoch = lanes.state(), lanes.epoch

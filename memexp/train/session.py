@@ -96,6 +96,15 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
     model.to(device)
     notes += _prepare(model, config, device)
     optimizer = build_optimizer(model, config.optim)
+    lanes = TrainingLanes(
+        corpus.split("train"),
+        lanes=config.lanes,
+        segment=config.segment,
+        seed=config.seed,
+        max_document=config.data.max_document,
+        cut=config.data.cut,
+        drop_tails=config.data.drop_tails,
+    )
     session = Session(
         config=config,
         run=run,
@@ -105,17 +114,7 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
         model=model,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
-        lanes=Reader(
-            TrainingLanes(
-                corpus.split("train"),
-                lanes=config.lanes,
-                segment=config.segment,
-                seed=config.seed,
-                max_document=config.data.max_document,
-            ),
-            segments=config.accumulate,
-            device=device,
-        ),
+        lanes=Reader(lanes, segments=config.accumulate, device=device),
         state=model.init_state(config.lanes),
         notes=notes,
     )
@@ -219,6 +218,11 @@ def _take_weights(model: SegmentModel, config: TrainConfig, corpus: Corpus, run:
             f"{corpus.tokenizer_hash[:8]}; expected the same, for a token would mean something else. Give the same data= as "
             "that run"
         )
+    notes = [f"weights from {run.name}"]
+    words = "head.embedding_VD"
+    if corpus.classes and len(weights[words]) == corpus.answers_from:
+        weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
+        notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
     if wrong:
         key = wrong[0]
@@ -227,6 +231,5 @@ def _take_weights(model: SegmentModel, config: TrainConfig, corpus: Corpus, run:
             f"({len(wrong)} such); expected the same shape. Give the same arch settings as that run"
         )
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    notes = [f"weights from {run.name}"]
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"left over there, not used here: {key}" for key in unexpected]

@@ -24,6 +24,9 @@ CASES = {
     "memexp train --cfg ": ["job", "hydra", "all"],
     "memexp completion ": ["bash", "zsh"],
     "memexp eval knn": ["knn-a"],
+    "memexp train task=": ["classify", "predict"],
+    "memexp train data.ta": [],
+    "memexp data inspect ti": ["tiny"],
     "memexp nonsense ": [],
 }
 

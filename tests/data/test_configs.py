@@ -56,6 +56,8 @@ def test_prepare_tells_what_was_made_and_that_it_is_there(tmp_path: Path, capsys
     run(config)
     first = capsys.readouterr().out
     assert "PSF-2.0" in first and "prepared in" in first
+    # The name of old: a setting that is new must not have what is prepared already prepared once more.
+    assert (tmp_path / "data" / "tiny-bpe512-789d3b04").exists()
     assert [line.split()[1] for line in first.splitlines() if line.startswith("│")] == ["train", "valid", "test"]
     run(config)
     assert "was prepared already" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, TrainingLanes, scoring_batches
 from memexp.errors import UserError
+
+CUTS = ("crop", "chunks")
 
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=8)
 
@@ -213,6 +216,144 @@ def test_training_weighs_the_same_answers_in_whole_documents_and_crops(
 def test_crops_reach_both_ends_of_a_document() -> None:
     stream = TrainingLanes(documents_of([12]), lanes=1, segment=8, seed=0, max_document=8)
     assert {int(next(stream).offset_B[0]) for _ in range(200)} == {0, 1, 2, 3}
+
+
+def stream_of(documents: list[TokenDocument], **settings: Any) -> TrainingLanes:
+    return TrainingLanes(documents, **{"lanes": 1, "segment": 4, "seed": 0, "max_document": 0, **settings})
+
+
+def test_the_order_is_that_of_all_runs_before() -> None:
+    """Drawn here as it always was: a run that was begun with an older version goes on with the same batches."""
+    lengths = [9, 1, 40, 2, 0, 17, 33, 5]
+    usable = [0, 2, 3, 5, 6, 7]
+    stream = stream_of(documents_of(lengths), segment=100, seed=7, max_document=12)
+    for number in range(30):
+        epoch, place = divmod(number, len(usable))
+        document = np.random.default_rng((7, 0, epoch)).permutation(usable)[place]
+        spare = lengths[document] - 12 - 1
+        start = np.random.default_rng((7, 1, number)).integers(spare + 1) if spare > 0 else 0
+        batch = next(stream)
+        assert (batch.document_B[0], batch.offset_B[0]) == (document, start)
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(lambda lengths: max(lengths) > 1),
+    st.integers(1, 9),
+    st.integers(1, 15),
+    st.integers(0, 9),
+)
+def test_an_epoch_of_chunks_scores_every_token_once(
+    lengths: list[int], segment: int, max_document: int, seed: int
+) -> None:
+    documents = documents_of(lengths)
+    stream = stream_of(documents, segment=segment, seed=seed, max_document=max_document, cut="chunks")
+    targets, longest = epoch_of(stream)
+    assert sorted(targets) == sorted(1000 * index + place for index, n in enumerate(lengths) for place in range(1, n))
+    assert longest <= max_document
+
+
+def epoch_of(stream: TrainingLanes) -> tuple[list[int], int]:
+    """All targets of the first epoch of a single lane, and the number of those of the longest visit."""
+    targets, visits = list[int](), [0]
+    while True:
+        batch = next(stream)
+        if stream.epoch:
+            return targets, max(visits)
+        if batch.reset_B[0]:
+            visits.append(0)
+        visits[-1] += int(batch.valid_BT.sum())
+        targets += batch.targets_BT[batch.valid_BT].tolist()
+
+
+def test_chunks_are_visited_in_another_order_each_epoch() -> None:
+    stream = stream_of(documents_of([21] * 3), max_document=4, cut="chunks")
+    offsets = [int(next(stream).offset_B[0]) for _ in range(30)]
+    assert sorted(offsets[:15]) == sorted(offsets[15:]) == sorted([0, 4, 8, 12, 16] * 3)
+    assert offsets[:15] != offsets[15:]
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 15), st.sampled_from(CUTS)
+)
+def test_without_tails_only_what_is_shorter_than_a_segment_is_padded(
+    lengths: list[int], segment: int, max_document: int, cut: str
+) -> None:
+    max_document = max_document or (cut == "chunks")
+    stream = stream_of(documents_of(lengths), segment=segment, max_document=max_document, cut=cut, drop_tails=True)
+    for _ in range(30):
+        batch = next(stream)
+        if not batch.valid_BT.all():
+            assert batch.reset_B[0]  # it is all of the visit
+            rest = lengths[int(batch.document_B[0])] - 1 - int(batch.offset_B[0])
+            assert batch.valid_BT.sum() == min(rest, max_document or rest)
+
+
+def test_without_tails_the_rest_is_read_as_before() -> None:
+    stream = stream_of(documents_of([11]), drop_tails=True)
+    assert [next(stream).targets_BT.tolist() for _ in range(3)] == [[[1, 2, 3, 4]], [[5, 6, 7, 8]], [[1, 2, 3, 4]]]
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    st.integers(1, 9),
+    st.integers(0, 15),
+    st.sampled_from(CUTS),
+    st.booleans(),
+)
+def test_padding_is_what_an_epoch_shows(
+    lengths: list[int], segment: int, max_document: int, cut: str, drop_tails: bool
+) -> None:
+    max_document = max_document or (cut == "chunks")
+    settings = {"segment": segment, "max_document": max_document, "cut": cut, "drop_tails": drop_tails}
+    stream = stream_of(documents_of(lengths), **settings)
+    valid = []
+    while not stream.epoch:
+        valid.append(next(stream).valid_BT.mean())
+    assert stream.padding == pytest.approx(1 - np.mean(valid[:-1]))
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 12),
+    st.integers(0, 20),
+)
+@settings(deadline=None)
+def test_the_lanes_of_all_processes_are_those_of_one(
+    lengths: list[int], each: int, ranks: int, max_document: int, before: int
+) -> None:
+    documents, lanes = documents_of(lengths), each * ranks
+    one = stream_of(documents, lanes=lanes, max_document=max_document)
+    parts = [
+        stream_of(documents, lanes=lanes, max_document=max_document, rank=rank, ranks=ranks) for rank in range(ranks)
+    ]
+    for step in range(before + 20):
+        batch, batches = next(one), [next(part) for part in parts]
+        assert same(batch, Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True))))
+        assert all(part.state() == one.state() for part in parts)
+        if step == before:  # any of them goes on from what any other has saved
+            state = parts[-1].state()
+            for stream in [one, *parts]:
+                stream.restore(state)
+
+
+def test_thousands_of_lanes_resume_without_drawing_an_epoch_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = stream_of(documents_of(list(range(2, 12))), lanes=4096)
+    for _ in range(5):
+        next(stream)
+    state, drawn, real = stream.state(), [], np.random.default_rng
+    epochs = {number // 10 for number in state["visits"]}
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    stream.restore(state)
+    assert len(drawn) <= len(epochs)
+
+
+def test_lanes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="lanes is 5 with 2 processes; expected a multiple"):
+        stream_of(documents_of([9]), lanes=5, ranks=2)
+    with pytest.raises(UserError, match="data.drop_tails is true, but documents have answers"):
+        stream_of(answering([9], 0.5, 0), drop_tails=True)
 
 
 def test_nothing_to_predict_is_refused() -> None:

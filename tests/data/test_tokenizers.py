@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from memexp.config import Tokenizer as Settings
 from memexp.data import tokenizers
-from memexp.data.tokenizers import Bytes, SentencePiece, Tokenizer, Words, train
+from memexp.data.tokenizers import PROBE, Bytes, Lines, SentencePiece, Tokenizer, Words, train
 from memexp.errors import UserError
 
 AWKWARD = [
@@ -132,13 +133,115 @@ def _lossy(**options: Any) -> bytes:
     return model.getvalue()
 
 
-def test_a_model_that_changes_text_is_refused() -> None:
-    with pytest.raises(UserError, match="changes text"):
-        SentencePiece(_lossy(byte_fallback=True), name="mine.model")
-    with pytest.raises(UserError, match="0 byte pieces; expected 256"):
-        SentencePiece(_lossy(), name="mine.model")
+LLAMA = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+"""A space in front of every text, as LLaMA's model puts it."""
+
+FOLDING = {"byte_fallback": True}
+"""As SentencePiece does by default and T5's model too: characters are folded, spaces trimmed and joined."""
+
+
+@pytest.fixture(scope="module", params=[LLAMA, FOLDING], ids=["llama", "folding"])
+def normalising(request: pytest.FixtureRequest) -> bytes:
+    """A model with byte pieces that changes text."""
+    return _lossy(**request.param)
+
+
+@given(text=TEXTS)
+def test_a_loaded_model_gives_back_every_text_without_its_normaliser(normalising: bytes, text: str) -> None:
+    tokenizer = _loaded(normalising)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert b"".join(tokenizer.pieces(ids)) == text.encode()
+
+
+@cache
+def _loaded(model: bytes) -> SentencePiece:
+    return SentencePiece(model, name="mine.model")
+
+
+def test_only_the_normaliser_is_taken_away(normalising: bytes) -> None:
+    before = spm.SentencePieceProcessor(model_proto=normalising)
+    after = spm.SentencePieceProcessor(model_proto=_loaded(normalising).save())
+    assert before.encode(PROBE, out_type=str) != after.encode(PROBE, out_type=str)
+    assert before.encode("two three four") == after.encode(" two three four")
+    pieces = [[each.id_to_piece(id) for id in range(each.vocab_size())] for each in (before, after)]
+    assert pieces[0] == pieces[1]
+    again = tokenizers.load(_loaded(normalising).save(), name="saved")
+    assert again.lossless and again.save() == _loaded(normalising).save()
+
+
+def test_a_model_that_keeps_text_stays_as_it_is(sentencepiece: Tokenizer) -> None:
+    assert SentencePiece(sentencepiece.save(), name="mine.model").save() == sentencepiece.save()
+
+
+def test_without_bytes_what_has_no_piece_is_named() -> None:
+    tokenizer = SentencePiece(_lossy(), name="mine.model")
+    assert tokenizer.decode(tokenizer.encode("  two   six ")) == "  two   six "
+    for text, part in (("one\ntwo", "'\\\\n'"), ("a line\ntwo", "'a'"), ("two\u2581", "'\u2581'")):
+        with pytest.raises(UserError, match=f"mine.model has no piece for {part} and no byte pieces") as refused:
+            tokenizer.encode(text)
+        assert "\n" not in str(refused.value) and "lossless=false" in str(refused.value)
+
+
+@pytest.mark.parametrize("options", [{}, FOLDING, LLAMA], ids=["t5", "folding", "llama"])
+def test_a_lossy_model_encodes_as_it_does_itself(options: dict[str, Any]) -> None:
+    model = _lossy(**options)
+    tokenizer = SentencePiece(model, name="mine.model", lossless=False)
+    for line in ("two  three\n", "\uff54wo", " six \u2581", "f\u00efve"):
+        assert tokenizer.encode(line).tolist() == spm.SentencePieceProcessor(model_proto=model).encode(line)
+    again = tokenizers.load(tokenizer.save(), name="saved")
+    assert not again.lossless and again.save() == tokenizer.save()
+    assert tokenizers.tokenizer_hash(again) != tokenizers.tokenizer_hash(SentencePiece(model, name="mine.model"))
+
+
+def test_a_lossy_model_of_t5s_kind_reads_lines_as_one_text() -> None:
+    """Its normaliser makes one space of a line end, as it does of what begins a text."""
+    model, text = _lossy(), "one two\n\n  three six\nfour \u4e2d two\n"
+    tokenizer = SentencePiece(model, name="mine.model", lossless=False)
+    whole = spm.SentencePieceProcessor(model_proto=model)
+    assert tokenizer.encode(text).tolist() == whole.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)).split() == whole.decode(whole.encode(text)).split()
+    assert "\u2047" in tokenizer.decode(tokenizer.encode(text))
+
+
+def test_what_is_no_model_and_what_loses_nothing_are_refused() -> None:
     with pytest.raises(UserError, match="mine.model is no SentencePiece model"):
         SentencePiece(b"not a model", name="mine.model")
+    for kind in ("bytes", "bpe", "unigram", "words"):
+        with pytest.raises(UserError, match=f"lossless is false, but kind is {kind} and no model is loaded"):
+            tokenizers.read(Settings(kind=kind, lossless=False))
+    assert tokenizers.read(Settings(kind="lines", lossless=False)) is None
+
+
+def _lines(*texts: str, lossless: bool = True) -> Lines:
+    tokenizer = train(Settings(kind="lines", lossless=lossless), texts)
+    assert isinstance(tokenizer, Lines)
+    return tokenizer
+
+
+def test_lines_are_words_and_ends_the_most_frequent_first() -> None:
+    lines = _lines(" = T = \n \n b a b . \n", " b \n")
+    assert lines.vocabulary == 6 and lines.pieces(range(6)) == [b" \n", b" b", b" =", b" .", b" T", b" a"]
+    assert lines.encode(" = T = \n \n a \n").tolist() == [2, 4, 2, 0, 0, 5, 0]
+    assert lines.encode(b"b").tolist() == [1] and lines.encode("").tolist() == []
+
+
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=("Cs", "Z", "Cc")), min_size=1))))
+def test_lines_of_wikitexts_form_come_back(rows: list[list[str]]) -> None:
+    text = "".join("".join(f" {word}" for word in row) + " \n" for row in rows)
+    lines = _lines(text)
+    again = tokenizers.load(lines.save(), name="saved")
+    assert isinstance(again, Lines) and again.lossless and again.save() == lines.save()
+    assert again.decode(again.encode(text)) == text and b"".join(again.pieces(again.encode(text))) == text.encode()
+
+
+def test_an_unknown_word_of_a_line_is_unk_where_there_is_one() -> None:
+    lossy = tokenizers.load(_lines(" a <unk> b \n", lossless=False).save(), name="saved")
+    assert not lossy.lossless and lossy.decode(lossy.encode("a  x\n")) == " a <unk> \n"
+    with pytest.raises(
+        UserError, match="the word 'x' is none of the 3 of the training split, and <unk> is none either"
+    ):
+        _lines(" a b \n").encode("a x")
 
 
 def test_an_unfit_vocabulary_is_one_line() -> None:

@@ -47,24 +47,21 @@ def test_answers_score_what_they_score_among_all_tokens(limit: int, memory: str)
     found = score(model, texts, max_document=limit, memory=memory)
     np.testing.assert_allclose(found.nats, np.concatenate(expected), atol=1e-5)
     assert found.lengths == [len(each) for each in expected]
-    assert found.memory_fill == every.memory_fill and every.correct is None
+    assert found.memory_fill == every.memory_fill and every.said is None
 
 
 @torch.no_grad()
-def test_correct_is_the_largest_logit_of_a_plain_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_said_has_the_largest_logit_of_a_plain_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (text,) = build("arch=vanilla", "segment=64"), answering(60)
     tokens = torch.from_numpy(text.tokens.astype(np.int64))[None]
     hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), model.init_state(1), torch.tensor([True]))
-    best = model.head.logits(hidden.hidden_BTD)[0].max(-1).indices
-    text = text._replace(tokens=np.where(np.arange(60) % 2, text.tokens, np.roll(best.numpy(), 1)).astype(np.uint16))
-    tokens = torch.from_numpy(text.tokens.astype(np.int64))[None]
-    hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), model.init_state(1), torch.tensor([True]))
-    right = (model.head.logits(hidden.hidden_BTD)[0, :-1].max(-1).indices == tokens[0, 1:]).numpy()[1::3]
-    assert 0 < right.sum() < len(right)
+    logits = model.head.logits(hidden.hidden_BTD)[0, :-1]
     for at_once in (1 << 25, 3 * VOCABULARY):
         monkeypatch.setattr(head, "LOGITS_AT_ONCE", at_once)
-        found = score(model, [text]).correct
-        assert found is not None and (found == right).all()
+        for first in (0, VOCABULARY - 3):
+            found = score(model, [text], answers_from=first).said
+            assert found is not None and len(set(found.tolist())) > 1
+            assert (found == first + logits[:, first:].max(-1).indices.numpy()[1::3]).all()
 
 
 class Saying(torch.nn.Module):
@@ -77,7 +74,7 @@ class Saying(torch.nn.Module):
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         return torch.zeros(targets_BT.shape)
 
-    def best(self, hidden_BTD: Tensor) -> Tensor:
+    def best(self, hidden_BTD: Tensor, first: int) -> Tensor:
         return torch.full(hidden_BTD.shape[:2], 7)
 
 
@@ -96,9 +93,10 @@ def test_accuracy_by_hand() -> None:
         text("long", [7] * 12, [1, 11], length=12, gap=[1, 1]),
     ]
     scores = score(model, texts)
-    assert scores.correct is not None and scores.lengths == [2, 2, 2, 2]
-    assert scores.correct.tolist() == [True, True, True, False, False, False, True, True]
-    assert accuracies(texts, scores.lengths, scores.correct) == {
+    assert scores.said is not None and scores.lengths == [2, 2, 2, 2]
+    correct = scores.said == np.array([7, 7, 7, 3, 3, 3, 7, 7])
+    assert correct.tolist() == [True, True, True, False, False, False, True, True]
+    assert accuracies(texts, scores.lengths, correct) == {
         "accuracy": 5 / 8,
         "exact_match": 0.5,
         "slices": {
@@ -114,11 +112,11 @@ def test_accuracy_by_hand() -> None:
             },
         },
     }
-    assert list(accuracies(texts, scores.lengths, scores.correct)["slices"]["gap"]) == ["1", "8", "16"]
+    assert list(accuracies(texts, scores.lengths, correct)["slices"]["gap"]) == ["1", "8", "16"]
     # Of the last document the second answer is not read, of the one before there is nothing left.
     cut = score(model, texts, max_document=3)
-    assert cut.correct is not None and cut.lengths == [2, 2, 0, 1]
-    found = accuracies(texts, cut.lengths, cut.correct)
+    assert cut.said is not None and cut.lengths == [2, 2, 0, 1]
+    found = accuracies(texts, cut.lengths, cut.said == np.array([7, 7, 7, 3, 7]))
     assert (found["accuracy"], found["exact_match"]) == (4 / 5, 2 / 3)
     assert found["slices"]["gap"]["1"] == {"accuracy": 1.0, "exact_match": 1.0, "answers": 3}
     assert set(found["slices"]["length"]) == {"4", "5", "12"}
@@ -251,4 +249,4 @@ def test_what_is_not_asked_for_is_the_runs_own() -> None:
 def test_text_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is computed for it."""
     monkeypatch.delattr(Head, "best")
-    assert score(build("arch=xl"), documents(20)).correct is None
+    assert score(build("arch=xl"), documents(20)).said is None

@@ -205,6 +205,16 @@ def test_a_metric_of_answers_leaves_out_runs_on_text(answered: Any) -> None:
     assert both.columns == [CODE, Column("copy")] and both.left_out == []
 
 
+def test_a_metric_of_classes_leaves_out_what_has_none(answered: Any) -> None:
+    run = answered.run("rmt-s0", arch="rmt", mem=8, data="hyperpartisan")
+    answered.score(run, 1.0, accuracy=0.75, exact_match=0.75, slices={}, f1=0.875, f1_macro=0.5)
+    comparison = compared_runs(answered, "f1")
+    assert [column.data for column in comparison.columns] == ["hyperpartisan"]
+    assert comparison.spread(comparison.rows[0], comparison.columns[0]).mean == 0.875  # type: ignore[union-attr]
+    assert "text is left out: code has no classes, so no F1" in comparison.left_out
+    refused(answered, "expected metric=accuracy or metric=exact_match", metric="f1", by="length")
+
+
 def test_a_slice_makes_a_column_of_each_value(answered: Any) -> None:
     comparison = compared_runs(answered, "exact_match", by="length")
     short, long = Column("copy", "length", "24"), Column("copy", "length", "120")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from memexp.checks import check
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
@@ -139,6 +140,34 @@ def test_another_split_of_the_same_tokens_is_another_run(corpus: Corpus, root: P
     files = corpus.manifest["files"] | {"documents.json": {"bytes": 1, "sha256": "0" * 64}}
     other = replace(corpus, manifest=corpus.manifest | {"files": files})
     assert identify(configure(), other, root)["hash"] != identify(configure(), corpus, root)["hash"]
+
+
+def test_how_documents_are_read_counts_where_it_is_not_as_it_always_was(corpus: Corpus, root: Path) -> None:
+    as_ever = identify(configure(), corpus, root)
+    told = ["name", "max_document", "tokens_checksum", "documents_checksum", "tokenizer_hash"]
+    assert list(as_ever["data"]) == told
+    others = [identify(configure(change), corpus, root) for change in ("data.cut=chunks", "data.drop_tails=true")]
+    assert [list(each["data"])[2] for each in others] == ["cut", "drop_tails"]
+    assert len({each["hash"] for each in [as_ever, *others]}) == 3
+
+
+def test_adaptive_softmax_counts_where_there_is_one(corpus: Corpus, root: Path) -> None:
+    as_ever = identify(configure(), corpus, root)
+    cut = identify(configure("size.cutoffs=[9]"), corpus, root)
+    lines = identify(configure("size.cutoffs=[9]", "data.tokenizer.kind=lines"), corpus, root)
+    assert "softmax" not in as_ever and cut == as_ever
+    assert lines["softmax"] == {"cutoffs": [9], "narrowing": 1} and "cutoffs" not in as_ever["size"]
+
+
+@pytest.mark.parametrize("given", ["size.cutoffs=[9,4]", "size.cutoffs=[4,4]", "size.cutoffs=[0]", "size.narrowing=99"])
+def test_cutoffs_that_cannot_be(given: str) -> None:
+    with pytest.raises(UserError, check=says(given.split("=")[0])):
+        check(configure("size.cutoffs=[4,9]", given))
+
+
+def test_chunks_need_a_length() -> None:
+    with pytest.raises(UserError, check=says("data.cut is chunks", "data.max_document")):
+        check(configure("data.cut=chunks", "data.max_document=0"))
 
 
 # ---------------------------------------------------------------------------------------- not a number

@@ -1,0 +1,53 @@
+"""`memexp data`: which corpora there are, and what one is like."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from memexp.config import Data, DataConfig
+from memexp.errors import UserError
+from memexp.report.text import console
+from memexp.runs import find_root
+
+
+def run(config: DataConfig) -> None:
+    """Print the list, or look into one corpus and write what was found."""
+    root = find_root(config.root)
+    if config.what == "list":
+        from memexp.cli.settings import choices_of
+        from memexp.report.corpora import corpora_table, list_corpora
+
+        console().print(corpora_table(list_corpora(root, choices_of("data"))))
+        return
+    from memexp.data.corpus import open_corpus
+    from memexp.report.inspection import inspect_corpus
+    from memexp.report.inspection_files import to_terminal, write_files
+
+    corpus = open_corpus(_prepared(config.data, root))
+    found = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
+    default = root / "results" / "data" / corpus.path.name.rpartition("-")[0]
+    folder = Path(config.out).expanduser() if config.out is not None else default
+    paths = write_files(folder, found)
+    screen = console()
+    screen.print(to_terminal(found))
+    written = ", ".join(path.name for path in paths)
+    screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _prepared(data: Data, root: Path) -> Path:
+    """The folder of the corpus of these settings.
+
+    Raises:
+        UserError: it is not prepared.
+    """
+    from memexp.data.corpus import folder_of
+
+    folder = folder_of(data, root)
+    if folder.exists():
+        return folder
+    others = sorted(path.parent.name for path in folder.parent.glob(f"{data.name}-*/manifest.json"))
+    typed = [word for word in sys.argv[1:] if word.startswith(("data.", "root="))]
+    raise UserError(
+        f"{data.name} is not prepared as {folder.name} (prepared below {folder.parent}: {', '.join(others) or 'none'}); expected a "
+        f"prepared corpus: `{shlex.join(['memexp', 'prepare', f'data={data.name}', *typed])}` makes it"
+    )

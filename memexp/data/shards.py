@@ -1,0 +1,209 @@
+"""Documents on disk as they were read: a source is gone through once, and a build that was stopped goes on.
+
+In the folder `work` of a corpus that is being built:
+
+    begun               what is built; where it says something else, all of this is of no use
+    00000.text          documents one after another, as bytes
+    00000.json          their rows and the text's checksum; written last, for a shard without it does not count
+    read                the source has no more documents
+    00000.encoded.json  how many tokens each document has, and the checksum of the shard's tokens
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from memexp.config import Data
+from memexp.data.sources import Document, Source
+from memexp.data.splits import HELD_OUT
+from memexp.errors import UserError
+from memexp.files import checksum, read_json, write_json
+
+SHARD = 32 << 20
+"""Bytes after which a shard ends with its document."""
+
+BEGUN, READ = "begun", "read"
+
+
+@dataclass
+class Entry:
+    """A document without its text."""
+
+    id: str
+    group: str
+    bytes: int
+    split: str = ""
+    tokens: int = 0
+    answers: Sequence[int] | None = None
+    """Which of its tokens are scored, where not all are."""
+    slices: dict[str, Any] | None = None
+    label: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Its row of documents.json; what only documents with answers have is left out of others."""
+        answers = None if self.answers is None else len(self.answers)
+        return {name: value for name, value in (asdict(self) | {"answers": answers}).items() if value is not None}
+
+
+@dataclass
+class Shard:
+    """Some of the documents, one after another as the source gives them."""
+
+    path: Path
+    """Of its text."""
+    entries: list[Entry] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=lambda: [0, 0])
+    """Documents that are too short, and their bytes."""
+
+    @property
+    def index(self) -> Path:
+        """What says that it is whole, with its rows."""
+        return self.path.with_suffix(".json")
+
+    @property
+    def encoded(self) -> Path:
+        """What says that its tokens are written."""
+        return self.path.with_suffix(".encoded.json")
+
+    def texts(self) -> Iterator[tuple[Entry, bytes]]:
+        """Its documents with their text."""
+        with self.path.open("rb") as file:
+            for entry in self.entries:
+                yield entry, file.read(entry.bytes)
+
+
+def begin(work: Path, content: str) -> None:
+    """Make `work` the folder of what `content` stands for; what another build has left there goes."""
+    mark = work / BEGUN
+    if not mark.exists() or read_json(mark) != content:
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(mark, content)
+
+
+def read(source: Source, config: Data, work: Path, advance: Callable[[int], None]) -> list[Shard]:
+    """All documents of a source; what was read before stays as it is.
+
+    Args:
+        advance: is told of every document's bytes.
+
+    Raises:
+        UserError: a document cannot be used, or the disk is full.
+    """
+    shards = list(_whole(work))
+    if (work / READ).exists() and read_json(work / READ) == len(shards):
+        advance(sum(entry.bytes for shard in shards for entry in shard.entries))
+        return shards
+    documents = iter(source)
+    for shard in shards:
+        # Only by going through them again does one get to a source's middle; it also shows whether it is still the same.
+        again = islice(documents, len(shard.entries) + shard.left_out[0])
+        entries = [_checked(document, config)[0] for document in again]
+        kept = [(entry.id, entry.bytes) for entry in entries if entry.bytes >= config.min_document]
+        if kept != [(entry.id, entry.bytes) for entry in shard.entries]:
+            content = read_json(work / BEGUN)
+            shutil.rmtree(work)
+            begin(work, content)
+            return read(source, config, work, advance)
+        advance(sum(entry.bytes for entry in entries))
+    while (read_now := _write(documents, Shard(work / f"{len(shards):05}.text"), config, advance)) is not None:
+        shards.append(read_now)
+    write_json(work / READ, len(shards))
+    return shards
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line that `path` cannot be written.
+
+    Raises:
+        UserError: the system says so.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. Likely cause: the disk "
+            "is full or a quota is used up. The same command goes on from the last whole part"
+        ) from error
+
+
+def _whole(work: Path) -> Iterator[Shard]:
+    """The shards that are there, up to the first that is not as it was written."""
+    for number in count():
+        shard = Shard(work / f"{number:05}.text")
+        if not shard.index.exists():
+            return
+        content = read_json(shard.index)
+        shard.entries = [Entry(**row) for row in content["documents"]]
+        shard.left_out = content["left_out"]
+        if not shard.path.exists() or checksum(shard.path) != content["sha256"]:
+            return
+        yield shard
+
+
+def _write(documents: Iterator[Document], shard: Shard, config: Data, advance: Callable[[int], None]) -> Shard | None:
+    """Fill a shard with the next documents; None where there are no more."""
+    digest = hashlib.sha256()
+    shard.encoded.unlink(missing_ok=True)
+    with writing(shard.path):
+        file = shard.path.open("wb")
+    with file:
+        for document in documents:
+            entry, data = _checked(document, config)
+            if entry.bytes < config.min_document:
+                shard.left_out = [shard.left_out[0] + 1, shard.left_out[1] + entry.bytes]
+            else:
+                with writing(shard.path):
+                    file.write(data)
+                digest.update(data)
+                shard.entries.append(entry)
+            advance(entry.bytes)
+            if file.tell() >= SHARD:
+                break
+        with writing(shard.path):
+            file.flush()
+            os.fsync(file.fileno())
+    if not shard.entries and not shard.left_out[0]:
+        shard.path.unlink()
+        return None
+    rows = [{**asdict(entry), "answers": entry.answers and list(entry.answers)} for entry in shard.entries]
+    write_json(shard.index, {"documents": rows, "left_out": shard.left_out, "sha256": digest.hexdigest()})
+    return shard
+
+
+def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
+    """What is kept of a document, once it is known to be of use, and its text."""
+    try:
+        data = document.text.encode() if isinstance(document.text, str) else document.text
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"document {document.id} holds half of a surrogate pair at character {error.start}; expected Unicode "
+            "text. Likely cause: it was cut inside an escaped character"
+        ) from error
+    if not data and not config.min_document:
+        raise UserError(
+            f"document {document.id} is empty; expected text. Take it away, or leave out short documents with "
+            "data.min_document=1"
+        )
+    if document.answers is not None and config.tokenizer.kind != "words":
+        raise UserError(
+            f"data.tokenizer.kind is {config.tokenizer.kind}, but document {document.id} has answers, which are "
+            "counted in words; expected data.tokenizer.kind=words"
+        )
+    slices = document.slices if document.split in HELD_OUT else None
+    entry = Entry(
+        document.id,
+        document.group,
+        len(data),
+        document.split,
+        answers=document.answers,
+        slices=slices,
+        label=document.label,
+    )
+    return entry, data

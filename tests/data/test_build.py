@@ -1,0 +1,255 @@
+"""A build reads its source once, with little of it in memory, and goes on where it was stopped, wherever that is."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memexp.config import Data, Tokenizer
+from memexp.data import encoding, shards
+from memexp.data.corpus import prepare
+from memexp.data.encoding import Encoder, cut
+from memexp.data.shards import Entry
+from memexp.data.sources import Document, Files
+from memexp.data.tokenizers import Tokenizer as AnyTokenizer
+from memexp.errors import UserError
+from memexp.files import read_json
+
+MakeData = Callable[..., Data]
+
+BPE = Tokenizer(kind="bpe", vocabulary=320)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of two or three documents, and blocks of a few lines."""
+    monkeypatch.setattr(shards, "SHARD", 5000)
+    monkeypatch.setattr(encoding, "BLOCK", 300)
+
+
+class Stop(BaseException):
+    """What ends a process, as far as the code that it runs can tell."""
+
+
+def stop_at(number: int, monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> list[int]:
+    """Let the system call that makes a file safe fail once, at its `number`-th time; gives the calls so far."""
+    calls, real = [0], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        calls[0] += 1
+        if calls[0] == number:
+            raise failure
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return calls
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """All files of a corpus but for the manifest, which tells the time."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "manifest.json"}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("tokenizer", [Tokenizer(kind="bytes"), BPE], ids=lambda tokenizer: tokenizer.kind)
+def test_tokens_are_those_of_whole_documents_in_the_order_of_the_source(
+    folder: Path, tmp_path: Path, text_data: MakeData, tokenizer: Tokenizer
+) -> None:
+    corpus = prepare(text_data(folder, tokenizer=tokenizer), tmp_path)
+    whole = [corpus.tokenizer.encode(document.text) for document in Files(path=str(folder))]
+    assert (corpus.path / "tokens.bin").read_bytes() == np.concatenate(whole).tobytes()
+    rows = read_json(corpus.path / "documents.json")
+    assert [row["tokens"] for row in rows] == [len(tokens) for tokens in whole]
+    assert [list(row) for row in rows] == [["id", "group", "bytes", "split", "tokens"]] * 6
+    assert sorted(contents(corpus.path)) == ["documents.json", "tokenizer.model", "tokens.bin"]
+
+
+@pytest.mark.usefixtures("small")
+def test_wherever_it_is_stopped_the_next_one_gives_the_same(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = text_data(folder, tokenizer=BPE)
+    expected = contents(prepare(data, tmp_path / "whole").path)
+    number, stopped = 0, True
+    while stopped:
+        number += 1
+        root = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at(number, patch, Stop())
+            try:
+                prepare(data, root)
+                stopped = False
+            except Stop:
+                assert all(path.name.startswith(".") for path in (root / "data").iterdir())
+        assert contents(prepare(data, root).path) == expected
+        assert sorted(path.name[-5:] for path in (root / "data").iterdir() if path.name.startswith(".")) == [".lock"]
+    assert number > 15  # shards, the tokenizer, tokens of each shard, and what is written at the end
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_done_is_not_done_again(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped when the last shard's tokens are there, the next one reads, trains and encodes nothing."""
+    data = text_data(folder, tokenizer=BPE)
+    calls = stop_at(0, monkeypatch, Stop())
+    prepare(data, tmp_path / "whole")
+    stop_at(calls[0] - 2, monkeypatch, Stop())
+    with pytest.raises(Stop):
+        prepare(data, tmp_path)
+    for name in (f"{Files.__module__}.Files.__iter__", "memexp.data.tokenizers.train", "memexp.data.encoding._encoded"):
+        monkeypatch.setattr(name, lambda *arguments: pytest.fail("done again"))
+    assert prepare(data, tmp_path).made
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("number", [4, 12])
+def test_a_full_disk_is_one_line_and_leaves_what_was_whole(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(number, patch, OSError(28, "No space left on device"))
+        with pytest.raises(UserError, match="cannot write .*: No space left on device") as refused:
+            prepare(text_data(folder), tmp_path)
+    assert "\n" not in str(refused.value)
+    assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
+    assert prepare(text_data(folder), tmp_path).made
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("told", [True, False])
+def test_a_source_that_has_changed_since_is_read_anew(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Where its name does not tell: by what it says of itself, else by the documents that were read."""
+    monkeypatch.setattr(Files, "identity", lambda source: "a folder")
+    if not told:
+        monkeypatch.setattr(Files, "describe", lambda source: {"what": "files", "parts": [], "absent": []})
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_at(16 if told else 5, patch, Stop())
+        prepare(text_data(folder), tmp_path)
+    assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
+    before = (folder / "file1.txt").read_text()
+    (folder / "file1.txt").write_text(before[:-99])
+    corpus = prepare(text_data(folder), tmp_path)
+    read = [
+        corpus.tokenizer.decode(each.tokens) for split in ("train", "valid", "test") for each in corpus.split(split)
+    ]
+    assert sorted(read) == sorted(file.read_text() for file in folder.iterdir())
+    assert (corpus.path / "tokens.bin").stat().st_size == 2 * sum(map(len, read))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("number", "name"), [(9, "work/00000.text"), (13, "tokens.bin")])
+def test_what_was_damaged_since_is_made_anew(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    expected = contents(prepare(text_data(folder), tmp_path / "whole").path)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_at(number, patch, Stop())
+        prepare(text_data(folder), tmp_path)
+    (file,) = (tmp_path / "data").glob(f".*.partial/{name}")
+    content = file.read_bytes()
+    file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert contents(prepare(text_data(folder), tmp_path).path) == expected
+
+
+@pytest.mark.usefixtures("small")
+def test_force_goes_on_from_nothing(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_at(13, patch, Stop())
+        prepare(text_data(folder), tmp_path)
+    monkeypatch.setattr(Files, "__iter__", lambda source: pytest.fail("read again"))
+    with pytest.raises(pytest.fail.Exception):
+        prepare(text_data(folder), tmp_path, force=True)
+
+
+class Given:
+    """A source of the documents that a test gives."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        self.documents = documents
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.documents)
+
+    def describe(self) -> dict[str, Any]:
+        return {"what": "given", "parts": [], "absent": []}
+
+    def identity(self) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        (
+            [Document("a", "a", "x"), Document("b", "b", "x"), Document("c", "c", "x"), Document("a", "a", "x")],
+            "two documents are called a",
+        ),
+        (
+            [Document("a", "g", "x", "train"), Document("b", "g", "x", "test")],
+            "document b of the group g is for test, others of that group are for train",
+        ),
+    ],
+)
+def test_no_document_is_on_two_sides_of_a_split(
+    tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, documents: list[Document], message: str
+) -> None:
+    monkeypatch.setattr("memexp.data.corpus.instantiate", lambda *nothing, **options: Given(documents))
+    with pytest.raises(UserError, match=message):
+        prepare(text_data(tmp_path), tmp_path)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    """64 MB of text, prepared with 48 MB beside what the program needs before it has read any."""
+    line = json.dumps({"text": "0123456789abcdef\n" * 30_000}) + "\n"
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for number in range(128):
+            file.write(line.replace("0123", f"{number:04}"))
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "import memexp.data.build\n"
+        "from memexp.config import Data, Tokenizer; from memexp.data.corpus import prepare\n"
+        "before = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (before + (48 << 20),) * 2)\n"
+        "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
+        "            tokenizer=Tokenizer(kind='bytes'))\n"
+        "print(prepare(data, Path(sys.argv[2])).manifest['splits']['train']['documents'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "112"), done.stderr
+
+
+def test_processes_give_the_same_tokens_in_order_and_name_what_they_cannot_encode(
+    sentencepiece: AnyTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "BLOCK", 5000)
+    monkeypatch.setattr(encoding, "ALONE", 0)
+    lines = [f"def name_{number}(left, right): return left + {number}\n" for number in range(1000)]
+    texts = [(Entry(f"d{number}", "", 0), "".join(lines[number * 90 :]).encode()) for number in range(11)]
+    with Encoder(sentencepiece, bytes=1, processes=2) as encoder:
+        found = list(encoder.encode(texts))
+        with pytest.raises(UserError, match="document broken is not UTF-8 at offset 6007"):
+            list(encoder.encode([*texts, (Entry("broken", "", 0), b"line\n" * 1200 + b"a line \xff")]))
+    assert [block.entry.id for block, _ in found] == [block.entry.id for block in cut(texts, by_line=True)]
+    whole = [sentencepiece.encode(text.decode()) for _, text in texts]
+    assert np.concatenate([tokens for _, tokens in found]).tolist() == np.concatenate(whole).tolist()
+
+
+def test_blocks_end_lines_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "BLOCK", 6)
+    texts = [(Entry("a", "", 0), b"ab\ncd\nefg\n0123456789\nh"), (Entry("b", "", 0), b"no end at all")]
+    blocks = list(cut(texts, by_line=True))
+    assert [block.data for block in blocks] == [b"ab\ncd\n", b"efg\n", b"0123456789\n", b"h", b"no end at all"]
+    assert [block.start for block in blocks] == [0, 6, 10, 21, 0]
+    assert [block.data for block in cut(texts, by_line=False)] == [data for _, data in texts]
