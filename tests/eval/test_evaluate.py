@@ -52,7 +52,7 @@ def test_what_is_kept_fits_together(knn: Run, root: Path, corpus: Corpus) -> Non
     texts = corpus.split("test")[:2]
     expected = np.concatenate([document.tokens[1:201] for document in texts])
     assert (np.load(score.path / "tokens.npy") == expected).all()
-    sums = [pytest.approx(part.sum()) for part in np.split(nats(score), [200])]
+    sums = [pytest.approx(part.sum(dtype=np.float64)) for part in np.split(nats(score), [200])]
     assert score.documents == [
         {"id": document.id, "tokens": 200, "nats": total} for document, total in zip(texts, sums, strict=True)
     ]
