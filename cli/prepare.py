@@ -8,11 +8,13 @@ def run(config: PrepareConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from memexp.data import catalogue
     from memexp.data.corpus import prepare
     from memexp.data.splits import SPLITS
     from memexp.runs import find_root
 
-    corpus = prepare(config.data, find_root(config.root), force=config.force)
+    root = find_root(config.root)
+    corpus = prepare(config.data, root, force=config.force)
     splits = corpus.manifest["splits"]
     console = Console()
     table = Table(title=f"{corpus.name}: {corpus.path}")
@@ -28,6 +30,8 @@ def run(config: PrepareConfig) -> None:
     if left_out["documents"]:
         shortest = config.data.min_document
         console.print(f"left out: {left_out['documents']} documents of less than {shortest:,} bytes each")
+    if near := corpus.manifest["source"].get("near_duplicates"):
+        console.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
     tokenizer = corpus.manifest["tokenizer"]
     lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in what comes back"
     console.print(
@@ -44,3 +48,4 @@ def run(config: PrepareConfig) -> None:
         else "was prepared already; force=true makes it again"
     )
     console.print(made)
+    catalogue.update_page(root / "data")

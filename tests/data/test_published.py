@@ -217,14 +217,11 @@ def test_articles_are_documents_and_come_alike_from_lines_and_rows(tmp_path: Pat
     assert "".join(str(document.text) for document in documents[:2]) == WIKI.replace("First", "test")
     assert documents[1].text == " = Second = \n \n Its text . \n"
     assert sorted(articles(tmp_path / "rows")) == sorted(documents)
-    assert "\n More text with spaces . \n" in str(next(iter(articles(tmp_path / "lines", spaces="single"))).text)
 
 
 def test_lines_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "wiki.test.raw").write_bytes(b" = A = \n\n\xff\n")
     assert "wiki.test.raw is not UTF-8" in refused(articles(tmp_path))
-    with pytest.raises(UserError, match="data.source.spaces is 'none'"):
-        articles(tmp_path, spaces="none")
 
 
 # ------------------------------------------------------------------------------------------------- enwik8

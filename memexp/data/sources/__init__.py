@@ -3,6 +3,7 @@
 from memexp.data.sources.articles import Articles
 from memexp.data.sources.document import Document, Source
 from memexp.data.sources.files import Files
+from memexp.data.sources.package_texts import PackageTexts
 from memexp.data.sources.packages import PythonPackages
 from memexp.data.sources.pieces import Pieces
 from memexp.data.sources.published import Texts
@@ -17,6 +18,7 @@ __all__ = [
     "Equations",
     "Files",
     "Mqar",
+    "PackageTexts",
     "Pieces",
     "PythonPackages",
     "Repositories",

@@ -32,23 +32,9 @@ class Articles(Published):
         licence: str,
         instead: str,
         path: str | None = None,
-        spaces: str = "kept",
     ) -> None:
-        """
-        Args:
-            spaces: inside a line, `kept` or `single`; single for words, which any space separates.
-            others: as `Published` has them.
-
-        Raises:
-            UserError: `spaces` is another word.
-        """
-        super().__init__(
-            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=(".raw", ".tokens", ".txt"),
-            spaces=spaces,
-        )  # fmt: skip
-        if spaces not in ("kept", "single"):
-            raise UserError(f"data.source.spaces is {spaces!r}; expected kept or single")
-        self._single = spaces == "single"
+        suffixes = (".raw", ".tokens", ".txt")
+        super().__init__(sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=suffixes)
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """A row a line."""
@@ -84,8 +70,7 @@ class Articles(Published):
             yield article
 
     def _line(self, row: Row) -> str:
-        line = self.text(row)
-        return " ".join(line.split()) if self._single else line.strip()
+        return self.text(row).strip()
 
 
 def _source(row: Row) -> str:

