@@ -44,7 +44,7 @@ class Wanted:
     def result(self) -> str:
         """A hash of what determines the run; cells of one run share it."""
         start = None if self.start is None else self.start.result
-        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
+        return fingerprint([_result(asdict(self.settings)), _made_of(asdict(self.settings.data)), start])
 
 
 def _result(config: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +53,11 @@ def _result(config: dict[str, Any]) -> dict[str, Any]:
     reading = {name: data[name] for name in ("name", "max_document", *UNTOLD)}
     softmax = [size["cutoffs"], size["narrowing"]]
     return result_settings(config) | {"data": reading, "softmax": softmax, "init_from": None}
+
+
+def _made_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a corpus but for where on this machine its files are kept."""
+    return data | {"source": {name: value for name, value in data["source"].items() if name != "root"}}
 
 
 def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
@@ -152,7 +157,7 @@ class Library:
         """A run of this machine must have read the corpus as it is here now; of a light copy the settings have to do."""
         corpus = self._corpus(wanted) if run.path.parent == self.root / "results" / "runs" else None
         if corpus is None:
-            return data == asdict(wanted.settings.data)
+            return _made_of(data) == _made_of(asdict(wanted.settings.data))
         there = read_identity(run)["data"]
         return all(there.get(name) == value for name, value in corpus.items())
 
