@@ -70,12 +70,22 @@ def _composed(cell: Cell) -> TrainConfig:
     from omegaconf import OmegaConf
 
     groups = {name: value for name, value in cell.settings.items() if name in _groups()}
-    config = _chosen(tuple(f"{name}={value}" for name, value in groups.items())).copy()
+    config = _chosen(groups).copy()
     for name, value in cell.settings.items():
         if name not in groups:
             OmegaConf.update(config, name, value)
     settings: TrainConfig = typed(config)
     return settings
+
+
+def _chosen(groups: dict[str, Any]) -> Any:
+    """What Hydra makes of a choice of groups. That takes it long, so models and data are chosen once each, not in every pair,
+    unless the data changes more than its own settings (`fit`)."""
+    if (CONF / "fit" / f"{groups['data']}.yaml").exists():
+        return _hydra(**groups)
+    config = _hydra(**{name: value for name, value in groups.items() if name != "data"}).copy()
+    config.data = _hydra(**{name: value for name, value in groups.items() if name != "arch"}).data
+    return config
 
 
 @cache
@@ -84,6 +94,5 @@ def _groups() -> frozenset[str]:
 
 
 @cache
-def _chosen(groups: tuple[str, ...]) -> Any:
-    """What Hydra makes of a choice of groups, which takes it long."""
-    return compose("train", list(groups))
+def _hydra(**groups: str) -> Any:
+    return compose("train", [f"{name}={value}" for name, value in groups.items()])

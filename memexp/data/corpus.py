@@ -158,6 +158,15 @@ def content_of(manifest: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def prepared(config: Data, root: Path) -> Path | None:
+    """The folder of the corpus of these settings, unopened; None where it is not prepared."""
+    try:
+        path = folder_of(config, root)
+    except UserError:  # nor could it be
+        return None
+    return path if path.exists() else None
+
+
 def open_corpus(path: Path) -> Corpus:
     """Open a prepared corpus by its folder.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config import TrainConfig, default_of
-from memexp.data.corpus import content_of, folder_of
+from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
 from memexp.experiment.cells import Cell
 from memexp.files import fingerprint, read_json
@@ -44,13 +44,18 @@ class Wanted:
     def result(self) -> str:
         """A hash of what determines the run; cells of one run share it."""
         start = None if self.start is None else self.start.result
-        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
+        return fingerprint([_result(asdict(self.settings)), _made_of(asdict(self.settings.data)), start])
 
 
 def _result(config: dict[str, Any]) -> dict[str, Any]:
     """What determines a run but for its corpus and the run it started from."""
     content = result_settings(config)
     return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
+
+
+def _made_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a corpus but for where on this machine its files are kept."""
+    return data | {"source": {name: value for name, value in data["source"].items() if name != "root"}}
 
 
 def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
@@ -150,7 +155,7 @@ class Library:
         """A run of this machine must have read the corpus as it is here now; of a light copy the settings have to do."""
         corpus = self._corpus(wanted) if run.path.parent == self.root / "results" / "runs" else None
         if corpus is None:
-            return data == asdict(wanted.settings.data)
+            return _made_of(data) == _made_of(asdict(wanted.settings.data))
         there = read_identity(run)["data"]
         return all(there.get(name) == value for name, value in corpus.items())
 
@@ -159,6 +164,6 @@ class Library:
         data = wanted.settings.data
         key = fingerprint(asdict(data))
         if key not in self._corpora:
-            manifest = folder_of(data, self.root) / "manifest.json"
-            self._corpora[key] = content_of(read_json(manifest)) if manifest.exists() else None
+            path = prepared(data, self.root)
+            self._corpora[key] = None if path is None else content_of(read_json(path / "manifest.json"))
         return self._corpora[key]

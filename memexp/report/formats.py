@@ -195,13 +195,13 @@ def _heading(header: str) -> str:
 
 
 def _columns_that_fit(grid: Grid, width: int) -> list[int]:
-    """Indices of the columns to show: cost gives way first, then deviations."""
+    """Indices of the columns to show."""
     needed = []
     for at, header in enumerate(grid.headers):
         texts = [*_heading(header).split("\n"), *(escape(line[at]) for line in grid.lines)]
         needed.append(_FOLDED if header == "settings" else max(map(len, texts)))
     kept = list(range(len(needed)))
-    for name in ("tokens/s", "params", "±"):
+    for name in grid.expendable:
         if sum(needed[at] + 1 for at in kept) + 1 > width:
             kept = [at for at in kept if grid.headers[at] != name]
     return kept

@@ -23,6 +23,7 @@ class Grid:
         notes: what the marks in the table mean, and what was left out.
         missing: the row and the data set of each missing score, and the command that makes it.
         commands: run or score, and the command that made it.
+        expendable: the headers that give way where there is no room for all, in this order.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Grid:
     notes: list[str]
     missing: list[tuple[str, str]]
     commands: list[tuple[str, str]]
+    expendable: tuple[str, ...] = ("tokens/s", "params", "±")
 
 
 def lay_out(comparison: Comparison) -> Grid:

@@ -84,7 +84,7 @@ class Reproduction:
         if self.metric.relative:
             return lambda nats: 100 * math.expm1(nats)
         entry = next(entries[0] for (_, there), entries in self.cells.items() if there == column)
-        unit = 1.0 if self.metric.meaning else entry.summary[self.metric.field] / entry.summary["nats_per_token"]
+        unit = 1.0 if self.metric.of else entry.summary[self.metric.field] / entry.summary["nats_per_token"]
         return lambda nats: unit * nats
 
     def published_gap(self, row: str, column: str) -> float | None:
@@ -138,14 +138,16 @@ def _seconds_a_step(entry: Entry) -> float:
 
 
 def _losses(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:
-    """The losses of each document; where only the mean is known (an older score, a slice), as of one document."""
+    """The losses of each document; where only the mean is known (an older score, a slice, F1), as of one document."""
     seeds = tuple(entry.run.seed for entry in entries)
     documents = [documents_of(entry.score) for entry in entries]
-    counted = "correct" if metric.meaning else "nats"
-    whole = all(entry.summary[metric.field] == value for entry, value in zip(entries, values, strict=True))
+    counted = "correct" if metric.of else "nats"
+    whole = metric.of != "classes" and all(
+        entry.summary[metric.field] == value for entry, value in zip(entries, values, strict=True)
+    )
     if not whole or not all(counted in row for rows in documents for row in rows or [{}]):
         nats = [
-            value if metric.meaning else entry.summary["nats_per_token"]
+            value if metric.of else entry.summary["nats_per_token"]
             for entry, value in zip(entries, values, strict=True)
         ]
         return Losses(seeds, np.array(nats)[:, None], np.ones(1))

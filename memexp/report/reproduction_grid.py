@@ -48,6 +48,7 @@ def lay_out(table: Reproduction) -> Grid:
         notes=_notes(table),
         missing=table.missing,
         commands=_commands(table),
+        expendable=("tokens", "±", f"paper's diff.{unit}", "step time: paper", "step time: ours", "95 %", "n"),
     )
 
 

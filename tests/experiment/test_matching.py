@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from memexp.cli.cells import wanted as compose_cells
+from memexp.cli.compose import compose, typed
 from memexp.experiment import matching
 from memexp.experiment.cells import cells
-from memexp.experiment.definition import Experiment
+from memexp.experiment.definition import Column, Experiment, Row
 from memexp.experiment.kept import documents_of, keep, kept_folder
 from memexp.experiment.matching import Library, Wanted
 from memexp.files import write_json
@@ -35,6 +36,15 @@ def test_cells_are_what_train_composes(rows: dict[str, Wanted]) -> None:
     assert [row.score.folder for row in rows.values()] == [
         "test-2x64-0-on", "test-2x64-128-on", "test-2x64-64-on", "test-2x64-128-on"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [("data=copy", "arch=rmt"), ("data=wiki_markup", "arch=knn", "size=small")])
+def test_a_shortcut_composes_what_hydra_does(experiment: Experiment, overrides: tuple[str, ...]) -> None:
+    chosen = dict(word.split("=") for word in overrides)
+    experiment.rows = {"one": Row(set={"arch": chosen["arch"], "segment": 128})}
+    experiment.columns = {"Letters": Column(small={name: chosen[name] for name in chosen if name != "arch"})}
+    [one] = compose_cells(cells(experiment, "small", seeds=[3]))
+    assert one.settings == typed(compose("train", one.cell.overrides))
 
 
 def test_a_run_counts_by_its_settings_not_by_its_folder(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:

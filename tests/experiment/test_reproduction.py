@@ -111,6 +111,12 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
     assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -> None:
+    text = on_terminal(filled(), 80)
+    assert "No room here for: ±, paper's diff. %, step time: paper, step time: ours, tokens" in text
+    assert "-22.1 to -22.1" in text and "‡18.91" in text and all(len(line) <= 80 for line in text.splitlines()[:9])
+
+
 def test_an_order_against_the_papers_is_named(filled: Table) -> None:
     found = filled(
         Published("T", "perplexity", "s", "", {("plain", "Letters"): Number(15), ("memory", "Letters"): Number(20)})
