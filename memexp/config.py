@@ -484,6 +484,13 @@ class EvalConfig(Command):
         "document, as full as one's own",
         choices=("on", "off", "foreign"),
     )
+    retrieved: int = setting(
+        0,
+        "places to keep for every token, those of its memory that it read most, for the page of `memexp diff`",
+        unit="places",
+        low=0,
+        high=64,
+    )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
     force: bool = setting(False, "score again even if it was done")
@@ -595,8 +602,18 @@ class DiffConfig(Command):
     eval: Scored = field(default_factory=Scored)
     top: int = setting(10, "tokens to show at each end", unit="tokens", low=1)
     out: str | None = setting(
-        None, "folder for the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
+        None, "folder for the page, the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
     )
+
+
+@dataclass
+class ReportConfig(Command):
+    """memexp report: write all tables, differences, figures and records as one page."""
+
+    local: bool = setting(
+        True, "also what stays out of git, for which the page's links lead nowhere in another checkout"
+    )
+    out: str | None = setting(None, "the page; default: results/index.html", unit="path")
 
 
 @dataclass
@@ -646,6 +663,7 @@ COMMANDS: dict[str, type[Command]] = {
     "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,
+    "report": ReportConfig,
     "runs": RunsConfig,
     "bench": BenchConfig,
 }

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ class Request(NamedTuple):
     """Another size of the memory than the run's."""
     memory: str = "on"
     """on, off or foreign."""
+    retrieved: int = 0
+    """Places to keep for every token, of those that its memory was read at."""
     device: str = "auto"
 
 
@@ -47,7 +50,8 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     check_scoring(config.data, scoring)
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
-    if (score.path / "summary.json").exists() and not force:
+    there = (score.path / "summary.json").exists()
+    if there and not force and score.summary.get("retrieved", 0) >= request.retrieved:
         return score
     corpus = corpus_of(run, config, root)
     model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)
@@ -60,6 +64,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         config,
         memory=request.memory,
         answers_from=corpus.answers_from,
+        retrieved=request.retrieved,
         title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
@@ -83,6 +88,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
         "corpus": corpus.seen_from(root),
         "memory_fill": scores.memory_fill,
+        "retrieved": request.retrieved,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
@@ -91,6 +97,10 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
+    if scores.retrieved is None:
+        (score.path / "retrieved.npy").unlink(missing_ok=True)
+    else:
+        write_atomically(score.path / "retrieved.npy", partial(np.save, arr=scores.retrieved))
     write_json(score.path / "documents.json", _document_rows(documents, tokens, scores))
     write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
@@ -112,9 +122,7 @@ def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: S
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
     """Mean nats a token of the validation split, for a look while training."""
     scoring = replace(config.eval, split="valid")
-    scores = _score(
-        model, pick_documents(corpus, scoring), scoring, config, memory="on", answers_from=corpus.answers_from
-    )
+    scores = _score(model, pick_documents(corpus, scoring), scoring, config, answers_from=corpus.answers_from)
     return float(scores.nats.mean(dtype=np.float64))
 
 
@@ -166,6 +174,7 @@ def score_with_progress(
     *,
     memory: str,
     answers_from: int,
+    retrieved: int,
     title: str,
 ) -> Scores:
     """Score documents with a bar that shows tokens and time left."""
@@ -180,6 +189,7 @@ def score_with_progress(
             config,
             memory=memory,
             answers_from=answers_from,
+            retrieved=retrieved,
             advance=lambda tokens: progress.advance(task, tokens),
         )
 
@@ -190,8 +200,9 @@ def _score(
     scoring: Scoring,
     config: TrainConfig,
     *,
-    memory: str,
     answers_from: int,
+    memory: str = "on",
+    retrieved: int = 0,
     advance: Any = None,
 ) -> Scores:
     return score_documents(
@@ -201,6 +212,7 @@ def _score(
         max_document=scoring.max_document,
         memory=memory,
         answers_from=answers_from,
+        retrieved=retrieved,
         bf16=config.precision == "bf16",
         progress=advance,
     )

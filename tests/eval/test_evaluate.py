@@ -126,6 +126,20 @@ def test_a_score_is_found_again_and_force_redoes_it(knn: Run, root: Path) -> Non
     assert (nats(score) == first).all()
 
 
+def test_what_is_retrieved_is_kept_when_asked_for(knn: Run, root: Path) -> None:
+    scoring = replace(SCORING, max_document=60)
+    path = call(knn, root, scoring=scoring).path / "retrieved.npy"
+    assert not path.exists()
+    call(knn, root, scoring=scoring, retrieved=2)
+    found = np.load(path)
+    assert found.shape == (120, 2) and (found["distance"] <= 59).all() and found["weight"].any()
+    before = path.stat().st_ino
+    assert call(knn, root, scoring=scoring).path == call(knn, root, scoring=scoring, retrieved=1).path == path.parent
+    assert path.stat().st_ino == before
+    call(knn, root, scoring=scoring, force=True)
+    assert not path.exists()
+
+
 def test_a_score_that_is_redone_and_dies_is_no_score(knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scoring = replace(SCORING, max_document=50)
     score = call(knn, root, scoring=scoring)
@@ -267,7 +281,8 @@ def test_a_perplexity_beyond_all_numbers_is_infinite() -> None:
 
 def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", knn.name, f"root={root}", "eval.documents=2", "eval.max_document=200", "mem=32"]
-    assert main(words) == 0
+    assert main([*words, "retrieved=2"]) == 0
+    assert (knn.path / "eval" / "test-2x200-32-on" / "retrieved.npy").exists()
     assert knn.path / "eval" / "test-2x200-32-on" in [score.path for score in knn.scores]
     assert "test-2x200-32-on" in capsys.readouterr().out.replace("\n", "")
     assert main([*words, "memory=foreign", "eval.documents=1"]) == 2
