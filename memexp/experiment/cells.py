@@ -1,0 +1,122 @@
+"""From an experiment to its cells: for each row, column and seed the settings of `memexp train`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memexp.errors import UserError, did_you_mean
+from memexp.experiment.definition import Experiment
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row and column of a table with one seed.
+
+    Attributes:
+        settings: of the run, by dotted name: groups and values, without those that only say where from.
+        start: the cell whose weights the run starts from.
+        mem, memory: how the run is scored, where that is not with its own memory.
+    """
+
+    row: str
+    column: str
+    seed: int
+    settings: dict[str, Any]
+    start: "Cell | None" = None
+    mem: int | None = None
+    memory: str = "on"
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words of `memexp train` but for `init_from`."""
+        return [f"{name}={_text(value)}" for name, value in self.settings.items()]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is what the run's own score says."""
+        return self.mem is None and self.memory == "on"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def cells(experiment: Experiment, scale: str, *, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+    """Every cell at that scale, in the order that makes the table informative soonest: a seed after the other, and of its
+    rows first those that are furthest apart.
+
+    Args:
+        data: only the columns with this data, by its name or the paper's; empty: all.
+        seeds: empty: the experiment's.
+
+    Raises:
+        UserError: no such scale or column, or rows that do not fit the scale.
+    """
+    if scale not in experiment.scales:
+        raise UserError(f"scale is {scale!r}; expected one of {', '.join(experiment.scales)}")
+    columns = chosen_columns(experiment, scale, data)
+    rows = [list(experiment.rows)[at] for at in _spread_out(len(experiment.rows))]
+    return [
+        _cell(experiment, scale, row, column, seed)
+        for seed in (seeds or experiment.seeds)
+        for column in columns
+        for row in rows
+    ]
+
+
+def chosen_columns(experiment: Experiment, scale: str, data: Sequence[str]) -> list[str]:
+    """The columns with this data, by its name or the paper's, in the table's order; all when none is named."""
+    by_word = {label: label for label in experiment.columns}
+    by_word |= {getattr(column, scale)["data"]: label for label, column in experiment.columns.items()}
+    for word in data:
+        if word not in by_word:
+            known = [getattr(column, scale)["data"] for column in experiment.columns.values()]
+            raise UserError(f"data is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, by_word)}")
+    wanted = {by_word[word] for word in data}
+    return [label for label in experiment.columns if label in wanted or not data]
+
+
+def _spread_out(count: int) -> Iterator[int]:
+    """0, the last, then the middles of what is left: each next one is far from those before."""
+    seen = []
+    parts = [(0, count - 1)] if count else []
+    for low, high in parts:
+        for at in (low, high):
+            if at not in seen:
+                seen.append(at)
+        middle = (low + high) // 2
+        if middle not in (low, high):
+            parts += [(low, middle), (middle, high)]
+    return iter(seen)
+
+
+def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int) -> Cell:
+    row = experiment.rows[label]
+    if row.scores is not None:
+        run = _cell(experiment, scale, row.scores, column, seed)
+        mem = None if row.mem is None else _divided(experiment, scale, row.mem)
+        return Cell(label, column, seed, run.settings, run.start, mem, row.memory)
+    start = None if row.init_from is None else _cell(experiment, scale, row.init_from, column, seed)
+    shared = experiment.scales[scale]
+    settings = dict(shared.set)
+    for name, value in row.set.items():
+        settings[name] = _divided(experiment, scale, value) if name in shared.divided else value
+    if shared.steps is not None:
+        settings["steps"] = shared.steps
+    settings |= getattr(experiment.columns[column], scale) | getattr(row, scale)
+    if shared.tokens_a_step:
+        settings["lanes"] = shared.tokens_a_step // (settings["segment"] * settings.get("accumulate", 1))
+    return Cell(label, column, seed, settings | {"seed": seed}, start)
+
+
+def _divided(experiment: Experiment, scale: str, length: int) -> int:
+    shared = experiment.scales[scale]
+    if length % shared.divide:
+        raise UserError(
+            f"{experiment.name} has a length {length}; expected a multiple of {shared.divide} at scale={scale}"
+        )
+    return length // shared.divide
