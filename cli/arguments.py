@@ -4,11 +4,14 @@ import re
 from dataclasses import Field, dataclass, field
 from typing import Any
 
-from memexp.cli.settings import groups_of, is_list, settings_of, value_type
+from memexp.cli.settings import TYPED_AS, groups_of, is_list, settings_of, value_type
 from memexp.config import AS_TYPED, SIZE_UNITS
 from memexp.errors import UserError, did_you_mean
 
-POSITIONALS = {"eval": ("run",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"), "bench": ("what",)}
+POSITIONALS = {
+    "eval": ("run",), "reproduce": ("table",), "generate": ("run",), "table": ("runs",), "diff": ("a", "b"),
+    "bench": ("what",),
+}  # fmt: skip
 """Settings that may be given as bare words, in this order; one that is a list takes all that are left."""
 
 FLAGS = {
@@ -129,6 +132,9 @@ def _override(word: str, known: dict[str, Field[Any]], command: str) -> str:
     key, equals, value = word.partition("=")
     if not key:
         raise UserError(f"{word!r} has nothing before the =; expected key=value")
+    for name, typed in TYPED_AS.items():
+        if key == typed and name in known:
+            return f"{name}={value if value.startswith('[') else f'[{value}]'}"
     if key in groups_of(command) and (value == "null" or not GRAMMAR.search(value)):
         return f"{key}={quote(value)}"
     item = known.get(key.lstrip("+~"))

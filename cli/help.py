@@ -5,6 +5,7 @@ from typing import Any
 
 from memexp.cli.settings import (
     CONF,
+    TYPED_AS,
     choices_of,
     description_of,
     groups_of,
@@ -20,6 +21,7 @@ USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
     "train": "memexp train [-m] [group=choice ...] [key=value ...]",
     "eval": "memexp eval [-m] RUN [key=value ...]",
+    "reproduce": "memexp reproduce NAME [key=value ...]",
     "generate": "memexp generate RUN prompt=TEXT [key=value ...]",
     "table": "memexp table [RUN ...] [key=value ...]",
     "diff": "memexp diff A B [key=value ...]",
@@ -36,6 +38,10 @@ EXAMPLES = {
         "memexp train arch=knn mem=8k init_from=RUN",
     ],
     "eval": ["memexp eval RUN mem=64k", "memexp eval RUN memory=off", "memexp eval -m RUN mem=0,8k,64k"],
+    "reproduce": [
+        "memexp reproduce memorizing/table4 data=code budget=2h",
+        "memexp reproduce memorizing/table4 --dry-run",
+    ],
     "generate": [
         "memexp generate RUN prompt='import '",
         "memexp generate RUN prompt_file=FILE tokens=2k temperature=0.8 top_p=0.95",
@@ -162,7 +168,7 @@ def _settings_table(command: str, config: Any, groups: dict[str, list[str]]) -> 
     # Those of no group first: they are what one changes most.
     for name, item in sorted(known.items(), key=lambda pair: pair[0].partition(".")[0] in groups):
         if is_offered(name):
-            table.add_row(name, escape(_value(config, name)), escape(describe(item)))
+            table.add_row(TYPED_AS.get(name, name), escape(_value(config, name)), escape(describe(item)))
     table.add_row("")
     return table
 

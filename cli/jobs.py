@@ -1,6 +1,7 @@
 """Jobs of a sweep as processes: a few at a time, each a command of its own whose run folder tells how far it is."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -120,16 +121,21 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     return [" ".join(override for override in job if override not in common) or "defaults" for job in jobs]
 
 
-def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]) -> bool:
+def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> bool:
     """Run every job, `at_a_time` of them side by side, and call `show` a few times a second.
+
+    Args:
+        until: the time of `time.monotonic` at which jobs are interrupted.
 
     Returns:
         Whether it was interrupted: by a signal, handed on once to the jobs that run, which save and end. A
         second signal ends them at once.
     """
     waiting = list(jobs)
-    with _forwarded(jobs) as signals:
+    with _forwarded(jobs) as (signals, forward):
         while waiting or any(job.running for job in jobs):
+            if time.monotonic() >= until and not signals:
+                forward(signal.SIGINT, None)
             if signals:
                 for job in waiting:
                     job.state = "stopped"
@@ -146,8 +152,8 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
 
 
 @contextmanager
-def _forwarded(jobs: list[JobProcess]) -> Iterator[list[int]]:
-    """Hand signals on to the jobs; yields the list of those that came."""
+def _forwarded(jobs: list[JobProcess]) -> Iterator[tuple[list[int], Callable[[int, FrameType | None], None]]]:
+    """Hand signals on to the jobs; yields the list of those that came, and what hands one on."""
     seen: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -159,7 +165,7 @@ def _forwarded(jobs: list[JobProcess]) -> Iterator[list[int]]:
     heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, forward) for number in heard}
     try:
-        yield seen
+        yield seen, forward
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

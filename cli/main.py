@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from memexp import __version__
-from memexp.config import COMMANDS
+from memexp.config import COMMANDS, TrainConfig
 from memexp.errors import UserError, did_you_mean
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -127,7 +127,7 @@ def _call(command: str, config: Any) -> None:
         if message is None:
             raise
         raise UserError(message) from error
-    if getattr(settings, "dry_run", False):
+    if isinstance(settings, TrainConfig) and settings.dry_run:
         from memexp.cli.sweep import Job, print_plan
 
         print_plan([Job(0, [], f"arch={settings.arch.name} mem={settings.mem}", settings)])

@@ -16,6 +16,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 PACKAGE_LINE = "# @package"
 
+TYPED_AS = {"corpora": "data"}
+"""Settings that are typed by another word, which inside Hydra is a group's."""
+
 INTERNAL = ("_target_", "name", "mem_unit", "mem_is")
 """Settings of the groups' files that nobody sets by hand."""
 

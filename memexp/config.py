@@ -470,15 +470,27 @@ class GenerateConfig(Command):
 
 @dataclass
 class TableConfig(Command):
-    """memexp table [RUN ...]: compare runs."""
+    """memexp table [RUN ...]: compare runs, or a paper's table with ours."""
 
-    runs: list[str] = setting([], "starts of run names; empty: all runs", unit="runs")
+    runs: list[str] = setting(
+        [], "starts of run names, or one experiment, as in memorizing/table4; empty: all runs", unit="runs"
+    )
+    scale: str = setting("small", "of an experiment", choices=("paper", "small"))
+    corpora: list[str] = setting([], "of an experiment only the columns of this data, NAME,NAME; empty: all")
     tag: str | None = setting(None, "only runs of this tag")
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
     metric: str = setting(
         "perplexity",
-        "what the cells show; accuracy and exact_match are of answers",
-        choices=("perplexity", "nats", "bits_per_token", "bits_per_byte", "accuracy", "exact_match"),
+        "what the cells show, but for an experiment, which has its own; accuracy and exact_match are of answers",
+        choices=(
+            "perplexity",
+            "nats",
+            "bits_per_token",
+            "bits_per_byte",
+            "bits_per_character",
+            "accuracy",
+            "exact_match",
+        ),
     )
     by: str = setting("", "a slice of the answers, such as length: a column for each of its values")
     gauges: list[str] = setting([], "gauges to show, averaged over the segments that were read")
@@ -488,6 +500,27 @@ class TableConfig(Command):
         "folder for runs.md, runs.csv and runs.tex (named by the tag if one is given); default: results/tables",
         unit="path",
     )
+
+
+@dataclass
+class OfAnExperiment(Command):
+    """What the commands about an experiment share."""
+
+    table: str = setting(UNSET, "an experiment, as in memorizing/table4", unit="path")
+    scale: str = setting("small", "the paper's, or one for two cores", choices=("paper", "small"))
+    corpora: list[str] = setting([], "only the columns of this data, NAME,NAME; empty: all")
+
+
+@dataclass
+class ReproduceConfig(OfAnExperiment):
+    """memexp reproduce NAME: train and score what a paper's table lacks, then show it."""
+
+    seeds: list[int] = setting([], "empty: as the experiment says", low=0)
+    budget: str | None = setting(
+        None, "time after which runs save and end, as in 90m or 2h; the same command goes on", unit=AS_TYPED
+    )
+    jobs: int = setting(2, "runs that train at a time", unit="jobs", low=1)
+    dry_run: bool = setting(False, "print the cells and their commands, and train nothing; also --dry-run")
 
 
 @dataclass
@@ -545,6 +578,7 @@ COMMANDS: dict[str, type[Command]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
+    "reproduce": ReproduceConfig,
     "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,

@@ -104,7 +104,8 @@ class Run:
         import yaml
 
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C where there is one
+            config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder") from error
         if not isinstance(config, dict):

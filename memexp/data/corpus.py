@@ -79,13 +79,11 @@ class Corpus:
     @property
     def tokens_checksum(self) -> str:
         """Of the tokens and, where only some are scored, of which."""
-        files = self.manifest["files"]
-        tokens = str(files["tokens.bin"]["sha256"])
-        return fingerprint([tokens, files["answers.bin"]["sha256"]]) if "answers.bin" in files else tokens
+        return content_of(self.manifest)["tokens_checksum"]
 
     @property
     def tokenizer_hash(self) -> str:
-        return str(self.manifest["tokenizer"]["hash"])
+        return content_of(self.manifest)["tokenizer_hash"]
 
     def seen_from(self, root: Path) -> str:
         """Its folder relative to `root`, for what is to be found again when both have moved."""
@@ -124,8 +122,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
     """
-    options = {} if config.path is None else {"path": config.path}
-    source: Source = instantiate(config.source, **options)
+    source = _source(config)
     settings = _settings(config, source)
     path = _folder(config, settings, root)
     if path.exists() and not force:
@@ -138,6 +135,23 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     return open_corpus(path)
 
 
+def content_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
+    files = manifest["files"]
+    tokens = str(files["tokens.bin"]["sha256"])
+    return {
+        "tokens_checksum": fingerprint([tokens, files["answers.bin"]["sha256"]]) if "answers.bin" in files else tokens,
+        "documents_checksum": str(files["documents.json"]["sha256"]),
+        "tokenizer_hash": str(manifest["tokenizer"]["hash"]),
+    }
+
+
+def prepared(config: Data, root: Path) -> Path | None:
+    """The folder of the corpus of these settings, unopened; None where it is not prepared."""
+    path = _folder(config, _settings(config, _source(config)), root)
+    return path if path.exists() else None
+
+
 def open_corpus(path: Path) -> Corpus:
     """Open a prepared corpus by its folder.
 
@@ -145,6 +159,11 @@ def open_corpus(path: Path) -> Corpus:
         UserError: it is not there, or a file is damaged.
     """
     return _open(path, made=False)
+
+
+def _source(config: Data) -> Source:
+    source: Source = instantiate(config.source, **({} if config.path is None else {"path": config.path}))
+    return source
 
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""A table as Markdown, LaTeX, CSV and on the terminal."""
+"""A table as Markdown, LaTeX, HTML, CSV and on the terminal."""
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from memexp.report.comparison import Comparison
 from memexp.report.grid import Grid
-from memexp.report.text import code, escape, latex, markdown
+from memexp.report.text import code, escape, html, latex, markdown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _DECIMALS = 9
 """Of numbers in CSV: beyond these, machines round differently."""
+
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:100rem;padding:0 1rem}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}"
+    ".left{text-align:left}th{border-bottom:1px solid;vertical-align:bottom}code{overflow-wrap:anywhere}"
+)
 
 _FOLDED = 14
 """Characters that the settings take at least."""
@@ -105,6 +112,46 @@ def to_csv(comparison: Comparison) -> str:
                 line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
                 writer.writerow([_field(value) for value in [*line, entry.summary["command"]]])
     return out.getvalue()
+
+
+def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:
+    """One line a record, all of the same fields."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(records[0])
+    writer.writerows([_field(value) for value in record.values()] for record in records)
+    return out.getvalue()
+
+
+def to_html(grid: Grid) -> str:
+    """The grid as a section of a page, with notes below it and commands folded away."""
+
+    def row(tag: str, line: list[str]) -> str:
+        sides = ["" if right else ' class="left"' for right in grid.right]
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{side}>{html(text)}</{tag}>" for text, side in zip(line, sides, strict=True))
+            + "</tr>"
+        )
+
+    text = [f'<section class="table">\n<h2>{html(grid.title)}</h2>\n<div class="scroll"><table>']
+    text += [f"<thead>{row('th', grid.headers)}</thead>\n<tbody>", *(row("td", line) for line in grid.lines)]
+    text += ["</tbody></table></div>", "<ul>", *(f"<li>{html(note)}</li>" for note in grid.notes), "</ul>"]
+    for summary, pairs in (
+        ("Missing, and what fills it", grid.missing),
+        ("Commands that made these numbers", grid.commands),
+    ):
+        items = [f"<li>{html(what)}: <code>{html(command)}</code></li>" for what, command in pairs]
+        text += [f"<details><summary>{summary}</summary><ul>", *items, "</ul></details>"] if items else []
+    return "\n".join([*text, "</section>"]) + "\n"
+
+
+def html_page(title: str, body: str) -> str:
+    """A page of its own around sections, without anything from elsewhere."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+    )
 
 
 def _field(value: object) -> object:

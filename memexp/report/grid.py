@@ -78,7 +78,7 @@ def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
     metric, spread = comparison.metric, comparison.spread(row, column)
     if spread is None:
         return [_DASH, "", "", "", ""]
-    mark = "†" if any(_unfilled(entry) for entry in comparison.cells[row, column]) else ""
+    mark = "†" if any(unfilled(entry) for entry in comparison.cells[row, column]) else ""
     texts = [f"{mark}{spread.mean:,.{metric.digits}f}", _deviation(spread.deviation, metric.digits)]
     texts.append(f"{'*' if spread.n == 1 else ''}{spread.n}")
     if row == comparison.baseline:
@@ -116,7 +116,7 @@ def _all_entries(comparison: Comparison) -> list[Entry]:
     return [entry for row in comparison.rows for entry in _entries(comparison, row)]
 
 
-def _unfilled(entry: Entry) -> bool:
+def unfilled(entry: Entry) -> bool:
     """Whether a memory that was on was never full while scoring."""
     fill = entry.summary["memory_fill"]
     return entry.summary["memory"] != "off" and fill is not None and fill < 1
@@ -152,8 +152,8 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     if any(found is not None and not found.paired for found in (comparison.difference(*cell) for cell in cells)):
         notes.append("~: no seed in common with the baseline, so a difference of means.")
-    if any(_unfilled(entry) for entry in entries):
-        shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if _unfilled(entry)}
+    if any(unfilled(entry) for entry in entries):
+        shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if unfilled(entry)}
         named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(shares.items()))
         notes.append(f"†: the memory never filled while scoring, so more of it cannot show ({named} full at most).")
     unfilled = {

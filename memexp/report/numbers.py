@@ -27,6 +27,7 @@ METRICS: dict[str, Metric] = {
     "nats": Metric("nats_per_token", "nats per token", 3, False),
     "bits_per_token": Metric("bits_per_token", "bits per token", 3, False),
     "bits_per_byte": Metric("bits_per_byte", "bits per byte", 3, False),
+    "bits_per_character": Metric("bits_per_character", "bits per character", 3, False),
     "accuracy": Metric("accuracy", "accuracy", 3, False, "share of an answer's tokens that were the likeliest"),
     "exact_match": Metric("exact_match", "exact match", 3, False, "share of documents all of whose answers are right"),
 }

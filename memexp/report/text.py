@@ -5,7 +5,7 @@ from rich.console import Console
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "†": r"\textdagger{}", "–": "--",
+    "±": r"$\pm$", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "–": "--",
 }  # fmt: skip
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_|<>[]~#"})
 
@@ -26,6 +26,13 @@ def latex(text: str) -> str:
 def markdown(text: str) -> str:
     """`text` for a Markdown table or list, where nothing in it is markup."""
     return escape(text).translate(_MARKDOWN)
+
+
+def html(text: str) -> str:
+    """`text` for HTML, where nothing in it is markup."""
+    from html import escape as quoted
+
+    return quoted(escape(text))
 
 
 def code(text: str) -> str:

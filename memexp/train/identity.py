@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config import NOT_OF_THE_RESULT, TrainConfig
-from memexp.data.corpus import Corpus
+from memexp.data.corpus import Corpus, content_of
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs import Run, find_run
@@ -20,7 +20,7 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
 
     The corpus counts by its content, and the run that weights come from by what determined it.
     """
-    content = _of_the_result(config)
+    content = of_the_result(config)
     content["data"] = {
         "name": config.data.name,
         "max_document": config.data.max_document,
@@ -38,7 +38,7 @@ def trained_settings(run: Run) -> TrainConfig:
         UserError: config.yaml and identity.json, written together, do not say the same.
     """
     settings, identity = run.settings, read_identity(run)
-    content = _of_the_result(settings)
+    content = of_the_result(settings)
     content["data"] = {"max_document": settings.data.max_document}
     for name, value in content.items():
         there = identity.get(name)
@@ -58,7 +58,7 @@ def _compare(run: Run, name: str, here: Any, there: Any) -> None:
         )
 
 
-def _of_the_result(config: TrainConfig) -> dict[str, Any]:
+def of_the_result(config: TrainConfig) -> dict[str, Any]:
     """The settings that change a weight; the corpus and the run that weights came from count by their content instead."""
     content = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
     for group, described in NOT_OF_THE_IDENTITY.items():
@@ -67,12 +67,8 @@ def _of_the_result(config: TrainConfig) -> dict[str, Any]:
 
 
 def identify_corpus(corpus: Corpus) -> dict[str, str]:
-    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
-    return {
-        "tokens_checksum": corpus.tokens_checksum,
-        "documents_checksum": corpus.manifest["files"]["documents.json"]["sha256"],
-        "tokenizer_hash": corpus.tokenizer_hash,
-    }
+    """The content of a corpus, by which it counts."""
+    return content_of(corpus.manifest)
 
 
 def read_identity(run: Run) -> dict[str, Any]:

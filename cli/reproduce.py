@@ -1,0 +1,160 @@
+"""`memexp reproduce`: train and score what a paper's table lacks, then show it."""
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from memexp.cli.cells import wanted
+from memexp.cli.jobs import JobProcess, run_jobs
+from memexp.cli.progress import clock, shown
+from memexp.cli.settings import CONF
+from memexp.config import ReproduceConfig
+from memexp.errors import UserError
+from memexp.experiment.cells import cells
+from memexp.experiment.commands import eval_words, train_words
+from memexp.experiment.definition import load
+from memexp.experiment.kept import keep, kept_folder
+from memexp.experiment.matching import Library, Wanted
+from memexp.runs import find_root
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(budget: str) -> float:
+    """90m, 2h or 1.5d in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", budget)
+    if match is None:
+        raise UserError(f"budget is {budget!r}; expected a number and s, m, h or d, such as 90m or 2h")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def run(config: ReproduceConfig) -> None:
+    """Train and score until every cell is done, the budget is spent or a signal comes; run again, it goes on."""
+    until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
+    root = find_root(config.root)
+    experiment = load(CONF, config.table)
+    all_cells = wanted(cells(experiment, config.scale, data=config.corpora, seeds=config.seeds))
+    work = Work(experiment.name, root, all_cells, config)
+    work.keep()
+    console = Console()
+    console.print(work.summary(), highlight=False)
+    if config.dry_run:
+        for label, words in work.plan():
+            console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
+        return
+    interrupted = False
+    while not interrupted and (jobs := work.ready()):
+        with shown(jobs, console) as show:
+            interrupted = run_jobs(jobs, at_a_time=config.jobs, show=work.watched(jobs, show, console), until=until)
+    for job in work.failed:
+        console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
+    from memexp.cli.table import show_experiment
+
+    show_experiment(root, experiment.name, scale=config.scale, data=config.corpora)
+    if interrupted and time.monotonic() < until:
+        raise KeyboardInterrupt
+    if work.failed:
+        raise SystemExit(1)
+
+
+@dataclass
+class Work:
+    """The cells of an experiment that are not done, and the jobs that do them, one wave after another: runs that start
+    from others and scores of another memory wait for the runs they are of."""
+
+    experiment: str
+    root: Path
+    cells: list[Wanted]
+    config: ReproduceConfig
+    library: Library = field(init=False)
+    failed: list[JobProcess] = field(default_factory=list)
+    _tried: set[str] = field(default_factory=set)
+    _folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.library = Library(self.root)
+        self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
+
+    def summary(self) -> str:
+        """How many cells are done, and which others are in other hands."""
+        done = sum(self.library.score(cell) is not None for cell in self.cells)
+        text = f"{self.experiment} at scale={self.config.scale}: {done} of {len(self.cells)} cells are done"
+        busy = {run.name for cell in self.cells if (run := self.library.unfinished(cell)) and run.state == "running"}
+        return text + (f"; another process trains {', '.join(sorted(busy))}" if busy else "")
+
+    def keep(self) -> None:
+        """Make light copies of what is done."""
+        for cell in self.cells:
+            if found := self.library.score(cell):
+                keep(found[0], kept_folder(self.root, self.experiment))
+
+    def plan(self) -> Iterable[tuple[str, list[str]]]:
+        """Each cell that is not done, with the words that do it once what it starts from is there."""
+        for cell in self.cells:
+            if self.library.score(cell) is None:
+                step = self._step(cell)
+                yield _label(cell), step[1] if step else train_words(cell, init_from=None, tag=self.experiment)
+
+    def ready(self) -> list[JobProcess]:
+        """Jobs for which everything is there and that were not tried before, in the order of the cells."""
+        self.library.forget()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        threads = max(1, len(os.sched_getaffinity(0)) // self.config.jobs)
+        jobs = []
+        for cell in self.cells:
+            step = None if self.library.score(cell) else self._step(cell)
+            if step is None or (key := " ".join(step[1])) in self._tried:
+                continue
+            doing, words = step
+            self._tried.add(key)
+            root = [f"root={self.config.root}"] if self.config.root else []
+            command = [sys.executable, "-P", "-m", "memexp", *words, f"threads={threads}", *root]
+            steps = doing.settings.steps if words[0] == "train" else 0
+            jobs.append(JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps))
+        return jobs
+
+    def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
+        """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
+        if run := self.library.with_weights(cell):
+            return cell, eval_words(run.name, cell)
+        if (begun := self.library.unfinished(cell)) and begun.state == "running":
+            return None
+        start = None if cell.start is None else self.library.with_weights(cell.start)
+        if cell.start is not None and start is None:
+            return self._step(cell.start)
+        return cell, train_words(cell, init_from=start.name if start else None, tag=self.experiment)
+
+    def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
+        """`show`, and of every job that ends a light copy and a line that says how long the others will take."""
+        began, ended = time.monotonic(), set[int]()
+
+        def look() -> None:
+            show()
+            for number, job in enumerate(jobs):
+                if number in ended or job.state not in ("done", "failed"):
+                    continue
+                ended.add(number)
+                self.failed += [job] if job.state == "failed" else []
+                self.library.forget()
+                self.keep()
+                console.print(f"{len(ended)} of {len(jobs)} jobs ended{_left(jobs, began)}", highlight=False)
+
+        return look
+
+
+def _label(cell: Wanted) -> str:
+    return f"{cell.cell.row} | {cell.cell.column} | seed {cell.cell.seed}"
+
+
+def _left(jobs: list[JobProcess], began: float) -> str:
+    """The time that all jobs will still take if they go on as they did."""
+    parts = [1.0 if job.state in ("done", "failed") else job.latest.get("step", 0) / max(1, job.steps) for job in jobs]
+    done = sum(parts)
+    return f", about {clock((time.monotonic() - began) * (len(jobs) - done) / done)} left" if done < len(jobs) else ""

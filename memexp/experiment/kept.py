@@ -1,0 +1,62 @@
+"""Light copies of finished runs, small enough to commit: settings, summaries, metrics and the loss of every document."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memexp.errors import UserError
+from memexp.files import write_json
+from memexp.runs import Run, Score
+
+OF_A_RUN = ("config.yaml", "identity.json", "metrics.jsonl", "summary.json")
+"""In this order: the summary is what says that a run is whole."""
+
+
+def kept_folder(root: Path, experiment: str) -> Path:
+    """Where the light copies of an experiment's runs lie: `results/<paper>/<table>/runs`."""
+    return root / "results" / experiment / "runs"
+
+
+def keep(run: Run, folder: Path) -> Run:
+    """Copy what is light of a finished run and of its scores to `folder`; what is there already stays."""
+    kept = Run(folder / run.name)
+    if kept.path == run.path:
+        return kept
+    kept.path.mkdir(parents=True, exist_ok=True)
+    for score in run.scores:
+        copy = Score(kept.path / "eval" / score.path.name)
+        if not (copy.path / "summary.json").exists():
+            write_json(copy.path / "documents.json", documents_of(score))
+            shutil.copy(score.path / "summary.json", copy.path)
+    for name in OF_A_RUN:
+        if not (kept.path / name).exists():
+            shutil.copy(run.path / name, kept.path)
+    return kept
+
+
+def documents_of(score: Score) -> list[dict[str, Any]]:
+    """Id, scored tokens and summed nats of each document of a score.
+
+    Raises:
+        UserError: its files are damaged or do not belong together.
+    """
+    rows = score.documents
+    if all("nats" in row for row in rows):
+        return rows
+    try:
+        nats = np.load(score.path / "token_nats.npy")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, for documents.json does "
+            "not sum them. Score again with force=true"
+        ) from error
+    ends = np.cumsum([row["tokens"] for row in rows])
+    if not rows or ends[-1] != len(nats):
+        raise UserError(
+            f"{score.path / 'token_nats.npy'} holds {len(nats):,} numbers; expected as many as documents.json says. It was cut "
+            "short or edited; score again with force=true"
+        )
+    sums = [float(part.sum(dtype=np.float64)) for part in np.split(nats, ends[:-1])]
+    return [row | {"nats": total} for row, total in zip(rows, sums, strict=True)]

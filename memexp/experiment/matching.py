@@ -1,0 +1,147 @@
+"""Which finished run and score fill a cell: those that were made with the cell's settings, whatever their folders are called."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from memexp.config import TrainConfig
+from memexp.data.corpus import content_of, prepared
+from memexp.errors import UserError
+from memexp.experiment.cells import Cell
+from memexp.files import fingerprint, read_json
+from memexp.runs import Run, Score, ScoreName
+from memexp.train.identity import of_the_result, read_identity
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A cell with the settings that its overrides make."""
+
+    cell: Cell
+    settings: TrainConfig
+    start: "Wanted | None" = None
+
+    @property
+    def score(self) -> ScoreName:
+        """What the cell's score is called."""
+        asked, mem = self.settings.eval, self.cell.mem
+        return ScoreName(
+            asked.split,
+            asked.documents,
+            asked.max_document,
+            self.settings.mem if mem is None else mem,
+            self.cell.memory,
+        )
+
+    def with_seed(self, seed: int) -> "Wanted":
+        """The same with another seed."""
+        cell, settings = replace(self.cell, seed=seed), replace(self.settings, seed=seed)
+        return Wanted(cell, settings, self.start and self.start.with_seed(seed))
+
+    @property
+    def result(self) -> str:
+        """A hash of what determines the run; cells of one run share it."""
+        start = None if self.start is None else self.start.result
+        return fingerprint([_result(self.settings), asdict(self.settings.data), start])
+
+
+def _result(settings: TrainConfig) -> dict[str, Any]:
+    """What determines a run but for its corpus and the run it started from."""
+    content = of_the_result(settings)
+    return content | {
+        "data": {"name": settings.data.name, "max_document": settings.data.max_document},
+        "init_from": None,
+    }
+
+
+@dataclass
+class Library:
+    """The finished runs below a root: those of `results/runs`, and the light copies beside the tables.
+
+    Attributes:
+        left_out: one line for each run that is of a cell by its name but cannot be read.
+    """
+
+    root: Path
+    left_out: list[str] = field(default_factory=list)
+    _found: dict[str, list[Run]] = field(default_factory=dict)
+    _corpora: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
+
+    def runs(self, wanted: Wanted) -> list[Run]:
+        """The finished runs of a cell, light copies last."""
+        key = wanted.result
+        if key not in self._found:
+            done = [run for run in self._named(wanted) if (run.path / "summary.json").exists()]
+            self._found[key] = [run for run in done if self._is_of(run, wanted)]
+        return self._found[key]
+
+    def with_weights(self, wanted: Wanted) -> Run | None:
+        """The finished run of a cell that can be scored or started from."""
+        return next((run for run in self.runs(wanted) if (run.path / "weights.pt").exists()), None)
+
+    def score(self, wanted: Wanted) -> tuple[Run, Score] | None:
+        """The score of a cell, and whose it is."""
+        scores = ((run, Score(run.path / "eval" / wanted.score.folder)) for run in self.runs(wanted))
+        return next(((run, score) for run, score in scores if (score.path / "summary.json").exists()), None)
+
+    def unfinished(self, wanted: Wanted) -> Run | None:
+        """The run of a cell that has begun and is not done."""
+        begun = [run for run in self._named(wanted) if not (run.path / "summary.json").exists()]
+        return next((run for run in begun if self._fits(run, wanted)), None)
+
+    def seeds(self, wanted: Wanted) -> set[int]:
+        """The seeds of runs that may be of the cell's row and column."""
+        found = (re.search(r"-s(\d+)-[0-9a-f]{8}$", run.name) for run in self._named(wanted, seed="*"))
+        return {int(match[1]) for match in found if match}
+
+    def forget(self) -> None:
+        """Look again: runs have been made since."""
+        self._found.clear()
+
+    def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
+        """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
+        settings, results = wanted.settings, self.root / "results"
+        start = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-"
+        paths = [path for pattern in ("runs", "*/*/runs") for path in sorted(results.glob(f"{pattern}/{start}*"))]
+        return [Run(path) for path in paths if (path / "config.yaml").exists()]
+
+    def _is_of(self, run: Run, wanted: Wanted) -> bool:
+        if not self._fits(run, wanted):
+            return False
+        if wanted.start is None:
+            return True
+        return read_identity(run).get("init_from") in [
+            read_identity(start)["hash"] for start in self.runs(wanted.start)
+        ]
+
+    def _fits(self, run: Run, wanted: Wanted) -> bool:
+        """Whether it has the settings and the corpus; which run it started from is not looked at."""
+        try:
+            settings = run.settings
+        except UserError as error:
+            if (line := str(error)) not in self.left_out:
+                self.left_out.append(line)
+            return False
+        started = settings.init_from is not None
+        if started != (wanted.start is not None) or _result(settings) != _result(wanted.settings):
+            return False
+        return self._has_corpus(run, settings, wanted)
+
+    def _has_corpus(self, run: Run, settings: TrainConfig, wanted: Wanted) -> bool:
+        """A run of this machine must have read the corpus as it is here now; of a light copy the settings have to do."""
+        corpus = self._corpus(wanted) if run.path.parent == self.root / "results" / "runs" else None
+        if corpus is None:
+            return asdict(settings.data) == asdict(wanted.settings.data)
+        there = read_identity(run)["data"]
+        return all(there.get(name) == value for name, value in corpus.items())
+
+    def _corpus(self, wanted: Wanted) -> Mapping[str, str] | None:
+        """The content of the cell's corpus; None where it is not prepared."""
+        data = wanted.settings.data
+        key = fingerprint(asdict(data))
+        if key not in self._corpora:
+            path = prepared(data, self.root)
+            self._corpora[key] = None if path is None else content_of(read_json(path / "manifest.json"))
+        return self._corpora[key]

@@ -1,0 +1,73 @@
+"""A paper's own numbers: `results/published/<paper>.yaml`, a block a table, a line a row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memexp.errors import UserError
+
+
+class Number(NamedTuple):
+    """A published value."""
+
+    value: float
+    std: float | None = None
+    recalled: bool = False
+    """It was recalled, not read in the source."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The numbers of one table.
+
+    Attributes:
+        cites: which table of which paper.
+        source: where they were read.
+        numbers: by row and column.
+        step_time: of a training step, relative to a row of the paper's choice; by row.
+    """
+
+    cites: str = ""
+    metric: str = ""
+    source: str = ""
+    note: str = ""
+    numbers: Mapping[tuple[str, str], Number] = field(default_factory=dict)
+    step_time: Mapping[str, Number] = field(default_factory=dict)
+
+
+def load_published(folder: Path, paper: str, table: str) -> Published:
+    """The published numbers of a table; without any where the paper prints none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import yaml
+
+    path = folder / f"{paper}.yaml"
+    if not path.exists():
+        return Published()
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return _published(content[table]) if table in content else Published()
+    except (OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"cannot read {table} in {path}: {error}; expected cites, metric, source, columns and rows of numbers"
+        ) from error
+
+
+def _published(block: dict[str, Any]) -> Published:
+    numbers = {
+        (row, column): _number(cell)
+        for row, cells in block["rows"].items()
+        for column, cell in zip(block["columns"], cells, strict=True)
+        if cell is not None
+    }
+    step_time = {row: _number(cell) for row, cell in block.get("step_time", {}).items()}
+    return Published(block["cites"], block["metric"], block["source"], block.get("note", ""), numbers, step_time)
+
+
+def _number(cell: Any) -> Number:
+    if isinstance(cell, dict):
+        return Number(float(cell.pop("value")), **cell)
+    return Number(float(cell))

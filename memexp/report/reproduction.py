@@ -1,0 +1,209 @@
+"""A paper's table beside ours before it is written down: what was published, what our runs score, and what may be said of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from memexp.config import Scored
+from memexp.experiment.commands import eval_words, reproduce_words, train_words
+from memexp.experiment.definition import Experiment
+from memexp.experiment.kept import documents_of
+from memexp.experiment.matching import Library, Wanted
+from memexp.experiment.published import Published
+from memexp.report.comparable import refuse_unlike
+from memexp.report.comparison import Spread
+from memexp.report.numbers import METRICS, Metric
+from memexp.report.rows import Column, Entry, Trained, read_entry
+from memexp.report.scores import progress_of, read_run_summary
+from memexp.report.statistics import Agreement, Gap, Losses, agreement, gap
+
+
+@dataclass
+class Reproduction:
+    """A table of a paper beside ours.
+
+    Attributes:
+        data: of each column shown the name of our data, in the order of the columns.
+        cells: the scores of each row and column, sorted by seed; a cell without any is not there.
+        missing: what each empty cell is, and the command that fills it.
+        left_out: one line for each run that cannot be read.
+    """
+
+    experiment: Experiment
+    scale: str
+    metric: Metric
+    published: Published
+    data: dict[str, str]
+    cells: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    _gaps: dict[tuple[str, str, str], Gap] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[str]:
+        return list(self.experiment.rows)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.data)
+
+    @property
+    def baseline(self) -> str:
+        return self.experiment.baseline or self.rows[0]
+
+    def spread(self, row: str, column: str) -> Spread | None:
+        """Mean and spread of ours over seeds; None for an empty cell."""
+        entries = self.cells.get((row, column))
+        return Spread.of([entry.value(self.metric, Column(entry.run.data)) for entry in entries]) if entries else None
+
+    def gap(self, row: str, other: str, column: str) -> Gap | None:
+        """Ours of `row` less that of `other`, in nats or in what the metric counts; None where either is missing."""
+        if not all((one, column) in self._losses for one in (row, other)):
+            return None
+        key = (row, other, column)
+        if key not in self._gaps:
+            self._gaps[key] = gap(self._losses[row, column], self._losses[other, column])
+        return self._gaps[key]
+
+    def shown(self, column: str) -> Callable[[float], float]:
+        """From a gap's number to what a table shows: percent of a relative metric, else the metric's own unit."""
+        if self.metric.relative:
+            return lambda nats: 100 * math.expm1(nats)
+        entry = next(entries[0] for (_, there), entries in self.cells.items() if there == column)
+        unit = 1.0 if self.metric.meaning else entry.summary[self.metric.field] / entry.summary["nats_per_token"]
+        return lambda nats: unit * nats
+
+    def published_gap(self, row: str, column: str) -> float | None:
+        """The paper's difference to the baseline, in the unit of ours."""
+        numbers = [self.published.numbers.get((one, column)) for one in (row, self.baseline)]
+        if row == self.baseline or None in numbers:
+            return None
+        value, base = (number.value for number in numbers if number is not None)
+        return 100 * (value / base - 1) if self.metric.relative else value - base
+
+    def step_time(self, row: str) -> float | None:
+        """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have."""
+        times = {one: self._step_times(one) for one in (row, self.baseline)}
+        common = times[row].keys() & times[self.baseline].keys()
+        return float(np.mean([times[row][key] / times[self.baseline][key] for key in common])) if common else None
+
+    def _step_times(self, row: str) -> dict[tuple[str, int], float]:
+        entries = [(column, entry) for column in self.columns for entry in self.cells.get((row, column), [])]
+        return {(column, entry.run.seed): _seconds_a_step(entry) for column, entry in entries}
+
+    def tokens(self, row: str) -> list[int]:
+        """Tokens of training of the row's runs, sorted, each once."""
+        entries = [entry for column in self.columns for entry in self.cells.get((row, column), [])]
+        return sorted({int(entry.run.summary["tokens"]) for entry in entries})
+
+    def agreement(self, column: str) -> Agreement:
+        """How far our order of the rows is the paper's."""
+        numbers = {
+            row: self.published.numbers[row, column] for row in self.rows if (row, column) in self.published.numbers
+        }
+        gaps = {(a, b): found for a, b in combinations(self.rows, 2) if (found := self.gap(a, b, column)) is not None}
+        return agreement({row: (number.value, number.std) for row, number in numbers.items()}, gaps, self.rows)
+
+    @cached_property
+    def _losses(self) -> dict[tuple[str, str], Losses]:
+        return {key: _losses(entries, self.metric) for key, entries in self.cells.items()}
+
+
+def _seconds_a_step(entry: Entry) -> float:
+    summary = entry.run.summary
+    return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
+
+
+def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
+    seeds = tuple(entry.run.seed for entry in entries)
+    documents = [documents_of(entry.score) for entry in entries]
+    tokens_D = np.array([row["tokens"] for row in documents[0]], dtype=np.float64)
+    if not metric.meaning:
+        return Losses(seeds, np.array([[row["nats"] for row in rows] for rows in documents]), tokens_D)
+    if not all("correct" in row for rows in documents for row in rows):  # an older score: only its mean is known
+        return Losses(seeds, np.array([[entry.summary[metric.field]] for entry in entries]), np.ones(1))
+    correct_SD = np.array([[row["correct"] for row in rows] for rows in documents], dtype=np.float64)
+    if metric.field == "accuracy":
+        return Losses(seeds, correct_SD, tokens_D)
+    return Losses(seeds, (correct_SD == tokens_D).astype(np.float64), np.ones(len(tokens_D)))
+
+
+def reproduce(
+    root: Path,
+    experiment: Experiment,
+    wanted: Sequence[Wanted],
+    published: Published,
+    *,
+    scale: str,
+    data: dict[str, str],
+) -> Reproduction:
+    """Look up what fills the table.
+
+    Args:
+        wanted: every cell that is to be shown; runs of other seeds are found as well.
+        data: of each column shown the name of our data.
+
+    Raises:
+        UserError: a damaged file, or scores of a column that do not compare.
+    """
+    table = Reproduction(experiment, scale, METRICS[experiment.metric], published, data)
+    library = Library(root)
+    places: dict[tuple[str, str], list[Wanted]] = {}
+    for cell in wanted:
+        places.setdefault((cell.cell.row, cell.cell.column), []).append(cell)
+    for place, cells in places.items():
+        seeds = {cell.cell.seed for cell in cells} | library.seeds(cells[0])
+        entries = [_entry(library, cells[0].with_seed(seed), root) for seed in sorted(seeds)]
+        if found := [entry for entry in entries if entry is not None]:
+            table.cells[place] = found
+    for column in data:
+        entries_here = [entry for (_, there), entries in table.cells.items() if there == column for entry in entries]
+        refuse_unlike(entries_here, table.metric)
+    table.missing = _missing(table, places, library)
+    table.left_out = library.left_out
+    return table
+
+
+def _entry(library: Library, wanted: Wanted, root: Path) -> Entry | None:
+    found = library.score(wanted)
+    if found is None:
+        return None
+    run, score = found
+    asked = wanted.settings.eval
+    summary = read_run_summary(run)
+    assert summary is not None
+    return read_entry(Trained.read(run, summary, root, Scored(asked.split, asked.documents, asked.max_document)), score)
+
+
+def _missing(
+    table: Reproduction, places: dict[tuple[str, str], list[Wanted]], library: Library
+) -> list[tuple[str, str]]:
+    name, missing = table.experiment.name, []
+    for column, data in table.data.items():
+        here = {row: cells for (row, there), cells in places.items() if there == column}
+        if not any((row, column) in table.cells for row in here):
+            missing.append((f"all of {column}", " ".join(["memexp", *reproduce_words(name, table.scale, data)])))
+            continue
+        for row, cells in here.items():
+            if (row, column) not in table.cells:
+                missing.append(_filling(row, column, cells[0], library, name))
+    return missing
+
+
+def _filling(row: str, column: str, cell: Wanted, library: Library, tag: str) -> tuple[str, str]:
+    """What an empty cell is, how far it is, and the command that fills it or goes on."""
+    what = f"{row} on {column}"
+    if run := library.with_weights(cell):
+        return what, " ".join(["memexp", *eval_words(run.name, cell)])
+    if run := library.unfinished(cell):
+        what += f" ({progress_of(run)})"
+    start = None if cell.start is None else library.with_weights(cell.start)
+    init_from = None if cell.start is None else start.name if start else "RUN"
+    words = train_words(cell, init_from=init_from, tag=tag)
+    then = [] if cell.cell.trains else ["memexp", *eval_words("RUN", cell)]
+    return what, " ".join(["memexp", *words] + (["then", *then] if then else []))
