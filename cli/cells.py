@@ -12,7 +12,7 @@ from memexp.cli.messages import explain
 from memexp.cli.settings import CONF, groups_of
 from memexp.config import TrainConfig
 from memexp.errors import UserError
-from memexp.experiment.cells import Cell, cells, chosen_columns
+from memexp.experiment.cells import Cell, cells, chosen_columns, data_of
 from memexp.experiment.definition import load
 from memexp.experiment.matching import Wanted
 from memexp.experiment.published import load_published
@@ -38,7 +38,7 @@ def reproduction(root: Path, name: str, *, scale: str, data: Sequence[str] = ())
         wanted(cells(experiment, scale, data=data)),
         load_published(PUBLISHED, experiment.paper, experiment.table),
         scale=scale,
-        data={label: str(getattr(experiment.columns[label], scale)["data"]) for label in columns},
+        data={label: data_of(experiment, scale, label) for label in columns},
     )
 
 

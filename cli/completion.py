@@ -5,7 +5,7 @@ from dataclasses import Field
 from typing import Any
 
 from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
-from memexp.cli.settings import groups_of, is_offered, settings_of, value_type
+from memexp.cli.settings import TYPED_AS, groups_of, is_offered, settings_of, value_type
 from memexp.config import COMMANDS
 from memexp.errors import UserError, did_you_mean
 
@@ -87,7 +87,7 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
         before, comma, last = value.rpartition(",")
         values = groups.get(key) or (_values(known[key]) if key in known else [])
         return [f"{key}={before}{comma}{found}" for found in _starting(last, values)]
-    names = [f"{name}=" for name in [*groups, *known] if is_offered(name)]
+    names = [f"{TYPED_AS.get(name, name)}=" for name in [*groups, *known] if is_offered(name)]
     # Settings of a group are offered once its name and the dot are there.
     shown = {
         name if name.count(".") <= current.count(".") else ".".join(name.split(".")[: current.count(".") + 1]) + "."

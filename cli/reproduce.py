@@ -40,6 +40,10 @@ def run(config: ReproduceConfig) -> None:
     until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
     root = find_root(config.root)
     experiment = load(CONF, config.table)
+    if experiment.needs is not None:
+        raise UserError(
+            f"{experiment.name} cannot be run yet: it needs {experiment.needs}; expected another experiment"
+        )
     all_cells = wanted(cells(experiment, config.scale, data=config.corpora, seeds=config.seeds))
     work = Work(experiment.name, root, all_cells, config)
     work.keep()

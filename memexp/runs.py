@@ -10,7 +10,8 @@ results/runs/<name>/
   eval/<split>-<documents>x<max_document>-<mem>-<memory>/
     token_nats.npy          float32, one number a scored token, documents one after another
     tokens.npy              uint32, the token that each number is about
-    documents.json          [{"id", "tokens"}, ...]: the scored tokens of each document, in order
+    documents.json          [{"id", "tokens", "nats"}, ...]: of each document the scored tokens and their sum, in order; of
+                            answers also how many are "correct"
     summary.json            means, sizes and what was scored
 """
 

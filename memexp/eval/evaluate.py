@@ -82,10 +82,22 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
-    rows = [{"id": document.id, "tokens": length} for document, length in zip(documents, scores.lengths, strict=True)]
-    write_json(score.path / "documents.json", rows)
+    write_json(score.path / "documents.json", _document_rows(documents, scores))
     write_json(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
+
+
+def _document_rows(documents: list[TokenDocument], scores: Scores) -> list[dict[str, Any]]:
+    """Of each document what was scored: tokens, their nats in float64, and of answers how many tokens are right."""
+    ends = np.cumsum(scores.lengths)[:-1]
+    rows: list[dict[str, Any]] = [
+        {"id": document.id, "tokens": length, "nats": float(part.sum(dtype=np.float64))}
+        for document, length, part in zip(documents, scores.lengths, np.split(scores.nats, ends), strict=True)
+    ]
+    if scores.correct is None:
+        return rows
+    parts = np.split(scores.correct, ends)
+    return [row | {"correct": int(part.sum())} for row, part in zip(rows, parts, strict=True)]
 
 
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:

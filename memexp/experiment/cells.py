@@ -1,5 +1,6 @@
 """From an experiment to its cells: for each row, column and seed the settings of `memexp train`."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,19 +66,24 @@ def cells(experiment: Experiment, scale: str, *, data: Sequence[str] = (), seeds
         for seed in (seeds or experiment.seeds)
         for column in columns
         for row in rows
+        if column in (experiment.rows[row].columns or columns)
     ]
 
 
+def data_of(experiment: Experiment, scale: str, column: str) -> str:
+    """The name of a column's data."""
+    settings = getattr(experiment.columns[column], scale)
+    return str(settings.get("data.name", settings["data"]))
+
+
 def chosen_columns(experiment: Experiment, scale: str, data: Sequence[str]) -> list[str]:
-    """The columns with this data, by its name or the paper's, in the table's order; all when none is named."""
-    by_word = {label: label for label in experiment.columns}
-    by_word |= {getattr(column, scale)["data"]: label for label, column in experiment.columns.items()}
+    """The columns of these names or with this data, in the table's order; all when none is named."""
+    names = {label: (label, data_of(experiment, scale, label)) for label in experiment.columns}
     for word in data:
-        if word not in by_word:
-            known = [getattr(column, scale)["data"] for column in experiment.columns.values()]
-            raise UserError(f"data is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, by_word)}")
-    wanted = {by_word[word] for word in data}
-    return [label for label in experiment.columns if label in wanted or not data]
+        if not any(word in both for both in names.values()):
+            known = list(dict.fromkeys(name for _, name in names.values()))
+            raise UserError(f"data is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, known)}")
+    return [label for label, both in names.items() if not data or set(both) & set(data)]
 
 
 def _spread_out(count: int) -> Iterator[int]:
@@ -108,7 +114,9 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
     if shared.steps is not None:
         settings["steps"] = shared.steps
     settings |= getattr(experiment.columns[column], scale) | getattr(row, scale)
-    if shared.tokens_a_step:
+    if length := experiment.columns[column].document:
+        settings["accumulate"] = math.ceil(length / settings["segment"])
+    if shared.tokens_a_step and "lanes" not in settings:
         settings["lanes"] = shared.tokens_a_step // (settings["segment"] * settings.get("accumulate", 1))
     return Cell(label, column, seed, settings | {"seed": seed}, start)
 

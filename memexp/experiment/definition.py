@@ -15,6 +15,12 @@ class Column:
 
     paper: dict[str, Any] = field(default_factory=dict)
     small: dict[str, Any] = field(default_factory=dict)
+    published: str | None = None
+    """The published column that it stands for, where that is not its own."""
+    slice: str | None = None
+    """The answers that count, such as length=24; None: all."""
+    document: int = 0
+    """Inputs of a document, where a step reads whole ones: how many segments it accumulates follows."""
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Row:
     mem: int | None = None
     """Of such a score: the memory's size in the paper, where it is not the run's."""
     memory: str = "on"
+    columns: list[str] = field(default_factory=list)
+    """The columns that it has a cell in; empty: all."""
 
 
 @dataclass
@@ -57,6 +65,8 @@ class Experiment:
     Attributes:
         name: the paper and the table, as in memorizing/table4.
         baseline: the row that differences are taken to; default: the first.
+        goal: the row whose difference is all there is to gain; the table says which share of it the others have.
+        needs: what it takes to run it that memexp does not have.
     """
 
     name: str
@@ -67,6 +77,8 @@ class Experiment:
     rows: dict[str, Row]
     scales: dict[str, Scale]
     baseline: str | None = None
+    goal: str | None = None
+    needs: str | None = None
 
     @property
     def paper(self) -> str:

@@ -37,11 +37,13 @@ def keep(run: Run, folder: Path) -> Run:
 
 
 def documents_of(score: Score) -> list[dict[str, Any]]:
-    """Id, scored tokens and summed nats of each document of a score.
+    """Id, scored tokens and summed nats of each document of a score; nothing where an older light copy does not list them.
 
     Raises:
         UserError: its files are damaged or do not belong together.
     """
+    if not (score.path / "documents.json").exists():
+        return []
     rows = score.documents
     if all("nats" in row for row in rows):
         return rows

@@ -104,7 +104,9 @@ class Library:
         """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
         settings, results = wanted.settings, self.root / "results"
         start = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-"
-        paths = [path for pattern in ("runs", "*/*/runs") for path in sorted(results.glob(f"{pattern}/{start}*"))]
+        paths = [
+            path for pattern in ("runs", "*/runs", "*/*/runs") for path in sorted(results.glob(f"{pattern}/{start}*"))
+        ]
         return [Run(path) for path in paths if (path / "config.yaml").exists()]
 
     def _is_of(self, run: Run, wanted: Wanted) -> bool:

@@ -156,11 +156,11 @@ def _notes(comparison: Comparison) -> list[str]:
         shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if unfilled(entry)}
         named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(shares.items()))
         notes.append(f"†: the memory never filled while scoring, so more of it cannot show ({named} full at most).")
-    unfilled = {
+    in_training = {
         entry.run.name: fill for entry in entries if (fill := entry.run.summary.get("memory_fill")) not in (None, 1)
     }
-    if unfilled:
-        named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(unfilled.items()))
+    if in_training:
+        named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(in_training.items()))
         notes.append(f"In training the memory never filled in {named} full at most.")
     return notes + [f"{line}." for line in comparison.left_out]
 

@@ -14,7 +14,7 @@ from memexp.experiment.commands import eval_words, reproduce_words, train_words
 from memexp.experiment.definition import Experiment
 from memexp.experiment.kept import documents_of
 from memexp.experiment.matching import Library, Wanted
-from memexp.experiment.published import Published
+from memexp.experiment.published import Number, Published
 from memexp.report.comparable import refuse_unlike
 from memexp.report.comparison import Spread
 from memexp.report.numbers import METRICS, Metric
@@ -59,7 +59,16 @@ class Reproduction:
     def spread(self, row: str, column: str) -> Spread | None:
         """Mean and spread of ours over seeds; None for an empty cell."""
         entries = self.cells.get((row, column))
-        return Spread.of([entry.value(self.metric, Column(entry.run.data)) for entry in entries]) if entries else None
+        return Spread.of([self.value(entry, column) for entry in entries]) if entries else None
+
+    def value(self, entry: Entry, column: str) -> float:
+        """What a score says in a column: of all that was scored, or of a slice."""
+        by, _, value = (self.experiment.columns[column].slice or "").partition("=")
+        return entry.value(self.metric, Column(entry.run.data, by, value))
+
+    def published_number(self, row: str, column: str) -> Number | None:
+        """The paper's number of a cell, or of the cell that it stands for."""
+        return self.published.numbers.get((row, self.experiment.columns[column].published or column))
 
     def gap(self, row: str, other: str, column: str) -> Gap | None:
         """Ours of `row` less that of `other`, in nats or in what the metric counts; None where either is missing."""
@@ -80,11 +89,17 @@ class Reproduction:
 
     def published_gap(self, row: str, column: str) -> float | None:
         """The paper's difference to the baseline, in the unit of ours."""
-        numbers = [self.published.numbers.get((one, column)) for one in (row, self.baseline)]
-        if row == self.baseline or None in numbers:
+        number, base = (self.published_number(one, column) for one in (row, self.baseline))
+        if row == self.baseline or number is None or base is None:
             return None
-        value, base = (number.value for number in numbers if number is not None)
-        return 100 * (value / base - 1) if self.metric.relative else value - base
+        return 100 * (number.value / base.value - 1) if self.metric.relative else number.value - base.value
+
+    def share_of_gain(self, row: str, column: str) -> float | None:
+        """Of the goal's difference to the baseline, the share that this row has; None without a goal or a cell."""
+        goal = self.experiment.goal
+        whole = None if goal is None else self.gap(goal, self.baseline, column)
+        part = self.gap(row, self.baseline, column)
+        return part.mean / whole.mean if whole is not None and part is not None and whole.mean else None
 
     def step_time(self, row: str) -> float | None:
         """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have."""
@@ -111,7 +126,10 @@ class Reproduction:
 
     @cached_property
     def _losses(self) -> dict[tuple[str, str], Losses]:
-        return {key: _losses(entries, self.metric) for key, entries in self.cells.items()}
+        return {
+            (row, column): _losses(entries, self.metric, [self.value(entry, column) for entry in entries])
+            for (row, column), entries in self.cells.items()
+        }
 
 
 def _seconds_a_step(entry: Entry) -> float:
@@ -119,18 +137,23 @@ def _seconds_a_step(entry: Entry) -> float:
     return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
 
 
-def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
+def _losses(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:
+    """The losses of each document; where only the mean is known (an older score, a slice), as of one document."""
     seeds = tuple(entry.run.seed for entry in entries)
     documents = [documents_of(entry.score) for entry in entries]
+    counted = "correct" if metric.meaning else "nats"
+    whole = all(entry.summary[metric.field] == value for entry, value in zip(entries, values, strict=True))
+    if not whole or not all(counted in row for rows in documents for row in rows or [{}]):
+        nats = [
+            value if metric.meaning else entry.summary["nats_per_token"]
+            for entry, value in zip(entries, values, strict=True)
+        ]
+        return Losses(seeds, np.array(nats)[:, None], np.ones(1))
     tokens_D = np.array([row["tokens"] for row in documents[0]], dtype=np.float64)
-    if not metric.meaning:
-        return Losses(seeds, np.array([[row["nats"] for row in rows] for rows in documents]), tokens_D)
-    if not all("correct" in row for rows in documents for row in rows):  # an older score: only its mean is known
-        return Losses(seeds, np.array([[entry.summary[metric.field]] for entry in entries]), np.ones(1))
-    correct_SD = np.array([[row["correct"] for row in rows] for rows in documents], dtype=np.float64)
-    if metric.field == "accuracy":
-        return Losses(seeds, correct_SD, tokens_D)
-    return Losses(seeds, (correct_SD == tokens_D).astype(np.float64), np.ones(len(tokens_D)))
+    counts_SD = np.array([[row[counted] for row in rows] for rows in documents], dtype=np.float64)
+    if metric.field == "exact_match":
+        return Losses(seeds, (counts_SD == tokens_D).astype(np.float64), np.ones(len(tokens_D)))
+    return Losses(seeds, counts_SD, tokens_D)
 
 
 def reproduce(

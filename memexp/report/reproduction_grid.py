@@ -22,6 +22,12 @@ def lay_out(table: Reproduction) -> Grid:
         right += [True] * 7
         for line, row in zip(lines, table.rows, strict=True):
             line += _cell(table, row, column)
+        if table.experiment.goal is not None:
+            headers.append("of the gain")
+            right.append(True)
+            for line, row in zip(lines, table.rows, strict=True):
+                share = table.share_of_gain(row, column)
+                line.append(_DASH if share is None else f"{100 * share:.0f} %")
     if table.published.step_time:
         headers.append("step time: paper")
         right.append(True)
@@ -46,7 +52,9 @@ def lay_out(table: Reproduction) -> Grid:
 
 
 def _cell(table: Reproduction, row: str, column: str) -> list[str]:
-    digits, published = table.metric.digits, table.published.numbers.get((row, column))
+    if column not in (table.experiment.rows[row].columns or table.columns):
+        return [""] * 7
+    digits, published = table.metric.digits, table.published_number(row, column)
     paper = _DASH
     if published is not None:
         paper = f"{'†' * published.recalled}{published.value:,.{digits}f}"
@@ -104,6 +112,10 @@ def _notes(table: Reproduction) -> list[str]:
             f"diff.: less {table.baseline}. 95 %: paired bootstrap over documents and seeds; none: the interval holds zero, so "
             "it is not called a difference."
         )
+    if table.experiment.goal is not None:
+        notes.append(f"of the gain: the share of the difference, in nats, that {table.experiment.goal} has.")
+    if table.experiment.needs is not None:
+        notes.append(f"Not run: it needs {table.experiment.needs}.")
     if any(unfilled(entry) for entry in entries):
         notes.append("‡: the memory never filled while scoring.")
     notes += _trends(table)
@@ -159,7 +171,7 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
     found = []
     for row in table.rows:
         for column, data in table.data.items():
-            published, spread = table.published.numbers.get((row, column)), table.spread(row, column)
+            published, spread = table.published_number(row, column), table.spread(row, column)
             head = {
                 "experiment": table.experiment.name, "scale": table.scale, "row": row, "column": column, "data": data,
                 "metric": table.metric.field, "paper": published and published.value,
@@ -167,7 +179,7 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
                 "mean": spread and spread.mean, "deviation": spread and spread.deviation, "n": spread.n if spread else 0,
                 **_gap_fields(table, row, column), "step_time": table.step_time(row),
             }  # fmt: skip
-            found += [head | _seed_fields(table, entry) for entry in table.cells.get((row, column), [None])]
+            found += [head | _seed_fields(table, column, entry) for entry in table.cells.get((row, column), [None])]
     return found
 
 
@@ -181,12 +193,18 @@ def _gap_fields(table: Reproduction, row: str, column: str) -> dict[str, Any]:
     return dict(zip(names, [*values, gap.decided, gap.paired], strict=True))
 
 
-def _seed_fields(table: Reproduction, entry: Entry | None) -> dict[str, Any]:
+def _seed_fields(table: Reproduction, column: str, entry: Entry | None) -> dict[str, Any]:
     names = ("seed", "run", "value", "memory_fill", "parameters", "tokens", "steps", "tokens_per_second", "command")
     if entry is None:
         return dict.fromkeys(names)
     run = entry.run
     cost = [run.summary[name] for name in ("parameters", "tokens", "steps", "tokens_per_second")]
-    value = float(entry.summary[table.metric.field])
-    fields = [run.seed, run.name, value, entry.summary["memory_fill"], *cost, entry.summary["command"]]
+    fields = [
+        run.seed,
+        run.name,
+        table.value(entry, column),
+        entry.summary["memory_fill"],
+        *cost,
+        entry.summary["command"],
+    ]
     return dict(zip(names, fields, strict=True))

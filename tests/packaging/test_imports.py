@@ -20,10 +20,10 @@ BASE = (
     "memexp.instantiate",
 )
 LAYERS = [
-    BASE, ("memexp.data",), ("memexp.model",), ("memexp.train",), ("memexp.eval",), ("memexp.report",), ("memexp.bench",),
-    ("memexp.cli", "memexp.__main__"),
+    BASE, ("memexp.data",), ("memexp.model",), ("memexp.train",), ("memexp.eval",), ("memexp.experiment",), ("memexp.report",),
+    ("memexp.bench",), ("memexp.cli", "memexp.__main__"),
 ]  # fmt: skip
-LIGHT = ("memexp.data", "memexp.report", "memexp.cli", *BASE)
+LIGHT = ("memexp.data", "memexp.experiment", "memexp.report", "memexp.cli", *BASE)
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu"}
 
 
@@ -80,7 +80,7 @@ def test_a_back_edge_would_be_seen(tmp_path: Path) -> None:
     assert back_edges(files) == ["memexp.data.bad -> memexp.cli", "memexp.data.bad -> memexp.cli.main"]
 
 
-@pytest.mark.parametrize("package", ["data", "report", "cli", ""])
+@pytest.mark.parametrize("package", ["data", "experiment", "report", "cli", ""])
 def test_light_packages_never_load_torch(package) -> None:
     """In one process a package: importing its modules must not load torch."""
     names = [
