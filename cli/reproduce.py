@@ -112,7 +112,7 @@ class Work:
         self._folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, len(os.sched_getaffinity(0)) // self.config.jobs)
         jobs = []
-        for cell in self.cells:
+        for cell in sorted(self.cells, key=lambda one: not one.cell.trains):  # a run is named by the row it is of
             step = None if self.library.score(cell) else self._step(cell)
             if step is None or (key := " ".join(step[1])) in self._tried:
                 continue

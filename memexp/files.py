@@ -68,6 +68,29 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with a checksum of its content, so that a change by hand is seen."""
+    write_json(path, content | {"checksum": fingerprint(content)})
+
+
+def read_sealed(path: Path) -> Any:
+    """Read what `write_sealed` wrote; of an older file, which has no checksum, none is compared.
+
+    Raises:
+        UserError: `path` is absent, is not JSON, or is not as it was written.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or "checksum" not in found:
+        return found
+    content = {name: value for name, value in found.items() if name != "checksum"}
+    if found["checksum"] != (seen := fingerprint(content)):
+        raise UserError(
+            f"{path} is not as memexp wrote it: its content has the checksum {seen[:8]}; expected {str(found['checksum'])[:8]}, "
+            "which stands in it. Likely cause: it was edited"
+        )
+    return content
+
+
 def checksum(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

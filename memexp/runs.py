@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple
 
 from memexp.config import ARCHS, Scored, TrainConfig
 from memexp.errors import UserError, did_you_mean
-from memexp.files import read_json
+from memexp.files import read_json, read_sealed
 
 
 def find_root(root: str | None) -> Path:
@@ -79,7 +79,7 @@ class Score:
     @property
     def summary(self) -> dict[str, Any]:
         """What was scored and the means; see `memexp.eval.score`."""
-        summary: dict[str, Any] = read_json(self.path / "summary.json")
+        summary: dict[str, Any] = read_sealed(self.path / "summary.json")
         return summary
 
     @property
@@ -142,7 +142,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        return read_sealed(path) if path.exists() else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

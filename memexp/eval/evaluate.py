@@ -16,7 +16,7 @@ from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies
 from memexp.eval.score import Scores, score_documents
-from memexp.files import fingerprint, write_atomically, write_json
+from memexp.files import fingerprint, write_atomically, write_json, write_sealed
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
@@ -83,7 +83,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
     write_json(score.path / "documents.json", _document_rows(documents, scores))
-    write_json(score.path / "summary.json", summary)  # last: it says that the score is whole
+    write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
 
 

@@ -98,7 +98,7 @@ class Reproduction:
         """Of the goal's difference to the baseline, the share that this row has; None without a goal or a cell."""
         goal = self.experiment.goal
         whole = None if goal is None else self.gap(goal, self.baseline, column)
-        part = self.gap(row, self.baseline, column)
+        part = None if row == self.baseline else self.gap(row, self.baseline, column)
         return part.mean / whole.mean if whole is not None and part is not None and whole.mean else None
 
     def step_time(self, row: str) -> float | None:

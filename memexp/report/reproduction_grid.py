@@ -27,7 +27,7 @@ def lay_out(table: Reproduction) -> Grid:
             right.append(True)
             for line, row in zip(lines, table.rows, strict=True):
                 share = table.share_of_gain(row, column)
-                line.append(_DASH if share is None else f"{100 * share:.0f} %")
+                line.append(_DASH if share is None else f"{round(100 * share)} %")
     if table.published.step_time:
         headers.append("step time: paper")
         right.append(True)

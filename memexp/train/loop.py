@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
-from memexp.files import write_json, write_text
+from memexp.files import write_json, write_sealed, write_text
 from memexp.model.build import Fed
 from memexp.model.parts import part
 from memexp.model.segment import Tree, detach, state_bytes
@@ -253,7 +253,7 @@ def _finish(session: Session, command: str, root: Path) -> None:
     checkpoint.save(
         path / "weights.pt", {"identity": session.identity, "step": session.step, "model": session.model.state_dict()}
     )
-    write_json(
+    write_sealed(
         path / "summary.json",
         {
             "run": session.run.name,

@@ -52,7 +52,11 @@ def test_what_is_kept_fits_together(knn: Run, root: Path, corpus: Corpus) -> Non
     texts = corpus.split("test")[:2]
     expected = np.concatenate([document.tokens[1:201] for document in texts])
     assert (np.load(score.path / "tokens.npy") == expected).all()
-    assert score.documents == [{"id": document.id, "tokens": 200} for document in texts]
+    nats = np.load(score.path / "token_nats.npy").astype(np.float64)
+    sums = [pytest.approx(nats[:200].sum()), pytest.approx(nats[200:].sum())]
+    assert score.documents == [
+        {"id": document.id, "tokens": 200, "nats": total} for document, total in zip(texts, sums, strict=True)
+    ]
     assert len(nats(score)) == summary["tokens"] == 400
     assert summary["nats_per_token"] == math.fsum(nats(score).tolist()) / 400
     assert summary["bytes"] == len(b"".join(corpus.tokenizer.pieces(expected)))

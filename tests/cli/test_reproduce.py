@@ -1,0 +1,179 @@
+"""`memexp reproduce`: what is done is left alone, what is missing is done in waves, and the table comes last."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memexp.cli import cells, reproduce
+from memexp.cli.jobs import JobProcess, run_jobs
+from memexp.cli.main import main
+from memexp.cli.reproduce import seconds_of
+from memexp.errors import UserError
+
+EXPERIMENT = """
+title: Tiny, Table 1
+metric: perplexity
+seeds: [0]
+columns:
+  Letters:
+    paper: {data: tiny}
+    small: {data: tiny}
+rows:
+  cache: {set: {arch: xl, segment: 16, mem: 16}}
+  memory: {set: &knn {arch: knn, segment: 16, arch.cache: 16, mem: 64}, init_from: cache}
+  without: {scores: memory, memory: "off"}
+scales:
+  paper: {set: {size: tiny}}
+  small:
+    set: {size: tiny, eval.documents: 2, eval.max_document: 32}
+    tokens_a_step: 32
+    steps: 2
+"""
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root, and an experiment instead of those that are there."""
+    path = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(EXPERIMENT)
+    for module in (cells, reproduce):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command line, whose jobs are done in this process and listed by their first words."""
+    monkeypatch.setenv("COLUMNS", "200")
+    done: list[str] = []
+
+    def in_process(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float) -> bool:
+        for job in jobs:
+            job.log.write_text("$\n")
+            words = job.command[job.command.index("memexp") + 1 :]
+            done.append(f"{words[0]} {job.label}")
+            job.state = "done" if main(words) == 0 else "failed"
+            show()
+        done.append("-")
+        return False
+
+    monkeypatch.setattr(reproduce, "run_jobs", in_process)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        done.clear()
+        code = main([*words, f"root={here}"])
+        captured = capsys.readouterr()
+        return code, captured.out, " | ".join(done) or captured.err
+
+    return run
+
+
+def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
+    code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
+    assert code == 0 and "0 of 3 cells are done" in out and not list(here.glob("results/**/config.yaml"))
+    assert "  cache | Letters | seed 0: memexp train size=tiny" in out and "tag=tiny/table1" in out
+
+    code, out, done = call("reproduce", "tiny/table1")
+    assert code == 0 and done == (
+        "train cache | Letters | seed 0 | - | train memory | Letters | seed 0 | - | eval without | Letters | seed 0 | -"
+    )
+    assert "Tiny, Table 1, scale=small: perplexity" in out and "Missing" not in out
+    kept = here / "results" / "tiny" / "table1"
+    assert len(list(kept.glob("runs/*/summary.json"))) == 2 and len(list(kept.glob("runs/*/eval/*/summary.json"))) == 3
+    assert sorted(path.name for path in kept.glob("small.*")) == ["small.csv", "small.html", "small.md", "small.tex"]
+
+    code, out, done = call("reproduce", "tiny/table1")
+    assert code == 0 and "3 of 3 cells are done" in out and done == ""
+    # what was committed is enough
+    (here / "results" / "runs").rename(here / "elsewhere")
+    code, out, done = call("reproduce", "tiny/table1")
+    assert code == 0 and "3 of 3 cells are done" in out and done == ""
+    code, table, _ = call("table", "tiny/table1", "data=tiny")
+    assert code == 0 and (kept / "small-tiny.md").exists()
+    assert table.splitlines()[:8] == out.splitlines()[1:9]
+
+
+def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memexp.cli import train
+
+    def fail(config: Any) -> None:
+        raise UserError("bad luck")
+
+    monkeypatch.setattr(train, "run", fail)
+    code, out, done = call("reproduce", "tiny/table1")
+    assert code == 1 and done == "train cache | Letters | seed 0 | -" and "failed cache | Letters | seed 0" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        ("reproduce tiny/tabel1", "memexp reproduce: there is no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean tiny/table1?"),
+        ("table tiny/tabel1", "memexp table: there is no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean tiny/table1?"),
+        ("reproduce tiny/table1 data=tinny", "memexp reproduce: data is 'tinny'; expected one of tiny; did you mean tiny?"),
+        ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number and s, m, h or d, such as 90m or 2h"),
+        ("reproduce tiny/table1 scale=big", "memexp reproduce: scale is 'big'; expected one of paper, small"),
+        ("reproduce", "memexp reproduce: table is not given; expected an experiment, as in memorizing/table4"),
+    ],
+)  # fmt: skip
+def test_refusals(call: Call, words: str, refusal: str) -> None:
+    assert call(*words.split())[::2] == (2, refusal + "\n")
+
+
+def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
+    path = here.parent / "conf" / "experiment" / "tiny" / "table1.yaml"
+    path.write_text(EXPERIMENT + "needs: a telescope\n")
+    code, _, error = call("reproduce", "tiny/table1")
+    assert code == 2 and "tiny/table1 cannot be run yet: it needs a telescope" in error
+
+
+def test_a_budget_in_seconds() -> None:
+    assert [seconds_of(text) for text in ("90s", "1.5m", "2h", "1d")] == [90, 90, 7200, 86400]
+
+
+def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
+    program = (
+        "import time, signal; signal.signal(signal.SIGINT, lambda *_: exit(130)); print(1, flush=True); time.sleep(60)"
+    )
+    jobs = [JobProcess(str(at), [sys.executable, "-c", program], tmp_path / f"{at}.log") for at in range(2)]
+
+    def ready() -> bool:
+        return jobs[0].log.exists() and jobs[0].output == "1\n"
+
+    began = time.monotonic()
+    clock = {"until": math.inf}
+    shown = []
+
+    def show() -> None:
+        shown.append(ready())
+        if ready():
+            jobs[0].signal(signal.SIGCONT)
+            clock["until"] = 0.0
+
+    class Until(float):
+        """A deadline that comes once the first job is up."""
+
+        def __le__(self, now: object) -> bool:
+            return clock["until"] == 0.0
+
+    assert run_jobs(jobs, at_a_time=1, show=show, until=Until())
+    assert [job.state for job in jobs] == ["stopped", "stopped"] and time.monotonic() - began < 30
+
+
+def test_the_table_is_quick_and_needs_no_torch(here: Path) -> None:
+    program = (
+        "import sys; from memexp.cli.main import main; "
+        f"code = main(['table', 'memorizing/table4', 'root={here}']); print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
+    assert done.stdout.splitlines()[-1].endswith("False")

@@ -1,0 +1,86 @@
+"""Cells: what a row, a column and a scale make of each other."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memexp.errors import UserError
+from memexp.experiment.cells import Cell, cells
+from memexp.experiment.definition import Column, Experiment, Row, load
+
+
+def at(experiment: Experiment, scale: str, row: str, column: str, seed: int = 0) -> Cell:
+    [cell] = [one for one in cells(experiment, scale) if (one.row, one.column, one.seed) == (row, column, seed)]
+    return cell
+
+
+def test_lengths_are_divided_and_a_step_reads_as_many_tokens_in_every_row(experiment: Experiment) -> None:
+    paper, small = at(experiment, "paper", "memory", "Poems"), at(experiment, "small", "memory", "Poems")
+    names = ("segment", "arch.cache", "mem", "lanes", "steps", "data")
+    assert [paper.settings[name] for name in names] == [128, 128, 512, 8, 100, "code"]
+    assert [small.settings[name] for name in names] == [16, 16, 64, 4, 5, "stdlib"]
+    assert at(experiment, "paper", "memory", "Letters").settings["steps"] == 7  # a column has the last word on its own
+
+
+def test_overrides_are_words_of_train(experiment: Experiment) -> None:
+    experiment.rows["plain"].small = {"arch.knn_layers": [1, 2], "arch.normalise": False, "optim.rate": 0.5}
+    words = at(experiment, "small", "plain", "Letters", 1).overrides
+    assert words[:2] == ["size=tiny", "eval.documents=2"]
+    assert {"arch=vanilla", "segment=16", "arch.knn_layers=[1,2]", "arch.normalise=false", "optim.rate=0.5"} < set(
+        words
+    )
+    assert words[-2:] == ["lanes=4", "seed=1"]
+
+
+def test_a_seed_after_the_other_and_of_its_rows_the_extremes_first(experiment: Experiment) -> None:
+    found = [(cell.seed, cell.column, cell.row) for cell in cells(experiment, "small", data=["tiny"])]
+    assert found == [(seed, "Letters", row) for seed in (0, 1) for row in ("plain", "tested", "memory", "more")]
+    rows = {str(number): Row(set={"arch": "vanilla", "segment": 8}) for number in range(9)}
+    order = [cell.row for cell in cells(replace(experiment, rows=rows), "small", data=["tiny"], seeds=[5])]
+    assert order == ["0", "8", "4", "2", "6", "1", "3", "5", "7"]
+
+
+def test_a_row_may_start_from_another_or_only_score_its_run(experiment: Experiment) -> None:
+    more, tested = at(experiment, "small", "more", "Letters"), at(experiment, "small", "tested", "Letters")
+    memory = at(experiment, "small", "memory", "Letters")
+    assert more.start == memory and more.settings["steps"] == 3 and more.settings["mem"] == 128
+    assert (tested.settings, tested.mem, tested.memory) == (memory.settings, 128, "on")
+    assert [cell.row for cell in cells(experiment, "small", data=["Poems"], seeds=[0])] == ["plain", "memory", "more"]
+
+
+def test_a_step_may_read_whole_documents(experiment: Experiment) -> None:
+    experiment.columns["Letters"] = Column(small={"data": "copy", "lanes": 32}, document=72)
+    for segment, accumulate in ((16, 5), (24, 3)):
+        experiment.rows = {"one": Row(set={"arch": "vanilla", "segment": 8 * segment})}
+        settings = at(experiment, "small", "one", "Letters").settings
+        assert (settings["accumulate"], settings["lanes"]) == (accumulate, 32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "refusal"),
+    [
+        ({"scale": "large"}, "scale is 'large'; expected one of paper, small"),
+        ({"scale": "small", "data": ["tinny"]}, "data is 'tinny'; expected one of tiny, stdlib; did you mean tiny?"),
+    ],
+)
+def test_refusals(experiment: Experiment, asked: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(UserError) as caught:
+        cells(experiment, **asked)
+    assert str(caught.value) == refusal
+
+
+def test_a_length_that_cannot_be_divided_is_refused(experiment: Experiment) -> None:
+    experiment.rows["plain"].set["segment"] = 100
+    with pytest.raises(UserError, match="tiny/table1 has a length 100; expected a multiple of 8 at scale=small"):
+        cells(experiment, "small")
+
+
+def test_a_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Any) -> None:
+    path = tmp_path / "experiment" / "tiny" / "table1.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("title: T\nrow: {}\n")
+    with pytest.raises(UserError, match="table1.yaml: Key 'row' not in 'Experiment'; expected an experiment"):
+        load(tmp_path, "tiny/table1")
+    with pytest.raises(UserError, match="no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean"):
+        load(tmp_path, "tiny/tabel1")

@@ -1,0 +1,138 @@
+"""The experiments that are there: each composes at both scales, and what it cites is published."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from memexp.cli.cells import PUBLISHED, wanted
+from memexp.cli.main import main
+from memexp.cli.settings import CONF, choices_of
+from memexp.config import ARCHS
+from memexp.experiment.cells import Cell, cells
+from memexp.experiment.definition import SCALES, experiments, load
+from memexp.experiment.published import load_published
+from memexp.report.numbers import METRICS
+
+NAMES = experiments(CONF)
+TABLES = {
+    ("blockrecurrent", "table1"): 53, ("memorizing", "table4"): 50, ("memorizing", "table5"): 9,
+    ("memorizing", "table14"): 4, ("memorizing", "table15"): 3, ("memorizing", "table16"): 2,
+    ("memorizing", "larger_memory"): 46, ("rmt", "wikitext103"): 50, ("rmt", "enwik8"): 17, ("rmt", "equations"): 3,
+    ("rmt", "hyperpartisan"): 21, ("rmt", "algorithmic"): 50,
+}  # fmt: skip
+"""How many numbers each table prints."""
+
+
+def test_every_table_of_the_papers_is_there() -> None:
+    figures = {
+        "memorizing": ("figure1", "figure6", "per_token"),
+        "blockrecurrent": ("ablations",),
+        "thought": ("ablation",),
+    }
+    wanted = {"/".join(table) for table in TABLES} | {f"{paper}/{name}" for paper in figures for name in figures[paper]}
+    assert set(NAMES) == wanted
+
+
+def one_of_each_row(name: str, scale: str) -> list[Cell]:
+    """The first cell of each row, of a column whose data there is."""
+    found: dict[str, Cell] = {}
+    for cell in cells(load(CONF, name), scale):
+        if cell.settings["data"] in choices_of("data"):
+            found.setdefault(cell.row, cell)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_composes(name: str, scale: str) -> None:
+    composed = wanted(one_of_each_row(name, scale))
+    if not composed:
+        pytest.skip(f"{name} at scale={scale} is of data that is not here yet")
+    tokens = [one.settings.lanes * one.settings.segment * one.settings.accumulate for one in composed]
+    trained = [one for one in composed if one.start is None]
+    asked = load(CONF, name).scales[scale].tokens_a_step
+    assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
+    assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_says_is_what_there_is(name: str) -> None:
+    experiment = load(CONF, name)
+    assert set(experiment.scales) == set(SCALES) and experiment.metric in METRICS
+    assert {experiment.baseline, experiment.goal} - {None} <= set(experiment.rows)
+    assert experiment.scales["small"].differs, "what the small scale changes stands below its table"
+    for row in experiment.rows.values():
+        assert {row.init_from, row.scores} - {None} <= set(experiment.rows) and set(row.columns) <= set(
+            experiment.columns
+        )
+        assert (row.scores is None) != ("arch" not in row.set) and row.set.get("arch", "knn") in ARCHS
+    published = load_published(PUBLISHED, experiment.paper, experiment.table)
+    assert len(published.numbers) == TABLES.get((experiment.paper, experiment.table), 0)
+    if published.numbers:
+        assert set(experiment.rows) <= {row for row, _ in published.numbers}
+        columns = {column.published or label for label, column in experiment.columns.items()}
+        assert {column for _, column in published.numbers} == columns
+    assert set(published.step_time) <= set(experiment.rows)
+
+
+def test_published_files_hold_these_tables_and_no_others() -> None:
+    found = {
+        (path.stem, table): yaml.safe_load(path.read_text(encoding="utf-8"))[table]
+        for path in PUBLISHED.glob("*.yaml")
+        for table in yaml.safe_load(path.read_text(encoding="utf-8"))
+    }
+    assert set(found) == set(TABLES)
+    for block in found.values():
+        assert set(block) - {"note", "step_time"} == {"cites", "metric", "source", "columns", "rows"}
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "row", "column", "value", "std", "recalled"),
+    [
+        ("memorizing", "table4", "512, cache 512, memory 65K", "GitHub", 1.87, None, False),
+        ("memorizing", "table5", "512, memory 8192 to 131K", "arXiv Math", 2.30, None, True),
+        ("memorizing", "table16", "Transformer-XL", "arXiv Math", 2.67, 0.01, False),
+        ("memorizing", "larger_memory", "memory 8192, finetuned at 131K", "GitHub", 2.386, None, False),
+        ("blockrecurrent", "table1", "Rec:fixed:skip", "GitHub (tokens)", 0.976, None, False),
+        ("blockrecurrent", "table1", "XL:1024", "PG19 (bytes)", 0.997, None, True),
+        ("rmt", "wikitext103", "50, RMT 10 BPTT-1", "WikiText-103", 27.95, 1.32, False),
+        ("rmt", "enwik8", "128, RMT 20 BPTT-2", "enwik8", 1.222, None, False),
+        ("rmt", "algorithmic", "8, Tr-XL", "Copy 24", 0.2776, 0.1212, False),
+    ],
+)
+def test_published_numbers(
+    paper: str, table: str, row: str, column: str, value: float, std: float | None, recalled: bool
+) -> None:
+    assert load_published(PUBLISHED, paper, table).numbers[row, column] == (value, std, recalled)
+
+
+def test_a_table_shares_the_runs_of_another() -> None:
+    def runs(name: str) -> dict[str, str]:
+        return {one.cell.row: one.result for one in wanted(cells(load(CONF, name), "small", data=["code"], seeds=[0]))}
+
+    table4, table5 = runs("memorizing/table4"), runs("memorizing/table5")
+    assert table5["512, memory 65K"] == table4["512, cache 512, memory 65K"]
+    assert runs("memorizing/figure6")["without memory"] == table4["2048"]
+    assert runs("memorizing/larger_memory")["memory 8192, tested at 32K"] == table4["512, memory 8192"]
+    assert runs("blockrecurrent/table1")["XL:2048"] == table4["2048, cache 2048"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("memorizing/figure6", "trained on without memory, 4 %"),
+        ("blockrecurrent/table1", "Feed:lstm:single"),
+        ("rmt/wikitext103", "150, Tr-XL 75 + RMT 5 BPTT-3"),
+        ("thought/ablation", "recall, composition"),
+    ],
+)
+def test_a_cell_trains(name: str, row: str, tmp_path: Path, capfd: Any) -> None:
+    """Two steps with the row's own settings on a network and a corpus of the tests."""
+    cell = next(cell for cell in cells(load(CONF, name), "small") if cell.row == row)
+    kept = {key: value for key, value in cell.settings.items() if not key.startswith(("data", "size", "optim", "eval"))}
+    tiny = replace(cell, settings=kept | {"size": "tiny", "data": "tiny", "steps": 2})
+    few = ["eval.documents=2", "eval.max_document=32", f"root={tmp_path}"]
+    assert main(["train", *tiny.overrides, *few]) == 0, capfd.readouterr().err

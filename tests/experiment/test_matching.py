@@ -1,0 +1,129 @@
+"""Which runs count as a cell's: by their settings, the run they started from and the corpus they read."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from memexp.cli.cells import wanted as compose_cells
+from memexp.experiment import matching
+from memexp.experiment.cells import cells
+from memexp.experiment.definition import Experiment
+from memexp.experiment.kept import documents_of, keep, kept_folder
+from memexp.experiment.matching import Library, Wanted
+from memexp.files import write_json
+from memexp.runs import Run
+
+from .conftest import CORPUS, Make
+
+
+@pytest.fixture
+def rows(experiment: Experiment) -> dict[str, Wanted]:
+    """The cells of the first column and seed, by row."""
+    found = compose_cells(cells(experiment, "small", data=["tiny"], seeds=[0]))
+    return {one.cell.row: one for one in found}
+
+
+def test_cells_are_what_train_composes(rows: dict[str, Wanted]) -> None:
+    settings = rows["more"].settings
+    assert (settings.arch.name, settings.mem, settings.lanes, settings.steps, settings.size.name) == (
+        "knn", 128, 4, 3, "tiny"
+    )  # fmt: skip
+    assert rows["more"].start == rows["memory"] and rows["tested"].result == rows["memory"].result
+    assert [row.score.folder for row in rows.values()] == [
+        "test-2x64-0-on", "test-2x64-128-on", "test-2x64-64-on", "test-2x64-128-on"
+    ]  # fmt: skip
+
+
+def test_a_run_counts_by_its_settings_not_by_its_folder(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    wanted = rows["plain"]
+    run = make(wanted, tag="another", log_every=3, threads=1, name="abcdef01")
+    make(wanted, steps=6)
+    make(wanted, done=False, name="00000000")
+    library = Library(tmp_path)
+    assert library.runs(wanted) == [run] and library.score(wanted) == (run, run.scores[0])
+    assert library.unfinished(wanted) is not None and library.seeds(wanted) == {0}
+
+
+def test_a_setting_newer_than_the_run_has_its_default(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    run = make(rows["plain"])
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    del config["recompute"], config["arch"]["normalise"]
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert Library(tmp_path).runs(rows["plain"]) == [run]
+
+
+def test_a_score_of_another_memory_is_of_the_same_run(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    run = make(rows["memory"])
+    library = Library(tmp_path)
+    assert library.runs(rows["tested"]) == [run] and library.score(rows["tested"]) is None
+    make(rows["tested"])
+    assert library.score(rows["tested"]) == (run, run.scores[0])
+
+
+def test_a_run_that_started_elsewhere_does_not_count(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    start, other = make(rows["memory"]), make(rows["memory"], steps=9, name="99999999")
+    make(rows["more"], start=other)
+    assert Library(tmp_path).runs(rows["more"]) == []
+    run = make(rows["more"], start=start, name="77777777")
+    assert Library(tmp_path).runs(rows["more"]) == [run]
+    assert Library(tmp_path).runs(rows["memory"]) == [start]
+
+
+def test_a_run_of_another_corpus_counts_only_as_a_light_copy(
+    rows: dict[str, Wanted], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = make(rows["plain"]), tmp_path / "data"
+    manifest: dict[str, Any] = {
+        "files": {"tokens.bin": {"sha256": "f" * 64}, "documents.json": {"sha256": "2" * 64}},
+        "tokenizer": {"hash": "3" * 64},
+    }
+    write_json(here / "manifest.json", manifest)
+    monkeypatch.setattr(matching, "prepared", lambda data, root: here)
+    assert Library(tmp_path).runs(rows["plain"]) == []
+    manifest["files"]["tokens.bin"]["sha256"] = CORPUS["tokens_checksum"]
+    write_json(here / "manifest.json", manifest)
+    assert Library(tmp_path).runs(rows["plain"]) == [run]
+    kept = keep(run, kept_folder(tmp_path, "tiny/table1"))
+    shutil.rmtree(run.path)
+    manifest["files"]["tokens.bin"]["sha256"] = "f" * 64
+    write_json(here / "manifest.json", manifest)
+    assert Library(tmp_path).runs(rows["plain"]) == [kept]
+
+
+def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    run = make(rows["plain"])
+    config = yaml.safe_load((run.path / "config.yaml").read_text()) | {"of_the_future": 1}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    library = Library(tmp_path)
+    assert library.runs(rows["plain"]) == []
+    [line] = library.left_out
+    assert "does not fit this version of memexp" in line and "of_the_future" in line
+
+
+def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    import numpy as np
+
+    run = make(rows["plain"])
+    [score] = run.scores
+    np.save(score.path / "token_nats.npy", np.arange(5, dtype=np.float32))
+    np.save(score.path / "tokens.npy", np.arange(5))
+    write_json(score.path / "documents.json", [{"id": "a", "tokens": 2}, {"id": "b", "tokens": 3}])
+    kept = keep(run, kept_folder(tmp_path, "tiny/table1"))
+    assert kept.path == tmp_path / "results" / "tiny" / "table1" / "runs" / run.name
+    assert sorted(str(path.relative_to(kept.path)) for path in kept.path.rglob("*.*") if path.is_file()) == [
+        "config.yaml", "eval/test-2x64-0-on/documents.json", "eval/test-2x64-0-on/summary.json", "identity.json",
+        "metrics.jsonl", "summary.json",
+    ]  # fmt: skip
+    assert documents_of(kept.scores[0]) == [
+        {"id": "a", "tokens": 2, "nats": 1.0},
+        {"id": "b", "tokens": 3, "nats": 9.0},
+    ]
+    library = Library(tmp_path)
+    assert library.with_weights(rows["plain"]) == run
+    shutil.rmtree(run.path)
+    library.forget()
+    assert library.with_weights(rows["plain"]) is None and library.score(rows["plain"]) == (kept, kept.scores[0])
+    assert keep(kept, kept_folder(tmp_path, "tiny/table1")) == Run(kept.path)

@@ -1,0 +1,214 @@
+"""A paper's table beside ours: golden files of fixed runs, marks and refusals."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from memexp.cli.cells import wanted
+from memexp.errors import UserError
+from memexp.experiment.cells import cells, data_of
+from memexp.experiment.definition import Experiment
+from memexp.experiment.published import Number, Published
+from memexp.report.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
+from memexp.report.reproduction import Reproduction, reproduce
+from memexp.report.reproduction_grid import lay_out, records
+
+from .conftest import Make
+
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = Published(
+    cites="Tiny, Table 1",
+    metric="perplexity",
+    source="a test",
+    numbers={
+        ("plain", "Letters"): Number(20.0, 0.25),
+        ("memory", "Letters"): Number(16.0),
+        ("more", "Letters"): Number(15.0, recalled=True),
+        ("tested", "Letters"): Number(17.0),
+        ("plain", "Poems"): Number(9.5),
+    },
+    step_time={"plain": Number(1.0), "memory": Number(1.25, recalled=True)},
+)
+
+Table = Callable[..., Reproduction]
+
+
+@pytest.fixture
+def table(experiment: Experiment, tmp_path: Path) -> Table:
+    """The table of what the test has made by then."""
+
+    def call(published: Published = PUBLISHED) -> Reproduction:
+        data = {label: data_of(experiment, "small", label) for label in experiment.columns}
+        found = wanted(cells(experiment, "small"))
+        return reproduce(tmp_path, experiment, found, published, scale="small", data=data)
+
+    return call
+
+
+@pytest.fixture
+def filled(experiment: Experiment, make: Make, table: Table) -> Table:
+    """Two seeds of the first two rows, one of the third, none of the fourth, and nothing in the second column."""
+    by_row = {(one.cell.row, one.cell.seed): one for one in wanted(cells(experiment, "small", data=["tiny"]))}
+    for seed in (0, 1):
+        make(by_row["plain", seed], (3.0 + seed / 8, 3.25 + seed / 8))
+        memory = make(by_row["memory", seed], (2.75 + seed / 8, 3.0 + seed / 8), score={"memory_fill": 0.5})
+    make(by_row["more", 1], (3.0, 3.5), start=memory)
+    return table
+
+
+def on_terminal(found: Reproduction, width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(to_terminal(lay_out(found), width=width))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["md", "csv", "tex", "html", "txt"])
+def test_golden(filled: Table, kind: str) -> None:
+    """If this fails after a wanted change of the format, look at the difference and write it with GOLDEN=write."""
+    found, path = filled(), GOLDEN / f"reproduction.{kind}"
+    grid = lay_out(found)
+    written = {
+        "md": lambda: to_markdown(grid),
+        "csv": lambda: records_to_csv(records(found)),
+        "tex": lambda: to_latex(grid),
+        "html": lambda: html_page(grid.title, to_html(grid)),
+        "txt": lambda: on_terminal(found),
+    }[kind]()
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(written, encoding="utf-8")
+    assert written == path.read_text(encoding="utf-8")
+
+
+def line(found: Reproduction, row: str) -> dict[str, str]:
+    grid = lay_out(found)
+    texts = next(one for one in grid.lines if one[0] == row)
+    return dict(reversed(list(zip(grid.headers, texts, strict=True))))  # of headers that come twice the first
+
+
+def test_numbers_differences_and_marks(filled: Table) -> None:
+    found = filled()
+    memory, more = line(found, "memory"), line(found, "more")
+    assert memory["Letters: paper"] == "16.00" and memory["tiny: ours"] == f"‡{np.mean(np.exp([2.875, 3.0])):.2f}"
+    assert (memory["n"], memory["paper's diff. %"], memory["our diff. %"]) == ("2", "-20.0", "-22.1")
+    assert memory["95 %"] == "-22.1 to -22.1"  # every document of every seed gains a quarter of a nat
+    assert (memory["step time: paper"], memory["step time: ours"]) == ("†1.25", "2.00")
+    assert (more["Letters: paper"], more["n"], more["our diff. %"]) == ("†15.00", "*1", "none")
+    assert line(found, "tested")["tiny: ours"] == line(found, "plain")["stdlib: ours"] == "–"
+    assert line(found, "plain")["Letters: paper"] == "20.00 ± 0.25"
+    assert line(found, "tested")["Poems: paper"] == ""  # it has no cell there
+    notes = " ".join(lay_out(found).notes)
+    assert (
+        "trend agreement 50 % (1 of 2 pairs of rows in the paper's order) at coverage 33 % (2 of the 6 pairs" in notes
+    )
+    assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
+
+
+def test_an_order_against_the_papers_is_named(filled: Table) -> None:
+    found = filled(
+        Published("T", "perplexity", "s", "", {("plain", "Letters"): Number(15), ("memory", "Letters"): Number(20)})
+    )
+    assert found.agreement("Letters").share == 0
+    assert any("plain less memory is -5.00 there, +28.4 % here" in note for note in lay_out(found).notes)
+
+
+def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: Make, tmp_path: Path) -> None:
+    missing = dict(filled().missing)
+    assert set(missing) == {"tested on Letters", "all of Poems"}
+    assert missing["all of Poems"] == "memexp reproduce tiny/table1 scale=small data=stdlib"
+    run = "knn-tiny-mem64-s0-12345678"
+    assert missing["tested on Letters"] == (
+        f"memexp eval {run} eval.split=test eval.documents=2 eval.max_document=64 mem=128"
+    )
+    (tmp_path / "results" / "runs" / run / "weights.pt").unlink()  # a light copy can be read, not scored
+    words = dict(filled().missing)["tested on Letters"]
+    assert words.startswith("memexp train size=tiny") and words.endswith(
+        "then memexp eval RUN" + words.split("RUN")[-1]
+    )
+
+
+def test_an_unfinished_run_says_how_far_it_is(experiment: Experiment, make: Make, table: Table) -> None:
+    plain, memory = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))[::2]
+    make(memory)
+    make(plain, done=False)
+    assert "plain on Letters (stopped, step 1 of 5)" in dict(table().missing)
+
+
+def test_another_seed_counts_too(filled: Table, experiment: Experiment, make: Make) -> None:
+    make(wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[0], (3.0, 3.0))
+    assert line(filled(), "plain")["n"] == "3"
+
+
+def test_the_share_of_a_gain(filled: Table, experiment: Experiment) -> None:
+    experiment.goal = "memory"
+    found = filled()
+    shares = [line(found, row)["of the gain"] for row in ("plain", "memory", "more", "tested")]
+    assert shares == ["–", "100 %", "0 %", "–"]
+
+
+def test_a_summary_edited_by_hand_is_refused(filled: Table, tmp_path: Path) -> None:
+    path = tmp_path / "results/runs/vanilla-tiny-mem0-s0-12345678/eval/test-2x64-0-on/summary.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"perplexity": 1.0}))
+    with pytest.raises(UserError, match="summary.json is not as memexp wrote it: its content has the checksum"):
+        filled()
+
+
+def test_different_tokenizers_are_refused(filled: Table, experiment: Experiment, make: Make) -> None:
+    [one] = wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[:1]
+    make(one, score={"tokenizer_hash": "9" * 64})
+    with pytest.raises(UserError, match="read tiny with different tokenizers"):
+        filled()
+
+
+def test_an_older_score_has_no_documents(filled: Table, tmp_path: Path) -> None:
+    """Then seeds alone say how sure a difference is."""
+    for path in tmp_path.glob("results/runs/*/eval/*/documents.json"):
+        path.unlink()
+    memory = line(filled(), "memory")
+    assert (memory["our diff. %"], memory["95 %"]) == ("-22.1", "-22.1 to -22.1")
+    assert line(filled(), "more")["95 %"] == "unknown"
+
+
+def test_markup_is_text(filled: Table, experiment: Experiment) -> None:
+    experiment.title = "<script>alert(1)</script> & $x$"
+    text = to_html(lay_out(filled()))
+    assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x$" in text
+    assert text.count("<tr>") == 5 and "http" not in html_page("t", text)
+
+
+def test_csv_has_a_line_a_seed(filled: Table) -> None:
+    lines = list(csv.DictReader(io.StringIO(records_to_csv(records(filled())))))
+    assert [(one["row"], one["column"], one["seed"], one["n"]) for one in lines if one["row"] != "plain"] == [
+        ("memory", "Letters", "0", "2"), ("memory", "Letters", "1", "2"), ("memory", "Poems", "", "0"),
+        ("more", "Letters", "1", "1"), ("more", "Poems", "", "0"), ("tested", "Letters", "", "0"),
+        ("tested", "Poems", "", "0"),
+    ]  # fmt: skip
+
+
+def test_accuracy_is_of_tokens_and_exact_match_of_documents(
+    experiment: Experiment,
+    make: Make,
+    table: Table,
+) -> None:
+    def score(one: Any, correct: tuple[int, int]) -> None:
+        exact = sum(number == 10 for number in correct) / 2
+        run = make(one, score={"accuracy": sum(correct) / 20, "exact_match": exact, "slices": {}})
+        path = run.path / "eval" / one.score.folder / "documents.json"
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([row | {"correct": number} for row, number in zip(rows, correct, strict=True)]))
+
+    found = {one.cell.row: one for one in wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))}
+    score(found["plain"], (4, 10))
+    score(found["memory"], (9, 10))
+    for metric, gain in (("accuracy", 0.25), ("exact_match", 0.0)):
+        experiment.metric = metric
+        gap = table().gap("memory", "plain", "Letters")
+        assert gap is not None and gap.mean == pytest.approx(gain) and gap.high == pytest.approx(2 * gain)
