@@ -21,8 +21,8 @@ def plain(name: str) -> str:
 
 def test_packages_are_the_folders() -> None:
     folders = {path.parent for path in (CHECKOUT / "memexp").rglob("*.py")}
-    found = {".".join(folder.relative_to(CHECKOUT).parts) for folder in folders} | {"memexp.cli", "memexp.conf"}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+    found = {".".join(folder.relative_to(CHECKOUT).parts) for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"memexp.cli", "memexp.conf", "memexp.published"}
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 

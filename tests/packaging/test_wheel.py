@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-INSTALLED_AS = {"memexp": "memexp", "cli": "memexp/cli", "conf": "memexp/conf"}
+INSTALLED_AS = {
+    "memexp": "memexp",
+    "cli": "memexp/cli",
+    "conf": "memexp/conf",
+    "results/published": "memexp/published",
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,8 @@ def test_the_program_works_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
         [sys.executable, "-P", "-c", program], cwd=tmp_path, env=environment, text=True, capture_output=True
     )
     assert (done.returncode, done.stderr) == (0, "") and "mem: 65536" in done.stdout
+    program = program.replace("['train', '--cfg', 'job', 'arch=knn', 'mem=64k']", "['table', 'rmt/equations']")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, env=environment, text=True, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, "") and "0.930 ± 0.020" in done.stdout
