@@ -21,7 +21,7 @@ def run(config: EvalConfig) -> None:
     scoring = config.eval.of(asdict(trained.settings.eval))
     if config.threads:
         torch.set_num_threads(config.threads)
-    request = Request(scoring, mem=config.mem, memory=config.memory, device=config.device)
+    request = Request(scoring, mem=config.mem, memory=config.memory, retrieved=config.retrieved, device=config.device)
     score = evaluate(trained, request, root, command=shlex.join(["memexp", *sys.argv[1:]]), force=config.force)
     summary = score.summary
     table = Table(title=f"{trained.name}  {score.path.name}")

@@ -438,6 +438,13 @@ class EvalConfig(Command):
         "document, as full as one's own",
         choices=("on", "off", "foreign"),
     )
+    retrieved: int = setting(
+        0,
+        "places to keep for every token, those of its memory that it read most, for the page of `memexp diff`",
+        unit="places",
+        low=0,
+        high=64,
+    )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
     force: bool = setting(False, "score again even if it was done")

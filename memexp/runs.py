@@ -10,6 +10,7 @@ results/runs/<name>/
   eval/<split>-<documents>x<max_document>-<mem>-<memory>/
     token_nats.npy          float32, one number a scored token, documents one after another
     tokens.npy              uint32, the token that each number is about
+    retrieved.npy           RETRIEVED, one row a scored token; there only where it was asked for
     documents.json          [{"id", "tokens", "nats"}, ...]: of each document the scored tokens and their sum, in order; of
                             answers also how many are "correct"
     summary.json            means, sizes and what was scored
@@ -29,6 +30,10 @@ from typing import IO, Any, NamedTuple
 from memexp.config import ARCHS, Scored, TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import read_json, read_sealed
+
+RETRIEVED = [("distance", "<i4"), ("weight", "<f2")]
+"""NumPy's type of a place that a token's memory was read at: how many tokens before the token that was read, which is the one before the
+scored token, and its share of the attention; both 0 where there was none."""
 
 
 def find_root(root: str | None) -> Path:

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ class Request(NamedTuple):
     """Another size of the memory than the run's."""
     memory: str = "on"
     """on, off or foreign."""
+    retrieved: int = 0
+    """Places to keep for every token, of those that its memory was read at."""
     device: str = "auto"
 
 
@@ -45,14 +48,21 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     scoring = request.scoring
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
-    if (score.path / "summary.json").exists() and not force:
+    there = (score.path / "summary.json").exists() and score.summary.get("retrieved", 0) >= request.retrieved
+    if there and not force:
         return score
     corpus = corpus_of(run, config, root)
     model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
-        model, documents, scoring, config, memory=request.memory, title=f"{run.name} {score.path.name}"
+        model,
+        documents,
+        scoring,
+        config,
+        memory=request.memory,
+        retrieved=request.retrieved,
+        title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
     tokens = scored_tokens(documents, scoring)
@@ -74,6 +84,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
         "corpus": corpus.seen_from(root),
         "memory_fill": scores.memory_fill,
+        "retrieved": request.retrieved,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
@@ -82,6 +93,10 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
     write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
     write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
+    if scores.retrieved is None:
+        (score.path / "retrieved.npy").unlink(missing_ok=True)
+    else:
+        write_atomically(score.path / "retrieved.npy", partial(np.save, arr=scores.retrieved))
     write_json(score.path / "documents.json", _document_rows(documents, scores))
     write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
     return score
@@ -103,7 +118,7 @@ def _document_rows(documents: list[TokenDocument], scores: Scores) -> list[dict[
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
     """Mean nats a token of the validation split, for a look while training."""
     scoring = replace(config.eval, split="valid")
-    scores = _score(model, pick_documents(corpus, scoring), scoring, config, memory="on")
+    scores = _score(model, pick_documents(corpus, scoring), scoring, config)
     return float(scores.nats.mean(dtype=np.float64))
 
 
@@ -149,6 +164,7 @@ def score_with_progress(
     config: TrainConfig,
     *,
     memory: str,
+    retrieved: int,
     title: str,
 ) -> Scores:
     """Score documents with a bar that shows tokens and time left."""
@@ -157,7 +173,13 @@ def score_with_progress(
     with Progress(*columns) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
         return _score(
-            model, documents, scoring, config, memory=memory, advance=lambda tokens: progress.advance(task, tokens)
+            model,
+            documents,
+            scoring,
+            config,
+            memory=memory,
+            retrieved=retrieved,
+            advance=lambda tokens: progress.advance(task, tokens),
         )
 
 
@@ -167,7 +189,8 @@ def _score(
     scoring: Scoring,
     config: TrainConfig,
     *,
-    memory: str,
+    memory: str = "on",
+    retrieved: int = 0,
     advance: Any = None,
 ) -> Scores:
     return score_documents(
@@ -176,6 +199,7 @@ def _score(
         lanes=scoring.lanes,
         max_document=scoring.max_document,
         memory=memory,
+        retrieved=retrieved,
         bf16=config.precision == "bf16",
         progress=advance,
     )

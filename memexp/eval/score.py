@@ -16,8 +16,10 @@ from torch.utils import _pytree as pytree
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
 from memexp.errors import UserError
+from memexp.eval.retrieved import strongest
 from memexp.model.build import feed
 from memexp.model.segment import AnyTree, SegmentModel, Tree, fork
+from memexp.runs import RETRIEVED
 
 
 class Scores(NamedTuple):
@@ -31,6 +33,8 @@ class Scores(NamedTuple):
     """Largest share of a memory's slots that was filled; None without memory."""
     correct: np.ndarray | None
     """Bool, one a scored token: whether it was the likeliest; None where no document has answers."""
+    retrieved: np.ndarray | None
+    """`memexp.runs.RETRIEVED`, a row a scored token; None where it was not asked for."""
     gauges: dict[str, float]
     """Of the model, means over all strides of all documents; without `memory_fill`, of which no mean is of use."""
 
@@ -51,6 +55,7 @@ def score_documents(
     lanes: int,
     max_document: int,
     memory: str = "on",
+    retrieved: int = 0,
     bf16: bool = False,
     progress: Any = None,
 ) -> Scores:
@@ -62,17 +67,26 @@ def score_documents(
         lanes: documents read side by side; changes nothing but speed.
         memory: "on"; "off" sets it back to a document's start before every stride; "foreign" puts in its place that of
             another document, as it stands there before the same stride. The cache is a document's own in all three.
+        retrieved: places to keep for every token, of those that a memory of pairs was read at.
         progress: called with the number of targets that were read, after each stride.
 
     Raises:
-        UserError: memory is foreign and there is no other document.
+        UserError: memory is foreign and there is no other document; or places are to be kept and there are none to show,
+            for the model retrieves nothing, the memory is not the document's own, or only answers are scored.
     """
     model.eval()
     device = next(model.parameters()).device
     scored = [document.scored(max_document) for document in documents]
     answered = any(document.answers is not None for document in documents)
+    if retrieved and (answered or memory != "on"):
+        seen = "only answers are scored" if answered else f"memory is {memory}"
+        raise UserError(
+            f"retrieved is {retrieved}, but {seen}; expected whole documents that read their own memory, for a place is shown "
+            "as text of the document"
+        )
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
     correct = [np.zeros(len(document.tokens), bool) for document in documents]
+    places = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
     gauges: dict[str, Tensor] = {}
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
@@ -90,6 +104,14 @@ def score_documents(
         if lent is not None:
             state = state._replace(memory=next(lent))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            if retrieved:
+                reset_B = torch.zeros_like(fed.reset_B)  # what a document's start forgets is forgotten above
+                found = model.inspect(fed.tokens_BT, fed.valid_BT, state, reset_B)
+                if found.ages_BTLHk.shape[2] == 0:
+                    raise UserError(
+                        f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
+                    )
+                _store(places, strongest(found, retrieved), batch)
             output = model.step(fed.tokens_BT, fed.valid_BT, state)
             state = output.state
             nats_BT = model.head.nats(output.hidden_BTD, fed.targets_BT).float().cpu().numpy()
@@ -106,9 +128,10 @@ def score_documents(
             progress(int(batch.valid_BT.sum()))
     return Scores(
         nats=_joined(nats, scored),
-        lengths=[len(places) for places in scored],
+        lengths=[len(indices) for indices in scored],
         memory_fill=fill,
         correct=_joined(correct, scored) if answered else None,
+        retrieved=_joined(places, scored) if retrieved else None,
         gauges={name: float(total) / strides for name, total in gauges.items()},
     )
 
@@ -167,5 +190,5 @@ def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch) -> None
 
 def _joined(found: list[np.ndarray], scored: list[np.ndarray]) -> np.ndarray:
     """What was found of the scored tokens, documents one after another."""
-    parts = [values[places] for values, places in zip(found, scored, strict=True)]
+    parts = [values[indices] for values, indices in zip(found, scored, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -127,6 +127,20 @@ def test_a_score_is_found_again_and_force_redoes_it(knn: Run, root: Path) -> Non
     assert (nats(score) == first).all()
 
 
+def test_what_is_retrieved_is_kept_when_asked_for(knn: Run, root: Path) -> None:
+    scoring = replace(SCORING, max_document=60)
+    path = call(knn, root, scoring=scoring).path / "retrieved.npy"
+    assert not path.exists()
+    call(knn, root, scoring=scoring, retrieved=2)
+    found = np.load(path)
+    assert found.shape == (120, 2) and (found["distance"] <= 59).all() and found["weight"].any()
+    before = path.stat().st_ino
+    assert call(knn, root, scoring=scoring).path == call(knn, root, scoring=scoring, retrieved=1).path == path.parent
+    assert path.stat().st_ino == before
+    call(knn, root, scoring=scoring, force=True)
+    assert not path.exists()
+
+
 def test_a_score_that_is_redone_and_dies_is_no_score(knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scoring = replace(SCORING, max_document=50)
     score = call(knn, root, scoring=scoring)

@@ -248,3 +248,41 @@ def test_foreign_memory_needs_another_document() -> None:
     with pytest.raises(UserError, match="there are 1 documents to score; expected two at least") as refused:
         score(build("arch=knn"), documents(40), memory="foreign")
     assert "\n" not in str(refused.value)
+
+
+# ------------------------------------------------------------------------------------------- retrieved
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["arch=knn", "arch=block_knn"])
+def test_what_was_retrieved_is_kept_by_the_scored_token(arch: str) -> None:
+    """Against one document at a time and a dictionary of weights by place."""
+    model, texts = build(arch), documents(*AWKWARD)
+    found = score_documents(model, texts, lanes=3, max_document=0, retrieved=3).retrieved
+    assert found is not None
+    rows = iter(found)
+    for text in texts:
+        state = model.init_state(1)
+        for tokens, _ in pieces(text):
+            valid, reset = torch.ones_like(tokens, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+            seen = model.inspect(tokens, valid, fork(state), reset)
+            for place in range(tokens.shape[1]):
+                weight: dict[int, float] = {}
+                ages, weights = seen.ages_BTLHk[0, place].flatten(), seen.weights_BTLHk[0, place].flatten()
+                for age, share in zip(ages.tolist(), weights.tolist(), strict=True):
+                    weight[age] = weight.get(age, 0) + share / seen.ages_BTLHk.shape[2] / seen.ages_BTLHk.shape[3]
+                row, largest = next(rows), sorted([*weight.values(), 0, 0, 0], reverse=True)[:3]
+                assert row["weight"].tolist() == pytest.approx(largest, rel=1e-3, abs=1e-6)
+                for distance, share in row.tolist():  # places of equal weight may come in any order
+                    assert weight.get(distance, 0) == pytest.approx(share, rel=1e-3, abs=1e-6)
+            state = model.step(tokens, valid, state).state
+    assert next(rows, None) is None and (found["weight"] > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arch", "memory", "said"),
+    [("arch=xl", "on", "this model retrieves nothing"), ("arch=knn", "off", "but memory is off; expected whole")],
+)
+def test_there_must_be_places_to_keep(arch: str, memory: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        score_documents(build(arch), documents(20, 20), lanes=1, max_document=0, memory=memory, retrieved=1)
