@@ -3,17 +3,18 @@
 from pathlib import Path
 
 from memexp.config import DiffConfig, Scored
+from memexp.report.breakdown import break_down
 from memexp.report.difference import difference
 from memexp.report.difference_files import write_files
 from memexp.report.difference_terminal import to_terminal
-from memexp.report.scores import find_score, load_scores
+from memexp.report.scores import find_foreign, find_score, load_scores
 from memexp.report.text import console, escape
-from memexp.report.wording import find_pieces
+from memexp.report.wording import find_pieces, word
 from memexp.runs import find_root
 
 
 def run(config: DiffConfig) -> None:
-    """Print the difference between two scores and write it as CSV, JSON and a plot."""
+    """Print the difference between two scores and write it as a page, CSV, JSON and a plot."""
     root = find_root(config.root)
     a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
     found = difference(a, b)
@@ -21,11 +22,13 @@ def run(config: DiffConfig) -> None:
     screen = console()
     if warning:
         screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    screen.print(to_terminal(found, pieces, top=config.top))
+    wording = word(found, pieces)
+    breakdown = break_down(found, wording.kind_N, find_foreign(found.b))
+    screen.print(to_terminal(found, breakdown, pieces, top=config.top))
     scored = "" if config.eval == Scored() else f"-{a.path.name.rsplit('-', 2)[0]}"
     default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
     folder = Path(config.out).expanduser() if config.out is not None else default
-    paths = write_files(folder, found, pieces)
+    paths = write_files(folder, found, breakdown, pieces, wording)
     screen.print(
         f"written: {folder}: {', '.join(path.name for path in paths)}", markup=False, highlight=False, soft_wrap=True
     )

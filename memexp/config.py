@@ -540,7 +540,7 @@ class DiffConfig(Command):
     eval: Scored = field(default_factory=Scored)
     top: int = setting(10, "tokens to show at each end", unit="tokens", low=1)
     out: str | None = setting(
-        None, "folder for the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
+        None, "folder for the page, the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
     )
 
 

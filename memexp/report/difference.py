@@ -4,6 +4,7 @@ Gain is A's nats less B's, so a positive gain says that B predicts the token bet
 documents, one after another.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +42,12 @@ class Difference:
         """Index of each token in its document, or of an answer's among these, from 1: a first token is never scored."""
         starts = np.cumsum(self.a.lengths) - self.a.lengths
         return np.arange(len(self.gain_N)) - starts[self.document_N] + 1
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last (excluded) index of each document's tokens."""
+        ends = np.cumsum(self.a.lengths).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
     @cached_property
     def gain_D(self) -> np.ndarray:
@@ -129,6 +136,11 @@ class Bin:
     last: int
     tokens: int
     gain: float
+
+
+def bin_width(found: Difference, *, most: int) -> int:
+    """The smallest multiple of `BIN` that cuts the longest document into at most that many bins."""
+    return BIN * math.ceil(int(found.position_N.max()) / (BIN * most))
 
 
 def by_position(found: Difference, *, width: int = BIN) -> list[Bin]:

@@ -12,24 +12,26 @@ from typing import IO, Any
 import numpy as np
 
 from memexp.files import write_atomically, write_json, write_text
+from memexp.report.breakdown import Breakdown
 from memexp.report.difference import HELPED, Difference, by_position, interval
+from memexp.report.page import RUNNING, page
 from memexp.report.text import escape
-from memexp.report.wording import Pieces, token_texts
+from memexp.report.wording import Pieces, Wording, token_texts
 
 _PANELS = 8
 """Documents in the plot, the first ones."""
-_RUNNING = 256
-"""Tokens of the plot's running mean."""
 
 
-def write_files(folder: Path, found: Difference, pieces: Pieces) -> list[Path]:
-    """Write tokens.csv, summary.json, gain.png and gain.svg into `folder`; gives their paths."""
+def write_files(folder: Path, found: Difference, breakdown: Breakdown, pieces: Pieces, wording: Wording) -> list[Path]:
+    """Write index.html, tokens.csv, summary.json and the plot as gain.png, .svg and .pdf into `folder`; gives their paths."""
+    numbers = summary(found, breakdown)
+    write_text(folder / "index.html", page(found, numbers, breakdown, wording))
     write_text(folder / "tokens.csv", tokens_csv(found, pieces))
-    write_json(folder / "summary.json", summary(found))
+    write_json(folder / "summary.json", numbers)
     plots = plot(found)
     for name, content in plots.items():
         write_atomically(folder / name, partial(_write, content=content))
-    return [folder / name for name in ("tokens.csv", "summary.json", *plots)]
+    return [folder / name for name in ("index.html", "tokens.csv", "summary.json", *plots)]
 
 
 def _write(file: IO[bytes], *, content: bytes) -> None:
@@ -54,8 +56,8 @@ def tokens_csv(found: Difference, pieces: Pieces) -> str:
     return out.getvalue()
 
 
-def summary(found: Difference) -> dict[str, Any]:
-    """Every number that the terminal shows, in full."""
+def summary(found: Difference, breakdown: Breakdown) -> dict[str, Any]:
+    """Every number that the terminal and the page show, in full."""
     sides = {}
     for side, scores in (("a", found.a), ("b", found.b)):
         nats = float(scores.nats_N.mean())
@@ -79,36 +81,35 @@ def summary(found: Difference) -> dict[str, Any]:
             {"id": name, "tokens": tokens, "gain": float(gain / tokens) if tokens else None}
             for (name, _), tokens, gain in zip(found.a.documents, lengths, found.gain_D, strict=True)
         ],
+        "half": breakdown.half,
+        "foreign_gain": breakdown.foreign,
+        "by_kind": [asdict(one) for one in breakdown.kinds],
+        "by_frequency": [asdict(one) for one in breakdown.frequency],
+        "by_distance": [asdict(one) for one in breakdown.distance],
         "by_position": [asdict(one) for one in by_position(found)],
     }
 
 
 def plot(found: Difference) -> dict[str, bytes]:
-    """The gain of each token over its index, a panel a document, as gain.png and gain.svg.
+    """The gain of each token over its index, a panel a document, as gain.png, gain.svg and gain.pdf.
 
     Dots are the tokens that were helped or hurt; the line is the running mean. Beyond a tenth of a nat the scale is
     logarithmic, for the mean is a hundredth of what single tokens gain.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
     shown = [at for at in range(len(found.a.documents)) if found.a.documents[at][1]][:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     rows = math.ceil(len(shown) / columns)
     spines = {"axes.spines.top": False, "axes.spines.right": False}
     style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
-    with warnings.catch_warnings(), plt.rc_context(style):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            figsize=(5 * columns, 0.9 + 1.35 * rows),
-            layout="constrained",
-        )
+    with warnings.catch_warnings(), rc_context(style):
+        figure = Figure(figsize=(5 * columns, 0.9 + 1.35 * rows), dpi=130, layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, document in zip(grid.flat, shown, strict=False):
             _panel(axes, found, document)
         for axes in list(grid.flat)[len(shown) :]:
@@ -119,17 +120,19 @@ def plot(found: Difference) -> dict[str, bytes]:
         figure.suptitle(
             f"Gain of each token from A = {_literal(found.a.label)} to B = {_literal(found.b.label)}{of}", fontsize=9
         )
-        figure.supxlabel(f"index of the token in its document (line: mean of {_RUNNING} tokens)", fontsize=8)
-        figure.supylabel("nats A - nats B (positive: B is better; logarithmic beyond 0.1)", fontsize=8)
-        files = {}
+        figure.supxlabel(f"index of the token in its document (line: mean of {RUNNING} tokens)", fontsize=8)
+        figure.supylabel("gain in nats, A - B (logarithmic beyond 0.1)", fontsize=8)
+        files = {f"gain.{kind}": io.BytesIO() for kind in ("png", "svg", "pdf")}
         # A document's name may be written in letters that the font does not have: boxes will do.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            out = io.BytesIO()
-            figure.savefig(out, format=kind, dpi=130, metadata=metadata)
-            files[f"gain.{kind}"] = out.getvalue()
-        plt.close(figure)
-    return files
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # all three as it is laid out now
+        # What would make them other files every time is left out. (`savefig` would draw each twice.)
+        FigureCanvasAgg(figure).print_png(files["gain.png"], metadata={"Software": None})
+        FigureCanvasSVG(figure).print_svg(files["gain.svg"], metadata={"Date": None, "Creator": None})
+        nothing = {"CreationDate": None, "Creator": None, "Producer": None}
+        FigureCanvasPdf(figure).print_pdf(files["gain.pdf"], metadata=nothing)
+    return {name: file.getvalue() for name, file in files.items()}
 
 
 def _panel(axes: Any, found: Difference, document: int) -> None:
@@ -148,7 +151,7 @@ def _panel(axes: Any, found: Difference, document: int) -> None:
         markeredgewidth=0,
         rasterized=True,
     )
-    width = min(_RUNNING, len(gain))
+    width = min(RUNNING, len(gain))
     sums = np.concatenate([[0.0], np.cumsum(gain)])
     axes.plot(position[width - 1 :], (sums[width:] - sums[:-width]) / width, color="tab:red", linewidth=1)
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)

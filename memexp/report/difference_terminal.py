@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from memexp.report.difference import BIN, HELPED, Difference, by_position, extremes, interval
+from memexp.report.breakdown import Breakdown, notes
+from memexp.report.difference import HELPED, Difference, bin_width, by_position, extremes, interval
 from memexp.report.numbers import plural
 from memexp.report.text import escape
 from memexp.report.wording import Pieces, passage
@@ -17,17 +18,19 @@ _LINES = 16
 _BAR = 30
 
 
-def to_terminal(found: Difference, pieces: Pieces, *, top: int) -> "RenderableType":
+def to_terminal(found: Difference, breakdown: Breakdown, pieces: Pieces, *, top: int) -> "RenderableType":
     """Everything that `memexp diff` prints, `top` tokens at each end."""
     from rich.console import Group
     from rich.text import Text
 
     gainers, losers = extremes(found, top)
     return Group(
-        *_numbers(found),
+        *_numbers(found, breakdown),
         Text(""),
         Text("Gain by position in the document, nats a token", style="bold"),
         *_positions(found),
+        Text(""),
+        _groups(breakdown),
         Text(""),
         Text("Tokens that gain most" if gainers else "No token gains", style="bold"),
         *(_token(found, at, pieces, "green") for at in gainers),
@@ -37,7 +40,7 @@ def to_terminal(found: Difference, pieces: Pieces, *, top: int) -> "RenderableTy
     )
 
 
-def _numbers(found: Difference) -> list["Text"]:
+def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
     from rich.text import Text
 
     lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
@@ -54,16 +57,34 @@ def _numbers(found: Difference) -> list["Text"]:
     )
     lines.append(Text.assemble("mean gain ", (f"{found.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
     lines.append(
-        Text(f"{100 * found.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * found.hurt:.1f} % lose more")
+        Text(
+            f"{100 * found.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * found.hurt:.1f} % lose more; "
+            f"{100 * breakdown.half:.1f} % make half of what those that gain do"
+        )
     )
+    for note in notes(found, breakdown):
+        lines.append(Text(f"{note.text} `{note.command}`" if note.command else note.text))
     return lines
+
+
+def _groups(breakdown: Breakdown) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("tokens", "", "mean gain", "part of all gain"):
+        table.add_column(Text(column), justify="left" if column == "tokens" else "right")
+    for title, _, groups in breakdown.titled():
+        table.add_row(Text(title, style="bold"))
+        for group in groups:
+            table.add_row(f"  {group.label}", f"{group.tokens:,}", f"{group.gain:+.4f}", f"{100 * group.share:.1f} %")
+    return table
 
 
 def _positions(found: Difference) -> list["Text"]:
     from rich.text import Text
 
-    width = BIN * math.ceil(int(found.position_N.max()) / (BIN * _LINES))
-    bins = by_position(found, width=width)
+    bins = by_position(found, width=bin_width(found, most=_LINES))
     largest = max(abs(one.gain) for one in bins) or 1.0
     digits = len(f"{bins[-1].last:,}")
     lines = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from memexp.config import Scored, Scoring
 from memexp.errors import UserError
-from memexp.runs import Run, Score, ScoreName, find_run
+from memexp.runs import RETRIEVED, Run, Score, ScoreName, find_run
 
 _NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d+)(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
@@ -95,6 +95,7 @@ class TokenScores:
         path: the score's folder.
         nats_N, tokens_N: float64 and integer, documents one after another; N scored tokens.
         documents: id and number of scored tokens of each, in the order of the arrays.
+        retrieved: `memexp.runs.RETRIEVED`, a row a scored token; None where it was not kept.
     """
 
     label: str
@@ -103,10 +104,41 @@ class TokenScores:
     nats_N: np.ndarray
     tokens_N: np.ndarray
     documents: list[tuple[str, int]]
+    retrieved: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
         return np.array([tokens for _, tokens in self.documents], dtype=np.int64)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether a memory of the document's own was read, so that another's can be put in its place."""
+        return bool(self.summary["memory_slots"]) and self.summary["memory"] == "on"
+
+    def command(self, *more: str, memory: str = "on") -> str:
+        """The command that scores the same documents again, with `more` settings."""
+        summary, run = self.summary, Run(self.path.parents[1])
+        scored = Scored(
+            summary["split"], *(getattr(Score(self.path).name, key) for key in ("documents", "max_document"))
+        )
+        mem = None if summary["mem"] == run.config.get("mem") else summary["mem"]
+        return " ".join([eval_command(run.name, scored, mem=mem, memory=memory), *more])
+
+
+def find_foreign(scores: TokenScores) -> TokenScores | None:
+    """The score of the same documents with another's memory; None where there is none, or one of other tokens.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    name = Score(scores.path).name
+    if name is None or not scores.has_memory:
+        return None
+    score = Score(scores.path.with_name(name._replace(memory="foreign").folder))
+    if not (score.path / "summary.json").exists():
+        return None
+    found = load_scores(f"{scores.label}-foreign", score)
+    return found if found.summary["tokens_hash"] == scores.summary["tokens_hash"] else None
 
 
 def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None) -> tuple[str, Score]:
@@ -172,16 +204,36 @@ def load_scores(label: str, score: Score) -> TokenScores:
         raise UserError(
             f"{score.path / 'token_nats.npy'} holds {nats[where]} at number {where:,}; expected finite losses. {again}"
         )
-    return TokenScores(label, score.path, summary, nats.astype(np.float64), tokens, documents)
+    retrieved = _retrieved(score.path / "retrieved.npy", expected, again)
+    return TokenScores(label, score.path, summary, nats.astype(np.float64), tokens, documents, retrieved)
+
+
+def _retrieved(path: Path, expected: int, again: str) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    places = _load(path, again)
+    if places.dtype != np.dtype(RETRIEVED) or places.ndim != 2 or len(places) != expected:
+        raise UserError(
+            f"{path} holds {places.dtype} of shape {places.shape}; expected {expected:,} rows of distance and weight, as "
+            f"documents.json says. {again}"
+        )
+    return places
 
 
 def _array(path: Path, again: str) -> np.ndarray:
+    array = _load(path, again)
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds no array of numbers; expected those of a score. {again}")
+    return array
+
+
+def _load(path: Path, again: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected the numbers of a score. {again}") from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected a NumPy array. {again}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise UserError(f"{path} holds no array of numbers; expected those of a score. {again}")
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} holds no array; expected the numbers of a score. {again}")
     return array

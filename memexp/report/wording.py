@@ -1,5 +1,6 @@
 """The text of scored tokens: from the tokenizer of the corpus, or their numbers where that is gone."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from memexp.errors import UserError
 from memexp.report.difference import Difference
+from memexp.report.kinds import UNKNOWN, kinds
 from memexp.report.text import escape
 
 BEFORE, AFTER = 60, 20
@@ -86,6 +88,40 @@ def visible(raw: bytes) -> str:
     A backslash stands doubled, so that the text can be had back.
     """
     return escape(raw.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace"))
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Every token as it stands in its document.
+
+    Attributes:
+        texts: what each adds to the text; a character comes with its last byte, so some add nothing. Line ends and tabs are
+            kept, everything else that does not print is an escape.
+        kind_N: an index of `memexp.report.kinds.KINDS`.
+    """
+
+    texts: list[str]
+    kind_N: np.ndarray
+
+
+def word(found: Difference, pieces: Pieces) -> Wording:
+    """The texts and kinds of a difference's tokens; of numbers nobody knows the kind."""
+    texts: list[str] = []
+    kinds_of = []
+    for start, end in found.spans:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
+        parts = [decoder.decode(piece) for piece in pieces(found.a.tokens_N[start:end].tolist())]
+        if rest := decoder.decode(b"", final=True):
+            parts[-1] += rest
+        kinds_of.append(np.full(len(parts), UNKNOWN) if pieces is numbers else kinds(parts))
+        texts += map(_printing, parts)
+    return Wording(texts, np.concatenate(kinds_of))
+
+
+def _printing(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" else escape(char) for char in text)
 
 
 def token_texts(tokens_N: np.ndarray, pieces: Pieces) -> list[str]:

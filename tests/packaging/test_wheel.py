@@ -45,11 +45,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_every_module_and_yaml_file(wheel: Path) -> None:
+def test_the_wheel_holds_every_module_yaml_file_and_template(wheel: Path) -> None:
     sources = set()
     for folder, target in INSTALLED_AS.items():
         for path in (CHECKOUT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".md", ".typed") and "__pycache__" not in path.parts:
+            if (
+                path.suffix in (".py", ".yaml", ".md", ".typed", ".html", ".css", ".js")
+                and "__pycache__" not in path.parts
+            ):
                 sources.add(f"{target}/{path.relative_to(CHECKOUT / folder)}")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -140,6 +140,9 @@ def test_diff_prints_and_writes_what_it_found(
     )
     assert [one["gain"] for one in summary["documents"]] == pytest.approx([-0.005 / 3, 0.25], abs=1e-6)
     assert (folder / "gain.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (folder / "gain.svg").read_bytes()
+    assert (folder / "gain.pdf").read_bytes()[:4] == b"%PDF" and "<!doctype html>" in (
+        folder / "index.html"
+    ).read_text()
     shown = capsys.readouterr().out
     assert "mean gain +0.0990 nats a token" in shown and "over 2 documents" in shown
     assert "40.0 % of tokens gain more than 0.01 nats, 20.0 % lose more" in shown

@@ -11,6 +11,7 @@ from memexp.config import Scored
 from memexp.errors import UserError
 from memexp.report.difference import Difference, by_position, difference, extremes, interval
 from memexp.report.scores import find_score, load_scores
+from memexp.runs import RETRIEVED
 
 
 def paired(fakes: Any, a: str = "a", b: str = "b") -> Difference:
@@ -190,6 +191,30 @@ def test_a_damaged_score_is_refused_in_one_line(fakes: Any, file: str, damage: A
         paired(fakes)
     assert said in str(error.value) and file in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_places_that_do_not_fit_are_refused(fakes: Any) -> None:
+    fakes.score(fakes.run("a", arch="xl", mem=64), 3.0)
+    path = fakes.score(fakes.run("b", mem=512), 2.0).path / "retrieved.npy"
+    places = np.zeros((4, 2), dtype=RETRIEVED)
+    np.save(path, places)
+    retrieved = paired(fakes).b.retrieved
+    assert retrieved is not None and retrieved.shape == (4, 2)
+    for wrong in (places[:3], places["weight"], places[:, 0]):
+        np.save(path, wrong)
+        with pytest.raises(UserError, match="retrieved.npy holds .* expected 4 rows of distance and weight") as error:
+            paired(fakes)
+        assert "\n" not in str(error.value)
+
+
+def test_a_score_names_the_command_that_makes_it_again(fakes: Any) -> None:
+    run = fakes.run("knn", mem=512)
+    fakes.score(run, 2.0)
+    fakes.score(run, 2.0, mem=64)
+    own, smaller = (load_scores(*find_score(fakes.root, name, Scored())) for name in ("knn", "knn@64"))
+    documents = "eval.split=test eval.documents=8 eval.max_document=8192"
+    assert own.command(memory="foreign") == f"memexp eval knn {documents} memory=foreign"
+    assert smaller.command("retrieved=4") == f"memexp eval knn {documents} mem=64 retrieved=4"
 
 
 def test_an_empty_score_is_refused(fakes: Any) -> None:
