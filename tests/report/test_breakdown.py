@@ -94,7 +94,7 @@ def test_kinds_by_form(text: str, expected: dict[str, str]) -> None:
 
 
 def test_a_token_has_the_kind_of_its_first_visible_character() -> None:
-    assert [KINDS[at] for at in kinds([" (", "x", "", "\u4e2d", " ", "\n\n1"])] == [
+    assert [KINDS[at] for at in kinds([" (x", "x", "", "\u4e2d", " ", "\n\n1"])] == [
         "punctuation", "word", "word", "word", "space", "number",
     ]  # fmt: skip
 
