@@ -25,6 +25,7 @@ USAGE = {
     "generate": "memexp generate RUN prompt=TEXT [key=value ...]",
     "table": "memexp table [RUN ...] [key=value ...]",
     "diff": "memexp diff A B [key=value ...]",
+    "report": "memexp report [key=value ...]",
     "runs": "memexp runs [key=value ...]",
     "bench": "memexp bench [NAME ...] [key=value ...]",
 }
@@ -48,6 +49,7 @@ EXAMPLES = {
     ],
     "table": ["memexp table tag=demo", "memexp table RUN RUN metric=bits_per_byte"],
     "diff": ["memexp diff RUN_A RUN_B", "memexp diff RUN@0 RUN@8192"],
+    "report": ["memexp report", "memexp report local=false"],
     "runs": ["memexp runs", "memexp runs tag=demo"],
     "bench": ["memexp bench search step"],
 }

@@ -545,6 +545,16 @@ class DiffConfig(Command):
 
 
 @dataclass
+class ReportConfig(Command):
+    """memexp report: write all tables, differences, figures and records as one page."""
+
+    local: bool = setting(
+        True, "also what stays out of git, for which the page's links lead nowhere in another checkout"
+    )
+    out: str | None = setting(None, "the page; default: results/index.html", unit="path")
+
+
+@dataclass
 class RunsConfig(Command):
     """memexp runs: list runs with state, progress and final numbers."""
 
@@ -589,6 +599,7 @@ COMMANDS: dict[str, type[Command]] = {
     "generate": GenerateConfig,
     "table": TableConfig,
     "diff": DiffConfig,
+    "report": ReportConfig,
     "runs": RunsConfig,
     "bench": BenchConfig,
 }

@@ -1,21 +1,19 @@
 """A difference as one HTML file that needs no other: the text coloured by gain, with what the memory was read at."""
 
 import base64
-import hashlib
 import json
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from memexp.report.breakdown import Breakdown, Group, notes
 from memexp.report.difference import Bin, Difference, bin_width, by_position
+from memexp.report.html import render
 from memexp.report.kinds import KINDS
 from memexp.report.text import escape
 from memexp.report.wording import Wording
 
-TEMPLATES = Path(__file__).parent / "templates"
 RUNNING = 256
 """Tokens of the plots' running mean."""
 _BINS = 12
@@ -25,32 +23,19 @@ _BINS = 12
 def page(found: Difference, summary: dict[str, Any], breakdown: Breakdown, wording: Wording) -> str:
     """The page.
 
-    Its policy allows no script and no style but its own two, by their hashes, and no connection.
-
     Args:
         summary: what summary.json holds.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    style, script = ((TEMPLATES / f"difference.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("difference.html").render(
+    return render(
+        "difference",
         **summary,
         interval=summary["gain_interval_95"],
         notes=notes(found, breakdown),
         tables=_tables(found, breakdown),
         running=RUNNING,
-        style=style,
-        script=script,
-        style_hash=_policy_hash(style),
-        script_hash=_policy_hash(script),
         # Nothing in a document may end the element that holds it.
         data=json.dumps(_data(found, wording), separators=(",", ":")).replace("<", "\\u003c"),
     )
-
-
-def _policy_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _tables(found: Difference, breakdown: Breakdown) -> list[tuple[str, str, list[Group]]]:

@@ -24,7 +24,7 @@ LAYERS = [
     ("memexp.bench",), ("memexp.cli", "memexp.__main__"),
 ]  # fmt: skip
 LIGHT = ("memexp.data", "memexp.experiment", "memexp.report", "memexp.cli", *BASE)
-DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu"}
+DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu", "markdown_it": "markdown-it-py"}
 
 
 def modules() -> dict[str, Path]:

@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,28 @@ def words(monkeypatch: pytest.MonkeyPatch) -> dict[int, bytes]:
     module.open_corpus = lambda path: corpus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "memexp.data.corpus", module)
     return pieces
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary, driver = (next(filter(None, map(shutil.which, names)), None) for names in (
+        ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",),
+    ))  # fmt: skip
+    if binary is None or driver is None:
+        pytest.skip("there is no Chromium with its driver (Debian: chromium and chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()

@@ -1,7 +1,5 @@
 """The page of a difference in a real browser: what is seen, by mouse, by keyboard and on a phone, of any document."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +23,6 @@ DOCUMENT = [
 GAINS = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.7, -3.0, 0.6, 0, 5.0, 0.25]
 SECOND = 700
 """Tokens of the second document, one of which gains."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary, driver = (next(filter(None, map(shutil.which, names)), None) for names in (
-        ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",),
-    ))  # fmt: skip
-    if binary is None or driver is None:
-        pytest.skip("there is no Chromium with its driver (Debian: chromium and chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,900",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
 
 
 @pytest.fixture

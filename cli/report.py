@@ -1,0 +1,47 @@
+"""`memexp report`: all results on one page."""
+
+import os
+from pathlib import Path
+
+from memexp.cli.cells import reproduction
+from memexp.cli.settings import CONF
+from memexp.config import ReportConfig
+from memexp.errors import UserError
+from memexp.experiment.definition import experiments, load
+from memexp.files import write_text
+from memexp.report.overview import LOCAL, Table, overview
+from memexp.report.reproduction_grid import lay_out
+from memexp.report.text import console, escape
+from memexp.runs import find_root
+
+
+def run(config: ReportConfig) -> None:
+    """Write the page and say what could not be read."""
+    root = find_root(config.root)
+    page = root / "results" / "index.html" if config.out is None else Path(config.out).expanduser().resolve()
+    problems: list[str] = []
+    tables = [_table(root, name, problems) for name in experiments(CONF)]
+    text = overview(root / "results", tables, page=page, skipped=() if config.local else LOCAL, problems=problems)
+    write_text(page, text)
+    screen = console()
+    for problem in problems:
+        screen.print(f"warning: {escape(problem)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    shown = sum(table.grid is not None for table in tables)
+    screen.print(
+        f"written: {page}: {shown} of {len(tables)} papers' tables, {os.path.getsize(page):,} bytes",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(root: Path, name: str, problems: list[str]) -> Table:
+    """An experiment at the small scale; one whose runs cannot be compared says so and hides no other."""
+    config, title = CONF / "experiment" / f"{name}.yaml", name
+    try:
+        title = load(CONF, name).title
+        found = reproduction(root, name, scale="small")
+        return Table(name, title, config, lay_out(found) if found.cells else None)
+    except UserError as error:
+        problems.append(f"{name}: {error}")
+        return Table(name, title, config, None)
