@@ -48,8 +48,8 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     scoring = request.scoring
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
     score = Score(run.path / "eval" / name.folder)
-    there = (score.path / "summary.json").exists() and score.summary.get("retrieved", 0) >= request.retrieved
-    if there and not force:
+    there = (score.path / "summary.json").exists()
+    if there and not force and score.summary.get("retrieved", 0) >= request.retrieved:
         return score
     corpus = corpus_of(run, config, root)
     model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)

@@ -68,10 +68,15 @@ def notes(found: Difference, breakdown: Breakdown) -> list[Note]:
             Note(f"Mean gain with another document's memory in place of B's: {breakdown.foreign:+.4f} nats a token.")
         )
     elif len(found.b.documents) > 1:
-        remarks.append(Note("Not scored yet, B with another document's memory:", found.b.command(memory="foreign")))
+        remarks.append(
+            Note("B with another document's memory is not scored yet; this does it:", found.b.command(memory="foreign"))
+        )
     if found.b.retrieved is None:
         remarks.append(
-            Note("Not kept, where B's memory was read; for a memory of pairs:", found.b.command("retrieved=4"))
+            Note(
+                "Where B's memory was read is not kept; for a memory of pairs this keeps it:",
+                found.b.command("retrieved=4"),
+            )
         )
     return remarks
 

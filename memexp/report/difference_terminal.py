@@ -63,7 +63,7 @@ def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
         )
     )
     for note in notes(found, breakdown):
-        lines.append(Text(f"{note.text} `{note.command}`" if note.command else note.text))
+        lines.append(Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text))
     return lines
 
 
@@ -72,7 +72,7 @@ def _groups(breakdown: Breakdown) -> "RenderableType":
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("tokens", "", "mean gain", "part of all gain"):
+    for column in ("tokens", "", "mean gain", "part of the sum"):
         table.add_column(Text(column), justify="left" if column == "tokens" else "right")
     for title, _, groups in breakdown.titled():
         table.add_row(Text(title, style="bold"))

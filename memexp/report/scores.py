@@ -117,11 +117,10 @@ class TokenScores:
 
     def command(self, *more: str, memory: str = "on") -> str:
         """The command that scores the same documents again, with `more` settings."""
-        summary, run = self.summary, Run(self.path.parents[1])
-        scored = Scored(
-            summary["split"], *(getattr(Score(self.path).name, key) for key in ("documents", "max_document"))
-        )
-        mem = None if summary["mem"] == run.config.get("mem") else summary["mem"]
+        run, name = Run(self.path.parents[1]), Score(self.path).name
+        assert name is not None  # a score is found by it
+        mem = None if name.mem == run.config.get("mem") else name.mem
+        scored = Scored(name.split, name.documents, name.max_document)
         return " ".join([eval_command(run.name, scored, mem=mem, memory=memory), *more])
 
 

@@ -282,7 +282,8 @@ def test_a_perplexity_beyond_all_numbers_is_infinite() -> None:
 
 def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", knn.name, f"root={root}", "eval.documents=2", "eval.max_document=200", "mem=32"]
-    assert main(words) == 0
+    assert main([*words, "retrieved=2"]) == 0
+    assert (knn.path / "eval" / "test-2x200-32-on" / "retrieved.npy").exists()
     assert knn.path / "eval" / "test-2x200-32-on" in [score.path for score in knn.scores]
     assert "test-2x200-32-on" in capsys.readouterr().out.replace("\n", "")
     assert main([*words, "memory=foreign", "eval.documents=1"]) == 2
