@@ -9,14 +9,14 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(name: str, **values: Any) -> str:
-    """The page of the template NAME.html with NAME.css and, where there is one, NAME.js; every value is escaped.
+    """The page of the template NAME.html with base.css, NAME.css and, where there is one, NAME.js; every value is escaped.
 
     Its policy allows no style and no script but these two, by their hashes, images beside it, and no connection.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    style, script = _read(f"{name}.css"), _read(f"{name}.js")
+    style, script = _read("base.css") + _read(f"{name}.css"), _read(f"{name}.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' file:; "
         "base-uri 'none'; form-action 'none'"

@@ -160,6 +160,7 @@ function go(i) {
   span.scrollIntoView({ block: "center" });
   span.scrollIntoView({ block: "center" });  // what is laid out only now may have moved it
   $("place").value = i - start(shown) + 1;
+  history.replaceState(null, "", `#${i + 1}`);  // the address leads here again
   tell(i);
   draw();
 }
@@ -186,11 +187,11 @@ function tell(i) {
     ["position", count(i - first + 1)],
   ]) facts.append(make("dt", name), make("dd", value, className));
   const text = textOf(i).replace(/\n/g, "↵").replace(/\t/g, "⇥");
-  const parts = [make("h2", text === "" ? "part of a character" : `«${text}»`), facts];
+  const parts = [make("h2", text === "" ? "part of a character" : `«${text}»`, "mono"), facts];
   const places = placesOf(i);
   if (places.length) parts.push(make("h3", "Read from B's memory"));
   for (const { read, distance, weight } of places) {
-    const button = make("button", undefined, "around");
+    const button = make("button", undefined, "around mono");
     button.type = "button";
     const slice = (from, to) => Array.from({ length: Math.max(0, to - from) }, (_, k) => textOf(from + k)).join("");
     button.append(slice(Math.max(first, read - BEFORE), read), make("b", read < first ? "(first token)" : textOf(read)),
@@ -325,6 +326,8 @@ async function begin() {
   show(data.documents.findIndex(({ tokens }) => tokens > 0));
   filter();
   listen();
+  const asked = Number(location.hash.slice(1)) - 1;
+  if (asked in gains) go(asked);
   document.documentElement.dataset.drawn = "true";
 }
 
