@@ -18,10 +18,11 @@ from memexp.cli.settings import CONF
 from memexp.config import ReproduceConfig
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
-from memexp.experiment.commands import eval_words, train_words
+from memexp.experiment.commands import train_words
 from memexp.experiment.definition import load
 from memexp.experiment.kept import keep, kept_folder
 from memexp.experiment.matching import Library, Wanted
+from memexp.report.scores import eval_command
 from memexp.runs import find_root
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -132,7 +133,8 @@ class Work:
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
         if run := self.library.with_weights(cell):
-            return cell, eval_words(run.name, cell)
+            command = eval_command(run.name, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
+            return cell, command.split()[1:]
         if (begun := self.library.unfinished(cell)) and begun.state == "running":
             return None
         start = None if cell.start is None else self.library.with_weights(cell.start)

@@ -521,6 +521,9 @@ class GenerateConfig(Command):
     threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", unit="threads", low=0)
 
 
+SCALES = ("paper", "small")
+
+
 @dataclass
 class TableConfig(Command):
     """memexp table [RUN ...]: compare runs, or a paper's table with ours."""
@@ -528,7 +531,7 @@ class TableConfig(Command):
     runs: list[str] = setting(
         [], "starts of run names, or one experiment, as in memorizing/table4; empty: all runs", unit="runs"
     )
-    scale: str = setting("small", "of an experiment", choices=("paper", "small"))
+    scale: str = setting("small", "of an experiment", choices=SCALES)
     corpora: list[str] = setting([], "of an experiment only the columns of this data, NAME,NAME; empty: all")
     tag: str | None = setting(None, "only runs of this tag")
     baseline: str | None = setting(None, "start of a row's label that differences are taken to; default: the first row")
@@ -563,7 +566,7 @@ class OfAnExperiment(Command):
     """What the commands about an experiment share."""
 
     table: str = setting(UNSET, "an experiment, as in memorizing/table4", unit="path")
-    scale: str = setting("small", "the paper's, or one for two cores", choices=("paper", "small"))
+    scale: str = setting("small", "the paper's, or one for two cores", choices=SCALES)
     corpora: list[str] = setting([], "only the columns of this data, NAME,NAME; empty: all")
 
 
@@ -586,7 +589,7 @@ class ReproduceConfig(OfAnExperiment):
 class PlanConfig(OfAnExperiment):
     """memexp plan NAME: what the runs of a paper's table cost on named hardware, by arithmetic."""
 
-    scale: str = setting("paper", "the paper's, or one for two cores", choices=("paper", "small"))
+    scale: str = setting("paper", "the paper's, or one for two cores", choices=SCALES)
     hardware: str = setting("h100", "of each device", choices=("h100", "a100", "tpu-v3-core", "tpu-v4"))
     devices: int = setting(8, "that share the lanes of a run", unit="devices", low=1)
     utilisation: float = setting(0.4, "share of the hardware's peak that is reached", low=0.01, high=1.0)

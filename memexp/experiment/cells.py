@@ -41,9 +41,7 @@ class Cell:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
-    return (
-        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def cells(experiment: Experiment, scale: str, *, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:

@@ -9,15 +9,6 @@ def train_words(cell: Wanted, *, init_from: str | None, tag: str) -> list[str]:
     return ["train", *cell.cell.overrides, *start, f"tag={tag}"]
 
 
-def eval_words(run: str, cell: Wanted) -> list[str]:
-    """What scores a run as the cell wants it."""
-    score = cell.score
-    words = ["eval", run, f"eval.split={score.split}", f"eval.documents={score.documents}"]
-    words += [f"eval.max_document={score.max_document}"]
-    words += [f"mem={score.mem}"] if score.mem != cell.settings.mem else []
-    return words + ([f"memory={score.memory}"] if score.memory != "on" else [])
-
-
 def reproduce_words(name: str, scale: str, data: str) -> list[str]:
     """What fills a column."""
     return ["reproduce", name, f"scale={scale}", f"data={data}"]

@@ -6,8 +6,6 @@ from typing import Any
 
 from memexp.errors import UserError, did_you_mean
 
-SCALES = ("paper", "small")
-
 
 @dataclass
 class Column:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memexp.config import TrainConfig, default_of
+from memexp.config import Scored, TrainConfig, default_of
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
 from memexp.experiment.cells import Cell
@@ -34,6 +34,16 @@ class Wanted:
             self.settings.mem if mem is None else mem,
             self.cell.memory,
         )
+
+    @property
+    def scored(self) -> Scored:
+        """The documents that its score is about."""
+        return Scored(self.score.split, self.score.documents, self.score.max_document)
+
+    @property
+    def changed_mem(self) -> int | None:
+        """The memory's size in its score, where that is not the run's."""
+        return self.score.mem if self.score.mem != self.settings.mem else None
 
     def with_seed(self, seed: int) -> "Wanted":
         """The same with another seed."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memexp.config import Scored
-from memexp.experiment.commands import eval_words, reproduce_words, train_words
+from memexp.experiment.commands import reproduce_words, train_words
 from memexp.experiment.definition import Experiment
 from memexp.experiment.kept import documents_of
 from memexp.experiment.matching import Library, Wanted
@@ -19,7 +18,7 @@ from memexp.report.comparable import refuse_unlike
 from memexp.report.comparison import Spread
 from memexp.report.numbers import METRICS, Metric
 from memexp.report.rows import Column, Entry, Trained, read_entry
-from memexp.report.scores import progress_of, read_run_summary
+from memexp.report.scores import eval_command, progress_of, read_run_summary
 from memexp.report.statistics import Agreement, Gap, Losses, agreement, gap
 
 
@@ -199,10 +198,9 @@ def _entry(library: Library, wanted: Wanted, root: Path) -> Entry | None:
     if found is None:
         return None
     run, score = found
-    asked = wanted.settings.eval
     summary = read_run_summary(run)
     assert summary is not None
-    return read_entry(Trained.read(run, summary, root, Scored(asked.split, asked.documents, asked.max_document)), score)
+    return read_entry(Trained.read(run, summary, root, wanted.scored), score)
 
 
 def _missing(
@@ -224,11 +222,11 @@ def _filling(row: str, column: str, cell: Wanted, library: Library, tag: str) ->
     """What an empty cell is, how far it is, and the command that fills it or goes on."""
     what = f"{row} on {column}"
     if run := library.with_weights(cell):
-        return what, " ".join(["memexp", *eval_words(run.name, cell)])
+        return what, eval_command(run.name, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
     if run := library.unfinished(cell):
         what += f" ({progress_of(run)})"
     start = None if cell.start is None else library.with_weights(cell.start)
     init_from = None if cell.start is None else start.name if start else "RUN"
     words = train_words(cell, init_from=init_from, tag=tag)
-    then = [] if cell.cell.trains else ["memexp", *eval_words("RUN", cell)]
-    return what, " ".join(["memexp", *words] + (["then", *then] if then else []))
+    then = eval_command("RUN", cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
+    return what, " ".join(["memexp", *words, *([] if cell.cell.trains else ["then", then])])

@@ -11,9 +11,9 @@ import yaml
 from memexp.cli.cells import PUBLISHED, wanted
 from memexp.cli.main import main
 from memexp.cli.settings import CONF, choices_of
-from memexp.config import ARCHS
+from memexp.config import ARCHS, SCALES
 from memexp.experiment.cells import Cell, cells
-from memexp.experiment.definition import SCALES, experiments, load
+from memexp.experiment.definition import experiments, load
 from memexp.experiment.published import load_published
 from memexp.model.build import build_model
 from memexp.report.numbers import METRICS
