@@ -7,7 +7,7 @@ from memexp.cli.settings import choices_of
 NAMES = ", ".join(choices_of("arch"))
 
 CASES = [
-    ("trian", "memexp: there is no command 'trian'; expected one of prepare, data, train, eval, reproduce, plan, generate, table, diff, runs, bench, completion; did you mean train?"),
+    ("trian", "memexp: there is no command 'trian'; expected one of prepare, data, train, eval, reproduce, plan, generate, table, diff, report, runs, bench, completion; did you mean train?"),
     ("train memm=3", "there is no setting memm; expected one that `memexp train --help` lists; did you mean mem?"),
     ("train arch.neighbors=3", "there is no setting arch.neighbors; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
     ("train neighbours=3", "there is no setting neighbours; expected one that `memexp train --help` lists; did you mean arch.neighbours?"),
