@@ -235,7 +235,8 @@ def test_what_is_scored_is_part_of_the_corpus(corpus: Corpus) -> None:
     """Two corpora of the same tokens and other answers are two."""
     files = corpus.manifest["files"]
     assert set(files) == {"tokens.bin", "answers.bin", "documents.json", "tokenizer.model"}
-    other = Corpus(corpus.path, {"files": files | {"answers.bin": files["tokens.bin"]}}, corpus.tokenizer, False)
+    manifest = corpus.manifest | {"files": files | {"answers.bin": files["tokens.bin"]}}
+    other = Corpus(corpus.path, manifest, corpus.tokenizer, False)
     assert len({corpus.tokens_checksum, other.tokens_checksum, files["tokens.bin"]["sha256"]}) == 3
 
 
