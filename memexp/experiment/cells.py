@@ -116,6 +116,8 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
         settings["accumulate"] = math.ceil(length / settings["segment"])
     if shared.tokens_a_step and "lanes" not in settings:
         settings["lanes"] = shared.tokens_a_step // (settings["segment"] * settings.get("accumulate", 1))
+    elif shared.tokens_a_step and "accumulate" not in settings:
+        settings["accumulate"] = shared.tokens_a_step // (settings["segment"] * settings["lanes"])
     return Cell(label, column, seed, settings | {"seed": seed}, start)
 
 

@@ -50,7 +50,8 @@ class Scale:
     """What the lengths of `divided` are divided by."""
     divided: list[str] = field(default_factory=list)
     tokens_a_step: int = 0
-    """From which the lanes follow; 0: a row or its size says how many."""
+    """From which the lanes follow, or where these are given the segments that a step accumulates; 0: a row or its size says
+    how many."""
     steps: int | None = None
     differs: list[str] = field(default_factory=list)
     """How it departs from the paper, a line each."""
