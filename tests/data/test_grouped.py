@@ -79,11 +79,12 @@ def test_rows_are_sorted_by_repository(tmp_path: Path) -> None:
     write(tmp_path / "tree" / "owner" / "one", {".git/HEAD": ""})
     write(tmp_path / "tree" / "owner" / "two", {".git/HEAD": "", "main.py": "main"})
     rows = [{"repo_name": "owner/one", "path": path, "content": text} for path, text in FILES.items()]
-    rows.append({"repo_name": "owner/two", "path": "main.py", "content": "\ud800 and \u0000"})
+    rows.append({"repo_name": "owner/two", "path": "main.py", "content": "\ud800"})
+    rows.append({"repo_name": "owner/two", "path": "binary.py", "content": "NUL \u0000"})
     random.Random(0).shuffle(rows)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     one, two = repositories(tmp_path / "rows.jsonl")
-    assert two == ("owner/two", "owner/two", "\ud800 and \u0000", *two[3:])
+    assert two == ("owner/two", "owner/two", "\ud800", *two[3:])
     assert one == next(iter(repositories(tmp_path / "tree")))
     assert not list(Path(tempfile.gettempdir()).glob("memexp-*/rows.db"))
 
@@ -150,6 +151,20 @@ def test_theories_from_rows(tmp_path: Path) -> None:
         "mirror/afp/Trees": ["Zero", "Middle", "A", "Top"],
         "some/body": ["Own"],
     }
+
+
+def test_a_document_whose_rows_stand_in_several_published_splits(tmp_path: Path) -> None:
+    """Where files of rows are split by theory, an entry is whole again, and on no side as yet."""
+    for number, split in enumerate(("train", "validation", "test")):
+        rows = [
+            {"text": theory(f"{entry}{number}", "Main"), "meta": {"repo": "afp", "path": f"thys/{entry}/{number}.thy"}}
+            for entry in ("A", "B")
+        ]
+        (tmp_path / f"{split}-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(document.id, document.split, names(document.text)) for document in theories(tmp_path)] == [
+        ("afp/A", "", ["A0", "A1", "A2"]),
+        ("afp/B", "", ["B0", "B1", "B2"]),
+    ]
 
 
 def test_imports_that_go_in_a_circle(tmp_path: Path) -> None:

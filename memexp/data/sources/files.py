@@ -78,10 +78,6 @@ class Files:
             for where, row in read_rows(file, [self._field, *([self._label] if self._label else [])]):
                 id, at = f"{name}:{where.split()[1]}", f"{file}, {where}"
                 text = text_field(row, [self._field], where=at, setting="data.source.field")
-                if "\0" in text:
-                    raise UserError(
-                        f"{at} has a NUL character at {text.index(chr(0))}; expected text. Likely cause: a damaged source"
-                    )
                 yield Document(id, id, text, label=label_field(row, self._label, where=at) if self._label else None)
 
     @cached_property

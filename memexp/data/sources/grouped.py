@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import read_text
-from memexp.data.sources.published import ROWS, Published
+from memexp.data.sources.published import ROWS, Published, Row
 from memexp.errors import UserError
 
 
@@ -18,7 +18,8 @@ class Grouped(Published):
     """A document of all files that belong together, in an order, joined by line ends; each is a group of its own.
 
     On disk what belongs together is the topmost folder that holds a mark, `path` itself included, else the folder directly
-    below `path`. Rows of the hub come in no order: they are sorted in a temporary data base on disk.
+    below `path`. Rows come in no order: they are sorted in a temporary data base on disk. They may be split by file, and
+    what belongs together by another measure, so of published splits none is kept.
     """
 
     ROWS_FIRST = False
@@ -45,14 +46,18 @@ class Grouped(Published):
         """A file's text; None leaves it out."""
         return read_text(file)
 
+    def file_text(self, row: Row) -> str | None:
+        """The same of a file that is a row."""
+        return self.text(row)
+
     def __iter__(self) -> Iterator[Document]:
         on_disk = self.files is not None and not self.files.files[0].name.endswith(ROWS)
-        for name, split, files in self._trees() if on_disk else self._sorted():
+        for name, files in self._trees() if on_disk else self._sorted():
             if files:
-                yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)), split)
+                yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)))
 
-    def _trees(self) -> Iterator[tuple[str, str, dict[str, str]]]:
-        """Name, split and files of each document on disk."""
+    def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Name and files of each document on disk."""
         assert self.files is not None and self.path is not None
         top = _tops(self.path, self.MARK)
         members: dict[PurePosixPath, dict[str, Path]] = {}
@@ -64,34 +69,34 @@ class Grouped(Published):
             name = str(folder) if folder.parts else self.path.resolve().name
             if self.wanted(name):
                 read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
-                yield name, "", read
+                yield name, read
 
-    def _sorted(self) -> Iterator[tuple[str, str, dict[str, str]]]:
-        """Name, split and files of each document of the rows."""
+    def _sorted(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Name and files of each document of the rows."""
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="memexp-") as folder,
                 closing(sqlite3.connect(Path(folder, "rows.db"))) as base,
             ):
-                base.execute("CREATE TABLE files (split, name, path, text)")
-                base.executemany("INSERT INTO files VALUES (?, ?, ?, ?)", self._members())
-                base.execute("CREATE INDEX documents ON files (split, name)")
-                for split, name in base.execute("SELECT DISTINCT split, name FROM files ORDER BY split, name"):
-                    found = base.execute("SELECT path, text FROM files WHERE split = ? AND name = ?", (split, name))
-                    yield name, split, {path: text.decode("utf-8", "surrogatepass") for path, text in found}
+                base.execute("CREATE TABLE files (name, path, text)")
+                base.executemany("INSERT INTO files VALUES (?, ?, ?)", self._members())
+                base.execute("CREATE INDEX documents ON files (name)")
+                for (name,) in base.execute("SELECT DISTINCT name FROM files ORDER BY name"):
+                    found = base.execute("SELECT path, text FROM files WHERE name = ?", (name,))
+                    yield name, {path: text.decode("utf-8", "surrogatepass") for path, text in found}
         except sqlite3.OperationalError as error:
             raise UserError(
                 f"cannot sort the rows in {tempfile.gettempdir()}: {error}; expected room for all of their text. Set "
                 "TMPDIR to a folder on a larger disk"
             ) from error
 
-    def _members(self) -> Iterator[tuple[str, str, str, bytes]]:
+    def _members(self) -> Iterator[tuple[str, str, bytes]]:
         for row in self.rows():
             path = self.text(row, "path")
             part = self.part(path)
             name = self.text(row, "repository") + (f"/{part}" if part else "")
-            if self.wanted(name):
-                yield row.split, name, path, self.text(row).encode("utf-8", "surrogatepass")
+            if self.wanted(name) and (text := self.file_text(row)) is not None:
+                yield name, path, text.encode("utf-8", "surrogatepass")
 
 
 def _tops(root: Path, mark: str) -> Callable[[PurePosixPath], PurePosixPath]:

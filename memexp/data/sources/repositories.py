@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from memexp.data.sources.grouped import Grouped
+from memexp.data.sources.published import Row
 from memexp.data.sources.rows import unreadable
 from memexp.data.splits import hashed
 from memexp.errors import UserError
@@ -13,7 +14,7 @@ class Repositories(Grouped):
     """A document a repository: its files as they come when its folders are walked in an order drawn from a seed.
 
     Files and folders of a folder come in that order, and a folder's files stay together (Memorizing Transformers). Files
-    on disk that are no UTF-8, or have a NUL byte as binary ones do, are left out.
+    that are no UTF-8, or have a NUL byte as binary ones do, are left out.
     """
 
     MARK = ".git"
@@ -61,6 +62,10 @@ class Repositories(Grouped):
         except OSError as error:
             raise unreadable(file, error) from error
         return None if "\0" in text else text
+
+    def file_text(self, row: Row) -> str | None:
+        value = self.value(row, "text")
+        return None if isinstance(value, str) and "\0" in value else self.text(row)
 
     def order(self, name: str, files: dict[str, str]) -> list[str]:
         """A path is sorted by a random number for each folder that it leads through, and for itself."""

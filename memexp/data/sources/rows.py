@@ -55,10 +55,14 @@ def text_field(row: dict[str, Any], names: Sequence[str], *, where: str, setting
         setting: what names other fields.
 
     Raises:
-        UserError: it is not, or there is none.
+        UserError: it is not, it holds a NUL character, or there is none.
     """
     value = field(row, names)
     if isinstance(value, str):
+        if "\0" in value:
+            raise UserError(
+                f"{where} has a NUL character at {value.index(chr(0))}; expected text. Likely cause: a damaged source"
+            )
         return value
     expected = " or ".join(map(repr, names))
     seen = f"has {expected} of type {type(value).__name__}" if value is not None else f"has {_fields(row, names)}"
