@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import errors
 
+from memexp.cli.compose import compose
 from memexp.data.sources import Articles, Pieces, Source, Texts
 from memexp.errors import UserError
 
@@ -96,6 +98,24 @@ def test_files_that_are_not_split_as_published_are_assigned(tmp_path: Path) -> N
     assert {document.split for document in texts(tmp_path)} == {""}
 
 
+def test_a_file_of_no_published_split_adds_to_none(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test", "extra"):
+        write_rows(tmp_path / f"{name}-0.jsonl", [{"text": name}])
+    found = [(document.text, document.split) for document in texts(tmp_path)]
+    assert found == [("dev", "valid"), ("test", "test"), ("train", "train")]
+    splits = {"train": ["train"], "validation": ["valid", "test"]}
+    assert [document.text for document in texts(tmp_path, splits=splits)] == ["dev", "train"]
+
+
+def test_json_beside_rows_or_texts_only_says_something_of_them(tmp_path: Path) -> None:
+    (tmp_path / "info.json").write_text('{"text": "a description"}')
+    assert [document.text for document in texts(tmp_path)] == ["a description"]
+    (tmp_path / "book.txt").write_text("a book")
+    assert [document.text for document in texts(tmp_path)] == ["a book"]
+    write_rows(tmp_path / "rows.json.gz", [{"text": "a row"}])
+    assert [document.text for document in texts(tmp_path)] == ["a row"]
+
+
 def test_a_published_split_can_be_shared_out(tmp_path: Path) -> None:
     write_rows(tmp_path / "c4-train.00000-of-01024.json.gz", [{"text": "a"}])
     write_rows(tmp_path / "c4-validation.00000-of-00008.json.gz", [{"text": text} for text in "bcd"])
@@ -155,6 +175,7 @@ def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"body": 3}\n', "a.jsonl, line 2 has the fields body; expected text in 'text'"),
+        ("a.jsonl", b'{"text": "a\\u0000"}\n', "a.jsonl, line 1 has a NUL character at 1; expected text"),
         ("a.json", b'[{"text": "x"}, 3]', "a.json, row 2 is no JSON object but 3"),
         ("a.json", b'[{"text": "x"}', "a.json is not JSON"),
         ("a.json", b'{\n "text": 1\n}', "a.json, line 1 is not JSON"),
@@ -334,6 +355,33 @@ def test_the_first_data_set_that_can_be_read_is_streamed(hub: Any, tmp_path: Pat
     assert [(document.id, document.split, document.text) for document in source] == documents
 
 
+def test_named_files_are_read_themselves_for_their_repository_may_hold_a_script(hub: Any) -> None:
+    refused = RuntimeError("Dataset scripts are no longer supported, but found books.py")
+    rows = {split: book_rows(split) for split in BOOKS}
+    seen = hub(FakeHub({"owner/books": refused, "json": rows, "parquet": {"train": [{"text": "a"}]}}))
+    named = {"train": ["a/train/*.jsonl.zst", "b/*.jsonl"], "validation": ["a/val/*"], "test": ["a/test/*"]}
+    documents = list(texts(sets=[{"path": "owner/books", "data_files": named, "revision": "r"}]))
+    assert [(document.split, document.text) for document in documents[1:3]] == [("train", "Emma"), ("valid", "Ulysses")]
+    at = "hf://datasets/owner/books@commit of r"
+    files = {
+        "train": [f"{at}/a/train/*.jsonl.zst", f"{at}/b/*.jsonl"],
+        "validation": [f"{at}/a/val/*"],
+        "test": [f"{at}/a/test/*"],
+    }
+    assert seen.asked == [{"path": "json", "data_files": files}]
+    source = texts(sets=[{"path": "owner/books", "data_files": {"train": ["c/*.parquet"]}}])
+    assert [document.text for document in source] == ["a"]
+    expected = {"train": ["hf://datasets/owner/books@commit of None/c/*.parquet"]}
+    assert seen.asked[1:] == [{"path": "parquet", "data_files": expected}]
+
+
+@pytest.mark.parametrize("name", ["isabelle", "arxiv_math", "github"])
+def test_named_files_of_the_configurations(name: str) -> None:
+    for options in compose("prepare", [f"data={name}"]).data.source.sets:
+        for patterns in options.get("data_files", {}).values():
+            assert patterns and all(re.fullmatch(r"[\w+-]+(/[\w+*-]+)+\.(parquet|jsonl\.\S+)", one) for one in patterns)
+
+
 def test_a_data_set_without_its_splits_is_assigned(hub: Any) -> None:
     hub(FakeHub({"owner/books": {"train": [{"text": "a"}, {"text": "b"}]}}))
     assert [(document.id, document.split) for document in texts()] == [("train:1", ""), ("train:2", "")]
@@ -372,3 +420,6 @@ def test_without_a_network_it_is_one_line_at_once(monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - started < 5
     assert "cannot reach http://hub.invalid for owner/books" in message
     assert "data.path=PATH" in message and message.endswith("data=books")
+    instead = compose("prepare", ["data=hyperpartisan"]).data.source.instead  # no package has classes
+    message = refused(texts(instead=instead, label="label"))
+    assert message.endswith("data=text data.path=FILE data.source.label=FIELD")

@@ -22,7 +22,7 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
     """The first data set that can be read.
 
     Args:
-        sets: what `datasets.load_dataset` takes, for each.
+        sets: for each what `datasets.load_dataset` takes; `data_files` are the patterns of each split, of one kind.
         otherwise: what can be done without the hub, for messages.
 
     Raises:
@@ -40,11 +40,7 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
             info = HfApi().dataset_info(
                 name, revision=options.get("revision"), timeout=TIMEOUT, expand=["sha", "gated"]
             )
-            # Only now, for it takes seconds to import.
-            import datasets
-
-            splits = datasets.load_dataset(**{**options, "revision": info.sha}, streaming=True)
-            return Found(name, str(info.sha), dict(splits))
+            return Found(name, str(info.sha), _splits(options, str(info.sha)))
         except errors.GatedRepoError:
             reasons.append(gated)
         except unusable:
@@ -57,6 +53,20 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
                 f"cannot reach {constants.ENDPOINT} for {name}: {_line(error)}; expected a connection. {otherwise}"
             ) from error
     raise UserError(f"the hub gives no data set to read: {'; '.join(reasons)}. {otherwise}")
+
+
+def _splits(options: dict[str, Any], commit: str) -> dict[str, Iterable[dict[str, Any]]]:
+    import datasets  # only now, for it takes seconds
+
+    if "data_files" not in options:
+        return dict(datasets.load_dataset(**{**options, "revision": commit}, streaming=True))
+    # The files themselves: `datasets` refuses a repository that holds a script before it looks at what is asked for.
+    files = {
+        split: [f"hf://datasets/{options['path']}@{commit}/{pattern}" for pattern in patterns]
+        for split, patterns in options["data_files"].items()
+    }
+    tables = all(pattern.endswith(".parquet") for patterns in files.values() for pattern in patterns)
+    return dict(datasets.load_dataset("parquet" if tables else "json", data_files=files, streaming=True))
 
 
 def stream(found: Found, split: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,6 +16,9 @@ from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, re
 ROWS = LINES + JSON + TABLES
 """Files of these suffixes hold rows as the hub's do."""
 
+METADATA = ".json"
+"""What may also stand beside the rows or texts to say something of them; so these are rows only where nothing else is."""
+
 SPLITS = {"train": ["train"], "validation": ["valid"], "test": ["test"]}
 """The hub's names of splits, and what they are here."""
 
@@ -41,7 +44,8 @@ class Row(NamedTuple):
 class Published(ABC):
     """A data set by its rows; text is kept as it was published.
 
-    Published splits are kept where all of them are there; in files on disk, where names of files or folders tell.
+    Published splits are kept where all of them are there; in files on disk, where names of files or folders tell. What is
+    of none of them is left out then, or it would add to one that is published.
     """
 
     ROWS_FIRST = True
@@ -65,7 +69,7 @@ class Published(ABC):
             sets: data sets of the hub, tried in this order: for each what `datasets.load_dataset` takes.
             fields: what is needed of a row, each with the names it may have, tried in this order.
             licence: of the texts.
-            instead: `data=` of what is of the same kind and needs no hub.
+            instead: `data=` of what is of the same kind and needs no hub, with the settings that it needs.
             path: a file or a folder on disk to read, and not the hub.
             suffixes: the files on disk that are texts themselves.
             splits: published names of splits, and the ones here among which their rows go round.
@@ -81,7 +85,8 @@ class Published(ABC):
         self.files = None if self.path is None else self._search(self.path, tuple(suffixes))
 
     def _search(self, path: Path, suffixes: tuple[str, ...]) -> Files:
-        kinds = (ROWS, suffixes) if self.ROWS_FIRST else (suffixes, ROWS)
+        rows = tuple(suffix for suffix in ROWS if suffix != METADATA)
+        kinds = (*((rows, suffixes) if self.ROWS_FIRST else (suffixes, rows)), (METADATA,))
         kind = next((kind for kind in kinds if kind and search(path, kind)), suffixes + ROWS)
         return Files(path=str(path), suffixes=list(kind))
 
@@ -116,8 +121,7 @@ class Published(ABC):
     def _found(self) -> hub.Found:
         return hub.find(
             self._sets,
-            otherwise="Files on disk do as well: data.path=PATH. And without either, there is text of the same kind in "
-            f"packages: data={self._instead}",
+            otherwise=f"Files on disk do as well: data.path=PATH. And without either: data={self._instead}",
         )
 
     def _of_hub(self) -> Iterator[Row]:
@@ -133,6 +137,8 @@ class Published(ABC):
         published = {file: self._published(files.name(file)) for file in files.files}
         whole = set(self._splits) <= set(published.values())
         for file in files.files:
+            if whole and published[file] not in self._splits:
+                continue
             rows = read_rows(file, needed) if file.name.endswith(ROWS) else self.text_rows(file)
             split = published[file] if whole else ""
             for number, (where, row) in enumerate(islice(rows, self._rows or None), start=1):
