@@ -110,7 +110,7 @@ def _split(entries: list[Entry], config: Data) -> None:
     """Enter the split of each document whose source does not say it.
 
     Raises:
-        UserError: there are too few, two have the same name, or a group stands on two sides.
+        UserError: there are too few, a split has none, two have the same name, or a group stands on two sides.
     """
     if unassigned := [entry for entry in entries if not entry.split]:
         splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
@@ -130,6 +130,11 @@ def _split(entries: list[Entry], config: Data) -> None:
                 f"document {entry.id} of the group {entry.group} is for {entry.split}, others of that group are for "
                 f"{sides[entry.group]}; expected a group on one side of every split"
             )
+    if missing := [split for split in SPLITS if split not in sides.values()]:
+        raise UserError(
+            f"no document of {missing[0]} is left; expected some in each split. Likely cause: "
+            f"data.min_document={config.min_document} or a limit of data.source is too high"
+        )
 
 
 def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress) -> Tokenizer:

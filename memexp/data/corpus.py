@@ -251,6 +251,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     from rich.console import Console
 
     from memexp.data.build import WORK, build
+    from memexp.data.shards import writing
 
     console = Console(stderr=True)
     absent = source.describe()["absent"]
@@ -261,7 +262,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         shutil.rmtree(left, ignore_errors=True)
     try:
         partial.mkdir(exist_ok=True)
-        build(config, source=source, settings=settings, folder=partial, console=console)
+        # A file that is left on a full disk writes what it holds once more, and that error takes the first one's place.
+        with writing(partial):
+            build(config, source=source, settings=settings, folder=partial, console=console)
         (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,14 +39,14 @@ class Stop(BaseException):
 
 
 def stop_at(number: int, monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> list[int]:
-    """Let the system call that makes a file safe fail once, at its `number`-th time; gives the calls so far."""
-    calls, real = [0], os.fsync
+    """Let the system call that makes a file safe fail once, at its `number`-th time, and else do nothing, for it is slow;
+    gives the calls so far."""
+    calls = [0]
 
     def fsync(descriptor: int) -> None:
         calls[0] += 1
         if calls[0] == number:
             raise failure
-        real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
     return calls
@@ -74,6 +75,7 @@ def test_tokens_are_those_of_whole_documents_in_the_order_of_the_source(
 def test_wherever_it_is_stopped_the_next_one_gives_the_same(
     folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shards, "SHARD", 8000)  # three
     data = text_data(folder, tokenizer=BPE)
     expected = contents(prepare(data, tmp_path / "whole").path)
     number, stopped = 0, True
@@ -120,6 +122,35 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_whole(
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
     assert prepare(text_data(folder), tmp_path).made
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    """Unlike a call that fails once, the system refuses again when the file is closed."""
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": f"{number:05} " * 99}) + "\n" for number in range(50))
+    )
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from memexp.config import Data, Tokenizer; from memexp.data import shards; from memexp.data.corpus import prepare\n"
+        "from memexp.errors import UserError\n"
+        "shards.SHARD = 8_000\n"
+        "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
+        "            tokenizer=Tokenizer(kind='bytes'))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    prepare(data, Path(sys.argv[2]))\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
+        "print(prepare(data, Path(sys.argv[2])).made)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "rows.jsonl"), str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    refused, made = done.stdout.splitlines()
+    assert re.fullmatch(
+        "cannot write .*: File too large; expected free space .* goes on from the last whole part", refused
+    )
+    assert made == "True"
 
 
 @pytest.mark.usefixtures("small")
@@ -199,14 +230,21 @@ class Given:
             [Document("a", "g", "x", "train"), Document("b", "g", "x", "test")],
             "document b of the group g is for test, others of that group are for train",
         ),
+        *(
+            (
+                [Document(split, split, "x" * (split != name), split) for split in ("train", "valid", "test")],
+                f"no document of {name} is left; expected some in each split. Likely cause: data.min_document=1 or",
+            )
+            for name in ("train", "valid", "test")
+        ),
     ],
 )
-def test_no_document_is_on_two_sides_of_a_split(
+def test_every_document_is_in_one_split_and_none_is_empty(
     tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, documents: list[Document], message: str
 ) -> None:
     monkeypatch.setattr("memexp.data.corpus.instantiate", lambda *nothing, **options: Given(documents))
     with pytest.raises(UserError, match=message):
-        prepare(text_data(tmp_path), tmp_path)
+        prepare(text_data(tmp_path, min_document=1), tmp_path)
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
