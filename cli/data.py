@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from memexp.config import Data, DataConfig
 from memexp.errors import UserError
@@ -17,7 +19,13 @@ def run(config: DataConfig) -> None:
         from memexp.cli.settings import choices_of
         from memexp.report.corpora import corpora_table, list_corpora
 
-        console().print(corpora_table(list_corpora(root, choices_of("data"))))
+        screen = console()
+        screen.print(corpora_table(list_corpora(root, choices_of("data"))))
+        if config.page:
+            from memexp.data.catalogue import update_page
+
+            page = update_page(root / "data", _configured(root))
+            screen.print(f"{page} is up to date", markup=False, highlight=False, soft_wrap=True)
         return
     from memexp.data.corpus import open_corpus
     from memexp.report.inspection import inspect_corpus
@@ -25,13 +33,27 @@ def run(config: DataConfig) -> None:
 
     corpus = open_corpus(_prepared(config.data, root))
     found = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
-    default = root / "results" / "data" / corpus.path.name.rpartition("-")[0]
+    default = root / "results" / "data" / corpus.path.name
     folder = Path(config.out).expanduser() if config.out is not None else default
     paths = write_files(folder, found)
     screen = console()
     screen.print(to_terminal(found))
     written = ", ".join(path.name for path in paths)
     screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _configured(root: Path) -> dict[str, dict[str, Any]]:
+    """What determines each corpus that may be prepared here, by its name, with no setting given."""
+    from memexp.cli.compose import compose, typed
+    from memexp.cli.settings import choices_of
+    from memexp.data.corpus import settings_of
+
+    found = {}
+    for name in choices_of("data"):
+        if any((root / "data").glob(f"{name}-*/manifest.json")):
+            with suppress(UserError):  # it needs settings, as a user's own files do
+                found[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data)
+    return found
 
 
 def _prepared(data: Data, root: Path) -> Path:

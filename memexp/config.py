@@ -413,13 +413,16 @@ class DataConfig(Command):
 
     what: str = setting("list", "list: all corpora; inspect: one of them", choices=("list", "inspect"))
     data: Data = field(default_factory=Data)
+    page: bool = setting(
+        False, "list: bring the table in data/README.md up to date with what is prepared here as it is configured"
+    )
     split: str = setting("train", "documents to look into", choices=("train", "valid", "test"))
     ngram: int = setting(8, "length of the n-grams that are looked for in a document's past", unit="tokens", low=1)
     sample: int = setting(
         8 << 20, "how much of a split is searched for them, in whole documents; 0: all", unit="tokens", low=0
     )
     out: str | None = setting(
-        None, "folder for the plot and the numbers; default: results/data/NAME-TOKENIZER", unit="path"
+        None, "folder for the plot and the numbers; default: results/data/ and the corpus's folder", unit="path"
     )
 
 

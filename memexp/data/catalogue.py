@@ -1,13 +1,15 @@
-"""The table of corpora on the page of data/, kept from the manifests of what was prepared."""
+"""The table of corpora on the page of data/, kept from the manifests of what is prepared as it is configured."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memexp.data.manifest import read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
-from memexp.files import read_json, write_text
+from memexp.errors import UserError
+from memexp.files import fingerprint, write_text
 
-BEGIN = "<!-- corpora: kept by `memexp prepare` from the manifests, so do not edit -->"
+BEGIN = "<!-- corpora: kept by `memexp data list page=true` from the manifests, so do not edit -->"
 END = "<!-- end of corpora -->"
 
 HEADINGS = ("`data=`", "source", "licence", "documents: train / valid / test", "MB of text", "tokens", "seconds")
@@ -16,52 +18,71 @@ FEW = 6
 """Licences that a row names."""
 
 
-def update_page(data: Path) -> None:
-    """Bring the rows of the table in data/README.md up to date; those of corpora that are not prepared here stay.
+def update_page(data: Path, configured: Mapping[str, dict[str, Any]]) -> Path:
+    """Bring the rows of the table in data/README.md up to date, and say where that is.
 
-    Only a checkout has that page, with the two marks that the table stands between; elsewhere nothing happens.
+    Rows of corpora that are not prepared here, or with other settings, stay as they are; so do seconds, which would differ
+    each time.
+
+    Args:
+        configured: names of corpora and what determines each with no setting given.
+
+    Raises:
+        UserError: there is no such table.
     """
     page = data / "README.md"
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     before, begin, rest = text.partition(BEGIN)
     table, end, after = rest.partition(END)
     if not begin or not end:
-        return
-    there = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
-    there.pop(HEADINGS[0], None)
-    rows = there | {f"`{name}`": _row(name, manifests) for name, manifests in _prepared(data)}
+        raise UserError(
+            f"{page} has no table of corpora; expected one between {BEGIN} and {END}. Likely cause: the root is no checkout "
+            "of memexp"
+        )
+    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
+    rows.pop(HEADINGS[0], None)
+    for name, manifests in _prepared(data, configured).items():
+        rows[f"`{name}`"] = _row(name, manifests, rows.get(f"`{name}`"))
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     lines += [rows[name] for name in sorted(rows, key=lambda name: name.strip("`"))]
     new = "\n".join([before + begin, *lines, end + after])
     if new != text:
         write_text(page, new)
+    return page
 
 
-def _prepared(data: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each corpus that is not of a user's own files: the manifest made last, and those that differ in the tokenizer only."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+def _prepared(data: Path, configured: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The manifests of each corpus that is prepared as it is configured, with any tokenizer; the one made last first."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(data.glob("[!.]*/manifest.json"), key=lambda path: (path.stat().st_mtime, path), reverse=True):
-        manifest = read_json(path)
-        if "files" not in manifest["source"]:
-            by_name.setdefault(manifest["name"], []).append(manifest)
-    for name, manifests in by_name.items():
-        texts = _apart_from_tokens(manifests[0])
-        yield name, [manifest for manifest in manifests if _apart_from_tokens(manifest) == texts]
+        try:
+            manifest = read_manifest(path.parent)
+        except UserError:  # `memexp data list` names it
+            continue
+        name = manifest["name"]
+        if name in configured and _texts(manifest["settings"]) == _texts(configured[name]):
+            found.setdefault(name, []).append(manifest)
+    return found
 
 
-def _apart_from_tokens(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in manifest["settings"].items() if key != "tokenizer"}
+def _texts(settings: dict[str, Any]) -> str:
+    """A fingerprint of what determines the texts and their splits."""
+    return fingerprint({key: value for key, value in settings.items() if key != "tokenizer"})
 
 
-def _row(name: str, manifests: list[dict[str, Any]]) -> str:
-    """The row of a corpus, its tokens as each of the manifests has them."""
+def _row(name: str, manifests: list[dict[str, Any]], standing: str | None) -> str:
+    """The row of a corpus, its tokens as each of the manifests has them.
+
+    Args:
+        standing: the row as it is.
+    """
     last = manifests[0]
     licences = list(dict.fromkeys(part["licence"] for part in last["source"]["parts"]))
     licence = "; ".join(licences[:FEW]) + (f" and {len(licences) - FEW} more" if len(licences) > FEW else "")
     splits = [last["splits"][split] for split in SPLITS]
     megabytes = sum(split["bytes"] for split in splits) / 1e6
     tokens = {
-        f"{sum(manifest['splits'][split]['tokens'] for split in SPLITS):,} ({_tokenizer(manifest)})"
+        f"{sum(manifest['splits'][split]['tokens'] for split in SPLITS):,} ({tokenizer_name(manifest)})"
         for manifest in manifests
     }
     cells = (
@@ -71,12 +92,6 @@ def _row(name: str, manifests: list[dict[str, Any]]) -> str:
         " / ".join(f"{split['documents']:,}" for split in splits),
         f"{megabytes:.1f}",
         ", ".join(sorted(tokens)),
-        f"{last['seconds']:.3g}",
     )
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _tokenizer(manifest: dict[str, Any]) -> str:
-    tokenizer = manifest["tokenizer"]
-    kind = str(tokenizer["kind"])
-    return kind if kind in ("bytes", "words") else f"{tokenizer['vocabulary']:,} {kind}"
+    seconds = f" {last['seconds']:.3g} " if standing is None else standing.rsplit("|", 2)[1]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + f" |{seconds}|"

@@ -26,6 +26,7 @@ import numpy as np
 
 from memexp.config import Data
 from memexp.data import tokenizers
+from memexp.data.manifest import read_manifest
 from memexp.data.sources import Source
 from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
@@ -182,7 +183,16 @@ def folder_of(config: Data, root: Path) -> Path:
     Raises:
         UserError: there is nothing that it could be made of.
     """
-    return _folder(config, _settings(config, _source(config)), root)
+    return _folder(config, settings_of(config), root)
+
+
+def settings_of(config: Data) -> dict[str, Any]:
+    """What determines the corpus of these settings; it stands in the manifest.
+
+    Raises:
+        UserError: there is nothing that it could be made of.
+    """
+    return _settings(config, _source(config))
 
 
 def _source(config: Data) -> Source:
@@ -283,15 +293,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
 def _open(path: Path, *, made: bool) -> Corpus:
     again = "`memexp prepare` with the same settings and force=true makes it anew"
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = read_manifest(path)
     except UserError as error:
         raise UserError(f"{error}. {again}") from error
-    content = {key: value for key, value in manifest.items() if key != "checksum"} if isinstance(manifest, dict) else {}
-    if not content or manifest.get("checksum") != fingerprint(content):
-        raise UserError(
-            f"{path / 'manifest.json'} is damaged: its content has the checksum {fingerprint(content)}, expected the one "
-            f"that stands in it. Likely cause: it was edited. {again}"
-        )
     for name, expected in manifest["files"].items():
         _verify(path / name, expected, again)
     model = (path / "tokenizer.model").read_bytes()

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memexp.data.manifest import read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
-from memexp.files import read_json
 from memexp.report.numbers import whole
-from memexp.report.scores import require
 from memexp.report.text import escape
 
 if TYPE_CHECKING:
@@ -54,29 +53,21 @@ def _order(item: Listed) -> tuple[str, str]:
 
 
 def _read(folder: Path) -> Listed:
-    path = folder / "manifest.json"
     disk = sum(file.stat().st_size for file in folder.iterdir())
     try:
-        manifest = require(read_json(path), ("name", "tokenizer", "splits", "source"), path)
-        splits = [manifest["splits"][split] for split in SPLITS]
-        return Listed(
-            name=str(manifest["name"]),
-            state="prepared",
-            tokenizer=tokenizer_name(manifest),
-            documents=sum(int(split["documents"]) for split in splits),
-            tokens=sum(int(split["tokens"]) for split in splits),
-            disk=disk,
-            licences=_licences(manifest["source"]["parts"]),
-        )
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        problem = str(error) if isinstance(error, UserError) else f"{path} lacks {error}; it was edited or damaged"
-        return Listed(folder.name, "damaged", disk=disk, problem=problem)
-
-
-def tokenizer_name(manifest: dict[str, Any]) -> str:
-    """'bpe 1,024', 'words 47' or 'bytes'."""
-    kind, vocabulary = manifest["tokenizer"]["kind"], int(manifest["tokenizer"]["vocabulary"])
-    return str(kind) if kind == "bytes" else f"{kind} {vocabulary:,}"
+        manifest = read_manifest(folder)
+    except UserError as error:
+        return Listed(folder.name, "damaged", disk=disk, problem=str(error))
+    splits = [manifest["splits"][split] for split in SPLITS]
+    return Listed(
+        name=str(manifest["name"]),
+        state="prepared",
+        tokenizer=tokenizer_name(manifest),
+        documents=sum(int(split["documents"]) for split in splits),
+        tokens=sum(int(split["tokens"]) for split in splits),
+        disk=disk,
+        licences=_licences(manifest["source"]["parts"]),
+    )
 
 
 def _licences(parts: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from memexp.data.corpus import Corpus, TokenDocument
+from memexp.data.manifest import tokenizer_name
 from memexp.data.repetition import counts_by_distance, distances
 from memexp.errors import UserError
-from memexp.report.corpora import tokenizer_name
 from memexp.report.wording import visible
 
 _FREQUENT = 16

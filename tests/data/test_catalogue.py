@@ -1,12 +1,17 @@
 """The table of data/README.md."""
 
+import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from memexp.cli.main import main
 from memexp.config import Data, Tokenizer
 from memexp.data import catalogue
-from memexp.data.corpus import prepare
+from memexp.data.corpus import prepare, settings_of
+from memexp.data.manifest import tokenizer_name
+from memexp.errors import UserError
 
 STDLIB = {
     "_target_": "memexp.data.sources.PythonPackages",
@@ -23,8 +28,13 @@ def page(root: Path, table: str = "") -> Path:
     return path
 
 
-def corpus(name: str, tokenizer: Tokenizer, **changes: int) -> Data:
-    return Data(name=name, source=STDLIB, tokenizer=tokenizer, valid_documents=1, test_documents=1, **changes)
+def corpus(tokenizer: Tokenizer | None = None, **changes: int) -> Data:
+    tokenizer = tokenizer or Tokenizer(kind="bytes")
+    return Data(name="zeta", source=STDLIB, tokenizer=tokenizer, valid_documents=1, test_documents=1, **changes)
+
+
+def update(root: Path) -> None:
+    catalogue.update_page(root / "data", {"zeta": settings_of(corpus()), "absent": settings_of(corpus())})
 
 
 def rows(path: Path) -> list[str]:
@@ -33,45 +43,75 @@ def rows(path: Path) -> list[str]:
 
 def test_a_row_a_corpus_and_the_prose_stays(tmp_path: Path) -> None:
     path = page(tmp_path, f"| old headings |\n|---|\n{OTHER}\n| `zeta` | made anew | | | | | |\n")
-    prepare(corpus("zeta", Tokenizer(kind="bytes")), tmp_path)
-    small = prepare(corpus("zeta", Tokenizer(vocabulary=400)), tmp_path)
-    catalogue.update_page(tmp_path / "data")
+    prepare(corpus(), tmp_path)
+    small = prepare(corpus(Tokenizer(vocabulary=400)), tmp_path)
+    update(tmp_path)
     headings, other, zeta = rows(path)
     assert headings.count("|") == other.count("|") == zeta.count("|") == 8 and other == OTHER
     splits = small.manifest["splits"].values()
     tokens, size = (sum(split[key] for split in splits) for key in ("tokens", "bytes"))
     assert zeta.startswith("| `zeta` | sources of installed Python packages | PSF-2.0 | 1 / 1 / 1 | ")
-    both = ", ".join(sorted([f"{size:,} (bytes)", f"{tokens:,} (400 bpe)"]))
-    assert zeta.rpartition(" | ")[0].endswith(f" | {size / 1e6:.1f} | {both}")
+    both = ", ".join(sorted([f"{size:,} (bytes)", f"{tokens:,} (bpe 400)"]))
+    assert zeta.endswith(f" | {size / 1e6:.1f} | {both} | |")
     text = path.read_text()
     assert text.startswith(f"# Corpora\n\nProse.\n\n{catalogue.BEGIN}\n| `data=`") and text.endswith("More | prose.\n")
     before = path.stat().st_mtime_ns, text
-    catalogue.update_page(tmp_path / "data")
+    update(tmp_path)
     assert (path.stat().st_mtime_ns, path.read_text()) == before
 
 
-def test_the_one_made_last_counts(tmp_path: Path) -> None:
+def test_seconds_are_of_the_first_time(tmp_path: Path) -> None:
     path = page(tmp_path)
-    first = prepare(corpus("zeta", Tokenizer(kind="bytes"), min_document=1), tmp_path)
-    catalogue.update_page(tmp_path / "data")
+    manifest = prepare(corpus(), tmp_path).path / "manifest.json"
+    update(tmp_path)
     (_, before) = rows(path)
-    os.utime(first.path / "manifest.json", (1, 1))
-    prepare(corpus("zeta", Tokenizer(vocabulary=400), min_document=2), tmp_path)
-    catalogue.update_page(tmp_path / "data")
-    (_, after) = rows(path)
-    assert "(bytes)" in before and "(bytes)" not in after and "(400 bpe)" in after
+    assert before.endswith(f"| {json.loads(manifest.read_text())['seconds']:.3g} |")
+    path.write_text(path.read_text().replace(before, before.rpartition(" | ")[0] + " | 77 |"))
+    update(tmp_path)
+    assert rows(path)[1].endswith("| 77 |")
 
 
-def test_own_files_are_not_told_and_other_pages_not_touched(
-    tmp_path: Path, folder: Path, text_data: Callable[..., Data]
-) -> None:
+def test_other_settings_and_what_is_damaged_are_passed_over(tmp_path: Path) -> None:
+    standing = "| `zeta` | of the page | | | | | 7 |"
+    path = page(tmp_path, f"{standing}\n")
+    prepare(corpus(min_document=2), tmp_path)
+    (tmp_path / "data" / "mine").mkdir()
+    (tmp_path / "data" / "mine" / "manifest.json").write_text('{"name": "zeta"}')
+    update(tmp_path)
+    assert rows(path)[1:] == [standing]
+    damaged = prepare(corpus(), tmp_path).path / "manifest.json"
+    damaged.write_text(damaged.read_text().replace("sources of", "source of"))
+    update(tmp_path)
+    assert rows(path)[1:] == [standing]
+
+
+def test_without_the_table_it_is_refused(tmp_path: Path) -> None:
     path = page(tmp_path)
-    prepare(text_data(folder), tmp_path)
-    catalogue.update_page(tmp_path / "data")
-    assert [row.split("|")[1] for row in rows(path)] == [" `data=` "]
     path.write_text("# A page without marks\n")
-    catalogue.update_page(tmp_path / "data")
+    with pytest.raises(UserError, match="README.md has no table of corpora"):
+        update(tmp_path)
     assert path.read_text() == "# A page without marks\n"
     path.unlink()
-    catalogue.update_page(tmp_path / "data")
-    assert not path.exists()
+    with pytest.raises(UserError, match="README.md has no table of corpora"):
+        update(tmp_path)
+
+
+def test_on_the_command_line_and_never_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = page(tmp_path)
+    assert main(["prepare", "data=tiny", "data.tokenizer.kind=bytes", f"root={tmp_path}"]) == 0
+    assert main(["data", "list", f"root={tmp_path}"]) == 0
+    assert not rows(path)
+    (tmp_path / "own.txt").write_text("a text")
+    (tmp_path / "data" / "text-bytes-00000000").mkdir()
+    (tmp_path / "data" / "text-bytes-00000000" / "manifest.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["data", "list", "page=true", f"root={tmp_path}"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{path} is up to date\n")
+    assert [row.split("|")[1] for row in rows(path)] == [" `data=` ", " `tiny` "]
+
+
+def test_a_loaded_tokenizer_has_its_file_s_name(tmp_path: Path) -> None:
+    trained = prepare(corpus(Tokenizer(vocabulary=400)), tmp_path)
+    os.rename(trained.path / "tokenizer.model", tmp_path / "mine.model")
+    loaded = prepare(corpus(Tokenizer(path=str(tmp_path / "mine.model"))), tmp_path)
+    assert [tokenizer_name(each.manifest) for each in (trained, loaded)] == ["bpe 400", "mine 400"]

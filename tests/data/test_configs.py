@@ -61,3 +61,15 @@ def test_prepare_tells_what_was_made_and_that_it_is_there(tmp_path: Path, capsys
     assert [line.split()[1] for line in first.splitlines() if line.startswith("│")] == ["train", "valid", "test"]
     run(config)
     assert "was prepared already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("odd", ["root", "path"])
+def test_signs_in_a_path_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str], odd: str) -> None:
+    folders = {name: tmp_path / ("[/mine]" if name == odd else "plain") / name for name in ("root", "path")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    for number in range(20):
+        (folders["path"] / f"{number}.txt").write_text(f"text {number}")
+    data = composed("text", f"data.path='{folders['path']}'", "data.tokenizer.kind=bytes")
+    run(PrepareConfig(data=data, root=str(folders["root"])))
+    assert f"/[/mine]/{odd}" in "".join(line.strip() for line in capsys.readouterr().out.splitlines())

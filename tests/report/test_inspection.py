@@ -82,7 +82,7 @@ def test_the_list_has_prepared_damaged_and_absent_corpora(corpus: Corpus) -> Non
     assert (mine.documents, mine.tokens) == (5, sum(split["tokens"] for split in splits))
     assert mine.disk == sum(file.stat().st_size for file in corpus.path.iterdir())
     assert (other.name, other.state, other.documents, other.disk) == ("other", "not prepared", None, None)
-    assert broken.state == "damaged" and "lacks tokenizer, source" in broken.problem
+    assert broken.state == "damaged" and "manifest.json is damaged" in broken.problem
 
 
 def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +96,10 @@ def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str])
     assert written["ngram"] == 3 and written["tokens"] == corpus.manifest["splits"]["test"]["tokens"]
     assert (root / "out" / "test.png").read_bytes().startswith(b"\x89PNG") and (root / "out" / "test.svg").is_file()
 
+    assert main(["data", "inspect", "text", *words, "split=test"]) == 0
+    assert (root / "results" / "data" / corpus.path.name / "test.json").is_file()
+
+    capsys.readouterr()
     assert main(["data", f"root={root}"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine" in line]
     assert [text.strip() for text in line.split("│")[1:4]] == ["mine", "prepared", "bytes"]
