@@ -1,6 +1,5 @@
 """The default launcher of sweeps: every job is a process of its own on this machine, `jobs` of them at a time."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from memexp.cli.jobs import JobCrashed, JobProcess, labels, run_jobs
 from memexp.cli.progress import shown
+from memexp.cores import cores
 from memexp.errors import UserError
 
 OF_THE_SWEEP = (
@@ -55,7 +55,7 @@ class LocalLauncher(Launcher):
         ):
             words = list(given)
             if at_a_time > 1 and settings.get("threads") == 0:
-                words.append(f"threads={max(1, len(os.sched_getaffinity(0)) // min(at_a_time, len(job_overrides)))}")
+                words.append(f"threads={max(1, cores() // min(at_a_time, len(job_overrides)))}")
             log = folder / f"{initial_job_idx + number}.log"
             jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0)))
         console = Console()

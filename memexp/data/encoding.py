@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memexp.cores import cores
 from memexp.data import tokenizers
 from memexp.data.shards import Entry
 from memexp.data.tokenizers import Bytes, Tokenizer
@@ -49,8 +50,8 @@ class Encoder:
             bytes: of all text that is to be encoded.
             processes: how many; by default one for every core, and none besides this one for little text.
         """
-        cores = len(os.sched_getaffinity(0)) if processes is None else processes
-        self._tokenizer, self._processes = tokenizer, cores if bytes > ALONE and tokenizer.slow else 1
+        processes = cores() if processes is None else processes
+        self._tokenizer, self._processes = tokenizer, processes if bytes > ALONE and tokenizer.slow else 1
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Encoder":

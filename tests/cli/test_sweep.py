@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.launcher import LocalLauncher
+from memexp.cores import cores
 
 JOB = """
 import json, os, signal, sys, time
@@ -102,7 +103,7 @@ def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, em
     groups = {(empty / f"run-{seed}" / "group").read_text() for seed in (1, 2)}
     assert len(groups | {str(os.getpgrp())}) == 3  # so that a terminal's Ctrl-C reaches the jobs through us only
     words = json.loads((empty / "run-1" / "words.json").read_text())
-    assert "seed=1" in words and f"threads={max(1, len(os.sched_getaffinity(0)) // 2)}" in words
+    assert "seed=1" in words and f"threads={max(1, cores() // 2)}" in words
     assert "step 1/1,367  loss 2.500  1,000 tokens/s  run-1" in result.out
     assert [line.split()[0] for line in result.out.splitlines() if "seed=2" in line] == ["starting", "running", "done"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from memexp.config import Data, Tokenizer
+from memexp.cores import cores
 from memexp.data import encoding, shards
 from memexp.data.corpus import prepare
 from memexp.data.encoding import Encoder, cut
@@ -282,6 +283,17 @@ def test_processes_give_the_same_tokens_in_order_and_name_what_they_cannot_encod
     assert [block.entry.id for block, _ in found] == [block.entry.id for block in cut(texts, by_line=True)]
     whole = [sentencepiece.encode(text.decode()) for _, text in texts]
     assert np.concatenate([tokens for _, tokens in found]).tolist() == np.concatenate(whole).tolist()
+
+
+@pytest.mark.parametrize("told", [{0, 1, 2}, None])
+def test_a_process_a_core_whether_or_not_the_system_tells_which(
+    monkeypatch: pytest.MonkeyPatch, told: set[int] | None
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    if told is not None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: told, raising=False)
+    assert cores() == (3 if told else 5)
 
 
 def test_blocks_end_lines_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
