@@ -146,8 +146,8 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
             "memory of another. Raise eval.documents"
         )
     following = [*documents[1:], documents[0]]
-    # No class is ever read: of a document that ends in one it stays off what is repeated.
-    texts = [other.tokens if other.label is None else other.tokens[:-1] for other in following]
+    # No class is ever read: of a document that ends in one it stays off what is repeated. It does where its class is scored.
+    texts = [other.tokens if other.answers is None or other.label is None else other.tokens[:-1] for other in following]
     return [
         other._replace(tokens=np.resize(text[: len(document.tokens)], len(document.tokens)), answers=None)
         for document, other, text in zip(documents, following, texts, strict=True)

@@ -207,7 +207,7 @@ def _run_to_the_end(
                 "step": session.step,
                 "tokens": session.tokens,
                 "epoch": session.lanes.epoch,
-                "loss": None if math.isnan(session.loss) else session.loss,
+                "loss": _known(session.loss),
                 "rate": rate,
                 "grad_norm": result.grad_norm,
                 "tokens_per_second": speed,
@@ -269,7 +269,7 @@ def _finish(session: Session, command: str, root: Path) -> None:
             "peak_memory_bytes": _peak_memory(session.device),
             "seconds": session.seconds,
             "tokens_per_second": session.tokens / session.seconds,
-            "loss": session.loss,
+            "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
             "command": command,
             "commit": commit(),
@@ -299,6 +299,11 @@ def _not_finite(session: Session, seen: str) -> str:
         f"{seen} at step {session.step + 1} of {session.run.name}; expected a finite number. Likely cause: optim.rate is "
         f"too high. {f'The last good checkpoint is {good}' if good else 'No checkpoint was written yet'}"
     )
+
+
+def _known(loss: float) -> float | None:
+    """The loss; None where nothing was scored yet, for JSON has no NaN."""
+    return None if math.isnan(loss) else loss
 
 
 def _flat(line: dict[str, Any]) -> dict[str, float]:

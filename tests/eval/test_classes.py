@@ -49,6 +49,8 @@ def test_a_stranger_s_memory_reads_no_class() -> None:
         for name, tokens in (("long", [1, 2, 3, 4, 5]), ("short", [6, 7]))
     ]
     assert [other.tokens.tolist() for other in _others(texts)] == [[6, 7, 6, 7, 6, 7], [1, 2, 3]]
+    plain = [text._replace(answers=None) for text in texts]  # of task=predict, where a label is no token
+    assert [other.tokens.tolist() for other in _others(plain)] == [[6, 7, 9, 6, 7, 9], [1, 2, 3]]
 
 
 @pytest.fixture
@@ -98,6 +100,7 @@ def test_classes_are_new_to_a_run_that_has_learned_text(
     assert "new, from their initial value: the 2 classes of head.embedding_VD" in capsys.readouterr().out
     (second,) = (run for run in all_runs(tmp_path) if run.name != first.name)
     told = [json.loads((run.path / "identity.json").read_text())["data"] for run in (first, second)]
+    assert second.summary is not None and second.summary["loss"] is None  # nothing was scored in one step
     assert "task" not in told[0] and told[1]["task"] == "classify"  # older runs keep their hash
     before, after = (weights(run) for run in (first, second))
     assert torch.equal(after["head.embedding_VD"][:256], before["head.embedding_VD"])
