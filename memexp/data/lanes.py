@@ -173,7 +173,8 @@ class TrainingLanes:
             max_document: scored tokens of a visit at most, from one token more; 0 reads whole documents.
             cut: what a visit to a longer document reads: a random crop, or one of the consecutive chunks that it is cut into.
             drop_tails: leave out what does not fill a segment at the end of a visit, unless it is all of it.
-            rank, ranks: which process this is, counted from 0, and how many there are.
+            rank, ranks: which process this is, counted from 0, and how many there are; for a trainer of several processes,
+                which memexp does not have yet.
 
         Raises:
             UserError: no document has two tokens, answers would be dropped, or the lanes cannot be shared out evenly.

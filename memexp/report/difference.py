@@ -144,7 +144,7 @@ def bin_width(found: Difference, *, most: int) -> int:
 
 
 def by_position(found: Difference, *, width: int = BIN) -> list[Bin]:
-    """Mean gain by position in the document, in bins of `width` scored tokens."""
+    """Mean gain by place among the scored tokens of a document, in bins of `width`."""
     index = (found.position_N - 1) // width
     counts, sums = np.bincount(index), np.bincount(index, weights=found.gain_N)
     return [

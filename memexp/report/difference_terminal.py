@@ -27,7 +27,7 @@ def to_terminal(found: Difference, breakdown: Breakdown, pieces: Pieces, *, top:
     return Group(
         *_numbers(found, breakdown),
         Text(""),
-        Text("Gain by position in the document, nats a token", style="bold"),
+        Text("Gain by place among the scored tokens of a document, nats a token", style="bold"),
         *_positions(found),
         Text(""),
         _groups(breakdown),

@@ -42,7 +42,7 @@ def _tables(found: Difference, breakdown: Breakdown) -> list[tuple[str, str, lis
     """Title, head of the first column, and rows of each."""
     total = float(found.gain_N.sum()) or 1.0
     places = [_group(one, total) for one in by_position(found, width=bin_width(found, most=_BINS))]
-    return [*breakdown.titled(), ("By position in the document", "tokens", places)]
+    return [*breakdown.titled(), ("By place among the scored tokens of a document", "tokens", places)]
 
 
 def _group(one: Bin, total: float) -> Group:
