@@ -29,8 +29,14 @@ def test_a_step_sees_whole_documents(task: str) -> None:
 
 
 def test_segments_are_the_papers() -> None:
-    found = {task: (settings(f"data={task}").segment, settings(f"data={task}").accumulate) for task in TASKS}
-    assert found == {"copy": (12, 6), "reverse": (12, 4), "retrieval": (5, 2), "equations": (30, 6), "mqar": (32, 4)}
+    chosen = {task: settings(f"data={task}") for task in TASKS}
+    assert {task: (config.segment, config.accumulate) for task, config in chosen.items()} == {
+        "copy": (12, 6),
+        "reverse": (12, 4),
+        "retrieval": (5, 2),
+        "equations": (30, 6),
+        "mqar": (32, 4),
+    }
 
 
 def test_other_data_have_none_and_what_is_typed_wins() -> None:
