@@ -19,7 +19,7 @@ from memexp.report.comparison import Spread
 from memexp.report.numbers import METRICS, Metric
 from memexp.report.rows import Column, Entry, Trained, read_entry
 from memexp.report.scores import eval_command, progress_of, read_run_summary
-from memexp.report.statistics import Agreement, Gap, Losses, agreement, gap
+from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, agreement, gap, seed_spread
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Reproduction:
     missing: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     _gaps: dict[tuple[str, str, str], Gap] = field(default_factory=dict)
+    _spreads: dict[str, tuple[SeedSpread | None, SeedSpread | None]] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[str]:
@@ -51,9 +52,14 @@ class Reproduction:
     def columns(self) -> list[str]:
         return list(self.data)
 
-    @property
-    def baseline(self) -> str:
-        return self.experiment.baseline or self.rows[0]
+    def has_cell(self, row: str, column: str) -> bool:
+        """Whether the row has a cell there, filled or not."""
+        return column in (self.experiment.rows[row].columns or self.columns)
+
+    def baseline(self, column: str) -> str:
+        """The row that differences are taken to: the experiment's, or the first that has a cell there."""
+        asked = [] if self.experiment.baseline is None else [self.experiment.baseline]
+        return next(row for row in [*asked, *self.rows] if self.has_cell(row, column))
 
     def spread(self, row: str, column: str) -> Spread | None:
         """Mean and spread of ours over seeds; None for an empty cell."""
@@ -75,8 +81,35 @@ class Reproduction:
             return None
         key = (row, other, column)
         if key not in self._gaps:
-            self._gaps[key] = gap(self._losses[row, column], self._losses[other, column])
+            self._gaps[key] = gap(
+                self._losses[row, column], self._losses[other, column], self.seed_spread(row, other, column)
+            )
         return self._gaps[key]
+
+    def gap_to_baseline(self, row: str, column: str) -> Gap | None:
+        """The same to the column's baseline; None for that itself."""
+        base = self.baseline(column)
+        return None if row == base else self.gap(row, base, column)
+
+    def seed_spread(self, row: str, other: str, column: str) -> SeedSpread | None:
+        """How far the difference of two rows moves from seed to seed; None where no rows of the column share two seeds.
+
+        Rows that come from the same training share what its seed did, and so have a spread of their own where it is known.
+        """
+        if column not in self._spreads:
+            families: dict[str, list[Losses]] = {}
+            for (one, there), found in self._losses.items():
+                if there == column:
+                    families.setdefault(self._training(one), []).append(found)
+            apart = seed_spread([[max(family, key=lambda one: len(one.seeds)) for family in families.values()]])
+            self._spreads[column] = (seed_spread(families.values()) or apart, apart)
+        akin, apart = self._spreads[column]
+        return akin if self._training(row) == self._training(other) else apart
+
+    def _training(self, row: str) -> str:
+        """The row whose training from nothing this one comes from."""
+        before = self.experiment.rows[row].scores or self.experiment.rows[row].init_from
+        return row if before is None else self._training(before)
 
     def shown(self, column: str) -> Callable[[float], float]:
         """From a gap's number to what a table shows: percent of a relative metric, else the metric's own unit."""
@@ -88,27 +121,28 @@ class Reproduction:
 
     def published_gap(self, row: str, column: str) -> float | None:
         """The paper's difference to the baseline, in the unit of ours."""
-        number, base = (self.published_number(one, column) for one in (row, self.baseline))
-        if row == self.baseline or number is None or base is None:
+        number, base = (self.published_number(one, column) for one in (row, self.baseline(column)))
+        if row == self.baseline(column) or number is None or base is None:
             return None
         return 100 * (number.value / base.value - 1) if self.metric.relative else number.value - base.value
 
     def share_of_gain(self, row: str, column: str) -> float | None:
         """Of the goal's difference to the baseline, the share that this row has; None without a goal or a cell."""
         goal = self.experiment.goal
-        whole = None if goal is None else self.gap(goal, self.baseline, column)
-        part = None if row == self.baseline else self.gap(row, self.baseline, column)
+        whole = None if goal is None else self.gap_to_baseline(goal, column)
+        part = self.gap_to_baseline(row, column)
         return part.mean / whole.mean if whole is not None and part is not None and whole.mean else None
 
     def step_time(self, row: str) -> float | None:
         """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have."""
-        times = {one: self._step_times(one) for one in (row, self.baseline)}
-        common = times[row].keys() & times[self.baseline].keys()
-        return float(np.mean([times[row][key] / times[self.baseline][key] for key in common])) if common else None
+        shares = []
+        for column in self.columns:
+            ours, theirs = (self._step_times(one, column) for one in (row, self.baseline(column)))
+            shares += [ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys()]
+        return float(np.mean(shares)) if shares else None
 
-    def _step_times(self, row: str) -> dict[tuple[str, int], float]:
-        entries = [(column, entry) for column in self.columns for entry in self.cells.get((row, column), [])]
-        return {(column, entry.run.seed): _seconds_a_step(entry) for column, entry in entries}
+    def _step_times(self, row: str, column: str) -> dict[int, float]:
+        return {entry.run.seed: _seconds_a_step(entry) for entry in self.cells.get((row, column), [])}
 
     def tokens(self, row: str) -> list[int]:
         """Tokens of training of the row's runs, sorted, each once."""
@@ -117,16 +151,16 @@ class Reproduction:
 
     def agreement(self, column: str) -> Agreement:
         """How far our order of the rows is the paper's."""
-        numbers = {
-            row: self.published.numbers[row, column] for row in self.rows if (row, column) in self.published.numbers
-        }
+        numbers = {row: one for row in self.rows if (one := self.published_number(row, column)) is not None}
         gaps = {(a, b): found for a, b in combinations(self.rows, 2) if (found := self.gap(a, b, column)) is not None}
         return agreement({row: (number.value, number.std) for row, number in numbers.items()}, gaps, self.rows)
 
     @cached_property
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {
-            (row, column): _losses(entries, self.metric, [self.value(entry, column) for entry in entries])
+            (row, column): _as_one_document(entries, self.metric, [self.value(entry, column) for entry in entries])
+            if self.experiment.columns[column].slice is not None or self.metric.of == "classes"
+            else _losses(entries, self.metric)
             for (row, column), entries in self.cells.items()
         }
 
@@ -136,25 +170,27 @@ def _seconds_a_step(entry: Entry) -> float:
     return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
 
 
-def _losses(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:
-    """The losses of each document; where only the mean is known (an older score, a slice, F1), as of one document."""
-    seeds = tuple(entry.run.seed for entry in entries)
-    documents = [documents_of(entry.score) for entry in entries]
-    counted = "correct" if metric.of else "nats"
-    whole = metric.of != "classes" and all(
-        entry.summary[metric.field] == value for entry, value in zip(entries, values, strict=True)
-    )
-    if not whole or not all(counted in row for rows in documents for row in rows or [{}]):
-        nats = [
-            value if metric.of else entry.summary["nats_per_token"]
-            for entry, value in zip(entries, values, strict=True)
-        ]
-        return Losses(seeds, np.array(nats)[:, None], np.ones(1))
-    tokens_D = np.array([row["tokens"] for row in documents[0]], dtype=np.float64)
+def _as_one_document(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:
+    """As of one document, where only the mean is known: of a slice, of F1, of an older score."""
+    nats = [entry.summary["nats_per_token"] for entry in entries]
+    return Losses(_seeds(entries), np.array(values if metric.of else nats)[:, None], np.ones(1))
+
+
+def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
+    """The losses of each document, where the scores say them."""
+    documents, counted = [documents_of(entry.score) for entry in entries], "correct" if metric.of else "nats"
+    tokens = [[row["tokens"] for row in rows] for rows in documents]
+    if not all(counted in row for rows in documents for row in rows or [{}]) or any(one != tokens[0] for one in tokens):
+        return _as_one_document(entries, metric, [float(entry.summary[metric.field]) for entry in entries])
+    tokens_D = np.array(tokens[0], dtype=np.float64)
     counts_SD = np.array([[row[counted] for row in rows] for rows in documents], dtype=np.float64)
     if metric.field == "exact_match":
-        return Losses(seeds, (counts_SD == tokens_D).astype(np.float64), np.ones(len(tokens_D)))
-    return Losses(seeds, counts_SD, tokens_D)
+        return Losses(_seeds(entries), (counts_SD == tokens_D).astype(np.float64), np.ones(len(tokens_D)))
+    return Losses(_seeds(entries), counts_SD, tokens_D)
+
+
+def _seeds(entries: Sequence[Entry]) -> tuple[int, ...]:
+    return tuple(entry.run.seed for entry in entries)
 
 
 def reproduce(

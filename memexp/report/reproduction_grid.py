@@ -53,7 +53,7 @@ def lay_out(table: Reproduction) -> Grid:
 
 
 def _cell(table: Reproduction, row: str, column: str) -> list[str]:
-    if column not in (table.experiment.rows[row].columns or table.columns):
+    if not table.has_cell(row, column):
         return [""] * 7
     digits, published = table.metric.digits, table.published_number(row, column)
     paper = _DASH
@@ -62,9 +62,9 @@ def _cell(table: Reproduction, row: str, column: str) -> list[str]:
         paper += "" if published.std is None else f" ± {published.std:,.{digits}f}"
     texts = [paper, *_ours(table, row, column)]
     theirs = table.published_gap(row, column)
-    texts.append("baseline" if row == table.baseline else _DASH if theirs is None else _signed(table, theirs))
-    found = None if row == table.baseline else table.gap(row, table.baseline, column)
-    return texts + _difference(table, column, found)
+    is_base = row == table.baseline(column)
+    texts.append("baseline" if is_base else _DASH if theirs is None else _signed(table, theirs))
+    return texts + _difference(table, column, table.gap_to_baseline(row, column))
 
 
 def _ours(table: Reproduction, row: str, column: str) -> list[str]:
@@ -82,9 +82,9 @@ def _difference(table: Reproduction, column: str, found: Gap | None) -> list[str
     shown = table.shown(column)
     value = f"{'' if found.paired else '~'}{_signed(table, shown(found.mean))}"
     if found.low is None or found.high is None:
-        return [value, "unknown"]
+        return [f"({value})", "unknown"]
     interval = f"{_signed(table, shown(found.low))} to {_signed(table, shown(found.high))}"
-    return [value if found.decided else "none", interval]
+    return [f"({value})" if not found.seeds else value if found.decided else "none", interval]
 
 
 def _signed(table: Reproduction, value: float) -> str:
@@ -107,12 +107,9 @@ def _notes(table: Reproduction) -> list[str]:
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
     if any(spread.n == 1 for spread in spreads):
-        notes.append("*: one seed, so its spread is not known, and an interval is over documents alone.")
+        notes.append("*: one seed, so its spread is not known.")
     if table.cells:
-        notes.append(
-            f"diff.: less {table.baseline}. 95 %: paired bootstrap over documents and seeds; none: the interval holds zero, so "
-            "it is not called a difference."
-        )
+        notes.append(f"diff.: less {_baselines(table)}. {_intervals(table)}")
     if table.experiment.goal is not None:
         notes.append(f"of the gain: the share of the difference, in nats, that {table.experiment.goal} has.")
     if table.experiment.needs is not None:
@@ -122,11 +119,43 @@ def _notes(table: Reproduction) -> list[str]:
     notes += _trends(table)
     if any(table.step_time(row) is not None for row in table.rows):
         notes.append(
-            f"step time: of training, relative to {table.baseline}; ours on CPUs that did other work beside it."
+            f"step time: of training, relative to {_baselines(table)}; ours on CPUs that did other work beside it."
         )
     if differs := table.experiment.scales[table.scale].differs:
         notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
     return notes + [f"Left out: {line}." for line in table.left_out]
+
+
+def _baselines(table: Reproduction) -> str:
+    rows = {column: table.baseline(column) for column in table.columns}
+    if len(set(rows.values())) == 1:
+        return rows[table.columns[0]]
+    return "; ".join(f"{row} on {column}" for column, row in rows.items())
+
+
+def _intervals(table: Reproduction) -> str:
+    """What the intervals are over, and what is called a difference."""
+    gaps = {place: found for place in table.cells if (found := table.gap_to_baseline(*place)) is not None}
+    known = {place: found for place, found in gaps.items() if found.low is not None}
+    parts = []
+    if any(found.seeds and found.documents for found in known.values()):
+        parts.append(
+            "95 %: over documents (paired bootstrap, widened as Student's t for so few) and seeds (Student's t, their spread "
+            "pooled over the rows of a column)"
+        )
+    if alone := dict.fromkeys(column for (_, column), found in known.items() if found.seeds and not found.documents):
+        parts.append(
+            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), for what each "
+            "document loses is not known"
+        )
+    if any(found.seeds and not found.decided for found in gaps.values()):
+        parts.append("none: the interval holds zero, so it is not called a difference")
+    if any(not found.seeds for found in gaps.values()):
+        parts.append(
+            "(...): what another seed would change is not known, so it is not called a difference; 95 % is over documents "
+            "alone"
+        )
+    return " ".join(f"{part}." for part in parts)
 
 
 def _trends(table: Reproduction) -> list[str]:
@@ -185,7 +214,7 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
 
 
 def _gap_fields(table: Reproduction, row: str, column: str) -> dict[str, Any]:
-    gap = None if row == table.baseline else table.gap(row, table.baseline, column)
+    gap = table.gap_to_baseline(row, column)
     names: Sequence[str] = ("difference", "low", "high", "decided", "paired")
     if gap is None:
         return dict.fromkeys(names)

@@ -1,4 +1,4 @@
-"""Differences between models and what can be said of them: a bootstrap over documents and seeds, and whether the order of two
+"""Differences between models and what can be said of them: an interval over documents and seeds, and whether the order of two
 models is the one that was published.
 
 Letters: R resamples, D documents, S seeds.
@@ -7,12 +7,13 @@ Letters: R resamples, D documents, S seeds.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 
 RESAMPLES = 10_000
 SHARE = 0.95
-"""Of the resamples that an interval encloses."""
+"""Of what could have been found that an interval encloses."""
 
 PUBLISHED_SHARE = 0.01
 """Where no spread is published, a paper decides a pair that is further apart than this, relative to the smaller number."""
@@ -31,61 +32,121 @@ class Losses:
     sums_SD: np.ndarray
     weights_D: np.ndarray
 
+    @property
+    def means_S(self) -> np.ndarray:
+        return np.asarray(self.sums_SD.sum(1) / self.weights_D.sum())
+
+    def of(self, seeds: Sequence[int]) -> "Losses":
+        """Those of some of its seeds."""
+        return Losses(tuple(seeds), self.sums_SD[[self.seeds.index(seed) for seed in seeds]], self.weights_D)
+
+    def as_one_document(self) -> "Losses":
+        return Losses(self.seeds, self.means_S[:, None], np.ones(1))
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """How far the difference of two models moves from one seed to another: a standard deviation and its degrees of freedom."""
+
+    deviation: float
+    freedom: int
+
 
 @dataclass(frozen=True)
 class Gap:
-    """The mean of one model less that of another, with the interval that resampling gives.
+    """The mean of one model less that of another, with an interval.
 
     Attributes:
-        low, high: None where there is nothing to resample: one document and one seed.
+        low, high: None where neither documents nor seeds tell how far it may move.
         paired: the seeds that both have are compared one by one.
+        documents, seeds: whether the interval is over them.
     """
 
     mean: float
     low: float | None
     high: float | None
     paired: bool
+    documents: bool = True
+    seeds: bool = True
 
     @property
     def decided(self) -> bool:
-        """Whether the interval leaves out zero; what it does not leave out is no difference."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        """Whether it may be called a difference: its interval is over seeds as well, and leaves out zero."""
+        return self.seeds and self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-def gap(a: Losses, b: Losses, *, seed: int = 0) -> Gap:
-    """`a` less `b`. Documents are drawn with the losses of both (what is hard for both cancels), and seeds likewise where
-    both have some in common; else each model's seeds by themselves."""
+def seed_spread(groups: Iterable[Iterable[Losses]]) -> SeedSpread | None:
+    """The spread of a difference over seeds, pooled over every two models of a group; None where no two share two seeds.
+
+    What a seed does to all models alike cancels. Within the groups models are taken to be equally unsteady, for two seeds of one
+    say nothing of it alone.
+    """
+    squares, count, freedom = 0.0, 0, 0
+    for group in groups:
+        models, before = [one for one in group if len(one.seeds) > 1], count
+        for a, b in combinations(models, 2):
+            if len(common := sorted(set(a.seeds) & set(b.seeds))) > 1:
+                steps_S = a.of(common).means_S - b.of(common).means_S
+                squares += float(np.square(steps_S - steps_S.mean()).sum())
+                count += len(common) - 1
+        if count > before:
+            free = [len(one.seeds) - 1 for one in models]
+            freedom += sum(free) - max(free)  # one of them is what the others differ from
+    return SeedSpread((squares / count) ** 0.5, freedom) if count else None
+
+
+def gap(a: Losses, b: Losses, spread: SeedSpread | None = None, *, seed: int = 0) -> Gap:
+    """`a` less `b`, of the seeds that both have if there are any.
+
+    Documents are drawn with the losses of both (what is hard for both cancels), seeds averaged; `spread` is what seeds add,
+    and the two are independent. Without seeds in common it does not apply.
+    """
+    if not np.array_equal(a.weights_D, b.weights_D):
+        a, b = a.as_one_document(), b.as_one_document()
     common = sorted(set(a.seeds) & set(b.seeds))
-    random, draws_RD = np.random.default_rng(seed), _draws(len(a.weights_D), seed)
-    (means_S, means_RS), (other_S, other_RS) = (_means(losses, common or losses.seeds, draws_RD) for losses in (a, b))
     if common:
-        mean, drawn_R = float(np.mean(means_S - other_S)), _draw(means_RS - other_RS, random)
-    else:
-        mean, drawn_R = float(means_S.mean() - other_S.mean()), _draw(means_RS, random) - _draw(other_RS, random)
-    if len(a.weights_D) == 1 and max(len(means_S), len(other_S)) == 1:
-        return Gap(mean, None, None, bool(common))
+        a, b = a.of(common), b.of(common)
+    steps_D = a.sums_SD.mean(0) - b.sums_SD.mean(0)
+    mean, documents = float(steps_D.sum() / a.weights_D.sum()), len(steps_D) > 1
+    below, above = _over_documents(steps_D, a.weights_D, seed) if documents else (0.0, 0.0)
+    over_seeds = 0.0
+    if seeds := bool(common) and spread is not None:
+        assert spread is not None
+        over_seeds = _student(spread.freedom) * spread.deviation / len(common) ** 0.5
+    if not (documents or seeds):
+        return Gap(mean, None, None, bool(common), documents, seeds)
+    low, high = mean - float(np.hypot(below, over_seeds)), mean + float(np.hypot(above, over_seeds))
+    return Gap(mean, low, high, bool(common), documents, seeds)
+
+
+def _over_documents(steps_D: np.ndarray, weights_D: np.ndarray, seed: int) -> tuple[float, float]:
+    """How far below and above its mean the interval over documents goes: that of the bootstrap, as much wider as Student's is
+    than the normal one for so few documents."""
+    count = len(weights_D)
+    draws_RD = _draws(count, seed)
+    drawn_R = (draws_RD @ steps_D) / np.maximum(draws_RD @ weights_D, 1)
     low, high = np.quantile(drawn_R, [(1 - SHARE) / 2, (1 + SHARE) / 2])
-    return Gap(mean, float(low), float(high), bool(common))
+    mean, wider = steps_D.sum() / weights_D.sum(), widening(count)
+    return float(wider * (mean - low)), float(wider * (high - mean))
+
+
+def widening(documents: int) -> float:
+    """What makes the bootstrap's interval of a mean one that is right for few documents."""
+    return float(_student(documents - 1) / _student(np.inf) * (documents / (documents - 1)) ** 0.5)
+
+
+@cache
+def _student(freedom: float) -> float:
+    """How many standard errors Student's interval goes each way."""
+    from scipy.special import stdtrit  # takes a while to load
+
+    return float(stdtrit(freedom, (1 + SHARE) / 2))
 
 
 @cache
 def _draws(count: int, seed: int) -> np.ndarray:
     """How often each resample takes each of `count` documents; the same for every pair of models."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-
-
-def _means(losses: Losses, seeds: Sequence[int], draws_RD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each seed, of the documents as they are and of every draw."""
-    sums_SD = losses.sums_SD[[losses.seeds.index(seed) for seed in seeds]]
-    weights_R = np.maximum(draws_RD @ losses.weights_D, 1)
-    return sums_SD.sum(1) / losses.weights_D.sum(), (draws_RD @ sums_SD.T) / weights_R[:, None]
-
-
-def _draw(means_RS: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The mean over as many seeds as there are, drawn anew for each resample."""
-    resamples, seeds = means_RS.shape
-    chosen_RS = random.integers(seeds, size=(resamples, seeds))
-    return np.take_along_axis(means_RS, chosen_RS, axis=1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from memexp.experiment.published import Number, Published
 from memexp.report.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 from memexp.report.reproduction import Reproduction, reproduce
 from memexp.report.reproduction_grid import lay_out, records
+from memexp.report.statistics import widening
 
 from .conftest import Make
 
@@ -106,7 +107,7 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
     assert line(found, "tested")["Poems: paper"] == ""  # it has no cell there
     notes = " ".join(lay_out(found).notes)
     assert (
-        "trend agreement 50 % (1 of 2 pairs of rows in the paper's order) at coverage 33 % (2 of the 6 pairs" in notes
+        "trend agreement 100 % (1 of 1 pairs of rows in the paper's order) at coverage 17 % (1 of the 6 pairs" in notes
     )
     assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
 
@@ -175,12 +176,59 @@ def test_different_tokenizers_are_refused(filled: Table, experiment: Experiment,
 
 
 def test_an_older_score_has_no_documents(filled: Table, tmp_path: Path) -> None:
-    """Then seeds alone say how sure a difference is."""
+    """Then seeds alone say how sure a difference is, and the notes say so."""
     for path in tmp_path.glob("results/runs/*/eval/*/documents.json"):
         path.unlink()
     memory = line(filled(), "memory")
     assert (memory["our diff. %"], memory["95 %"]) == ("-22.1", "-22.1 to -22.1")
-    assert line(filled(), "more")["95 %"] == "unknown"
+    notes = " ".join(lay_out(filled()).notes)
+    assert "95 % on Letters: over seeds alone" in notes and "over documents" not in notes
+
+
+def test_without_two_seeds_nothing_is_called_a_difference(experiment: Experiment, make: Make, table: Table) -> None:
+    plain, memory = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))[::2]
+    make(plain, (3.0, 3.25))
+    make(memory, (2.5, 2.75))
+    found = table()
+    assert (line(found, "memory")["our diff. %"], line(found, "memory")["95 %"]) == ("(-39.3)", "-39.3 to -39.3")
+    assert found.agreement("Letters").coverage == 0
+    assert "(...): what another seed would change is not known" in " ".join(lay_out(found).notes)
+
+
+def test_rows_of_one_training_have_a_spread_of_their_own(filled: Table, experiment: Experiment, make: Make) -> None:
+    by_row = {(one.cell.row, one.cell.seed): one for one in wanted(cells(experiment, "small", data=["tiny"]))}
+    for seed, nats in ((0, 2.5), (1, 2.75)):
+        make(by_row["memory", seed], (nats, nats))
+        make(by_row["tested", seed], (nats - 0.5, nats - 0.5))
+    found = filled()
+    akin, apart = found.seed_spread("memory", "tested", "Letters"), found.seed_spread("plain", "tested", "Letters")
+    assert akin is not None and apart is not None and akin.deviation == 0 < apart.deviation
+
+
+def test_a_column_has_a_baseline_of_its_own_and_may_stand_for_a_published_one(
+    filled: Table, experiment: Experiment, make: Make
+) -> None:
+    experiment.rows["plain"].columns = ["Poems"]
+    found = filled()
+    assert (found.baseline("Letters"), found.baseline("Poems")) == ("memory", "plain")
+    assert "diff.: less memory on Letters; plain on Poems." in " ".join(lay_out(found).notes)
+    assert line(found, "memory")["paper's diff. %"] == "baseline" and line(found, "memory")["step time: ours"] == "1.00"
+    experiment.columns["Letters"].published = "Poems"
+    published = {("memory", "Poems"): Number(15), ("more", "Poems"): Number(20)}
+    assert filled(Published("T", "perplexity", "s", "", published)).agreement("Letters").published == 1
+
+
+def test_a_slice_is_of_seeds_even_where_it_says_what_all_of_them_say(
+    experiment: Experiment, make: Make, table: Table
+) -> None:
+    """A share of one, in the slice as in all, and answers of other documents beside."""
+    experiment.metric, experiment.columns["Letters"].slice = "accuracy", "length=8"
+    for one in wanted(cells(experiment, "small", data=["tiny"])):
+        if one.cell.row in ("plain", "memory"):
+            share = 1.0 if one.cell.row == "memory" else 0.4
+            make(one, score={"accuracy": share, "exact_match": share, "slices": {"length": {"8": {"accuracy": share}}}})
+    assert line(table(), "memory")["our diff."] == "+0.600"
+    assert "over seeds alone" in " ".join(lay_out(table()).notes)
 
 
 def test_markup_is_text(filled: Table, experiment: Experiment) -> None:
@@ -217,4 +265,6 @@ def test_accuracy_is_of_tokens_and_exact_match_of_documents(
     for metric, gain in (("accuracy", 0.25), ("exact_match", 0.0)):
         experiment.metric = metric
         gap = table().gap("memory", "plain", "Letters")
-        assert gap is not None and gap.mean == pytest.approx(gain) and gap.high == pytest.approx(2 * gain)
+        assert (
+            gap is not None and gap.mean == pytest.approx(gain) and gap.high == pytest.approx(gain * (1 + widening(2)))
+        )
