@@ -17,8 +17,8 @@ def run(config: PlanConfig) -> None:
     column = chosen_columns(experiment, config.scale, config.corpora)[0]
     first = {
         cell.row: cell
-        for cell in reversed(cells(experiment, config.scale, data=config.corpora))
-        if cell.trains and (cell.column == column or experiment.rows[cell.row].columns)
+        for cell in cells(experiment, config.scale, data=[column], seeds=experiment.seeds[:1])
+        if cell.trains
     }
     composed = wanted([first[row] for row in experiment.rows if row in first])
     rows: list[tuple[str, TrainConfig]] = [(one.cell.row, one.settings) for one in composed]

@@ -1,13 +1,12 @@
 """Light copies of finished runs, small enough to commit: settings, summaries, metrics and the loss of every document."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from memexp.errors import UserError
-from memexp.files import write_json
+from memexp.files import write_atomically, write_json
 from memexp.runs import Run, Score
 
 OF_A_RUN = ("config.yaml", "identity.json", "metrics.jsonl", "summary.json")
@@ -29,11 +28,16 @@ def keep(run: Run, folder: Path) -> Run:
         copy = Score(kept.path / "eval" / score.path.name)
         if not (copy.path / "summary.json").exists():
             write_json(copy.path / "documents.json", documents_of(score))
-            shutil.copy(score.path / "summary.json", copy.path)
+            _copy(score.path / "summary.json", copy.path)
     for name in OF_A_RUN:
         if not (kept.path / name).exists():
-            shutil.copy(run.path / name, kept.path)
+            _copy(run.path / name, kept.path)
     return kept
+
+
+def _copy(file: Path, folder: Path) -> None:
+    content = file.read_bytes()
+    write_atomically(folder / file.name, lambda to: to.write(content))
 
 
 def documents_of(score: Score) -> list[dict[str, Any]]:

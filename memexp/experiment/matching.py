@@ -89,6 +89,9 @@ def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str,
 class Library:
     """The finished runs below a root: those of `results/runs`, and the light copies beside the tables.
 
+    Where a cell's corpus is prepared, its runs are those that read it as it is; light copies of another one (made on a machine
+    whose corpus of that name is not the same) are foreign.
+
     Attributes:
         left_out: one line for each run that is of a cell by its name but cannot be read.
     """
@@ -100,11 +103,7 @@ class Library:
 
     def runs(self, wanted: Wanted) -> list[Run]:
         """The finished runs of a cell, light copies last."""
-        key = wanted.result
-        if key not in self._found:
-            done = [run for run in self._named(wanted) if (run.path / "summary.json").exists()]
-            self._found[key] = [run for run in done if self._is_of(run, wanted)]
-        return self._found[key]
+        return [run for run in self._finished(wanted) if self._read_what_is_here(run, wanted)]
 
     def with_weights(self, wanted: Wanted) -> Run | None:
         """The finished run of a cell that can be scored or started from."""
@@ -112,13 +111,17 @@ class Library:
 
     def score(self, wanted: Wanted) -> tuple[Run, Score] | None:
         """The score of a cell, and whose it is."""
-        scores = ((run, Score(run.path / "eval" / wanted.score.folder)) for run in self.runs(wanted))
-        return next(((run, score) for run, score in scores if (score.path / "summary.json").exists()), None)
+        return self._scored(self.runs(wanted), wanted)
+
+    def foreign_score(self, wanted: Wanted) -> tuple[Run, Score] | None:
+        """The same of a foreign light copy."""
+        others = [run for run in self._finished(wanted) if not self._read_what_is_here(run, wanted)]
+        return self._scored(others, wanted)
 
     def unfinished(self, wanted: Wanted) -> Run | None:
         """The run of a cell that has begun and is not done."""
         begun = [run for run in self._named(wanted) if not (run.path / "summary.json").exists()]
-        return next((run for run in begun if self._fits(run, wanted)), None)
+        return next((run for run in begun if self._fits(run, wanted) and self._read_what_is_here(run, wanted)), None)
 
     def seeds(self, wanted: Wanted) -> set[int]:
         """The seeds of runs that may be of the cell's row and column."""
@@ -126,8 +129,25 @@ class Library:
         return {int(match[1]) for match in found if match}
 
     def forget(self) -> None:
-        """Look again: runs have been made since."""
+        """Look again: runs have been made since, and the corpora that they needed."""
         self._found.clear()
+        self._corpora = {key: corpus for key, corpus in self._corpora.items() if corpus is not None}
+
+    def is_copy(self, run: Run) -> bool:
+        """Whether it is a light copy by its place."""
+        return run.path.parent != self.root / "results" / "runs"
+
+    def _finished(self, wanted: Wanted) -> list[Run]:
+        """Those of a cell by their settings, foreign ones too."""
+        key = wanted.result
+        if key not in self._found:
+            done = [run for run in self._named(wanted) if (run.path / "summary.json").exists()]
+            self._found[key] = [run for run in done if self._is_of(run, wanted)]
+        return self._found[key]
+
+    def _scored(self, runs: Sequence[Run], wanted: Wanted) -> tuple[Run, Score] | None:
+        scores = ((run, Score(run.path / "eval" / wanted.score.folder)) for run in runs)
+        return next(((run, score) for run, score in scores if (score.path / "summary.json").exists()), None)
 
     def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
         """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
@@ -144,11 +164,12 @@ class Library:
         if wanted.start is None:
             return True
         return read_identity(run).get("init_from") in [
-            read_identity(start)["hash"] for start in self.runs(wanted.start)
+            read_identity(start)["hash"] for start in self._finished(wanted.start)
         ]
 
     def _fits(self, run: Run, wanted: Wanted) -> bool:
-        """Whether it has the settings and the corpus; which run it started from is not looked at."""
+        """Whether it has the settings, its corpus those settings or the content of the one here; which run it started from is
+        not looked at."""
         try:
             config = _as_today(run.config, wanted.settings)
         except UserError as error:
@@ -159,14 +180,15 @@ class Library:
         started = config["init_from"] is not None
         if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
             return False
-        return self._has_corpus(run, config["data"], wanted)
+        by_settings = self.is_copy(run) or self._corpus(wanted) is None
+        if by_settings and _made_of(config["data"]) == _made_of(asdict(wanted.settings.data)):
+            return True
+        return self._corpus(wanted) is not None and self._read_what_is_here(run, wanted)
 
-    def _has_corpus(self, run: Run, data: dict[str, Any], wanted: Wanted) -> bool:
-        """A run of this machine must have read the corpus as it is here now; of a light copy the settings have to do."""
-        corpus = self._corpus(wanted) if run.path.parent == self.root / "results" / "runs" else None
-        if corpus is None:
-            return _made_of(data) == _made_of(asdict(wanted.settings.data))
-        there = read_identity(run)["data"]
+    def _read_what_is_here(self, run: Run, wanted: Wanted) -> bool:
+        """Whether a run read the corpus as it is here now; true where none is prepared to compare with."""
+        corpus = self._corpus(wanted) or {}
+        there = read_identity(run)["data"] if corpus else {}
         return all(there.get(name) == value for name, value in corpus.items())
 
     def _corpus(self, wanted: Wanted) -> Mapping[str, str] | None:

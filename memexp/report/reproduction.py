@@ -1,6 +1,7 @@
 """A paper's table beside ours before it is written down: what was published, what our runs score, and what may be said of it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,10 +17,14 @@ from memexp.experiment.matching import Library, Wanted
 from memexp.experiment.published import Number, Published
 from memexp.report.comparable import refuse_unlike
 from memexp.report.comparison import Spread
-from memexp.report.numbers import METRICS, Metric
+from memexp.report.numbers import METRICS, Metric, plural
 from memexp.report.rows import Column, Entry, Trained, read_entry
 from memexp.report.scores import eval_command, progress_of, read_run_summary
 from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, agreement, gap, seed_spread
+from memexp.runs import Run, Score
+
+Cells = dict[tuple[str, str], list[Entry]]
+"""Scores by row and column."""
 
 
 @dataclass
@@ -30,7 +35,8 @@ class Reproduction:
         data: of each column shown the name of our data, in the order of the columns.
         cells: the scores of each row and column, sorted by seed; a cell without any is not there.
         missing: what each empty cell is, and the command that fills it.
-        left_out: one line for each run that cannot be read.
+        foreign: columns whose scores are light copies of another corpus than the one prepared here.
+        left_out: one line for each run that cannot be read, or for those of a column that do not compare.
     """
 
     experiment: Experiment
@@ -38,8 +44,9 @@ class Reproduction:
     metric: Metric
     published: Published
     data: dict[str, str]
-    cells: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
+    cells: Cells = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     _gaps: dict[tuple[str, str, str], Gap] = field(default_factory=dict)
     _spreads: dict[str, tuple[SeedSpread | None, SeedSpread | None]] = field(default_factory=dict)
@@ -216,24 +223,62 @@ def reproduce(
     places: dict[tuple[str, str], list[Wanted]] = {}
     for cell in wanted:
         places.setdefault((cell.cell.row, cell.cell.column), []).append(cell)
+    own: Cells = {}
+    foreign: Cells = {}
     for place, cells in places.items():
-        seeds = {cell.cell.seed for cell in cells} | library.seeds(cells[0])
-        entries = [_entry(library, cells[0].with_seed(seed), root) for seed in sorted(seeds)]
-        if found := [entry for entry in entries if entry is not None]:
-            table.cells[place] = found
+        for seed in sorted({cell.cell.seed for cell in cells} | library.seeds(cells[0])):
+            one = cells[0].with_seed(seed)
+            if found := library.score(one):
+                own.setdefault(place, []).append(_entry(*found, one, root))
+            elif found := library.foreign_score(one):
+                foreign.setdefault(place, []).append(_entry(*found, one, root))
     for column in data:
-        entries_here = [entry for (_, there), entries in table.cells.items() if there == column for entry in entries]
-        refuse_unlike(entries_here, table.metric)
+        here, others = _of_column(own, column), _all(_of_column(foreign, column))
+        if others and not here:
+            here, others = _of_column(foreign, column), []
+            table.foreign.append(column)
+        if all(library.is_copy(Run(entry.score.path.parents[1])) for entry in _all(here)):
+            here, unlike = _alike(here)
+            others += _all(unlike)
+        refuse_unlike(_all(here), table.metric)
+        table.cells |= here
+        table.left_out += _set_aside(others, column)
+    table.cells = {place: table.cells[place] for place in places if place in table.cells}
     table.missing = _missing(table, places, library)
-    table.left_out = library.left_out
+    table.left_out += library.left_out
     return table
 
 
-def _entry(library: Library, wanted: Wanted, root: Path) -> Entry | None:
-    found = library.score(wanted)
-    if found is None:
-        return None
-    run, score = found
+def _of_column(cells: Cells, column: str) -> Cells:
+    return {place: entries for place, entries in cells.items() if place[1] == column}
+
+
+def _all(cells: Cells) -> list[Entry]:
+    return [entry for entries in cells.values() for entry in entries]
+
+
+def _alike(cells: Cells) -> tuple[Cells, Cells]:
+    """Of copies from several machines those that scored the tokens that most of them did, and the others."""
+    counts = Counter(entry.summary["tokens_hash"] for entry in _all(cells))
+    most = max(counts, key=lambda tokens: counts[tokens], default=None)
+    parts: tuple[Cells, Cells] = ({}, {})
+    for place, entries in cells.items():
+        for entry in entries:
+            parts[entry.summary["tokens_hash"] != most].setdefault(place, []).append(entry)
+    return parts
+
+
+def _set_aside(copies: Sequence[Entry], column: str) -> list[str]:
+    if not copies:
+        return []
+    names = sorted({entry.run.name for entry in copies})
+    return [
+        f"{plural(len(copies), 'score')} of light copies on {column} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which "
+        "read another corpus than the others"
+    ]
+
+
+def _entry(run: Run, score: Score, wanted: Wanted, root: Path) -> Entry:
     summary = read_run_summary(run)
     assert summary is not None
     return read_entry(Trained.read(run, summary, root, wanted.scored), score)

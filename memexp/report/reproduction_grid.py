@@ -123,6 +123,11 @@ def _notes(table: Reproduction) -> list[str]:
         )
     if differs := table.experiment.scales[table.scale].differs:
         notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
+    notes += [
+        f"{column}: ours are light copies that read another {table.data[column]} than the one prepared here; `memexp reproduce` "
+        "trains them anew."
+        for column in table.foreign
+    ]
     return notes + [f"Left out: {line}." for line in table.left_out]
 
 

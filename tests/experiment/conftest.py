@@ -69,6 +69,7 @@ def make(tmp_path: Path) -> Make:
         summary: dict[str, Any] | None = None,
         score: dict[str, Any] | None = None,
         name: str = "12345678",
+        corpus: dict[str, str] = CORPUS,
         **settings: Any,
     ) -> Run:
         config = replace(wanted.settings, init_from=start and start.name, **settings)
@@ -76,7 +77,7 @@ def make(tmp_path: Path) -> Make:
         run = Run(tmp_path / folder / f"{arch}-{config.data.name}-mem{mem}-s{config.seed}-{name}")
         run.path.mkdir(parents=True, exist_ok=True)
         (run.path / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-        content = of_the_result(config) | {"data": {"name": config.data.name, **CORPUS}}
+        content = of_the_result(config) | {"data": {"name": config.data.name, **corpus}}
         if start is not None:
             content["init_from"] = yaml.safe_load((start.path / "identity.json").read_text())["hash"]
         write_json(run.path / "identity.json", content | {"hash": fingerprint(content)})

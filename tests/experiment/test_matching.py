@@ -1,5 +1,6 @@
 """Which runs count as a cell's: by their settings, the run they started from and the corpus they read."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 from memexp.cli.cells import wanted as compose_cells
 from memexp.cli.compose import compose, typed
+from memexp.errors import UserError
 from memexp.experiment import matching
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row
@@ -82,7 +84,7 @@ def test_a_run_that_started_elsewhere_does_not_count(rows: dict[str, Wanted], ma
     assert Library(tmp_path).runs(rows["memory"]) == [start]
 
 
-def test_a_run_of_another_corpus_counts_only_as_a_light_copy(
+def test_a_run_of_another_corpus_does_not_count_and_its_light_copy_is_foreign(
     rows: dict[str, Wanted], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, here = make(rows["plain"]), tmp_path / "data"
@@ -100,7 +102,9 @@ def test_a_run_of_another_corpus_counts_only_as_a_light_copy(
     shutil.rmtree(run.path)
     manifest["files"]["tokens.bin"]["sha256"] = "f" * 64
     write_json(here / "manifest.json", manifest)
-    assert Library(tmp_path).runs(rows["plain"]) == [kept]
+    library = Library(tmp_path)
+    assert library.runs(rows["plain"]) == [] and library.score(rows["plain"]) is None
+    assert library.foreign_score(rows["plain"]) == (kept, kept.scores[0])
 
 
 def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
@@ -137,3 +141,17 @@ def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], ma
     library.forget()
     assert library.with_weights(rows["plain"]) is None and library.score(rows["plain"]) == (kept, kept.scores[0])
     assert keep(kept, kept_folder(tmp_path, "tiny/table1")) == Run(kept.path)
+
+
+def test_a_copy_is_whole_or_not_there(
+    rows: dict[str, Wanted], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(rows["plain"], None)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="config.yaml: No space left on device"):
+        keep(run, kept_folder(tmp_path, "tiny/table1"))
+    assert not any(path.is_file() for path in kept_folder(tmp_path, "tiny/table1").rglob("*"))

@@ -14,9 +14,11 @@ from rich.console import Console
 
 from memexp.cli.cells import wanted
 from memexp.errors import UserError
+from memexp.experiment import matching
 from memexp.experiment.cells import cells, data_of
 from memexp.experiment.definition import Experiment
 from memexp.experiment.published import Number, Published
+from memexp.files import write_json
 from memexp.report.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 from memexp.report.reproduction import Reproduction, reproduce
 from memexp.report.reproduction_grid import lay_out, records
@@ -229,6 +231,35 @@ def test_a_slice_is_of_seeds_even_where_it_says_what_all_of_them_say(
             make(one, score={"accuracy": share, "exact_match": share, "slices": {"length": {"8": {"accuracy": share}}}})
     assert line(table(), "memory")["our diff."] == "+0.600"
     assert "over seeds alone" in " ".join(lay_out(table()).notes)
+
+
+def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
+    filled: Table, experiment: Experiment, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word of refusal, though they do not compare."""
+    before = lay_out(filled()).lines
+    (tmp_path / "results" / "tiny" / "table1").mkdir(parents=True)
+    (tmp_path / "results" / "runs").rename(tmp_path / "results" / "tiny" / "table1" / "runs")
+    write_json(
+        tmp_path / "data" / "manifest.json",
+        {
+            "files": {name: {"sha256": "f" * 64} for name in ("tokens.bin", "documents.json")},
+            "tokenizer": {"hash": "f" * 64},
+        },
+    )
+    elsewhere = wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[0]
+    make(elsewhere, folder="results/tiny/table1/runs", score={"tokens_hash": "9" * 64, "tokenizer_hash": "9" * 64})
+    assert line(filled(), "plain")["n"] == "2" and "1 score of light copies on Letters" in filled().left_out[0]
+    monkeypatch.setattr(matching, "prepared", lambda data, root: root / "data")
+    copies = filled()
+    assert lay_out(copies).lines == before and copies.foreign == ["Letters"]
+    assert "Letters: ours are light copies that read another tiny than" in " ".join(lay_out(copies).notes)
+    own = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))[0]
+    corpus = dict.fromkeys(("tokens_checksum", "documents_checksum", "tokenizer_hash"), "f" * 64)
+    make(own, corpus=corpus, name="99999999", score={"tokenizer_hash": "f" * 64})
+    found = filled()
+    assert list(found.cells) == [("plain", "Letters")] and line(found, "plain")["n"] == "*1" and not found.foreign
+    assert any("Left out: 5 scores of light copies on Letters (" in note for note in lay_out(found).notes)
 
 
 def test_markup_is_text(filled: Table, experiment: Experiment) -> None:
