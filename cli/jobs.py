@@ -125,29 +125,28 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
     """Run every job, `at_a_time` of them side by side, and call `show` a few times a second.
 
     Args:
+        jobs: `show` may add to those that wait, and put them in another order.
         until: the time of `time.monotonic` at which jobs are interrupted.
 
     Returns:
         Whether it was interrupted: by a signal, handed on once to the jobs that run, which save and end. A
         second signal ends them at once.
     """
-    waiting = list(jobs)
     with _forwarded(jobs) as (signals, forward):
-        while waiting or any(job.running for job in jobs):
+        while any(job.running or job.state == "waiting" for job in jobs):
             if time.monotonic() >= until and not signals:
                 forward(signal.SIGINT, None)
-            if signals:
-                for job in waiting:
+            for job in [job for job in jobs if job.state == "waiting"]:
+                if signals:
                     job.state = "stopped"
-                waiting.clear()
-            while waiting and sum(job.running for job in jobs) < at_a_time:
-                waiting.pop(0).start()
+                elif sum(other.running for other in jobs) < at_a_time:
+                    job.start()
             show()
             time.sleep(POLL_SECONDS)
             for job in jobs:
                 if job.running:
                     job.poll()
-        show()
+            show()
     return bool(signals)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -31,13 +32,13 @@ class Lines:
 
     def __init__(self, jobs: list[JobProcess], console: Console) -> None:
         self._jobs, self._console = jobs, console
-        self._said = [("waiting", 0.0) for _ in jobs]
+        self._said: dict[Path, tuple[str, float]] = {}
 
     def __call__(self) -> None:
-        for number, job in enumerate(self._jobs):
-            state, when = self._said[number]
+        for job in self._jobs:
+            state, when = self._said.get(job.log, ("waiting", 0.0))
             if job.state != state or (job.state == "running" and time.monotonic() - when >= LINE_SECONDS):
-                self._said[number] = (job.state, time.monotonic())
+                self._said[job.log] = (job.state, time.monotonic())
                 line = "  ".join([f"{job.state:8}", job.label, *progress_words(job)])
                 self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 

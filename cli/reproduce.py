@@ -71,8 +71,8 @@ def run(config: ReproduceConfig) -> None:
 
 @dataclass
 class Work:
-    """The cells of an experiment that are not done, and the jobs that do them, one wave after another: runs that start
-    from others and scores of another memory wait for the runs they are of."""
+    """The cells of an experiment that are not done, and the jobs that do them: runs that start from others and scores of
+    another memory wait for the runs they are of, and come next once these are done."""
 
     experiment: str
     root: Path
@@ -101,11 +101,14 @@ class Work:
                 keep(found[0], kept_folder(self.root, self.experiment))
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
-        """Each cell that is not done, with the words that do it once what it starts from is there."""
+        """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""
         for cell in self.cells:
             if self.library.score(cell) is None:
-                step = self._step(cell)
-                yield _label(cell), step[1] if step else train_words(cell, init_from=None, tag=self.experiment)
+                run = self.library.with_weights(cell)
+                if run or not cell.cell.trains:
+                    yield _label(cell), self._eval_words(cell, run.name if run else "RUN")
+                else:
+                    yield _label(cell), self._train_words(cell)
 
     def ready(self) -> list[JobProcess]:
         """Jobs for which everything is there and that were not tried before, in the order of the cells."""
@@ -121,7 +124,7 @@ class Work:
             command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
             steps = doing.settings.steps if words[0] == "train" else 0
             jobs.append(JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps))
-        return jobs
+        return sorted(jobs, key=_turn)
 
     def _launched(self, words: list[str]) -> list[str]:
         """A command with what says where it runs."""
@@ -133,31 +136,48 @@ class Work:
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
         if run := self.library.with_weights(cell):
-            command = eval_command(run.name, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
-            return cell, command.split()[1:]
+            return cell, self._eval_words(cell, run.name)
         if (begun := self.library.unfinished(cell)) and begun.state == "running":
             return None
-        start = None if cell.start is None else self.library.with_weights(cell.start)
-        if cell.start is not None and start is None:
+        if cell.start is not None and self.library.with_weights(cell.start) is None:
             return self._step(cell.start)
-        return cell, train_words(cell, init_from=start.name if start else None, tag=self.experiment)
+        return cell, self._train_words(cell)
+
+    def _eval_words(self, cell: Wanted, run: str) -> list[str]:
+        return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
+
+    def _train_words(self, cell: Wanted) -> list[str]:
+        """The run that it starts from is called RUN while it is not there."""
+        start = None if cell.start is None else self.library.with_weights(cell.start)
+        init_from = None if cell.start is None else start.name if start else "RUN"
+        return train_words(cell, init_from=init_from, tag=self.experiment)
 
     def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
-        """`show`, and of every job that ends a light copy and a line that says how long the others will take."""
-        began, ended = time.monotonic(), set[int]()
+        """`show`, and for every job that ends a light copy, the jobs that waited for it, and a line that says how long all
+        others will take."""
+        began, ended = time.monotonic(), set[Path]()
 
         def look() -> None:
             show()
-            for number, job in enumerate(jobs):
-                if number in ended or job.state not in ("done", "failed"):
+            for job in list(jobs):
+                if job.log in ended or job.state not in ("done", "failed"):
                     continue
-                ended.add(number)
+                ended.add(job.log)
                 self.failed += [job] if job.state == "failed" else []
                 self.library.forget()
                 self.keep()
+                waiting = [one for one in jobs if one.state == "waiting"]
+                jobs[len(jobs) - len(waiting) :] = sorted(waiting + self.ready(), key=_turn)
                 console.print(f"{len(ended)} of {len(jobs)} jobs ended{_left(jobs, began)}", highlight=False)
 
         return look
+
+
+def _turn(job: JobProcess) -> int:
+    """Scores come first, then runs that start from others, which say more of a row that is there already."""
+    if not job.steps:
+        return 0
+    return 1 if any(word.startswith("init_from=") for word in job.command) else 2
 
 
 def _label(cell: Wanted) -> str:

@@ -79,14 +79,44 @@ def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return run
 
 
+def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
+    _, _, done = call("reproduce", "tiny/table1", "seeds=[0,1]")
+    words = done.split(" | ")
+    assert [f"{what}, {seed}" for what, seed in zip(words[::3], words[2::3], strict=False)] == [
+        "train cache, seed 0", "train memory, seed 0", "eval without, seed 0",
+        "train cache, seed 1", "train memory, seed 1", "eval without, seed 1",
+    ]  # fmt: skip
+
+
+def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
+    jobs = [JobProcess(str(at), [sys.executable, "-c", ""], tmp_path / f"{at}.log") for at in range(2)]
+    first, late = jobs.copy(), jobs.pop()
+
+    def show() -> None:
+        if first[0].state == "done" and len(jobs) == 1:
+            jobs.append(late)
+
+    assert not run_jobs(jobs, at_a_time=2, show=show)
+    assert [job.state for job in first] == ["done", "done"]
+
+
 def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
     assert code == 0 and "0 of 3 cells are done" in out and not list(here.glob("results/**/config.yaml"))
-    assert "  cache | Letters | seed 0: memexp train size=tiny" in out and "tag=tiny/table1" in out
+    planned = dict(line.strip().split(": memexp ") for line in out.splitlines() if ": memexp " in line)
+    assert (
+        planned["cache | Letters | seed 0"].startswith("train size=tiny")
+        and "arch=xl" in planned["cache | Letters | seed 0"]
+    )
+    assert planned["memory | Letters | seed 0"].endswith("seed=0 init_from=RUN tag=tiny/table1")
+    assert (
+        planned["without | Letters | seed 0"]
+        == "eval RUN eval.split=test eval.documents=2 eval.max_document=32 memory=off"
+    )
 
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 0 and done == (
-        "train cache | Letters | seed 0 | - | train memory | Letters | seed 0 | - | eval without | Letters | seed 0 | -"
+        "train cache | Letters | seed 0 | train memory | Letters | seed 0 | eval without | Letters | seed 0 | -"
     )
     assert "Tiny, Table 1, scale=small: perplexity" in out and "Missing" not in out
     kept = here / "results" / "tiny" / "table1"
@@ -107,7 +137,7 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
 def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
     """Hydra's own launcher, which runs them in the process that asks."""
     code, _, done = call("reproduce", "tiny/table1", "launcher=basic")
-    assert code == 0 and done.startswith("train cache | Letters | seed 0 | - | train memory")
+    assert code == 0 and done.startswith("train cache | Letters | seed 0 | train memory")
     assert len(list(here.glob("results/tiny/table1/runs/*/eval/*/summary.json"))) == 3
 
 
