@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from memexp.checks import check
 from memexp.cli.compose import compose, typed
 from memexp.cli.messages import explain
 from memexp.cli.settings import CONF, groups_of
@@ -67,24 +68,44 @@ def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
 
 
 def _composed(cell: Cell) -> TrainConfig:
-    from omegaconf import OmegaConf
-
+    """As Hydra composes it, but that takes long, and neither a corpus's settings nor the others refer to each other. So each
+    part is composed once, not in every pair, unless the data changes more than its own settings (`fit`)."""
     groups = {name: value for name, value in cell.settings.items() if name in _groups()}
-    config = _chosen(groups).copy()
-    for name, value in cell.settings.items():
-        if name not in groups:
-            OmegaConf.update(config, name, value)
-    settings: TrainConfig = typed(config)
+    values = {name: value for name, value in cell.settings.items() if name not in groups}
+    settings: TrainConfig
+    if (CONF / "fit" / f"{groups['data']}.yaml").exists():
+        settings = typed(_with(groups, values))
+        return settings
+    of_data = {name: value for name, value in values.items() if name.startswith("data.")}
+    data = _part(_without(groups, "arch"), of_data).data
+    settings = replace(_part(_without(groups, "data"), _without(values, *of_data)), data=data)
+    check(settings)
     return settings
 
 
-def _chosen(groups: dict[str, Any]) -> Any:
-    """What Hydra makes of a choice of groups. That takes it long, so models and data are chosen once each, not in every pair,
-    unless the data changes more than its own settings (`fit`)."""
-    if (CONF / "fit" / f"{groups['data']}.yaml").exists():
-        return _hydra(**groups)
-    config = _hydra(**{name: value for name, value in groups.items() if name != "data"}).copy()
-    config.data = _hydra(**{name: value for name, value in groups.items() if name != "arch"}).data
+def _without(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+_parts: dict[str, TrainConfig] = {}
+
+
+def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
+    """The settings of a choice of groups with these values, of which something is to be taken; not checked."""
+    from omegaconf import OmegaConf
+
+    key = repr((groups, values))
+    if key not in _parts:
+        _parts[key] = OmegaConf.to_object(_with(groups, values))  # type: ignore[assignment]
+    return _parts[key]
+
+
+def _with(groups: dict[str, Any], values: dict[str, Any]) -> Any:
+    from omegaconf import OmegaConf
+
+    config = _hydra(**groups).copy()
+    for name, value in values.items():
+        OmegaConf.update(config, name, value)
     return config
 
 

@@ -5,9 +5,10 @@ from dataclasses import Field
 from typing import Any
 
 from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
-from memexp.cli.settings import TYPED_AS, groups_of, is_offered, settings_of, value_type
+from memexp.cli.settings import CONF, TYPED_AS, groups_of, is_offered, settings_of, value_type
 from memexp.config import COMMANDS
 from memexp.errors import UserError, did_you_mean
+from memexp.experiment.definition import experiments
 
 BASH = """\
 _memexp() {
@@ -102,10 +103,14 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
 
 
 def _values(item: Field[Any]) -> list[str]:
-    if item.metadata["unit"] in ("run", "runs"):
+    unit = item.metadata["unit"]
+    if unit == "experiment":
+        return experiments(CONF)
+    if unit in ("run", "runs"):
         from memexp.runs import all_runs, find_root
 
-        return [run.name for run in all_runs(find_root(None))]
+        runs = [run.name for run in all_runs(find_root(None))]
+        return runs + experiments(CONF) if unit == "runs" else runs
     if value_type(item) is bool:
         return ["true", "false"]
     return list(item.metadata["choices"])

@@ -209,7 +209,7 @@ def describe(item: Field[Any]) -> str:
         notes.append(" | ".join(choices))
     elif value_type(item) is bool:
         notes.append("true | false")
-    if unit and unit not in ("path", "run", "runs", AS_TYPED):
+    if unit and unit not in ("path", "run", "runs", "experiment", AS_TYPED):
         notes.append(f"in {unit}, 64k allowed" if unit in SIZE_UNITS else f"in {unit}")
     if low is not None and high is not None:
         notes.append(f"{low:g} to {high:g}")

@@ -2,9 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+from memexp.cli.settings import CONF, TYPED_AS, settings_of
 from memexp.config import TableConfig
+from memexp.errors import UserError
+from memexp.experiment.definition import experiments
 from memexp.files import write_text
 from memexp.report.comparison import compare
 from memexp.report.formats import html_page, records_to_csv, to_csv, to_html, to_latex, to_markdown, to_terminal
@@ -13,12 +18,16 @@ from memexp.report.selection import select_runs
 from memexp.report.text import console
 from memexp.runs import find_root
 
+OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
+"""Settings that mean something with an experiment; the others are about runs."""
+
 
 def run(config: TableConfig) -> None:
     """Print the table and write it as Markdown, CSV and LaTeX, and a paper's also as HTML."""
     root = find_root(config.root)
     folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
-    if len(config.runs) == 1 and _is_experiment(config.runs[0]):
+    if named := [word for word in config.runs if _is_experiment(word)]:
+        _refuse_with_an_experiment(config, named[0])
         show_experiment(root, config.runs[0], scale=config.scale, data=config.corpora, out=config.out)
         return
     comparison = compare(
@@ -36,8 +45,28 @@ def run(config: TableConfig) -> None:
 
 
 def _is_experiment(word: str) -> bool:
-    """Whether a word means an experiment, known or not: no run folder is called like this."""
-    return "/" in word and not (Path(word) / "config.yaml").is_file()
+    """Whether a word means an experiment, known or not, and no run's folder."""
+    return word in experiments(CONF) or (word.count("/") == 1 and not Path(word).expanduser().parent.is_dir())
+
+
+def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
+    """Refuse what is about runs.
+
+    Raises:
+        UserError: such a setting is given, or another name beside.
+    """
+    if others := [word for word in config.runs if word != name]:
+        raise UserError(f"{name} is named with {', '.join(others)}; expected one experiment alone, or runs")
+    for setting in settings_of("table"):
+        if setting not in (*OF_EXPERIMENTS, "runs") and _value(config, setting) != _value(TableConfig(), setting):
+            raise UserError(
+                f"{setting} is given with the experiment {name}, whose file says what its table shows; expected it with runs, "
+                f"or with an experiment only {', '.join(TYPED_AS.get(one, one) for one in OF_EXPERIMENTS)}"
+            )
+
+
+def _value(config: TableConfig, setting: str) -> Any:
+    return attrgetter(setting)(config)
 
 
 def show_experiment(root: Path, name: str, *, scale: str, data: Sequence[str], out: str | None = None) -> None:

@@ -568,7 +568,7 @@ class TableConfig(Command):
 class OfAnExperiment(Command):
     """What the commands about an experiment share."""
 
-    table: str = setting(UNSET, "an experiment, as in memorizing/table4", unit="path")
+    table: str = setting(UNSET, "an experiment, as in memorizing/table4", unit="experiment")
     scale: str = setting("small", "the paper's, or one for two cores", choices=SCALES)
     corpora: list[str] = setting([], "only the columns of this data, NAME,NAME; empty: all")
 

@@ -27,6 +27,9 @@ CASES = {
     "memexp train task=": ["classify", "predict"],
     "memexp train data.ta": [],
     "memexp data inspect ti": ["tiny"],
+    "memexp reproduce memorizing/table1": ["memorizing/table14", "memorizing/table15", "memorizing/table16"],
+    "memexp plan rmt/eq": ["rmt/equations"],
+    "memexp table rmt/e": ["rmt/enwik8", "rmt/equations"],
     "memexp nonsense ": [],
 }
 

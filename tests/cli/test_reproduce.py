@@ -160,11 +160,22 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("reproduce tiny/table1 data=tinny", "memexp reproduce: data is 'tinny'; expected one of tiny; did you mean tiny?"),
         ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number and s, m, h or d, such as 90m or 2h"),
         ("reproduce tiny/table1 scale=big", "memexp reproduce: scale is 'big'; expected one of paper, small"),
+        ("table tiny/table1 metric=nats", "memexp table: metric is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
+        ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
+        ("table tiny/table1 rmt/enwik8", "memexp table: tiny/table1 is named with rmt/enwik8; expected one experiment alone, or runs"),
         ("reproduce", "memexp reproduce: table is not given; expected an experiment, as in memorizing/table4"),
     ],
 )  # fmt: skip
 def test_refusals(call: Call, words: str, refusal: str) -> None:
     assert call(*words.split())[::2] == (2, refusal + "\n")
+
+
+def test_a_mistyped_path_of_a_run_is_no_experiment(call: Call, here: Path) -> None:
+    (here / "results" / "runs" / "knn-a").mkdir(parents=True)
+    (here / "results" / "runs" / "knn-a" / "config.yaml").write_text("tag: ''\n")
+    for path in ("results/runs/knn-b", f"{here}/results/runs/knn-b", "./knn-b"):
+        code, _, error = call("table", path)
+        assert code == 2 and f"there is no run '{path}' below" in error
 
 
 def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
@@ -208,9 +219,11 @@ def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
 
 
 def test_the_table_is_quick_and_needs_no_torch(here: Path) -> None:
+    # Two seconds where nothing else runs.
     program = (
-        "import sys; from memexp.cli.main import main; "
-        f"code = main(['table', 'memorizing/table4', 'root={here}']); print(code, 'torch' in sys.modules)"
+        "import sys, time; from memexp.cli.main import main; "
+        f"code = main(['table', 'memorizing/table4', 'root={here}']); "
+        "print(code, 'torch' in sys.modules, time.process_time() < 5)"
     )
     done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
-    assert done.stdout.splitlines()[-1].endswith("False")
+    assert done.stdout.splitlines()[-1] == "0 False True", done.stderr

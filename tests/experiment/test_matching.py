@@ -10,10 +10,11 @@ import yaml
 
 from memexp.cli.cells import wanted as compose_cells
 from memexp.cli.compose import compose, typed
+from memexp.cli.settings import CONF
 from memexp.errors import UserError
 from memexp.experiment import matching
 from memexp.experiment.cells import cells
-from memexp.experiment.definition import Column, Experiment, Row
+from memexp.experiment.definition import Column, Experiment, Row, load
 from memexp.experiment.kept import documents_of, keep, kept_folder
 from memexp.experiment.matching import Library, Wanted
 from memexp.files import write_json
@@ -47,6 +48,13 @@ def test_a_shortcut_composes_what_hydra_does(experiment: Experiment, overrides: 
     experiment.columns = {"Letters": Column(small={name: chosen[name] for name in chosen if name != "arch"})}
     [one] = compose_cells(cells(experiment, "small", seeds=[3]))
     assert one.settings == typed(compose("train", one.cell.overrides))
+
+
+@pytest.mark.parametrize("name", ["memorizing/table5", "rmt/wikitext103"])
+def test_settings_of_a_corpus_and_of_a_row_come_together(name: str) -> None:
+    for cell in [one for one in cells(load(CONF, name), "small") if one.seed == 0][1:4:2]:
+        [one] = compose_cells([cell])
+        assert one.settings == typed(compose("train", one.cell.overrides))
 
 
 def test_a_run_counts_by_its_settings_not_by_its_folder(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
