@@ -59,8 +59,8 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     assert [line.split()[0] for line in out.splitlines() if line.rstrip().endswith(("0.0", "0.1")) and " yes " in line] == [
         "Baseline", "Transformer-XL", "RMT"
     ]  # fmt: skip
-    assert main(["plan", "rmt/algorithmic", "data=retrieval"]) == 0
+    assert main(["plan", "rmt/algorithmic"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " yes " in line]
-    assert len(rows) == 12 and {line.split(",")[0].strip() for line in rows} == {"5", "4", "3", "2"}
+    assert len(rows) == 9 and {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
     assert main(["plan", "rmt/equation"]) == 2
     assert "did you mean rmt/equations?" in capsys.readouterr().err
