@@ -16,6 +16,7 @@ from memexp.cli.jobs import JobProcess, run_jobs
 from memexp.cli.progress import clock, shown
 from memexp.cli.settings import CONF
 from memexp.config import ReproduceConfig
+from memexp.cores import cores
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.commands import train_words
@@ -131,7 +132,7 @@ class Work:
         root = [f"root={self.config.root}"] if self.config.root else []
         if self.config.launcher != "local":
             return [words[0], "-m", *words[1:], *root, f"hydra/launcher={self.config.launcher}"]
-        return [*words, f"threads={max(1, len(os.sched_getaffinity(0)) // self.config.jobs)}", *root]
+        return [*words, f"threads={max(1, cores() // self.config.jobs)}", *root]
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
