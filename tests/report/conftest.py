@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -184,9 +183,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> dict[int, bytes]:
             return [pieces.get(one, bytes([one % 256])) for one in ids]
 
     corpus = types.SimpleNamespace(tokenizer=Tokenizer(), tokenizer_hash=TOKENIZER)
-    module = types.ModuleType("memexp.data.corpus")
-    module.open_corpus = lambda path: corpus  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "memexp.data.corpus", module)
+    monkeypatch.setattr("memexp.data.corpus.open_corpus", lambda path: corpus)
     return pieces
 
 
