@@ -10,6 +10,7 @@ from memexp.config import (
     BlockKnnArch,
     CompressiveArch,
     Data,
+    DataConfig,
     Optim,
     PairArch,
     Scoring,
@@ -39,6 +40,8 @@ def check(config: Any, where: str = "") -> None:
         _check_value(name, value, item.metadata)
     if isinstance(config, TrainConfig):
         _check_train(config)
+    if isinstance(config, DataConfig):
+        _check_data(config)
 
 
 def _check_value(name: str, value: Any, metadata: Any) -> None:
@@ -59,6 +62,17 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
         unit = f" {metadata['unit']}" if metadata.get("unit") else ""
         raise UserError(f"{name} is {value}; expected {expected}{unit}")
+
+
+def _check_data(config: DataConfig) -> None:
+    others = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
+    for name in others:
+        item = DataConfig.__dataclass_fields__[name]
+        if (value := getattr(config, name)) != default_of(item):
+            raise UserError(
+                f"{name} is {str(value).lower()}, but `memexp data {config.what}` has no use for it; expected it with "
+                f"`memexp data {'inspect' if config.what == 'list' else 'list'}`"
+            )
 
 
 def _check_train(config: TrainConfig) -> None:

@@ -55,6 +55,8 @@ CASES = [
     ("train arch=knn_routed arch.stored_on=host", "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; expected arch.stored_on=device, or arch.search=exact"),
     ("train steps=0", "steps is 0; expected at least 1 steps"),
     ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),
+    ("data list ngram=4", "ngram is 4, but `memexp data list` has no use for it; expected it with `memexp data inspect`"),
+    ("data inspect code page=true", "page is true, but `memexp data inspect` has no use for it; expected it with `memexp data list`"),
     ("eval", "run is not given; expected run folder, or the start of its name"),
     ("eval a b", "cannot place 'b': eval takes RUN only; settings are written key=value"),
     ("diff a", "b is not given; expected the other one; both must have scored the same tokens"),
