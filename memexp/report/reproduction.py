@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,15 +142,31 @@ class Reproduction:
         return part.mean / whole.mean if whole is not None and part is not None and whole.mean else None
 
     def step_time(self, row: str) -> float | None:
-        """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have."""
+        """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have.
+
+        Of the CPU where runs kept that, for other work on the machine changes it least; else of the clock.
+        """
         shares = []
         for column in self.columns:
-            ours, theirs = (self._step_times(one, column) for one in (row, self.baseline(column)))
-            shares += [ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys()]
+            ours, theirs = (
+                {entry.run.seed: self._step_seconds(entry.run.summary) for entry in self.cells.get((one, column), [])}
+                for one in (row, self.baseline(column))
+            )
+            for seed in ours.keys() & theirs.keys():
+                time, base = ours[seed], theirs[seed]
+                if time is not None and base is not None:
+                    shares.append(time / base)
         return float(np.mean(shares)) if shares else None
 
-    def _step_times(self, row: str, column: str) -> dict[int, float]:
-        return {entry.run.seed: _seconds_a_step(entry) for entry in self.cells.get((row, column), [])}
+    @cached_property
+    def in_cpu_time(self) -> bool:
+        """Whether step times are the CPU's."""
+        return any(_has_cpu_time(entry.run.summary) for entries in self.cells.values() for entry in entries)
+
+    def _step_seconds(self, summary: Mapping[str, Any]) -> float | None:
+        if not self.in_cpu_time:
+            return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
+        return float(summary["cpu_seconds"] / summary["steps"]) if _has_cpu_time(summary) else None
 
     def tokens(self, row: str) -> list[int]:
         """Tokens of training of the row's runs, sorted, each once."""
@@ -172,9 +189,9 @@ class Reproduction:
         }
 
 
-def _seconds_a_step(entry: Entry) -> float:
-    summary = entry.run.summary
-    return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
+def _has_cpu_time(summary: Mapping[str, Any]) -> bool:
+    """Whether a run was trained on a CPU and kept how long that worked."""
+    return summary.get("device") == "cpu" and "cpu_seconds" in summary
 
 
 def _as_one_document(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:

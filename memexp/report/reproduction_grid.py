@@ -118,9 +118,8 @@ def _notes(table: Reproduction) -> list[str]:
         notes.append("‡: the memory never filled while scoring.")
     notes += _trends(table)
     if any(table.step_time(row) is not None for row in table.rows):
-        notes.append(
-            f"step time: of training, relative to {_baselines(table)}; ours on CPUs that did other work beside it."
-        )
+        clock = "the CPU's" if table.in_cpu_time else "the clock's, of machines that may have had other work"
+        notes.append(f"step time: of training, relative to {_baselines(table)}; ours is {clock}.")
     if differs := table.experiment.scales[table.scale].differs:
         notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
     notes += [

@@ -191,11 +191,12 @@ def _run_to_the_end(
 ) -> None:
     config = session.config
     while session.step < config.steps:
-        began, tokens_before = time.perf_counter(), session.tokens
+        began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
         result = update(session)
         seconds = time.perf_counter() - began
         session.seconds += seconds
+        session.cpu_seconds += time.process_time() - cpu_began
         if session.tokens > tokens_before:  # where nothing was scored there is no loss to show
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
@@ -268,6 +269,7 @@ def _finish(session: Session, command: str, root: Path) -> None:
             "state_bytes_per_lane": state_bytes(session.model.init_state(1)),
             "peak_memory_bytes": _peak_memory(session.device),
             "seconds": session.seconds,
+            "cpu_seconds": session.cpu_seconds,
             "tokens_per_second": session.tokens / session.seconds,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,

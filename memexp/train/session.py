@@ -44,6 +44,8 @@ class Session:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all threads, which other work on the machine adds little to."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
     loss: float = float("nan")
@@ -134,6 +136,7 @@ def save_session(session: Session) -> Path:
             "step": session.step,
             "tokens": session.tokens,
             "seconds": session.seconds,
+            "cpu_seconds": session.cpu_seconds,
             "memory_fill": session.memory_fill,
             "loss": session.loss,
             "losses": session.losses,
@@ -197,7 +200,8 @@ def _restore(session: Session, path: Path) -> None:
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
-    session.seconds, session.memory_fill = content["seconds"], content["memory_fill"]
+    session.seconds, session.cpu_seconds = content["seconds"], content["cpu_seconds"]
+    session.memory_fill = content["memory_fill"]
     session.loss, session.losses = content["loss"], content["losses"]
     checkpoint.restore_random_state(content["random"], session.device)
 

@@ -114,6 +114,20 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
     assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
 
 
+def test_step_times_are_the_cpus_where_runs_kept_it(experiment: Experiment, make: Make, table: Table) -> None:
+    by_row = {(one.cell.row, one.cell.seed): one for one in wanted(cells(experiment, "small", data=["tiny"]))}
+    for seed, (plain, memory) in enumerate([({"cpu_seconds": 4.0}, {"cpu_seconds": 5.0}), ({}, {"cpu_seconds": 9.0})]):
+        make(by_row["plain", seed], summary={"device": "cpu"} | plain)
+        make(by_row["memory", seed], summary={"device": "cpu"} | memory)
+    found = table()
+    assert line(found, "memory")["step time: ours"] == "1.25"  # of the seed in which both did
+    assert "ours is the CPU's" in " ".join(lay_out(found).notes)
+    make(by_row["plain", 0], summary={"device": "cuda", "cpu_seconds": 4.0})
+    make(by_row["memory", 0], summary={"device": "cuda", "cpu_seconds": 5.0})
+    make(by_row["memory", 1], summary={"device": "cuda", "cpu_seconds": 9.0})
+    assert line(table(), "memory")["step time: ours"] == "2.00"
+
+
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -> None:
     text = on_terminal(filled(), 80)
     assert "No room here for: ±, paper's diff. %, step time: paper, step time: ours, tokens" in text

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_a_crashed_run_ends_as_if_nothing_had_been(
             run(*settings)
         print("crashed at step", step)
     assert_same_result(run(*settings), expected)
+
+
+def test_the_cpus_time_of_all_steps_is_kept_through_a_crash(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(step=0.5)  # half a second between the start of an update and its end
+    monkeypatch.setattr(loop.time, "process_time", lambda: next(ticks))
+    crash_at(8, monkeypatch)
+    with pytest.raises(Crash):
+        run("steps=12", "checkpoint_every=5")
+    summary = run("steps=12", "checkpoint_every=5").summary
+    assert summary is not None and summary["cpu_seconds"] == 12 * 0.5
 
 
 @pytest.fixture(scope="module")
