@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.checks import check
-from memexp.cli.compose import compose, typed
+from memexp.cli.compose import compose
 from memexp.cli.messages import explain
 from memexp.cli.settings import CONF, groups_of
 from memexp.config import TrainConfig
@@ -19,6 +19,7 @@ from memexp.experiment.definition import load
 from memexp.experiment.matching import Wanted
 from memexp.experiment.published import load_published
 from memexp.report.reproduction import Reproduction, reproduce
+from memexp.report.settings import flatten
 
 PUBLISHED = next(
     folder for folder in (CONF.parent / "results" / "published", CONF.parent / "published") if folder.is_dir()
@@ -69,13 +70,9 @@ def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
 
 def _composed(cell: Cell) -> TrainConfig:
     """As Hydra composes it, but that takes long, and neither a corpus's settings nor the others refer to each other. So each
-    part is composed once, not in every pair, unless the data changes more than its own settings (`fit`)."""
+    part is composed once, not in every pair."""
     groups = {name: value for name, value in cell.settings.items() if name in _groups()}
-    values = {name: value for name, value in cell.settings.items() if name not in groups}
-    settings: TrainConfig
-    if (CONF / "fit" / f"{groups['data']}.yaml").exists():
-        settings = typed(_with(groups, values))
-        return settings
+    values = _fit(groups["data"]) | {name: value for name, value in cell.settings.items() if name not in groups}
     of_data = {name: value for name, value in values.items() if name.startswith("data.")}
     data = _part(_without(groups, "arch"), of_data).data
     settings = replace(_part(_without(groups, "data"), _without(values, *of_data)), data=data)
@@ -96,17 +93,20 @@ def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
 
     key = repr((groups, values))
     if key not in _parts:
-        _parts[key] = OmegaConf.to_object(_with(groups, values))  # type: ignore[assignment]
+        config = _hydra(**groups).copy()
+        for name, value in values.items():
+            OmegaConf.update(config, name, value)
+        _parts[key] = OmegaConf.to_object(config)  # type: ignore[assignment]
     return _parts[key]
 
 
-def _with(groups: dict[str, Any], values: dict[str, Any]) -> Any:
-    from omegaconf import OmegaConf
+@cache
+def _fit(data: str) -> dict[str, Any]:
+    """What a choice of data changes besides its own settings."""
+    import yaml
 
-    config = _hydra(**groups).copy()
-    for name, value in values.items():
-        OmegaConf.update(config, name, value)
-    return config
+    path = CONF / "fit" / f"{data}.yaml"
+    return flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 @cache
