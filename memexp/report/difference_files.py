@@ -108,8 +108,12 @@ def plot(found: Difference) -> dict[str, bytes]:
     spines = {"axes.spines.top": False, "axes.spines.right": False}
     style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
     with warnings.catch_warnings(), rc_context(style):
-        figure = Figure(figsize=(5 * columns, 0.9 + 1.35 * rows), dpi=130, layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        width, height = 10, 0.9 + (1.35 if columns == 2 else 2.6) * rows
+        figure = Figure(figsize=(width, height), dpi=130)
+        # Placed in inches: a layout that looks for what fits would draw everything twice.
+        places = {"left": 0.8 / width, "right": 1 - 0.1 / width, "top": 1 - 0.5 / height, "bottom": 0.5 / height}
+        places |= {"wspace": 0.06, "hspace": 0.35}
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=places)
         for axes, document in zip(grid.flat, shown, strict=False):
             _panel(axes, found, document)
         for axes in list(grid.flat)[len(shown) :]:
@@ -125,8 +129,6 @@ def plot(found: Difference) -> dict[str, bytes]:
         files = {f"gain.{kind}": io.BytesIO() for kind in ("png", "svg", "pdf")}
         # A document's name may be written in letters that the font does not have: boxes will do.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # all three as it is laid out now
         # What would make them other files every time is left out. (`savefig` would draw each twice.)
         FigureCanvasAgg(figure).print_png(files["gain.png"], metadata={"Software": None})
         FigureCanvasSVG(figure).print_svg(files["gain.svg"], metadata={"Date": None, "Creator": None})
@@ -154,6 +156,7 @@ def _panel(axes: Any, found: Difference, document: int) -> None:
     width = min(RUNNING, len(gain))
     sums = np.concatenate([[0.0], np.cumsum(gain)])
     axes.plot(position[width - 1 :], (sums[width:] - sums[:-width]) / width, color="tab:red", linewidth=1)
+    axes.margins(x=0.01)
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)
     axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
     axes.set_yticks([], minor=True)
