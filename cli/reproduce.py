@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from memexp.cli.cells import wanted
+from memexp.cli.cells import reproduction, wanted
 from memexp.cli.jobs import JobProcess, run_jobs
 from memexp.cli.progress import clock, shown
 from memexp.cli.settings import CONF
@@ -20,7 +20,7 @@ from memexp.cores import cores
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.commands import train_words
-from memexp.experiment.definition import load
+from memexp.experiment.definition import Experiment, load
 from memexp.experiment.kept import keep, kept_folder
 from memexp.experiment.matching import Library, Wanted
 from memexp.report.scores import eval_command
@@ -55,10 +55,10 @@ def run(config: ReproduceConfig) -> None:
         for label, words in work.plan():
             console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
         return
-    interrupted = False
-    while not interrupted and (jobs := work.ready()):
-        with shown(jobs, console) as show:
-            interrupted = run_jobs(jobs, at_a_time=config.jobs, show=work.watched(jobs, show, console), until=until)
+    interrupted = work.do(console, until)
+    if config.close and not interrupted and not work.failed:
+        work.cells += _close(root, experiment, config)
+        interrupted = work.do(console, until)
     for job in work.failed:
         console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     from memexp.cli.table import show_experiment
@@ -68,6 +68,14 @@ def run(config: ReproduceConfig) -> None:
         raise KeyboardInterrupt
     if work.failed:
         raise SystemExit(1)
+
+
+def _close(root: Path, experiment: Experiment, config: ReproduceConfig) -> list[Wanted]:
+    """The cells that a column's trend agreement wants once more."""
+    table = reproduction(root, experiment.name, scale=config.scale, data=config.corpora)
+    seeds = {(row, column): seed for column in table.columns for row, seed in table.close(column).items()}
+    more = cells(experiment, config.scale, data=table.columns, seeds=sorted(set(seeds.values())))
+    return wanted([cell for cell in more if seeds.get((cell.row, cell.column)) == cell.seed])
 
 
 @dataclass
@@ -110,6 +118,15 @@ class Work:
                     yield _label(cell), self._eval_words(cell, run.name if run else "RUN")
                 else:
                     yield _label(cell), self._train_words(cell)
+
+    def do(self, console: Console, until: float) -> bool:
+        """Run what is ready until nothing is; gives whether a signal or the budget stopped it."""
+        interrupted = False
+        while not interrupted and (jobs := self.ready()):
+            with shown(jobs, console) as show:
+                watched = self.watched(jobs, show, console)
+                interrupted = run_jobs(jobs, at_a_time=self.config.jobs, show=watched, until=until)
+        return interrupted
 
     def ready(self) -> list[JobProcess]:
         """Jobs for which everything is there and that were not tried before, in the order of the cells."""

@@ -581,6 +581,7 @@ class ReproduceConfig(OfAnExperiment):
     budget: str | None = setting(
         None, "time after which runs save and end, as in 90m or 2h; the same command goes on", unit=AS_TYPED
     )
+    close: bool = setting(False, "and then one more seed of the rows that the paper tells apart and these seeds do not")
     jobs: int = setting(2, "runs that train at a time", unit="jobs", low=1)
     launcher: str = setting(
         "local", "who runs them: this machine, or a launcher of Hydra's, such as submitit_slurm, with a job each"

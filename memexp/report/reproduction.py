@@ -179,6 +179,14 @@ class Reproduction:
         gaps = {(a, b): found for a, b in combinations(self.rows, 2) if (found := self.gap(a, b, column)) is not None}
         return agreement({row: (number.value, number.std) for row, number in numbers.items()}, gaps, self.rows)
 
+    def close(self, column: str) -> dict[str, int]:
+        """The next seed of each row that stands in a pair which the paper decides and ours do not, where the rows of the column
+        have the experiment's seeds; so none is asked for twice."""
+        rows = {row for pair in self.agreement(column).close for row in pair}
+        asked = set(self.experiment.seeds)
+        seeds = {row: {entry.run.seed for entry in self.cells[row, column]} for row in self.rows if row in rows}
+        return {row: max(asked) + 1 for row, those in seeds.items() if those == asked}
+
     @cached_property
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {

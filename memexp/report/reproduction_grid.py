@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from memexp.experiment.commands import reproduce_words
 from memexp.report.grid import Grid, unfilled
 from memexp.report.numbers import compact, plural
 from memexp.report.reproduction import Reproduction
@@ -168,6 +169,10 @@ def _trends(table: Reproduction) -> list[str]:
     notes = [f"{column}: {_trend(part)}." for column, part in parts.items()]
     if len(parts) > 1:
         notes.append(f"All columns: {_trend(Agreement.together(parts.values()))}.")
+    for column in parts:
+        if close := table.close(column):
+            words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])
+            notes.append(f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed.")
     for column, part in parts.items():
         for one in part.disagreements:
             notes.append(

@@ -167,12 +167,14 @@ class Agreement:
         published: pairs that the paper decides.
         decided: of these, pairs that we decide as well.
         agree: of these, pairs in the paper's order.
+        close: pairs that the paper decides, that we have, and do not decide.
     """
 
     published: int
     decided: int
     agree: int
     disagreements: tuple[Disagreement, ...] = ()
+    close: tuple[tuple[str, str], ...] = ()
 
     @property
     def share(self) -> float | None:
@@ -189,10 +191,11 @@ class Agreement:
         """That of several columns."""
         parts = list(parts)
         disagreements = tuple(one for part in parts for one in part.disagreements)
+        close = tuple(one for part in parts for one in part.close)
         published, decided, agree = (
             sum(getattr(part, name) for part in parts) for name in ("published", "decided", "agree")
         )
-        return Agreement(published, decided, agree, disagreements)
+        return Agreement(published, decided, agree, disagreements, close)
 
 
 def published_decides(a: tuple[float, float | None], b: tuple[float, float | None]) -> bool:
@@ -214,7 +217,9 @@ def agreement(
     known = [row for row in rows if row in published]
     pairs = [(a, b) for at, a in enumerate(known) for b in known[at + 1 :]]
     decisive = [(a, b) for a, b in pairs if published_decides(published[a], published[b])]
-    ours = [pair for pair in decisive if pair in gaps and gaps[pair].decided]
+    known_to_us = [pair for pair in decisive if pair in gaps]
+    ours = [pair for pair in known_to_us if gaps[pair].decided]
+    close = tuple(pair for pair in known_to_us if not gaps[pair].decided)
     against = [(a, b) for a, b in ours if (published[a][0] > published[b][0]) != (gaps[a, b].mean > 0)]
     named = tuple(Disagreement(a, b, published[a][0] - published[b][0], gaps[a, b].mean) for a, b in against)
-    return Agreement(len(decisive), len(ours), len(ours) - len(against), named)
+    return Agreement(len(decisive), len(ours), len(ours) - len(against), named, close)

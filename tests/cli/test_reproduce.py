@@ -37,6 +37,17 @@ scales:
     steps: 2
 """
 
+PUBLISHED = """
+table1:
+  cites: T
+  metric: perplexity
+  source: made up
+  columns: [Letters]
+  rows:
+    cache: [20.0]
+    memory: [16.0]
+"""
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -132,6 +143,26 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     code, table, _ = call("table", "tiny/table1", "data=tiny")
     assert code == 0 and (kept / "small-tiny.md").exists()
     assert table.splitlines()[:8] == out.splitlines()[1:9]
+
+
+def test_close_rows_get_one_more_seed_and_no_second_one(
+    call: Call, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paper tells the cache from the memory, untrained models do not."""
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "tiny.yaml").write_text(PUBLISHED)
+    monkeypatch.setattr(cells, "PUBLISHED", tmp_path / "published")
+    experiment = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
+    experiment.write_text(EXPERIMENT.replace("seeds: [0]", "seeds: [0, 1]"))
+    code, out, done = call("reproduce", "tiny/table1")
+    assert code == 0 and "seed 2" not in done
+    words = "memexp reproduce tiny/table1 scale=small data=tiny close=true"
+    assert f"Letters: {words} gives 2 rows that lie close one more seed." in out
+    code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
+    assert code == 0 and done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
+    assert "lie close" not in out
+    code, _, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
+    assert code == 0 and done == ""
 
 
 def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:

@@ -157,6 +157,7 @@ def test_trend_agreement_of_a_table_with_a_known_answer() -> None:
     assert (found.published, found.decided, found.agree) == (9, 4, 3)
     assert found.share == 0.75 and found.coverage == pytest.approx(4 / 9)
     assert found.disagreements == (Disagreement("a", "b", 1.0, -1),)
+    assert found.close == (("b", "c"),)  # e is not there, so nothing with it is close
 
 
 def test_higher_or_lower_is_the_same_question() -> None:
@@ -166,8 +167,9 @@ def test_higher_or_lower_is_the_same_question() -> None:
 
 
 def test_columns_together_and_nothing_decided() -> None:
-    parts = [Agreement(4, 2, 1, (Disagreement("a", "b", 1, -1),)), Agreement(6, 2, 2)]
+    parts = [Agreement(4, 2, 1, (Disagreement("a", "b", 1, -1),)), Agreement(6, 2, 2, close=(("c", "d"),))]
     together = Agreement.together(parts)
+    assert together.close == (("c", "d"),)
     assert (together.share, together.coverage, len(together.disagreements)) == (0.75, 0.4, 1)
     assert agreement({}, {}, ["a"]) == Agreement(0, 0, 0) and Agreement(0, 0, 0).share is None
     assert Agreement(0, 0, 0).coverage is None and Agreement(3, 0, 0).coverage == 0
