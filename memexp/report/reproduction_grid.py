@@ -172,7 +172,9 @@ def _trends(table: Reproduction) -> list[str]:
     for column in parts:
         if close := table.close(column):
             words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])
-            notes.append(f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed.")
+            notes.append(
+                f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed."
+            )
     for column, part in parts.items():
         for one in part.disagreements:
             notes.append(
