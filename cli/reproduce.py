@@ -48,13 +48,13 @@ def run(config: ReproduceConfig) -> None:
         )
     all_cells = wanted(cells(experiment, config.scale, data=config.corpora, seeds=config.seeds))
     work = Work(experiment.name, root, all_cells, config)
-    work.keep()
     console = Console()
     console.print(work.summary(), highlight=False)
     if config.dry_run:
         for label, words in work.plan():
             console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
         return
+    work.keep()
     interrupted = work.do(console, until)
     if config.close and not interrupted and not work.failed:
         work.cells += _close(root, experiment, config)

@@ -1,6 +1,7 @@
 """`memexp reproduce`: what is done is left alone, what is missing is done in waves, and the table comes last."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,9 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert len(list(kept.glob("runs/*/summary.json"))) == 2 and len(list(kept.glob("runs/*/eval/*/summary.json"))) == 3
     assert sorted(path.name for path in kept.glob("small.*")) == ["small.csv", "small.html", "small.md", "small.tex"]
 
+    shutil.rmtree(kept)
+    code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
+    assert code == 0 and "3 of 3 cells are done" in out and not kept.exists()
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 0 and "3 of 3 cells are done" in out and done == ""
     # what was committed is enough
