@@ -21,7 +21,7 @@ from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.commands import train_words
 from memexp.experiment.definition import Experiment, load
-from memexp.experiment.kept import keep, kept_folder
+from memexp.experiment.kept import keep
 from memexp.experiment.matching import Library, Wanted
 from memexp.report.scores import eval_command
 from memexp.runs import find_root
@@ -107,7 +107,7 @@ class Work:
         """Make light copies of what is done."""
         for cell in self.cells:
             if found := self.library.score(cell):
-                keep(found[0], kept_folder(self.root, self.experiment))
+                keep(found[0], self.root, self.experiment)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
         """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""

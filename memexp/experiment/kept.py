@@ -13,16 +13,16 @@ OF_A_RUN = ("config.yaml", "identity.json", "metrics.jsonl", "summary.json")
 """In this order: the summary is what says that a run is whole."""
 
 
-def kept_folder(root: Path, experiment: str) -> Path:
-    """Where the light copies of an experiment's runs lie: `results/<paper>/<table>/runs`."""
-    return root / "results" / experiment / "runs"
+def keep(run: Run, root: Path, experiment: str) -> Run:
+    """Copy what is light of a finished run and of its scores to `results/<paper>/<table>/runs`; what is there already stays.
 
-
-def keep(run: Run, folder: Path) -> Run:
-    """Copy what is light of a finished run and of its scores to `folder`; what is there already stays."""
-    kept = Run(folder / run.name)
-    if kept.path == run.path:
-        return kept
+    Of a run that tables share there is one copy, beside the first of them; of a copy none.
+    """
+    results = root / "results"
+    if run.path.parent != results / "runs":
+        return run
+    here = sorted(results.glob(f"*/*/runs/{run.name}"))
+    kept = Run(here[0] if here else results / experiment / "runs" / run.name)
     kept.path.mkdir(parents=True, exist_ok=True)
     for score in run.scores:
         copy = Score(kept.path / "eval" / score.path.name)

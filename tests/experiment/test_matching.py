@@ -15,10 +15,9 @@ from memexp.errors import UserError
 from memexp.experiment import matching
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, load
-from memexp.experiment.kept import documents_of, keep, kept_folder
+from memexp.experiment.kept import documents_of, keep
 from memexp.experiment.matching import Library, Wanted
 from memexp.files import write_json
-from memexp.runs import Run
 
 from .conftest import CORPUS, Make
 
@@ -106,7 +105,7 @@ def test_a_run_of_another_corpus_does_not_count_and_its_light_copy_is_foreign(
     manifest["files"]["tokens.bin"]["sha256"] = CORPUS["tokens_checksum"]
     write_json(here / "manifest.json", manifest)
     assert Library(tmp_path).runs(rows["plain"]) == [run]
-    kept = keep(run, kept_folder(tmp_path, "tiny/table1"))
+    kept = keep(run, tmp_path, "tiny/table1")
     shutil.rmtree(run.path)
     manifest["files"]["tokens.bin"]["sha256"] = "f" * 64
     write_json(here / "manifest.json", manifest)
@@ -133,7 +132,7 @@ def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], ma
     np.save(score.path / "token_nats.npy", np.arange(5, dtype=np.float32))
     np.save(score.path / "tokens.npy", np.arange(5))
     write_json(score.path / "documents.json", [{"id": "a", "tokens": 2}, {"id": "b", "tokens": 3}])
-    kept = keep(run, kept_folder(tmp_path, "tiny/table1"))
+    kept = keep(run, tmp_path, "tiny/table1")
     assert kept.path == tmp_path / "results" / "tiny" / "table1" / "runs" / run.name
     assert sorted(str(path.relative_to(kept.path)) for path in kept.path.rglob("*.*") if path.is_file()) == [
         "config.yaml", "eval/test-2x64-0-on/documents.json", "eval/test-2x64-0-on/summary.json", "identity.json",
@@ -143,12 +142,13 @@ def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], ma
         {"id": "a", "tokens": 2, "nats": 1.0},
         {"id": "b", "tokens": 3, "nats": 9.0},
     ]
+    assert keep(run, tmp_path, "tiny/table2") == kept  # tables that share a run have one copy
     library = Library(tmp_path)
     assert library.with_weights(rows["plain"]) == run
     shutil.rmtree(run.path)
     library.forget()
     assert library.with_weights(rows["plain"]) is None and library.score(rows["plain"]) == (kept, kept.scores[0])
-    assert keep(kept, kept_folder(tmp_path, "tiny/table1")) == Run(kept.path)
+    assert keep(kept, tmp_path, "tiny/table2") == kept
 
 
 def test_a_copy_is_whole_or_not_there(
@@ -161,5 +161,5 @@ def test_a_copy_is_whole_or_not_there(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="config.yaml: No space left on device"):
-        keep(run, kept_folder(tmp_path, "tiny/table1"))
-    assert not any(path.is_file() for path in kept_folder(tmp_path, "tiny/table1").rglob("*"))
+        keep(run, tmp_path, "tiny/table1")
+    assert not any(path.is_file() for path in (tmp_path / "results" / "tiny").rglob("*"))
