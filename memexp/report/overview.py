@@ -14,6 +14,7 @@ from memexp.report.formats import to_html
 from memexp.report.grid import Grid
 from memexp.report.html import render
 from memexp.report.scores import require
+from memexp.report.statistics import Agreement
 from memexp.report.text import escape
 from memexp.runs import Run
 
@@ -35,12 +36,19 @@ class Table:
         name: the experiment's.
         config: its file.
         grid: None where nothing of it was run.
+        filled, of: how many cells it has, and how many there are.
+        agreement: with the paper, of all columns together.
+        needs: what it cannot be run without, where that is not there.
     """
 
     name: str
     title: str
     config: Path
     grid: Grid | None
+    filled: int = 0
+    of: int = 0
+    agreement: Agreement | None = None
+    needs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Seq
             for table in tables
             if table.grid is not None
         ],
-        waiting=[table for table in tables if table.grid is None],
+        index=tables,
         differences=differences,
         records=[one for one in records if one.texts or one.files or one.figures or one.runs],
         log=shelf.markdown(log) if log.exists() else "",

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -59,6 +59,11 @@ class Reproduction:
     @property
     def columns(self) -> list[str]:
         return list(self.data)
+
+    def with_filled_columns(self) -> "Reproduction":
+        """The same without columns of which nothing is there."""
+        some = {column for _, column in self.cells}
+        return replace(self, data={column: data for column, data in self.data.items() if column in some})
 
     def has_cell(self, row: str, column: str) -> bool:
         """Whether the row has a cell there, filled or not."""

@@ -14,6 +14,7 @@ from memexp.config import ReportConfig
 from memexp.errors import UserError
 from memexp.report.grid import Grid
 from memexp.report.overview import LOCAL, Table, overview
+from memexp.report.statistics import Agreement
 
 EVIL = "<img src=x onerror=alert(1)>"
 DIFFERENCE = {
@@ -63,8 +64,8 @@ def text_of(results: Path, *, skipped: tuple[str, ...] = (), problems: list[str]
         f"Table 4 {EVIL}", ["model", "ours"], [False, True], [["xl", "2.5"]], [EVIL], [], [("xl", "memexp train")]
     )
     tables = [
-        Table("memorizing/table4", "Table 4", config, grid),
-        Table("memorizing/table5", f"Table 5 {EVIL}", config, None),
+        Table("memorizing/table4", "Table 4", config, grid, 10, 50, Agreement(20, 18, 17)),
+        Table("memorizing/table5", f"Table 5 {EVIL}", config, None, 0, 18, Agreement(0, 0, 0)),
     ]
     found = [] if problems is None else problems
     return overview(results, tables, page=results / "index.html", skipped=skipped, problems=found)
@@ -84,7 +85,11 @@ def test_every_link_leads_somewhere_and_nothing_is_markup(results: Path) -> None
 
 def test_what_is_shown_of_what_lies_there(results: Path) -> None:
     text = text_of(results)
-    assert "<td>2.5</td>" in text and "memexp reproduce memorizing/table5" in text
+    assert "<td>2.5</td>" in text
+    index = [re.sub(r"<[^>]*>|\s+", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)[1:3]]
+    assert index[0] == "Table 4 10 of 50 94&nbsp;% 90&nbsp;% memexp reproduce memorizing/table4".split()
+    assert index[1][-8:] == "0 of 18 – – memexp reproduce memorizing/table5".split()
+    assert 'href="#memorizing/table4"' in text and 'href="#memorizing/table5"' not in text
     assert 'href="../table4.yaml"' in text and 'href="memorizing/table4/small.md"' in text
     assert "Perplexity 8.50 → 7.25; mean gain <b>+0.1590</b>" in re.sub(r"\s+", " ", text)
     assert "with another document's memory -0.2500" in re.sub(r"\s+", " ", text)
