@@ -149,7 +149,7 @@ class Reproduction:
     def step_time(self, row: str) -> float | None:
         """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have.
 
-        Of the CPU where runs kept that, for other work on the machine changes it least; else of the clock.
+        Of the CPU where a baseline's is known, for other work on the machine changes it least; else of the clock.
         """
         shares = []
         for column in self.columns:
@@ -165,8 +165,9 @@ class Reproduction:
 
     @cached_property
     def in_cpu_time(self) -> bool:
-        """Whether step times are the CPU's."""
-        return any(_has_cpu_time(entry.run.summary) for entries in self.cells.values() for entry in entries)
+        """Whether step times are the CPU's: where a baseline's are known."""
+        baselines = [self.cells.get((self.baseline(column), column), []) for column in self.columns]
+        return any(_has_cpu_time(entry.run.summary) for entries in baselines for entry in entries)
 
     def _step_seconds(self, summary: Mapping[str, Any]) -> float | None:
         if not self.in_cpu_time:
