@@ -90,6 +90,8 @@ class Work:
     library: Library = field(init=False)
     failed: list[JobProcess] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
+    _training: dict[str, JobProcess] = field(default_factory=dict)
+    """The job that trains a run, by what determines that: it scores the run too, a while after this is done."""
     _folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +143,10 @@ class Work:
             self._tried.add(key)
             command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
             steps = doing.settings.steps if words[0] == "train" else 0
-            jobs.append(JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps))
+            job = JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps)
+            if steps:
+                self._training[doing.result] = job
+            jobs.append(job)
         return sorted(jobs, key=_turn)
 
     def _launched(self, words: list[str]) -> list[str]:
@@ -153,6 +158,8 @@ class Work:
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
+        if (job := self._training.get(cell.result)) and (job.running or job.state == "waiting"):
+            return None
         if run := self.library.with_weights(cell):
             return cell, self._eval_words(cell, run.name)
         if (begun := self.library.unfinished(cell)) and begun.state == "running":

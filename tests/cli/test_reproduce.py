@@ -16,7 +16,10 @@ from memexp.cli import cells, reproduce
 from memexp.cli.jobs import JobProcess, run_jobs
 from memexp.cli.main import main
 from memexp.cli.reproduce import seconds_of
+from memexp.config import ReproduceConfig
 from memexp.errors import UserError
+from memexp.experiment.cells import cells as all_cells
+from memexp.experiment.definition import load
 
 EXPERIMENT = """
 title: Tiny, Table 1
@@ -98,6 +101,21 @@ def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
         "train cache, seed 0", "train memory, seed 0", "eval without, seed 0",
         "train cache, seed 1", "train memory, seed 1", "eval without, seed 1",
     ]  # fmt: skip
+
+
+def test_a_run_is_not_scored_by_a_second_job_while_the_first_one_does(call: Call, here: Path) -> None:
+    experiment = load(reproduce.CONF, "tiny/table1")
+    config = ReproduceConfig(table="tiny/table1", root=str(here))
+    work = reproduce.Work(experiment.name, here, cells.wanted(all_cells(experiment, "small")), config)
+    [job] = work.ready()
+    job.state = "running"
+    code, _, _ = call(*job.command[job.command.index("memexp") + 1 : -1])
+    [score] = here.glob("results/runs/*/eval/*")
+    shutil.rmtree(score)
+    assert code == 0 and [one.label for one in work.ready()] == ["memory | Letters | seed 0"]
+    job.state = "done"  # and yet there is no score
+    [again] = work.ready()
+    assert again.label == "cache | Letters | seed 0" and "eval" in again.command
 
 
 def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
