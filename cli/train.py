@@ -65,7 +65,7 @@ def run(config: TrainConfig) -> None:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
         print(
-            f"warning: at most {summary['memory_fill']:.0%} of the {summary['memory_slots']:,} slots were ever filled while "
+            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were ever filled while "
             "scoring: no document is long enough there (see eval.max_document), so more memory cannot help"
         )
     print(trained.path)
