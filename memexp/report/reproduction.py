@@ -54,7 +54,8 @@ class Reproduction:
 
     @property
     def rows(self) -> list[str]:
-        return list(self.experiment.rows)
+        """Those that have a cell in a column shown."""
+        return [row for row in self.experiment.rows if any(self.has_cell(row, column) for column in self.columns)]
 
     @property
     def columns(self) -> list[str]:
