@@ -150,8 +150,8 @@ def _intervals(table: Reproduction) -> str:
         )
     if alone := dict.fromkeys(column for (_, column), found in known.items() if found.seeds and not found.documents):
         parts.append(
-            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), for what each "
-            "document loses is not known"
+            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), for there is "
+            "one document, or what each loses is not known"
         )
     if any(found.seeds and not found.decided for found in gaps.values()):
         parts.append("none: the interval holds zero, so it is not called a difference")

@@ -65,8 +65,10 @@ def asked_of(run: Run, scored: Scored) -> Scoring:
 
 def describe(scored: Scoring) -> str:
     """The documents in words: 'test, first 8 documents, first 8,192 tokens of each'."""
-    documents = f"first {scored.documents:,} documents" if scored.documents else "all documents"
-    tokens = f"first {scored.max_document:,} tokens of each" if scored.max_document else "whole"
+    counted = {0: "all documents", 1: "first document"}
+    documents = counted.get(scored.documents, f"first {scored.documents:,} documents")
+    of_each = " of each" if scored.documents != 1 else ""
+    tokens = f"first {scored.max_document:,} tokens{of_each}" if scored.max_document else "whole"
     return f"{scored.split}, {documents}, {tokens}"
 
 
