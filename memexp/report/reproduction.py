@@ -206,7 +206,7 @@ class Reproduction:
 
 def _has_cpu_time(summary: Mapping[str, Any]) -> bool:
     """Whether a run was trained on a CPU and kept how long that worked."""
-    return summary.get("device") == "cpu" and "cpu_seconds" in summary
+    return summary.get("device") == "cpu" and summary.get("cpu_seconds") is not None
 
 
 def _as_one_document(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:

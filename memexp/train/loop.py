@@ -196,7 +196,8 @@ def _run_to_the_end(
         result = update(session)
         seconds = time.perf_counter() - began
         session.seconds += seconds
-        session.cpu_seconds += time.process_time() - cpu_began
+        if session.cpu_seconds is not None:
+            session.cpu_seconds += time.process_time() - cpu_began
         if session.tokens > tokens_before:  # where nothing was scored there is no loss to show
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds

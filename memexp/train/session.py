@@ -44,8 +44,8 @@ class Session:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    """Of all threads, which other work on the machine adds little to."""
+    cpu_seconds: float | None = 0.0
+    """Of all threads, which other work on the machine adds little to; None where an older version began the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
     loss: float = float("nan")
@@ -200,7 +200,7 @@ def _restore(session: Session, path: Path) -> None:
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
-    session.seconds, session.cpu_seconds = content["seconds"], content["cpu_seconds"]
+    session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
     session.memory_fill = content["memory_fill"]
     session.loss, session.losses = content["loss"], content["losses"]
     checkpoint.restore_random_state(content["random"], session.device)

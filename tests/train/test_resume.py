@@ -83,6 +83,22 @@ def test_the_cpus_time_of_all_steps_is_kept_through_a_crash(run: Train, monkeypa
     assert summary is not None and summary["cpu_seconds"] == 12 * 0.5
 
 
+def test_the_cpus_time_of_a_run_that_an_older_version_began_is_not_known(
+    run: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint,
+        "save",
+        lambda path, content: saved(path, {name: content[name] for name in content if name != "cpu_seconds"}),
+    )
+    crash_at(8, monkeypatch)
+    with pytest.raises(Crash):
+        run("steps=12", "checkpoint_every=5")
+    summary = run("steps=12", "checkpoint_every=5").summary
+    assert summary is not None and summary["steps"] == 12 and summary["cpu_seconds"] is None
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return loop.train(configure(*LONG), corpus, tmp_path_factory.mktemp("uninterrupted"), command="")
