@@ -188,14 +188,13 @@ class Agreement:
 
     @staticmethod
     def together(parts: Iterable["Agreement"]) -> "Agreement":
-        """That of several columns."""
+        """That of several columns; which rows are close is a column's own matter."""
         parts = list(parts)
         disagreements = tuple(one for part in parts for one in part.disagreements)
-        close = tuple(one for part in parts for one in part.close)
         published, decided, agree = (
             sum(getattr(part, name) for part in parts) for name in ("published", "decided", "agree")
         )
-        return Agreement(published, decided, agree, disagreements, close)
+        return Agreement(published, decided, agree, disagreements)
 
 
 def published_decides(a: tuple[float, float | None], b: tuple[float, float | None]) -> bool:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,15 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
         "trend agreement 100 % (1 of 1 pairs of rows in the paper's order) at coverage 17 % (1 of the 6 pairs" in notes
     )
     assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
+
+
+def test_columns_and_rows_that_would_be_empty_are_left_out(filled: Table) -> None:
+    found = filled()
+    assert found.columns == ["Letters", "Poems"] and "tested" in found.rows
+    some = found.with_filled_columns()
+    assert some.columns == ["Letters"] and not any("Poems" in header for header in lay_out(some).headers)
+    assert line(some, "memory")["tiny: ours"] == line(found, "memory")["tiny: ours"]
+    assert "tested" not in replace(found, data={"Poems": "stdlib"}).rows  # it has no cell there
 
 
 def test_step_times_are_the_cpus_where_runs_kept_it(experiment: Experiment, make: Make, table: Table) -> None:

@@ -167,9 +167,8 @@ def test_higher_or_lower_is_the_same_question() -> None:
 
 
 def test_columns_together_and_nothing_decided() -> None:
-    parts = [Agreement(4, 2, 1, (Disagreement("a", "b", 1, -1),)), Agreement(6, 2, 2, close=(("c", "d"),))]
+    parts = [Agreement(4, 2, 1, (Disagreement("a", "b", 1, -1),)), Agreement(6, 2, 2)]
     together = Agreement.together(parts)
-    assert together.close == (("c", "d"),)
     assert (together.share, together.coverage, len(together.disagreements)) == (0.75, 0.4, 1)
     assert agreement({}, {}, ["a"]) == Agreement(0, 0, 0) and Agreement(0, 0, 0).share is None
     assert Agreement(0, 0, 0).coverage is None and Agreement(3, 0, 0).coverage == 0
