@@ -23,6 +23,7 @@ from memexp.experiment.commands import train_words
 from memexp.experiment.definition import Experiment, load
 from memexp.experiment.kept import keep
 from memexp.experiment.matching import Library, Wanted
+from memexp.report.numbers import plural
 from memexp.report.scores import eval_command
 from memexp.runs import find_root
 
@@ -57,7 +58,9 @@ def run(config: ReproduceConfig) -> None:
     work.keep()
     interrupted = work.do(console, until)
     if config.close and not interrupted and not work.failed:
-        work.cells += _close(root, experiment, config)
+        more = _close(root, experiment, config)
+        console.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
+        work.cells += more
         interrupted = work.do(console, until)
     for job in work.failed:
         console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)

@@ -182,9 +182,9 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     assert f"Letters: {words} gives 2 rows that lie close one more seed." in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
     assert code == 0 and done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
-    assert "lie close" not in out
-    code, _, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
-    assert code == 0 and done == ""
+    assert "close=true: one more seed of 2 cells" in out and "lie close" not in out
+    code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
+    assert code == 0 and done == "" and "close=true: one more seed of 0 cells" in out
 
 
 def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
