@@ -52,15 +52,17 @@ def run(config: ReproduceConfig) -> None:
     console = Console()
     console.print(work.summary(), highlight=False)
     if config.dry_run:
-        for label, words in work.plan():
-            console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
+        _print_plan(work, console)
+        if config.close and any(work.plan()):
+            console.print("close=true: which cells get one more seed is known when these are done", highlight=False)
+        elif config.close:
+            work.cells = _close(root, experiment, config, console)
+            _print_plan(work, console)
         return
     work.keep()
     interrupted = work.do(console, until)
     if config.close and not interrupted and not work.failed:
-        more = _close(root, experiment, config)
-        console.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
-        work.cells += more
+        work.cells += _close(root, experiment, config, console)
         interrupted = work.do(console, until)
     for job in work.failed:
         console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
@@ -73,12 +75,19 @@ def run(config: ReproduceConfig) -> None:
         raise SystemExit(1)
 
 
-def _close(root: Path, experiment: Experiment, config: ReproduceConfig) -> list[Wanted]:
-    """The cells that a column's trend agreement wants once more."""
+def _print_plan(work: "Work", console: Console) -> None:
+    for label, words in work.plan():
+        console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _close(root: Path, experiment: Experiment, config: ReproduceConfig, console: Console) -> list[Wanted]:
+    """The cells that a column's trend agreement wants once more; says how many."""
     table = reproduction(root, experiment.name, scale=config.scale, data=config.corpora)
     seeds = {(row, column): seed for column in table.columns for row, seed in table.close(column).items()}
     more = cells(experiment, config.scale, data=table.columns, seeds=sorted(set(seeds.values())))
-    return wanted([cell for cell in more if seeds.get((cell.row, cell.column)) == cell.seed])
+    more = [cell for cell in more if seeds.get((cell.row, cell.column)) == cell.seed]
+    console.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
+    return wanted(more)
 
 
 @dataclass

@@ -176,10 +176,14 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     monkeypatch.setattr(cells, "PUBLISHED", tmp_path / "published")
     experiment = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     experiment.write_text(EXPERIMENT.replace("seeds: [0]", "seeds: [0, 1]"))
+    dry = ("reproduce", "tiny/table1", "close=true", "--dry-run")
+    assert "close=true: which cells get one more seed is known when these are done" in call(*dry)[1]
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 0 and "seed 2" not in done
     words = "memexp reproduce tiny/table1 scale=small data=tiny close=true"
     assert f"Letters: {words} gives 2 rows that lie close one more seed." in out
+    code, out, done = call(*dry)
+    assert code == 0 and done == "" and "  cache | Letters | seed 2: memexp train size=tiny" in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
     assert code == 0 and done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
     assert "close=true: one more seed of 2 cells" in out and "lie close" not in out
