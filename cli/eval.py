@@ -34,7 +34,7 @@ def run(config: EvalConfig) -> None:
         ("bits a token", f"{summary['bits_per_token']:.4f}"),
         ("bits a byte", f"{summary['bits_per_byte']:.4f}"),
         ("bits a character", f"{summary['bits_per_character']:.4f}"),
-        ("perplexity a word", f"{summary['word_perplexity']:,.1f}"),
+        ("perplexity a word", "–" if summary["word_perplexity"] is None else f"{summary['word_perplexity']:,.1f}"),
         ("tokens", f"{summary['tokens']:,}"),
         ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
     ):

@@ -51,6 +51,7 @@ class JobProcess:
     _process: subprocess.Popen[bytes] | None = None
     _first: tuple[float, int] | None = None
     """When the first progress was seen, and its step: what the time left is reckoned from."""
+    _killed: bool = False
 
     @property
     def running(self) -> bool:
@@ -74,6 +75,16 @@ class JobProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """End the process at once if it runs."""
+        self._killed = True
+        self.signal(signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait for the process, if it was started, to end."""
+        if self._process is not None:
+            self._process.wait()
+
     def poll(self) -> None:
         """Look at the process and at the run folder's newest numbers."""
         assert self._process is not None
@@ -89,7 +100,8 @@ class JobProcess:
             self.state = "done"
         else:
             # Before a process has set up its handlers, Python's own ends it with a traceback.
-            self.state = "stopped" if code in INTERRUPTED or self.reason == "KeyboardInterrupt" else "failed"
+            interrupted = self._killed or code in INTERRUPTED or self.reason == "KeyboardInterrupt"
+            self.state = "stopped" if interrupted else "failed"
 
     @property
     def exit_code(self) -> int | None:
@@ -129,42 +141,63 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
         until: the time of `time.monotonic` at which jobs are interrupted.
 
     Returns:
-        Whether it was interrupted: by a signal, handed on once to the jobs that run, which save and end. A
+        Whether it was interrupted: by the time or a signal, handed on once to the jobs that run, which save and end. A
         second signal ends them at once.
     """
-    with _forwarded(jobs) as (signals, forward):
-        while any(job.running or job.state == "waiting" for job in jobs):
-            if time.monotonic() >= until and not signals:
-                forward(signal.SIGINT, None)
-            for job in [job for job in jobs if job.state == "waiting"]:
-                if signals:
-                    job.state = "stopped"
-                elif sum(other.running for other in jobs) < at_a_time:
-                    job.start()
-            show()
-            time.sleep(POLL_SECONDS)
+    with _signals_handed_on(jobs) as stop:
+        try:
+            while any(job.running or job.state == "waiting" for job in jobs):
+                if time.monotonic() >= until:
+                    stop.ask(signal.SIGINT)
+                for job in [job for job in jobs if job.state == "waiting"]:
+                    if stop.asked:
+                        job.state = "stopped"
+                    elif sum(other.running for other in jobs) < at_a_time:
+                        job.start()
+                show()
+                time.sleep(POLL_SECONDS)
+                for job in jobs:
+                    if job.running:
+                        job.poll()
+                show()
+        except BaseException:
+            stop.ask(signal.SIGINT)  # else they would go on with nobody to look after them
             for job in jobs:
-                if job.running:
-                    job.poll()
-            show()
-    return bool(signals)
+                job.wait()
+            raise
+    return stop.asked
+
+
+class _Stop:
+    """The end of jobs before they are done: asked for once, by which they save and end, and by a signal after that at once."""
+
+    def __init__(self, jobs: Sequence[JobProcess]) -> None:
+        self._jobs, self._signals = jobs, 0
+        self.asked = False
+
+    def ask(self, number: int) -> None:
+        if not self.asked:
+            self.asked = True
+            for job in self._jobs:
+                job.signal(number)
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._signals += 1
+        self.ask(number)
+        if self._signals > 1:
+            for job in self._jobs:
+                job.kill()
 
 
 @contextmanager
-def _forwarded(jobs: list[JobProcess]) -> Iterator[tuple[list[int], Callable[[int, FrameType | None], None]]]:
-    """Hand signals on to the jobs; yields the list of those that came, and what hands one on."""
-    seen: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        for job in jobs:
-            job.signal(number if len(seen) == 1 else signal.SIGKILL)
-
+def _signals_handed_on(jobs: Sequence[JobProcess]) -> Iterator[_Stop]:
+    stop = _Stop(jobs)
     # what is ignored stays so: nohup means it
     heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in heard}
+    before = {number: signal.signal(number, stop.hear) for number in heard}
     try:
-        yield seen, forward
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from memexp.cli.jobs import JobCrashed, JobProcess, labels, run_jobs
 from memexp.cli.progress import shown
-from memexp.cores import cores
 from memexp.errors import UserError
+from memexp.machine import cores
 
 OF_THE_SWEEP = (
     "hydra.mode",

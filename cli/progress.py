@@ -70,7 +70,7 @@ def _cells(job: JobProcess) -> tuple[str, str, str, str, str]:
     latest, left = job.latest, job.seconds_left
     return (
         f"{latest['step']:,}/{job.steps:,}" if latest else "",
-        f"{latest['loss']:.3f}" if latest else "",
+        f"{latest['loss']:.3f}" if latest.get("loss") is not None else "",
         f"{latest['tokens_per_second']:,.0f}" if latest.get("tokens_per_second") else "",
         "" if left is None else clock(left),
         job.run.name if job.run else "",

@@ -11,7 +11,6 @@ from memexp.experiment.definition import experiments, load
 from memexp.files import write_text
 from memexp.report.overview import LOCAL, Table, overview
 from memexp.report.reproduction_grid import lay_out
-from memexp.report.statistics import Agreement
 from memexp.report.text import console, escape
 from memexp.runs import find_root
 
@@ -43,9 +42,8 @@ def _table(root: Path, name: str, problems: list[str]) -> Table:
         title = load(CONF, name).title
         found = reproduction(root, name, scale="small")
         of = sum(found.has_cell(row, column) for row in found.rows for column in found.columns)
-        whole = Agreement.together(map(found.agreement, found.columns))
         grid = lay_out(found.with_filled_columns()) if found.cells else None
-        return Table(name, title, config, grid, len(found.cells), of, whole, found.experiment.needs)
+        return Table(name, title, config, grid, len(found.cells), of, found.whole_agreement, found.experiment.needs)
     except UserError as error:
         problems.append(f"{name}: {error}")
         return Table(name, title, config, None)

@@ -16,13 +16,13 @@ from memexp.cli.jobs import JobProcess, run_jobs
 from memexp.cli.progress import clock, shown
 from memexp.cli.settings import CONF
 from memexp.config import ReproduceConfig
-from memexp.cores import cores
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.commands import train_words
 from memexp.experiment.definition import Experiment, load
 from memexp.experiment.kept import keep
 from memexp.experiment.matching import Library, Wanted
+from memexp.machine import cores
 from memexp.report.numbers import plural
 from memexp.report.scores import eval_command
 from memexp.runs import find_root
@@ -41,6 +41,11 @@ def seconds_of(budget: str) -> float:
 def run(config: ReproduceConfig) -> None:
     """Train and score until every cell is done, the budget is spent or a signal comes; run again, it goes on."""
     until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
+    if config.budget is not None and config.launcher != "local":
+        raise UserError(
+            f"budget is {config.budget} with launcher={config.launcher}; expected a time limit of that launcher's own, for its jobs "
+            "go on when this command ends"
+        )
     root = find_root(config.root)
     experiment = load(CONF, config.table)
     if experiment.needs is not None:
@@ -61,7 +66,9 @@ def run(config: ReproduceConfig) -> None:
         return
     work.keep()
     interrupted = work.do(console, until)
-    if config.close and not interrupted and not work.failed:
+    if config.close and (interrupted or work.failed):
+        console.print("close=true: nothing, for not all cells are done", highlight=False)
+    elif config.close:
         work.cells += _close(root, experiment, config, console)
         interrupted = work.do(console, until)
     for job in work.failed:

@@ -584,7 +584,9 @@ class ReproduceConfig(OfAnExperiment):
     close: bool = setting(False, "and then one more seed of the rows that the paper tells apart and these seeds do not")
     jobs: int = setting(2, "runs that train at a time", unit="jobs", low=1)
     launcher: str = setting(
-        "local", "who runs them: this machine, or a launcher of Hydra's, such as submitit_slurm, with a job each"
+        "local",
+        "who runs them: this machine, or a launcher of Hydra's, such as submitit_slurm, with a job each, `jobs` at a time; those go on "
+        "when this command is stopped",
     )
     dry_run: bool = setting(False, "print the cells and their commands, and train nothing; also --dry-run")
 

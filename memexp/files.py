@@ -1,38 +1,89 @@
 """Files that are either whole or absent, and the checksums that tell whether they still are."""
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from memexp.errors import UserError
 
+Content = bytes | Callable[[IO[bytes]], object]
+"""What a file is to hold, or what writes that to the open binary file."""
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+
+def write_atomically(path: Path, content: Content) -> None:
     """Write `path` through a temporary file beside it, so that no reader ever sees half of it.
 
     Args:
         path: the file to make or replace; its folder is made when absent.
-        write: is given the open binary file.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
+    with _beside(path, content) as written:
+        os.replace(written, path)
+
+
+def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
+    """Write files that belong together: all beside their places first, which they then take one right after another.
+
+    Only one process at a time does so in a folder; what one that was killed left half written goes.
+
+    Args:
+        files: by name, None for one that is to go. The last one says that the others are whole: it is taken away first and takes
+            its place last.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what stood there is untouched.
+    """
+    with _locked(folder), ExitStack() as stack:
+        for left in folder.glob(".*.partial"):
+            left.unlink()
+        written = {
+            name: stack.enter_context(_beside(folder / name, content))
+            for name, content in files.items()
+            if content is not None
+        }
+        (folder / list(files)[-1]).unlink(missing_ok=True)
+        for name in files:
+            if name in written:
+                os.replace(written[name], folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _beside(path: Path, content: Content) -> Iterator[str]:
+    """The name of a temporary file beside `path` that holds what is to be there; it is gone in the end if it is not moved."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; expected a folder that can be written") from error
+        raise _unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, path)
+        yield name
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; what was there before is untouched. "
@@ -42,14 +93,23 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror}; expected a folder that can be written")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: Any) -> bytes:
+    """`content` as files here hold it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +130,12 @@ def read_json(path: Path) -> Any:
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with a checksum of its content, so that a change by hand is seen."""
-    write_json(path, content | {"checksum": fingerprint(content)})
+    write_json(path, sealed(content))
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """With a checksum of it under "checksum"."""
+    return content | {"checksum": fingerprint(content)}
 
 
 def read_sealed(path: Path) -> Any:

@@ -38,6 +38,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     number = HALF if config.precision == "bf16" else FULL
     window = 1 if config.recompute else config.bptt_segments + 1
     inner, tokens = size.heads * size.head_size, config.lanes * config.segment * window
+    positions = config.lanes * model.positions * window
     kept = size.layers * (2 * size.width + 4 * inner + 2 * size.feedforward + 2 * size.width)
     logits = min(tokens * vocabulary, 1 << 25)
     lanes = f"{config.lanes} lanes"
@@ -53,7 +54,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
             f"{lanes} x {memory:,}" + f", {config.mem:,} slots and the segment's slack" * rings,
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}"),
-        Item("activations", tokens * kept * number, f"{tokens:,} tokens x {kept:,} x {number}"),
+        Item("activations", positions * kept * number, f"{positions:,} positions x {kept:,} x {number}"),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
     search = Item("scores of a search", 2 * ACCELERATOR_BLOCK_BYTES, "a block of queries, and what is selected of it")

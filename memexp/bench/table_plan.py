@@ -51,8 +51,9 @@ def vocabulary_of(config: TrainConfig) -> int:
 def operations(config: TrainConfig) -> float:
     """Additions and multiplications a token of training, forward and backward.
 
-    Every weight but the embedding is used once a token, and so is the head. A token attends to half its window and to the
-    whole cache; backward counts twice. The search scores every slot, without backward.
+    Every weight but the embedding is used once a position, of which memory tokens have some too, the head once a token. A position
+    attends to half its window and to the whole cache; backward counts twice, and `recompute` once more. The search scores every
+    slot, without backward: a token, or routed a segment.
     """
     size = config.size
     with torch.device("meta"):
@@ -60,12 +61,15 @@ def operations(config: TrainConfig) -> float:
     inner = size.heads * size.head_size
     embedding = vocabulary_of(config) * size.width
     weights = sum(parameter.numel() for parameter in model.parameters()) - embedding
-    attention = 2 * size.layers * inner * ((model.stride + 1) / 2 + model.cache_tokens)
-    searched = 0
+    window = model.stride + model.positions - config.segment
+    attention = 2 * size.layers * inner * ((window + 1) / 2 + model.in_sight)
+    searched = 0.0
     if isinstance(config.arch, PairArch):
         pairs = getattr(config.arch, "pairs", config.mem)
         searched = (len(config.arch.knn_layers) or 1) * inner * pairs
-    return 2 * (3 * (weights + embedding + attention) + searched)
+        searched /= config.segment if config.arch.search == "routed" else 1
+    layers = (weights + attention) * model.positions / config.segment
+    return 2 * ((4 if config.recompute else 3) * layers + 3 * embedding + searched)
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
@@ -109,8 +113,9 @@ def page(
         lines=lines,
         notes=[
             f"Together {hours:,.1f} hours a seed and data set.",
-            "FLOP a token: 2 x (3 x (weights but the embedding + head + attention) + search). Attention: 2 x layers x heads x "
-            "head size x (half the window + cache); search: heads x head size x slots for each layer that searches.",
+            "FLOP a token: 2 x (3 x (positions a token x (weights but the embedding + attention) + head) + search). Positions: "
+            "memory tokens count. Attention: 2 x layers x heads x head size x (half the window + cache); search: heads x head "
+            "size x slots for each layer that searches.",
             "GB a device: weights, gradients and optimizer whole on each, in fp32 with a copy in bf16; states, activations of a "
             "gradient window in bf16 and logits of its share of the lanes.",
             f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} has on paper "

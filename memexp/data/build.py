@@ -57,7 +57,7 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
         _split(entries, config)
         tokenizer = _tokenizer(parts, config, folder / WORK, progress)
         _encode(parts, tokenizer, folder=folder, progress=progress)
-    write_atomically(folder / "tokenizer.model", lambda file: file.write(tokenizer.save()) and None)
+    write_atomically(folder / "tokenizer.model", tokenizer.save())
     write_json(folder / "documents.json", [entry.row() for entry in entries])
     names = ["tokens.bin", "tokenizer.model", "documents.json"]
     if any(entry.answers is not None for entry in entries):
@@ -156,7 +156,7 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
 
     whole = config.tokenizer.kind in tokenizers.WITHOUT_MODEL
     tokenizer = tokenizers.train(config.tokenizer, texts() if whole else _sample(texts(), size))
-    write_atomically(trained, lambda file: file.write(tokenizer.save()))
+    write_atomically(trained, tokenizer.save())
     return tokenizer
 
 

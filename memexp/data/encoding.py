@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memexp.cores import cores
 from memexp.data import tokenizers
 from memexp.data.shards import Entry
 from memexp.data.tokenizers import Bytes, Tokenizer
 from memexp.errors import UserError
+from memexp.machine import cores
 
 BLOCK = 1 << 18
 """Bytes that a document is cut into, behind a line's end, and that a process is given at a time."""

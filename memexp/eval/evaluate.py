@@ -18,7 +18,7 @@ from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import fingerprint, write_atomically, write_json, write_sealed
+from memexp.files import as_json, fingerprint, sealed, write_together
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
@@ -94,15 +94,17 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "command": command,
         "config_hash": read_identity(run)["hash"],
     }
-    (score.path / "summary.json").unlink(missing_ok=True)  # of a score that this one replaces
-    write_atomically(score.path / "token_nats.npy", lambda file: np.save(file, scores.nats))
-    write_atomically(score.path / "tokens.npy", lambda file: np.save(file, tokens))
-    if scores.retrieved is None:
-        (score.path / "retrieved.npy").unlink(missing_ok=True)
-    else:
-        write_atomically(score.path / "retrieved.npy", partial(np.save, arr=scores.retrieved))
-    write_json(score.path / "documents.json", _document_rows(documents, tokens, scores))
-    write_sealed(score.path / "summary.json", summary)  # last: it says that the score is whole
+    rows = _document_rows(documents, tokens, scores)
+    write_together(
+        score.path,
+        {
+            "token_nats.npy": partial(np.save, arr=scores.nats),
+            "tokens.npy": partial(np.save, arr=tokens),
+            "retrieved.npy": None if scores.retrieved is None else partial(np.save, arr=scores.retrieved),
+            "documents.json": as_json(rows),
+            "summary.json": as_json(sealed(summary)),
+        },
+    )
     return score
 
 
@@ -153,14 +155,14 @@ def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
     """Sums in float64, divided once, over the tokens, bytes, characters and words of the scored text."""
     total = float(nats.sum(dtype=np.float64))
     decoded = text.decode(errors="replace")
-    per_token, bits = total / len(nats), total / math.log(2)
+    per_token, bits, per_word = total / len(nats), total / math.log(2), _exp(total / max(1, len(decoded.split())))
     return {
         "nats_per_token": per_token,
         "perplexity": _exp(per_token),
         "bits_per_token": bits / len(nats),
         "bits_per_byte": bits / max(1, len(text)),
         "bits_per_character": bits / max(1, len(decoded)),
-        "word_perplexity": _exp(total / max(1, len(decoded.split()))),
+        "word_perplexity": None if per_word == math.inf else per_word,  # a text without spaces is one long word
         "tokens": len(nats),
         "bytes": len(text),
     }

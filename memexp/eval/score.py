@@ -180,8 +180,9 @@ def _lanes_of(state: AnyTree, still: np.ndarray) -> AnyTree:
     leaves = pytree.tree_leaves(state)
     if all(len(leaf) == len(still) for leaf in leaves):
         return state
-    index = torch.from_numpy(still).to(leaves[0].device)
-    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, index), state)
+    index = torch.from_numpy(still)
+    # some may be in the host's memory while others are on the device
+    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, index.to(leaf.device)), state)
     return result
 
 

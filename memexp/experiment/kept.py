@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from memexp.errors import UserError
-from memexp.files import write_atomically, write_json
+from memexp.files import as_json, write_together
 from memexp.runs import Run, Score
 
 OF_A_RUN = ("config.yaml", "identity.json", "metrics.jsonl", "summary.json")
@@ -14,7 +14,8 @@ OF_A_RUN = ("config.yaml", "identity.json", "metrics.jsonl", "summary.json")
 
 
 def keep(run: Run, root: Path, experiment: str) -> Run:
-    """Copy what is light of a finished run and of its scores to `results/<paper>/<table>/runs`; what is there already stays.
+    """Copy what is light of a finished run and of its scores to `results/<paper>/<table>/runs`, where it is not there yet or is of
+    another training or scoring.
 
     Of a run that tables share there is one copy, beside the first of them; of a copy none.
     """
@@ -25,19 +26,17 @@ def keep(run: Run, root: Path, experiment: str) -> Run:
     kept = Run(here[0] if here else results / experiment / "runs" / run.name)
     kept.path.mkdir(parents=True, exist_ok=True)
     for score in run.scores:
-        copy = Score(kept.path / "eval" / score.path.name)
-        if not (copy.path / "summary.json").exists():
-            write_json(copy.path / "documents.json", documents_of(score))
-            _copy(score.path / "summary.json", copy.path)
-    for name in OF_A_RUN:
-        if not (kept.path / name).exists():
-            _copy(run.path / name, kept.path)
+        copy, summary = Score(kept.path / "eval" / score.path.name), (score.path / "summary.json").read_bytes()
+        if not _holds(copy.path / "summary.json", summary):
+            write_together(copy.path, {"documents.json": as_json(documents_of(score)), "summary.json": summary})
+    files = {name: (run.path / name).read_bytes() for name in OF_A_RUN}
+    if not all(_holds(kept.path / name, content) for name, content in files.items()):
+        write_together(kept.path, files)
     return kept
 
 
-def _copy(file: Path, folder: Path) -> None:
-    content = file.read_bytes()
-    write_atomically(folder / file.name, lambda to: to.write(content))
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
 
 
 def documents_of(score: Score) -> list[dict[str, Any]]:

@@ -74,10 +74,9 @@ class BlockKnn(Block):
             options = PairOptions(neighbours, search, combine, gate, write, stored, stored_on)
             self.memories = build_memories(shape, options, layers=knn_layers, slots=pairs, cache=window, stride=window)
 
-    @property
-    def remarks(self) -> list[str]:
-        """Which engine searches."""
-        return self.memories.remarks
+    def remarks(self, device: torch.device) -> list[str]:
+        """What is to be said of its search."""
+        return self.memories.remarks(device)
 
     def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
         """What each token retrieves; windows write to a copy of the rings."""

@@ -75,6 +75,11 @@ class Compressive(SegmentModel):
             Compressor(shape, kind=compress, factor=factor, normalise=normalise) for _ in range(shape.layers)
         )
 
+    @property
+    def in_sight(self) -> int:
+        """Compressed pairs, then the cache."""
+        return self.memory_slots + self.cache_tokens
+
     def init_state(self, lanes: int) -> State:
         """An empty cache and no compressed pairs."""
         shape, like = self.shape, self.head.embedding_VD

@@ -1,14 +1,18 @@
 """Who searches a ring: engines behind one call, exact ones and approximate ones that cost less.
 
-An engine that keeps an index keeps it beside the model's state, as a copy that can be made again from the ring at any time.
+An engine that keeps an index keeps it beside the model's state, as a copy that can be made again from the ring at any time. That
+of faiss_ivf then finds the same; a graph (faiss_hnsw) depends on the order and portions in which it was written, so a run
+that is resumed, or looks at validation documents in between, finds others of the neighbours.
 Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane.
 """
 
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,11 +60,12 @@ def build_engine(name: str) -> Engine:
     return engines[name]()
 
 
-def chosen_engine(name: str, *, slots: int) -> str:
-    """What `arch.search` asks for; for `auto` the exact one, or from `INDEX_FROM` slots on a CPU an index, if there is faiss."""
+def chosen_engine(name: str, *, slots: int, device: torch.device) -> str:
+    """What `arch.search` asks for where the ring is; for `auto` the exact one, or from `INDEX_FROM` slots on a CPU an index, if
+    there is faiss."""
     if name != "auto":
         return name
-    return "faiss_ivf" if slots >= INDEX_FROM and not torch.cuda.is_available() and find_spec("faiss") else "exact"
+    return "faiss_ivf" if slots >= INDEX_FROM and device.type == "cpu" and find_spec("faiss") else "exact"
 
 
 @torch.no_grad()
@@ -93,16 +98,13 @@ def faiss_flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     """faiss by brute force over what is readable, on the ring's device; exact."""
     faiss = _faiss()
     result = _nothing(queries_BHTK, neighbours)
-    on_gpu = queries_BHTK.device.type == "cuda"
-    if on_gpu:
-        import faiss.contrib.torch_utils  # has faiss take tensors
+    if on_gpu := queries_BHTK.device.type == "cuda":
+        resources = _gpu_resources()
     for lane, head, slots_N in _readable(ring):
         keys_NK = at_least_fp32(ring.keys_BHRK[lane, head].index_select(0, slots_N))
         queries_TK, k = at_least_fp32(queries_BHTK[lane, head]).contiguous(), min(neighbours, len(slots_N))
         if on_gpu:
-            _, places = faiss.knn_gpu(
-                faiss.StandardGpuResources(), queries_TK, keys_NK, k, metric=faiss.METRIC_INNER_PRODUCT
-            )
+            _, places = faiss.knn_gpu(resources, queries_TK, keys_NK, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
             faiss.omp_set_num_threads(torch.get_num_threads())
             _, places = faiss.knn(queries_TK.numpy(), keys_NK.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -115,9 +117,10 @@ class Indexed:
     """A faiss index for each lane and head that follows a ring: what was written since the last search is added first.
 
     Pairs are numbered as they were written, so a search can be told which numbers are readable. The index is built anew
-    when another ring is searched; when what is readable has doubled, because lists are chosen for so many pairs; and each
-    time that a full ring has been written once around, because keys drift while a model learns and old ones must go.
-    Where a ring is searched as it was earlier, what came later is taken out again.
+    when another ring is searched, and each time that a quarter to a half of what is readable has been written: lists are
+    chosen for so many pairs, keys drift while a model learns, and old ones must go. When that is depends on the ring alone,
+    and what lists are learned from is still in it, so an index that is made again (another ring was searched, a run was
+    resumed) has the same lists. Where a ring is searched as it was earlier, what came later is taken out again.
     """
 
     def __init__(self, kind: str) -> None:
@@ -155,28 +158,24 @@ class _Follower:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.index: Any = None
+        self.learned = range(0)
+        """Numbers of the pairs that its lists were learned from."""
         self.first, self.last = 0, 0
-        """Numbers of the pairs since it was built: from the first, up to but not including the last."""
-        self.built_for = 0
-        """How many were readable when it was built."""
+        """Numbers of the pairs that it holds: from the first, up to but not including the last."""
 
     def follow(self, keys_RK: Tensor, *, position: int, count: int) -> None:
         """Hold what is readable at this position."""
-        faiss = _faiss()
-        capacity = len(keys_RK)
-        began = position - count
+        began, learned = position - count, to_learn_from(position, count)
         if self.index is not None and position < self.last and self.kind == "ivf":
-            self.index.remove_ids(faiss.IDSelectorRange(position, self.last))
+            self.index.remove_ids(_faiss().IDSelectorRange(position, self.last))
             self.last = position
         rewound = position < self.last or began < self.first
-        outgrown = count >= 2 * self.built_for or position - self.first > 2 * capacity
-        if self.index is None or rewound or outgrown or began > self.last:
-            self.index, self.first, self.last = self._empty(keys_RK, began, position), began, began
-            self.built_for = count
+        if self.index is None or rewound or learned != self.learned or began > self.last:
+            self.index, self.learned = self._empty(_numbered(keys_RK, learned)), learned
+            self.first, self.last = began, began
         if position > self.last:
-            numbers = torch.arange(self.last, position)
-            keys_NK = at_least_fp32(keys_RK[(numbers % capacity).to(keys_RK.device)]).cpu().contiguous().numpy()
-            self.index.add_with_ids(keys_NK, numbers.numpy())
+            numbers = range(self.last, position)
+            self.index.add_with_ids(_numbered(keys_RK, numbers), np.arange(numbers.start, numbers.stop))
             self.last = position
 
     def search(self, queries_TK: Any, neighbours: int, start: int, stop: int) -> Any:
@@ -192,18 +191,33 @@ class _Follower:
         wide = max(64, 4 * neighbours)
         return self.index.search(queries_TK, neighbours, params=faiss.SearchParametersHNSW(sel=among, efSearch=wide))[1]
 
-    def _empty(self, keys_RK: Tensor, start: int, stop: int) -> Any:
+    def _empty(self, keys_NK: np.ndarray) -> Any:
+        """An index that holds nothing, with lists learned from these keys."""
         faiss = _faiss()
-        size = keys_RK.shape[1]
+        count, size = keys_NK.shape
         if self.kind == "hnsw":
             return faiss.IndexIDMap(faiss.IndexHNSWFlat(size, 32, faiss.METRIC_INNER_PRODUCT))
-        lists = max(1, int(2 * (stop - start) ** 0.5))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
+        lists = int(2 * (3 * count) ** 0.5)  # two to four times as many are readable
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, min(count, lists), faiss.METRIC_INNER_PRODUCT)
         index.own_fields, index.cp.min_points_per_centroid = False, 1
         index.cp.max_points_per_centroid, index.cp.niter = POINTS_A_LIST, 10
-        numbers = torch.arange(start, stop) % len(keys_RK)
-        index.train(at_least_fp32(keys_RK[numbers.to(keys_RK.device)]).cpu().contiguous().numpy())
+        index.train(keys_NK)
         return index
+
+
+def to_learn_from(position: int, count: int) -> range:
+    """The pairs that lists are learned from, by number, where `count` are readable before `position`: a quarter to a half of them,
+    readable until the next ones take their place."""
+    size = max(1, 1 << count.bit_length() >> 2)
+    stop = position // size * size
+    return range(stop - size, stop)
+
+
+def _numbered(keys_RK: Tensor, numbers: range) -> np.ndarray:
+    """The keys with these numbers, N K."""
+    slots_N = torch.arange(numbers.start, numbers.stop) % len(keys_RK)
+    array: np.ndarray = at_least_fp32(keys_RK[slots_N.to(keys_RK.device)]).cpu().contiguous().numpy()
+    return array
 
 
 @torch.no_grad()
@@ -220,6 +234,24 @@ def _faiss() -> Any:
     import faiss
 
     return faiss
+
+
+@cache
+def _gpu_resources() -> Any:
+    """What faiss computes with on a GPU, and room that it reserves there.
+
+    Raises:
+        UserError: this faiss is for CPUs alone.
+    """
+    faiss = _faiss()
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise UserError(
+            "arch.search is faiss_flat on CUDA, but the package faiss here is for CPUs alone; expected that of the extra [gpu] in "
+            "its place (`pip uninstall faiss-cpu`, then `pip install 'memexp[gpu]'`), or arch.search=exact"
+        )
+    import faiss.contrib.torch_utils  # has faiss take tensors
+
+    return faiss.StandardGpuResources()
 
 
 def _nothing(queries_BHTK: Tensor, neighbours: int) -> Neighbours:

@@ -5,6 +5,7 @@ Shapes: B lanes, T tokens, D width.
 
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor, nn
 
 from memexp.model.attention import (
@@ -82,10 +83,9 @@ class Knn(SegmentModel):
             dropout=dropout,
         )
 
-    @property
-    def remarks(self) -> list[str]:
-        """Which engine searches."""
-        return self.memories.remarks
+    def remarks(self, device: torch.device) -> list[str]:
+        """What is to be said of its search."""
+        return self.memories.remarks(device)
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and an empty ring for each memory layer."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.model.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
-from memexp.model.engines import APPROXIMATE, build_engine, chosen_engine, recall
+from memexp.model.engines import APPROXIMATE, Engine, build_engine, chosen_engine, recall
 from memexp.model.retrieval import Reading, fetch, gated, joint
 from memexp.model.ring import Ring, ages_at, empty_ring, seen_where_stored
 from memexp.model.ring import write as write_ring
@@ -41,8 +41,9 @@ class PairMemory(nn.Module):
         self.gate_H = nn.Parameter(torch.full((shape.heads,), options.gate)) if options.combine == "gate" else None
         routed = options.search == "routed"
         self.router = Router(shape, keep=options.neighbours, context=stride) if routed else None
-        self.search = chosen_engine(options.search, slots=slots) if not routed else options.search
-        self.engine = build_engine(self.search) if not routed and slots else None
+        self._engines: dict[str, Engine] = {}
+        if slots and not routed and options.search != "auto":
+            self._engine(options.search)
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """A ring that holds nothing; its slack is what a gradient window writes."""
@@ -55,16 +56,25 @@ class PairMemory(nn.Module):
             on=torch.device("cpu") if self.options.stored_on == "host" else like.device,
         )  # fmt: skip
 
+    def search_on(self, device: torch.device) -> str:
+        """Who searches for a model on this device."""
+        on = torch.device("cpu") if self.options.stored_on == "host" else device
+        return chosen_engine(self.options.search, slots=self.slots, device=on)
+
+    def _engine(self, name: str) -> Engine:
+        if name not in self._engines:
+            self._engines[name] = build_engine(name)
+        return self._engines[name]
+
     def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
         """What queries read from local attention and the ring."""
         found_recall = None
         if self.router is None:
-            assert self.engine is not None
-            local = seen_where_stored(ring)
+            local, search = seen_where_stored(ring), self.search_on(heads.queries_BHTK.device)
             queries_BHTK = heads.queries_BHTK.detach().to(local.keys_BHRK.device)
-            found = self.engine(queries_BHTK, local, self.options.neighbours)
+            found = self._engine(search)(queries_BHTK, local, self.options.neighbours)
             retrieved = fetch(heads.queries_BHTK, ring, found)
-            found_recall = recall(found, queries_BHTK, local) if self.search in APPROXIMATE else None
+            found_recall = recall(found, queries_BHTK, local) if search in APPROXIMATE else None
         else:
             routed = self.router(ring)
             retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)
@@ -124,11 +134,19 @@ class PairMemories(nn.ModuleDict):
     def __getitem__(self, number: str) -> PairMemory:  # says what is in it
         return super().__getitem__(number)  # type: ignore[return-value]
 
-    @property
-    def remarks(self) -> list[str]:
-        """Which engine searches, where that was left to us."""
-        chosen = [self[number] for number in self if self[number].slots and self[number].options.search == "auto"]
-        return [f"arch.search=auto: {each.search}, for {each.slots:,} slots" for each in chosen[:1]]
+    def remarks(self, device: torch.device) -> list[str]:
+        """Which engine searches, where that was left to us, and what that means."""
+        found = []
+        for memory in [self[number] for number in self if self[number].slots][:1]:
+            search = memory.search_on(device)
+            if memory.options.search == "auto":
+                found.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
+            if search == "faiss_hnsw":
+                found.append(
+                    "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated in "
+                    "between (validate_every) finds other neighbours than one that is not"
+                )
+        return found
 
     def empty(self, lanes: int, like: Tensor) -> tuple[Ring, ...]:
         """A ring for each that has slots."""

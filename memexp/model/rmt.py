@@ -128,6 +128,11 @@ class Rmt(SegmentModel):
             nn.init.constant_(self.memory_norm.weight, CARRY)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if aux_weight else None
 
+    @property
+    def positions(self) -> int:
+        """The memory stands before the segment, to be read, and behind it, to be written."""
+        return self.shape.segment + 2 * self.memory_slots
+
     def init_state(self, lanes: int) -> State:
         """An empty cache and the learned initial memory."""
         like = self.head.embedding_VD

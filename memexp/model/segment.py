@@ -130,8 +130,17 @@ class SegmentModel(nn.Module, ABC):
         return self.shape.segment
 
     @property
-    def remarks(self) -> list[str]:
-        """What it chose by itself, for the user."""
+    def positions(self) -> int:
+        """What a segment takes up in every layer: its tokens, and memory tokens that stand among them."""
+        return self.shape.segment
+
+    @property
+    def in_sight(self) -> int:
+        """What every layer's attention reads besides the segment."""
+        return self.cache_tokens
+
+    def remarks(self, device: torch.device) -> list[str]:
+        """What is to be said of it on this device, to the user."""
         return []
 
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute

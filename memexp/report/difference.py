@@ -12,12 +12,12 @@ import numpy as np
 
 from memexp.errors import UserError
 from memexp.report.scores import TokenScores
+from memexp.report.statistics import Losses, gap
 
 HELPED = 0.01
 """Nats from which a token counts as helped, or below its negative as hurt."""
 BIN = 512
 """Tokens of a bin of positions."""
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -110,22 +110,16 @@ def _named(scores: TokenScores, index: int) -> str:
     return f"{name} ({tokens:,} tokens)"
 
 
-def interval(found: Difference, *, share: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """The range of the mean gain under resampling of whole documents, for tokens of one document are not independent.
-
-    A document is drawn with both its losses (paired), so what makes it hard for A and B alike cancels.
+def interval(found: Difference) -> tuple[float, float] | None:
+    """The 95 % interval of the mean gain over documents, for tokens of one document are not independent: that of tables, of one seed.
 
     Returns:
-        The percentiles that enclose `share` of `RESAMPLES` means; None for one document, which says nothing of others.
+        Nats a token; None for one document, which says nothing of others.
     """
-    count = len(found.a.documents)
-    if count < 2:
-        return None
-    random = np.random.default_rng(seed)
-    draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    means = (draws @ found.gain_D) / np.maximum(draws @ found.a.lengths, 1)
-    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
+    lengths_D = found.a.lengths
+    gain, nothing = Losses((0,), found.gain_D[None], lengths_D), Losses((0,), np.zeros((1, len(lengths_D))), lengths_D)
+    both = gap(gain, nothing)
+    return None if both.low is None or both.high is None else (both.low, both.high)
 
 
 @dataclass(frozen=True)

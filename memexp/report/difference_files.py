@@ -5,9 +5,8 @@ import io
 import math
 import warnings
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +29,8 @@ def write_files(folder: Path, found: Difference, breakdown: Breakdown, pieces: P
     write_json(folder / "summary.json", numbers)
     plots = plot(found)
     for name, content in plots.items():
-        write_atomically(folder / name, partial(_write, content=content))
+        write_atomically(folder / name, content)
     return [folder / name for name in ("index.html", "tokens.csv", "summary.json", *plots)]
-
-
-def _write(file: IO[bytes], *, content: bytes) -> None:
-    file.write(content)
 
 
 def tokens_csv(found: Difference, pieces: Pieces) -> str:

@@ -53,7 +53,7 @@ def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
     enclosed = (
         "no interval, for one document says nothing of others"
         if range_of is None
-        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f}, paired bootstrap over {len(found.a.documents)} documents"
+        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f} over {len(found.a.documents)} documents, as in tables with one seed"
     )
     lines.append(Text.assemble("mean gain ", (f"{found.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
     lines.append(

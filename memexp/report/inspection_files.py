@@ -1,9 +1,8 @@
 """What `memexp data inspect` writes and shows: the numbers as JSON, a plot, and tables for a terminal."""
 
 import io
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from memexp.files import write_atomically, write_json
 from memexp.report.inspection import Inspection
@@ -23,12 +22,8 @@ def write_files(folder: Path, found: Inspection) -> list[Path]:
     write_json(paths[0], found.summary())
     for kind, content in plot(found).items():
         paths.append(folder / f"{found.split}.{kind}")
-        write_atomically(paths[-1], partial(_write, content=content))
+        write_atomically(paths[-1], content)
     return paths
-
-
-def _write(file: IO[bytes], *, content: bytes) -> None:
-    file.write(content)
 
 
 def to_terminal(found: Inspection) -> "RenderableType":

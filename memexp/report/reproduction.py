@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from memexp.errors import UserError
 from memexp.experiment.commands import reproduce_words, train_words
 from memexp.experiment.definition import Experiment
 from memexp.experiment.kept import documents_of
@@ -60,6 +61,11 @@ class Reproduction:
     @property
     def columns(self) -> list[str]:
         return list(self.data)
+
+    @property
+    def whole_agreement(self) -> Agreement:
+        """Trend agreement of all columns of which something is there."""
+        return Agreement.together(map(self.agreement, self.with_filled_columns().columns))
 
     def with_filled_columns(self) -> "Reproduction":
         """The same without columns of which nothing is there."""
@@ -141,11 +147,16 @@ class Reproduction:
         return 100 * (number.value / base.value - 1) if self.metric.relative else number.value - base.value
 
     def share_of_gain(self, row: str, column: str) -> float | None:
-        """Of the goal's difference to the baseline, the share that this row has; None without a goal or a cell."""
-        goal = self.experiment.goal
-        whole = None if goal is None else self.gap_to_baseline(goal, column)
-        part = self.gap_to_baseline(row, column)
-        return part.mean / whole.mean if whole is not None and part is not None and whole.mean else None
+        """Of the goal's difference to the baseline, the share that this row has, over the seeds that all three have if there are
+        any; None without a goal or a cell."""
+        goal, base = self.experiment.goal, self.baseline(column)
+        if goal is None or row == base or not all((one, column) in self._losses for one in (row, goal, base)):
+            return None
+        losses = [self._losses[one, column] for one in (row, goal, base)]
+        if common := sorted(set.intersection(*(set(one.seeds) for one in losses))):
+            losses = [one.of(common) for one in losses]
+        part, whole = (gap(one, losses[-1]).mean for one in losses[:2])
+        return part / whole if whole else None
 
     def step_time(self, row: str) -> float | None:
         """Of a training step, relative to the baseline's; the mean over the columns and seeds that both have.
@@ -197,7 +208,7 @@ class Reproduction:
     @cached_property
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {
-            (row, column): _as_one_document(entries, self.metric, [self.value(entry, column) for entry in entries])
+            (row, column): _as_one_document(entries, [self.value(entry, column) for entry in entries])
             if self.experiment.columns[column].slice is not None or self.metric.of == "classes"
             else _losses(entries, self.metric)
             for (row, column), entries in self.cells.items()
@@ -209,10 +220,9 @@ def _has_cpu_time(summary: Mapping[str, Any]) -> bool:
     return summary.get("device") == "cpu" and summary.get("cpu_seconds") is not None
 
 
-def _as_one_document(entries: Sequence[Entry], metric: Metric, values: list[float]) -> Losses:
+def _as_one_document(entries: Sequence[Entry], values: list[float]) -> Losses:
     """As of one document, where only the mean is known: of a slice, of F1, of an older score."""
-    nats = [entry.summary["nats_per_token"] for entry in entries]
-    return Losses(_seeds(entries), np.array(values if metric.of else nats)[:, None], np.ones(1))
+    return Losses(_seeds(entries), np.array(values)[:, None], np.ones(1))
 
 
 def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
@@ -220,7 +230,8 @@ def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
     documents, counted = [documents_of(entry.score) for entry in entries], "correct" if metric.of else "nats"
     tokens = [[row["tokens"] for row in rows] for rows in documents]
     if not all(counted in row for rows in documents for row in rows or [{}]) or any(one != tokens[0] for one in tokens):
-        return _as_one_document(entries, metric, [float(entry.summary[metric.field]) for entry in entries])
+        field = metric.field if metric.of else "nats_per_token"
+        return _as_one_document(entries, [float(entry.summary[field]) for entry in entries])
     tokens_D = np.array(tokens[0], dtype=np.float64)
     counts_SD = np.array([[row[counted] for row in rows] for rows in documents], dtype=np.float64)
     if metric.field == "exact_match":
@@ -248,9 +259,14 @@ def reproduce(
         data: of each column shown the name of our data.
 
     Raises:
-        UserError: a damaged file, or scores of a column that do not compare.
+        UserError: a damaged file, scores of a column that do not compare, or a metric that slices do not have.
     """
-    table = Reproduction(experiment, scale, METRICS[experiment.metric], published, data)
+    metric = METRICS[experiment.metric]
+    if (slices := [one.slice for one in experiment.columns.values() if one.slice]) and not metric.of:
+        raise UserError(
+            f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers there, such as accuracy"
+        )
+    table = Reproduction(experiment, scale, metric, published, data)
     library = Library(root)
     places: dict[tuple[str, str], list[Wanted]] = {}
     for cell in wanted:

@@ -112,7 +112,8 @@ def _notes(table: Reproduction) -> list[str]:
     if table.cells:
         notes.append(f"diff.: less {_baselines(table)}. {_intervals(table)}")
     if table.experiment.goal is not None:
-        notes.append(f"of the gain: the share of the difference, in nats, that {table.experiment.goal} has.")
+        unit = "" if table.metric.of else ", in nats,"
+        notes.append(f"of the gain: the share of the difference{unit} that {table.experiment.goal} has.")
     if table.experiment.needs is not None:
         notes.append(f"Not run: it needs {table.experiment.needs}.")
     if any(unfilled(entry) for entry in entries):
@@ -168,7 +169,7 @@ def _trends(table: Reproduction) -> list[str]:
     parts = {column: part for column, part in parts.items() if part.published}
     notes = [f"{column}: {_trend(part)}." for column, part in parts.items()]
     if len(parts) > 1:
-        notes.append(f"All columns: {_trend(Agreement.together(parts.values()))}.")
+        notes.append(f"All columns that were run: {_trend(table.whole_agreement)}.")
     for column in parts:
         if close := table.close(column):
             words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])

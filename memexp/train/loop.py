@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import subprocess
 import time
 from contextlib import closing
@@ -21,6 +20,7 @@ from memexp.config import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
+from memexp.machine import peak_bytes
 from memexp.model.build import Fed
 from memexp.model.parts import part
 from memexp.model.segment import Tree, detach, state_bytes
@@ -68,8 +68,9 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
             left.unlink()  # half written by a process that was killed
         session = open_session(config, run, corpus, identity["hash"], root)
         # only now is it a run: what was refused until here leaves nothing that is listed
-        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         write_json(run.path / "identity.json", identity)
+        # last: this is what is listed, and read together with the other
+        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of what is read is padding behind documents' ends")
@@ -321,7 +322,7 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: of the device where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def commit() -> str | None:

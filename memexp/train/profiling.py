@@ -157,7 +157,7 @@ def _export(profiler: torch.profiler.profile, trace: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / trace.name
         profiler.export_chrome_trace(str(path))
-        write_atomically(trace, lambda file: file.write(path.read_bytes()))
+        write_atomically(trace, path.read_bytes())
 
 
 def shares(events: Iterable[Any], seconds: float, *, on_device: bool) -> list[Share]:

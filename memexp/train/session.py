@@ -172,7 +172,7 @@ def load_weights(run: Run) -> dict[str, Any]:
 
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
     """Do what makes a model fast on this device, and say what cannot be done or does not pay there."""
-    notes = model.remarks
+    notes = model.remarks(device)
     if config.precision == "bf16" and slow_here(device):
         notes.append(
             "precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster here"

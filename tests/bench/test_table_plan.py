@@ -6,23 +6,41 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memexp.bench.table_plan import HARDWARE, cost, operations
 from memexp.cli.main import main
+from memexp.model import rmt
 from memexp.model.build import build_model
 
 from ..tiny import configure
 
 
-def test_operations_are_those_that_pytorch_counts() -> None:
+@pytest.mark.parametrize("arch, attends, within", [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)])
+def test_operations_are_those_that_pytorch_counts(
+    arch: list[str], attends: int, within: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which counts all of the square of attention, of whose upper half nothing is used."""
-    config = configure("arch=vanilla", "segment=64", "size.width=64", "size.heads=4")
+    monkeypatch.setattr(rmt, "share", lambda *_: torch.zeros(()))  # a gauge, which cannot be without numbers
+    words = [*arch, "segment=64", "size.width=64", "size.heads=4", "data.tokenizer.vocabulary=1024"]
+    config = configure(*words)
     with torch.device("meta"):
         model = build_model(config, vocabulary=1024)
         tokens = torch.zeros(1, 64, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:
             output = model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
             model.head.nats(output.hidden_BTD, tokens).mean().backward()
-    upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (64 - 65 / 2)
-    config = configure("arch=vanilla", "segment=64", "size.width=64", "size.heads=4", "data.tokenizer.vocabulary=1024")
-    assert operations(config) == pytest.approx(counter.get_total_flops() / 64 - upper, rel=0.01)
+    upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (attends - (attends + 1) / 2) * attends / 64
+    assert operations(config) == pytest.approx(counter.get_total_flops() / 64 - upper, rel=within)
+    head = 2 * 3 * 1024 * 64
+    again = operations(configure(*words, "recompute=true")) - operations(config)
+    assert again == pytest.approx((operations(config) - head) / 3)  # forward once more
+
+
+def test_compressed_pairs_are_attended_to() -> None:
+    small, large = (operations(configure("arch=compressive", "arch.cache=32", f"mem={mem}")) for mem in (48, 148))
+    assert large - small == pytest.approx(2 * 3 * 2 * 2 * 2 * 16 * 100)
+
+
+def test_a_routed_search_scores_the_slots_once_a_segment() -> None:
+    small, large = (operations(configure("arch=knn_routed", "segment=16", f"mem={mem}")) for mem in (64, 1664))
+    assert large - small == pytest.approx(2 * 2 * 16 * 1600 / 16)
 
 
 def test_a_cache_is_attended_to_and_slots_are_scored() -> None:

@@ -1,6 +1,7 @@
 """`memexp reproduce`: what is done is left alone, what is missing is done in waves, and the table comes last."""
 
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,7 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("table tiny/tabel1", "memexp table: there is no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean tiny/table1?"),
         ("reproduce tiny/table1 data=tinny", "memexp reproduce: data is 'tinny'; expected one of tiny; did you mean tiny?"),
         ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number and s, m, h or d, such as 90m or 2h"),
+        ("reproduce tiny/table1 budget=1h launcher=basic", "memexp reproduce: budget is 1h with launcher=basic; expected a time limit of that launcher's own, for its jobs go on when this command ends"),
         ("reproduce tiny/table1 scale=big", "memexp reproduce: scale is 'big'; expected one of paper, small"),
         ("table tiny/table1 metric=nats", "memexp table: metric is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
         ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
@@ -273,6 +275,60 @@ def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
 
     assert run_jobs(jobs, at_a_time=1, show=show, until=Until())
     assert [job.state for job in jobs] == ["stopped", "stopped"] and time.monotonic() - began < 30
+
+
+SAVES = """
+import signal, time
+asked = []
+def ask(*_):
+    asked.append(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, ask)
+print("up", flush=True)
+while not asked:
+    time.sleep(0.01)
+print("saving", flush=True)
+time.sleep(1)
+print("saved", flush=True)
+exit(130)
+"""
+
+
+def saving_job(folder: Path) -> JobProcess:
+    """A job that takes a second to save when it is interrupted, and dies when it is again."""
+    (folder / "job.py").write_text(SAVES)
+    return JobProcess("0", [sys.executable, str(folder / "job.py")], folder / "0.log")
+
+
+@pytest.mark.parametrize("signals, last", [(1, "saved"), (2, "saving")])
+def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signals: int, last: str) -> None:
+    job = saving_job(tmp_path)
+    to_send = [signal.SIGINT] * signals
+
+    def show() -> None:
+        if job.log.exists() and "saving" in job.output and to_send:
+            os.kill(os.getpid(), to_send.pop())
+
+    class Until(float):
+        """A deadline that comes once the job is up."""
+
+        def __le__(self, now: object) -> bool:
+            return job.log.exists() and "up" in job.output
+
+    assert run_jobs([job], at_a_time=1, show=show, until=Until())
+    assert (job.reason, job.state) == (last, "stopped") and not to_send
+
+
+def test_jobs_save_and_end_when_what_shows_them_fails(tmp_path: Path) -> None:
+    job = saving_job(tmp_path)
+
+    def show() -> None:
+        if job.log.exists() and "up" in job.output:
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        run_jobs([job], at_a_time=1, show=show)
+    assert (job.reason, job.exit_code) == ("saved", 130)
 
 
 def test_the_table_is_quick_and_needs_no_torch(here: Path) -> None:

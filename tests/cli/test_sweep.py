@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.launcher import LocalLauncher
-from memexp.cores import cores
+from memexp.machine import cores
 
 JOB = """
 import json, os, signal, sys, time
@@ -165,6 +165,15 @@ def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
         show()
     assert "1/10" in capsys.readouterr().out and job.run == empty / "run-1"
     assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_progress_before_anything_is_scored(empty) -> None:
+    from memexp.cli.jobs import JobProcess
+    from memexp.cli.progress import progress_words
+
+    latest = {"step": 2, "loss": None, "tokens_per_second": 9.0}
+    job = JobProcess("seed=1", [], empty / "0.log", steps=10, latest=latest)
+    assert progress_words(job) == ["step 2/10", "9 tokens/s"]
 
 
 def test_announce_does_nothing_outside_of_a_sweep(empty, monkeypatch) -> None:

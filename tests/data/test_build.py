@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from memexp.config import Data, Tokenizer
-from memexp.cores import cores
 from memexp.data import encoding, shards
 from memexp.data.corpus import prepare
 from memexp.data.encoding import Encoder, cut
@@ -22,6 +21,7 @@ from memexp.data.sources import Document, Files
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.errors import UserError
 from memexp.files import read_json
+from memexp.machine import cores
 
 MakeData = Callable[..., Data]
 

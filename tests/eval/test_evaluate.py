@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from memexp import files
 from memexp.cli.main import main
 from memexp.config import Scoring
 from memexp.data.corpus import Corpus
@@ -122,7 +123,7 @@ def test_a_score_is_found_again_and_force_redoes_it(knn: Run, root: Path) -> Non
     assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in score.path.iterdir()} == before
     first = nats(score)
     call(knn, root, force=True)
-    assert all(path.stat().st_ino != before[path.name][0] for path in score.path.iterdir())
+    assert all(path.stat().st_ino != before[path.name][0] for path in score.path.iterdir() if path.name != ".lock")
     assert (nats(score) == first).all()
 
 
@@ -140,17 +141,25 @@ def test_what_is_retrieved_is_kept_when_asked_for(knn: Run, root: Path) -> None:
     assert not path.exists()
 
 
-def test_a_score_that_is_redone_and_dies_is_no_score(knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_is_redone_and_dies_is_the_one_before(
+    knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scoring = replace(SCORING, max_document=50)
     score = call(knn, root, scoring=scoring)
+    before = {path.name: path.read_bytes() for path in score.path.iterdir()}
+    (score.path / ".tokens.npy.abc.partial").write_bytes(b"half")  # of a process that was killed
 
-    def full(path: Path, content: Any) -> None:
-        raise UserError("disk full")
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_json", full)
-    with pytest.raises(UserError):
-        call(knn, root, scoring=scoring, force=True)
-    assert not (score.path / "summary.json").exists() and score not in knn.scores
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(
+            UserError, match="token_nats.npy: No space left on device; what was there before is untouched"
+        ):
+            call(knn, root, scoring=scoring, retrieved=2)
+    assert {path.name: path.read_bytes() for path in score.path.iterdir()} == before
+    assert call(knn, root, scoring=scoring, retrieved=2).summary["retrieved"] == 2
 
 
 def test_a_run_that_is_not_done_is_refused(copy: Run, root: Path) -> None:
@@ -277,6 +286,10 @@ def test_a_perplexity_beyond_all_numbers_is_infinite() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- cli
+
+
+def test_one_word_as_long_as_a_book_has_no_perplexity() -> None:
+    assert means(np.full(1000, 1.0), b"x" * 1000)["word_perplexity"] is None
 
 
 def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

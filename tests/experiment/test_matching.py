@@ -17,7 +17,7 @@ from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, load
 from memexp.experiment.kept import documents_of, keep
 from memexp.experiment.matching import Library, Wanted
-from memexp.files import write_json
+from memexp.files import write_json, write_sealed
 
 from .conftest import CORPUS, Make
 
@@ -134,7 +134,7 @@ def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], ma
     write_json(score.path / "documents.json", [{"id": "a", "tokens": 2}, {"id": "b", "tokens": 3}])
     kept = keep(run, tmp_path, "tiny/table1")
     assert kept.path == tmp_path / "results" / "tiny" / "table1" / "runs" / run.name
-    assert sorted(str(path.relative_to(kept.path)) for path in kept.path.rglob("*.*") if path.is_file()) == [
+    assert sorted(str(path.relative_to(kept.path)) for path in kept.path.rglob("[!.]*") if path.is_file()) == [
         "config.yaml", "eval/test-2x64-0-on/documents.json", "eval/test-2x64-0-on/summary.json", "identity.json",
         "metrics.jsonl", "summary.json",
     ]  # fmt: skip
@@ -162,4 +162,14 @@ def test_a_copy_is_whole_or_not_there(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="config.yaml: No space left on device"):
         keep(run, tmp_path, "tiny/table1")
-    assert not any(path.is_file() for path in (tmp_path / "results" / "tiny").rglob("*"))
+    assert not [path for path in (tmp_path / "results" / "tiny").rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_copy_follows_what_is_scored_again(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
+    run = make(rows["plain"])
+    [score] = run.scores
+    [copy] = keep(run, tmp_path, "tiny/table1").scores
+    write_json(score.path / "documents.json", [{"id": "a", "tokens": 5, "nats": 9.0}])
+    write_sealed(score.path / "summary.json", score.summary | {"perplexity": 9.0})
+    [again] = keep(run, tmp_path, "tiny/table1").scores
+    assert (again, again.summary["perplexity"]) == (copy, 9.0) and again.documents[0]["nats"] == 9.0

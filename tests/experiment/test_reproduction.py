@@ -184,6 +184,25 @@ def test_the_share_of_a_gain(filled: Table, experiment: Experiment) -> None:
     assert shares == ["–", "100 %", "0 %", "–"]
 
 
+def test_a_share_of_a_gain_is_of_the_seeds_that_all_have(filled: Table, experiment: Experiment, make: Make) -> None:
+    """A third seed of the goal and the baseline, which says otherwise, changes nothing."""
+    experiment.goal = "memory"
+    by_row = {
+        (one.cell.row, one.cell.seed): one for one in wanted(cells(experiment, "small", data=["tiny"], seeds=[0, 7]))
+    }
+    make(by_row["more", 0], (2.875, 3.125), start=make(by_row["memory", 0], (2.75, 3.0)))
+    assert line(filled(), "more")["of the gain"] == "25 %"
+    make(by_row["plain", 7], (3.0, 3.25))
+    make(by_row["memory", 7], (1.0, 1.0))
+    assert line(filled(), "memory")["n"] == "3" and line(filled(), "more")["of the gain"] == "25 %"
+
+
+def test_a_slice_has_no_perplexity(filled: Table, experiment: Experiment) -> None:
+    experiment.columns["Letters"].slice = "length=8"
+    with pytest.raises(UserError, match="shows perplexity of a slice .length=8.; expected a metric of answers"):
+        filled()
+
+
 def test_a_summary_edited_by_hand_is_refused(filled: Table, tmp_path: Path) -> None:
     path = tmp_path / "results/runs/vanilla-tiny-mem0-s0-12345678/eval/test-2x64-0-on/summary.json"
     content = json.loads(path.read_text())

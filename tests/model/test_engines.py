@@ -122,12 +122,46 @@ def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"arch.search is faiss_ivf.*memexp\[faiss\].*arch.search=exact"):
         build_engine("faiss_ivf")
-    assert chosen_engine("auto", slots=1 << 24) == "exact"
+    assert chosen_engine("auto", slots=1 << 24, device=torch.device("cpu")) == "exact"
+
+
+def test_the_choice_is_by_size_and_by_where_the_ring_is() -> None:
+    pytest.importorskip("faiss")
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    chosen = [chosen_engine("auto", slots=1 << size, device=on) for size in (19, 20) for on in (cpu, cuda)]
+    assert chosen == ["exact", "exact", "faiss_ivf", "exact"]
+    assert chosen_engine("bucketed", slots=8, device=cuda) == "bucketed"
+
+
+def test_an_index_that_is_made_again_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a resume, or when validation has searched another ring in between; over documents and around the ring."""
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(engines, "FEWEST_PROBES", 2)  # so that neighbours are missed
+    torch.manual_seed(5)
+    ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=LENGTH, like=LIKE)
+    engine, recalls = build_engine("faiss_ivf"), []
+    for step in range(40):
+        if step == 23:
+            ring = clear_ring(ring, torch.tensor([True, False]))
+        keys, queries = some("random", LENGTH), F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]), slots=SLOTS)
+        found, again = engine(queries, ring, 16), build_engine("faiss_ivf")(queries, ring, 16)
+        assert found.slots_BHTk.equal(again.slots_BHTk) and found.found_BHTk.equal(again.found_BHTk)
+        recalls.append(check("faiss_ivf", found, queries, ring))
+    assert min(recalls) < 0.9  # else this would say nothing
+
+
+def test_faiss_for_cpus_alone_is_refused_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_faiss", lambda: object())
+    engines._gpu_resources.cache_clear()
+    with pytest.raises(UserError, match=r"for CPUs alone; expected that of the extra \[gpu\].*arch.search=exact"):
+        engines._gpu_resources()
 
 
 @pytest.mark.gpu
 def test_faiss_on_cuda_is_that_on_cpu() -> None:
-    pytest.importorskip("faiss")
+    if not hasattr(pytest.importorskip("faiss"), "StandardGpuResources"):
+        pytest.skip("this faiss is for CPUs alone")
     torch.manual_seed(4)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=0, like=LIKE.cuda())
     keys = some("random", SLOTS).cuda()

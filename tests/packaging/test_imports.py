@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = (
     "memexp",
     "memexp.errors",
-    "memexp.cores",
+    "memexp.machine",
     "memexp.files",
     "memexp.config",
     "memexp.checks",

@@ -17,7 +17,7 @@ from memexp.errors import UserError
 from memexp.files import read_json, write_json
 from memexp.model.head import Head
 from memexp.runs import Run, all_runs
-from memexp.train import checkpoint, metrics
+from memexp.train import checkpoint, loop, metrics
 from memexp.train.identity import identify, read_identity
 from memexp.train.metrics import MetricsFile
 
@@ -229,6 +229,20 @@ def test_a_large_tensor_that_does_not_fit_is_one_line_too(tmp_path: Path) -> Non
             checkpoint.save(path, {"identity": "x", "step": 2, "model": torch.zeros(1_000_000)})
     assert checkpoint.load(path, identity="x", remedy="")["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_that_ends_while_it_is_set_up_is_none(run: Train, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its identity is there before what lists it."""
+
+    def full(path: Path, content: Any) -> None:
+        raise UserError(f"cannot write {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_json", full)
+        with pytest.raises(UserError, match="identity.json"):
+            run("seed=5")
+    assert all_runs(root) == []
+    assert run("seed=5").summary is not None
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(stopped: Run, run: Train, tmp_path: Path) -> None:

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from memexp.cli.main import main
+from memexp.config import Scoring
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
+from memexp.eval.evaluate import Request, evaluate
 from memexp.runs import Run, all_runs
 from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
 
 from ..tiny import TINY, configure
-from .conftest import Train, assert_same_result, losses
+from .conftest import Train, assert_same_result, losses, weights
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -253,6 +256,37 @@ def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(
     run("steps=2")
     assert seen and snapshot(finished.path).keys() == before.keys()
     assert losses(finished) and (finished.path / "weights.pt").stat().st_mtime_ns == before["weights.pt"][0]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "stored_on"),
+    [
+        ("cpu", "fp32", "host"),
+        *(
+            pytest.param("cuda", precision, stored_on, marks=pytest.mark.gpu)
+            for precision in ("fp32", "bf16")
+            for stored_on in ("device", "host")
+        ),
+    ],
+)
+def test_a_run_goes_on_and_is_scored_wherever_its_memory_is(
+    device: str, precision: str, stored_on: str, run: Train, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Close to one that was not stopped, for a GPU sums in another order every time; lanes run out of documents one by one."""
+    settings = ("arch=knn", "steps=5", "checkpoint_every=2", "accumulate=2")
+    settings += (f"device={device}", f"precision={precision}", f"arch.stored_on={stored_on}")
+    (tmp_path / "other").mkdir()
+    expected = run(*settings, root=tmp_path / "other")
+    crash_at(3, monkeypatch)
+    with pytest.raises(Crash):
+        run(*settings)
+    found = run(*settings)
+    for name, values in weights(expected).items():
+        torch.testing.assert_close(weights(found)[name], values, rtol=1e-3, atol=1e-4)
+    scoring = Scoring(split="train", documents=3, max_document=100, lanes=2)
+    for memory in ("on", "foreign"):
+        score = evaluate(found, Request(scoring, memory=memory, device=device), root, command="memexp eval")
+        assert 0 < score.summary["nats_per_token"] < 10 and score.summary["memory_fill"] == 1
 
 
 def test_what_a_killed_process_left_half_written_is_removed(
