@@ -47,12 +47,22 @@ def script(words: list[str]) -> str:
     Raises:
         UserError: not exactly one known shell was named.
     """
+    if words in (["--help"], ["-h"]):
+        return USAGE
     if len(words) != 1 or words[0] not in SCRIPTS:
         hint = did_you_mean(words[0], SCRIPTS) if words else ""
         raise UserError(
             f"completion is for {' '.join(words) or 'no shell'}; expected one of {', '.join(SCRIPTS)}{hint}"
         )
     return SCRIPTS[words[0]]
+
+
+USAGE = """\
+memexp completion bash | zsh
+
+The script that has your shell complete commands, settings, their values and the names of runs. For this shell:
+  source <(memexp completion bash)
+"""
 
 
 def candidates(words: list[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """The program `memexp`: takes off the command's word and hands the rest to Hydra."""
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,12 @@ from memexp.config import COMMANDS, TrainConfig
 from memexp.errors import UserError, did_you_mean
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+GO_ON = ("prepare", "train", "reproduce")
+"""Commands that keep what they have done when they are interrupted."""
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a disk or a folder, not with us."""
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""How PyTorch says so."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,12 +40,31 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        later = "; the same command goes on from there" if words[0] in GO_ON else ""
+        print(f"{name}: interrupted{later}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever reads has enough (`| head`). The interpreter flushes stdout once more at its end: let it go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        print(
+            f"{name}: cannot use {error.filename}: {error.strerror}; expected a place that can be written",
+            file=sys.stderr,
+        )
+        return USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
+        asked = re.search(r"ried to allocate [\d.]+ \w+", str(error))
+        print(
+            f"{name}: the memory is used up{f' (t{asked[0]})' if asked else ''}; expected what fits. Likely cause: mem, lanes, segment or the model "
+            "is too large for this machine",
+            file=sys.stderr,
+        )
+        return USER_ERROR
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 

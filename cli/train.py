@@ -11,6 +11,11 @@ def remarks(config: TrainConfig) -> list[str]:
     found = []
     if departing := departures(config):
         found.append(f"departs from the papers: {', '.join(departing)}")
+    if 0 < config.steps <= config.optim.warmup:
+        found.append(
+            f"warning: steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never gets to what was "
+            "asked for; lower optim.warmup"
+        )
     if config.arch.mem_is == "state":
         for name, longest in (
             ("data.max_document", config.data.max_document),
@@ -26,10 +31,12 @@ def remarks(config: TrainConfig) -> list[str]:
 
 def run(config: TrainConfig) -> None:
     """Train to the end and score the held-out documents, as far as neither has been done; or only profile some steps."""
+    from memexp.bench.plan import refuse_what_cannot_fit
     from memexp.cli.sweep import announce
     from memexp.data.classes import for_task
     from memexp.data.corpus import prepare
     from memexp.eval.evaluate import Request, evaluate, validation_nats
+    from memexp.report.numbers import plural
     from memexp.runs import find_root
     from memexp.train.identity import identify, run_folder
     from memexp.train.interrupt import Interrupted
@@ -37,6 +44,7 @@ def run(config: TrainConfig) -> None:
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
+    refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
@@ -53,6 +61,11 @@ def run(config: TrainConfig) -> None:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
+    if not (trained.summary or {}).get("tokens"):
+        print(
+            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned; answers stand at the ends of documents, "
+            "which need more steps, longer segments or a larger accumulate to be reached"
+        )
     score = evaluate(trained, Request(config.eval, device=config.device), root, command=command)
     summary = score.summary
     print(

@@ -20,6 +20,9 @@ from memexp.config import (
 )
 from memexp.errors import UserError, did_you_mean
 
+BEYOND = 1 << 48
+"""No size and no count is as large; libraries have trouble with some that are."""
+
 
 def check(config: Any, where: str = "") -> None:
     """Refuse values out of range, unknown choices and settings that make no sense together.
@@ -58,9 +61,12 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         return
     if not math.isfinite(value):
         raise UserError(f"{name} is {value}; expected a finite number")
+    if abs(value) >= BEYOND and isinstance(value, int):
+        raise UserError(f"{name} is {value}; expected less than 2^48")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
         unit = f" {metadata['unit']}" if metadata.get("unit") else ""
+        unit = unit.removesuffix("s") if expected == "at least 1" else unit
         raise UserError(f"{name} is {value}; expected {expected}{unit}")
 
 

@@ -57,6 +57,16 @@ def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
                 (folder / name).unlink(missing_ok=True)
 
 
+def make_writable(folder: Path) -> None:
+    """Make a folder, and see that it can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with _locked(folder):
+        pass
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     try:

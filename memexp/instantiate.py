@@ -1,6 +1,8 @@
 """The one place where a configuration's `_target_` becomes an object."""
 
-from typing import Any
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from memexp.errors import UserError
 
@@ -30,4 +32,33 @@ def instantiate(node: dict[str, Any], /, **more: Any) -> Any:
         inspect.signature(built).bind(**options, **more)
     except TypeError as error:
         raise UserError(f"{target} does not take these options: {error}") from error
+    hints = get_type_hints(built.__init__)
+    for name, value in options.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise UserError(f"{name} of {target} is {value!r}; expected {_in_words(hints[name])}")
     return built(**options, **more)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a configuration is of that type, as far as it can be told."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value if inner)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _in_words(hint: Any) -> str:
+    kinds = [
+        one for one in (get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) if one is not NoneType
+    ]
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return " or ".join(
+        "a list in brackets, such as [a,b]" if get_origin(one) in (list, tuple, Sequence) else words.get(one, str(one))
+        for one in kinds
+    )

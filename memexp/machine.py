@@ -1,4 +1,4 @@
-"""What the machine can run at once, and what this process holds."""
+"""What the machine can run at once and hold, and what this process has held."""
 
 import os
 import resource
@@ -11,6 +11,14 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or what a control group leaves of it."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else ""
+    return min(there, int(text)) if text.isdigit() else there
 
 
 def peak_bytes() -> int:

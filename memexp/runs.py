@@ -189,8 +189,14 @@ class Run:
         Raises:
             UserError: another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; expected a folder that can be written"
+            ) from error
+        with lock as file:
             if not _try_lock(file):
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
@@ -236,7 +242,7 @@ def find_run(root: Path, name: str, *, tag: str | None = None) -> Run:
         return found[0]
     if found:
         raise UserError(
-            f"{name!r} is the start of {len(found)} runs ({', '.join(run.name for run in found[:3])}, ...); expected one"
+            f"{name!r} is the start of {len(found)} runs ({', '.join(run.name for run in found[:3])}{', ...' if len(found) > 3 else ''}); expected one"
         )
     names = [run.name for run in runs]
     raise UserError(

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 
 from memexp.config import KnnArch, PairArch, TrainConfig
-from memexp.model.build import build_model
+from memexp.errors import UserError
+from memexp.machine import memory_bytes
+from memexp.model.build import build_model, pick_device
 from memexp.model.search import ACCELERATOR_BLOCK_BYTES
 from memexp.model.segment import SegmentModel, state_bytes
 
@@ -20,6 +22,8 @@ class Item(NamedTuple):
     what: str
     bytes: int
     how: str
+    lasting: bool = False
+    """There from the start to the end, whatever is read."""
 
 
 def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
@@ -44,16 +48,17 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     lanes = f"{config.lanes} lanes"
     rings = isinstance(arch, PairArch)
     found = [
-        Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}"),
-        Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}"),
+        Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
+        Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}", True),
         _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if number == HALF else 0, f"{parameters:,} x {HALF}"),
         Item(
             f"rings, {arch.stored}" if isinstance(arch, PairArch) else "memory",
             config.lanes * memory,
             f"{lanes} x {memory:,}" + f", {config.mem:,} slots and the segment's slack" * rings,
+            True,
         ),
-        Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}"),
+        Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
         Item("activations", positions * kept * number, f"{positions:,} positions x {kept:,} x {number}"),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
@@ -69,14 +74,38 @@ def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
             shape.numel() if len(shape) < 2 else shape.numel() // shape[-1] + shape.numel() // shape[-2]
             for shape in sizes
         )
-        return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} rows and columns x {FULL}")
+        return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} rows and columns x {FULL}", True)
     parameters = sum(shape.numel() for shape in sizes)
-    return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}")
+    return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}", True)
 
 
 def total(found: list[Item]) -> int:
     """Bytes of everything."""
     return sum(item.bytes for item in found)
+
+
+def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
+    """Refuse a run whose weights, optimizer and state alone are larger than the device's memory.
+
+    Raises:
+        UserError: says what takes most of it.
+    """
+    device = pick_device(config.device)
+    on_gpu = device.type == "cuda"
+    there = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
+    elsewhere = on_gpu and getattr(config.arch, "stored_on", "device") == "host"
+    found = [
+        item
+        for item in items(config, vocabulary=vocabulary)
+        if item.lasting and not (elsewhere and item.what.startswith("rings"))
+    ]
+    if (needed := total(found)) > there:
+        most = max(found, key=lambda item: item.bytes)
+        raise UserError(
+            f"this run needs {needed / 1e9:,.1f} GB before it reads a token, {most.bytes / 1e9:,.1f} GB of it for {most.what} "
+            f"({most.how} bytes); expected less than the {there / 1e9:,.1f} GB that are here. Likely cause: mem={config.mem}, "
+            f"lanes={config.lanes}, segment={config.segment} or the model"
+        )
 
 
 def planned(settings: TrainConfig, *, slots: int, lanes: int, stored: str) -> TrainConfig:

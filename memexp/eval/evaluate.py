@@ -18,7 +18,7 @@ from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import as_json, fingerprint, sealed, write_together
+from memexp.files import as_json, fingerprint, make_writable, sealed, write_together
 from memexp.model.build import build_model, pick_device
 from memexp.model.segment import SegmentModel
 from memexp.runs import Run, Score, ScoreName
@@ -53,6 +53,7 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
     there = (score.path / "summary.json").exists()
     if there and not force and score.summary.get("retrieved", 0) >= request.retrieved:
         return score
+    make_writable(score.path)  # before the work of hours
     corpus = corpus_of(run, config, root)
     model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)

@@ -147,24 +147,27 @@ def compare(
         gauges: names of gauges to show beside.
 
     Raises:
-        UserError: nothing to show, a damaged file, scores that do not compare, or no such slice, gauge or baseline.
+        UserError: nothing to show, scores that do not compare, or no such slice, gauge or baseline.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
     if by and comparison.metric.of != "answers":
         raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
+    known: list[Entry] = []
     for run in runs:
-        summary = read_run_summary(run)
-        if summary is None:
-            comparison.left_out.append(f"{run.name} is left out: it is not done ({progress_of(run)})")
-            continue
-        trained = Trained.read(run, summary, root, scored)
-        scores = (read_entry(trained, score) for score, _ in trained.scores)
-        if (first := next(scores, None)) is not None and (lack := first.lacks(comparison.metric, by)):
-            comparison.left_out.append(f"{run.name} is left out: {lack}")
+        try:
+            summary = read_run_summary(run)
+            if summary is None:
+                raise UserError(f"it is not done ({progress_of(run)})")
+            trained = Trained.read(run, summary, root, scored)
+            found = [read_entry(trained, score) for score, _ in trained.scores]
+            if found and (lack := found[0].lacks(comparison.metric, by)):
+                raise UserError(lack)
+        except UserError as error:  # one run hides no other
+            comparison.left_out.append(f"{run.name} is left out: {error}")
         else:
             comparison.finished.append(trained)
-    asked_for = [(run, score) for run in comparison.finished for score, asked in run.scores if asked.matches(run.asked)]
-    entries = [read_entry(run, score) for run, score in asked_for]
+            known += found
+    entries = [entry for entry in known if entry.asked_for]
     if not entries:
         raise UserError(_nothing(comparison))
     keys = settings_to_show(comparison.finished, entries)

@@ -18,7 +18,7 @@ from memexp.report.statistics import Agreement
 from memexp.report.text import escape
 from memexp.runs import Run
 
-LOCAL = ("diffs", "tables", "bench", "profiles")
+LOCAL = ("diffs", "tables", "bench", "profiles", "data")
 """Folders of results that are shown but stay out of git."""
 _APART = ("runs", "published", "sweeps")
 """Folders that hold no tables and no figures."""

@@ -129,6 +129,12 @@ class Entry:
         """The documents in words."""
         return describe(self.run.asked)
 
+    @property
+    def asked_for(self) -> bool:
+        """Whether it is about the documents that the table asks of its run."""
+        asked = self.score.name
+        return asked is not None and asked.matches(self.run.asked)
+
     def columns(self, by: str) -> list[Column]:
         """Where it stands: in one column, or with `by` in one for each value of that slice."""
         if not by:

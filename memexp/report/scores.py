@@ -159,7 +159,11 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
         raise UserError(
             f"{run.name} is not done ({progress_of(run)}); expected a finished run: train it to its end first"
         )
-    own = int(run.config.get("mem", 0))
+    own = run.config.get("mem")
+    if not isinstance(own, int):
+        raise UserError(
+            f"{run.path / 'config.yaml'} says mem={own!r}; expected a whole number. Likely cause: it was edited"
+        )
     unit = {"": 1, "k": 1 << 10, "m": 1 << 20}[(match["unit"] or "").lower()]
     mem = own if match["mem"] is None else int(match["mem"]) * unit
     memory = match["memory"] or "on"

@@ -32,7 +32,7 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
     """Read a checkpoint; nothing but tensors, numbers, texts, lists and dicts is accepted.
 
     Args:
-        remedy: what the user can do when it is damaged.
+        remedy: what the user can do when it is damaged or gone.
 
     Raises:
         UserError: it is cut off or damaged, or was written by a run with other settings.
@@ -40,7 +40,7 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; expected the weights of a run that was trained") from error
+        raise UserError(f"{path} does not exist; expected the weights of a run that was trained: {remedy}") from error
     except Exception as error:  # a damaged byte can lead torch's reader into any
         raise UserError(
             f"{path} ({path.stat().st_size} bytes) cannot be read; expected a whole checkpoint of plain tensors and "

@@ -163,7 +163,7 @@ def load_weights(run: Run) -> dict[str, Any]:
             f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
             "The command that began it goes on from its newest checkpoint"
         )
-    remedy = f"delete {run.path}, and the command in its summary.json trains it again"
+    remedy = f"delete {run.path / 'summary.json'}, and `{run.summary['command']}` trains it again"
     weights: dict[str, Any] = checkpoint.load(
         run.path / "weights.pt", identity=read_identity(run)["hash"], remedy=remedy
     )["model"]

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from memexp.bench import plan
 from memexp.bench.table_plan import HARDWARE, cost, operations
 from memexp.cli.main import main
+from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
 
@@ -36,6 +38,19 @@ def test_operations_are_those_that_pytorch_counts(
 def test_compressed_pairs_are_attended_to() -> None:
     small, large = (operations(configure("arch=compressive", "arch.cache=32", f"mem={mem}")) for mem in (48, 148))
     assert large - small == pytest.approx(2 * 3 * 2 * 2 * 2 * 16 * 100)
+
+
+def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "memory_bytes", lambda: 16 * 10**9)
+    for words in (
+        ["arch=knn", "mem=10737418240"],
+        ["arch=xl", "mem=10737418240"],
+        ["arch=block", "mem=1073741824"],
+        ["arch=knn", "lanes=10000000"],
+    ):
+        with pytest.raises(UserError, match="GB before it reads a token, .* expected less than the 16.0 GB"):
+            plan.refuse_what_cannot_fit(configure(*words), vocabulary=256)
+    plan.refuse_what_cannot_fit(configure("arch=knn", "mem=65536"), vocabulary=256)
 
 
 def test_a_routed_search_scores_the_slots_once_a_segment() -> None:

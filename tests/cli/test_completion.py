@@ -100,6 +100,11 @@ def test_zsh(shell) -> None:
     ]
 
 
+def test_help_says_how_to_use_it(memexp) -> None:
+    result = memexp("completion", "--help")
+    assert result.code == 0 and "source <(memexp completion bash)" in result.out
+
+
 def test_scripts_parse() -> None:
     for shell in filter(shutil.which, ("bash", "zsh")):
         assert subprocess.run([shell, "-n"], input=script([shell]), text=True, capture_output=True).stderr == ""

@@ -44,7 +44,7 @@ CASES = [
     ("train arch=block_knn arch.pairs=4", "arch.pairs is 4 but arch.neighbours 32; expected a memory of at least as many pairs as each token retrieves"),
     ("train arch=compressive segment=63", "segment is 63 and arch.factor 2; expected a multiple of it, so that whole groups leave the cache"),
     ("train arch=compressive arch.cache=9", "arch.cache is 9 and arch.factor 2; expected a multiple of it, so that whole groups leave the cache"),
-    ("train arch=compressive arch.factor=0", "arch.factor is 0; expected at least 1 tokens"),
+    ("train arch=compressive arch.factor=0", "arch.factor is 0; expected at least 1 token"),
     ("train arch=rmt mem=0 bptt_segments=3", "bptt_segments is 3 but mem is 0, so there is no memory for a gradient to cross a segment border through; expected bptt_segments=0, or a larger mem"),
     ("train arch=rmt mem=0 arch.aux_weight=0.5", "arch.aux_weight is 0.5 but mem is 0, so there is no memory for it to change; expected arch.aux_weight=0.0, or a larger mem"),
     ("train arch=block mem=0 arch.gate_kind=lstm", "arch.gate_kind is lstm but mem is 0, so there is no memory for it to change; expected arch.gate_kind=fixed, or a larger mem"),
@@ -53,7 +53,8 @@ CASES = [
     ("train arch.position=xl size.heads=1 size.head_size=7", "size.heads is 1 and size.head_size 7; expected an even product with arch.position=xl, whose waves are pairs"),
     ("train arch=knn arch.search=hashed", "arch.search is 'hashed'; expected one of auto, exact, bucketed, faiss_flat, faiss_ivf, faiss_hnsw, routed"),
     ("train arch=knn_routed arch.stored_on=host", "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; expected arch.stored_on=device, or arch.search=exact"),
-    ("train steps=0", "steps is 0; expected at least 1 steps"),
+    ("train arch=knn mem=99999999999999999999", "mem is 99999999999999999999; expected less than 2^48"),
+    ("train steps=0", "steps is 0; expected at least 1 step"),
     ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),
     ("data list ngram=4", "ngram is 4, but `memexp data list` has no use for it; expected it with `memexp data inspect`"),
     ("data inspect code page=true", "page is true, but `memexp data inspect` has no use for it; expected it with `memexp data list`"),
@@ -76,6 +77,60 @@ def test_one_line_and_exit_code_2(line, message, memexp) -> None:
 def test_unknown_config_dir_is_named(memexp) -> None:
     result = memexp("train", "--config-dir", "/nowhere/at/all")
     assert result.code == 2 and result.err.count("\n") == 1 and "/nowhere/at/all" in result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes. Error 12"
+            ),
+            "the memory is used up (tried to allocate 40 bytes); expected what fits. Likely cause: mem, lanes, segment or the",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "the memory is used up (tried to allocate 2.00 GiB);",
+        ),
+        (MemoryError(), "the memory is used up; expected what fits."),
+        (
+            OSError(30, "Read-only file system", "/some/run"),
+            "cannot use /some/run: Read-only file system; expected a place",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, said, memexp, monkeypatch) -> None:
+    from memexp.cli import main
+
+    def lacking(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(main, "_dispatch", lacking)
+    result = memexp("train")
+    assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith(f"memexp train: {said}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(5, "Input/output error")])
+def test_other_errors_of_the_system_keep_theirs(error, memexp, monkeypatch) -> None:
+    from memexp.cli import main
+
+    def broken(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(main, "_dispatch", broken)
+    with pytest.raises(type(error)):
+        memexp("train")
+
+
+def test_an_interrupted_command_says_whether_it_goes_on(memexp, monkeypatch) -> None:
+    from memexp.cli import main
+
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_dispatch", interrupted)
+    assert memexp("prepare").err == "memexp prepare: interrupted; the same command goes on from there\n"
+    assert memexp("eval", "RUN").err == "memexp eval: interrupted\n"
 
 
 def test_a_bug_keeps_its_traceback(memexp, monkeypatch) -> None:

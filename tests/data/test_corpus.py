@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,23 @@ def test_settings_that_do_not_fit(folder: Path, tmp_path: Path, text_data: MakeD
         prepare(text_data(folder, name="../up"), tmp_path)
     source = {"_target_": "memexp.data.sources.PythonPackages", "packages": ["json"], "standard_library": False}
     with pytest.raises(UserError, match="does not take these options.*path"):
+        prepare(text_data(folder, source=source), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("suffixes", ".txt", "'.txt'; expected a list in brackets, such as"),
+        ("suffixes", 5, "5; expected a list"),
+        ("suffixes", [1], r"\[1\]; expected a list"),
+        ("field", 3, "3; expected text"),
+    ],
+)
+def test_options_of_a_source_have_their_type(
+    option: str, value: Any, expected: str, folder: Path, tmp_path: Path, text_data: MakeData
+) -> None:
+    source = {"_target_": "memexp.data.sources.Files", option: value}
+    with pytest.raises(UserError, match=f"{option} of memexp.data.sources.Files is {expected}"):
         prepare(text_data(folder, source=source), tmp_path)
 
 

@@ -63,6 +63,11 @@ def words(tmp_path: Path) -> list[str]:
     return [*words, "size=tiny", "segment=16", "device=cpu"]
 
 
+def test_a_run_too_short_to_reach_a_class_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words, "task=classify", "steps=1"]) == 0
+    assert "warning: nothing was scored in 1 step" in capsys.readouterr().out
+
+
 def test_train_eval_and_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words += ["task=classify", "arch=rmt", "accumulate=1", "bptt_segments=0", "steps=5", "log_every=1"]
     assert main(["train", *words]) == 0
