@@ -1,5 +1,6 @@
 """Help: of the program in plain text at once, of a command in tables with the values that a command line gives."""
 
+import re
 from dataclasses import Field
 from typing import Any
 
@@ -70,6 +71,9 @@ FLAGS = [
     ("--config-dir DIR", "read more files of the groups from DIR"),
 ]
 
+_SHORT = 24
+"""Letters of a value of a corpus's own settings that is shown."""
+
 SETTING_OF = {"--dry-run": "dry_run", "--plan": "plan"}
 """Flags of the commands that have such a setting."""
 
@@ -123,6 +127,8 @@ def show(command: str, overrides: list[str]) -> None:
     console.print(_settings_table(command, config, groups))
     if "arch" in groups:
         console.print(_mem_table())
+    elif "data" in config and config.data.source.get("_target_"):  # not with an arch: it takes a while to look them up
+        console.print(_source_table(config))
     flags = [flag for flag in FLAGS if SETTING_OF.get(flag[0]) in (None, *settings_of(command))]
     console.print(_plain_table("Flags", flags))
     console.print("Examples", style="bold")
@@ -218,6 +224,28 @@ def describe(item: Field[Any]) -> str:
     if is_list(item):
         notes.append("a list, [a,b]")
     return item.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _source_table(config: Any) -> Any:
+    """The options of the class that reads the chosen corpus, as its docstring describes them."""
+    import inspect
+    from importlib import import_module
+
+    from rich.markup import escape
+
+    module, _, name = config.data.source._target_.rpartition(".")
+    built = getattr(import_module(module), name)
+    texts = "\n".join(inspect.getdoc(vars(one).get("__init__")) or "" for one in reversed(built.__mro__))
+    found = re.findall(r"^    ([\w, ]+): (.+(?:\n     .+)*)", texts, re.MULTILINE)
+    described = {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+    table = _table(f"Settings of data.source with data={config.data.name}", "setting", "value", "")
+    for option, parameter in inspect.signature(built).parameters.items():
+        value = config.data.source.get(option, parameter.default)
+        shown = "-" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
+        if option != "path" and len(shown) <= _SHORT:  # that is data.path; what is longer nobody types
+            table.add_row(f"data.source.{option}", escape(shown), escape(described.get(option, "")))
+    table.add_row("")
+    return table
 
 
 def _mem_table() -> Any:

@@ -48,6 +48,14 @@ def test_groups_are_listed_with_their_choices_and_units_of_mem(memexp) -> None:
     assert "true | false" in row(result, "skip_refused")
 
 
+def test_options_of_a_corpus_are_listed_as_its_class_describes_them(memexp) -> None:
+    out = memexp("prepare", "--help", "data=text", "data.source.field=body").out
+    line = next(line for line in out.splitlines() if "data.source.field" in line)
+    assert line.split()[1] == "body" and "where a row's text stands, in JSON lines and Parquet files." in line
+    out = memexp("prepare", "--help", "data=pg19").out  # described by the class that it is derived from
+    assert "how many are read of each split or file, its first; 0: all." in out and "data.source.path" not in out
+
+
 def test_wrong_settings_are_refused_in_one_line(memexp) -> None:
     result = memexp("train", "--help", "arch=knnn")
     assert (result.code, result.err) == (
