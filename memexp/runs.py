@@ -147,7 +147,10 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / "summary.json"
-        return read_sealed(path) if path.exists() else None
+        summary = read_sealed(path) if path.exists() else None
+        if summary is not None and not isinstance(summary, dict):
+            raise UserError(f"{path} holds no summary; expected that of a run. It was edited or damaged")
+        return summary
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

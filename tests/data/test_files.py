@@ -49,6 +49,17 @@ def test_rows_are_documents(tmp_path: Path) -> None:
     assert [document.id for document in documents] == [document.group for document in documents] == names
 
 
+def test_all_files_that_are_no_text_are_named_at_once(folder: Path) -> None:
+    first = folder / "a.bin"
+    first.write_bytes(b"\xff\xfa")
+    assert "besides it" not in refused(folder)
+    (folder / "z.bin").write_bytes(b"a\0b")
+    (folder / "m.txt").write_bytes("ü".encode("latin-1"))
+    message = refused(folder)
+    assert message.startswith(f"{first} is not UTF-8")
+    assert message.endswith("2 besides it cannot be read either: m.txt, z.bin")
+
+
 def test_a_source_can_be_read_twice(folder: Path) -> None:
     source = Files(path=str(folder))
     assert list(source) == list(source)

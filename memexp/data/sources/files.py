@@ -24,6 +24,10 @@ MARKS = {
 """What a file of another encoding begins with; the longer marks first, for they begin as the shorter ones do."""
 
 
+NAMED = 20
+"""Files that an error names."""
+
+
 class Files:
     """A document for each text file, each line of a .jsonl, .jsonl.gz or .jsonl.zst file and each row of a .parquet file.
 
@@ -73,12 +77,31 @@ class Files:
         for file in self.files:
             name = self.name(file)
             if not file.name.endswith(ROWS):
-                yield Document(name, name, read_text(file))
+                yield Document(name, name, self._text(file))
                 continue
             for where, row in read_rows(file, [self._field, *([self._label] if self._label else [])]):
                 id, at = f"{name}:{where.split()[1]}", f"{file}, {where}"
                 text = text_field(row, [self._field], where=at, setting="data.source.field")
                 yield Document(id, id, text, label=label_field(row, self._label, where=at) if self._label else None)
+
+    def _text(self, file: Path) -> str:
+        """A file's text.
+
+        Raises:
+            UserError: it has none; all other files are looked at then, and those like it named, to be mended in one go.
+        """
+        try:
+            return read_text(file)
+        except UserError as error:
+            others = [
+                self.name(one)
+                for one in self.files
+                if one != file and not one.name.endswith(ROWS) and not _is_text(one)
+            ]
+            if not others:
+                raise
+            named = f"{', '.join(others[:NAMED])}{', ...' if len(others) > NAMED else ''}"
+            raise UserError(f"{error}. {len(others)} besides it cannot be read either: {named}") from error
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -99,6 +122,14 @@ class Files:
         return content | {"label": self._label} if self._label else content
 
 
+def _is_text(file: Path) -> bool:
+    try:
+        read_text(file)
+    except UserError:
+        return False
+    return True
+
+
 def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     """The files in a folder and all below it that end so, by name; none that is hidden or in a hidden folder."""
     found = []
@@ -114,7 +145,7 @@ def read_text(file: Path) -> str:
     Raises:
         UserError: it cannot be read or is no text.
     """
-    name_others = "convert it, or name the files to take with data.source.suffixes=[.txt]"
+    name_others = "convert it, take it away, or name the endings of those to take, as data.source.suffixes=[.txt]"
     try:
         content = file.read_bytes()
         for mark, encoding in MARKS.items():
