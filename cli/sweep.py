@@ -72,6 +72,9 @@ class CheckedSweeper(Sweeper):
                 "the sweep has no job; expected at least one value for each setting. Likely cause: a glob that matches nothing"
             )
         jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
+        for job in jobs:
+            if (first := chosen.index(job.overrides)) < job.number:
+                job.refusal = f"it is job {first} once more; expected each value of a setting once"
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))

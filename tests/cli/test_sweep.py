@@ -72,6 +72,14 @@ def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -
     assert result.code == 2 and not (empty / "results").exists()
 
 
+def test_the_same_job_twice_is_refused(memexp, jobs, empty) -> None:
+    result = memexp(*SWEEP, "arch=knn", "seed=0,1,0")
+    assert (
+        result.code == 2
+        and "refused seed=0: it is job 0 once more; expected each value of a setting once" in result.err
+    )
+
+
 def test_verify_of_the_command_may_refuse(memexp, jobs, monkeypatch) -> None:
     from types import SimpleNamespace
 
