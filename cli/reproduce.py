@@ -23,7 +23,7 @@ from memexp.experiment.definition import Experiment, load
 from memexp.experiment.kept import keep
 from memexp.experiment.matching import Library, Wanted
 from memexp.machine import cores
-from memexp.report.numbers import plural
+from memexp.report.numbers import compact, plural
 from memexp.report.scores import eval_command
 from memexp.runs import find_root
 
@@ -83,8 +83,16 @@ def run(config: ReproduceConfig) -> None:
 
 
 def _print_plan(work: "Work", console: Console) -> None:
-    for label, words in work.plan():
+    plan, tokens = list(work.plan()), work.tokens_to_train
+    for label, words in plan:
         console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
+    if tokens:
+        console.print(
+            f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train; how fast is in `memexp runs`, and at the paper's scale "
+            f"in `memexp plan {work.experiment}`",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _close(root: Path, experiment: Experiment, config: ReproduceConfig, console: Console) -> list[Wanted]:
@@ -139,6 +147,13 @@ class Work:
                     yield _label(cell), self._eval_words(cell, run.name if run else "RUN")
                 else:
                     yield _label(cell), self._train_words(cell)
+
+    @property
+    def tokens_to_train(self) -> int:
+        """Of the cells that are not done."""
+        missing = [one for one in self.cells if one.cell.trains and not self.library.with_weights(one)]
+        settings = [one.settings for one in missing if not self.library.score(one)]
+        return sum(one.steps * one.accumulate * one.lanes * one.segment for one in settings)
 
     def do(self, console: Console, until: float) -> bool:
         """Run what is ready until nothing is; gives whether a signal or the budget stopped it."""

@@ -133,6 +133,7 @@ def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
 
 def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
+    assert "3 commands, 128 tokens to train" in out
     assert code == 0 and "0 of 3 cells are done" in out and not list(here.glob("results/**/config.yaml"))
     planned = dict(line.strip().split(": memexp ") for line in out.splitlines() if ": memexp " in line)
     assert (
