@@ -103,7 +103,7 @@ def _notes(table: Reproduction) -> list[str]:
     times = list(table.published.step_time.values())
     if any(number.recalled for number in [*numbers, *times]):
         notes.append("†: recalled, not read in the paper.")
-    notes += [f"ours: {text}." for text in dict.fromkeys(entry.asked for entry in entries)]
+    notes += _scored(table)
     spreads = [spread for place in table.cells if (spread := table.spread(*place)) is not None]
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
@@ -162,6 +162,18 @@ def _intervals(table: Reproduction) -> str:
             "alone"
         )
     return " ".join(f"{part}." for part in parts)
+
+
+def _scored(table: Reproduction) -> list[str]:
+    """Which documents are scored, of which columns where that differs."""
+    columns: dict[str, list[str]] = {}
+    for (_, column), entries in table.cells.items():
+        for entry in entries:
+            if column not in columns.setdefault(entry.asked, []):
+                columns[entry.asked].append(column)
+    if len(columns) == 1:
+        return [f"ours: {asked}." for asked in columns]
+    return [f"ours, {', '.join(table.data[column] for column in those)}: {asked}." for asked, those in columns.items()]
 
 
 def _trends(table: Reproduction) -> list[str]:

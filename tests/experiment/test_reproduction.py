@@ -306,6 +306,15 @@ def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
     assert any("Left out: 5 scores of light copies on Letters (" in note for note in lay_out(found).notes)
 
 
+def test_what_is_scored_names_its_columns_where_they_differ(filled: Table, experiment: Experiment, make: Make) -> None:
+    assert "ours: test, first 2 documents, first 64 tokens of each." in lay_out(filled()).notes
+    experiment.columns["Poems"].small |= {"eval.documents": 3}
+    make(wanted(cells(experiment, "small", data=["Poems"], seeds=[0]))[0])
+    notes = lay_out(filled()).notes
+    assert "ours, tiny: test, first 2 documents, first 64 tokens of each." in notes
+    assert "ours, stdlib: test, first 3 documents, first 64 tokens of each." in notes
+
+
 def test_markup_is_text(filled: Table, experiment: Experiment) -> None:
     experiment.title = "<script>alert(1)</script> & $x$"
     text = to_html(lay_out(filled()))
