@@ -148,7 +148,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
         try:
             while any(job.running or job.state == "waiting" for job in jobs):
                 if time.monotonic() >= until:
-                    stop.ask(signal.SIGINT)
+                    stop.ask(signal.SIGTERM)  # a shell has what it puts in the background ignore SIGINT
                 for job in [job for job in jobs if job.state == "waiting"]:
                     if stop.asked:
                         job.state = "stopped"
@@ -161,7 +161,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                         job.poll()
                 show()
         except BaseException:
-            stop.ask(signal.SIGINT)  # else they would go on with nobody to look after them
+            stop.ask(signal.SIGTERM)  # else they would go on with nobody to look after them
             for job in jobs:
                 job.wait()
             raise

@@ -251,7 +251,7 @@ def test_a_budget_in_seconds() -> None:
 
 def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
     program = (
-        "import time, signal; signal.signal(signal.SIGINT, lambda *_: exit(130)); print(1, flush=True); time.sleep(60)"
+        "import time, signal; signal.signal(signal.SIGTERM, lambda *_: exit(143)); print(1, flush=True); time.sleep(60)"
     )
     jobs = [JobProcess(str(at), [sys.executable, "-c", program], tmp_path / f"{at}.log") for at in range(2)]
 
@@ -285,6 +285,7 @@ def ask(*_):
     asked.append(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, ask)
+signal.signal(signal.SIGTERM, ask)
 print("up", flush=True)
 while not asked:
     time.sleep(0.01)
@@ -318,6 +319,22 @@ def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signal
 
     assert run_jobs([job], at_a_time=1, show=show, until=Until())
     assert (job.reason, job.state) == (last, "stopped") and not to_send
+
+
+def test_jobs_in_the_background_hear_the_end_of_a_budget(tmp_path: Path) -> None:
+    """A shell without job control has them ignore SIGINT, and so does what they start."""
+    job = saving_job(tmp_path)
+    ignoring = SAVES.replace("signal.signal(signal.SIGINT, ask)", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    (tmp_path / "job.py").write_text(ignoring)
+
+    class Until(float):
+        """A deadline that comes once the job is up."""
+
+        def __le__(self, now: object) -> bool:
+            return job.log.exists() and "up" in job.output
+
+    assert run_jobs([job], at_a_time=1, show=lambda: None, until=Until())
+    assert (job.reason, job.state) == ("saved", "stopped")
 
 
 def test_jobs_save_and_end_when_what_shows_them_fails(tmp_path: Path) -> None:
