@@ -108,7 +108,7 @@ REFUSED = [
     (["prompt=a\udcff"], "prompt is no UTF-8 from byte 1 on; expected text in UTF-8"),
     (["prompt=a", "temperature=-1"], "temperature is -1.0; expected at least 0"),
     (["prompt=a", "top_p=1.1"], "top_p is 1.1; expected from 0 to 1"),
-    (["prompt=a", "tokens=0"], "tokens is 0; expected at least 1 tokens"),
+    (["prompt=a", "tokens=0"], "tokens is 0; expected at least 1 token"),
     (["prompt=a", "memory=foreign"], "memory is 'foreign'; expected one of on, off"),
     (["prompt=a", "memory=off", "mem=0"], "memory is off, but .* has no memory; expected memory=on"),
     (["prompt=a", "mem=3"], "mem is 3 but arch.neighbours 32"),

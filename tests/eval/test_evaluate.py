@@ -172,7 +172,9 @@ def test_a_run_that_is_not_done_is_refused(copy: Run, root: Path) -> None:
 def test_damaged_weights_are_named(copy: Run, root: Path) -> None:
     path = copy.path / "weights.pt"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{path} .* cannot be read; .* delete {copy.path}, and the command in its"):
+    with pytest.raises(
+        UserError, match=f"{path} .* cannot be read; .* delete {copy.path}/summary.json, and `memexp train"
+    ):
         call(copy, root)
 
 
