@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        later = "; the same command goes on from there" if words[0] in GO_ON else ""
+        later = "; the same command goes on from there" if words and words[0] in GO_ON else ""
         print(f"{name}: interrupted{later}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

@@ -42,6 +42,8 @@ def instantiate(node: dict[str, Any], /, **more: Any) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value of a configuration is of that type, as far as it can be told."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
     if kind in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
     if kind in (list, tuple, Sequence):
