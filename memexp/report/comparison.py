@@ -11,7 +11,7 @@ from memexp.config import Scored
 from memexp.errors import UserError, did_you_mean
 from memexp.report.comparable import refuse_twice, refuse_unlike
 from memexp.report.numbers import METRICS, Metric
-from memexp.report.rows import Column, Entry, Row, Trained, read_entry, row_of, scored_elsewhere, settings_to_show
+from memexp.report.rows import Column, Entry, Row, Trained, read_entry, row_of, settings_to_show
 from memexp.report.scores import describe, eval_command, progress_of, read_run_summary
 from memexp.runs import Run, ScoreName
 
@@ -175,7 +175,8 @@ def compare(
         for column in entry.columns(by):
             comparison.cells.setdefault((row_of(entry, keys), column), []).append(entry)
     # A run that was scored on other documents alone has a row all the same, with a dash.
-    others = [other for run in comparison.unscored if (other := scored_elsewhere(run)) is not None]
+    unscored = [run.name for run in comparison.unscored]
+    others = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
     places = comparison.cells.keys() | {
         (row_of(other, keys), column) for other in others for column in other.columns(by)
     }

@@ -135,6 +135,12 @@ class Entry:
         asked = self.score.name
         return asked is not None and asked.matches(self.run.asked)
 
+    @property
+    def of_own_memory(self) -> bool:
+        """Whether it was made with the memory that its run was trained with."""
+        asked = self.score.name
+        return asked is not None and (asked.mem, asked.memory) == (self.run.mem, "on")
+
     def columns(self, by: str) -> list[Column]:
         """Where it stands: in one column, or with `by` in one for each value of that slice."""
         if not by:
@@ -168,12 +174,6 @@ def read_entry(run: Trained, score: Score) -> Entry:
             "Likely cause: it was edited; score again with force=true"
         )
     return Entry(run, score, summary)
-
-
-def scored_elsewhere(run: Trained) -> Entry | None:
-    """A score of other documents at the run's own memory, which tells its cache and slots."""
-    own = (read_entry(run, score) for score, asked in run.scores if (asked.mem, asked.memory) == (run.mem, "on"))
-    return next(own, None)
 
 
 def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[str]:
