@@ -9,7 +9,7 @@ from memexp.model.segment import SegmentModel, State, detach, fork, pack, state_
 from memexp.train.checkpoint import random_state, restore_random_state
 
 from ..tiny import configure
-from .conftest import POSITIONS, SEGMENT, VOCABULARY, Case, Text, build, run
+from .conftest import POSITIONS, SEGMENT, SEGMENTS, VOCABULARY, Case, Text, build, run
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -33,7 +33,7 @@ def test_1_shapes_types_and_bytes_do_not_change(case: Case, text: Text) -> None:
     form = [(leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(state)]
     size = state_bytes(state)
     hidden, last = run(case.model, text, state)
-    assert hidden.shape == (12, 3, SEGMENT, case.config.size.width)
+    assert hidden.shape == (SEGMENTS, 3, SEGMENT, case.config.size.width)
     assert torch.isfinite(hidden).all()
     assert [(leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(last)] == form
     assert pytree.tree_structure(last) == pytree.tree_structure(state)
@@ -126,8 +126,8 @@ def test_5_padding_changes_no_score_no_gradient_and_nothing_later(case: Case, te
 
 def test_6_a_segment_computed_again_gives_the_same(arch: str, text: Text) -> None:
     case = build(arch, bptt_segments=2)
-    _, state = run(case.model, Text(*(part[:9] for part in text)))
-    window = Text(*(part[9:12] for part in text))  # as long as a gradient window: what it writes must not reach back
+    _, state = run(case.model, Text(*(part[:-3] for part in text)))
+    window = Text(*(part[-3:] for part in text))  # as long as a gradient window: what it writes must not reach back
     states, hidden = [state], []
     for tokens, valid, reset in zip(*window, strict=True):
         output = case.model(tokens, valid, states[-1], reset)
