@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memexp.errors import UserError
 from memexp.model.attention import at_least_fp32
-from memexp.model.ring import Ring, ages, readable_spans
+from memexp.model.ring import Ring, newest_keys, readable_spans
 from memexp.model.search import ACCELERATOR_BLOCK_BYTES, Neighbours, exact
 
 INDEX_FROM = 1 << 20
@@ -72,25 +72,28 @@ def chosen_engine(name: str, *, slots: int, device: torch.device) -> str:
 def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     """The best of each of `neighbours` buckets: a pair is missed where a better one shares its bucket.
 
-    A bucket is every `neighbours`-th slot, so that pairs written one after another do not compete. This is the approximate
-    search of the published code of Memorizing Transformers, which has one bucket a neighbour.
+    A bucket is every `neighbours`-th pair, counted from the newest, so that pairs written one after another do not compete
+    and that which do does not depend on where the ring stands. This is the approximate search of the published code of
+    Memorizing Transformers, which has one bucket a neighbour.
     """
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
-    queries_BHTK = queries_BHTK.to(ring.keys_BHRK.dtype)
+    keys_BHRK, readable_BR = newest_keys(ring, capacity)
+    queries_BHTK = queries_BHTK.to(keys_BHRK.dtype)
     size = -(-capacity // neighbours)
-    void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
-    block = max(1, ACCELERATOR_BLOCK_BYTES // (8 * lanes * heads * capacity * ring.keys_BHRK.element_size()))
-    slots, found = [], []
+    void_B1R1 = ~readable_BR[:, None, :, None]
+    block = max(1, ACCELERATOR_BLOCK_BYTES // (8 * lanes * heads * capacity * keys_BHRK.element_size()))
+    numbers, found = [], []
     with torch.autocast(queries_BHTK.device.type, enabled=False):
         for some_BHTK in queries_BHTK.split(block, dim=2):
-            scores_BHRT = (ring.keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
+            scores_BHRT = (keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
             filled = F.pad(scores_BHRT, (0, 0, 0, size * neighbours - capacity), value=float("-inf"))
             best = filled.unflatten(2, (size, neighbours)).max(2)
             order = best.values.mT.sort(-1, descending=True)
-            slots_BHTk = (best.indices * neighbours + torch.arange(neighbours, device=filled.device)[:, None]).mT
-            slots.append(slots_BHTk.gather(-1, order.indices).clamp_max(capacity - 1))
+            number_BHTk = (best.indices * neighbours + torch.arange(neighbours, device=filled.device)[:, None]).mT
+            numbers.append(number_BHTk.gather(-1, order.indices).clamp_max(capacity - 1))
             found.append(order.values > float("-inf"))
-    return Neighbours(torch.cat(slots, dim=2), torch.cat(found, dim=2))
+    slots_BHTk = (ring.position_B[0] - 1 - torch.cat(numbers, dim=2)) % capacity
+    return Neighbours(slots_BHTk, torch.cat(found, dim=2))
 
 
 @torch.no_grad()

@@ -141,6 +141,11 @@ class PairMemories(nn.ModuleDict):
             search = memory.search_on(device)
             if memory.options.search == "auto":
                 found.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
+            if search == "faiss_ivf":
+                found.append(
+                    "arch.search=faiss_ivf: when lists are learned is counted from the beginning of the run, so what is found in a "
+                    "document depends a little on where in its lane it begins"
+                )
             if search == "faiss_hnsw":
                 found.append(
                     "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated in "

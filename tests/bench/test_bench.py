@@ -18,7 +18,7 @@ from memexp.report.text import markdown
 
 
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
-    archs = ["vanilla", "rmt", "thought"]
+    archs = ["vanilla", "rmt"]
     monkeypatch.setattr(bench, "choices_of", lambda group: archs)  # all of them take long, even at this size
     monkeypatch.setattr(startup, "LIMITS", {"memexp --help": 0.5})  # the other one takes a second
     monkeypatch.setenv("COLUMNS", "250")  # no cell is folded

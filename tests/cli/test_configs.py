@@ -24,22 +24,22 @@ ODD_HEADS = ("thought", "rmt-wt103")
 """What cannot go together: rotary positions, and heads of an odd size."""
 
 PAIRS = [
-    (arch, size, choices_of("optim")[(i + j) % 2])
+    (arch, size)
     for (i, arch), (j, size) in itertools.product(enumerate(choices_of("arch")), enumerate(choices_of("size")))
-    if (arch, size) != ODD_HEADS
+    if (arch, size) != ODD_HEADS and (size == "small" or (i - j) % 4 == 0)
 ]
+"""Every architecture at `size=small`, which sets its options too, and a quarter of all others: each one takes a while."""
 
 
-@pytest.mark.parametrize(("arch", "size", "optim"), PAIRS)
-def test_every_combination_is_a_valid_configuration(arch, size, optim) -> None:
-    """Every architecture at every size, with an optimizer that alternates."""
-    config = settings(f"arch={arch}", f"size={size}", f"optim={optim}")
-    assert (config.arch.name, config.size.name, config.optim.name) == (arch, size, optim)
+@pytest.mark.parametrize(("arch", "size"), PAIRS)
+def test_architectures_and_sizes_go_together(arch, size) -> None:
+    config = settings(f"arch={arch}", f"size={size}")
+    assert (config.arch.name, config.size.name) == (arch, size)
     assert type(config.arch) is ARCHS[arch]
 
 
 @pytest.mark.parametrize(
-    ("group", "choice"), [(group, choice) for group in ("data", "tracker") for choice in choices_of(group)]
+    ("group", "choice"), [(group, choice) for group in ("data", "optim", "tracker") for choice in choices_of(group)]
 )
 def test_every_other_choice_is_valid(group, choice) -> None:
     path = ["data.path=."] if (group, choice) == ("data", "text") else []

@@ -8,7 +8,7 @@ from torch import Tensor
 from memexp.errors import UserError
 from memexp.model import engines
 from memexp.model.engines import build_engine, chosen_engine, recall
-from memexp.model.ring import Ring, ages, clear_ring, empty_ring, write
+from memexp.model.ring import Ring, ages, ages_at, clear_ring, empty_ring, write
 from memexp.model.segment import fork
 
 SLOTS, LENGTH = 300, 32
@@ -69,6 +69,24 @@ def test_engines_find_what_brute_force_finds(name: str, kind: str) -> None:
         ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]), slots=SLOTS)
     if name != "bucketed":
         assert sum(recalls[1:]) / len(recalls[1:]) > 0.9
+
+
+@pytest.mark.parametrize("name", ["exact", "bucketed", "faiss_flat"])
+def test_the_same_is_found_wherever_the_ring_stands(name: str) -> None:
+    """16 does not divide the capacity of 121, so the pairs that compete for a bucket must not be chosen by slot."""
+    if name.startswith("faiss"):
+        pytest.importorskip("faiss")
+    torch.manual_seed(5)
+    queries, keys = F.normalize(torch.randn(1, 2, 9, 16), dim=-1), some("random", 90)[:1]
+    found = []
+    for before in (0, 50, 113):
+        ring = empty_ring(lanes=1, heads=2, head_size=16, slots=100, slack=21, like=LIKE)
+        old = some("random", before)[:1]
+        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before]), slots=100), torch.tensor([True]))
+        ring = write(ring, keys, keys, valid_B=torch.tensor([90]), slots=100)
+        found.append(ages_at(ring, build_engine(name)(queries, ring, 16).slots_BHTk))
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
 
 
 def test_one_of_each_bucket_finds_as_many_as_chance_says() -> None:
