@@ -155,7 +155,8 @@ def _panel(axes: Any, found: Difference, document: int) -> None:
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)
     axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
     axes.set_yticks([], minor=True)
-    axes.set_title(f"{_literal(found.a.documents[document][0])}: mean {gain.mean():+.3f}", fontsize=8, loc="left")
+    title = f"{_literal(found.a.documents[document][0])}: mean {gain.mean():+.3f}"
+    axes.set_title(title, fontsize=8, loc="left", y=1.0)  # with a height, no place is looked for in each drawing
 
 
 def _literal(text: str) -> str:
