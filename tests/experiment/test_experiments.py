@@ -17,6 +17,7 @@ from memexp.experiment.definition import experiments, load
 from memexp.experiment.published import load_published
 from memexp.model.build import build_model
 from memexp.report.numbers import METRICS
+from memexp.train.optimizer import rate_factor
 
 NAMES = experiments(CONF)
 TABLES = {
@@ -45,6 +46,27 @@ def one_of_each_row(name: str, scale: str) -> list[Cell]:
         if cell.settings["data"] in choices_of("data"):
             found.setdefault(cell.row, cell)
     return list(found.values())
+
+
+PEAKS = {
+    "memorizing/larger_memory": 3e-4, "memorizing/table4": 0.0316, "memorizing/table5": 0.0316, "memorizing/figure1": 0.0316,
+    "blockrecurrent/table1": 0.0316, "rmt/wikitext103": 2.5e-4, "rmt/enwik8": 2.5e-4, "rmt/algorithmic": 1e-4,
+    "rmt/equations": 1e-4, "thought/ablation": 1e-3,
+}  # fmt: skip
+"""The highest rate that each paper trains with; of Adafactor it is relative to the weights."""
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_the_papers_optimizer(name: str) -> None:
+    for one in wanted(one_of_each_row(name, "paper")):
+        optim, steps = one.settings.optim, one.settings.steps
+        some = {*range(2000), steps // 2, steps - 1}
+        assert optim.rate * max(rate_factor(step, optim, steps=steps) for step in some) == pytest.approx(
+            PEAKS[name], rel=2e-3
+        )
+        assert optim.weight_decay == 0
+        if name in ("rmt/algorithmic", "rmt/equations", "thought/ablation"):
+            assert optim.schedule == "constant"
 
 
 @pytest.mark.parametrize("scale", SCALES)
