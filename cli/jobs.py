@@ -70,10 +70,12 @@ class JobProcess:
             )
         self.state = "starting"
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the process if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process if it runs; says whether it does."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(number)
+        return True
 
     def kill(self) -> None:
         """End the process at once if it runs."""
@@ -154,6 +156,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                         job.state = "stopped"
                     elif sum(other.running for other in jobs) < at_a_time:
                         job.start()
+                        stop.hand_on(job)
                 show()
                 time.sleep(POLL_SECONDS)
                 for job in jobs:
@@ -173,13 +176,22 @@ class _Stop:
 
     def __init__(self, jobs: Sequence[JobProcess]) -> None:
         self._jobs, self._signals = jobs, 0
-        self.asked = False
+        self._number: int | None = None
+        self._told: list[JobProcess] = []
+
+    @property
+    def asked(self) -> bool:
+        return self._number is not None
 
     def ask(self, number: int) -> None:
         if not self.asked:
-            self.asked = True
-            for job in self._jobs:
-                job.signal(number)
+            self._number = number
+            self._told = [job for job in self._jobs if job.signal(number)]
+
+    def hand_on(self, job: JobProcess) -> None:
+        """Tell a job that had no process yet when the end was asked for, while it was being started."""
+        if self._number is not None and job not in self._told:  # told twice, it would end without saving
+            job.signal(self._number)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from memexp.cli.jobs import JobCrashed, JobProcess, labels, run_jobs
 from memexp.cli.progress import shown
-from memexp.errors import UserError
+from memexp.errors import USER_ERROR, UserError
 from memexp.machine import cores
 
 OF_THE_SWEEP = (
@@ -25,9 +25,6 @@ OF_THE_SWEEP = (
     "hydra.sweep",
 )
 """Overrides that a job does not inherit, for it sweeps over nothing."""
-
-USER_ERROR = 2
-"""Exit code of a job that was refused."""
 
 
 class LocalLauncher(Launcher):

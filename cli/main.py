@@ -10,13 +10,15 @@ from typing import Any
 
 from memexp import __version__
 from memexp.config import COMMANDS, TrainConfig
-from memexp.errors import UserError, did_you_mean
+from memexp.errors import USER_ERROR, UserError, did_you_mean
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+INTERRUPTED, BROKEN_PIPE = 130, 141
 GO_ON = ("prepare", "train", "reproduce")
 """Commands that keep what they have done when they are interrupted."""
-OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What is wrong with a disk or a folder, not with us."""
+OUTSIDE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP
+)  # fmt: skip
+"""What is wrong with a disk, a folder or a name that was given, not with us."""
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """How PyTorch says so."""
 
@@ -34,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -50,10 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
-        print(
-            f"{name}: cannot use {error.filename}: {error.strerror}; expected a place that can be written",
-            file=sys.stderr,
-        )
+        what = f"use {error.filename}" if error.filename else "write"
+        print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used", file=sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):

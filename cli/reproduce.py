@@ -12,11 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from memexp.cli.cells import reproduction, wanted
+from memexp.cli.compose import compose
 from memexp.cli.jobs import JobProcess, run_jobs
+from memexp.cli.messages import explain
 from memexp.cli.progress import clock, shown
 from memexp.cli.settings import CONF
 from memexp.config import ReproduceConfig
-from memexp.errors import UserError
+from memexp.errors import USER_ERROR, UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.commands import train_words
 from memexp.experiment.definition import Experiment, load
@@ -38,6 +40,16 @@ def seconds_of(budget: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
+def _check_launcher(name: str) -> None:
+    """Refuse a launcher that Hydra does not know, before every job does."""
+    try:
+        compose("train", [f"hydra/launcher={name}"])
+    except Exception as error:
+        if (reason := explain(error, "train")) is None:
+            raise
+        raise UserError(reason) from error
+
+
 def run(config: ReproduceConfig) -> None:
     """Train and score until every cell is done, the budget is spent or a signal comes; run again, it goes on."""
     until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
@@ -46,6 +58,7 @@ def run(config: ReproduceConfig) -> None:
             f"budget is {config.budget} with launcher={config.launcher}; expected a time limit of that launcher's own, for its jobs "
             "go on when this command ends"
         )
+    _check_launcher(config.launcher)
     root = find_root(config.root)
     experiment = load(CONF, config.table)
     if experiment.needs is not None:
@@ -79,6 +92,8 @@ def run(config: ReproduceConfig) -> None:
     if interrupted and time.monotonic() < until:
         raise KeyboardInterrupt
     if work.failed:
+        if all(job.exit_code == USER_ERROR for job in work.failed):
+            raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again leaves out what is done")
         raise SystemExit(1)
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+USER_ERROR = 2
+"""Exit code of a process that ended with it."""
+
 
 class UserError(Exception):
     """Something the user can mend. The message says what was seen, what was expected and the likely cause.

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and the checksums that tell whether they still are."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from memexp.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write says when there is no room left."""
 
 Content = bytes | Callable[[IO[bytes]], object]
 """What a file is to hold, or what writes that to the open binary file."""
@@ -95,9 +99,9 @@ def _beside(path: Path, content: Content) -> Iterator[str]:
         os.chmod(name, 0o644)
         yield name
     except OSError as error:
+        full = ". Likely cause: the disk is full or a quota is used up" if error.errno in FULL else ""
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is untouched. "
-            "Likely cause: the disk is full or a quota is used up"
+            f"cannot write {path}: {error.strerror or error}; what was there before is untouched{full}"
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)

@@ -152,11 +152,13 @@ class _Shelf:
         """Texts, figures, other files and runs of a folder, without what is below it."""
         found = Records(str(folder.relative_to(self.results)))
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not path.is_file():
+                continue
             if path.suffix == ".md":
                 found.texts.append((self.link(path), self.markdown(path)))
             elif path.suffix in _IMAGES:
                 found.figures.append(self.link(path))
-            elif path.is_file():
+            else:
                 found.files.append(self.link(path))
         for path in sorted(folder.glob("runs/*/config.yaml")):
             try:
@@ -172,8 +174,13 @@ class _Shelf:
         """A text as HTML, in which HTML is text, headings are those of a section, and links lead where they led."""
         from markdown_it import MarkdownIt
 
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            self.problems.append(f"cannot read {path}: {error}; expected text in UTF-8")
+            return ""
         reader = MarkdownIt("js-default")
-        tokens = reader.parse(path.read_text(encoding="utf-8"))
+        tokens = reader.parse(text)
         for token in tokens:
             if token.type in ("heading_open", "heading_close"):
                 token.tag = f"h{min(6, int(token.tag[1]) + 2)}"

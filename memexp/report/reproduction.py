@@ -335,6 +335,8 @@ def _entry(run: Run, score: Score, wanted: Wanted, root: Path) -> Entry:
 def _missing(
     table: Reproduction, places: dict[tuple[str, str], list[Wanted]], library: Library
 ) -> list[tuple[str, str]]:
+    if table.experiment.needs is not None:  # no command fills anything
+        return []
     name, missing = table.experiment.name, []
     for column, data in table.data.items():
         here = {row: cells for (row, there), cells in places.items() if there == column}

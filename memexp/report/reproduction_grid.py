@@ -56,16 +56,22 @@ def lay_out(table: Reproduction) -> Grid:
 def _cell(table: Reproduction, row: str, column: str) -> list[str]:
     if not table.has_cell(row, column):
         return [""] * 7
-    digits, published = table.metric.digits, table.published_number(row, column)
+    published = table.published_number(row, column)
     paper = _DASH
     if published is not None:
-        paper = f"{'†' * published.recalled}{published.value:,.{digits}f}"
-        paper += "" if published.std is None else f" ± {published.std:,.{digits}f}"
+        paper = f"{'†' * published.recalled}{_as_printed(table, published.value)}"
+        paper += "" if published.std is None else f" ± {_as_printed(table, published.std)}"
     texts = [paper, *_ours(table, row, column)]
     theirs = table.published_gap(row, column)
     is_base = row == table.baseline(column)
     texts.append("baseline" if is_base else _DASH if theirs is None else _signed(table, theirs))
     return texts + _difference(table, column, table.gap_to_baseline(row, column))
+
+
+def _as_printed(table: Reproduction, value: float, sign: str = "") -> str:
+    """A paper's number: all digits that it has, also where ours are worth fewer."""
+    given = len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return f"{value:{sign},.{max(table.metric.digits, given)}f}"
 
 
 def _ours(table: Reproduction, row: str, column: str) -> list[str]:
@@ -191,7 +197,7 @@ def _trends(table: Reproduction) -> list[str]:
     for column, part in parts.items():
         for one in part.disagreements:
             notes.append(
-                f"{column}, against the paper: {one.first} less {one.second} is {one.published:+.{table.metric.digits}f} there, "
+                f"{column}, against the paper: {one.first} less {one.second} is {_as_printed(table, one.published, '+')} there, "
                 f"{_signed(table, table.shown(column)(one.ours))}{' %' * table.metric.relative} here."
             )
     return notes

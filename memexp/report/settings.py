@@ -44,6 +44,8 @@ def _origin(name: str, root: Path) -> str:
     except UserError:
         return name
     kept = {key: _text(value) for key, value in flatten(config).items() if key.split(".")[0] not in _NOT_OF_THE_ORIGIN}
+    if config.get("init_from"):
+        kept["init_from"] = _origin(str(config["init_from"]), root)
     return f"{config.get('arch', {}).get('name', '')}-{fingerprint(kept)[:6]}"
 
 

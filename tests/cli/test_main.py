@@ -65,6 +65,16 @@ def test_dry_run_of_one_job_trains_nothing(memexp) -> None:
         (UserError("no\nsuch thing"), 2, "memexp runs: no such thing\n"),
         (KeyboardInterrupt(), 130, "memexp runs: interrupted\n"),
         (SystemExit(143), 143, ""),
+        (
+            OSError(36, "File name too long", "aaa"),
+            2,
+            "memexp runs: cannot use aaa: File name too long; expected a place that can be used\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "memexp runs: cannot write: No space left on device; expected a place that can be used\n",
+        ),
     ],
 )
 def test_exit_codes(raised, code, line, memexp, monkeypatch, capsys) -> None:

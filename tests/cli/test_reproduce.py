@@ -209,6 +209,9 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
     monkeypatch.setattr(train, "run", fail)
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 1 and done == "train cache | Letters | seed 0 | -" and "failed cache | Letters | seed 0" in out
+    monkeypatch.setattr(JobProcess, "exit_code", 2)  # all that failed were refused: that the user can mend
+    code, _, done = call("reproduce", "tiny/table1")
+    assert code == 2 and done == "train cache | Letters | seed 0 | -"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,7 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("reproduce tiny/table1 data=tinny", "memexp reproduce: data is 'tinny'; expected one of tiny; did you mean tiny?"),
         ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number and s, m, h or d, such as 90m or 2h"),
         ("reproduce tiny/table1 budget=1h launcher=basic", "memexp reproduce: budget is 1h with launcher=basic; expected a time limit of that launcher's own, for its jobs go on when this command ends"),
+        ("reproduce tiny/table1 launcher=foo", "memexp reproduce: there is no hydra/launcher=foo; expected one of basic, local"),
         ("reproduce tiny/table1 scale=big", "memexp reproduce: scale is 'big'; expected one of paper, small"),
         ("table tiny/table1 metric=nats", "memexp table: metric is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
         ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
@@ -243,6 +247,8 @@ def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
     path.write_text(EXPERIMENT + "needs: a telescope\n")
     code, _, error = call("reproduce", "tiny/table1")
     assert code == 2 and "tiny/table1 cannot be run yet: it needs a telescope" in error
+    code, out, _ = call("table", "tiny/table1")
+    assert code == 0 and "Not run: it needs a telescope" in out and "memexp reproduce" not in out
 
 
 def test_a_budget_in_seconds() -> None:
@@ -319,6 +325,26 @@ def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signal
 
     assert run_jobs([job], at_a_time=1, show=show, until=Until())
     assert (job.reason, job.state) == (last, "stopped") and not to_send
+
+
+def test_a_job_that_was_just_being_started_hears_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes when there is a child, but nobody knows it yet."""
+    popen = subprocess.Popen
+
+    def started(*args: Any, **kwargs: Any) -> Any:
+        process = popen(*args, **kwargs)
+        while "up" not in job.output:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    job = saving_job(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", started)
+    waits = "while not asked:\n    time.sleep(0.01)\n"
+    patient = "for _ in range(1000):\n    if asked:\n        break\n    time.sleep(0.01)\nelse:\n    exit(1)\n"
+    (tmp_path / "job.py").write_text(SAVES.replace(waits, patient))
+    assert run_jobs([job], at_a_time=1, show=lambda: None)
+    assert (job.reason, job.exit_code) == ("saved", 130)
 
 
 def test_jobs_in_the_background_hear_the_end_of_a_budget(tmp_path: Path) -> None:

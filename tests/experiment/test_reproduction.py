@@ -33,7 +33,7 @@ PUBLISHED = Published(
     metric="perplexity",
     source="a test",
     numbers={
-        ("plain", "Letters"): Number(20.0, 0.25),
+        ("plain", "Letters"): Number(20.0, 0.125),  # with more digits than ours
         ("memory", "Letters"): Number(16.0),
         ("more", "Letters"): Number(15.0, recalled=True),
         ("tested", "Letters"): Number(17.0),
@@ -106,7 +106,7 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
     assert (memory["step time: paper"], memory["step time: ours"]) == ("†1.25", "2.00")
     assert (more["Letters: paper"], more["n"], more["our diff. %"]) == ("†15.00", "*1", "none")
     assert line(found, "tested")["tiny: ours"] == line(found, "plain")["stdlib: ours"] == "–"
-    assert line(found, "plain")["Letters: paper"] == "20.00 ± 0.25"
+    assert line(found, "plain")["Letters: paper"] == "20.00 ± 0.125"
     assert line(found, "tested")["Poems: paper"] == ""  # it has no cell there
     notes = " ".join(lay_out(found).notes)
     assert (

@@ -113,6 +113,10 @@ def test_seeds_of_a_continued_run_share_a_row(fakes: Any) -> None:
     fakes.score(fakes.run("knn-new", mem=512), 3.5)
     comparison = compared_runs(fakes)
     assert [len(cell) for cell in comparison.cells.values()] == [1, 2]
+    for seed in (0, 1):  # and of one that was continued again
+        run = fakes.run(f"more-s{seed}", mem=1024, seed=seed, settings={"init_from": f"knn-s{seed}"})
+        fakes.score(run, 2.0 + seed)
+    assert [len(cell) for cell in compared_runs(fakes).cells.values()] == [1, 2, 2]
 
 
 def test_a_missing_cell_is_filled_by_eval_where_the_run_is_there(compared: Any) -> None:

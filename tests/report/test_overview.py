@@ -107,10 +107,12 @@ def test_what_stays_out_of_git_is_left_out_when_asked(results: Path) -> None:
 def test_what_is_damaged_says_so_and_hides_no_other(results: Path) -> None:
     (results / "memorizing" / "per_token" / "summary.json").write_text(json.dumps(DIFFERENCE | {"b": {}}))
     (results / "tasks" / "runs" / "xl-run" / "summary.json").write_text("{")
+    (results / "tasks" / "latin.md").write_bytes(b"caf\xe9")
+    (results / "tasks" / "folder.md").mkdir()
     problems: list[str] = []
     text = text_of(results, problems=problems)
-    assert [any(name in problem for problem in problems) for name in ("per_token", "xl-run")] == [True, True]
-    assert len(problems) == 2 and "per_token/summary.json lacks score, perplexity" in text and "diffs/a~b" in text
+    assert [any(name in problem for problem in problems) for name in ("per_token", "xl-run", "latin.md")] == [True] * 3
+    assert len(problems) == 3 and "per_token/summary.json lacks score, perplexity" in text and "diffs/a~b" in text
 
 
 def test_the_command_writes_the_page_and_warns(
