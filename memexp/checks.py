@@ -189,6 +189,11 @@ def _check_pairs(config: TrainConfig, arch: PairArch) -> None:
             "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; "
             "expected arch.stored_on=device, or arch.search=exact"
         )
+    if config.recompute and arch.search == "faiss_hnsw":
+        raise UserError(
+            "recompute is true but arch.search is faiss_hnsw, whose graph finds other neighbours when a segment is computed "
+            "again; expected recompute=false, or arch.search=faiss_ivf"
+        )
     name, pairs = ("arch.pairs", arch.pairs) if isinstance(arch, BlockKnnArch) else ("mem", config.mem)
     if 0 < pairs < arch.neighbours:
         raise UserError(

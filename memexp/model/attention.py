@@ -5,14 +5,14 @@ S = C + T keys in sight, M keys without places.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from memexp.model.blocks import Layout, attend_in_blocks
+from memexp.model.numerics import at_least_fp32, unit_norm
 from memexp.model.parts import part
 from memexp.model.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.segment import Shape, detach, zero_lanes
@@ -183,28 +183,6 @@ def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
         return queries_BHTK * queries_BHTK.shape[-1] ** -0.5
     # abs: a negative scale would retrieve the least similar pairs
     return unit_norm(queries_BHTK) * scale_H.abs().view(1, -1, 1, 1)
-
-
-def unit_norm(x: Tensor) -> Tensor:
-    """`x` divided by the norm of its last axis, as `F.normalize` does in a third of the passes over memory."""
-    normed: Tensor = _UnitNorm.apply(x)
-    return normed
-
-
-class _UnitNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
-        normed = x * factor
-        ctx.save_for_backward(normed, factor)
-        return normed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        normed, factor = ctx.saved_tensors
-        along = torch.linalg.vecdot(gradient, normed)[..., None]
-        return torch.addcmul(gradient, normed, along, value=-1).mul_(factor)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -382,8 +360,3 @@ def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
     """Gauge: the part of the attention of the middle one of the queries, mean over lanes and heads, that is on `part` of the keys."""
     middle = sight.queries_BHTK.shape[2] // 2
     return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """For what a softmax is taken of: half precision would make large scores alike."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -152,7 +152,7 @@ class Block(SegmentModel):
             seen = self.vectors.see(vectors)
             read = self._read(window_BTD, cache, seen, rings, size=self.cache_tokens)
             vectors, gates = self._rewrite(seen, read.sights, there_BT, cache.count_B)
-            rings, cache = read.pairs.write(cache), read.cache
+            rings, cache = read.pairs.write(cache, there_BT), read.cache
             reads.append(read._replace(gauges=read.gauges | gates))
         return reads, State(cache, (*vectors, *rings))
 

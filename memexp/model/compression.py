@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import at_least_fp32, unit_norm
+from memexp.model.numerics import at_least_fp32, unit_norm
 from memexp.model.segment import Shape
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.model.attention import at_least_fp32
+from memexp.model.numerics import at_least_fp32
 from memexp.model.ring import Ring, newest_keys, readable_spans
 from memexp.model.search import ACCELERATOR_BLOCK_BYTES, Neighbours, exact
 

@@ -6,6 +6,8 @@ the others, W words of a cluster, E width of its vectors.
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memexp.model.numerics import at_least_fp32
 from memexp.model.parts import part
 
 LOGITS_AT_ONCE = 1 << 25
@@ -32,11 +35,33 @@ class Head(nn.Module):
         """The input of the first layer, B T D."""
         return F.embedding(tokens_BT, self.embedding_VD)
 
-    def logits(self, hidden_BTD: Tensor, words_VD: Tensor | None = None) -> Tensor:
-        """Unnormalised log-probabilities of the next token, B T V; or of other words than the vocabulary's."""
-        words_VD = self.embedding_VD if words_VD is None else words_VD
-        hidden_BTD = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the next token, B T V."""
+        with self._precision(hidden_BTD):
+            return self._products(hidden_BTD, self.embedding_VD)
+
+    def nats_of_another(self, hidden_BTD: Tensor, word_D: Tensor) -> Tensor:
+        """Negative log-likelihood of a word that the vocabulary lacks, in a softmax over it and all others; B T in fp32."""
+        with self._precision(hidden_BTD):
+            logits = at_least_fp32(self._products(hidden_BTD, torch.cat([self._words(), word_D[None]])))
+        return logits.logsumexp(-1) - logits[..., -1]
+
+    def _words(self) -> Tensor:
+        """What the softmax is over."""
+        return self.embedding_VD
+
+    def _scaled(self, hidden_BTD: Tensor) -> Tensor:
+        hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
+        scaled: Tensor = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
+        return scaled
+
+    def _products(self, hidden_BTD: Tensor, words_VD: Tensor) -> Tensor:
+        hidden_BTD = self._scaled(hidden_BTD)
         return F.linear(hidden_BTD, words_VD.to(hidden_BTD.dtype))
+
+    def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
+        """Out of training logits are of full precision: each token's loss is kept, and half would make the largest alike."""
+        return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
 
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
@@ -102,27 +127,31 @@ class AdaptiveHead(Head):
             x_BTD = x_BTD.index_put((mine,), cluster.embed(tokens_BT[mine]).to(x_BTD.dtype))
         return x_BTD
 
-    def logits(self, hidden_BTD: Tensor, words_VD: Tensor | None = None) -> Tensor:
-        """Log-probabilities of the next token, B T V; of other words than the vocabulary's, what the softmax is over."""
-        if words_VD is not None:
-            return super().logits(hidden_BTD, words_VD)
-        first_BTS = self._first(hidden_BTD)
-        hidden_BTD = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
-        frequent, *entries = first_BTS.split([len(self.embedding_VD), *[1] * len(self.clusters)], dim=-1)
-        rest = [
-            entry + cluster.logits(hidden_BTD).float().log_softmax(-1)
-            for entry, cluster in zip(entries, self.clusters, strict=True)
-        ]
-        return torch.cat([frequent, *rest], dim=-1)
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Log-probabilities of the next token, B T V."""
+        with self._precision(hidden_BTD):
+            first_BTS, hidden_BTD = self._first(hidden_BTD), self._scaled(hidden_BTD)
+            frequent, *entries = first_BTS.split([len(self.embedding_VD), *[1] * len(self.clusters)], dim=-1)
+            rest = [
+                entry + cluster.logits(hidden_BTD).float().log_softmax(-1)
+                for entry, cluster in zip(entries, self.clusters, strict=True)
+            ]
+            return torch.cat([frequent, *rest], dim=-1)
+
+    def _words(self) -> Tensor:
+        """The frequent words and the clusters; a cluster counts as all of its words."""
+        return torch.cat([self.embedding_VD, self.entry_KD])
 
     def _first(self, hidden_BTD: Tensor) -> Tensor:
         """Log-probabilities of the frequent words and the clusters, B T F+K in fp32."""
-        words_SD = torch.cat([self.embedding_VD, self.entry_KD])
-        return super().logits(hidden_BTD, words_SD).float().log_softmax(-1)
+        return self._products(hidden_BTD, self._words()).float().log_softmax(-1)
 
     def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        first_NS = self._first(hidden_ND)
-        hidden_ND = self.norm(hidden_ND) / math.sqrt(hidden_ND.shape[-1])
+        with self._precision(hidden_ND):
+            return self._nats_of(hidden_ND, targets_N)
+
+    def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        first_NS, hidden_ND = self._first(hidden_ND), self._scaled(hidden_ND)
         place_N, rest = targets_N, torch.zeros_like(first_NS[:, 0])
         for number, cluster in enumerate(self.clusters):
             mine_N = (targets_N >= cluster.first) & (targets_N < cluster.end)

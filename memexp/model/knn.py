@@ -101,7 +101,7 @@ class Knn(SegmentModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment over itself, the cache and, in the memory layers, the rings; then write it to the rings."""
         read = self._read(tokens_BT, state, size=self.cache_tokens)
-        rings = read.pairs.write(state.cache)
+        rings = read.pairs.write(state.cache, valid_BT)
         return SegmentOutput(read.hidden_BTD, State(read.cache, rings), aux={}, gauges=read.pairs.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:

@@ -87,11 +87,16 @@ class PairMemory(nn.Module):
             reading = gated(retrieved, attend(sight, mask), self.gate_H)
         return reading._replace(recall=found_recall)
 
-    def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache) -> Ring:
-        """Append what was read, or what then leaves the cache that it was read over."""
+    def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache, there_BT: Tensor) -> Ring:
+        """Append what was read, or what then leaves the cache that it was read over.
+
+        Args:
+            there_BT: which tokens are no padding. Lanes that read nothing else are behind their document's end, and their
+                memory fills no further.
+        """
         keys, values = heads.keys_BGTK, heads.values_BGTK
         length, all_heads = keys.shape[2], (-1, self.shape.heads, -1, -1)
-        valid_B = torch.full_like(ring.count_B, length)
+        valid_B = there_BT.any(-1) * length
         if self.options.write == "leaving":
             keys, values = sight.keys_BGSK[:, :, :length], sight.values_BGSK[:, :, :length]
             valid_B = (cache.count_B + length - self.behind).clamp(0, length)
@@ -194,10 +199,11 @@ class PairPass:
         self._seen[number], self._readings[number] = (heads, sight), reading
         return reading.read_BHTK
 
-    def write(self, cache: Cache) -> tuple[Ring, ...]:
+    def write(self, cache: Cache, there_BT: Tensor) -> tuple[Ring, ...]:
         """The rings with what was read, in place; `cache` is the one that it was read over."""
         return tuple(
-            self.memories[number].write(ring, *self._seen[number], cache) for number, ring in self.rings.items()
+            self.memories[number].write(ring, *self._seen[number], cache, there_BT)
+            for number, ring in self.rings.items()
         )
 
     def retrieval(self) -> Retrieval:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, join_heads, linear, scaled, split_heads, unit_norm
+from memexp.model.attention import AttentionOptions, join_heads, linear, scaled, split_heads
 from memexp.model.gates import Gated, build_cell
+from memexp.model.numerics import unit_norm
 from memexp.model.segment import Shape
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memexp.model.attention import at_least_fp32
 from memexp.model.gathered import dot_rows, sum_rows
+from memexp.model.numerics import at_least_fp32
 from memexp.model.parts import part
 from memexp.model.ring import Ring, gather
 from memexp.model.search import Neighbours

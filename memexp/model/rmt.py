@@ -15,7 +15,6 @@ from memexp.model.attention import (
     Heads,
     LayerCache,
     Sight,
-    at_least_fp32,
     attend,
     clear_cache,
     empty_cache,
@@ -199,9 +198,7 @@ class Rmt(SegmentModel):
         """Write tokens are to predict a word of their own (section 4.3), mean over those of lanes that read anything."""
         if self.memory_word_D is None:
             return {}
-        words_BMV = at_least_fp32(self.head.logits(written_BMD))
-        own_BM1 = at_least_fp32(self.head.logits(written_BMD, self.memory_word_D[None]))
-        nats_BM = torch.cat([words_BMV, own_BM1], dim=-1).logsumexp(-1) - own_BM1.squeeze(-1)
+        nats_BM = self.head.nats_of_another(written_BMD, self.memory_word_D)
         there_B = valid_BT.any(-1)
         nats = torch.where(there_B, nats_BM.mean(-1), 0).sum() / there_B.sum().clamp_min(1)
         return {"memory_word": self.aux_weight * nats}

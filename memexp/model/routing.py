@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import at_least_fp32
+from memexp.model.numerics import at_least_fp32
 from memexp.model.ring import Ring, ages, gather, newest_keys
-from memexp.model.search import Neighbours, best_rows
+from memexp.model.search import Neighbours, best_rows, inner_products
 from memexp.model.segment import Shape
 
 ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
@@ -45,10 +45,10 @@ class Router(nn.Module):
         with torch.autocast(keys_BHRK.device.type, enabled=False):
             query_BHK = at_least_fp32(self.route_HK) + self._past(ring)
             with torch.no_grad():
-                scores_BHR = (keys_BHRK @ query_BHK.to(keys_BHRK.dtype)[..., None]).squeeze(-1)
+                scores_BHR = inner_products(keys_BHRK, query_BHK[:, :, None]).squeeze(-1)
                 void_BHR = (ages(ring) > ring.count_B[:, None])[:, None].expand_as(scores_BHR)
                 keep_B11 = ring.count_B.clamp(1, keep).view(-1, 1, 1)
-                threshold_BH1 = descend(at_least_fp32(scores_BHR), void_BHR, keep_B11)
+                threshold_BH1 = descend(scores_BHR, void_BHR, keep_B11)
                 slots_BHk = best_rows(scores_BHR.masked_fill_(void_BHR, float("-inf"))[..., None], keep).squeeze(-2)
                 best = scores_BHR.gather(-1, slots_BHk).sort(-1, descending=True)
                 slots_BH1k = slots_BHk.gather(-1, best.indices)[:, :, None]

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.model.attention import at_least_fp32
 from memexp.model.gathered import dot_rows
+from memexp.model.numerics import at_least_fp32
 from memexp.model.parts import part
 from memexp.model.ring import Ring, ages, readable_spans
 
@@ -42,6 +42,8 @@ ROUNDING = 3.1 * 2**-8
 """Error of a score in bf16, over the product of the norms: both factors and the result are rounded by 2^-8 each."""
 ACCELERATOR_BLOCK_BYTES = 1 << 30
 """Scores that exist at once on an accelerator."""
+CONVERTED = 1 << 13
+"""Pairs of a half-precision ring that are converted at once where all scores are kept."""
 STRIDE = 8
 """Members of a group in `best_rows`."""
 SHORT = 256
@@ -239,32 +241,35 @@ def _multiplies_bf16_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def inner_products(keys_BHRK: Tensor, queries_BHTK: Tensor) -> Tensor:
+    """Scores of all pairs in fp32, B H R T, without a copy of a half-precision ring.
+
+    In half precision many scores are alike, and which pairs are then the best depends on where the ring stands.
+    """
+    if keys_BHRK.dtype == queries_BHTK.dtype:
+        return keys_BHRK @ queries_BHTK.mT
+    lanes, heads, capacity, _ = keys_BHRK.shape
+    scores_BHRT = queries_BHTK.new_empty(lanes, heads, capacity, queries_BHTK.shape[2])
+    for start in range(0, capacity, CONVERTED):
+        some_BHRK = keys_BHRK[:, :, start : start + CONVERTED].to(queries_BHTK.dtype)
+        scores_BHRT[:, :, start : start + CONVERTED] = some_BHRK @ queries_BHTK.mT
+    return scores_BHRT
+
+
 def _by_mask(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     """On an accelerator: shapes depend on no value, so the host never waits for the device."""
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
     void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
-    block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * ring.keys_BHRK.element_size()))
-    kind, take, slots, found = ring.keys_BHRK.dtype, min(k, capacity), [], []
-    half = kind != queries_BHTK.dtype
+    block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * queries_BHTK.element_size()))
+    take, slots, found = min(k, capacity), [], []
     for some_BHTK in queries_BHTK.split(block, dim=2):
-        scores_BHRT = (ring.keys_BHRK @ some_BHTK.to(kind).mT).masked_fill_(void_B1R1, float("-inf"))
-        places_BHTL = best_rows(scores_BHRT, min(SHORTLIST * k, capacity) if half else take)
-        values_BHTL = scores_BHRT.mT.gather(-1, places_BHTL)
-        if half:  # scores of rounded queries are only good enough for a shortlist
-            values_BHTL = _scored_again(some_BHTK, ring, places_BHTL).masked_fill(values_BHTL.isneginf(), float("-inf"))
-        best = values_BHTL.topk(take, dim=-1)
-        slots.append(places_BHTL.gather(-1, best.indices))
+        scores_BHRT = inner_products(ring.keys_BHRK, some_BHTK).masked_fill_(void_B1R1, float("-inf"))
+        places_BHTk = best_rows(scores_BHRT, take)
+        best = scores_BHRT.mT.gather(-1, places_BHTk).sort(-1, descending=True)
+        slots.append(places_BHTk.gather(-1, best.indices))
         found.append(best.values > float("-inf"))
     padding = (0, k - take)
     return Neighbours(
         F.pad(torch.cat(slots, dim=2), padding),
         F.pad(torch.cat(found, dim=2), padding),
     )
-
-
-def _scored_again(queries_BHTK: Tensor, ring: Ring, slots_BHTL: Tensor) -> Tensor:
-    lanes, heads, capacity, _ = ring.keys_BHRK.shape
-    first_BH11 = torch.arange(lanes * heads, device=slots_BHTL.device).view(lanes, heads, 1, 1) * capacity
-    rows_NL = (slots_BHTL + first_BH11).flatten(0, 2)
-    scores_NL = dot_rows(queries_BHTK.flatten(0, 2), ring.keys_BHRK.flatten(0, 2), rows_NL)
-    return scores_NL.view_as(slots_BHTL)

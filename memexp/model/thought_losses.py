@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import at_least_fp32
 from memexp.model.head import Head
+from memexp.model.numerics import at_least_fp32
 from memexp.model.position import Places
 from memexp.model.segment import Shape
 from memexp.model.updater import PublishedAlibi, Updater

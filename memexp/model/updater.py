@@ -20,9 +20,9 @@ from memexp.model.attention import (
     linear,
     scaled,
     split_heads,
-    unit_norm,
 )
 from memexp.model.layers import FeedForward
+from memexp.model.numerics import unit_norm
 from memexp.model.position import Places, Position, Positioned, Rotary
 from memexp.model.segment import Shape
 

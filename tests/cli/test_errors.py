@@ -53,6 +53,7 @@ CASES = [
     ("train arch.position=xl size.heads=1 size.head_size=7", "size.heads is 1 and size.head_size 7; expected an even product with arch.position=xl, whose waves are pairs"),
     ("train arch=knn arch.search=hashed", "arch.search is 'hashed'; expected one of auto, exact, bucketed, faiss_flat, faiss_ivf, faiss_hnsw, routed"),
     ("train arch=knn_routed arch.stored_on=host", "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; expected arch.stored_on=device, or arch.search=exact"),
+    ("train arch=knn arch.search=faiss_hnsw recompute=true", "recompute is true but arch.search is faiss_hnsw, whose graph finds other neighbours when a segment is computed again; expected recompute=false, or arch.search=faiss_ivf"),
     ("train arch=knn mem=99999999999999999999", "mem is 99999999999999999999; expected less than 2^48"),
     ("train steps=0", "steps is 0; expected at least 1 step"),
     ("train precision=fp16", "precision is 'fp16'; expected one of fp32, bf16; did you mean bf16?"),

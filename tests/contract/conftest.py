@@ -57,7 +57,11 @@ VARIANTS = {
         ["arch.stored=bf16"],
         ["mem=0"],
     ],
-    "knn_routed": [["arch.combine=joint"], ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"]],
+    "knn_routed": [
+        ["arch.stored=bf16"],
+        ["arch.combine=joint"],
+        ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"],
+    ],
     "rmt": [["mem=0"], ["mem=1"], ["mem=3", "arch.cache=5"], ["arch.aux_weight=0.5"]],
     "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"]],
     "thought": [

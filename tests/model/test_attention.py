@@ -15,8 +15,8 @@ from memexp.model.attention import (
     Sight,
     attend,
     local_scores,
-    unit_norm,
 )
+from memexp.model.numerics import unit_norm
 from memexp.model.segment import Shape
 
 
@@ -99,3 +99,10 @@ def test_unit_norms_are_pytorchs() -> None:
     [found], [expected] = (torch.autograd.grad(f(x), x, down) for f in (unit_norm, lambda x: F.normalize(x, dim=-1)))
     torch.testing.assert_close(found[1:], expected[1:])
     torch.testing.assert_close(found[0, 1:], expected[0, 1:])
+
+
+def test_keys_of_half_precision_are_rounded_once() -> None:
+    """Rounding the norm as well would give every key a length of its own, by which it is then retrieved."""
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unit_norm(x), F.normalize(x.float(), dim=-1).bfloat16())

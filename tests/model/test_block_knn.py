@@ -8,6 +8,7 @@ from torch import Tensor
 
 from memexp.model.block import Block
 from memexp.model.block_knn import BlockKnn
+from memexp.model.knn import Knn
 from memexp.model.segment import SegmentModel, Shape
 from memexp.model.vanilla import Vanilla
 
@@ -107,3 +108,34 @@ def test_pieces_of_a_window_give_what_the_window_gives() -> None:
         hidden.append(extension.hidden_BTD)
     expected = model(last, torch.ones_like(last, dtype=torch.bool), state, reset).hidden_BTD
     torch.testing.assert_close(torch.cat(hidden, dim=1), expected)
+
+
+def test_padding_fills_no_memory() -> None:
+    """A document of nine tokens in a segment of eight windows writes two of them; the lane beside it goes on."""
+    model = build(shape(segment=64), pairs=56)
+    text = torch.arange(128).view(2, 64) % 11
+    there = torch.ones_like(text, dtype=torch.bool)
+    there[:, 9:] = False
+    begins = torch.tensor([True, True])
+    short = model(text, there, model.init_state(2), begins)
+    assert short.gauges["memory_fill_pairs"] == pytest.approx(2 * WINDOW / 56)
+    there[1] = True
+    assert model(text, there, model.init_state(2), begins).gauges["memory_fill_pairs"] == 1
+
+
+def test_a_lane_without_text_fills_no_memory() -> None:
+    options = {key: value for key, value in PAIRS.items() if key != "pairs"}
+    model = randomise(
+        Knn(
+            shape(segment=8),
+            mem=40,
+            cache=8,
+            **{**COMMON, **options, "knn_layers": [2], "knn_position": True, "position": "t5"},
+        )
+    )
+    text, begins = torch.arange(16).view(2, 8) % 11, torch.tensor([True, True])
+    there, state = torch.ones_like(text, dtype=torch.bool), model.init_state(2)
+    for _ in range(4):
+        output = model(text, there, state, begins)
+        state, there, begins = output.state, torch.zeros_like(there), torch.zeros_like(begins)
+    assert output.gauges["memory_fill"] == pytest.approx(8 / 40)

@@ -60,6 +60,30 @@ def test_with_one_word_a_cluster_it_is_the_plain_softmax() -> None:
     torch.testing.assert_close(head.logits(hidden()), plain.logits(hidden()).log_softmax(-1))
 
 
+@pytest.mark.parametrize("head", [Head(VOCABULARY, WIDTH), adaptive(2)], ids=["plain", "adaptive"])
+def test_a_word_of_its_own_takes_its_share_from_all_others(head: Head) -> None:
+    """The chance of a word joins those of all others in proportion to its exponential; a cluster is worth its entry."""
+    word = torch.randn(WIDTH)
+    x_ND = (head.norm(hidden()) / WIDTH**0.5).flatten(0, 1)
+    others = torch.cat([head.embedding_VD, head.entry_KD]) if isinstance(head, AdaptiveHead) else head.embedding_VD
+    own_N, all_N = (x_ND @ word).exp(), (x_ND @ others.T).exp().sum(-1)
+    found = head.nats_of_another(hidden(), word)
+    torch.testing.assert_close(found.flatten(), -(own_N / (own_N + all_N)).log())
+    [gradient] = torch.autograd.grad(found.sum(), [head.embedding_VD])
+    assert (gradient.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("head", [Head(VOCABULARY, WIDTH), adaptive(2)], ids=["plain", "adaptive"])
+def test_losses_that_are_kept_are_of_full_precision(head: Head) -> None:
+    """In training half precision will do."""
+    expected = head.eval().nats(hidden(), targets())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.nats(hidden(), targets()), expected)
+        assert torch.equal(head.best(hidden()), head.logits(hidden()).argmax(-1))
+        assert head.logits(hidden()).dtype == torch.float32
+        assert not torch.equal(head.train().nats(hidden(), targets()), expected)
+
+
 @pytest.mark.parametrize("narrowing", [1, 2])
 def test_embeddings_are_the_vectors_that_the_softmax_reads(narrowing: int) -> None:
     head = adaptive(narrowing)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from memexp.model.knn import Knn
-from memexp.model.ring import Ring
+from memexp.model.ring import Ring, ages_at, clear_ring, empty_ring, write
 from memexp.model.routing import Router, descend, soft_weights
 
 from .test_equivalence import COMMON, LANES, randomise, read, shape, tokens
@@ -152,3 +152,23 @@ def test_age_is_how_far_back_the_last_token_read(search: str, write: str) -> Non
         expected = sum(product for _, product in weighted) / total if total else 0
         assert float(output.gauges["age"]) == pytest.approx(expected)
     assert expected > 8
+
+
+def test_what_is_routed_does_not_depend_on_where_the_ring_stands() -> None:
+    """Of keys that are alike in half precision as well, where many scores would be equal."""
+    torch.manual_seed(6)
+    size = shape(segment=8)
+    router = Router(size, keep=16, context=8)
+    keys = torch.nn.functional.normalize(torch.randn(1, 2, 90, 8) + 4 * torch.randn(1, 2, 1, 8), dim=-1)
+    found, weights = [], []
+    for before in (0, 40, 71):
+        ring = empty_ring(lanes=1, heads=2, head_size=8, slots=100, slack=21, like=torch.zeros(()).bfloat16())
+        old = torch.randn(1, 2, before, 8)
+        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before]), slots=100), torch.tensor([True]))
+        ring = write(ring, keys, keys, valid_B=torch.tensor([90]), slots=100)
+        routed = router(ring)
+        found.append(ages_at(ring, routed.neighbours.slots_BHTk).sort().values)
+        weights.append(routed.weights_BH1k.sum())
+    for other, weight in zip(found[1:], weights[1:], strict=True):
+        assert torch.equal(other, found[0])
+        torch.testing.assert_close(weight, weights[0])
