@@ -126,13 +126,13 @@ def test_an_index_follows_forks_and_what_is_read_again(name: str) -> None:
 def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
     torch.manual_seed(3)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=3000, slack=0, like=LIKE.bfloat16())
-    keys = F.normalize(some("random", 3000) + 6 * some("random", 1), dim=-1)  # alike, so that rounded scores are equal
+    keys = F.normalize(some("random", 3000) + 30 * some("random", 1), dim=-1)  # alike, so that rounded scores are equal
     ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]), slots=3000)
     queries = F.normalize(torch.randn(2, 2, 40, 16), dim=-1)
-    check("exact", build_engine("exact")(queries, ring, 32), queries, ring)
+    check("exact", build_engine("exact")(queries, ring, 64), queries, ring)
     from memexp.model.search import _by_mask
 
-    check("exact", _by_mask(queries, ring, 32), queries, ring)
+    check("exact", _by_mask(queries, ring, 64), queries, ring)
 
 
 def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
