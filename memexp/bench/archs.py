@@ -5,9 +5,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from memexp.bench.figures import Figure, Say, in_turn, timed
 from memexp.bench.work import Work, settings_of, step_of
@@ -47,14 +47,29 @@ def _facts(config: TrainConfig, work: Work, step: Callable[[], None]) -> dict[st
     with torch.device("meta"):
         model = build_model(config, vocabulary=work.vocabulary)
         state = state_bytes(model.init_state(1))
-    # fused kernels of attention are one operation that nobody counts on a CPU; the plain one is made of products
-    with _Flops() as counter, sdpa_kernel(SDPBackend.MATH):
+    with _Flops() as counter:
         step()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state bytes a lane": state,
         "MFLOP a token, trained": counter.total / (work.lanes * work.segment) / 1e6,
     }
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+
+
+_COUNTS: dict[Any, Callable[..., Any]] = {
+    **flop_registry,
+    # the CPU's kernels, which PyTorch does not count
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 class _Flops(TorchDispatchMode):
@@ -67,7 +82,7 @@ class _Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
+        count = _COUNTS.get(func._overloadpacket)
         if count is not None:
             self.total += int(count(*args, **(kwargs or {}), out_val=found))
         return found

@@ -12,6 +12,8 @@ from memexp.model.build import build_model, pick_device
 from memexp.model.search import ACCELERATOR_BLOCK_BYTES
 from memexp.model.segment import SegmentModel, state_bytes
 
+BIASED = ("t5", "xl", "alibi", "dynamic")
+"""Positions that are added to the scores of attention."""
 HALF, FULL = 2, 4
 """Bytes of a number in bf16 and in fp32."""
 
@@ -31,7 +33,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
 
     Activations are those that the backward pass asks for: in every layer the two normed inputs, queries, keys and values,
     what the heads read, and the hidden layer before and after its ReLU, for every segment of a gradient window; scores of
-    attention are not kept.
+    attention are not kept, but what is added to them is.
     """
     arch, size = config.arch, config.size
     with torch.device("meta"):
@@ -60,10 +62,21 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
         Item("activations", positions * kept * number, f"{positions:,} positions x {kept:,} x {number}"),
+        _added_to_scores(config, model, number=number, segments=window),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
     search = Item("scores of a search", 2 * ACCELERATOR_BLOCK_BYTES, "a block of queries, and what is selected of it")
     return [*found, search] if rings else found
+
+
+def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number: int, segments: int) -> Item:
+    """The tensor of biases by place or, where these do not work by one, of what may be seen: a fused kernel keeps the one that
+    it was given for each lane and layer. A model without both needs none."""
+    places = model.stride + model.positions - config.segment  # of the text that is read at once
+    pairs = config.lanes * model.positions * (places + model.in_sight) * config.size.layers * segments
+    biased = config.arch.position in BIASED
+    each = number * config.size.heads if biased else 1 if model.in_sight else 0
+    return Item("bias and mask of attention", pairs * each, f"{pairs:,} pairs of places x {each}")
 
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:

@@ -51,7 +51,8 @@ def vocabulary_of(config: TrainConfig) -> int:
 def operations(config: TrainConfig) -> float:
     """Additions and multiplications a token of training, forward and backward.
 
-    Every weight but the embedding is used once a position, of which memory tokens have some too, the head once a token. A position
+    Every weight but the embedding is used once a position, of which memory tokens have some too, the head once a token (of adaptive
+    softmax the clusters as often as Zipf's law has their words). A position
     attends to half its window and to the whole cache; backward counts twice, and `recompute` once more. The search scores every
     slot, without backward: a token, or routed a segment.
     """
@@ -59,8 +60,7 @@ def operations(config: TrainConfig) -> float:
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
     inner = size.heads * size.head_size
-    embedding = vocabulary_of(config) * size.width
-    weights = sum(parameter.numel() for parameter in model.parameters()) - embedding
+    weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
     window = model.stride + model.positions - config.segment
     attention = 2 * size.layers * inner * ((window + 1) / 2 + model.in_sight)
     searched = 0.0
@@ -69,11 +69,11 @@ def operations(config: TrainConfig) -> float:
         searched = (len(config.arch.knn_layers) or 1) * inner * pairs
         searched /= config.segment if config.arch.search == "routed" else 1
     layers = (weights + attention) * model.positions / config.segment
-    return 2 * ((4 if config.recompute else 3) * layers + 3 * embedding + searched)
+    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.products + searched)
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
-    """One run on that many devices, which share its lanes and nothing else."""
+    """One run on that many devices, which share its lanes and nothing else: it takes as long as the one with most of them."""
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
     tokens = config.steps * config.accumulate * config.lanes * config.segment
@@ -83,7 +83,7 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
         tokens=tokens,
         operations_a_token=each,
         device_bytes=total(items(mine, vocabulary=vocabulary_of(config))),
-        seconds=tokens * each / (devices * hardware.peak * utilisation),
+        seconds=tokens * each / (hardware.peak * utilisation) * mine.lanes / config.lanes,
     )
 
 
@@ -117,7 +117,7 @@ def page(
             "memory tokens count. Attention: 2 x layers x heads x head size x (half the window + cache); search: heads x head "
             "size x slots for each layer that searches.",
             "GB a device: weights, gradients and optimizer whole on each, in fp32 with a copy in bf16; states, activations of a "
-            "gradient window in bf16 and logits of its share of the lanes.",
+            "gradient window in bf16, what positions add to the scores of attention, and logits of its share of the lanes.",
             f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} has on paper "
             f"({hardware.memory / 1e9:.0f} GB), no time for communication or input, each row by itself.",
         ],

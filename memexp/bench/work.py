@@ -149,7 +149,9 @@ def plain_step(position: str, *, work: Work) -> Callable[[], None]:
         rotary=position == "rotary",
     )
     betas = (OPTIM.betas[0], OPTIM.betas[1])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=OPTIM.rate, betas=betas, weight_decay=OPTIM.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=OPTIM.rate, betas=betas, weight_decay=OPTIM.weight_decay, fused=True
+    )
     text = random_text(work)
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
 

@@ -63,6 +63,11 @@ class Head(nn.Module):
         """Out of training logits are of full precision: each token's loss is kept, and half would make the largest alike."""
         return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
 
+    @property
+    def products(self) -> float:
+        """Multiplications for the loss of one token."""
+        return float(self.embedding_VD.numel())
+
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
         with part("head"):
@@ -137,6 +142,16 @@ class AdaptiveHead(Head):
                 for entry, cluster in zip(entries, self.clusters, strict=True)
             ]
             return torch.cat([frequent, *rest], dim=-1)
+
+    @property
+    def products(self) -> float:
+        """Multiplications for the loss of one token, on average if words are as frequent as by Zipf's law."""
+        harmonic = np.cumsum(1 / np.arange(1, self.vocabulary + 1))
+        total = float(self._words().numel())
+        for cluster in self.clusters:
+            share = (harmonic[cluster.end - 1] - harmonic[cluster.first - 1]) / harmonic[-1]
+            total += share * sum(parameter.numel() for parameter in cluster.parameters())
+        return total
 
     def _words(self) -> Tensor:
         """The frequent words and the clusters; a cluster counts as all of its words."""

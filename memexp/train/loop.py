@@ -74,15 +74,14 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of what is read is padding behind documents' ends")
-        with (
-            closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
-            closing(
-                open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
-            ) as sink,
-            Progress(run.name, done=session.step, steps=config.steps) as progress,
-        ):
-            _run_to_the_end(session, metrics, sink, progress, request, validate)
-        _finish(session, command, root)
+        sink = open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
+        with closing(sink):
+            with (
+                closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
+                Progress(run.name, done=session.step, steps=config.steps) as progress,
+            ):
+                _run_to_the_end(session, metrics, sink, progress, request, validate)
+            _finish(session, command, root)  # before the tracker takes leave, which may take a while
         if request.signal_number is not None:
             raise _interrupted(session, request.signal_number)
     return run

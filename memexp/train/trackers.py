@@ -9,6 +9,8 @@ from memexp.errors import UserError
 
 LOGIN_TIMEOUT = 15
 """Seconds to wait for Weights & Biases; with what it takes to start offline then, the run begins within 20."""
+FINISH_TIMEOUT = 60
+"""Seconds to wait at a run's end until what is left is sent; `wandb sync` sends what then is not."""
 
 
 class Sink(Protocol):
@@ -31,6 +33,33 @@ class Nowhere:
         """Nothing."""
 
 
+class Forgiving:
+    """Another sink for as long as it works: a run does not end because nobody takes its metrics."""
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink, self._name = sink, name
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Hand the numbers of a step on."""
+        try:
+            self._sink.log(step, values)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Send what is left."""
+        try:
+            self._sink.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._sink = Nowhere()
+        print(
+            f"{self._name} failed ({type(error).__name__}: {error}) and is told no more; metrics.jsonl has everything"
+        )
+
+
 class Wandb:
     """Weights & Biases: online with a key, offline without one or when the network fails."""
 
@@ -43,7 +72,9 @@ class Wandb:
         options: dict[str, Any] = {
             "project": project, "name": run, "id": run, "resume": "allow", "config": config, "dir": str(folder),
         }  # fmt: skip
-        settings = wandb.Settings(init_timeout=LOGIN_TIMEOUT, login_timeout=LOGIN_TIMEOUT)
+        settings = wandb.Settings(
+            init_timeout=LOGIN_TIMEOUT, login_timeout=LOGIN_TIMEOUT, finish_timeout=FINISH_TIMEOUT
+        )
         try:
             self._run = wandb.init(**options, mode=mode, settings=settings)
         except (
@@ -57,7 +88,7 @@ class Wandb:
                 f"wandb cannot be reached ({reason}); keeping this run offline, `wandb sync {folder / 'wandb'}` sends it later"
             )
             wandb.teardown()  # its service holds the run's id since the first attempt
-            self._run = wandb.init(**options, mode="offline")
+            self._run = wandb.init(**options, mode="offline", settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take the numbers of a step."""
@@ -94,9 +125,9 @@ class Tensorboard:
 def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path, step: int) -> Sink:
     """The tracker that the settings name, for a run that goes on after `step`."""
     if tracker.name == "wandb":
-        return Wandb(tracker.project, run=run, config=config, folder=folder)
+        return Forgiving(Wandb(tracker.project, run=run, config=config, folder=folder), tracker.name)
     if tracker.name == "tensorboard":
-        return Tensorboard(folder, step=step)
+        return Forgiving(Tensorboard(folder, step=step), tracker.name)
     return Nowhere()
 
 

@@ -16,6 +16,8 @@ from memexp.config import BENCHES, BenchConfig
 from memexp.model.search import Neighbours
 from memexp.report.text import markdown
 
+from ..tiny import configure
+
 
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
     archs = ["vanilla", "rmt"]
@@ -112,3 +114,19 @@ def test_a_search_that_finds_other_scores_is_not_timed(miniature: Work, monkeypa
     monkeypatch.setattr(search, "exact", wrong)
     with pytest.raises(AssertionError):
         search.measure(BenchConfig(repeats=1, slots=256), miniature, lambda what: None)
+
+
+def test_attention_counts_on_a_cpu_too(miniature: Work) -> None:
+    """Each further token of cache costs a product with a key and one with a value, three times."""
+    from memexp.bench import archs
+    from memexp.bench.work import settings_of, step_of
+
+    counted = []
+    for mem in (64, 128):
+        config = settings_of(configure("arch=xl", "arch.position=none").arch, mem=mem, work=miniature)
+        step = step_of(config, work=miniature)
+        for _ in range(mem // miniature.segment):  # until the cache is full
+            step()
+        counted.append(archs._facts(config, miniature, step)["MFLOP a token, trained"] * 1e6)
+    inner = miniature.heads * miniature.head_size
+    assert counted[1] - counted[0] == pytest.approx(12 * miniature.layers * inner * 64, rel=0.2)

@@ -76,6 +76,43 @@ def test_devices_share_lanes_and_nothing_else() -> None:
     assert 0 < shared < one.device_bytes and four.device_bytes > 4 * four.parameters
 
 
+def test_more_devices_than_lanes_are_of_no_use() -> None:
+    config = configure("arch=knn", "lanes=6", "mem=4096")
+    hours = [cost(config, HARDWARE["a100"], devices=devices, utilisation=0.5).seconds for devices in (1, 4, 6, 512)]
+    assert [hours[0] / each for each in hours] == pytest.approx([1, 3, 6, 6])
+
+
+@pytest.mark.parametrize(
+    ("position", "cache", "each"), [("t5", 0, 4), ("t5", 48, 4), ("rotary", 48, 1), ("rotary", 0, 0)]
+)
+def test_what_is_added_to_scores_is_kept(position: str, cache: int, each: int) -> None:
+    """In two bytes a head, or in one for all heads where only what is in sight has to be told; by the kernel's causal
+    order in none."""
+    words = ["arch=xl", f"mem={cache}"] if cache else ["arch=vanilla"]
+    config = configure(*words, "segment=16", "lanes=3", "precision=bf16", f"arch.position={position}")
+    [found] = [item for item in plan.items(config, vocabulary=256) if item.what.startswith("bias")]
+    assert found.bytes == each * 3 * 16 * (16 + cache) * config.size.layers
+
+
+def test_adaptive_softmax_costs_what_its_words_do() -> None:
+    """Words that are as frequent as Zipf's law says, counted by PyTorch over many tokens of one segment."""
+    config = configure(
+        "arch=vanilla",
+        "size.cutoffs=[20,80]",
+        "size.narrowing=2",
+        "data.tokenizer.kind=lines",
+        "data.tokenizer.vocabulary=400",
+    )
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=400)
+    words = torch.multinomial(1 / torch.arange(1.0, 401), 20_000, replacement=True)[None]
+    with FlopCounterMode(display=False) as counter:
+        model.head.nats(torch.randn(1, 20_000, config.size.width), words)
+    assert model.head.products == pytest.approx(counter.get_total_flops() / 2 / 20_000, rel=0.02)
+    plain = operations(configure("arch=vanilla", "data.tokenizer.vocabulary=400"))
+    assert operations(config) - 6 * model.head.products == pytest.approx(plain - 6 * 400 * config.size.width)
+
+
 def test_adafactor_keeps_less_than_adamw() -> None:
     adamw, adafactor = (
         cost(configure("arch=vanilla", f"optim={name}"), HARDWARE["h100"], devices=1, utilisation=1)

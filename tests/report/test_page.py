@@ -171,6 +171,9 @@ def test_filters_and_search(browser: Any, path: Path) -> None:
     put(browser, "least", "4")
     wait(browser, "document.getElementById('count').textContent === '– of 1'")
     assert coloured() == [15]
+    put(browser, "least", "0.7")  # which is more than the nearest number of 32 bits
+    wait(browser, "document.getElementById('count').textContent === '– of 4'")
+    assert coloured() == [11, 12, 15]  # and one of the second document
     put(browser, "least", "0")
     put(browser, "search", "FOO_bar 4")  # in two tokens
     wait(browser, "document.getElementById('count').textContent === '– of 2'")
@@ -204,6 +207,21 @@ def test_all_of_it_by_keyboard(browser: Any, path: Path) -> None:
     assert stops == ["side", "least", "kind", "search", "order", "previous", "next", "place"]
     keys(browser, Keys.TAB)
     assert browser.execute_script(focused) == " 42"  # the text is one stop
+
+
+def test_another_document_is_walked_through_from_its_start(browser: Any, path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, path)
+    keys(browser, "n" + Keys.ARROW_RIGHT)
+    put(browser, "document", "1")
+    assert "Hover, tap or focus" in text(browser, "detail")  # what was told is of the other one
+    browser.execute_script("document.getElementById('place').focus()")
+    place = "return [...document.querySelectorAll('#text span')].indexOf(document.activeElement)"
+    keys(browser, Keys.TAB)
+    assert browser.execute_script(place) == 0 and "plain" in text(browser, "detail")
+    keys(browser, Keys.ARROW_RIGHT * 3)
+    assert browser.execute_script(place) == 3
 
 
 def test_a_phone_sees_no_more_than_its_width(browser: Any, path: Path) -> None:

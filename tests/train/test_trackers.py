@@ -80,3 +80,33 @@ def test_tensorboard_that_is_not_installed_is_one_line(run: Train, monkeypatch: 
     with pytest.raises(UserError, match=r"pip install memexp\[tensorboard\]") as refused:
         run("tracker=tensorboard")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("fails", ["log", "close"])
+def test_a_tracker_that_fails_ends_no_run(
+    fails: str, run: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, {"log": "add_scalar", "close": "close"}[fails], refuse)
+    done = run("tracker=tensorboard")
+    assert done.summary is not None and (done.path / "weights.pt").exists()
+    told = [line for line in capsys.readouterr().out.splitlines() if "tensorboard failed" in line]
+    assert len(told) == 1 and "No space left on device" in told[0]
+
+
+def test_a_run_is_whole_before_its_tracker_takes_leave(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may wait for a network."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    found: list[bool] = []
+    monkeypatch.setattr(SummaryWriter, "close", lambda writer: found.append(whole(Path(writer.log_dir).parent)))
+    run("tracker=tensorboard")
+    assert found == [True]
+
+
+def whole(folder: Path) -> bool:
+    return all((folder / name).exists() for name in ("weights.pt", "summary.json"))

@@ -26,9 +26,10 @@ async function unpack() {
     columns[name] = new ARRAYS[type](bytes, offset, length);
     offset += columns[name].byteLength;
   }
-  gains = Float32Array.from(columns.a, (nats, i) => (nats - columns.b[i]) / 1000);
+  gains = Float32Array.from(columns.a, (_, i) => thousandths(i) / 1000);
 }
 
+const thousandths = (i) => columns.a[i] - columns.b[i];
 const start = (index) => data.documents[index].start;
 const end = (index) => start(index) + data.documents[index].tokens;
 const documentOf = (i) => data.documents.findIndex((_, index) => i < end(index));
@@ -105,12 +106,12 @@ function hits(query) {
 }
 
 function filter() {
-  const least = Number($("least").value) || 0, side = $("side").value, kind = $("kind").value;
+  const least = Math.round(1000 * Number($("least").value)) || 0, side = $("side").value, kind = $("kind").value;
   const found = hits($("search").value);
   matches = [];
   for (let i = 0; i < gains.length; i++) {
     const gain = gains[i];
-    if (Math.abs(gain) >= least && (side === "both" || (side === "gain" ? gain > 0 : gain < 0))
+    if (Math.abs(thousandths(i)) >= least && (side === "both" || (side === "gain" ? gain > 0 : gain < 0))
       && (kind === "" || columns.kind[i] === Number(kind)) && (!found || found[i])) matches.push(i);
   }
   const order = $("order").value;
@@ -163,6 +164,13 @@ function go(i) {
   history.replaceState(null, "", `#${i + 1}`);  // the address leads here again
   tell(i);
   draw();
+}
+
+/** Be at no token: what was told is of another document. */
+function leave() {
+  at = told = -1;
+  $("place").value = 1;
+  $("detail").replaceChildren(make("p", "Hover, tap or focus a token.", "note"));
 }
 
 /** The tokens that memory was read at for a token: index of the one that was read, distance and weight. */
@@ -261,7 +269,7 @@ function draw() {
 // --------------------------------------------------------------------------------------------------- begin
 
 function listen() {
-  $("document").addEventListener("change", () => { show(Number($("document").value)); scrollTo({ top: 0 }); });
+  $("document").addEventListener("change", () => { leave(); show(Number($("document").value)); scrollTo({ top: 0 }); });
   for (const id of ["side", "kind", "order"]) $(id).addEventListener("change", filter);
   for (const id of ["least", "search"]) {
     let waiting;
@@ -288,7 +296,7 @@ function listen() {
   });
   $("text").addEventListener("mouseleave", () => { if (at >= 0) tell(at); });
   $("text").addEventListener("click", (event) => { if (event.target.at !== undefined) go(event.target.at); });
-  $("text").addEventListener("focusin", (event) => { if (event.target.at !== undefined && at < 0) go(event.target.at); });
+  $("text").addEventListener("focusin", (event) => { if (event.target.at !== undefined && event.target.at !== at) go(event.target.at); });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
