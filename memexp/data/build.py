@@ -24,7 +24,7 @@ from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json, write_atomically, write_json
 
 TRAINING_TEXT = 10_000_000
-"""Characters of the training split that a tokenizer is trained on, taken evenly from all of it."""
+"""Bytes of the training split that a tokenizer is trained on, taken evenly from all of it; fewer where characters take several."""
 
 WORK = "work"
 """Folder, below that of a corpus which is being built, of what the build itself needs."""
@@ -113,9 +113,11 @@ def _split(entries: list[Entry], config: Data) -> None:
         UserError: there are too few, a split has none, two have the same name, or a group stands on two sides.
     """
     if unassigned := [entry for entry in entries if not entry.split]:
+        _join_what_is_alike(unassigned)
         splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
         for entry in unassigned:
             entry.split = splits[entry.group]
+    _warn_of_what_is_trained_on(entries)
     names: set[str] = set()
     sides: dict[str, str] = {}
     for entry in entries:
@@ -135,6 +137,36 @@ def _split(entries: list[Entry], config: Data) -> None:
             f"no document of {missing[0]} is left; expected some in each split. Likely cause: "
             f"data.min_document={config.min_document} or a limit of data.source is too high"
         )
+
+
+def _join_what_is_alike(entries: list[Entry]) -> None:
+    """Make one group of all groups that have a text in common, or it could be trained on and then tested."""
+    of_text: dict[str, str] = {}
+    joined: dict[str, str] = {}
+
+    def first(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for entry in entries:
+        here, there = first(entry.group), first(of_text.setdefault(entry.digest, entry.group))
+        if here != there:
+            joined[here] = there
+    for entry in entries:
+        entry.group = first(entry.group)
+
+
+def _warn_of_what_is_trained_on(entries: list[Entry]) -> None:
+    """Say how many held-out documents are in the training text as well, where the source says what is held out."""
+    trained = {entry.digest for entry in entries if entry.split == "train"}
+    alike = [entry for entry in entries if entry.split != "train" and entry.digest in trained and entry.answers is None]
+    if alike:
+        Console(stderr=True).print(
+            f"held-out documents whose text is in the training split too: {len(alike)}, such as {alike[0].id} (the source says what is "
+            "held out)",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress) -> Tokenizer:
@@ -161,7 +193,10 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
 
 
 def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
-    """Every n-th part of the training texts, of `size` bytes in all; the same whenever they are the same."""
+    """Every n-th part of the training texts, of `size` bytes in all; the same whenever they are the same.
+
+    Parts are counted in characters, so that of a text which is not ASCII less is taken.
+    """
     share = min(1.0, TRAINING_TEXT / size)
     seen = taken = 0
     for text in texts:

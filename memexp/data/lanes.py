@@ -177,7 +177,7 @@ class TrainingLanes:
                 which memexp does not have yet.
 
         Raises:
-            UserError: no document has two tokens, answers would be dropped, or the lanes cannot be shared out evenly.
+            UserError: no document has two tokens, answers or what they need would be dropped, or the lanes cannot be shared out evenly.
         """
         if not any(len(document.tokens) > 1 for document in documents):
             raise UserError(
@@ -187,6 +187,12 @@ class TrainingLanes:
             raise UserError(
                 "data.drop_tails is true, but documents have answers, which stand at their ends; expected "
                 "data.drop_tails=false"
+            )
+        cut_off = (one for one in documents if one.answers is not None and 0 < max_document < len(one.tokens) - 1)
+        if (document := next(cut_off, None)) is not None:
+            raise UserError(
+                f"data.max_document is {max_document}, but document {document.id} has {len(document.tokens) - 1} tokens to predict, and "
+                "its answers need all that stands before them; expected data.max_document=0, or more"
             )
         if lanes % ranks:
             raise UserError(f"lanes is {lanes} with {ranks} processes; expected a multiple, for all read as many")

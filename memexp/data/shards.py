@@ -44,11 +44,14 @@ class Entry:
     """Which of its tokens are scored, where not all are."""
     slices: dict[str, Any] | None = None
     label: str | None = None
+    digest: str = ""
+    """Of its text."""
 
     def row(self) -> dict[str, Any]:
         """Its row of documents.json; what only documents with answers have is left out of others."""
         answers = None if self.answers is None else len(self.answers)
-        return {name: value for name, value in (asdict(self) | {"answers": answers}).items() if value is not None}
+        kept = asdict(self) | {"answers": answers, "digest": None}
+        return {name: value for name, value in kept.items() if value is not None}
 
 
 @dataclass
@@ -186,6 +189,14 @@ def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
             f"document {document.id} holds half of a surrogate pair at character {error.start}; expected Unicode "
             "text. Likely cause: it was cut inside an escaped character"
         ) from error
+    for what, name in (("name", document.id), ("group", document.group), ("label", document.label or "")):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the {what} of document {ascii(document.id)} is {ascii(name)}; expected Unicode text. Likely cause: a file's name in "
+                "another encoding, or one that was cut inside an escaped character"
+            ) from error
     if not data and not config.min_document:
         raise UserError(
             f"document {document.id} is empty; expected text. Take it away, or leave out short documents with "
@@ -205,5 +216,6 @@ def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
         answers=document.answers,
         slices=slices,
         label=document.label,
+        digest=hashlib.blake2b(data, digest_size=16).hexdigest(),
     )
     return entry, data

@@ -135,8 +135,8 @@ def _classification(corpus: Corpus, tokens: np.ndarray, said: np.ndarray) -> dic
 
 
 def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
-    """The first documents of the split that hold anything to score."""
-    holding = (document for document in corpus.split(scoring.split) if len(document.scored(scoring.max_document)))
+    """The first documents of the split that hold anything to score; where they have answers, those whose answers are all read."""
+    holding = (document for document in corpus.split(scoring.split) if _holds(document, scoring.max_document))
     documents = list(islice(holding, scoring.documents or None))
     if not documents:
         raise UserError(
@@ -144,6 +144,11 @@ def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
             f"{scoring.max_document}; expected a document of two tokens, or with an answer among those that are read"
         )
     return documents
+
+
+def _holds(document: TokenDocument, limit: int) -> bool:
+    scored = len(document.scored(limit))
+    return scored > 0 and (document.answers is None or scored == len(document.scored(0)))
 
 
 def scored_tokens(documents: list[TokenDocument], scoring: Scoring) -> np.ndarray:

@@ -224,7 +224,7 @@ class Given:
     ("documents", "message"),
     [
         (
-            [Document("a", "a", "x"), Document("b", "b", "x"), Document("c", "c", "x"), Document("a", "a", "x")],
+            [Document(name, name, text) for name, text in ("a1", "b2", "c3", "a4")],
             "two documents are called a",
         ),
         (
@@ -303,3 +303,30 @@ def test_blocks_end_lines_where_they_can(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [block.data for block in blocks] == [b"ab\ncd\n", b"efg\n", b"0123456789\n", b"h", b"no end at all"]
     assert [block.start for block in blocks] == [0, 6, 10, 21, 0]
     assert [block.data for block in cut(texts, by_line=False)] == [data for _, data in texts]
+
+
+def test_a_text_is_on_one_side_of_a_split(tmp_path: Path) -> None:
+    """Under whatever names, and what belongs together with one of them as well."""
+    for number in range(24):
+        (tmp_path / f"{number}.txt").write_text("the same" if number < 12 else f"number {number}")
+    corpus = prepare(data_of(tmp_path, valid=3, test=3), tmp_path)
+    rows = json.loads((corpus.path / "documents.json").read_text())
+    assert len({row["split"] for row in rows if int(row["id"].removesuffix(".txt")) < 12}) == 1
+    assert len({row["group"] for row in rows}) == 13 and {row["split"] for row in rows} == {"train", "valid", "test"}
+
+
+def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(4):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"number {number}")
+    with open(os.fsencode(tmp_path / "texts") + b"/\xff.txt", "w") as file:
+        file.write("text")
+    with pytest.raises(UserError, match=r"the name of document '.udcff.txt' is .*expected Unicode text"):
+        prepare(data_of(tmp_path / "texts"), tmp_path)
+
+
+def data_of(folder: Path, *, valid: int = 1, test: int = 1) -> Data:
+    return Data(
+        name="text", source={"_target_": "memexp.data.sources.Files", "path": str(folder)}, tokenizer=Tokenizer(kind="bytes"),
+        min_document=1, valid_documents=valid, test_documents=test,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ def test_only_the_training_split_trains_the_tokenizer(folder: Path, tmp_path: Pa
     first = prepare(data, tmp_path)
     held_out = [*first.split("test"), *first.split("valid")]
     for document in held_out:
-        (folder / document.id).write_text("quite other words\n" * 100)
+        (folder / document.id).write_text(f"quite other words than {document.id}\n" * 100)
     second = prepare(data, tmp_path)
     assert second.tokenizer_hash == first.tokenizer_hash and second.tokens_checksum != first.tokens_checksum
     (folder / first.split("train")[0].id).write_text("quite other words\n" * 100)

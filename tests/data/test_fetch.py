@@ -157,3 +157,17 @@ def test_a_damaged_or_half_made_cache(tmp_path: Path, apt: Apt) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path, apt: Apt) -> None:
     (tmp_path / "cache").write_text("a file")
     assert "cannot write" in refused(debian("made-up"), tmp_path / "cache")
+
+
+def test_what_another_process_has_fetched_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache" / "apt-made-up"
+
+    def slow(package: Package, partial: Path) -> None:
+        (partial / "one.deb").write_bytes(b"archive")
+        folder.mkdir(parents=True)
+        (folder / "read").write_text("by the other one")
+        (folder / RECORD).write_text("{}")
+
+    monkeypatch.setitem(module.CLIENTS, "apt", slow)
+    module._download(debian("made-up"), folder)
+    assert (folder / "read").exists() and [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -212,3 +212,32 @@ def test_no_room_to_sort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "rows.jsonl").write_text(row + "\n")
     with pytest.raises(UserError, match="database or disk is full; expected room.*TMPDIR"):
         list(repositories(tmp_path / "rows.jsonl"))
+
+
+def test_versions_of_a_file_are_all_kept(tmp_path: Path) -> None:
+    rows = [("x.py", "one"), ("x.py", "two"), ("x.py", "one"), ("y.py", "three")]
+    write_rows(tmp_path / "rows.jsonl", [{"repo_name": "a/b", "path": path, "content": text} for path, text in rows])
+    [document] = repositories(tmp_path / "rows.jsonl")
+    assert sorted(str(document.text).split("\n")) == ["one", "three", "two"]
+
+
+def test_a_name_may_be_joined_of_two_fields(tmp_path: Path) -> None:
+    """Two owners may have a repository of the same name."""
+    meta = [{"author": author, "repo": "thesis", "path": "Main.thy"} for author in ("alice", "bob")]
+    write_rows(tmp_path / "rows.jsonl", [{"text": f"theory {one['author']}", "meta": one} for one in meta])
+    fields = {"text": ["text"], "repository": ["meta.author/meta.repo", "meta.repo"], "path": ["meta.path"]}
+    source = Theories(sets=[], fields=fields, licence="x", instead="proofs", path=str(tmp_path / "rows.jsonl"))
+    assert [document.id for document in source] == ["alice/thesis", "bob/thesis"]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_identity_tells_what_is_a_document(tmp_path: Path) -> None:
+    write(tmp_path, {f"{top}/{name}/m.py": "text" for top in "ab" for name in "xy"})
+    before = repositories(tmp_path).identity()
+    assert repositories(tmp_path).identity() == before
+    write(tmp_path, {"a/x/.git/HEAD": ""})  # hidden, so none of the files
+    assert [document.id for document in repositories(tmp_path)] != ["a", "b"]
+    assert repositories(tmp_path).identity() != before

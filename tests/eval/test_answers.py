@@ -12,7 +12,6 @@ from torch import Tensor
 from memexp.cli.main import main
 from memexp.config import Rescoring, Scored
 from memexp.data.corpus import TokenDocument
-from memexp.data.lanes import TrainingLanes
 from memexp.eval.accuracy import accuracies
 from memexp.eval.score import Scores, score_documents
 from memexp.model import head
@@ -185,13 +184,6 @@ def test_a_target_that_is_not_scored_changes_no_gradient(tmp_path: Path) -> None
     before, unscored, scored = (gradients(each, tmp_path) for each in (texts, changed(32), changed(20)))
     assert all(torch.equal(before[name], unscored[name]) for name in before)
     assert any(not torch.equal(before[name], scored[name]) for name in before)
-
-
-def test_crops_are_of_answers_too(tmp_path: Path) -> None:
-    text = documents(33)[0]._replace(answers=np.arange(33) >= 30)
-    lanes = TrainingLanes([text], lanes=1, segment=8, seed=0, max_document=8)
-    weights = {int(batch.offset_B[0]): int(batch.weight_BT.sum()) for batch, _ in zip(lanes, range(200), strict=False)}
-    assert weights == {start: max(0, start + 8 - 29) for start in range(25)}
 
 
 # -------------------------------------------------------------------------------------------------- cli

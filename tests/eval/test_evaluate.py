@@ -14,7 +14,7 @@ import torch
 from memexp import files
 from memexp.cli.main import main
 from memexp.config import Scoring
-from memexp.data.corpus import Corpus
+from memexp.data.corpus import Corpus, TokenDocument
 from memexp.errors import UserError
 from memexp.eval import evaluate as module
 from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats
@@ -259,6 +259,26 @@ def test_documents_are_the_first_that_have_something_to_score(corpus: Corpus) ->
     texts = corpus.split("test")
     assert [each.id for each in pick_documents(corpus, replace(SCORING, documents=1))] == [texts[0].id]
     assert len(pick_documents(corpus, replace(SCORING, documents=0))) == len(texts)
+
+
+def test_documents_with_answers_are_those_whose_answers_are_all_read() -> None:
+    """Or a document of which only the first answers were read would count as right."""
+
+    class Answering:
+        path = "corpus"
+
+        def split(self, name: str) -> list[TokenDocument]:
+            answers = [np.arange(10) >= first for first in (4, 2, 4)]
+            ends = [np.where(np.arange(10) < 7, each, False) for each in answers]
+            masks = [answers[0], ends[1], ends[2]]
+            return [TokenDocument(str(at), np.arange(10), 0, mask) for at, mask in enumerate(masks)]
+
+    def picked(limit: int) -> list[str]:
+        return [each.id for each in pick_documents(Answering(), replace(SCORING, documents=0, max_document=limit))]  # type: ignore[arg-type]
+
+    assert picked(0) == ["0", "1", "2"] and picked(6) == ["1", "2"]
+    with pytest.raises(UserError, match="holds nothing to score"):
+        picked(5)
 
 
 # ------------------------------------------------------------------------------------------------ means

@@ -108,7 +108,7 @@ def _download(package: Package, folder: Path) -> None:
                 "version of the client"
             )
         write_json(partial / RECORD, {"file": files[0].name, "sha256": checksum(files[0])})
-        if folder.exists():  # without a record, so of no use
+        if folder.exists() and not (folder / RECORD).exists():  # so it is of no use
             shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:

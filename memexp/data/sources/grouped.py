@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import read_text
@@ -51,10 +52,24 @@ class Grouped(Published):
         return self.text(row)
 
     def __iter__(self) -> Iterator[Document]:
-        on_disk = self.files is not None and not self.files.files[0].name.endswith(ROWS)
-        for name, files in self._trees() if on_disk else self._sorted():
+        for name, files in self._trees() if self._on_disk else self._sorted():
             if files:
                 yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)))
+
+    def identity(self) -> Any:
+        """The same, and which of the files on disk are one document, for marks decide that."""
+        described = super().identity()
+        if not self._on_disk:
+            return described
+        assert self.files is not None and self.path is not None
+        top = _tops(self.path, self.MARK)
+        tops = {str(top(PurePosixPath(self.files.name(file)).parent)) for file in self.files.files}
+        return {**described, "tops": sorted(tops)}
+
+    @property
+    def _on_disk(self) -> bool:
+        """Whether files are files, and no rows."""
+        return self.files is not None and not self.files.files[0].name.endswith(ROWS)
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Name and files of each document on disk."""
@@ -82,8 +97,13 @@ class Grouped(Published):
                 base.executemany("INSERT INTO files VALUES (?, ?, ?)", self._members())
                 base.execute("CREATE INDEX documents ON files (name)")
                 for (name,) in base.execute("SELECT DISTINCT name FROM files ORDER BY name"):
-                    found = base.execute("SELECT path, text FROM files WHERE name = ?", (name,))
-                    yield name, {path: text.decode("utf-8", "surrogatepass") for path, text in found}
+                    files: dict[str, str] = {}
+                    for path, data in base.execute(
+                        "SELECT DISTINCT path, text FROM files WHERE name = ? ORDER BY path, text", (name,)
+                    ):
+                        text = data.decode("utf-8", "surrogatepass")
+                        files[path] = f"{files[path]}\n{text}" if path in files else text  # several versions of a file
+                    yield name, files
         except sqlite3.OperationalError as error:
             raise UserError(
                 f"cannot sort the rows in {tempfile.gettempdir()}: {error}; expected room for all of their text. Set "

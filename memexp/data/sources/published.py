@@ -133,7 +133,7 @@ class Published(ABC):
                 yield Row(f"{published}:{number}", where, self._split(published, number) if whole else "", row)
 
     def _of_files(self, files: Files) -> Iterator[Row]:
-        needed = [name for names in self.fields.values() for name in names]
+        needed = [name for names in self.fields.values() for joined in names for name in joined.split("/")]
         published = {file: self._published(files.name(file)) for file in files.files}
         whole = set(self._splits) <= set(published.values())
         for file in files.files:

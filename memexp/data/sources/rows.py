@@ -37,14 +37,22 @@ def read_rows(file: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def field(row: dict[str, Any], names: Sequence[str]) -> Any:
-    """The first of the fields that the row has; None without any. In `meta.path` meta may be an object or its JSON."""
+    """The first of the fields that the row has; None without any.
+
+    In `meta.path` meta may be an object or its JSON; `owner/name` is two fields, joined like that.
+    """
     for name in names:
-        value: Any = row
-        for part in name.split("."):
-            value = _object(value).get(part)
-        if value is not None:
-            return value
+        values = [_one(row, part) for part in name.split("/")]
+        if None not in values:
+            return values[0] if len(values) == 1 else "/".join(map(str, values))
     return None
+
+
+def _one(row: dict[str, Any], name: str) -> Any:
+    value: Any = row
+    for part in name.split("."):
+        value = _object(value).get(part)
+    return value
 
 
 def text_field(row: dict[str, Any], names: Sequence[str], *, where: str, setting: str) -> str:
