@@ -70,8 +70,10 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
 
 
 def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number: int, segments: int) -> Item:
-    """The tensor of biases by place or, where these do not work by one, of what may be seen: a fused kernel keeps the one that
-    it was given for each lane and layer. A model without both needs none."""
+    """The tensor that is added to scores: what distances are worth or, where positions are no bias, what may be seen.
+
+    A fused kernel keeps it for its backward pass, one a lane and layer. Causal attention without a cache needs none.
+    """
     places = model.stride + model.positions - config.segment  # of the text that is read at once
     pairs = config.lanes * model.positions * (places + model.in_sight) * config.size.layers * segments
     biased = config.arch.position in BIASED
