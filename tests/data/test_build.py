@@ -315,6 +315,17 @@ def test_a_text_is_on_one_side_of_a_split(tmp_path: Path) -> None:
     assert len({row["group"] for row in rows}) == 13 and {row["split"] for row in rows} == {"train", "valid", "test"}
 
 
+def test_what_a_source_holds_out_and_trains_on_is_counted(
+    tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = [Document(f"{split}{at}", f"{split}{at}", text, split) for split, at, text in (
+        ("train", 0, "the same"), ("train", 1, "other"), ("valid", 0, "of its own"), ("test", 0, "the same"), ("test", 1, "new"),
+    )]  # fmt: skip
+    monkeypatch.setattr("memexp.data.corpus.instantiate", lambda *nothing, **options: Given(documents))
+    prepare(text_data(tmp_path, min_document=1), tmp_path)
+    assert "held-out documents whose text is in the training split too: 1, such as test0" in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(4):
