@@ -105,3 +105,15 @@ def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment)
         program.stdout.close()
         assert program.stderr.read() == b""
         assert program.wait(timeout=60) == code
+
+
+def test_a_closed_output_is_no_error(empty, environment) -> None:
+    done = subprocess.run(
+        f"exec {sys.executable} -P -m memexp --version >&-",
+        shell=True,
+        cwd=empty,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
