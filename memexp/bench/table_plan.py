@@ -69,7 +69,7 @@ def operations(config: TrainConfig) -> float:
         searched = (len(config.arch.knn_layers) or 1) * inner * pairs
         searched /= config.segment if config.arch.search == "routed" else 1
     layers = (weights + attention) * model.positions / config.segment
-    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.products + searched)
+    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications + searched)
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
@@ -115,7 +115,7 @@ def page(
             f"Together {hours:,.1f} hours a seed and data set.",
             "FLOP a token: 2 x (3 x (positions a token x (weights but the embedding + attention) + head) + search). Positions: "
             "memory tokens count. Attention: 2 x layers x heads x head size x (half the window + cache); search: heads x head "
-            "size x slots for each layer that searches.",
+            "size x slots for each layer that searches. Adaptive softmax: its clusters as often as Zipf's law has their words.",
             "GB a device: weights, gradients and optimizer whole on each, in fp32 with a copy in bf16; states, activations of a "
             "gradient window in bf16, what positions add to the scores of attention, and logits of its share of the lanes.",
             f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} has on paper "

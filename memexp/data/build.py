@@ -50,7 +50,7 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
     )
     started = time.monotonic()
     described = source.describe()
-    shards.begin(folder / WORK, fingerprint([settings, described]))
+    shards.begin(folder / WORK, fingerprint([shards.LAYOUT, settings, described]))
     with Progress(*columns, console=console) as progress:
         parts = _read(source, config, folder / WORK, progress)
         entries = [entry for part in parts for entry in part.entries]

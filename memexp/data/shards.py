@@ -30,6 +30,9 @@ SHARD = 32 << 20
 
 BEGUN, READ = "begun", "read"
 
+LAYOUT = 2
+"""Raised when rows say something else: what an older version has begun is of no use then."""
+
 
 @dataclass
 class Entry:

@@ -64,8 +64,8 @@ class Head(nn.Module):
         return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
 
     @property
-    def products(self) -> float:
-        """Multiplications for the loss of one token."""
+    def multiplications(self) -> float:
+        """For the loss of one token."""
         return float(self.embedding_VD.numel())
 
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -144,8 +144,8 @@ class AdaptiveHead(Head):
             return torch.cat([frequent, *rest], dim=-1)
 
     @property
-    def products(self) -> float:
-        """Multiplications for the loss of one token, on average if words are as frequent as by Zipf's law."""
+    def multiplications(self) -> float:
+        """For the loss of one token, on average if words are as frequent as by Zipf's law."""
         harmonic = np.cumsum(1 / np.arange(1, self.vocabulary + 1))
         total = float(self._words().numel())
         for cluster in self.clusters:

@@ -96,10 +96,11 @@ class PairMemory(nn.Module):
         """
         keys, values = heads.keys_BGTK, heads.values_BGTK
         length, all_heads = keys.shape[2], (-1, self.shape.heads, -1, -1)
-        valid_B = there_BT.any(-1) * length
         if self.options.write == "leaving":
             keys, values = sight.keys_BGSK[:, :, :length], sight.values_BGSK[:, :, :length]
             valid_B = (cache.count_B + length - self.behind).clamp(0, length)
+        else:
+            valid_B = there_BT.any(-1) * length
         return write_ring(ring, keys.expand(all_heads), values.expand(all_heads), valid_B=valid_B, slots=self.slots)
 
     def ages(self, slots_BHTk: Tensor, ring: Ring) -> Tensor:

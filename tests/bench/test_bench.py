@@ -20,7 +20,7 @@ from ..tiny import configure
 
 
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
-    archs = ["vanilla", "rmt"]
+    archs = ["vanilla", "rmt", "thought"]
     monkeypatch.setattr(bench, "choices_of", lambda group: archs)  # all of them take long, even at this size
     monkeypatch.setattr(startup, "LIMITS", {"memexp --help": 0.5})  # the other one takes a second
     monkeypatch.setenv("COLUMNS", "250")  # no cell is folded

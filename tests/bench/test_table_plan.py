@@ -10,6 +10,7 @@ from memexp.cli.main import main
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
+from memexp.model.position import build_position, in_order
 
 from ..tiny import configure
 
@@ -108,9 +109,9 @@ def test_adaptive_softmax_costs_what_its_words_do() -> None:
     words = torch.multinomial(1 / torch.arange(1.0, 401), 20_000, replacement=True)[None]
     with FlopCounterMode(display=False) as counter:
         model.head.nats(torch.randn(1, 20_000, config.size.width), words)
-    assert model.head.products == pytest.approx(counter.get_total_flops() / 2 / 20_000, rel=0.02)
+    assert model.head.multiplications == pytest.approx(counter.get_total_flops() / 2 / 20_000, rel=0.02)
     plain = operations(configure("arch=vanilla", "data.tokenizer.vocabulary=400"))
-    assert operations(config) - 6 * model.head.products == pytest.approx(plain - 6 * 400 * config.size.width)
+    assert operations(config) - 6 * model.head.multiplications == pytest.approx(plain - 6 * 400 * config.size.width)
 
 
 def test_adafactor_keeps_less_than_adamw() -> None:
@@ -134,3 +135,10 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     assert len(rows) == 9 and {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
     assert main(["plan", "rmt/equation"]) == 2
     assert "did you mean rmt/equations?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"])
+def test_positions_that_are_a_bias_are_known(name: str) -> None:
+    queries, keys = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
+    found = build_position(name, heads=2, head_size=8)(queries, keys, in_order(4, 4, torch.device("cpu")))
+    assert (found.bias is not None) == (name in plan.BIASED)

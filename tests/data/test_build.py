@@ -1,5 +1,6 @@
 """A build reads its source once, with little of it in memory, and goes on where it was stopped, wherever that is."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,21 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: 
         "cannot write .*: File too large; expected free space .* goes on from the last whole part", refused
     )
     assert made == "True"
+
+
+@pytest.mark.usefixtures("small")
+def test_what_an_older_version_has_begun_is_begun_anew(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose rows lack what a split is made by."""
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(shards, "LAYOUT", 1)
+        patch.setattr(hashlib, "blake2b", lambda *_, **__: SimpleNamespace(hexdigest=lambda: ""))
+        stop_at(5, patch, Stop())
+        prepare(text_data(folder), tmp_path)
+    assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
+    rows = json.loads((prepare(text_data(folder), tmp_path).path / "documents.json").read_text())
+    assert len({row["group"] for row in rows}) == len(rows) > 3
 
 
 @pytest.mark.usefixtures("small")

@@ -67,7 +67,7 @@ class Published(ABC):
         """
         Args:
             sets: data sets of the hub, tried in this order: for each what `datasets.load_dataset` takes.
-            fields: what is needed of a row, each with the names it may have, tried in this order.
+            fields: what is needed of a row, each with the names it may have, tried in this order; `a/b` is two, joined.
             licence: of the texts.
             instead: `data=` of what is of the same kind and needs no hub, with the settings that it needs.
             path: a file or a folder on disk to read, and not the hub.
