@@ -4,8 +4,8 @@ import re
 from dataclasses import Field, dataclass, field
 from typing import Any
 
-from memexp.cli.settings import TYPED_AS, groups_of, is_list, settings_of, value_type
-from memexp.config import AS_TYPED, SIZE_UNITS
+from memexp.config.field import AS_TYPED, SIZE_UNITS
+from memexp.config.introspection import TYPED_AS, groups_of, is_list, settings_of, value_type
 from memexp.errors import UserError, did_you_mean
 
 POSITIONALS = {

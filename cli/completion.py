@@ -5,8 +5,8 @@ from dataclasses import Field
 from typing import Any
 
 from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
-from memexp.cli.settings import CONF, TYPED_AS, groups_of, is_offered, settings_of, value_type
-from memexp.config import COMMANDS
+from memexp.config.commands import COMMANDS
+from memexp.config.introspection import CONF, TYPED_AS, groups_of, is_offered, settings_of, value_type
 from memexp.errors import UserError, did_you_mean
 from memexp.experiment.definition import experiments
 
@@ -117,7 +117,8 @@ def _values(item: Field[Any]) -> list[str]:
     if unit == "experiment":
         return experiments(CONF)
     if unit in ("run", "runs"):
-        from memexp.runs import all_runs, find_root
+        from memexp.files import find_root
+        from memexp.runs.folder import all_runs
 
         runs = [run.name for run in all_runs(find_root(None))]
         return runs + experiments(CONF) if unit == "runs" else runs

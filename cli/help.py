@@ -4,7 +4,9 @@ import re
 from dataclasses import Field
 from typing import Any
 
-from memexp.cli.settings import (
+from memexp.config.commands import COMMANDS
+from memexp.config.field import AS_TYPED, SIZE_UNITS
+from memexp.config.introspection import (
     CONF,
     TYPED_AS,
     choices_of,
@@ -15,7 +17,6 @@ from memexp.cli.settings import (
     settings_of,
     value_type,
 )
-from memexp.config import AS_TYPED, COMMANDS, SIZE_UNITS
 from memexp.errors import UserError
 
 USAGE = {
@@ -110,8 +111,8 @@ def show(command: str, overrides: list[str]) -> None:
     """
     from rich.console import Console
 
-    from memexp.cli.compose import compose
-    from memexp.cli.messages import explain
+    from memexp.config.compose import compose
+    from memexp.config.hydra_errors import explain
 
     try:
         config = compose(command, overrides)

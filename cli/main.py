@@ -6,10 +6,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from memexp import __version__
-from memexp.config import COMMANDS, TrainConfig
+from memexp.config.commands import COMMANDS
+from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError, did_you_mean
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -124,9 +126,10 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from memexp.cli.compose import register
-    from memexp.cli.messages import explain
-    from memexp.cli.settings import CONF
+    from memexp.config.compose import register
+    from memexp.config.hydra_errors import explain
+    from memexp.config.introspection import CONF
+    from memexp.launch.hydra import register_plugins
 
     def task(config: Any) -> None:
         if HydraConfig.get().mode == RunMode.RUN:
@@ -135,6 +138,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
             _call(command, config)  # a job of another launcher, perhaps in another process
 
     register()
+    register_plugins()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except Exception as error:
@@ -145,8 +149,8 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
 
 
 def _call(command: str, config: Any) -> None:
-    from memexp.cli.compose import command_module, typed
-    from memexp.cli.messages import explain
+    from memexp.config.compose import typed
+    from memexp.config.hydra_errors import explain
 
     try:
         settings = typed(config)
@@ -156,11 +160,16 @@ def _call(command: str, config: Any) -> None:
             raise
         raise UserError(message) from error
     if isinstance(settings, TrainConfig) and settings.dry_run:
-        from memexp.cli.sweep import Job, print_plan
+        from memexp.launch.sweep import Job, print_plan
 
         print_plan([Job(0, [], f"arch={settings.arch.name} mem={settings.mem}", settings)])
     else:
         command_module(command).run(settings)
+
+
+def command_module(command: str) -> Any:
+    """The module of a command, whose `run(config)` does what the command says."""
+    return import_module(f"memexp.cli.commands.{command}")
 
 
 @contextmanager

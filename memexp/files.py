@@ -182,3 +182,14 @@ def checksum(path: Path) -> str:
 def fingerprint(content: Any) -> str:
     """A SHA-256 of JSON content that does not depend on the order of keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def find_root(root: str | None) -> Path:
+    """The folder that holds `data/` and `results/`: as asked, else the checkout, else the working directory."""
+    if root is not None:
+        path = Path(root).expanduser().resolve()
+        if not root or not path.is_dir():
+            raise UserError(f"root is {root!r}, which is no folder; expected one that exists")
+        return path
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from memexp.cli.compose import compose, typed
-from memexp.config import TrainConfig
+from memexp.config.compose import compose, typed
+from memexp.config.train import TrainConfig
 
 TINY = ("size=tiny", "data=tiny", "device=cpu")
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from memexp.bench.figures import Figure, Say, in_turn, timed
-from memexp.bench.work import Work, settings_of, step_of
-from memexp.config import BenchConfig, TrainConfig
+from memexp.bench.measurement import Figure, Say, in_turn, timed
+from memexp.bench.workload import Work, settings_of, step_of
+from memexp.config.commands import BenchConfig
+from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
-from memexp.model.segment import state_bytes
+from memexp.model.state import state_bytes
 
 BASELINE = "vanilla"
 

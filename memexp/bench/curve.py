@@ -8,11 +8,11 @@ from statistics import median
 
 import torch
 
-from memexp.bench.figures import Figure, Say, about, in_turn, timed
+from memexp.bench.measurement import Figure, Say, about, in_turn, timed
 from memexp.bench.search import full_ring, product, scores_topk, some_queries
-from memexp.bench.work import Work
-from memexp.config import BenchConfig
-from memexp.model.search import exact
+from memexp.bench.workload import Work
+from memexp.config.commands import BenchConfig
+from memexp.model.knn_memory.exact_search import exact
 
 ROUNDS = 3
 """At most: a search of a million slots takes seconds."""

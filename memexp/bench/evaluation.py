@@ -1,8 +1,8 @@
 """Evaluation beside training: how many more tokens are read where nothing is learned."""
 
-from memexp.bench.figures import Figure, Say, in_turn, timed
-from memexp.bench.work import Work, our_reading, our_step, vanilla, xl
-from memexp.config import BenchConfig
+from memexp.bench.measurement import Figure, Say, in_turn, timed
+from memexp.bench.workload import Work, our_reading, our_step, vanilla, xl
+from memexp.config.commands import BenchConfig
 
 OVER_TRAINING = 1 / 2.5
 

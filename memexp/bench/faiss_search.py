@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memexp.bench.figures import clock
-from memexp.model.ring import Ring
+from memexp.bench.measurement import clock
+from memexp.model.knn_memory.ring import Ring
 
 RECALL = 0.97
 PROBES = (8, 16, 32, 64, 128, 256, 512)

@@ -7,8 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from memexp.bench.curve import slope
-from memexp.bench.figures import Figure
-from memexp.report.text import markdown
+from memexp.bench.measurement import Figure
+from memexp.report.escape import markdown
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from memexp.bench.figures import clock
+from memexp.bench.measurement import clock
 
 
 def describe_machine() -> dict[str, Any]:

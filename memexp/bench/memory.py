@@ -5,9 +5,9 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from memexp.bench.figures import Figure, Say, in_turn
-from memexp.bench.work import Work
-from memexp.config import BenchConfig
+from memexp.bench.measurement import Figure, Say, in_turn
+from memexp.bench.workload import Work
+from memexp.config.commands import BenchConfig
 
 ROUNDS = 2
 """At most; a peak hardly varies."""

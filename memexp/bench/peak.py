@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from memexp.bench.work import Work, knn, our_step
+from memexp.bench.workload import Work, knn, our_step
 from memexp.machine import peak_bytes
 
 

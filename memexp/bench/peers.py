@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from memexp.bench.figures import Figure, Say, Side, about, in_turn, timed
-from memexp.bench.work import Work, block, knn, our_step, rmt
-from memexp.config import BenchConfig
+from memexp.bench.measurement import Figure, Say, Side, about, in_turn, timed
+from memexp.bench.workload import Work, block, knn, our_step, rmt
+from memexp.config.commands import BenchConfig
 from memexp.errors import UserError
 
 OVER_PEER = 0.5

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.bench import faiss_search
-from memexp.bench.figures import Figure, Say, Side, in_turn, timed
-from memexp.bench.work import Work
-from memexp.config import BenchConfig
-from memexp.model.ring import Ring, empty_ring
-from memexp.model.search import exact
+from memexp.bench.measurement import Figure, Say, Side, in_turn, timed
+from memexp.bench.workload import Work
+from memexp.config.commands import BenchConfig
+from memexp.model.knn_memory.exact_search import exact
+from memexp.model.knn_memory.ring import Ring, empty_ring
 
 OVER_FLOOR, OVER_TOPK, OVER_FLAT, OVER_IVF = 3.0, 1 / 8, 1 / 25, 1.0
 """What the time is wanted to be of the score product's, of scores + `torch.topk`, of faiss's Flat and of its IVF."""

@@ -5,9 +5,9 @@ import sys
 import time
 from functools import partial
 
-from memexp.bench.figures import Figure, Say, in_turn, timed
-from memexp.bench.work import Work
-from memexp.config import BenchConfig
+from memexp.bench.measurement import Figure, Say, in_turn, timed
+from memexp.bench.workload import Work
+from memexp.config.commands import BenchConfig
 
 LIMITS = {"memexp --help": 0.5, "memexp train --help": 1.5}
 """Seconds."""

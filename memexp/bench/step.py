@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from memexp.bench.figures import Figure, Say, about, in_turn, timed
-from memexp.bench.work import Work, knn, our_step, plain_step, vanilla, xl
-from memexp.config import BenchConfig, TrainConfig
+from memexp.bench.measurement import Figure, Say, about, in_turn, timed
+from memexp.bench.workload import Work, knn, our_step, plain_step, vanilla, xl
+from memexp.config.commands import BenchConfig
+from memexp.config.train import TrainConfig
 
 OVER_PLAIN = {"vanilla": 1.02, "xl": 1.2, "block": 1.3, "rmt": 1.3}
 OVER_NO_BIAS = 1.15

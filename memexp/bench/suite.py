@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from memexp.bench import archs, curve, evaluation, memory, peers, search, startup, step, write
-from memexp.bench.figures import Figure, Say, about
 from memexp.bench.machine import describe_machine, floors
-from memexp.bench.work import Work
-from memexp.config import BENCHES, BenchConfig, TrainConfig
+from memexp.bench.measurement import Figure, Say, about
+from memexp.bench.workload import Work
+from memexp.config.commands import BENCHES, BenchConfig
+from memexp.config.train import TrainConfig
 
 WORK = Work()
 MEASURES = {

@@ -2,10 +2,10 @@
 
 import torch
 
-from memexp.bench.figures import Figure, Say, in_turn, timed
-from memexp.bench.work import Work, knn, our_step
-from memexp.config import BenchConfig
-from memexp.model.ring import empty_ring, write
+from memexp.bench.measurement import Figure, Say, in_turn, timed
+from memexp.bench.workload import Work, knn, our_step
+from memexp.config.commands import BenchConfig
+from memexp.model.knn_memory.ring import empty_ring, write
 
 SHARE = 0.01
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from memexp import __version__
-from memexp.config import Data
+from memexp.config.groups import Data
 from memexp.data import shards, tokenizers
 from memexp.data.encoding import Encoder, as_text
 from memexp.data.shards import Entry, Shard, writing

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memexp.config import Data
+from memexp.config.groups import Data
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.data.splits import HELD_OUT, SPLITS
 from memexp.data.tokenizers import Tokenizer

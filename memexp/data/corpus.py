@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memexp.config import Data
+from memexp.config.groups import Data
+from memexp.config.instantiate import instantiate
 from memexp.data import tokenizers
 from memexp.data.manifest import read_manifest
 from memexp.data.sources import Source
@@ -32,7 +33,6 @@ from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
-from memexp.instantiate import instantiate
 
 FORMAT = 1
 """Raised when the same settings come to mean other tokens, so that old folders are not taken for new ones."""

@@ -19,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from memexp.config import Data
+from memexp.config.groups import Data
 from memexp.data.sources import Document, Source
 from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from memexp.config import Tokenizer as Settings
+from memexp.config.groups import Tokenizer as Settings
 from memexp.errors import UserError
 
 SPACE_MARK = "\u2581"

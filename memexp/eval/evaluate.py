@@ -11,18 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.checks import check, check_scoring
-from memexp.config import Scoring, TrainConfig
+from memexp.config.checks import check, check_scoring
+from memexp.config.groups import Scoring
+from memexp.config.train import TrainConfig
 from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
+from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
 from memexp.files import as_json, fingerprint, make_writable, sealed, write_together
-from memexp.model.build import build_model, pick_device
+from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
-from memexp.runs import Run, Score, ScoreName
-from memexp.train.identity import identify_corpus, read_identity, trained_settings
+from memexp.runs.folder import Run, Score, ScoreName
+from memexp.runs.identity import identify_corpus, read_identity, trained_settings
 from memexp.train.session import load_weights
 
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.model.segment import SegmentModel, Tree
+from memexp.model.segment import SegmentModel
+from memexp.model.state import Tree
 
 
 class Sampling(NamedTuple):

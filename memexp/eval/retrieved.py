@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from memexp.model.segment import Retrieval
-from memexp.runs import RETRIEVED
+from memexp.runs.folder import RETRIEVED
 
 
 def strongest(found: Retrieval, most: int) -> np.ndarray:

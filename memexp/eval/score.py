@@ -17,9 +17,10 @@ from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
 from memexp.errors import UserError
 from memexp.eval.retrieved import strongest
-from memexp.model.build import feed
-from memexp.model.segment import AnyTree, SegmentModel, Tree, fork
-from memexp.runs import RETRIEVED
+from memexp.model.segment import SegmentModel
+from memexp.model.state import AnyTree, Tree, fork
+from memexp.runs.folder import RETRIEVED
+from memexp.train.batch import feed
 
 
 class Scores(NamedTuple):
@@ -34,7 +35,7 @@ class Scores(NamedTuple):
     said: np.ndarray | None
     """int64, one a scored token: the likeliest in its place; None where no document has answers."""
     retrieved: np.ndarray | None
-    """`memexp.runs.RETRIEVED`, a row a scored token; None where it was not asked for."""
+    """`memexp.runs.folder.RETRIEVED`, a row a scored token; None where it was not asked for."""
     gauges: dict[str, float]
     """Of the model, means over all strides of all documents; without `memory_fill`, of which no mean is of use."""
 

@@ -1,6 +1,6 @@
 """The commands that do a cell."""
 
-from memexp.experiment.matching import Wanted
+from memexp.experiment.library import Wanted
 
 
 def train_words(cell: Wanted, *, init_from: str | None, tag: str) -> list[str]:

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import (
+from memexp.model.knn_memory.layer import PairMemories, PairPass
+from memexp.model.knn_memory.ring import Ring, clear_ring
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.slot_memory.gauges import memory_gauges
+from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import (
     AttentionOptions,
     Cache,
     LayerCache,
@@ -21,12 +27,8 @@ from memexp.model.attention import (
     next_cache,
     share,
 )
-from memexp.model.gauges import memory_gauges
-from memexp.model.layers import DecoderLayers
-from memexp.model.pairs import PairMemories, PairPass
-from memexp.model.recurrent import FromStates, RecurrentVectors, Seen, StateReader, StateVectors
-from memexp.model.ring import Ring, clear_ring
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.shape import Shape, build_head
 
 Gauges = dict[str, Tensor]
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from memexp.model.block import Block
-from memexp.model.pairs import PairOptions, build_memories
-from memexp.model.segment import Retrieval, Shape, State, fork
+from memexp.model.knn_memory.layer import PairOptions, build_memories
+from memexp.model.segment import Retrieval
+from memexp.model.state import State, fork
+from memexp.model.transformer.shape import Shape
 
 
 @final

@@ -9,7 +9,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import (
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.slot_memory.compressor import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import (
     AttentionOptions,
     Cache,
     Heads,
@@ -23,10 +26,9 @@ from memexp.model.attention import (
     next_layer_cache,
     share,
 )
-from memexp.model.compression import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
-from memexp.model.layers import DecoderLayers
-from memexp.model.position import Places, in_order
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.position import Places, in_order
+from memexp.model.transformer.shape import Shape, build_head
 
 
 class _Read(NamedTuple):

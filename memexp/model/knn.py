@@ -8,7 +8,11 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import (
+from memexp.model.knn_memory.layer import PairOptions, PairPass, build_memories
+from memexp.model.knn_memory.ring import clear_ring
+from memexp.model.segment import Extension, Retrieval, SegmentModel, SegmentOutput
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import (
     AttentionOptions,
     Cache,
     LayerCache,
@@ -19,10 +23,8 @@ from memexp.model.attention import (
     next_layer_cache,
     open_cache,
 )
-from memexp.model.layers import DecoderLayers
-from memexp.model.pairs import PairOptions, PairPass, build_memories
-from memexp.model.ring import clear_ring
-from memexp.model.segment import Extension, Retrieval, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.shape import Shape, build_head
 
 
 class _Read(NamedTuple):
@@ -39,7 +41,7 @@ class Knn(SegmentModel):
 
     Each lane and head of a memory layer owns a ring of its last `mem` keys and values, without gradient. A query finds
     the k stored keys with the largest inner products, exactly; queries and keys are normalised so that old and new keys
-    compare; or, with `search="routed"`, k pairs are chosen for a whole segment (see `memexp.model.routing`). A segment is
+    compare; or, with `search="routed"`, k pairs are chosen for a whole segment (see `memexp.model.knn_memory.router`). A segment is
     written after it was read: all of it (the paper's code, where the last segment is then in the cache and in the
     memory) or only what leaves the cache. With `mem=0` this is Transformer-XL with unused gates.
     *Differs from the paper:* where the memory is empty the gate is off; search is exact, not approximate.

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.attention import (
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.slot_memory.gauges import memory_gauges
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import (
     AttentionOptions,
     Heads,
     LayerCache,
@@ -22,10 +25,9 @@ from memexp.model.attention import (
     open_cache,
     share,
 )
-from memexp.model.gauges import memory_gauges
-from memexp.model.layers import DecoderLayers
-from memexp.model.position import Places
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.position import Places
+from memexp.model.transformer.shape import Shape, build_head
 
 CARRY = 4.0
 """Root mean square of the memory at first: larger than what one segment adds, so that a slot keeps most of what it holds

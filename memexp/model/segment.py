@@ -4,56 +4,14 @@ Shapes: B lanes, T tokens of a segment, D width, H heads, K head size, L layers 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from memexp.model.head import AdaptiveHead, Head
-
-Tree = Any
-"""Nested tuples and named tuples of tensors. The first axis of every tensor is the lane."""
-
-AnyTree = TypeVar("AnyTree")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What every architecture is told: the network without its memory, and what it will be fed.
-
-    `segment` is the longest T of a step; `bptt_segments` the segment borders that a gradient may cross.
-    """
-
-    vocabulary: int
-    layers: int
-    width: int
-    heads: int
-    head_size: int
-    feedforward: int
-    segment: int
-    bptt_segments: int = 0
-    cutoffs: tuple[int, ...] = ()
-    """Words before each cluster of adaptive softmax; empty: one softmax over all."""
-    narrowing: int = 1
-    """How many times narrower a further cluster's vectors are."""
-
-
-def build_head(shape: Shape) -> Head:
-    """Embedding and output layer."""
-    if not shape.cutoffs:
-        return Head(shape.vocabulary, shape.width)
-    return AdaptiveHead(shape.vocabulary, shape.width, cutoffs=shape.cutoffs, narrowing=shape.narrowing)
-
-
-class State(NamedTuple):
-    """What a lane carries from segment to segment; an argument and a result, never kept on a module."""
-
-    cache: Tree
-    """Exact keys and values of the recent past."""
-    memory: Tree
-    """Everything else."""
+from memexp.model.state import State, Tree
+from memexp.model.transformer.head import Head
+from memexp.model.transformer.shape import Shape
 
 
 class SegmentOutput(NamedTuple):
@@ -152,51 +110,3 @@ class SegmentModel(nn.Module, ABC):
         """What each token would retrieve; an architecture that retrieves nothing has no layers in it."""
         nothing = tokens_BT.new_zeros(*tokens_BT.shape, 0, 1, 0)
         return Retrieval(nothing, nothing.float())
-
-
-def detach(tree: AnyTree) -> AnyTree:
-    """The same values outside the graph."""
-    result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach(), tree)
-    return result
-
-
-def fork(tree: AnyTree) -> AnyTree:
-    """A copy that shares no storage, so that what is written to one is never seen in the other."""
-    result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach().clone(), tree)
-    return result
-
-
-def state_bytes(tree: Tree) -> int:
-    """Bytes of all tensors."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree))
-
-
-def pack(tree: Tree) -> list[Tensor]:
-    """The tensors as a flat list for a checkpoint, each with storage of its own."""
-    return [leaf.detach().clone() for leaf in pytree.tree_leaves(tree)]
-
-
-def unpack(leaves: list[Tensor], like: AnyTree) -> AnyTree:
-    """The tree of `pack`, with the form and device of `like`.
-
-    Raises:
-        ValueError: number, shapes or types differ, so this is the state of another model.
-    """
-    ours, form = pytree.tree_flatten(like)
-    found = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
-    expected = [(tuple(leaf.shape), leaf.dtype) for leaf in ours]
-    if found != expected:
-        differ = (i for i, (there, here) in enumerate(zip(found, expected, strict=False)) if there != here)
-        at = next(differ, min(len(found), len(expected)))
-        there, here = (str(forms[at]) if at < len(forms) else "absent" for forms in (found, expected))
-        raise ValueError(
-            f"its state has {len(found)} tensors and the model carries {len(expected)}; number {at + 1} is {there} there "
-            f"and {here} here"
-        )
-    result: AnyTree = pytree.tree_unflatten([a.to(b.device) for a, b in zip(leaves, ours, strict=True)], form)
-    return result
-
-
-def zero_lanes(tensor: Tensor, reset_B: Tensor) -> Tensor:
-    """`tensor` with the lanes where `reset_B` is true set to zero."""
-    return torch.where(reset_B.view(-1, *[1] * (tensor.dim() - 1)), torch.zeros_like(tensor), tensor)

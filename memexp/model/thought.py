@@ -8,12 +8,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, Cache, open_cache
-from memexp.model.gauges import memory_gauges
-from memexp.model.layers import DecoderLayers
-from memexp.model.prefix import read_behind, read_unplaced
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
-from memexp.model.thought_losses import (
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.slot_memory.gauges import memory_gauges
+from memexp.model.slot_memory.prefix import read_behind, read_unplaced
+from memexp.model.slot_memory.recall import (
     Losses,
     PlacedQueries,
     PublishedQueries,
@@ -25,7 +23,11 @@ from memexp.model.thought_losses import (
     recalled_tokens,
     updater_losses,
 )
-from memexp.model.updater import AdditiveUpdater, GatedUpdater
+from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import AttentionOptions, Cache, open_cache
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.shape import Shape, build_head
 
 
 @final

@@ -7,9 +7,11 @@ from typing import final
 
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, clear_cache, empty_cache, open_cache
-from memexp.model.layers import DecoderLayers
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import AttentionOptions, clear_cache, empty_cache, open_cache
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.shape import Shape, build_head
 
 
 @final

@@ -8,9 +8,19 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.attention import AttentionOptions, Cache, LayerCache, clear_cache, empty_cache, next_cache, open_cache
-from memexp.model.layers import DecoderLayer, DecoderLayers
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, Shape, State, Tree, build_head, zero_lanes
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.state import State, Tree, zero_lanes
+from memexp.model.transformer.attention import (
+    AttentionOptions,
+    Cache,
+    LayerCache,
+    clear_cache,
+    empty_cache,
+    next_cache,
+    open_cache,
+)
+from memexp.model.transformer.decoder import DecoderLayer, DecoderLayers
+from memexp.model.transformer.shape import Shape, build_head
 
 
 class ShiftedCache(NamedTuple):

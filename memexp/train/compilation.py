@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from memexp.model.attention import SelfAttention
-from memexp.model.layers import DecoderLayer
-from memexp.model.parts import part
 from memexp.model.segment import SegmentModel
+from memexp.model.transformer.attention import SelfAttention
+from memexp.model.transformer.decoder import DecoderLayer
+from memexp.regions import part
 
 
 def missing_compiler(device: torch.device) -> str | None:

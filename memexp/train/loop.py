@@ -16,17 +16,17 @@ import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from memexp.config import TrainConfig
+from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
 from memexp.machine import peak_bytes
-from memexp.model.build import Fed
-from memexp.model.parts import part
-from memexp.model.segment import Tree, detach, state_bytes
-from memexp.runs import Run
+from memexp.model.state import Tree, detach, state_bytes
+from memexp.regions import part
+from memexp.runs.folder import Run
+from memexp.runs.identity import identify, run_folder
 from memexp.train import checkpoint
-from memexp.train.identity import identify, run_folder
+from memexp.train.batch import Fed
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics import MetricsFile
 from memexp.train.progress import Progress

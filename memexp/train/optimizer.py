@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from memexp.config import Optim
+from memexp.config.groups import Optim
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memexp.config import TrainConfig
+from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.files import write_atomically, write_json, write_text
-from memexp.model.parts import MARK, marked, part
-from memexp.train.identity import identify, run_folder
+from memexp.regions import MARK, marked, part
+from memexp.runs.identity import identify, run_folder
 from memexp.train.loop import Update, commit, update
 from memexp.train.session import Session, open_session
 
@@ -34,7 +34,7 @@ PARTS = {
     "layers": "other layers", "head": "head and loss", "backward": "other gradients", "optimizer": "optimizer",
     "data": "data", "step": "rest",
 }  # fmt: skip
-"""The names that `memexp.model.parts.part` is given, and what people read."""
+"""The names that `memexp.regions.part` is given, and what people read."""
 
 ENGINE = "autograd::engine::evaluate_function: "
 """What the name of each operation of a backward pass begins with."""

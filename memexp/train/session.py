@@ -8,20 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from memexp.config import TrainConfig
+from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.data.lanes import TrainingLanes
+from memexp.device import pick_device
 from memexp.errors import UserError
-from memexp.model.build import Fed, build_model, pick_device
-from memexp.model.parts import part
-from memexp.model.segment import SegmentModel, SegmentOutput, State, pack, unpack
-from memexp.runs import Run, find_run
+from memexp.model.build import build_model
+from memexp.model.segment import SegmentModel, SegmentOutput
+from memexp.model.state import State, pack, unpack
+from memexp.regions import part
+from memexp.runs.folder import Run, find_run
+from memexp.runs.identity import read_identity
 from memexp.train import checkpoint
+from memexp.train.batch import Fed
 from memexp.train.compilation import compile_layers, missing_compiler
-from memexp.train.identity import read_identity
+from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, slow_here
-from memexp.train.reading import Reader
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
 """Settings of `size` that two runs must share for the weights of one to mean something in the other."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from memexp.config import Tracker
+from memexp.config.groups import Tracker
 from memexp.errors import UserError
 
 LOGIN_TIMEOUT = 15

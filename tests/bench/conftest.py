@@ -3,7 +3,7 @@
 import pytest
 
 from memexp.bench import suite
-from memexp.bench.work import Work
+from memexp.bench.workload import Work
 
 MINIATURE = Work(
     vocabulary=11, layers=2, width=8, heads=2, head_size=4, feedforward=16, segment=8, lanes=2, neighbours=4

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from memexp.bench import curve, peers, search, startup
-from memexp.bench.figures import Figure
-from memexp.bench.work import Work
-from memexp.cli import bench
+from memexp.bench.measurement import Figure
+from memexp.bench.workload import Work
+from memexp.cli.commands import bench
 from memexp.cli.main import main
-from memexp.config import BENCHES, BenchConfig
-from memexp.model.search import Neighbours
-from memexp.report.text import markdown
+from memexp.config.commands import BENCHES, BenchConfig
+from memexp.model.knn_memory.exact_search import Neighbours
+from memexp.report.escape import markdown
 
 from ..tiny import configure
 
@@ -119,7 +119,7 @@ def test_a_search_that_finds_other_scores_is_not_timed(miniature: Work, monkeypa
 def test_attention_counts_on_a_cpu_too(miniature: Work) -> None:
     """Each further token of cache costs a product with a key and one with a value, three times."""
     from memexp.bench import archs
-    from memexp.bench.work import settings_of, step_of
+    from memexp.bench.workload import settings_of, step_of
 
     counted = []
     for mem in (64, 128):

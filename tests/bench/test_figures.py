@@ -2,8 +2,8 @@
 
 import pytest
 
-from memexp.bench.figures import Figure, in_turn, timed
 from memexp.bench.formats import amount, to_markdown
+from memexp.bench.measurement import Figure, in_turn, timed
 
 MACHINE = {
     "cpu": "x",

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config import Arch, Size, TrainConfig
+from memexp.config.arch import Arch
+from memexp.config.groups import Size
+from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 

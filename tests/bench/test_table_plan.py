@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from memexp.bench import plan
-from memexp.bench.table_plan import HARDWARE, cost, operations
 from memexp.cli.main import main
+from memexp.cost import memory as plan
+from memexp.cost.table import HARDWARE, cost, operations
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
-from memexp.model.position import build_position, in_order
+from memexp.model.transformer.position import build_position, in_order
 
 from ..tiny import configure
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from memexp.cli import compose
 from memexp.cli.main import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -43,7 +42,7 @@ def memexp(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def call(*words: str) -> Result:
         given: list[Any] = []
-        monkeypatch.setattr(compose, "command_module", lambda command: SimpleNamespace(run=given.append))
+        monkeypatch.setattr("memexp.cli.main.command_module", lambda command: SimpleNamespace(run=given.append))
         code = main(list(words))
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err, given)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.completion import candidates, script
-from memexp.cli.settings import choices_of
+from memexp.config.introspection import choices_of
 
 CASES = {
     "memexp tr": ["train"],
@@ -37,13 +37,13 @@ CASES = {
 @pytest.fixture
 def shell(empty: Path, environment: dict[str, str]):
     """Runs a shell's program in a folder with one run, with `memexp` on its path."""
-    from memexp.runs import find_root
+    from memexp.files import find_root
 
     program = empty / "bin" / "memexp"
     program.parent.mkdir()
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nimport memexp.runs\nfrom memexp.cli.main import main\n"
-        "memexp.runs.find_root = lambda root: __import__('pathlib').Path.cwd()\nsys.exit(main())\n"
+        f"#!{sys.executable}\nimport sys\nimport memexp.runs.folder\nfrom memexp.cli.main import main\n"
+        "memexp.files.find_root = lambda root: __import__('pathlib').Path.cwd()\nsys.exit(main())\n"
     )
     program.chmod(0o755)
     run = find_root(str(empty)) / "results" / "runs" / "knn-a"

@@ -8,9 +8,10 @@ import itertools
 import pytest
 import yaml
 
-from memexp.cli.compose import compose, typed
-from memexp.cli.settings import CONF, choices_of, description_of, groups_of
-from memexp.config import ARCHS, COMMANDS, Arch
+from memexp.config.arch import ARCHS, Arch
+from memexp.config.commands import COMMANDS
+from memexp.config.compose import compose, typed
+from memexp.config.introspection import CONF, choices_of, description_of, groups_of
 
 NOT_OPTIONS = {"_target_", "name", "mem_unit", "mem_is"}
 SMALL_DEPARTURES = {"key_smear": True, "keys_as_queries": True, "scale": 16.0}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memexp.cli.settings import choices_of
+from memexp.config.introspection import choices_of
 
 NAMES = ", ".join(choices_of("arch"))
 

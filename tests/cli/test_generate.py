@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from memexp.cli.generate import _Output
+from memexp.cli.commands.generate import _Output
 from memexp.cli.main import main
 from memexp.data.corpus import Corpus, prepare
 from memexp.eval import generate as module
 from memexp.eval.evaluate import load_model
 from memexp.eval.generate import Drawn, Sampling, generate
-from memexp.runs import Run
+from memexp.runs.folder import Run
 from memexp.train.loop import train
 
 from ..tiny import configure

@@ -2,8 +2,8 @@
 
 import pytest
 
-from memexp.cli.settings import TYPED_AS, choices_of, is_offered, settings_of
-from memexp.config import COMMANDS
+from memexp.config.commands import COMMANDS
+from memexp.config.introspection import TYPED_AS, choices_of, is_offered, settings_of
 
 HEAVY = ("torch", "hydra", "omegaconf", "rich", "yaml", "numpy")
 

@@ -29,12 +29,12 @@ def test_words_become_settings(memexp) -> None:
 def test_a_command_sees_the_line_that_was_typed(memexp, monkeypatch) -> None:
     from types import SimpleNamespace
 
-    from memexp.cli import compose, main
+    from memexp.cli import main
 
     seen = []
     module = SimpleNamespace(run=lambda settings: seen.append(list(sys.argv)))
     memexp("runs")
-    monkeypatch.setattr(compose, "command_module", lambda command: module)
+    monkeypatch.setattr("memexp.cli.main.command_module", lambda command: module)
     main.main(["runs", "tag=x"])
     assert seen == [["memexp", "runs", "tag=x"]]
 
@@ -80,13 +80,12 @@ def test_dry_run_of_one_job_trains_nothing(memexp) -> None:
 def test_exit_codes(raised, code, line, memexp, monkeypatch, capsys) -> None:
     from types import SimpleNamespace
 
-    from memexp.cli import compose
     from memexp.cli.main import main
 
     def run(settings: object) -> None:
         raise raised
 
-    monkeypatch.setattr(compose, "command_module", lambda command: SimpleNamespace(run=run))
+    monkeypatch.setattr("memexp.cli.main.command_module", lambda command: SimpleNamespace(run=run))
     assert main(["runs"]) == code
     assert capsys.readouterr().err == line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memexp.cli.launcher import LocalLauncher
+from memexp.launch.local_launcher import LocalLauncher
 from memexp.machine import cores
 
 JOB = """
@@ -44,7 +44,7 @@ sys.exit(130 if stopped else 0)
 def jobs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts a small program in the place of `memexp train` in the jobs of a sweep."""
     (empty / "job.py").write_text(JOB)
-    monkeypatch.setattr("memexp.cli.jobs.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("memexp.launch.processes.POLL_SECONDS", 0.02)
     monkeypatch.setattr(LocalLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
 
 
@@ -78,21 +78,6 @@ def test_the_same_job_twice_is_refused(memexp, jobs, empty) -> None:
         result.code == 2
         and "refused seed=0: it is job 0 once more; expected each value of a setting once" in result.err
     )
-
-
-def test_verify_of_the_command_may_refuse(memexp, jobs, monkeypatch) -> None:
-    from types import SimpleNamespace
-
-    from memexp.cli import sweep
-    from memexp.errors import UserError
-
-    def verify(settings: object) -> None:
-        if settings.seed == 2:  # type: ignore[attr-defined]
-            raise UserError("two is too many")
-
-    monkeypatch.setattr(sweep, "command_module", lambda command: SimpleNamespace(verify=verify))
-    result = memexp(*SWEEP, "seed=1,2")
-    assert result.err.splitlines()[0] == "refused seed=2: two is too many"
 
 
 @pytest.mark.parametrize("words", [["size=glob(y*)"], ["mem=a,b", "skip_refused=true"]])
@@ -159,8 +144,8 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
 def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
     from rich.console import Console
 
-    from memexp.cli.jobs import JobProcess
-    from memexp.cli.progress import clock, shown
+    from memexp.launch.processes import JobProcess
+    from memexp.launch.progress import clock, shown
 
     job = JobProcess("seed=1", [sys.executable, "job.py", "seed=1"], empty / "0.log", steps=10)
     console = Console(force_terminal=True, width=120)
@@ -176,8 +161,8 @@ def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
 
 
 def test_progress_before_anything_is_scored(empty) -> None:
-    from memexp.cli.jobs import JobProcess
-    from memexp.cli.progress import progress_words
+    from memexp.launch.processes import JobProcess
+    from memexp.launch.progress import progress_words
 
     latest = {"step": 2, "loss": None, "tokens_per_second": 9.0}
     job = JobProcess("seed=1", [], empty / "0.log", steps=10, latest=latest)
@@ -185,7 +170,7 @@ def test_progress_before_anything_is_scored(empty) -> None:
 
 
 def test_announce_does_nothing_outside_of_a_sweep(empty, monkeypatch) -> None:
-    from memexp.cli.sweep import announce
+    from memexp.launch.processes import announce
 
     monkeypatch.delenv("MEMEXP_JOB_FILE", raising=False)
     announce(Path("/a/run"))

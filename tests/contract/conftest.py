@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.config import TrainConfig
+from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
-from memexp.model.segment import SegmentModel, State
+from memexp.model.segment import SegmentModel
+from memexp.model.state import State
 
 from ..tiny import configure
 

@@ -5,7 +5,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from memexp.model.build import build_model
-from memexp.model.segment import SegmentModel, State, detach, fork, pack, state_bytes, unpack
+from memexp.model.segment import SegmentModel
+from memexp.model.state import State, detach, fork, pack, state_bytes, unpack
 from memexp.train.checkpoint import random_state, restore_random_state
 
 from ..tiny import configure

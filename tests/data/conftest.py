@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.data.tokenizers import train
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data import encoding, shards
 from memexp.data.corpus import prepare
 from memexp.data.encoding import Encoder, cut
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: 
     )
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from memexp.config import Data, Tokenizer; from memexp.data import shards; from memexp.data.corpus import prepare\n"
+        "from memexp.config.groups import Data, Tokenizer; from memexp.data import shards; from memexp.data.corpus import prepare\n"
         "from memexp.errors import UserError\n"
         "shards.SHARD = 8_000\n"
         "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
@@ -274,7 +274,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "import memexp.data.build\n"
-        "from memexp.config import Data, Tokenizer; from memexp.data.corpus import prepare\n"
+        "from memexp.config.groups import Data, Tokenizer; from memexp.data.corpus import prepare\n"
         "before = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (before + (48 << 20),) * 2)\n"
         "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.main import main
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data import catalogue
 from memexp.data.corpus import prepare, settings_of
 from memexp.data.manifest import tokenizer_name

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from memexp.config import Data
+from memexp.config.groups import Data
 from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.lanes import Batch, TrainingLanes, scoring_batches

@@ -9,11 +9,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from memexp.checks import check
-from memexp.cli.prepare import run
-from memexp.config import Data, PrepareConfig
+from memexp.cli.commands.prepare import run
+from memexp.config.checks import check
+from memexp.config.commands import PrepareConfig
+from memexp.config.groups import Data
+from memexp.config.instantiate import instantiate
 from memexp.data.sources import PythonPackages
-from memexp.instantiate import instantiate
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.errors import UserError
@@ -208,7 +208,7 @@ def test_two_processes_at_once(folder: Path, tmp_path: Path, text_data: MakeData
     finished.path.rename(stale)
     (stale / "manifest.json").unlink()
     code = (
-        "import sys; from pathlib import Path; from memexp.config import Data, Tokenizer\n"
+        "import sys; from pathlib import Path; from memexp.config.groups import Data, Tokenizer\n"
         "from memexp.data import build, corpus\n"
         "encode = build._encode\n"
         "build._encode = lambda *a, **k: (__import__('time').sleep(0.5), encode(*a, **k))\n"

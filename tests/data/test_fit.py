@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from memexp.cli.compose import compose, typed
-from memexp.cli.settings import CONF, choices_of, groups_of
-from memexp.config import TrainConfig
+from memexp.config.compose import compose, typed
+from memexp.config.instantiate import instantiate
+from memexp.config.introspection import CONF, choices_of, groups_of
+from memexp.config.train import TrainConfig
 from memexp.errors import UserError
-from memexp.instantiate import instantiate
 
 TASKS = ("copy", "equations", "mqar", "retrieval", "reverse")
 

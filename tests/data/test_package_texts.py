@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.duplicates import SHARE, WORDS
 from memexp.data.sources import PackageTexts

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import errors
 
-from memexp.cli.compose import compose
+from memexp.config.compose import compose
 from memexp.data.sources import Articles, Pieces, Source, Texts
 from memexp.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.sources import Copy, Document, Equations, Mqar, Retrieval, Reverse, Source
 from memexp.data.sources.tasks import solve

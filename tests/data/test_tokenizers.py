@@ -14,7 +14,7 @@ import sentencepiece as spm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memexp.config import Tokenizer as Settings
+from memexp.config.groups import Tokenizer as Settings
 from memexp.data import tokenizers
 from memexp.data.tokenizers import PROBE, Bytes, Lines, SentencePiece, Tokenizer, Words, train
 from memexp.errors import UserError
@@ -100,7 +100,7 @@ def test_words_become_tokens_and_line_ends_stand_alone(sentencepiece: Tokenizer)
 def test_the_same_text_trains_the_same_model(capsys: pytest.CaptureFixture[str]) -> None:
     """In another process, where hashes of strings and addresses differ."""
     code = (
-        "import hashlib; from memexp.config import Tokenizer; from memexp.data.tokenizers import train\n"
+        "import hashlib; from memexp.config.groups import Tokenizer; from memexp.data.tokenizers import train\n"
         "text = ''.join(f'def word{n % 97}(other{n % 31}): return {n * n}\\n' for n in range(2000))\n"
         "for kind in ('bpe', 'unigram'):\n"
         "    print(hashlib.sha256(train(Tokenizer(kind=kind, vocabulary=300), [text]).save()).hexdigest())"

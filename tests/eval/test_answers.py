@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from memexp.cli.main import main
-from memexp.config import Rescoring, Scored
+from memexp.config.groups import Rescoring, Scored
 from memexp.data.corpus import TokenDocument
 from memexp.eval.accuracy import accuracies
 from memexp.eval.score import Scores, score_documents
-from memexp.model import head
 from memexp.model.build import build_model
-from memexp.model.head import Head
 from memexp.model.segment import SegmentModel
-from memexp.runs import all_runs
+from memexp.model.transformer import head
+from memexp.model.transformer.head import Head
+from memexp.runs.folder import all_runs
 from memexp.train.loop import update
 
 from ..tiny import configure

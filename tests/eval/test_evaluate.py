@@ -13,7 +13,7 @@ import torch
 
 from memexp import files
 from memexp.cli.main import main
-from memexp.config import Scoring
+from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.errors import UserError
 from memexp.eval import evaluate as module
@@ -21,7 +21,7 @@ from memexp.eval.evaluate import Request, evaluate, means, pick_documents, valid
 from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
-from memexp.runs import Run, Score
+from memexp.runs.folder import Run, Score
 
 from ..tiny import configure
 

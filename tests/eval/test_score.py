@@ -12,7 +12,8 @@ from torch import Tensor
 from memexp.data.corpus import TokenDocument
 from memexp.errors import UserError
 from memexp.eval.score import Scores, score_documents
-from memexp.model.segment import SegmentModel, State, fork
+from memexp.model.segment import SegmentModel
+from memexp.model.state import State, fork
 
 from ..contract.conftest import ARCHS
 from .conftest import SEGMENT, WINDOWED, build, documents

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from memexp.experiment.definition import Column, Experiment, Row, Scale
-from memexp.experiment.matching import Wanted
+from memexp.experiment.library import Wanted
 from memexp.files import fingerprint, write_json, write_sealed
-from memexp.runs import Run, Score
-from memexp.train.identity import of_the_result
+from memexp.runs.folder import Run, Score
+from memexp.runs.identity import of_the_result
 
 
 @pytest.fixture

@@ -8,15 +8,16 @@ import pytest
 import torch
 import yaml
 
-from memexp.cli.cells import PUBLISHED, wanted
 from memexp.cli.main import main
-from memexp.cli.settings import CONF, choices_of
-from memexp.config import ARCHS, SCALES
+from memexp.config.arch import ARCHS
+from memexp.config.commands import SCALES
+from memexp.config.introspection import CONF, choices_of
 from memexp.experiment.cells import Cell, cells
 from memexp.experiment.definition import experiments, load
 from memexp.experiment.published import load_published
+from memexp.experiment.settings import PUBLISHED, wanted
 from memexp.model.build import build_model
-from memexp.report.numbers import METRICS
+from memexp.report.metrics import METRICS
 from memexp.train.optimizer import rate_factor
 
 NAMES = experiments(CONF)

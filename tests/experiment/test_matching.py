@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from memexp.cli.cells import wanted as compose_cells
-from memexp.cli.compose import compose, typed
-from memexp.cli.settings import CONF
+from memexp.config.compose import compose, typed
+from memexp.config.introspection import CONF
 from memexp.errors import UserError
-from memexp.experiment import matching
+from memexp.experiment import library as matching
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, load
-from memexp.experiment.kept import documents_of, keep
-from memexp.experiment.matching import Library, Wanted
+from memexp.experiment.library import Library, Wanted
+from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import write_json, write_sealed
+from memexp.runs.archive import documents_of, keep
 
 from .conftest import CORPUS, Make
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from memexp.cli.cells import wanted
 from memexp.errors import UserError
-from memexp.experiment import matching
+from memexp.experiment import library as matching
 from memexp.experiment.cells import cells, data_of
 from memexp.experiment.definition import Experiment
 from memexp.experiment.published import Number, Published
+from memexp.experiment.settings import wanted
 from memexp.files import write_json
-from memexp.report.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
-from memexp.report.reproduction import Reproduction, reproduce
-from memexp.report.reproduction_grid import lay_out, records
+from memexp.report.paper_table.reproduction import Reproduction, reproduce
+from memexp.report.paper_table.text import lay_out, records
 from memexp.report.statistics import widening
+from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 
 from .conftest import Make
 

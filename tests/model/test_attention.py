@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.model import attention as module
-from memexp.model.attention import (
+from memexp.model.transformer import attention as module
+from memexp.model.transformer.attention import (
     AttentionOptions,
     CausalMask,
     LayerCache,
@@ -16,8 +16,8 @@ from memexp.model.attention import (
     attend,
     local_scores,
 )
-from memexp.model.numerics import unit_norm
-from memexp.model.segment import Shape
+from memexp.model.transformer.numerics import unit_norm
+from memexp.model.transformer.shape import Shape
 
 
 def plain(sight: Sight, mask: Mask) -> Tensor:

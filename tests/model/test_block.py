@@ -11,7 +11,9 @@ from torch import Tensor
 
 from memexp.errors import UserError
 from memexp.model.block import Block
-from memexp.model.segment import SegmentOutput, Shape, State, detach
+from memexp.model.segment import SegmentOutput
+from memexp.model.state import State, detach
+from memexp.model.transformer.shape import Shape
 
 from ..tiny import configure
 

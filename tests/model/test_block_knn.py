@@ -9,7 +9,8 @@ from torch import Tensor
 from memexp.model.block import Block
 from memexp.model.block_knn import BlockKnn
 from memexp.model.knn import Knn
-from memexp.model.segment import SegmentModel, Shape
+from memexp.model.segment import SegmentModel
+from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
 from .test_equivalence import COMMON, LANES, LENGTH, randomise, read, shape, tokens

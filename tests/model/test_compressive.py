@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.model.compression import Compressor, Pairs, reconstruction
 from memexp.model.compressive import Compressive
-from memexp.model.segment import Shape
+from memexp.model.slot_memory.compressor import Compressor, Pairs, reconstruction
+from memexp.model.transformer.shape import Shape
 from memexp.model.xl import Xl
 
 from .test_equivalence import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit

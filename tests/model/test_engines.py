@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.model import engines
-from memexp.model.engines import build_engine, chosen_engine, recall
-from memexp.model.ring import Ring, ages, ages_at, clear_ring, empty_ring, write
-from memexp.model.segment import fork
+from memexp.model.knn_memory import engines
+from memexp.model.knn_memory.engines import build_engine, chosen_engine, recall
+from memexp.model.knn_memory.ring import Ring, ages, ages_at, clear_ring, empty_ring, write
+from memexp.model.state import fork
 
 SLOTS, LENGTH = 300, 32
 LIKE = torch.zeros(())
@@ -130,7 +130,7 @@ def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
     ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]), slots=3000)
     queries = F.normalize(torch.randn(2, 2, 40, 16), dim=-1)
     check("exact", build_engine("exact")(queries, ring, 64), queries, ring)
-    from memexp.model.search import _by_mask
+    from memexp.model.knn_memory.exact_search import _by_mask
 
     check("exact", _by_mask(queries, ring, 64), queries, ring)
 

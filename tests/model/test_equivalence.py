@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.model.attention import AttentionOptions
 from memexp.model.knn import Knn
-from memexp.model.retrieval import Retrieved, gated
-from memexp.model.segment import SegmentModel, Shape
+from memexp.model.knn_memory.attention import Retrieved, gated
+from memexp.model.segment import SegmentModel
+from memexp.model.transformer.attention import AttentionOptions
+from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from memexp.model.gathered import dot_rows, sum_rows
-from memexp.model.retrieval import copies, fetch, gated
-from memexp.model.ring import Ring, empty_ring, seen_where_stored, write
-from memexp.model.search import exact
+from memexp.model.knn_memory.attention import copies, fetch, gated
+from memexp.model.knn_memory.exact_search import exact
+from memexp.model.knn_memory.gather_matmul import dot_rows, sum_rows
+from memexp.model.knn_memory.ring import Ring, empty_ring, seen_where_stored, write
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])

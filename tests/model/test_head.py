@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.config import ARCHS
-from memexp.model import head as heads
+from memexp.config.arch import ARCHS
 from memexp.model.build import build_model
-from memexp.model.head import AdaptiveHead, Head
+from memexp.model.transformer import head as heads
+from memexp.model.transformer.head import AdaptiveHead, Head
 
 from ..tiny import configure
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.model import head as head_module
-from memexp.model.attention import AttentionOptions, SelfAttention, local_scores
-from memexp.model.head import Head
-from memexp.model.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
-from memexp.model.segment import Shape
+from memexp.model.transformer import head as head_module
+from memexp.model.transformer.attention import AttentionOptions, SelfAttention, local_scores
+from memexp.model.transformer.head import Head
+from memexp.model.transformer.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
+from memexp.model.transformer.shape import Shape
 
 
 def test_t5_buckets_are_those_of_its_paper() -> None:

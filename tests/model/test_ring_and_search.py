@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memexp.model import search
-from memexp.model.ring import Ring, ages, clear_ring, empty_ring, gather, readable_spans, write
+from memexp.model.knn_memory import exact_search as search
+from memexp.model.knn_memory.ring import Ring, ages, clear_ring, empty_ring, gather, readable_spans, write
 
 LIKE = torch.zeros(())
 

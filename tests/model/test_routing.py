@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from memexp.model.knn import Knn
-from memexp.model.ring import Ring, ages_at, clear_ring, empty_ring, write
-from memexp.model.routing import Router, descend, soft_weights
+from memexp.model.knn_memory.ring import Ring, ages_at, clear_ring, empty_ring, write
+from memexp.model.knn_memory.router import Router, descend, soft_weights
 
 from .test_equivalence import COMMON, LANES, randomise, read, shape, tokens
 

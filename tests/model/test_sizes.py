@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memexp.cli.settings import choices_of
-from memexp.config import Size
+from memexp.config.groups import Size
+from memexp.config.introspection import choices_of
 from memexp.model.build import build_model
 
 from ..tiny import configure

@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memexp.checks import check
+from memexp.config.checks import check
 from memexp.errors import UserError
-from memexp.model.attention import AttentionOptions
-from memexp.model.gauges import effective_rank
-from memexp.model.segment import Shape
-from memexp.model.thought import Thought
-from memexp.model.thought_losses import (
+from memexp.model.slot_memory.gauges import effective_rank
+from memexp.model.slot_memory.recall import (
     PublishedQueries,
     composition,
     even_cuts,
@@ -21,7 +18,10 @@ from memexp.model.thought_losses import (
     recalled_embeddings,
     separation,
 )
-from memexp.model.updater import AdditiveUpdater, GatedUpdater, Updater, Written
+from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater, Updater, Written
+from memexp.model.thought import Thought
+from memexp.model.transformer.attention import AttentionOptions
+from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
 from ..tiny import configure

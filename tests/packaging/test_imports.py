@@ -7,24 +7,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import networkx
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-BASE = (
-    "memexp",
-    "memexp.errors",
-    "memexp.machine",
-    "memexp.files",
-    "memexp.config",
-    "memexp.checks",
-    "memexp.runs",
-    "memexp.instantiate",
-)
+LIGHT_BASE = ("memexp", "memexp.errors", "memexp.machine", "memexp.files", "memexp.wording")
+BASE = (*LIGHT_BASE, "memexp.device", "memexp.regions")
 LAYERS = [
-    BASE, ("memexp.data",), ("memexp.model",), ("memexp.train",), ("memexp.eval",), ("memexp.experiment",), ("memexp.report",),
-    ("memexp.bench",), ("memexp.cli", "memexp.__main__"),
+    BASE, ("memexp.config",), ("memexp.data",), ("memexp.runs",), ("memexp.model",), ("memexp.train",), ("memexp.eval",),
+    ("memexp.cost",), ("memexp.launch",), ("memexp.experiment",), ("memexp.report",), ("memexp.bench",),
+    ("memexp.cli", "memexp.__main__"),
 ]  # fmt: skip
-LIGHT = ("memexp.data", "memexp.experiment", "memexp.report", "memexp.cli", *BASE)
+LIGHT_ROOMS = ("config", "data", "runs", "launch", "experiment", "report", "cli")
+"""Rooms that never load torch when they are imported."""
+NEVER_TORCH = ("config", "data", "runs", "launch", "experiment", "report")
+"""Rooms that name torch nowhere but inside functions."""
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu", "markdown_it": "markdown-it-py"}
 
 
@@ -32,7 +29,7 @@ def modules() -> dict[str, Path]:
     """Every module of the program by its name when installed."""
     found = {}
     for folder, package in (("memexp", "memexp"), ("cli", "memexp.cli"), ("conf", "memexp.conf")):
-        for path in sorted((CHECKOUT / folder).rglob("*.py")):
+        for path in sorted((CHECKOUT / folder).rglob("*.py")):  # does not follow links
             parts = path.relative_to(CHECKOUT / folder).with_suffix("").parts
             found[".".join([package, *(part for part in parts if part != "__init__")])] = path
     return found
@@ -81,23 +78,42 @@ def test_a_back_edge_would_be_seen(tmp_path: Path) -> None:
     assert back_edges(files) == ["memexp.data.bad -> memexp.cli", "memexp.data.bad -> memexp.cli.main"]
 
 
-@pytest.mark.parametrize("package", ["data", "experiment", "report", "cli", ""])
-def test_light_packages_never_load_torch(package) -> None:
-    """In one process a package: importing its modules must not load torch."""
-    names = [
-        name for name in modules() if name.startswith(LIGHT) and layer(name) >= 0 and not name.endswith("__main__")
-    ]
-    chosen = [name for name in names if (name.startswith(f"memexp.{package}") if package else name in BASE)]
+def circles(files: dict[str, Path]) -> list[list[str]]:
+    """Modules that import one another in a ring, at the top or inside functions; a package is not what lies in it."""
+    graph = networkx.DiGraph()
+    for module, path in files.items():
+        graph.add_edges_from((module, target) for target in imported(path) & set(files) if target != module)
+    packages = {name for name, path in files.items() if path.name == "__init__.py"}
+    graph.remove_nodes_from(packages)
+    return sorted(sorted(ring) for ring in networkx.strongly_connected_components(graph) if len(ring) > 1)
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert circles(modules()) == []
+
+
+def test_a_circle_inside_a_layer_would_be_seen(tmp_path: Path) -> None:
+    for name, other in (("here", "there"), ("there", "here")):
+        (tmp_path / f"{name}.py").write_text(f"def late():\n    from memexp.data.{other} import something\n")
+    made = {f"memexp.data.{name}": tmp_path / f"{name}.py" for name in ("here", "there")}
+    assert circles(modules() | made) == [["memexp.data.here", "memexp.data.there"]]
+
+
+@pytest.mark.parametrize("room", [*LIGHT_ROOMS, ""])
+def test_light_rooms_never_load_torch(room) -> None:
+    """In one process a room: importing its modules must not load torch."""
+    names = [name for name in modules() if layer(name) >= 0 and not name.endswith("__main__")]
+    chosen = [name for name in names if (f"{name}.".startswith(f"memexp.{room}.") if room else name in LIGHT_BASE)]
     assert chosen
     program = f"import importlib, sys\nfor name in {chosen}:\n    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, text=True, capture_output=True)
     assert done.stderr == ""
 
 
-def test_light_packages_name_torch_only_inside_functions() -> None:
+def test_light_rooms_name_torch_only_inside_functions() -> None:
     loud = []
     for name, path in modules().items():
-        if layer(name) >= 0 and name.startswith(("memexp.report", "memexp.data")):
+        if name.startswith(tuple(f"memexp.{room}." for room in NEVER_TORCH)):
             loud += [name for found in imported(path) if found.split(".")[0] == "torch"]
     assert loud == []
 

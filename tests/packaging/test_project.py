@@ -1,5 +1,6 @@
 """The project's files agree with each other: packages, pins, make's targets."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -19,11 +20,16 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_packages_are_the_folders() -> None:
-    folders = {path.parent for path in (CHECKOUT / "memexp").rglob("*.py")}
-    found = {".".join(folder.relative_to(CHECKOUT).parts) for folder in folders}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"memexp.cli", "memexp.conf", "memexp.published"}
-    assert all((folder / "__init__.py").is_file() for folder in folders)
+LINKS = {"memexp/cli": "../cli", "memexp/conf": "../conf", "memexp/published": "../results/published"}
+
+
+def test_the_folders_at_the_top_are_links_inside_the_package() -> None:
+    assert {name: os.readlink(CHECKOUT / name) for name in LINKS} == LINKS
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for top in ("memexp", "cli", "conf") for path in (CHECKOUT / top).rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def test_constraints_pin_every_dependency() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from memexp.cli.compose import compose, typed
+from memexp.config.compose import compose, typed
 from memexp.model.build import build_model
-from memexp.model.segment import state_bytes
+from memexp.model.state import state_bytes
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from memexp.runs import Run, Score
+from memexp.runs.folder import Run, Score
 
 TOKENIZER = "aaaaaaaa11111111"
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import Scored
-from memexp.report.breakdown import break_down, half, notes, since_last
-from memexp.report.difference import Difference, difference
-from memexp.report.kinds import KINDS, kinds
-from memexp.report.scores import find_foreign, find_score, load_scores
-from memexp.report.wording import word
+from memexp.config.groups import Scored
+from memexp.report.difference.breakdown import break_down, half, notes, since_last
+from memexp.report.difference.token_kinds import KINDS, kinds
+from memexp.report.difference.token_text import word
+from memexp.report.difference.tokens import Difference, difference
+from memexp.runs.scores import find_foreign, find_score, load_scores
 
 TOKENS = [[7, 8, 7, 7, 9, 8], [7, 9, 7]]
 
@@ -100,7 +100,7 @@ def test_a_token_has_the_kind_of_its_first_visible_character() -> None:
 
 
 def test_texts_are_those_of_the_document_and_numbers_have_no_kind(fakes: Any) -> None:
-    from memexp.report.wording import numbers
+    from memexp.report.difference.token_text import numbers
 
     pieces = {1: b"a\xc3", 2: b"\xa9\t", 3: b"\n\x1b", 4: b"\xe4\xb8"}
     found = paired(fakes, [[1.0] * 4], [[1.0] * 4], [[1, 2, 3, 4]])

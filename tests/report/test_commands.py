@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import DiffConfig, RunsConfig, Scored, TableConfig
+from memexp.config.commands import DiffConfig, RunsConfig, TableConfig
+from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.runs import Run
+from memexp.runs.folder import Run
 
 CONFIGS = {"table": TableConfig, "diff": DiffConfig, "runs": RunsConfig}
 
 
 def memexp(command: str, fakes: Any, **settings: Any) -> None:
-    importlib.import_module(f"memexp.cli.{command}").run(CONFIGS[command](root=str(fakes.root), **settings))
+    importlib.import_module(f"memexp.cli.commands.{command}").run(CONFIGS[command](root=str(fakes.root), **settings))
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +205,6 @@ def test_many_documents_are_plotted_in_part(
 
 @pytest.mark.parametrize("command", ["table", "diff", "runs"])
 def test_no_command_of_reports_imports_torch(command: str) -> None:
-    code = f"import sys, memexp.cli.{command}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    code = f"import sys, memexp.cli.commands.{command}; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

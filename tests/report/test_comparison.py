@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from memexp.config import Scored
+from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.report.comparison import Comparison, compare
-from memexp.report.rows import Column
-from memexp.runs import all_runs
+from memexp.report.table.comparison import Comparison, compare
+from memexp.report.table.entries import Column
+from memexp.runs.folder import all_runs
 
 CODE = Column("code")
 LABELS = [

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from memexp.config import Scored
+from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.report.difference import Difference, by_position, difference, extremes, interval
-from memexp.report.scores import find_score, load_scores
-from memexp.runs import RETRIEVED
+from memexp.report.difference.tokens import Difference, by_position, difference, extremes, interval
+from memexp.runs.folder import RETRIEVED
+from memexp.runs.scores import find_score, load_scores
 
 
 def paired(fakes: Any, a: str = "a", b: str = "b") -> Difference:

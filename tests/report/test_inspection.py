@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from memexp.cli.main import main
-from memexp.config import Data, Tokenizer
+from memexp.config.groups import Data, Tokenizer
 from memexp.data.corpus import Corpus, prepare
-from memexp.report.corpora import list_corpora
-from memexp.report.inspection import Distance, Length, inspect_corpus
+from memexp.report.corpus.statistics import Distance, Length, inspect_corpus
+from memexp.report.corpus.table import list_corpora
 
 LETTERS = "".join(chr(code) for code in range(32, 127))
 TEXTS = {"short": "x" + LETTERS[:4], "twice": LETTERS[:60] + LETTERS[:40], "late": LETTERS + "\n" * 100 + LETTERS[:20]}
@@ -108,7 +108,7 @@ def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str])
 def test_documents_of_each_class_are_counted(known: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from memexp.report.inspection_files import to_terminal
+    from memexp.report.corpus.files import to_terminal
 
     labelled = [each._replace(label=label) for each, label in zip(known.split("train"), "yxx", strict=True)]
     monkeypatch.setattr(Corpus, "split", lambda self, name: labelled)
@@ -120,7 +120,7 @@ def test_documents_of_each_class_are_counted(known: Corpus, monkeypatch: pytest.
 
 
 def test_a_plot_of_nothing_repeated_is_a_plot(known: Corpus) -> None:
-    from memexp.report.inspection_files import plot
+    from memexp.report.corpus.files import plot
 
     assert plot(inspect_corpus(known, split="train", ngram=2, sample=5)).keys() == {"png", "svg"}
 

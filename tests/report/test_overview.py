@@ -9,12 +9,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from memexp.cli import report as command
-from memexp.config import ReportConfig
+from memexp.cli.commands import report as command
+from memexp.config.commands import ReportConfig
 from memexp.errors import UserError
-from memexp.report.grid import Grid
-from memexp.report.overview import LOCAL, Table, overview
+from memexp.report.site import LOCAL, Table, overview
 from memexp.report.statistics import Agreement
+from memexp.report.table.text import Grid
 
 EVIL = "<img src=x onerror=alert(1)>"
 DIFFERENCE = {

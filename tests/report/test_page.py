@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memexp.config import Scored
-from memexp.report.breakdown import break_down
-from memexp.report.difference import difference
-from memexp.report.difference_files import summary
-from memexp.report.page import page
-from memexp.report.scores import find_score, load_scores
-from memexp.report.wording import find_pieces, word
-from memexp.runs import RETRIEVED
+from memexp.config.groups import Scored
+from memexp.report.difference.breakdown import break_down
+from memexp.report.difference.files import summary
+from memexp.report.difference.page import page
+from memexp.report.difference.token_text import find_pieces, word
+from memexp.report.difference.tokens import difference
+from memexp.runs.folder import RETRIEVED
+from memexp.runs.scores import find_score, load_scores
 
 DOCUMENT = [
     b"<script>", b"window.hacked = 1", b"</script>", b"\n", b"<img src=x onerror=", b"'window.hacked=1'>", b"&lt;b>",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from memexp.config import Scoring
-from memexp.report.scores import describe
+from memexp.config.groups import Scoring
+from memexp.runs.scores import describe
 
 
 @pytest.mark.parametrize(

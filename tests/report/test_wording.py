@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from memexp.config import Scored
+from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.report.difference import Difference, difference
-from memexp.report.scores import find_score, load_scores
-from memexp.report.wording import AFTER, BEFORE, Passage, find_pieces, passage, token_texts, visible
+from memexp.report.difference.token_text import AFTER, BEFORE, Passage, find_pieces, passage, token_texts, visible
+from memexp.report.difference.tokens import Difference, difference
+from memexp.runs.scores import find_score, load_scores
 
 
 def of_text(fakes: Any, *texts: bytes) -> Difference:

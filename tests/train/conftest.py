@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memexp.data.corpus import Corpus, prepare
-from memexp.runs import Run
+from memexp.runs.folder import Run
 from memexp.train.loop import train
 
 from ..tiny import TINY, configure

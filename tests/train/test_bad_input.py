@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from memexp.checks import check
+from memexp.config.checks import check
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
-from memexp.model.head import Head
-from memexp.runs import Run, all_runs
+from memexp.model.transformer.head import Head
+from memexp.runs.folder import Run, all_runs
+from memexp.runs.identity import identify, read_identity
 from memexp.train import checkpoint, loop, metrics
-from memexp.train.identity import identify, read_identity
 from memexp.train.metrics import MetricsFile
 
 from ..tiny import configure

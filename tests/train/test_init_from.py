@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from memexp.cli.settings import choices_of
+from memexp.config.introspection import choices_of
 from memexp.data.corpus import Corpus, prepare
 from memexp.errors import UserError
-from memexp.runs import Run, all_runs
-from memexp.train.identity import identify
+from memexp.runs.folder import Run, all_runs
+from memexp.runs.identity import identify
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train
 from memexp.train.session import open_session

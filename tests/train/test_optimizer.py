@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from memexp.config import Optim
+from memexp.config.groups import Optim
 from memexp.model.build import build_model
 from memexp.train.optimizer import build_optimizer, build_schedule, rate_factor
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from memexp.data.lanes import TrainingLanes
-from memexp.train.reading import Reader
+from memexp.train.loader import Reader
 
 from .test_update import documents
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from memexp.cli.main import main
-from memexp.config import Scoring
+from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.eval.evaluate import Request, evaluate
-from memexp.runs import Run, all_runs
+from memexp.runs.folder import Run, all_runs
 from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
 

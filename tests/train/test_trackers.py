@@ -16,7 +16,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from memexp.cli.main import main
-from memexp.config import Tracker
+from memexp.config.groups import Tracker
 
 assert main(["train", "steps=1", *sys.argv[1:]]) == 0
 found = [name for name in sys.modules if name.partition(".")[0] in ("wandb", "tensorboard", "tensorboardX")]

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from memexp.config import TrainConfig
+from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.data.lanes import TrainingLanes
-from memexp.model.build import build_model, feed
-from memexp.model.head import Head
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput, State, Tree
-from memexp.runs import Run
+from memexp.model.build import build_model
+from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.state import State, Tree
+from memexp.model.transformer.head import Head
+from memexp.runs.folder import Run
+from memexp.train.batch import feed
+from memexp.train.loader import Reader
 from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
-from memexp.train.reading import Reader
 from memexp.train.session import Session
 
 from ..tiny import configure

@@ -14,7 +14,7 @@ from memexp.data.sources.document import Document
 from memexp.data.sources.fetch import CLIENTS, FORMS, Fetched, Package, fetch
 from memexp.data.sources.formats import FORMATS, UNREADABLE
 from memexp.errors import UserError, did_you_mean
-from memexp.runs import find_root
+from memexp.files import find_root
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""One file for each command: `run(config)` does what the command says."""

@@ -1,0 +1,69 @@
+"""`memexp bench`: measure search, step and memory against their floors."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from memexp.config.commands import BenchConfig
+from memexp.config.introspection import choices_of
+from memexp.config.train import TrainConfig
+from memexp.files import find_root, write_json, write_text
+from memexp.report.escape import console
+
+SEGMENT, VOCABULARY = 512, 32_000
+"""Of the papers' model, for the plan."""
+
+
+def run(config: BenchConfig) -> None:
+    """Print the figures and write them as JSON and Markdown; or print a plan."""
+    root = find_root(config.root)
+    screen = console()
+    if config.plan:
+        from memexp.cost.memory import page
+
+        settings = _settings("knn", SEGMENT)
+        plan = page(settings, slots=config.largest, lanes=config.lanes, card=config.card, vocabulary=VOCABULARY)
+        screen.print(plan, markup=False, highlight=False, soft_wrap=True)
+        return
+    with _shown(screen) as say:
+        say("loading torch")
+        from memexp.bench.formats import to_markdown, to_terminal
+        from memexp.bench.suite import WORK, chosen, document, run_benches
+
+        figures = run_benches(config, say, lambda: _archs(WORK.segment))
+    names = chosen(config)
+    # a few benches alone leave the file of all as it is
+    path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(names)}.json")
+    found = document(config, figures)
+    write_json(path, found)
+    written = [path, path.with_suffix(".md")]
+    if "curve" in names:
+        from memexp.bench.curve import plot
+
+        written.append(path.with_name("curve.svg"))
+        write_text(written[-1], plot(figures).decode())
+    write_text(path.with_suffix(".md"), to_markdown(figures, found, work=WORK.describe()))
+    screen.print(to_terminal(figures))
+    screen.print(f"written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _archs(segment: int) -> dict[str, TrainConfig]:
+    """Every architecture with its papers' options and the lengths that follow from the segment's."""
+    return {name: _settings(name, segment) for name in choices_of("arch")}
+
+
+def _settings(arch: str, segment: int) -> TrainConfig:
+    from memexp.config.compose import compose, typed
+
+    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}"]))
+
+
+@contextmanager
+def _shown(screen: Console) -> Iterator[Callable[[str], None]]:
+    """What is being measured: in place on a terminal, a line each elsewhere."""
+    if not screen.is_terminal:
+        yield lambda what: screen.print(what, markup=False, highlight=False, soft_wrap=True)
+        return
+    with screen.status("") as status:
+        yield status.update

@@ -1,0 +1,76 @@
+"""`memexp data`: which corpora there are, and what one is like."""
+
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from memexp.config.commands import DataConfig
+from memexp.config.groups import Data
+from memexp.errors import UserError
+from memexp.files import find_root
+from memexp.report.escape import console
+
+
+def run(config: DataConfig) -> None:
+    """Print the list, or look into one corpus and write what was found."""
+    root = find_root(config.root)
+    if config.what == "list":
+        from memexp.config.introspection import choices_of
+        from memexp.report.corpus.table import corpora_table, list_corpora
+
+        screen = console()
+        screen.print(corpora_table(list_corpora(root, choices_of("data"))))
+        if config.page:
+            from memexp.data.catalogue import update_page
+
+            page = update_page(root / "data", _configured(root))
+            screen.print(f"{page} is up to date", markup=False, highlight=False, soft_wrap=True)
+        return
+    from memexp.data.corpus import open_corpus
+    from memexp.report.corpus.files import to_terminal, write_files
+    from memexp.report.corpus.statistics import inspect_corpus
+
+    corpus = open_corpus(_prepared(config.data, root))
+    found = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
+    default = root / "results" / "data" / corpus.path.name
+    folder = Path(config.out).expanduser() if config.out is not None else default
+    paths = write_files(folder, found)
+    screen = console()
+    screen.print(to_terminal(found))
+    written = ", ".join(path.name for path in paths)
+    screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _configured(root: Path) -> dict[str, dict[str, Any]]:
+    """What determines each corpus that may be prepared here, by its name, with no setting given."""
+    from memexp.config.compose import compose, typed
+    from memexp.config.introspection import choices_of
+    from memexp.data.corpus import settings_of
+
+    found = {}
+    for name in choices_of("data"):
+        if any((root / "data").glob(f"{name}-*/manifest.json")):
+            with suppress(UserError):  # it needs settings, as a user's own files do
+                found[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data)
+    return found
+
+
+def _prepared(data: Data, root: Path) -> Path:
+    """The folder of the corpus of these settings.
+
+    Raises:
+        UserError: it is not prepared.
+    """
+    from memexp.data.corpus import folder_of
+
+    folder = folder_of(data, root)
+    if folder.exists():
+        return folder
+    others = sorted(path.parent.name for path in folder.parent.glob(f"{data.name}-*/manifest.json"))
+    typed = [word for word in sys.argv[1:] if word.startswith(("data.", "root="))]
+    raise UserError(
+        f"{data.name} is not prepared as {folder.name} (prepared below {folder.parent}: {', '.join(others) or 'none'}); expected a "
+        f"prepared corpus: `{shlex.join(['memexp', 'prepare', f'data={data.name}', *typed])}` makes it"
+    )

@@ -1,0 +1,35 @@
+"""`memexp diff`: which tokens gain."""
+
+from pathlib import Path
+
+from memexp.config.commands import DiffConfig
+from memexp.config.groups import Scored
+from memexp.files import find_root
+from memexp.report.difference.breakdown import break_down
+from memexp.report.difference.files import write_files
+from memexp.report.difference.terminal import to_terminal
+from memexp.report.difference.token_text import find_pieces, word
+from memexp.report.difference.tokens import difference
+from memexp.report.escape import console, escape
+from memexp.runs.scores import find_foreign, find_score, load_scores
+
+
+def run(config: DiffConfig) -> None:
+    """Print the difference between two scores and write it as a page, CSV, JSON and a plot."""
+    root = find_root(config.root)
+    a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
+    found = difference(a, b)
+    pieces, warning = find_pieces(found, root)
+    screen = console()
+    if warning:
+        screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    wording = word(found, pieces)
+    breakdown = break_down(found, wording.kind_N, find_foreign(found.b))
+    screen.print(to_terminal(found, breakdown, pieces, top=config.top))
+    scored = "" if config.eval == Scored() else f"-{a.path.name.rsplit('-', 2)[0]}"
+    default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
+    folder = Path(config.out).expanduser() if config.out is not None else default
+    paths = write_files(folder, found, breakdown, pieces, wording)
+    screen.print(
+        f"written: {folder}: {', '.join(path.name for path in paths)}", markup=False, highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,54 @@
+"""memexp eval: score documents with a trained model, with its memory changed if asked."""
+
+import shlex
+import sys
+from dataclasses import asdict
+
+from memexp.config.commands import EvalConfig
+
+
+def run(config: EvalConfig) -> None:
+    """Score, or find the score, and print its means."""
+    import torch
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from memexp.eval.evaluate import Request, evaluate
+    from memexp.files import find_root
+    from memexp.runs.folder import find_run
+
+    root = find_root(config.root)
+    trained = find_run(root, config.run)
+    scoring = config.eval.of(asdict(trained.settings.eval))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    request = Request(scoring, mem=config.mem, memory=config.memory, retrieved=config.retrieved, device=config.device)
+    score = evaluate(trained, request, root, command=shlex.join(["memexp", *sys.argv[1:]]), force=config.force)
+    summary = score.summary
+    table = Table(title=f"{trained.name}  {score.path.name}")
+    table.add_column("on these documents")
+    table.add_column("", justify="right")
+    for name, value in (
+        ("perplexity", f"{summary['perplexity']:.3f}"),
+        ("nats a token", f"{summary['nats_per_token']:.4f}"),
+        ("bits a token", f"{summary['bits_per_token']:.4f}"),
+        ("bits a byte", f"{summary['bits_per_byte']:.4f}"),
+        ("bits a character", f"{summary['bits_per_character']:.4f}"),
+        ("perplexity a word", "–" if summary["word_perplexity"] is None else f"{summary['word_perplexity']:,.1f}"),
+        ("tokens", f"{summary['tokens']:,}"),
+        ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
+    ):
+        table.add_row(name, value)
+    if "accuracy" in summary:
+        table.add_row("accuracy", f"{summary['accuracy']:.4f}")
+        table.add_row("exact match", f"{summary['exact_match']:.4f}")
+    if "f1" in summary:
+        table.add_row("F1", f"{summary['f1']:.4f}")
+        for name, each in summary["classes"].items():
+            table.add_row(f"F1 of {escape(name)} ({each['documents']} documents)", f"{each['f1']:.4f}")
+        table.add_row("F1, macro", f"{summary['f1_macro']:.4f}")
+    if summary["memory_fill"] is not None:
+        table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
+    Console().print(table)
+    print(score.path)

@@ -1,0 +1,125 @@
+"""memexp generate: continue a prompt with a trained model, its memory carried on."""
+
+import codecs
+import sys
+import time
+from pathlib import Path
+
+from memexp.config.commands import GenerateConfig
+from memexp.errors import UserError
+
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+"""Control characters as signs that show them. A terminal would obey them: it could be told to hide or to type text."""
+
+
+def run(config: GenerateConfig) -> None:
+    """Write the first continuation as it is drawn and the others after it; what is no text goes to stderr."""
+    import torch
+
+    from memexp.eval.evaluate import corpus_of, load_model, settings_with
+    from memexp.eval.generate import Sampling, generate
+    from memexp.files import find_root
+    from memexp.runs.folder import find_run
+
+    text = _prompt(config)
+    root = find_root(config.root)
+    trained = find_run(root, config.run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    settings = settings_with(trained, mem=config.mem)
+    corpus = corpus_of(trained, settings, root)
+    model = load_model(trained, settings, vocabulary=corpus.vocabulary, memory=config.memory, device=config.device)
+    prompt = corpus.tokenizer.encode(text)
+    output = _Output(config.samples, len(prompt))
+    try:
+        for drawn in generate(
+            model,
+            prompt,
+            tokens=config.tokens,
+            lanes=config.samples,
+            sampling=Sampling(config.temperature, config.top_k, config.top_p),
+            seed=config.seed,
+            memory=config.memory,
+            bf16=settings.precision == "bf16",
+        ):
+            output.add(corpus.tokenizer.pieces(drawn.tokens_B.tolist()), float(drawn.nats_B.sum()))
+    finally:  # also when interrupted: what was written stays whole
+        output.end()
+
+
+def _prompt(config: GenerateConfig) -> str:
+    """The text to continue.
+
+    Raises:
+        UserError: none or two are given, or it is unreadable or no UTF-8.
+    """
+    if config.prompt and config.prompt_file is not None:
+        raise UserError("prompt and prompt_file are both given; expected one of the two")
+    if not config.prompt and config.prompt_file is None:
+        raise UserError(
+            "prompt is empty; expected text to continue there or in prompt_file, for the first token of a document is "
+            "never predicted"
+        )
+    name = "prompt" if config.prompt_file is None else f"prompt_file {config.prompt_file}"
+    try:
+        if config.prompt_file is None:
+            written = config.prompt.encode("utf-8", "surrogateescape")
+        else:
+            written = Path(config.prompt_file).expanduser().read_bytes()
+        return written.decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}; expected a file of text") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is no UTF-8 from byte {error.start} on; expected text in UTF-8") from error
+
+
+class _Output:
+    """Streams the first sample to stdout and keeps the others until the end, as they cannot be written side by side."""
+
+    def __init__(self, samples: int, prompt_tokens: int) -> None:
+        self._samples, self._prompt_tokens = samples, prompt_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be of several tokens
+        self._others: list[list[bytes]] = [[] for _ in range(samples - 1)]
+        self._tokens, self._nats = 0, 0.0
+        self._last = ""
+        self._began = time.perf_counter()
+
+    def add(self, pieces: list[bytes], nats: float) -> None:
+        """The next token of every sample, and their nats together."""
+        if not self._tokens:
+            self._head(1)
+        self._tokens += len(pieces)
+        self._nats += nats
+        self._write(self._decoder.decode(pieces[0]))
+        for other, piece in zip(self._others, pieces[1:], strict=True):
+            other.append(piece)
+
+    def end(self) -> None:
+        """Finish the line, write the other samples, and say how fast and how likely all was."""
+        seconds = time.perf_counter() - self._began
+        if not self._tokens:
+            return
+        self._write(self._decoder.decode(b"", final=True))
+        self._end_line()
+        for number, other in enumerate(self._others, start=2):
+            self._head(number)
+            self._write(b"".join(other).decode("utf-8", "replace"))
+            self._end_line()
+        print(
+            f"{self._tokens:,} tokens after a prompt of {self._prompt_tokens:,} in {seconds:.2f} s "
+            f"({self._tokens / seconds:,.0f} tokens/s), {self._nats / self._tokens:.4f} nats a token",
+            file=sys.stderr,
+        )
+
+    def _head(self, number: int) -> None:
+        if self._samples > 1:
+            print(f"sample {number} of {self._samples}", file=sys.stderr)
+
+    def _write(self, text: str) -> None:
+        self._last = text or self._last
+        sys.stdout.write(text.translate(PICTURES) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+    def _end_line(self) -> None:
+        if not self._last.endswith("\n"):
+            self._write("\n")

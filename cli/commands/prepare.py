@@ -1,0 +1,50 @@
+"""memexp prepare: turn a corpus into tokens and say what is in it."""
+
+from memexp.config.commands import PrepareConfig
+
+
+def run(config: PrepareConfig) -> None:
+    """Prepare the corpus, or find it prepared, and print its splits."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from memexp.data.corpus import prepare
+    from memexp.data.manifest import tokenizer_name
+    from memexp.data.splits import SPLITS
+    from memexp.files import find_root
+    from memexp.report.escape import escape
+
+    root = find_root(config.root)
+    corpus = prepare(config.data, root, force=config.force)
+    splits = corpus.manifest["splits"]
+    console = Console()
+    table = Table(title=Text(escape(f"{corpus.name}: {corpus.path}")))
+    table.add_column("split")
+    for heading in ("documents", "bytes", "tokens", "bytes/token"):
+        table.add_column(heading, justify="right")
+    for split in SPLITS:
+        count = splits[split]
+        ratio = count["bytes"] / max(count["tokens"], 1)
+        table.add_row(split, *(f"{count[key]:,}" for key in ("documents", "bytes", "tokens")), f"{ratio:.2f}")
+    console.print(table)
+    left_out = corpus.manifest["left_out"]
+    if left_out["documents"]:
+        shortest = config.data.min_document
+        console.print(f"left out: {left_out['documents']} documents of less than {shortest:,} bytes each")
+    if near := corpus.manifest["source"].get("near_duplicates"):
+        console.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
+    lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in what comes back"
+    name = escape(tokenizer_name(corpus.manifest))
+    console.print(f"tokenizer: {name}, {corpus.tokenizer_hash[:8]}{lossy}", markup=False)
+    by_licence: dict[str, list[str]] = {}
+    for part in corpus.manifest["source"]["parts"]:
+        by_licence.setdefault(part["licence"], []).append(f"{part['name']} {part['version']}")
+    for licence, parts in sorted(by_licence.items()):
+        console.print(escape(f"{licence}: {', '.join(parts)}"), style="dim", markup=False, highlight=False)
+    made = (
+        f"prepared in {corpus.manifest['seconds']} s"
+        if corpus.made
+        else "was prepared already; force=true makes it again"
+    )
+    console.print(made)

@@ -1,0 +1,95 @@
+"""`memexp table`: compare runs, or a paper's table with ours."""
+
+import re
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from memexp.config.commands import TableConfig
+from memexp.config.introspection import CONF, TYPED_AS, settings_of
+from memexp.errors import UserError
+from memexp.experiment.definition import experiments
+from memexp.files import find_root, write_text
+from memexp.report.escape import console
+from memexp.report.table.comparison import compare
+from memexp.report.table.formats import html_page, records_to_csv, to_csv, to_html, to_latex, to_markdown, to_terminal
+from memexp.report.table.text import Grid, lay_out
+from memexp.runs.select import select_runs
+
+OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
+"""Settings that mean something with an experiment; the others are about runs."""
+
+
+def run(config: TableConfig) -> None:
+    """Print the table and write it as Markdown, CSV and LaTeX, and a paper's also as HTML."""
+    root = find_root(config.root)
+    folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
+    if named := [word for word in config.runs if _is_experiment(word)]:
+        _refuse_with_an_experiment(config, named[0])
+        show_experiment(root, config.runs[0], scale=config.scale, data=config.corpora, out=config.out)
+        return
+    comparison = compare(
+        root,
+        select_runs(root, config.runs, tag=config.tag),
+        metric=config.metric,
+        scored=config.eval,
+        by=config.by,
+        gauges=config.gauges,
+        baseline=config.baseline,
+    )
+    name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
+    grid = lay_out(comparison)
+    _show(grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)})
+
+
+def _is_experiment(word: str) -> bool:
+    """Whether a word means an experiment, known or not, and no run's folder."""
+    return word in experiments(CONF) or (word.count("/") == 1 and not Path(word).expanduser().parent.is_dir())
+
+
+def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
+    """Refuse what is about runs.
+
+    Raises:
+        UserError: such a setting is given, or another name beside.
+    """
+    if others := [word for word in config.runs if word != name]:
+        raise UserError(f"{name} is named with {', '.join(others)}; expected one experiment alone, or runs")
+    for setting in settings_of("table"):
+        if setting not in (*OF_EXPERIMENTS, "runs") and _value(config, setting) != _value(TableConfig(), setting):
+            raise UserError(
+                f"{setting} is given with the experiment {name}, whose file says what its table shows; expected it with runs, "
+                f"or with an experiment only {', '.join(TYPED_AS.get(one, one) for one in OF_EXPERIMENTS)}"
+            )
+
+
+def _value(config: TableConfig, setting: str) -> Any:
+    return attrgetter(setting)(config)
+
+
+def show_experiment(root: Path, name: str, *, scale: str, data: Sequence[str], out: str | None = None) -> None:
+    """Print a paper's table beside ours, and write it beside the runs that it is of, or to the folder `out`."""
+    from memexp.report.paper_table.reproduction import reproduction
+    from memexp.report.paper_table.text import lay_out as lay_out_reproduction
+    from memexp.report.paper_table.text import records
+
+    table = reproduction(root, name, scale=scale, data=data)
+    grid = lay_out_reproduction(table)
+    folder = root / "results" / table.experiment.name if out is None else Path(out).expanduser()
+    texts = {
+        "md": to_markdown(grid),
+        "csv": records_to_csv(records(table)),
+        "tex": to_latex(grid),
+        "html": html_page(grid.title, to_html(grid)),
+    }
+    _show(grid, folder / "-".join([scale, *data]), texts)
+
+
+def _show(grid: Grid, path: Path, texts: dict[str, str]) -> None:
+    for kind, text in texts.items():
+        write_text(path.with_name(f"{path.name}.{kind}"), text)
+    screen = console()
+    screen.print(to_terminal(grid, width=screen.width))
+    others = " and ".join([", ".join(f".{kind}" for kind in list(texts)[1:-1]), f".{list(texts)[-1]}"])
+    screen.print(f"written: {path}.md, {others}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,62 @@
+"""memexp train: train a model, then score held-out documents."""
+
+import shlex
+import sys
+
+from memexp.config.train import TrainConfig
+
+
+def run(config: TrainConfig) -> None:
+    """Train to the end and score the held-out documents, as far as neither has been done; or only profile some steps."""
+    from memexp.config.checks import remarks
+    from memexp.cost.memory import refuse_what_cannot_fit
+    from memexp.data.classes import for_task
+    from memexp.data.corpus import prepare
+    from memexp.eval.evaluate import Request, evaluate, validation_nats
+    from memexp.files import find_root
+    from memexp.launch.processes import announce
+    from memexp.runs.identity import identify, run_folder
+    from memexp.train.interrupt import Interrupted
+    from memexp.train.loop import train
+    from memexp.wording import plural
+
+    root = find_root(config.root)
+    corpus = for_task(prepare(config.data, root), config.data)
+    refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
+    command = shlex.join(["memexp", *sys.argv[1:]])
+    if config.profile:
+        from memexp.train.profiling import profile
+
+        print(profile(config, corpus, root, command=command))
+        return
+    announce(run_folder(config, identify(config, corpus, root), root).path)
+    for line in remarks(config):
+        print(line)
+    try:
+        trained = train(
+            config, corpus, root, command=command, validate=lambda model: validation_nats(model, corpus, config)
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(128 + stop.signal_number) from stop
+    if not (trained.summary or {}).get("tokens"):
+        print(
+            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned; answers stand at the ends of documents, "
+            "which need more steps, longer segments or a larger accumulate to be reached"
+        )
+    score = evaluate(trained, Request(config.eval, device=config.device), root, command=command)
+    summary = score.summary
+    print(
+        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "
+        f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
+    )
+    if "f1" in summary:
+        print(f"F1 {summary['f1']:.4f}, macro {summary['f1_macro']:.4f}, accuracy {summary['accuracy']:.4f}")
+    elif "accuracy" in summary:
+        print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
+    if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
+        print(
+            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were ever filled while "
+            "scoring: no document is long enough there (see eval.max_document), so more memory cannot help"
+        )
+    print(trained.path)

@@ -1,0 +1,101 @@
+"""Between Hydra and the schemas: what Hydra is told before it composes, and what is made of the result."""
+
+import os
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from memexp.config.arch import ARCHS
+from memexp.config.checks import check
+from memexp.config.commands import COMMANDS
+from memexp.config.groups import Data, Optim, Size, Tracker
+from memexp.config.introspection import CONF, settings_of_schema
+from memexp.errors import UserError, did_you_mean
+from memexp.files import find_root
+
+
+@cache
+def register() -> None:
+    """Store the schemas, the launcher and the sweeper, and settings that keep Hydra's own files and logs away."""
+    from hydra.conf import HydraConf, RunDir, SweepDir
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    for name, command in COMMANDS.items():
+        store.store(name=f"{name}_schema", node=command)
+    groups: dict[str, type] = {"data": Data, "size": Size, "optim": Optim, "tracker": Tracker}
+    for name, group in groups.items():
+        store.store(group=name, name="base", node=group)
+    for name, arch in ARCHS.items():
+        store.store(group="arch", name=f"base_{name}", node=arch)
+    # by name, so that composing imports neither; `memexp.launch.hydra` has Hydra find the classes
+    store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
+    sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
+    store.store(group="hydra/sweeper", name="checked", node=sweeper)
+    OmegaConf.register_new_resolver("memexp_root", lambda root: str(find_root(root)), replace=True)
+    # one step is one gradient window: as many borders are crossed as its segments have between them
+    OmegaConf.register_new_resolver(
+        "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
+    )
+    sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
+    quiet = HydraConf(
+        run=RunDir(dir="."),
+        sweep=SweepDir(dir=sweeps, subdir="${hydra.job.num}"),
+        output_subdir=None,
+    )
+    quiet.defaults = [
+        {"output": "default"}, {"launcher": "local"}, {"sweeper": "checked"}, {"help": "default"}, {"hydra_help": "default"},
+        {"hydra_logging": "disabled"}, {"job_logging": "disabled"}, {"callbacks": None}, {"env": "default"},
+    ]  # fmt: skip
+    store.store(group="hydra", name="config", node=quiet, provider="memexp")
+
+
+def compose(command: str, overrides: list[str]) -> Any:
+    """The configuration of a command, as Hydra composes it without running anything.
+
+    Raises:
+        Exception: Hydra's; `memexp.config.hydra_errors.explain` puts it in one line.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose(command, overrides=overrides)
+
+
+def typed(config: Any) -> Any:
+    """The schema's dataclass with the values of a composed configuration, checked.
+
+    Raises:
+        UserError: a value that must be given is not, is out of range, or makes no sense beside another.
+    """
+    from omegaconf import OmegaConf
+
+    missing = OmegaConf.missing_keys(config)
+    schema: Any = OmegaConf.get_type(config)
+    for name, item in settings_of_schema(schema).items():
+        if name in missing:
+            raise UserError(f"{name} is not given; expected {item.metadata['help']}")
+    _check_keys(config, "")
+    settings = OmegaConf.to_object(config)
+    check(settings)
+    return settings
+
+
+def _check_keys(config: Any, where: str) -> None:
+    # With +key=... Hydra adds what no schema has, and with ~key it takes away what one has.
+    from omegaconf import DictConfig, OmegaConf
+
+    schema = OmegaConf.get_type(config)
+    if not is_dataclass(schema):
+        return
+    known, found = {item.name for item in fields(schema)}, set(config)
+    for name in sorted(found - known):
+        raise UserError(f"there is no setting {where}{name}; expected one that --help lists{did_you_mean(name, known)}")
+    for name in sorted(known - found):
+        raise UserError(f"{where}{name} was taken away; expected a value, as every setting needs one")
+    for name in sorted(known):
+        if isinstance(node := config._get_node(name), DictConfig):
+            _check_keys(node, f"{where}{name}.")

@@ -1,0 +1,52 @@
+"""How a setting is declared: its default, help, unit, range and meaning, in one dataclass field."""
+
+from dataclasses import MISSING, field
+from typing import Any
+
+UNSET = "???"
+"""OmegaConf's mark of a value that must be given."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    departure: bool = False,
+    of_memory: bool = False,
+) -> Any:
+    """A dataclass field that carries what `--help` prints and `memexp.config.checks` enforces.
+
+    Args:
+        default: the value, or a list or dict that is copied for every instance.
+        unit: what one of it is. Values with a unit that counts tokens or slots may be written 64k (65,536).
+        low, high: the closed range allowed.
+        choices: the words allowed.
+        departure: any value but the default departs from the papers; `departures` lists those in force.
+        of_memory: without a memory there is nothing for it to change, so any value but the default is refused there.
+    """
+    metadata = {
+        "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
+        "of_memory": of_memory,
+    }  # fmt: skip
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
+"""Units whose values may be written with a binary suffix: 64k = 65,536, 1m = 1,048,576."""
+
+
+AS_TYPED = "text"
+"""Unit of text that means nothing but its letters, whatever signs are in it."""
+
+
+def default_of(item: Any) -> Any:
+    """The default value of a dataclass field, `UNSET` when it has none."""
+    if item.default is not MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not MISSING else UNSET

@@ -1,0 +1,104 @@
+"""Hydra's and OmegaConf's errors in one line of our own words. Everything else is a bug and keeps its traceback."""
+
+import re
+import traceback
+from dataclasses import fields
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from memexp.config.arch import ARCHS
+from memexp.config.field import SIZE_UNITS
+from memexp.config.introspection import choices_of, groups_of, is_list, settings_of, value_type
+from memexp.errors import UserError, did_you_mean
+
+NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
+"""Starts of lines that help nobody who types a command."""
+
+EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+"""Launchers that need an extra to be installed."""
+
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def explain(error: BaseException, command: str) -> str | None:
+    """One line for an error of the user's, or None for one that is a bug.
+
+    Args:
+        error: what was raised while Hydra composed or while the settings were checked.
+        command: such as train, for its settings.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; expected key=value, with quotes inside the shell's where the value has special signs: 'key=\"a b\"'"
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error)
+    text = str(error)
+    if found := re.match(r"Could not override '([^']*)'", text):
+        return unknown_setting(found[1], command)
+    if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires|$)", text):
+        return f"{found[1]} is a sweep over several values; expected one value, or the flag -m, or a list in brackets"
+    if found := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
+        return f"{found[1]} is a setting already; expected it without the + before it"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
+    cause = error.__cause__ or error.__context__
+    if found := re.match(r"Error merging override (\+*)([^=]*)=?(.*)", text, re.DOTALL):
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            return unknown_setting(found[2], command)
+        if isinstance(cause, ValidationError):
+            return _wrong_type(found[2], found[3], command)
+    if isinstance(error, HydraException | OmegaConfBaseException) or _raised_in_hydra(error):
+        return _plain(text or str(cause))
+    return None
+
+
+def unknown_setting(key: str, command: str) -> str:
+    """What to say of a key that no setting has."""
+    key = key.lstrip("+~")
+    owners = [
+        name
+        for name, schema in ARCHS.items()
+        if key.startswith("arch.") and key[5:] in {item.name for item in fields(schema)}
+    ]
+    if owners:
+        return f"this architecture has no setting {key}; expected arch={' or arch='.join(owners)} with it"
+    known = [*groups_of(command), *settings_of(command)]
+    last = key.rpartition(".")[2]
+    meant = next((f"; did you mean {name}?" for name in known if name.rpartition(".")[2] == last), "")
+    return f"there is no setting {key}; expected one that `memexp {command} --help` lists{meant or did_you_mean(key, known)}"
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    options = choices_of(group) or [name for name in error.options or [] if not name.startswith("base")]
+    if not group or not options:
+        return _plain(str(error))
+    if choice in EXTRAS:
+        return f"{group}={choice} is not installed; expected it after `pip install memexp[{EXTRAS[choice]}]`"
+    return f"there is no {group}={choice}; expected one of {', '.join(options)}{did_you_mean(choice, options)}"
+
+
+def _wrong_type(key: str, value: str, command: str) -> str:
+    known = settings_of(command)
+    if item := known.get(re.sub(r"\[\d+\]$", "", key)):
+        expected = EXPECTED.get(value_type(item), "key: value pairs in braces")
+        if item.metadata["unit"] in SIZE_UNITS:
+            expected += ", such as 4096 or 64k"
+        return f"{key} is {value!r}; expected {f'a list in brackets, each {expected}' if is_list(item) else expected}"
+    below = [name for name in known if name.startswith(f"{key}.")]
+    expected = f"its settings one by one, such as {below[0]}=..." if below else "another type"
+    return f"{key} is {value!r}; expected {expected}"
+
+
+def _raised_in_hydra(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    packages = {"hydra", "omegaconf", "antlr4"}
+    return isinstance(error, Exception) and bool(frames) and bool(packages & set(Path(frames[-1].filename).parts))
+
+
+def _plain(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]
+    return "; ".join(line.rstrip(";") for line in lines if line and not line.startswith(NOISE))

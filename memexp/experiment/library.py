@@ -1,0 +1,203 @@
+"""Which finished run and score fill a cell: those that were made with the cell's settings, whatever their folders are called."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from memexp.config.field import default_of
+from memexp.config.groups import Scored
+from memexp.config.train import TrainConfig
+from memexp.data.corpus import content_of, prepared
+from memexp.errors import UserError
+from memexp.experiment.cells import Cell
+from memexp.files import fingerprint, read_json
+from memexp.runs.folder import Run, Score, ScoreName
+from memexp.runs.identity import read_identity, result_settings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A cell with the settings that its overrides make."""
+
+    cell: Cell
+    settings: TrainConfig
+    start: "Wanted | None" = None
+
+    @property
+    def score(self) -> ScoreName:
+        """What the cell's score is called."""
+        asked, mem = self.settings.eval, self.cell.mem
+        return ScoreName(
+            asked.split,
+            asked.documents,
+            asked.max_document,
+            self.settings.mem if mem is None else mem,
+            self.cell.memory,
+        )
+
+    @property
+    def scored(self) -> Scored:
+        """The documents that its score is about."""
+        return Scored(self.score.split, self.score.documents, self.score.max_document)
+
+    @property
+    def changed_mem(self) -> int | None:
+        """The memory's size in its score, where that is not the run's."""
+        return self.score.mem if self.score.mem != self.settings.mem else None
+
+    def with_seed(self, seed: int) -> "Wanted":
+        """The same with another seed."""
+        cell, settings = replace(self.cell, seed=seed), replace(self.settings, seed=seed)
+        return Wanted(cell, settings, self.start and self.start.with_seed(seed))
+
+    @property
+    def result(self) -> str:
+        """A hash of what determines the run; cells of one run share it."""
+        start = None if self.start is None else self.start.result
+        return fingerprint([_result(asdict(self.settings)), _made_of(asdict(self.settings.data)), start])
+
+
+def _result(config: dict[str, Any]) -> dict[str, Any]:
+    """What determines a run but for its corpus and the run it started from."""
+    content = result_settings(config)
+    return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
+
+
+def _made_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a corpus but for where on this machine its files are kept."""
+    return data | {"source": {name: value for name, value in data["source"].items() if name != "root"}}
+
+
+def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
+    """The settings of a run with all that `schema` has: what is newer than the run at its default.
+
+    Raises:
+        UserError: it has a setting that is not known.
+    """
+    known = {item.name: item for item in fields(schema)}
+    for name in config:
+        if name not in known:
+            raise UserError(f"there is no setting {where}{name} in this version of memexp")
+    found = {name: config.get(name, default_of(item)) for name, item in known.items()}
+    for name, value in found.items():
+        if is_dataclass(nested := getattr(schema, name)):
+            found[name] = _as_today(value if isinstance(value, dict) else asdict(value), nested, f"{where}{name}.")
+    return found
+
+
+@dataclass
+class Library:
+    """The finished runs below a root: those of `results/runs`, and the light copies beside the tables.
+
+    Where a cell's corpus is prepared, its runs are those that read it as it is; light copies of another one (made on a machine
+    whose corpus of that name is not the same) are foreign.
+
+    Attributes:
+        left_out: one line for each run that is of a cell by its name but cannot be read.
+    """
+
+    root: Path
+    left_out: list[str] = field(default_factory=list)
+    _found: dict[str, list[Run]] = field(default_factory=dict)
+    _corpora: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
+
+    def runs(self, wanted: Wanted) -> list[Run]:
+        """The finished runs of a cell, light copies last."""
+        return [run for run in self._finished(wanted) if self._read_what_is_here(run, wanted)]
+
+    def with_weights(self, wanted: Wanted) -> Run | None:
+        """The finished run of a cell that can be scored or started from."""
+        return next((run for run in self.runs(wanted) if (run.path / "weights.pt").exists()), None)
+
+    def score(self, wanted: Wanted) -> tuple[Run, Score] | None:
+        """The score of a cell, and whose it is."""
+        return self._scored(self.runs(wanted), wanted)
+
+    def foreign_score(self, wanted: Wanted) -> tuple[Run, Score] | None:
+        """The same of a foreign light copy."""
+        others = [run for run in self._finished(wanted) if not self._read_what_is_here(run, wanted)]
+        return self._scored(others, wanted)
+
+    def unfinished(self, wanted: Wanted) -> Run | None:
+        """The run of a cell that has begun and is not done."""
+        begun = [run for run in self._named(wanted) if not (run.path / "summary.json").exists()]
+        return next((run for run in begun if self._fits(run, wanted) and self._read_what_is_here(run, wanted)), None)
+
+    def seeds(self, wanted: Wanted) -> set[int]:
+        """The seeds of runs that may be of the cell's row and column."""
+        found = (re.search(r"-s(\d+)-[0-9a-f]{8}$", run.name) for run in self._named(wanted, seed="*"))
+        return {int(match[1]) for match in found if match}
+
+    def forget(self) -> None:
+        """Look again: runs have been made since, and the corpora that they needed."""
+        self._found.clear()
+        self._corpora = {key: corpus for key, corpus in self._corpora.items() if corpus is not None}
+
+    def is_copy(self, run: Run) -> bool:
+        """Whether it is a light copy by its place."""
+        return run.path.parent != self.root / "results" / "runs"
+
+    def _finished(self, wanted: Wanted) -> list[Run]:
+        """Those of a cell by their settings, foreign ones too."""
+        key = wanted.result
+        if key not in self._found:
+            done = [run for run in self._named(wanted) if (run.path / "summary.json").exists()]
+            self._found[key] = [run for run in done if self._is_of(run, wanted)]
+        return self._found[key]
+
+    def _scored(self, runs: Sequence[Run], wanted: Wanted) -> tuple[Run, Score] | None:
+        scores = ((run, Score(run.path / "eval" / wanted.score.folder)) for run in runs)
+        return next(((run, score) for run, score in scores if (score.path / "summary.json").exists()), None)
+
+    def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
+        """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
+        settings, results = wanted.settings, self.root / "results"
+        start = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-"
+        paths = [
+            path for pattern in ("runs", "*/runs", "*/*/runs") for path in sorted(results.glob(f"{pattern}/{start}*"))
+        ]
+        return [Run(path) for path in paths if (path / "config.yaml").exists()]
+
+    def _is_of(self, run: Run, wanted: Wanted) -> bool:
+        if not self._fits(run, wanted):
+            return False
+        if wanted.start is None:
+            return True
+        return read_identity(run).get("init_from") in [
+            read_identity(start)["hash"] for start in self._finished(wanted.start)
+        ]
+
+    def _fits(self, run: Run, wanted: Wanted) -> bool:
+        """Whether it has the settings, its corpus those settings or the content of the one here; which run it started from is
+        not looked at."""
+        try:
+            config = _as_today(run.config, wanted.settings)
+        except UserError as error:
+            line = f"{run.path / 'config.yaml'}: {error}; expected settings that it knows. The run was made by another version"
+            if line not in self.left_out:
+                self.left_out.append(line)
+            return False
+        started = config["init_from"] is not None
+        if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
+            return False
+        by_settings = self.is_copy(run) or self._corpus(wanted) is None
+        if by_settings and _made_of(config["data"]) == _made_of(asdict(wanted.settings.data)):
+            return True
+        return self._corpus(wanted) is not None and self._read_what_is_here(run, wanted)
+
+    def _read_what_is_here(self, run: Run, wanted: Wanted) -> bool:
+        """Whether a run read the corpus as it is here now; true where none is prepared to compare with."""
+        corpus = self._corpus(wanted) or {}
+        there = read_identity(run)["data"] if corpus else {}
+        return all(there.get(name) == value for name, value in corpus.items())
+
+    def _corpus(self, wanted: Wanted) -> Mapping[str, str] | None:
+        """The content of the cell's corpus; None where it is not prepared."""
+        data = wanted.settings.data
+        key = fingerprint(asdict(data))
+        if key not in self._corpora:
+            path = prepared(data, self.root)
+            self._corpora[key] = None if path is None else content_of(read_json(path / "manifest.json"))
+        return self._corpora[key]

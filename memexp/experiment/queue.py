@@ -1,0 +1,164 @@
+"""The jobs that fill a paper's table: which are ready, which wait for others, and which are done."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from memexp.config.commands import ReproduceConfig
+from memexp.experiment.commands import train_words
+from memexp.experiment.library import Library, Wanted
+from memexp.launch.processes import JobProcess, run_jobs
+from memexp.launch.progress import clock, shown
+from memexp.machine import cores
+from memexp.runs.archive import keep
+from memexp.runs.scores import eval_command
+
+
+@dataclass
+class Work:
+    """The cells of an experiment that are not done, and the jobs that do them: runs that start from others and scores of
+    another memory wait for the runs they are of, and come next once these are done."""
+
+    experiment: str
+    root: Path
+    cells: list[Wanted]
+    config: ReproduceConfig
+    library: Library = field(init=False)
+    failed: list[JobProcess] = field(default_factory=list)
+    _tried: set[str] = field(default_factory=set)
+    _training: dict[str, JobProcess] = field(default_factory=dict)
+    """The job that trains a run, by what determines that: it scores the run too, a while after this is done."""
+    _folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.library = Library(self.root)
+        self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
+
+    def summary(self) -> str:
+        """How many cells are done, and which others are in other hands."""
+        done = sum(self.library.score(cell) is not None for cell in self.cells)
+        text = f"{self.experiment} at scale={self.config.scale}: {done} of {len(self.cells)} cells are done"
+        busy = {run.name for cell in self.cells if (run := self.library.unfinished(cell)) and run.state == "running"}
+        return text + (f"; another process trains {', '.join(sorted(busy))}" if busy else "")
+
+    def keep(self) -> None:
+        """Make light copies of what is done."""
+        for cell in self.cells:
+            if found := self.library.score(cell):
+                keep(found[0], self.root, self.experiment)
+
+    def plan(self) -> Iterable[tuple[str, list[str]]]:
+        """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""
+        for cell in self.cells:
+            if self.library.score(cell) is None:
+                run = self.library.with_weights(cell)
+                if run or not cell.cell.trains:
+                    yield _label(cell), self._eval_words(cell, run.name if run else "RUN")
+                else:
+                    yield _label(cell), self._train_words(cell)
+
+    @property
+    def tokens_to_train(self) -> int:
+        """Of the cells that are not done."""
+        missing = [one for one in self.cells if one.cell.trains and not self.library.with_weights(one)]
+        settings = [one.settings for one in missing if not self.library.score(one)]
+        return sum(one.steps * one.accumulate * one.lanes * one.segment for one in settings)
+
+    def do(self, console: Console, until: float) -> bool:
+        """Run what is ready until nothing is; gives whether a signal or the budget stopped it."""
+        interrupted = False
+        while not interrupted and (jobs := self.ready()):
+            with shown(jobs, console) as show:
+                watched = self.watched(jobs, show, console)
+                interrupted = run_jobs(jobs, at_a_time=self.config.jobs, show=watched, until=until)
+        return interrupted
+
+    def ready(self) -> list[JobProcess]:
+        """Jobs for which everything is there and that were not tried before, in the order of the cells."""
+        self.library.forget()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        jobs = []
+        for cell in sorted(self.cells, key=lambda one: not one.cell.trains):  # a run is named by the row it is of
+            step = None if self.library.score(cell) else self._step(cell)
+            if step is None or (key := " ".join(step[1])) in self._tried:
+                continue
+            doing, words = step
+            self._tried.add(key)
+            command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
+            steps = doing.settings.steps if words[0] == "train" else 0
+            job = JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps)
+            if steps:
+                self._training[doing.result] = job
+            jobs.append(job)
+        return sorted(jobs, key=_turn)
+
+    def _launched(self, words: list[str]) -> list[str]:
+        """A command with what says where it runs."""
+        root = [f"root={self.config.root}"] if self.config.root else []
+        if self.config.launcher != "local":
+            return [words[0], "-m", *words[1:], *root, f"hydra/launcher={self.config.launcher}"]
+        return [*words, f"threads={max(1, cores() // self.config.jobs)}", *root]
+
+    def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
+        """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
+        if (job := self._training.get(cell.result)) and (job.running or job.state == "waiting"):
+            return None
+        if run := self.library.with_weights(cell):
+            return cell, self._eval_words(cell, run.name)
+        if (begun := self.library.unfinished(cell)) and begun.state == "running":
+            return None
+        if cell.start is not None and self.library.with_weights(cell.start) is None:
+            return self._step(cell.start)
+        return cell, self._train_words(cell)
+
+    def _eval_words(self, cell: Wanted, run: str) -> list[str]:
+        return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
+
+    def _train_words(self, cell: Wanted) -> list[str]:
+        """The run that it starts from is called RUN while it is not there."""
+        start = None if cell.start is None else self.library.with_weights(cell.start)
+        init_from = None if cell.start is None else start.name if start else "RUN"
+        return train_words(cell, init_from=init_from, tag=self.experiment)
+
+    def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
+        """`show`, and for every job that ends a light copy, the jobs that waited for it, and a line that says how long all
+        others will take."""
+        began, ended = time.monotonic(), set[Path]()
+
+        def look() -> None:
+            show()
+            for job in list(jobs):
+                if job.log in ended or job.state not in ("done", "failed"):
+                    continue
+                ended.add(job.log)
+                self.failed += [job] if job.state == "failed" else []
+                self.library.forget()
+                self.keep()
+                waiting = [one for one in jobs if one.state == "waiting"]
+                jobs[len(jobs) - len(waiting) :] = sorted(waiting + self.ready(), key=_turn)
+                console.print(f"{len(ended)} of {len(jobs)} jobs ended{_left(jobs, began)}", highlight=False)
+
+        return look
+
+
+def _turn(job: JobProcess) -> int:
+    """Scores come first, then runs that start from others, which say more of a row that is there already."""
+    if not job.steps:
+        return 0
+    return 1 if any(word.startswith("init_from=") for word in job.command) else 2
+
+
+def _label(cell: Wanted) -> str:
+    return f"{cell.cell.row} | {cell.cell.column} | seed {cell.cell.seed}"
+
+
+def _left(jobs: list[JobProcess], began: float) -> str:
+    """The time that all jobs will still take if they go on as they did."""
+    parts = [1.0 if job.state in ("done", "failed") else job.latest.get("step", 0) / max(1, job.steps) for job in jobs]
+    done = sum(parts)
+    return f", about {clock((time.monotonic() - began) * (len(jobs) - done) / done)} left" if done < len(jobs) else ""

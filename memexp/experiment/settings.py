@@ -1,0 +1,94 @@
+"""From the cells of an experiment to the settings that their overrides make, as `memexp train` would compose them, and to
+what fills the table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from memexp.config.checks import check
+from memexp.config.compose import compose
+from memexp.config.hydra_errors import explain
+from memexp.config.introspection import CONF, flatten, groups_of
+from memexp.config.train import TrainConfig
+from memexp.errors import UserError
+from memexp.experiment.cells import Cell
+from memexp.experiment.library import Wanted
+
+PUBLISHED = CONF.parent / "published"
+"""The papers' numbers: in a checkout a link to those among the results."""
+
+
+def wanted(cells: Sequence[Cell]) -> list[Wanted]:
+    """The cells with their settings, in the same order.
+
+    Raises:
+        UserError: a cell cannot be composed, or its settings are refused.
+    """
+    known: dict[tuple[str, ...], TrainConfig] = {}
+    return [_wanted(cell, known) for cell in cells]
+
+
+def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
+    key = tuple(word for word in cell.overrides if not word.startswith("seed="))
+    if key not in known:  # seeds are composed once
+        try:
+            known[key] = _composed(cell)
+        except Exception as error:
+            if (reason := explain(error, "train")) is None:
+                raise
+            raise UserError(f"{cell.row} on {cell.column}: {reason}") from error
+    start = None if cell.start is None else _wanted(cell.start, known)
+    return Wanted(cell, replace(known[key], seed=cell.seed), start)
+
+
+def _composed(cell: Cell) -> TrainConfig:
+    """As Hydra composes it, but that takes long, and neither a corpus's settings nor the others refer to each other. So each
+    part is composed once, not in every pair."""
+    groups = {name: value for name, value in cell.settings.items() if name in _groups()}
+    values = _fit(groups["data"]) | {name: value for name, value in cell.settings.items() if name not in groups}
+    of_data = {name: value for name, value in values.items() if name.startswith("data.")}
+    data = _part(_without(groups, "arch"), of_data).data
+    settings = replace(_part(_without(groups, "data"), _without(values, *of_data)), data=data)
+    check(settings)
+    return settings
+
+
+def _without(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+_parts: dict[str, TrainConfig] = {}
+
+
+def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
+    """The settings of a choice of groups with these values, of which something is to be taken; not checked."""
+    from omegaconf import OmegaConf
+
+    key = repr((groups, values))
+    if key not in _parts:
+        config = _hydra(**groups).copy()
+        for name, value in values.items():
+            OmegaConf.update(config, name, value)
+        _parts[key] = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return _parts[key]
+
+
+@cache
+def _fit(data: str) -> dict[str, Any]:
+    """What a choice of data changes besides its own settings."""
+    import yaml
+
+    path = CONF / "fit" / f"{data}.yaml"
+    return flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+@cache
+def _groups() -> frozenset[str]:
+    return frozenset(groups_of("train"))
+
+
+@cache
+def _hydra(**groups: str) -> Any:
+    return compose("train", [f"{name}={value}" for name, value in groups.items()])

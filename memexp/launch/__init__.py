@@ -1,0 +1,1 @@
+"""How jobs are started: Hydra's sweeps, processes side by side, and how far they are. Never imports torch."""

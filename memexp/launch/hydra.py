@@ -1,0 +1,20 @@
+"""What Hydra is told before it starts: our launcher and our sweeper."""
+
+from functools import cache
+
+OWN = ("hydra._internal.core_plugins.", "hydra_plugins.", "memexp.launch.")
+"""Packages that plugins may come from. Hydra knows the first two. Ours cannot lie in `hydra_plugins`: every Hydra program on
+the machine would load it."""
+
+
+@cache
+def register_plugins() -> None:
+    """Have Hydra accept hydra/launcher=local and hydra/sweeper=checked, which `memexp.config.compose` names."""
+    from hydra.core.plugins import Plugins
+
+    from memexp.launch.local_launcher import LocalLauncher
+    from memexp.launch.sweep import CheckedSweeper
+
+    setattr(Plugins, "is_in_toplevel_plugins_module", staticmethod(lambda name: name.startswith(OWN)))  # noqa: B010
+    Plugins.instance().register(LocalLauncher)
+    Plugins.instance().register(CheckedSweeper)

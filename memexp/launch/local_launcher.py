@@ -1,0 +1,97 @@
+"""The default launcher of sweeps: every job is a process of its own on this machine, `jobs` of them at a time."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from rich.console import Console
+
+from memexp.errors import USER_ERROR, UserError
+from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
+from memexp.launch.progress import shown
+from memexp.machine import cores
+
+OF_THE_SWEEP = (
+    "hydra.mode",
+    "hydra/launcher",
+    "hydra.launcher",
+    "hydra/sweeper",
+    "hydra.sweeper",
+    "+hydra.sweeper",
+    "hydra.sweep",
+)
+"""Overrides that a job does not inherit, for it sweeps over nothing."""
+
+
+class LocalLauncher(Launcher):
+    """Runs jobs as processes; a job that fails does not lose the others, and memory is clean after each."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self._config, self._context = config, hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and wait for them.
+
+        Returns:
+            One result a job; of one that failed, the error.
+
+        Raises:
+            KeyboardInterrupt: a signal came; the jobs have saved and ended.
+        """
+        folder = Path(str(self._config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        composed = [self._context.config_loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
+        at_a_time = int(composed[0].get("jobs", 1))
+        jobs = []
+        for number, (given, label, settings) in enumerate(
+            zip(job_overrides, labels(job_overrides), composed, strict=True)
+        ):
+            words = list(given)
+            if at_a_time > 1 and settings.get("threads") == 0:
+                words.append(f"threads={max(1, cores() // min(at_a_time, len(job_overrides)))}")
+            log = folder / f"{initial_job_idx + number}.log"
+            jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0)))
+        console = Console()
+        with shown(jobs, console) as show:
+            interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)
+        for job in jobs:
+            if job.state == "done" and not job.steps:  # what a command prints that trains nothing is its result
+                console.rule(job.label, align="left")
+                console.out(job.output.rstrip(), highlight=False)
+        if interrupted:
+            raise KeyboardInterrupt
+        return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
+
+    def _command(self, overrides: list[str]) -> list[str]:
+        inherited = [given for given in self._config.hydra.overrides.hydra if not given.startswith(OF_THE_SWEEP)]
+        folders = [
+            source.path for source in self._config.hydra.runtime.config_sources if source.provider == "command-line"
+        ]
+        flags = [word for folder in folders for word in ("--config-dir", folder)]
+        # -P: files of the working directory must not stand in for modules.
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "memexp",
+            self._config.hydra.job.config_name,
+            *flags,
+            *overrides,
+            *inherited,
+        ]
+
+
+def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:
+    result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED if job.state == "done" else JobStatus.FAILED)
+    if job.state == "failed":
+        message = job.reason.partition(": ")[2] or job.reason
+        result.return_value = (
+            UserError(message) if job.exit_code == USER_ERROR else JobCrashed(f"{job.reason}; see {job.log}")
+        )
+    elif job.state == "stopped":
+        result.return_value = UserError("it was interrupted; the same command again goes on")
+    return result

@@ -1,0 +1,243 @@
+"""Jobs of a sweep as processes: a few at a time, each a command of its own whose run folder tells how far it is."""
+
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import memexp
+from memexp.files import write_json
+
+JOB_FILE = "MEMEXP_JOB_FILE"
+"""Environment variable that names the file in which a job of a sweep tells its run folder."""
+
+CHECKOUT = Path(memexp.__file__).resolve().parent.parent
+"""Where jobs find memexp when it is not installed."""
+
+POLL_SECONDS = 0.25
+TAIL_BYTES = 8192
+"""More than a line of metrics is long."""
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = (*(-number for number in STOPS), *(128 + number for number in STOPS))
+
+
+def announce(path: Path) -> None:
+    """Tell the sweep that this process is a job of where its run folder is; without a sweep, do nothing."""
+    if name := os.environ.get(JOB_FILE):
+        write_json(Path(name), {"run": str(path)})
+
+
+class JobCrashed(Exception):
+    """A job ended in a way that is a bug; its log has the traceback."""
+
+
+@dataclass
+class JobProcess:
+    """One job: what to run, and how far it is."""
+
+    label: str
+    command: list[str]
+    log: Path
+    """Where its output goes; beside it, with the suffix .json, it tells its run folder."""
+    steps: int = 0
+    """Steps it is to train; 0 when the command trains nothing."""
+    state: str = "waiting"
+    latest: dict[str, Any] = field(default_factory=dict)
+    """The newest line of its run's metrics."""
+    run: Path | None = None
+    _process: subprocess.Popen[bytes] | None = None
+    _first: tuple[float, int] | None = None
+    """When the first progress was seen, and its step: what the time left is reckoned from."""
+    _killed: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("starting", "running")
+
+    def start(self) -> None:
+        """Start the process in a session of its own, so that the terminal's Ctrl-C reaches it only through us."""
+        environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
+        if (CHECKOUT / "pyproject.toml").is_file():
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+        with self.log.open("wb") as log:
+            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.flush()
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self.state = "starting"
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process if it runs; says whether it does."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(number)
+        return True
+
+    def kill(self) -> None:
+        """End the process at once if it runs."""
+        self._killed = True
+        self.signal(signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait for the process, if it was started, to end."""
+        if self._process is not None:
+            self._process.wait()
+
+    def poll(self) -> None:
+        """Look at the process and at the run folder's newest numbers."""
+        assert self._process is not None
+        code = self._process.poll()
+        if self.run is None:
+            self.run = _announced(self.log.with_suffix(".json"))
+        if self.run and (line := last_metrics(self.run)):
+            self.latest = line
+            self._first = self._first or (time.monotonic(), line["step"])
+        if code is None:
+            self.state = "running" if self.latest else "starting"
+        elif code == 0:
+            self.state = "done"
+        else:
+            # Before a process has set up its handlers, Python's own ends it with a traceback.
+            interrupted = self._killed or code in INTERRUPTED or self.reason == "KeyboardInterrupt"
+            self.state = "stopped" if interrupted else "failed"
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self._process is None else self._process.returncode
+
+    @property
+    def reason(self) -> str:
+        """The last line that the job printed."""
+        lines = [line.strip() for line in self.output.splitlines()]
+        return next((line for line in reversed(lines) if line), "it printed nothing")
+
+    @property
+    def output(self) -> str:
+        """What the job printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to its last step at the speed seen so far, or None while that is unknown."""
+        if self.state != "running" or self._first is None or self.latest["step"] <= self._first[1]:
+            return None
+        a_step = (time.monotonic() - self._first[0]) / (self.latest["step"] - self._first[1])
+        return a_step * float(self.steps - self.latest["step"])
+
+
+def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What tells the jobs of a sweep apart: the overrides that not all of them have."""
+    common = set.intersection(*(set(job) for job in jobs)) if len(jobs) > 1 else set()
+    return [" ".join(override for override in job if override not in common) or "defaults" for job in jobs]
+
+
+def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> bool:
+    """Run every job, `at_a_time` of them side by side, and call `show` a few times a second.
+
+    Args:
+        jobs: `show` may add to those that wait, and put them in another order.
+        until: the time of `time.monotonic` at which jobs are interrupted.
+
+    Returns:
+        Whether it was interrupted: by the time or a signal, handed on once to the jobs that run, which save and end. A
+        second signal ends them at once.
+    """
+    with _signals_handed_on(jobs) as stop:
+        try:
+            while any(job.running or job.state == "waiting" for job in jobs):
+                if time.monotonic() >= until:
+                    stop.ask(signal.SIGTERM)  # a shell has what it puts in the background ignore SIGINT
+                for job in [job for job in jobs if job.state == "waiting"]:
+                    if stop.asked:
+                        job.state = "stopped"
+                    elif sum(other.running for other in jobs) < at_a_time:
+                        job.start()
+                        stop.hand_on(job)
+                show()
+                time.sleep(POLL_SECONDS)
+                for job in jobs:
+                    if job.running:
+                        job.poll()
+                show()
+        except BaseException:
+            stop.ask(signal.SIGTERM)  # else they would go on with nobody to look after them
+            for job in jobs:
+                job.wait()
+            raise
+    return stop.asked
+
+
+class _Stop:
+    """The end of jobs before they are done: asked for once, by which they save and end, and by a signal after that at once."""
+
+    def __init__(self, jobs: Sequence[JobProcess]) -> None:
+        self._jobs, self._signals = jobs, 0
+        self._number: int | None = None
+        self._told: list[JobProcess] = []
+
+    @property
+    def asked(self) -> bool:
+        return self._number is not None
+
+    def ask(self, number: int) -> None:
+        if not self.asked:
+            self._number = number
+            self._told = [job for job in self._jobs if job.signal(number)]
+
+    def hand_on(self, job: JobProcess) -> None:
+        """Tell a job that had no process yet when the end was asked for, while it was being started."""
+        if self._number is not None and job not in self._told:  # told twice, it would end without saving
+            job.signal(self._number)
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._signals += 1
+        self.ask(number)
+        if self._signals > 1:
+            for job in self._jobs:
+                job.kill()
+
+
+@contextmanager
+def _signals_handed_on(jobs: Sequence[JobProcess]) -> Iterator[_Stop]:
+    stop = _Stop(jobs)
+    # what is ignored stays so: nohup means it
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.hear) for number in heard}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announced(path: Path) -> Path | None:
+    try:
+        return Path(json.loads(path.read_text(encoding="utf-8"))["run"])
+    except FileNotFoundError:
+        return None
+
+
+def last_metrics(run: Path) -> dict[str, Any]:
+    """The newest whole line of training in a run's metrics; empty when there is none."""
+    try:
+        with (run / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        if line.startswith(b"{") and b'"loss"' in line:
+            return dict(json.loads(line))
+    return {}

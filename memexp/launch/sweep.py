@@ -1,0 +1,154 @@
+"""Sweeps: every job is composed and checked before the first one runs, and refused jobs are listed together."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.table import Table
+
+from memexp.config.checks import remarks
+from memexp.config.compose import typed
+from memexp.config.hydra_errors import explain
+from memexp.errors import UserError
+from memexp.launch.processes import JobCrashed, labels
+
+
+@dataclass
+class Job:
+    """One job of a sweep, before it runs."""
+
+    number: int
+    overrides: list[str]
+    label: str
+    """The overrides in which the jobs of the sweep differ."""
+    settings: Any = None
+    """The command's dataclass; None when it could not be composed."""
+    refusal: str = ""
+    """Why it cannot run; empty when it can."""
+
+
+class CheckedSweeper(Sweeper):
+    """Takes the product of all swept values, as Hydra's own sweeper does, and launches nothing before all is checked."""
+
+    def __init__(self, *, max_batch_size: int | None, params: dict[str, str]) -> None:
+        self._batch, self._params = max_batch_size, params
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self._config, self._context = config, hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Check all jobs, then print the plan of a dry run or launch them.
+
+        Raises:
+            UserError: no job, or a refused one and not skip_refused=true; or jobs failed.
+        """
+        # Imported late: Hydra's scan for plugins executes this module again, and the first copy is of no use then.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        parser = OverridesParser.create(config_loader=self._context.config_loader)
+        given = parser.parse_overrides([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
+        [chosen] = BasicSweeper.split_arguments(given, None)
+        if not chosen:
+            raise UserError(
+                "the sweep has no job; expected at least one value for each setting. Likely cause: a glob that matches nothing"
+            )
+        jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
+        for job in jobs:
+            if (first := chosen.index(job.overrides)) < job.number:
+                job.refusal = f"it is job {first} once more; expected each value of a setting once"
+        if _asked("dry_run", given, jobs):
+            return print_plan(jobs)
+        kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
+        for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
+            print(line)
+        results: list[JobReturn] = []
+        size = self._batch or len(kept)
+        for start in range(0, len(kept), size):
+            batch = [job.overrides for job in kept[start : start + size]]
+            results += self._launcher.launch(batch, initial_job_idx=start)
+        _report_failures(kept, results)
+        return results
+
+    def _checked(self, number: int, overrides: list[str], label: str) -> Job:
+        job = Job(number, overrides, label)
+        command = self._config.hydra.job.config_name
+        try:
+            composed = self._context.config_loader.load_sweep_config(self._config, overrides)
+            with open_dict(composed):
+                del composed["hydra"]
+            job.settings = typed(composed)
+        except Exception as error:
+            reason = explain(error, command)
+            if reason is None:
+                raise
+            job.refusal = reason
+        return job
+
+
+def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
+    # A job that is refused has no settings, so what was typed counts as well.
+    typed_so = any(override.key_or_group == name and override.value() is True for override in given)
+    return typed_so or any(getattr(job.settings, name, False) for job in jobs)
+
+
+def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
+    refused = [job for job in jobs if job.refusal]
+    kept = [job for job in jobs if not job.refusal]
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for job in refused:
+        errors.print(f"{'dropped' if skip else 'refused'} {job.label}: {job.refusal}")
+    count = f"{len(refused)} of {len(jobs)} jobs {'is' if len(refused) == 1 else 'are'} refused"
+    if refused and not skip:
+        raise UserError(f"{count} and nothing was started; mend the sweep, or drop them with skip_refused=true")
+    if not kept:
+        raise UserError(f"{count}, so the sweep has no job left; expected at least one that makes sense")
+    return kept
+
+
+def print_plan(jobs: Sequence[Job]) -> None:
+    """Print the jobs of a sweep and why any of them would be refused."""
+    count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    table = Table(title=f"{count}; nothing is started", title_justify="left", box=None, pad_edge=False)
+    for name in ("job", "settings", "steps", "would be refused because"):
+        table.add_column(name, justify="right" if name in ("job", "steps") else "left", overflow="fold")
+    for job in jobs:
+        table.add_row(
+            str(job.number),
+            job.label,
+            str(getattr(job.settings, "steps", "")),
+            job.refusal,
+            style="red" if job.refusal else "",
+        )
+    Console().print(table)
+
+
+def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
+    # `return_value` would print a line of Hydra's and raise at the first failure.
+    failures = [
+        (job, result._return_value)
+        for job, result in zip(jobs, results, strict=True)
+        if result.status == JobStatus.FAILED
+    ]
+    if not failures:
+        return
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for job, error in failures:
+        errors.print(f"failed {job.label}: {error}")
+        if not isinstance(error, UserError | JobCrashed):
+            traceback.print_exception(error)
+    message = f"{len(failures)} of {len(jobs)} jobs failed; the same command again leaves out what is done"
+    if all(isinstance(error, UserError) for _, error in failures):
+        raise UserError(message)
+    errors.print(message)
+    raise SystemExit(1)

@@ -1,0 +1,87 @@
+"""Routed search: one subset of a ring for all tokens that are read together, chosen by coordinate descent (CoLT5, Ainslie et al. 2023).
+
+Shapes: B lanes, H heads, R ring slots, N newest pairs, K head size, k pairs kept.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from memexp.model.knn_memory.exact_search import Neighbours, best_rows, inner_products
+from memexp.model.knn_memory.ring import Ring, ages, gather, newest_keys
+from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.shape import Shape
+
+ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
+"""Of the descent, as in the published code of CoLT5's router; `SHARPNESS` is its epsilon."""
+
+
+class Routed(NamedTuple):
+    """What a router chose for each lane and head; the third axis stands for all tokens."""
+
+    neighbours: Neighbours
+    weights_BH1k: Tensor
+    """Soft weights of the chosen pairs, from 0 to 1, with gradient to the router."""
+
+
+class Router(nn.Module):
+    """Chooses `keep` pairs a lane and head by their keys' products with a routing query, before a segment is read.
+
+    The query is a learned vector plus the mean of the newest `context` keys, so it is causal for every token. The
+    best pairs are kept, and their weight is what coordinate descent leaves of them: 1 where a pair is clearly among them,
+    less near the threshold. Its gradient takes the threshold as given, so that it reads the kept pairs alone.
+    *Differs from CoLT5:* the query looks at the past instead of the tokens that are routed, which would not be causal.
+    """
+
+    def __init__(self, shape: Shape, *, keep: int, context: int) -> None:
+        super().__init__()
+        self.keep, self.context = keep, context
+        self.route_HK = nn.Parameter(torch.zeros(shape.heads, shape.head_size))
+
+    def forward(self, ring: Ring) -> Routed:
+        keys_BHRK = ring.keys_BHRK
+        keep = min(self.keep, keys_BHRK.shape[2])
+        with torch.autocast(keys_BHRK.device.type, enabled=False):
+            query_BHK = at_least_fp32(self.route_HK) + self._past(ring)
+            with torch.no_grad():
+                scores_BHR = inner_products(keys_BHRK, query_BHK[:, :, None]).squeeze(-1)
+                void_BHR = (ages(ring) > ring.count_B[:, None])[:, None].expand_as(scores_BHR)
+                keep_B11 = ring.count_B.clamp(1, keep).view(-1, 1, 1)
+                threshold_BH1 = descend(scores_BHR, void_BHR, keep_B11)
+                slots_BHk = best_rows(scores_BHR.masked_fill_(void_BHR, float("-inf"))[..., None], keep).squeeze(-2)
+                best = scores_BHR.gather(-1, slots_BHk).sort(-1, descending=True)
+                slots_BH1k = slots_BHk.gather(-1, best.indices)[:, :, None]
+            chosen_BHkK = at_least_fp32(gather(keys_BHRK, slots_BH1k))[:, :, 0]
+            weights_BHk = soft_weights((chosen_BHkK @ query_BHK[..., None]).squeeze(-1), threshold_BH1)
+        found_BH1k = (best.values > float("-inf"))[:, :, None]
+        return Routed(Neighbours(slots_BH1k, found_BH1k), weights_BHk[:, :, None])
+
+    def _past(self, ring: Ring) -> Tensor:
+        """Mean of the newest keys, B H K; zero in an empty lane."""
+        keys_BHNK, found_BN = newest_keys(ring, self.context)
+        keys_BHNK = at_least_fp32(keys_BHNK) * found_BN[:, None, :, None]
+        return keys_BHNK.sum(2) / found_BN.sum(-1).clamp_min(1).view(-1, 1, 1)
+
+
+def descend(scores_BHR: Tensor, void_BHR: Tensor, keep_B11: Tensor) -> Tensor:
+    """The threshold, B H 1, with which the `soft_weights` of what is not void approach a sum of `keep_B11` from below.
+
+    Coordinate descent (Wright 2015) with a sharpness that grows while it runs:
+    a = e (log k - logsumexp((s + b) / e)), b = -relu(s + a), e <- max(e decay, e_last); the threshold is -a.
+    """
+    sharpness = FIRST_SHARPNESS
+    target_B11 = keep_B11.to(scores_BHR.dtype).log()
+    least = torch.finfo(scores_BHR.dtype).min
+    lowered_BHR = -scores_BHR
+    for _ in range(ITERATIONS):
+        level_BHR = ((scores_BHR + lowered_BHR) / sharpness).masked_fill_(void_BHR, least)
+        raised_BH1 = sharpness * (target_B11 - level_BHR.logsumexp(-1, keepdim=True))
+        lowered_BHR = -(scores_BHR + raised_BH1).relu_()
+        sharpness = max(sharpness * DECAY, SHARPNESS)
+    return -raised_BH1
+
+
+def soft_weights(scores: Tensor, threshold: Tensor) -> Tensor:
+    """exp((s + a + b) / e) at the end of the descent: 1 from the threshold on, less below."""
+    return ((scores - threshold).clamp_max(0) / SHARPNESS).exp()

@@ -1,0 +1,119 @@
+"""Compressing what leaves a cache: every `factor` neighbouring pairs become one (Rae et al. 2020, section 3).
+
+Shapes: B lanes, T tokens, H heads, K head size, M compressed slots, N pairs that leave, P = N / factor pairs made of them.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.shape import Shape
+
+
+class Pairs(NamedTuple):
+    """Keys and values of one layer, oldest first."""
+
+    keys_BHNK: Tensor
+    values_BHNK: Tensor
+
+
+class Compressed(NamedTuple):
+    """The compressed slots of every layer, right-aligned: the newest is the last."""
+
+    layers: tuple[Pairs, ...]
+    count_B: Tensor
+    """How many of the M slots are of this lane's document."""
+
+
+class Convolution(nn.Module):
+    """A convolution over the pairs of each head whose kernel is its stride; it starts as their mean."""
+
+    def __init__(self, shape: Shape, *, factor: int) -> None:
+        super().__init__()
+        mean = torch.eye(shape.head_size).repeat(shape.heads, 1)[..., None].repeat(1, 1, factor) / factor
+        self.weight = nn.Parameter(mean)
+
+    def forward(self, x_BHNK: Tensor) -> Tensor:
+        heads, factor = x_BHNK.shape[1], self.weight.shape[2]
+        mixed = F.conv1d(x_BHNK.transpose(2, 3).flatten(1, 2), self.weight, stride=factor, groups=heads)
+        return mixed.unflatten(1, (heads, -1)).transpose(2, 3)
+
+
+class Pooling(nn.Module):
+    """The mean or the maximum of each channel."""
+
+    def __init__(self, kind: str, *, factor: int) -> None:
+        super().__init__()
+        self.kind, self.factor = kind, factor
+
+    def forward(self, x_BHNK: Tensor) -> Tensor:
+        groups = x_BHNK.unflatten(2, (-1, self.factor))
+        return groups.mean(3) if self.kind == "mean" else groups.amax(3)
+
+
+class Compressor(nn.Module):
+    """One layer's compression of keys and values; keys keep unit norm where attention normalises them."""
+
+    def __init__(self, shape: Shape, *, kind: str, factor: int, normalise: bool) -> None:
+        super().__init__()
+        self.factor, self.normalise = factor, normalise
+        self.keys, self.values = (
+            Convolution(shape, factor=factor) if kind == "convolution" else Pooling(kind, factor=factor)
+            for _ in range(2)
+        )
+
+    def forward(self, pairs: Pairs) -> Pairs:
+        keys_BHPK, values_BHPK = self.keys(pairs.keys_BHNK), self.values(pairs.values_BHNK)
+        return Pairs(unit_norm(keys_BHPK) if self.normalise else keys_BHPK, values_BHPK)
+
+
+def append(old: Pairs, new: Pairs) -> Pairs:
+    """The newest of both, as many as there were; without gradient."""
+    room = old.keys_BHNK.shape[2]
+    return Pairs(
+        *(
+            torch.cat([before, after.detach().to(before.dtype)], dim=2)[:, :, -room:]
+            for before, after in zip(old, new, strict=True)
+        )
+    )
+
+
+class Reconstruction(NamedTuple):
+    """How far reading compressed pairs is from reading them whole."""
+
+    loss: Tensor
+    """A mean over channels and over the valid tokens of the lanes that have pairs to compress; 0 where there are none."""
+    by_lane: Tensor
+    """Gauge: the mean over all lanes of the same of each."""
+
+
+def reconstruction(
+    queries_BHTK: Tensor, whole: Pairs, made: Pairs, *, there_BP: Tensor, valid_BT: Tensor
+) -> Reconstruction:
+    """The attention-reconstruction loss (Algorithm 2): how far reading compressed pairs is from reading them whole.
+
+    By content alone, as in the paper. Gradient reaches what `made` was made with and nothing else.
+
+    Args:
+        there_BP: which of the pairs made are of valid tokens of the lane's document.
+    """
+    factor = whole.keys_BHNK.shape[2] // there_BP.shape[1]
+    any_B = there_BP.any(-1)
+    there_BP = there_BP | ~any_B[:, None]  # a softmax needs something to read
+    with torch.autocast(queries_BHTK.device.type, enabled=False):
+        before = _by_content(queries_BHTK.detach(), whole, there_BP.repeat_interleave(factor, dim=1)).detach()
+        after = _by_content(queries_BHTK.detach(), made, there_BP)
+    scored_BT = valid_BT & any_B[:, None]
+    error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
+    of_lanes_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
+    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), of_lanes_B.mean())
+
+
+def _by_content(queries_BHTK: Tensor, pairs: Pairs, there_BN: Tensor) -> Tensor:
+    keys, values = map(at_least_fp32, pairs)
+    return F.scaled_dot_product_attention(
+        at_least_fp32(queries_BHTK), keys, values, attn_mask=there_BN[:, None, None], scale=1.0
+    )

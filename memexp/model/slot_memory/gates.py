@@ -1,0 +1,106 @@
+"""Gates in place of residuals: what becomes of state vectors once they have read.
+
+Shapes: B lanes, M state vectors, D width, F numbers that a gate reads.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.model.transformer.attention import linear
+from memexp.model.transformer.shape import Shape
+
+
+class Gated(NamedTuple):
+    """What a gate makes of state vectors."""
+
+    new_BMD: Tensor
+    keep_BMD: Tensor
+    """The factor on the old ones."""
+
+
+class FixedGate(nn.Module):
+    """Hutchins et al. 2022, section 3, the fixed gate: c g + z (1 - g), z = W h + b, with one learned g a channel."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.candidate = _candidate(inputs, width)
+        self.gate_D = nn.Parameter(torch.randn(width) * 0.1)
+
+    def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
+        keep_D = self.gate_D.sigmoid()
+        return Gated(old_BMD * keep_D + self.candidate(read_BMF) * (1 - keep_D), keep_D.expand_as(old_BMD))
+
+
+class LstmGate(nn.Module):
+    """The same paper's LSTM gate: c f + z i, z = tanh(W h + b), f and i sigmoids of h that start near keeping."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.candidate = _candidate(inputs, width)
+        # small kernels: a gate that is far from its bias at the start can teach the network to ignore the state
+        spread = (0.1 / inputs) ** 0.5
+        self.gate_keep_DF = nn.Parameter(torch.randn(width, inputs) * spread)
+        self.gate_keep_D = nn.Parameter(torch.randn(width) * 0.1)
+        self.gate_write_DF = nn.Parameter(torch.randn(width, inputs) * spread)
+        self.gate_write_D = nn.Parameter(torch.randn(width) * 0.1)
+
+    def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
+        keep_BMD = (F.linear(read_BMF, self.gate_keep_DF, self.gate_keep_D) + 1).sigmoid()
+        write_BMD = (F.linear(read_BMF, self.gate_write_DF, self.gate_write_D) - 1).sigmoid()
+        return Gated(old_BMD * keep_BMD + self.candidate(read_BMF).tanh() * write_BMD, keep_BMD)
+
+
+GateClass = type[FixedGate] | type[LstmGate]
+GATES: dict[str, GateClass] = {"fixed": FixedGate, "lstm": LstmGate}
+
+
+class SingleCell(nn.Module):
+    """One gate, behind the feed-forward layer, which reads what attention read without a projection between."""
+
+    def __init__(self, shape: Shape, gate: GateClass) -> None:
+        super().__init__()
+        self.rise = linear(2 * shape.heads * shape.head_size, shape.feedforward)
+        self.gate = gate(shape.feedforward, shape.width)
+
+    def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
+        gated: Gated = self.gate(old_BMD, F.relu(self.rise(read_BMF)))
+        return gated
+
+
+class DualCell(nn.Module):
+    """A gate behind attention and one behind the feed-forward layer, where a transformer layer adds."""
+
+    def __init__(self, shape: Shape, gate: GateClass) -> None:
+        super().__init__()
+        self.attention_gate = gate(2 * shape.heads * shape.head_size, shape.width)
+        self.norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.rise = linear(shape.width, shape.feedforward)
+        self.gate = gate(shape.feedforward, shape.width)
+
+    def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
+        middle_BMD, first_BMD = self.attention_gate(old_BMD, read_BMF)
+        new_BMD, second_BMD = self.gate(middle_BMD, F.relu(self.rise(self.norm(middle_BMD))))
+        return Gated(new_BMD, first_BMD * second_BMD)
+
+
+def build_cell(shape: Shape, *, gate_kind: str, gates: str) -> nn.Module:
+    """What turns vectors, and what they read, into new ones; `skip` is a gate behind attention and nothing else."""
+    gate = GATES[gate_kind]
+    match gates:
+        case "skip":
+            return gate(2 * shape.heads * shape.head_size, shape.width)
+        case "single":
+            return SingleCell(shape, gate)
+        case "dual":
+            return DualCell(shape, gate)
+    raise ValueError(f"unknown arrangement of gates {gates!r}")
+
+
+def _candidate(inputs: int, width: int) -> nn.Linear:
+    layer = nn.Linear(inputs, width)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,205 @@
+"""Networks that rewrite a memory of slots from the activations of the tokens that were read.
+
+Shapes: B lanes, T tokens, M slots, D width, H heads, K head size.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.model.transformer.attention import (
+    AttentionOptions,
+    SelfAttention,
+    Sight,
+    attend,
+    join_heads,
+    linear,
+    scaled,
+    split_heads,
+)
+from memexp.model.transformer.decoder import FeedForward
+from memexp.model.transformer.numerics import unit_norm
+from memexp.model.transformer.position import Places, Position, Positioned, Rotary
+from memexp.model.transformer.shape import Shape
+
+
+class Written(NamedTuple):
+    """What a segment, or a piece of one, made of a memory."""
+
+    memory_BMD: Tensor
+    gauges: dict[str, Tensor]
+
+
+class Updater(nn.Module, ABC):
+    """Memory and tokens in, the next memory out."""
+
+    @abstractmethod
+    def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
+        """The next memory; slots may look where the mask is true, at one token at least."""
+
+    @final  # type: ignore[misc]  # nn.Module declares it as an attribute
+    def forward(self, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, *, start: int = 0) -> Written:
+        """The memory after these tokens; lanes without a valid one keep theirs.
+
+        Args:
+            text_BTD: the predictor's final activations, not normalised.
+            start: the first token's place in its segment. A piece's tokens keep their places, for the memory has to
+                say where a token stood, however the segment came in.
+        """
+        written_B = valid_BT.any(-1)
+        text_BTD = torch.where(valid_BT[..., None], text_BTD, 0)
+        # a softmax over nothing is not a number: lanes without a token read zeros, and what comes of it is dropped
+        mask_BT = valid_BT | ~written_B[:, None]
+        memory, gauges = self.write(memory_BMD, text_BTD, mask_BT[:, None, None], start=start)
+        kept_BMD = torch.where(written_B[:, None, None], memory.to(memory_BMD.dtype), memory_BMD)
+        return Written(kept_BMD, {name: value.detach() for name, value in gauges.items()})
+
+
+class TokenAttention(nn.Module):
+    """Slots read tokens."""
+
+    def __init__(self, shape: Shape, *, normalise: bool, scale: float, position: Position) -> None:
+        super().__init__()
+        inner = shape.heads * shape.head_size
+        self.head_size = shape.head_size
+        self.queries = linear(shape.width, inner)
+        self.keys_values = linear(shape.width, 2 * inner)
+        self.output = linear(inner, shape.width)
+        self.position = position
+        self.scale_H = nn.Parameter(torch.full((shape.heads,), scale)) if normalise else None
+
+    def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
+        queries = split_heads(self.queries(slots_BMD), self.head_size)
+        keys, values = (split_heads(part, self.head_size) for part in self.keys_values(text_BTD).chunk(2, dim=-1))
+        if self.scale_H is not None:
+            keys = unit_norm(keys)
+        placed: Positioned = self.position(scaled(queries, self.scale_H), keys, places)
+        sight = Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
+        output: Tensor = self.output(join_heads(attend(sight, mask_B11T)))
+        return output
+
+
+class GatedLayer(nn.Module):
+    """Slots attend to one another by contents alone, then to the tokens, then a feed-forward layer; pre-norm."""
+
+    def __init__(self, shape: Shape, options: AttentionOptions, *, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.attention = SelfAttention(shape, replace(options, position="none", key_smear=False))
+        self.cross_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.cross = TokenAttention(shape, normalise=options.normalise, scale=options.scale, position=Rotary())
+        self.feedforward_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.feedforward = FeedForward(shape.width, shape.feedforward)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
+        sight = self.attention.look(self.attention.project(self.attention_norm(x_BMD), None), None)
+        everywhere = torch.ones(1, 1, 1, x_BMD.shape[1], dtype=torch.bool, device=x_BMD.device)
+        x_BMD = x_BMD + self.dropout(self.attention.merge(attend(sight, everywhere)))
+        x_BMD = x_BMD + self.dropout(self.cross(self.cross_norm(x_BMD), text_BTD, mask_B11T, places))
+        return x_BMD + self.dropout(self.feedforward(self.feedforward_norm(x_BMD)))
+
+
+@final
+class GatedUpdater(Updater):
+    """M' = norm(g M + (1 - g) E), with E the slots after `layers` layers and a gate g for every number.
+
+    Learned ids keep slots apart; keys of tokens are rotated by their places and slots stand at none. The norm has no
+    gain, so a memory can neither grow with the length of a document nor shrink to please a loss.
+    """
+
+    def __init__(self, shape: Shape, options: AttentionOptions, *, mem: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.ids_MD = nn.Parameter(torch.randn(mem, shape.width))
+        self.text_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.layers = nn.ModuleList(GatedLayer(shape, options, dropout=dropout) for _ in range(layers))
+        # all gates start near a half: one that starts closed stays closed
+        self.gate_DF = nn.Parameter(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
+        self.gate_D = nn.Parameter(torch.zeros(shape.width))
+
+    def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
+        text_BTD = self.text_norm(text_BTD)
+        place_T = torch.arange(start, start + text_BTD.shape[1], device=text_BTD.device)
+        # all slots at place 0, where a rotation turns nothing
+        nowhere_M = torch.zeros(memory_BMD.shape[1], dtype=torch.long, device=text_BTD.device)
+        places = Places(nowhere_M, place_T, lowest=1 - start - text_BTD.shape[1], highest=-start)
+        x_BMD = _norm(memory_BMD) + self.ids_MD
+        for layer in self.layers:
+            x_BMD = layer(x_BMD, text_BTD, mask_B11T, places)
+        found_BMD = _norm(x_BMD)
+        both_BMF = torch.cat([memory_BMD, found_BMD], dim=-1)
+        keep_BMD = F.linear(both_BMF, self.gate_DF, self.gate_D).sigmoid().to(found_BMD.dtype)
+        return Written(
+            _norm(torch.lerp(found_BMD, memory_BMD.to(found_BMD.dtype), keep_BMD)), {"gate": keep_BMD.mean()}
+        )
+
+
+class PublishedAlibi(Position):
+    """The penalty a token of distance in LumenPallidium's code: slopes 2^(-8 / n) for n = H..1, not ALiBi's 2^(-8 n / H)."""
+
+    slope_H11: Tensor
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        slope_H = 2.0 ** (-8 / torch.arange(heads, 0, -1))
+        self.register_buffer("slope_H11", slope_H.view(-1, 1, 1), persistent=False)
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        return Positioned(queries_BHTK, keys_BHSK, self.penalty(places))
+
+    def penalty(self, places: Places) -> Tensor:
+        """What it adds to the scores, 1 H T S."""
+        return (-self.slope_H11 * (places.query_T[:, None] - places.key_S).abs())[None]
+
+
+class AdditiveLayer(nn.Module):
+    """Slots attend to the tokens, which are not normalised, then a feed-forward layer with GELU, twice as wide."""
+
+    def __init__(self, shape: Shape, *, dropout: float) -> None:
+        super().__init__()
+        width = shape.width
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross = TokenAttention(shape, normalise=False, scale=1.0, position=PublishedAlibi(shape.heads))
+        self.dropout = nn.Dropout(dropout)
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
+        x_BMD = x_BMD + self.dropout(self.cross(self.cross_norm(x_BMD), text_BTD, mask_B11T, places))
+        added_BMD: Tensor = self.feedforward(x_BMD)
+        return x_BMD + added_BMD
+
+
+@final
+class AdditiveUpdater(Updater):
+    """The memory encoder of LumenPallidium's code: slots read only tokens, and add what they find to themselves.
+
+    Slot i is penalised for each token of its distance |i - j| to token j, counted from the start of what is read.
+    *Differs from the code:* no dropout on attention weights, and matrices start as they do here.
+    """
+
+    def __init__(self, shape: Shape, *, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(AdditiveLayer(shape, dropout=dropout) for _ in range(layers))
+
+    def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
+        slots, length = memory_BMD.shape[1], text_BTD.shape[1]
+        place_S = torch.arange(max(slots, length), device=text_BTD.device)
+        places = Places(place_S[:slots], place_S[:length], lowest=1 - length, highest=slots - 1)
+        for layer in self.layers:
+            memory_BMD = layer(memory_BMD, text_BTD, mask_B11T, places)
+        return Written(memory_BMD, {})
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)

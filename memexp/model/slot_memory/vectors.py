@@ -1,0 +1,139 @@
+"""State vectors that tokens read and that windows of tokens rewrite: their attention in both directions.
+
+Shapes: B lanes, T tokens, D width, M state vectors, H heads, G heads of keys and values, K head size, S tokens in sight.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.model.slot_memory.gates import Gated, build_cell
+from memexp.model.transformer.attention import AttentionOptions, join_heads, linear, scaled, split_heads
+from memexp.model.transformer.numerics import unit_norm
+from memexp.model.transformer.shape import Shape
+
+
+class StateAttention(nn.Module):
+    """Queries with a scale of their own into keys and values that others made, without positions.
+
+    The scale starts at `options.scale`, but not below the root of K, where scores of random keys have unit variance: from
+    1, as in the paper's code, attention starts uniform, and what all state vectors read is the same.
+    """
+
+    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+        super().__init__()
+        self.head_size = shape.head_size
+        self.queries = linear(shape.width, shape.heads * shape.head_size)
+        scale = max(options.scale, shape.head_size**0.5)
+        self.scale_H = nn.Parameter(torch.full((shape.heads,), scale)) if options.normalise else None
+
+    def forward(self, x_BTD: Tensor, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
+        """What each head reads, B H T K."""
+        queries_BHTK = scaled(split_heads(self.queries(x_BTD), self.head_size), self.scale_H)
+        heads, kind = queries_BHTK.shape[1], values_BGSK.dtype
+        return F.scaled_dot_product_attention(
+            queries_BHTK.to(kind),
+            keys_BGSK.to(kind).expand(-1, heads, -1, -1),
+            values_BGSK.expand(-1, heads, -1, -1),
+            attn_mask=mask_B11S,
+            scale=1.0,
+        )
+
+
+class Seen(NamedTuple):
+    """State vectors as a window finds them; tokens and the vectors themselves share keys and values."""
+
+    vectors_BMD: Tensor
+    input_BMD: Tensor
+    """What the projections read."""
+    keys_BGMK: Tensor
+    values_BGMK: Tensor
+
+
+class FromStates(NamedTuple):
+    """What tokens read from state vectors."""
+
+    output_BTD: Tensor
+    """To be added to the output of self-attention."""
+    read_BHTK: Tensor
+
+
+class StateReader(nn.Module):
+    """How one layer's tokens read state vectors, beside their self-attention.
+
+    The paper projects the heads of both together. Here each has its part of that projection, which is the same, and the
+    weights of a decoder without state vectors fit.
+    """
+
+    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+        super().__init__()
+        self.attention = StateAttention(shape, options)
+        self.output = linear(shape.heads * shape.head_size, shape.width)
+
+    def forward(self, x_BTD: Tensor, seen: Seen) -> FromStates:
+        read_BHTK = self.attention(x_BTD, seen.keys_BGMK, seen.values_BGMK)
+        return FromStates(self.output(join_heads(read_BHTK)), read_BHTK)
+
+
+class StateVectors(nn.Module):
+    """The state vectors of one recurrent layer (Hutchins et al. 2022, section 3): what is learned of them, and their update.
+
+    They attend to themselves and to tokens with queries of their own, and a gate takes the place of every residual.
+    Learned ids, added behind the norm, keep them apart.
+    """
+
+    def __init__(self, shape: Shape, options: AttentionOptions, *, count: int, gate_kind: str, gates: str) -> None:
+        super().__init__()
+        self.head_size, self.normalise = shape.head_size, options.normalise
+        stored = shape.head_size if options.shared_values else shape.heads * shape.head_size
+        self.initial_MD = nn.Parameter(torch.randn(count, shape.width) * 0.1)
+        self.ids_MD = nn.Parameter(torch.randn(count, shape.width))
+        self.norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.keys = linear(shape.width, stored)
+        self.values = linear(shape.width, stored)
+        self.over_vectors = StateAttention(shape, options)
+        self.over_tokens = StateAttention(shape, options)
+        self.cell = build_cell(shape, gate_kind=gate_kind, gates=gates)
+
+    def see(self, vectors_BMD: Tensor) -> Seen:
+        """What can be read of them."""
+        input_BMD = self.norm(vectors_BMD) + self.ids_MD
+        keys_BGMK = split_heads(self.keys(input_BMD), self.head_size)
+        if self.normalise:
+            keys_BGMK = unit_norm(keys_BGMK)
+        return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(self.values(input_BMD), self.head_size))
+
+    def rewrite(self, seen: Seen, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor) -> Gated:
+        """The vectors after a window.
+
+        Args:
+            keys_BGSK, values_BGSK: of the tokens, without positions.
+            mask_B11S: which of these they may read; at least one in each lane.
+        """
+        own_BHMK = self.over_vectors(seen.input_BMD, seen.keys_BGMK, seen.values_BGMK)
+        text_BHMK = self.over_tokens(seen.input_BMD, keys_BGSK, values_BGSK, mask_B11S)
+        gated: Gated = self.cell(seen.vectors_BMD, join_heads(torch.cat([own_BHMK, text_BHMK], dim=1)))
+        return gated
+
+
+class RecurrentVectors(nn.ModuleList):
+    """The state vectors of all recurrent layers, from the input up; memory is a tuple of B M D, one a layer."""
+
+    def __iter__(self) -> Iterator[StateVectors]:  # says what is in it
+        return super().__iter__()  # type: ignore[return-value]
+
+    def initial(self, lanes: int) -> tuple[Tensor, ...]:
+        """As learned, inside the graph."""
+        return tuple(each.initial_MD.expand(lanes, -1, -1) for each in self)
+
+    def start_again(self, memory: tuple[Tensor, ...], where_B: Tensor) -> tuple[Tensor, ...]:
+        """Initial in the lanes where `where_B` is true."""
+        first = self.initial(len(where_B))
+        return tuple(torch.where(where_B[:, None, None], *pair) for pair in zip(first, memory, strict=True))
+
+    def see(self, memory: tuple[Tensor, ...]) -> tuple[Seen, ...]:
+        """What can be read of each layer's."""
+        return tuple(each.see(vectors_BMD) for each, vectors_BMD in zip(self, memory, strict=True))

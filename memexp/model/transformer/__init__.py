@@ -1,0 +1,1 @@
+"""What every transformer here is made of: attention, positions, feed-forward layers and the output layer."""

@@ -1,0 +1,363 @@
+"""Local attention: a segment over itself and over a cache of exact recent keys and values.
+
+Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1 that all share), K head size, C cache,
+S = C + T keys in sight, M keys without places.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.model.state import detach, zero_lanes
+from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
+from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
+from memexp.model.transformer.shape import Shape
+from memexp.regions import part
+
+BLOCK = 128
+"""Queries of a block on a CPU: few enough that little is multiplied in vain, enough for a fast product."""
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Options that every architecture hands on to its attention; `memexp.config.arch.Arch` says what they mean."""
+
+    position: str
+    normalise: bool
+    scale: float
+    key_smear: bool
+    keys_as_queries: bool
+    two_sided: bool = False
+    """Whether some keys stand behind their query."""
+    shared_values: bool = False
+    """Whether all heads share one head of keys and values (Shazeer 2019)."""
+
+
+class LayerCache(NamedTuple):
+    """One layer's recent past, oldest first, right-aligned: the newest token is the last."""
+
+    keys_BGCK: Tensor
+    values_BGCK: Tensor
+    input_BD: Tensor
+    """What the layer's projections read at the newest token; zero at a document's start. Used by the key smear."""
+
+
+class Cache(NamedTuple):
+    """The recent past of every layer."""
+
+    layers: tuple[LayerCache, ...]
+    count_B: Tensor
+    """How many of the C tokens are of this lane's document."""
+
+
+class Heads(NamedTuple):
+    """A segment's projections, without positions. With normalisation keys have unit norm and queries carry the scale."""
+
+    queries_BHTK: Tensor
+    keys_BGTK: Tensor
+    values_BGTK: Tensor
+    input_BD: Tensor
+    """What the projections read at the last token; zero where nothing is text."""
+
+
+class Sight(NamedTuple):
+    """Queries of a segment and all that they may attend to, cache first."""
+
+    queries_BHTK: Tensor
+    """With positions."""
+    placed_BHSK: Tensor
+    """Keys with positions."""
+    bias: Bias | None
+    keys_BGSK: Tensor
+    """Keys without positions, as caches and memories store them."""
+    values_BGSK: Tensor
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention split into its parts, so that a memory can act between projecting and merging."""
+
+    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+        super().__init__()
+        self.heads, self.head_size = shape.heads, shape.head_size
+        inner = shape.heads * shape.head_size
+        stored = shape.head_size if options.shared_values else inner
+        self.queries_values = linear(shape.width, inner + stored)
+        self.keys = linear(shape.width, stored)
+        self.output = linear(inner, shape.width)
+        self.position = build_position(
+            options.position, heads=shape.heads, head_size=shape.head_size, two_sided=options.two_sided
+        )
+        self.scale_H = nn.Parameter(torch.full((shape.heads,), options.scale)) if options.normalise else None
+        self.smear_D = nn.Parameter(torch.zeros(shape.width)) if options.key_smear else None
+        if options.keys_as_queries:
+            with torch.no_grad():
+                self.keys.weight.copy_(self.queries_values.weight[:stored])
+
+    def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
+        """Queries, keys and values of a segment.
+
+        Args:
+            past: what the smear of the first token's key looks back to.
+            text: which of the T are tokens of the document; the others, memory tokens, are not smeared.
+        """
+        inner = self.heads * self.head_size
+        parts = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
+        queries, values = (split_heads(part, self.head_size) for part in parts)
+        keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
+        if self.scale_H is not None:
+            keys = unit_norm(keys)
+        # a sum over the last token alone, or over none where nothing is text
+        return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
+
+    def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
+        """Put the cache in front of the segment and bring in positions; without `places` all stand one after another."""
+        keys, values = heads.keys_BGTK, heads.values_BGTK
+        if past is not None:
+            keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
+            values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
+        if places is None:
+            places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
+        placed = self.position(heads.queries_BHTK, self.spread(keys), places)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
+
+    def look_beside(self, heads: Heads, past: LayerCache | None, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+        """The same with M more keys in front that have no place: their scores are of contents alone."""
+        sight = self.look(heads, past)
+        queries, placed, more = (
+            sight.queries_BHTK,
+            sight.placed_BHSK,
+            self.spread(keys_BGMK).to(sight.placed_BHSK.dtype),
+        )
+        if self.position.turns:
+            # twice as wide: turned queries meet turned keys, plain ones meet the plain
+            queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
+            placed = F.pad(placed, (0, self.head_size))
+            more = F.pad(more, (self.head_size, 0))
+        bias = dense(sight.bias)
+        if bias is not None:
+            bias = F.pad(bias, (more.shape[2], 0))
+        return Sight(
+            queries,
+            torch.cat([more, placed], dim=2),
+            bias,
+            torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
+            torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
+        )
+
+    def spread(self, x_BGSK: Tensor) -> Tensor:
+        """Keys or values for every head, without a copy where all share them."""
+        return x_BGSK.expand(-1, self.heads, -1, -1)
+
+    def merge(self, read_BHTK: Tensor) -> Tensor:
+        """The output projection of all heads together, B T D."""
+        output: Tensor = self.output(join_heads(read_BHTK))
+        return output
+
+    def _key_input(self, x_BTD: Tensor, past: LayerCache | None, text: slice) -> Tensor:
+        if self.smear_D is None:
+            return x_BTD
+        text_BTD = x_BTD[:, text]
+        first_B1D = torch.zeros_like(text_BTD[:, :1]) if past is None else past.input_BD[:, None].to(x_BTD.dtype)
+        before_BTD = torch.cat([first_B1D, text_BTD[:, :-1]], dim=1)
+        smeared_BTD = torch.lerp(before_BTD, text_BTD, self.smear_D.sigmoid().to(x_BTD.dtype))
+        start, stop, _ = text.indices(x_BTD.shape[1])
+        return torch.cat([x_BTD[:, :start], smeared_BTD, x_BTD[:, stop:]], dim=1)
+
+
+def split_heads(x: Tensor, head_size: int) -> Tensor:
+    """B T (heads K) to B heads T K."""
+    return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
+
+
+def join_heads(read_BHTK: Tensor) -> Tensor:
+    """The other way round."""
+    return read_BHTK.transpose(1, 2).flatten(2)
+
+
+def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
+    """Queries as scores take them: of unit norm times the head's scale, or without one divided by the root of K."""
+    if scale_H is None:
+        return queries_BHTK * queries_BHTK.shape[-1] ** -0.5
+    # abs: a negative scale would retrieve the least similar pairs
+    return unit_norm(queries_BHTK) * scale_H.abs().view(1, -1, 1, 1)
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A projection without bias, normal with variance 1 / inputs."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    return layer
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """Every query sees itself and the tokens before it, those of the cache as far as they are the lane's own.
+
+    T queries are the last of S = C + T tokens.
+    """
+
+    length: int
+    cache: int
+    count_B: Tensor
+    """How many of the C cached tokens are of the lane's document."""
+    reach: int | None
+    """Tokens before itself that a query sees at most; None: all in sight."""
+
+    def dense(self, rows: slice = slice(None)) -> Tensor:
+        """True where a query may look, B 1 T S for some of the queries."""
+        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        place_T1 = place_S[self.cache :, None][rows]
+        causal_TS = place_S <= place_T1
+        if self.reach is not None:
+            causal_TS &= place_S >= place_T1 - self.reach
+        return (causal_TS & ~self.void()[:, None])[:, None]
+
+    def void(self) -> Tensor:
+        """The cached tokens of other documents, B S."""
+        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        return place_S < self.cache - self.count_B[:, None]
+
+
+Mask = Tensor | CausalMask
+"""Where a query may look; as a tensor B 1 T S, where lanes and queries may be 1."""
+
+
+def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> CausalMask:
+    """The mask of a segment over itself and a cache, which may have no layers; `reach` as in `CausalMask`."""
+    size = cache.layers[0].keys_BGCK.shape[2] if cache.layers else 0
+    return CausalMask(x_BTD.shape[1], size, cache.count_B, reach)
+
+
+def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int | None = None) -> Cache:
+    """A cache of `size` tokens a layer before a document's start, on the device of `like`; for size 0 it has no layers.
+
+    Args:
+        heads: of keys and values; None: as many as attention has.
+    """
+    count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
+    layers = _empty_layers(shape, lanes=lanes, size=size, like=like, heads=heads or shape.heads) if size else ()
+    return Cache(layers, count_B)
+
+
+def open_cache(shape: Shape, *, lanes: int, like: Tensor) -> Cache:
+    """A cache with layers but no tokens yet, to grow while a segment is read in pieces."""
+    count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
+    return Cache(_empty_layers(shape, lanes=lanes, size=0, like=like, heads=shape.heads), count_B)
+
+
+def _empty_layers(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int) -> tuple[LayerCache, ...]:
+    layer = LayerCache(
+        keys_BGCK=like.new_zeros(lanes, heads, size, shape.head_size),
+        values_BGCK=like.new_zeros(lanes, heads, size, shape.head_size),
+        input_BD=like.new_zeros(lanes, shape.width),
+    )
+    return (layer,) * shape.layers
+
+
+def clear_cache(cache: Cache, reset_B: Tensor) -> Cache:
+    """Forget in the lanes that begin a document. Keys and values stay where they are; the count says they are void."""
+    layers = tuple(layer._replace(input_BD=zero_lanes(layer.input_BD, reset_B)) for layer in cache.layers)
+    return Cache(layers, cache.count_B.masked_fill(reset_B, 0))
+
+
+def next_layer_cache(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
+    """The newest `size` keys and values in sight, without gradient (Dai et al. 2019, section 3.2)."""
+    return detach(newest(sight, heads, past, size=size))
+
+
+def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
+    """The same inside the graph, for windows that pass gradients on (Hutchins et al. 2022, section 3)."""
+    start = sight.keys_BGSK.shape[2] - size
+    return LayerCache(
+        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype),
+        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype),
+        input_BD=heads.input_BD.to(past.input_BD.dtype),
+    )
+
+
+def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
+    """The cache after a segment of `length` tokens."""
+    size = layers[0].keys_BGCK.shape[2] if layers else 0
+    return Cache(tuple(layers), (cache.count_B + length).clamp_max(size))
+
+
+def attend(sight: Sight, mask: Mask) -> Tensor:
+    """What each head reads, B H T K."""
+    with part("attention"):
+        return _attend(sight, mask)
+
+
+def _attend(sight: Sight, mask: Mask) -> Tensor:
+    values = sight.values_BGSK.expand(-1, sight.placed_BHSK.shape[1], -1, -1)
+    queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
+    if values.device.type == "cpu":
+        size = values.shape[-1]
+        if keys.shape[-1] > size:  # as `look_beside` makes them; the kernel wants both alike
+            values = F.pad(values, (0, keys.shape[-1] - size))
+        return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
+    bias = dense(sight.bias)
+    if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
+    allowed = mask.dense() if isinstance(mask, CausalMask) else mask
+    if bias is not None:
+        allowed = bias.to(values.dtype).masked_fill(~allowed, float("-inf"))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+
+
+def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, mask: Mask) -> Tensor:
+    length, span = queries.shape[2], keys.shape[2]
+    if not length:
+        return queries
+    block = min(length, BLOCK)
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # anything at all: no key is far
+        allowed = mask.dense() if isinstance(mask, CausalMask) else mask
+        layout = Layout(block, near=span, first=0, far=False, shared=False)
+        allowed = allowed.expand(-1, -1, length, span)
+        return attend_in_blocks(
+            queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
+        )
+    by_distance = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
+    back = max(0, by_distance.shape[1] - 2) if by_distance is not None else 0
+    near = min(block + (back if mask.reach is None else mask.reach), block + span)
+    if span <= 2 * block:  # a second call of the kernel would cost more than it saves
+        near = block + span
+    distance_QW = torch.arange(block)[:, None] + near - block - torch.arange(near)
+    bias = None
+    if by_distance is not None:
+        # a softmax does not see what is added to all of its scores, so the far keys need no bias
+        steps = (by_distance - by_distance[:, -1:]) if mask.reach is None else by_distance
+        # from the first row to the last every number moves one place to the right: windows of one row, backwards
+        row_N = (near - 1 - torch.arange(block + near - 1)).clamp(0, by_distance.shape[1] - 1)
+        bias = steps.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
+    allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
+    counts = mask.count_B.tolist() if mask.cache else [0]
+    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None, shared=True)
+    void_BS = mask.void() if min(counts) < max(counts) else None
+    return attend_in_blocks(
+        queries, keys, values, layout, bias_BHQW=bias, mask_BHQW=allowed[None, None], void_BS=void_BS
+    )
+
+
+def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
+    """The scores that `attend` takes the softmax of, B H T S in fp32 at least, for some queries; -inf where one may not look."""
+    with torch.autocast(sight.queries_BHTK.device.type, enabled=False):
+        scores = at_least_fp32(sight.queries_BHTK[:, :, rows]) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
+    bias = dense(sight.bias, rows)
+    if bias is not None:
+        scores = scores + bias
+    if isinstance(mask, CausalMask):
+        allowed = mask.dense(rows)
+    else:
+        allowed = mask[..., rows, :] if mask.shape[-2] > 1 else mask
+    return scores.masked_fill(~allowed, float("-inf"))
+
+
+@torch.no_grad()
+def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
+    """Gauge: the part of the attention of the middle one of the queries, mean over lanes and heads, that is on `part` of the keys."""
+    middle = sight.queries_BHTK.shape[2] // 2
+    return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()

@@ -1,0 +1,205 @@
+"""Embedding and output layer, which share their weights.
+
+Shapes: B lanes, T tokens, N tokens of all lanes, D width, V vocabulary; with adaptive softmax F frequent words, K clusters of
+the others, W words of a cluster, E width of its vectors.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from memexp.model.transformer.numerics import at_least_fp32
+from memexp.regions import part
+
+LOGITS_AT_ONCE = 1 << 25
+"""Longer logits are computed in pieces, and computed again in the backward pass (128 MiB in fp32)."""
+
+
+class Head(nn.Module):
+    """Tied embedding and softmax, as in the Memorizing Transformers code: unit-variance embeddings, logits / sqrt(D)."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.vocabulary = self.most_logits = vocabulary
+        self.embedding_VD = nn.Parameter(torch.randn(vocabulary, width))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The input of the first layer, B T D."""
+        return F.embedding(tokens_BT, self.embedding_VD)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the next token, B T V."""
+        with self._precision(hidden_BTD):
+            return self._products(hidden_BTD, self.embedding_VD)
+
+    def nats_of_another(self, hidden_BTD: Tensor, word_D: Tensor) -> Tensor:
+        """Negative log-likelihood of a word that the vocabulary lacks, in a softmax over it and all others; B T in fp32."""
+        with self._precision(hidden_BTD):
+            logits = at_least_fp32(self._products(hidden_BTD, torch.cat([self._words(), word_D[None]])))
+        return logits.logsumexp(-1) - logits[..., -1]
+
+    def _words(self) -> Tensor:
+        """What the softmax is over."""
+        return self.embedding_VD
+
+    def _scaled(self, hidden_BTD: Tensor) -> Tensor:
+        hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
+        scaled: Tensor = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
+        return scaled
+
+    def _products(self, hidden_BTD: Tensor, words_VD: Tensor) -> Tensor:
+        hidden_BTD = self._scaled(hidden_BTD)
+        return F.linear(hidden_BTD, words_VD.to(hidden_BTD.dtype))
+
+    def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
+        """Out of training logits are of full precision: each token's loss is kept, and half would make the largest alike."""
+        return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
+
+    @property
+    def multiplications(self) -> float:
+        """For the loss of one token."""
+        return float(self.embedding_VD.numel())
+
+    def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
+        with part("head"):
+            return self._all_nats(hidden_BTD, targets_BT)
+
+    def _all_nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
+        at_once = max(1, LOGITS_AT_ONCE // self.most_logits)
+        if len(targets_N) <= at_once:
+            return self._nats(hidden_ND, targets_N).view_as(targets_BT)
+        pieces = [
+            checkpoint(self._nats, hidden, targets, use_reentrant=False, preserve_rng_state=False)
+            for hidden, targets in zip(hidden_ND.split(at_once), targets_N.split(at_once), strict=True)
+        ]
+        return torch.cat(pieces).view_as(targets_BT)
+
+    @torch.no_grad()
+    def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
+        """The likeliest next token at each place among those from `first` on, B T, without ever holding all logits."""
+        at_once = max(1, LOGITS_AT_ONCE // self.vocabulary)
+        pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
+        return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
+
+    def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(hidden_ND).float(), targets_N, reduction="none")
+
+
+class AdaptiveHead(Head):
+    """Adaptive softmax (Grave et al. 2017), tied, for a vocabulary whose most frequent words come first.
+
+    The softmax is over the frequent words and one entry for each cluster of others, and where that is it, over its words;
+    so most tokens cost no more than the frequent words do. The vectors of each further cluster may be narrower, and are
+    brought to the width and back by one matrix (Transformer-XL's div_val; Baevski & Auli 2019).
+
+    *Differs from Transformer-XL:* no biases, as nowhere else here; the frequent words have no matrix of their own.
+    """
+
+    def __init__(self, vocabulary: int, width: int, *, cutoffs: tuple[int, ...], narrowing: int) -> None:
+        """
+        Args:
+            cutoffs: words before each cluster, ascending and fewer than the vocabulary; the first is F.
+            narrowing: how many times narrower than those before it a cluster's vectors are; 1: all are as wide.
+        """
+        super().__init__(cutoffs[0], width)
+        ends = (*cutoffs[1:], vocabulary)
+        self.vocabulary, self.most_logits = (
+            vocabulary,
+            max(cutoffs[0] + len(cutoffs), *np.subtract(ends, cutoffs).tolist()),
+        )
+        self.entry_KD = nn.Parameter(torch.randn(len(cutoffs), width))
+        self.clusters = _Clusters(
+            _Cluster(first, end, width, width // narrowing**number)
+            for number, (first, end) in enumerate(zip(cutoffs, ends, strict=True), start=1)
+        )
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The input of the first layer, B T D."""
+        frequent = len(self.embedding_VD)
+        x_BTD = F.embedding(tokens_BT.clamp_max(frequent - 1), self.embedding_VD)
+        for cluster in self.clusters:
+            mine = (tokens_BT >= cluster.first) & (tokens_BT < cluster.end)
+            x_BTD = x_BTD.index_put((mine,), cluster.embed(tokens_BT[mine]).to(x_BTD.dtype))
+        return x_BTD
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Log-probabilities of the next token, B T V."""
+        with self._precision(hidden_BTD):
+            first_BTS, hidden_BTD = self._first(hidden_BTD), self._scaled(hidden_BTD)
+            frequent, *entries = first_BTS.split([len(self.embedding_VD), *[1] * len(self.clusters)], dim=-1)
+            rest = [
+                entry + cluster.logits(hidden_BTD).float().log_softmax(-1)
+                for entry, cluster in zip(entries, self.clusters, strict=True)
+            ]
+            return torch.cat([frequent, *rest], dim=-1)
+
+    @property
+    def multiplications(self) -> float:
+        """For the loss of one token, on average if words are as frequent as by Zipf's law."""
+        harmonic = np.cumsum(1 / np.arange(1, self.vocabulary + 1))
+        total = float(self._words().numel())
+        for cluster in self.clusters:
+            share = (harmonic[cluster.end - 1] - harmonic[cluster.first - 1]) / harmonic[-1]
+            total += share * sum(parameter.numel() for parameter in cluster.parameters())
+        return total
+
+    def _words(self) -> Tensor:
+        """The frequent words and the clusters; a cluster counts as all of its words."""
+        return torch.cat([self.embedding_VD, self.entry_KD])
+
+    def _first(self, hidden_BTD: Tensor) -> Tensor:
+        """Log-probabilities of the frequent words and the clusters, B T F+K in fp32."""
+        return self._products(hidden_BTD, self._words()).float().log_softmax(-1)
+
+    def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        with self._precision(hidden_ND):
+            return self._nats_of(hidden_ND, targets_N)
+
+    def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        first_NS, hidden_ND = self._first(hidden_ND), self._scaled(hidden_ND)
+        place_N, rest = targets_N, torch.zeros_like(first_NS[:, 0])
+        for number, cluster in enumerate(self.clusters):
+            mine_N = (targets_N >= cluster.first) & (targets_N < cluster.end)
+            place_N = torch.where(mine_N, len(self.embedding_VD) + number, place_N)
+            logits = cluster.logits(hidden_ND[mine_N]).float()
+            nats = F.cross_entropy(logits, targets_N[mine_N] - cluster.first, reduction="none")
+            rest = rest.index_put((mine_N,), nats)
+        return rest - first_NS.gather(-1, place_N[:, None]).squeeze(-1)
+
+
+class _Clusters(nn.ModuleList):
+    """From the more frequent words on."""
+
+    def __iter__(self) -> Iterator["_Cluster"]:  # says what is in it
+        return super().__iter__()  # type: ignore[return-value]
+
+
+class _Cluster(nn.Module):
+    """Words of adaptive softmax from `first` up to but without `end`."""
+
+    def __init__(self, first: int, end: int, width: int, narrow: int) -> None:
+        super().__init__()
+        self.first, self.end = first, end
+        self.embedding_VD = nn.Parameter(torch.randn(end - first, narrow))
+        # With this scale embeddings and logits are as large as those of the frequent words.
+        self.weight = nn.Parameter(torch.randn(narrow, width) / math.sqrt(narrow)) if narrow < width else None
+
+    def embed(self, tokens_N: Tensor) -> Tensor:
+        """N D."""
+        x_NE = F.embedding(tokens_N - self.first, self.embedding_VD)
+        return x_NE if self.weight is None else x_NE @ self.weight
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Of its words, from normalised and scaled activations, B T W."""
+        hidden_BTE = hidden_BTD if self.weight is None else F.linear(hidden_BTD, self.weight)
+        return F.linear(hidden_BTE, self.embedding_VD.to(hidden_BTE.dtype))

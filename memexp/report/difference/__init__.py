@@ -1,0 +1,1 @@
+"""Which tokens gain between two scores: numbers, page, files and terminal."""

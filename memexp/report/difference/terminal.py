@@ -1,0 +1,109 @@
+"""A difference on the terminal: the numbers, the gain by position, and the tokens that gain and lose most."""
+
+import math
+from typing import TYPE_CHECKING
+
+from memexp.report.difference.breakdown import Breakdown, notes
+from memexp.report.difference.token_text import Pieces, passage
+from memexp.report.difference.tokens import HELPED, Difference, bin_width, by_position, extremes, interval
+from memexp.report.escape import escape
+from memexp.wording import plural
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+_LINES = 16
+"""Bins by position that are shown at most; longer documents get wider ones."""
+_BAR = 30
+
+
+def to_terminal(found: Difference, breakdown: Breakdown, pieces: Pieces, *, top: int) -> "RenderableType":
+    """Everything that `memexp diff` prints, `top` tokens at each end."""
+    from rich.console import Group
+    from rich.text import Text
+
+    gainers, losers = extremes(found, top)
+    return Group(
+        *_numbers(found, breakdown),
+        Text(""),
+        Text("Gain by place among the scored tokens of a document, nats a token", style="bold"),
+        *_positions(found),
+        Text(""),
+        _groups(breakdown),
+        Text(""),
+        Text("Tokens that gain most" if gainers else "No token gains", style="bold"),
+        *(_token(found, at, pieces, "green") for at in gainers),
+        Text(""),
+        Text("Tokens that lose most" if losers else "No token loses", style="bold"),
+        *(_token(found, at, pieces, "red") for at in losers),
+    )
+
+
+def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
+    from rich.text import Text
+
+    lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
+    for side, scores in (("A", found.a), ("B", found.b)):
+        nats = float(scores.nats_N.mean())
+        words = f"{side}  {escape(scores.label)}: perplexity {math.exp(nats):,.2f}, {nats:.4f} nats a token"
+        lines.append(Text(f"{words} ({scores.path.name})"))
+    counts = f"{plural(len(found.gain_N), 'token')} of {plural(len(found.a.documents), 'document')}"
+    range_of = interval(found)
+    enclosed = (
+        "no interval, for one document says nothing of others"
+        if range_of is None
+        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f} over {len(found.a.documents)} documents, as in tables with one seed"
+    )
+    lines.append(Text.assemble("mean gain ", (f"{found.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
+    lines.append(
+        Text(
+            f"{100 * found.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * found.hurt:.1f} % lose more; "
+            f"{100 * breakdown.half:.1f} % make half of what those that gain do"
+        )
+    )
+    for note in notes(found, breakdown):
+        lines.append(Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text))
+    return lines
+
+
+def _groups(breakdown: Breakdown) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("tokens", "", "mean gain", "part of the sum"):
+        table.add_column(Text(column), justify="left" if column == "tokens" else "right")
+    for title, _, groups in breakdown.titled():
+        table.add_row(Text(title, style="bold"))
+        for group in groups:
+            table.add_row(f"  {group.label}", f"{group.tokens:,}", f"{group.gain:+.4f}", f"{100 * group.share:.1f} %")
+    return table
+
+
+def _positions(found: Difference) -> list["Text"]:
+    from rich.text import Text
+
+    bins = by_position(found, width=bin_width(found, most=_LINES))
+    largest = max(abs(one.gain) for one in bins) or 1.0
+    digits = len(f"{bins[-1].last:,}")
+    lines = []
+    for one in bins:
+        bar = ("█" if one.gain >= 0 else "░") * round(_BAR * abs(one.gain) / largest)
+        place = f"{one.first:>{digits},} to {one.last:>{digits},}"
+        lines.append(Text.assemble(f"  {place}  {one.gain:+.4f} ", (bar, "green" if one.gain > 0 else "red")))
+    return lines
+
+
+def _token(found: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
+    from rich.text import Text
+
+    shown = passage(found, at, pieces)
+    name = escape(found.a.documents[int(found.document_N[at])][0])
+    return Text.assemble(
+        (f"{found.gain_N[at]:+7.3f}", f"bold {colour}"),
+        f"  {found.a.nats_N[at]:.3f} -> {found.b.nats_N[at]:.3f}  {name}, token {found.position_N[at]:,}\n",
+        ("         " + shown.before, "dim"),
+        (f"«{shown.token}»", f"bold {colour}"),
+        (shown.after, "dim"),
+    )

@@ -1,0 +1,109 @@
+"""Runs in a list: state, progress and final numbers of each, the one that was written last at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from memexp.errors import UserError
+from memexp.report.escape import escape
+from memexp.runs.folder import Run
+from memexp.runs.scores import read_summary, require
+from memexp.wording import age, whole
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class Listed:
+    """One line of the list.
+
+    Attributes:
+        written: when its metrics or summary were last written, in seconds since 1970.
+        loss: mean training nats a token, the last known.
+        perplexity: by split, of the score that training itself makes: the run's own memory and documents.
+        problem: why it cannot be read, or nothing.
+    """
+
+    name: str
+    state: str
+    written: float
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    perplexity: dict[str, float] = field(default_factory=dict)
+    tokens_per_second: float | None = None
+    problem: str = ""
+
+
+def list_runs(runs: Sequence[Run]) -> list[Listed]:
+    """What there is to say about each run; one that is damaged says so and hides no other."""
+    listed = []
+    for run in runs:
+        item = Listed(run.name, run.state, _written(run))
+        try:
+            _read(run, item)
+        except (UserError, ValueError, TypeError, AttributeError) as error:
+            item.state, item.problem = (
+                "damaged",
+                str(error) if isinstance(error, UserError) else _unreadable(run, error),
+            )
+        listed.append(item)
+    return sorted(listed, key=lambda item: (item.written, item.name))
+
+
+def _unreadable(run: Run, error: Exception) -> str:
+    return f"cannot read {run.path}: {error}; expected what memexp writes. Likely cause: a file was edited or damaged"
+
+
+def _written(run: Run) -> float:
+    paths = [run.path / name for name in ("config.yaml", "metrics.jsonl", "summary.json")]
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+
+def _read(run: Run, item: Listed) -> None:
+    config, summary = run.config, run.summary
+    require(config, ("steps", "eval", "mem"), run.path / "config.yaml")
+    item.steps = int(config["steps"])
+    for line in run.metrics:
+        item.step = int(line.get("step", item.step))
+        item.loss = line.get("loss", item.loss)
+        item.tokens_per_second = line.get("tokens_per_second", item.tokens_per_second)
+    if summary is not None:
+        item.step = int(summary.get("steps", item.step))
+        item.loss = summary.get("loss", item.loss)
+        item.tokens_per_second = summary.get("tokens_per_second", item.tokens_per_second)
+    own = (config["eval"].get("documents"), config["eval"].get("max_document"), config["mem"], "on")
+    for score in run.scores:
+        asked = score.name
+        if asked is not None and (asked.documents, asked.max_document, asked.mem, asked.memory) == own:
+            item.perplexity[asked.split] = float(read_summary(score)["perplexity"])
+
+
+def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
+    """The list for a terminal: long names are folded, never cut off. `now` is in seconds since 1970."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    splits = [split for split in _SPLITS if any(split in item.perplexity for item in listed)]
+    table = Table(header_style="bold")
+    table.add_column("run", overflow="fold", min_width=20)
+    table.add_column("state", no_wrap=True)
+    for name in ("step", "loss", *(f"{split} ppl" for split in splits), "tokens/s", "age"):
+        table.add_column(name, justify="right", no_wrap=True)
+    styles = {"done": "green", "running": "yellow", "damaged": "red"}
+    for item in listed:
+        table.add_row(
+            Text(escape(item.name)),
+            Text(item.state, style=styles.get(item.state, "")),
+            f"{item.step:,}/{item.steps:,}",
+            "–" if item.loss is None else f"{item.loss:.3f}",
+            *(f"{item.perplexity[split]:,.2f}" if split in item.perplexity else "–" for split in splits),
+            whole(item.tokens_per_second),
+            age(now - item.written),
+        )
+    problems = [Text(f"{escape(item.name)}: {escape(item.problem)}", style="red") for item in listed if item.problem]
+    return Group(table, *problems)

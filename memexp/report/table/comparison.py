@@ -1,0 +1,224 @@
+"""A table before it is written down: which scores stand in one row and column, their spread and differences."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from memexp.config.groups import Scored
+from memexp.errors import UserError, did_you_mean
+from memexp.report.metrics import METRICS, Metric
+from memexp.report.table.compatibility import refuse_twice, refuse_unlike
+from memexp.report.table.entries import Column, Entry, Row, Trained, read_entry, row_of, settings_to_show
+from memexp.runs.folder import Run, ScoreName
+from memexp.runs.scores import describe, eval_command, progress_of, read_run_summary
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None for one value) of n values."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread":
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Spread(float(np.mean(values)), deviation, len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell less the baseline's: in percent for a relative metric.
+
+    Attributes:
+        paired: it is the mean over the seeds that both have; otherwise a difference of the two means.
+    """
+
+    spread: Spread
+    paired: bool
+
+
+@dataclass
+class Comparison:
+    """A table before it is written down: rows, columns (data sets or slices) and the scores of each cell, sorted by seed.
+
+    Attributes:
+        by: the slice whose values are columns, or nothing.
+        gauges: names of those to show.
+        finished: every finished run that the metric is of, scored or not.
+        left_out: one line for each other run.
+    """
+
+    metric: Metric
+    scored: Scored
+    by: str
+    gauges: Sequence[str]
+    rows: list[Row] = field(default_factory=list)
+    columns: list[Column] = field(default_factory=list)
+    cells: dict[tuple[Row, Column], list[Entry]] = field(default_factory=dict)
+    finished: list[Trained] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    baseline: Row | None = None
+
+    def spread(self, row: Row, column: Column) -> Spread | None:
+        """Mean and spread over seeds; None for a missing cell."""
+        entries = self.cells.get((row, column))
+        return Spread.of([entry.value(self.metric, column) for entry in entries]) if entries else None
+
+    def gauge(self, row: Row, data: str, name: str) -> float | None:
+        """Mean over the row's scores of a data set; None where none has that gauge."""
+        scores = {entry.score.path: entry for column in self.columns for entry in self.cells.get((row, column), [])}
+        summaries = [entry.summary for entry in scores.values() if entry.run.data == data]
+        values = [summary["gauges"][name] for summary in summaries if name in summary.get("gauges", {})]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def data(self) -> list[str]:
+        """The data sets, in the order of the columns."""
+        return list(dict.fromkeys(column.data for column in self.columns))
+
+    def difference(self, row: Row, column: Column) -> Difference | None:
+        """To the baseline's cell; None where either is missing and for the baseline itself."""
+        if self.baseline is None or row == self.baseline:
+            return None
+        ours, theirs = self._by_seed(row, column), self._by_seed(self.baseline, column)
+        if not ours or not theirs:
+            return None
+        if common := sorted(ours.keys() & theirs.keys()):
+            return Difference(Spread.of([self._step(ours[seed], theirs[seed]) for seed in common]), True)
+        means = (float(np.mean(list(values.values()))) for values in (ours, theirs))
+        return Difference(Spread.of([self._step(*means)]), False)
+
+    def _by_seed(self, row: Row, column: Column) -> dict[int, float]:
+        return {entry.run.seed: entry.value(self.metric, column) for entry in self.cells.get((row, column), [])}
+
+    def _step(self, value: float, base: float) -> float:
+        return 100 * (value / base - 1) if self.metric.relative else value - base
+
+    @property
+    def unscored(self) -> list[Trained]:
+        """Finished runs without the wanted score at their own memory."""
+        return [run for run in self.finished if not any(asked == self._own(run) for _, asked in run.scores)]
+
+    def _own(self, run: Trained) -> ScoreName:
+        return ScoreName(run.asked.split, run.asked.documents, run.asked.max_document, run.mem, "on")
+
+    def filling(self, row: Row, data: str) -> str:
+        """The command that fills a missing cell: an evaluation where the run is there, else a training run."""
+        changed = row.mem if row.mem != row.trained_mem else None
+        for run in self.finished:
+            if run.data == data and run.is_of(row):
+                return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
+        like = next(run for run in self.finished if run.is_of(row))
+        there = next(run for run in self.finished if run.data == data)
+        trained = _with_data(like.summary["command"], there.summary["command"])
+        then = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
+        return trained if changed is None and row.variant == "on" else f"{trained}, then {then}"
+
+
+def _with_data(command: str, other: str) -> str:
+    """`command` on the data of the command `other`."""
+
+    def is_data(word: str) -> bool:
+        return word.lstrip("+").startswith(("data=", "data."))
+
+    words = [word for word in shlex.split(command) if not is_data(word)]
+    return shlex.join(words + [word for word in shlex.split(other) if is_data(word)])
+
+
+def compare(
+    root: Path,
+    runs: Sequence[Run],
+    *,
+    metric: str,
+    scored: Scored,
+    by: str = "",
+    gauges: Sequence[str] = (),
+    baseline: str | None = None,
+) -> Comparison:
+    """Sort the scores of runs into rows and columns.
+
+    Args:
+        by: a slice of the answers whose values become columns.
+        gauges: names of gauges to show beside.
+
+    Raises:
+        UserError: nothing to show, scores that do not compare, or no such slice, gauge or baseline.
+    """
+    comparison = Comparison(METRICS[metric], scored, by, gauges)
+    if by and comparison.metric.of != "answers":
+        raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
+    known: list[Entry] = []
+    for run in runs:
+        try:
+            summary = read_run_summary(run)
+            if summary is None:
+                raise UserError(f"it is not done ({progress_of(run)})")
+            trained = Trained.read(run, summary, root, scored)
+            found = [read_entry(trained, score) for score, _ in trained.scores]
+            if found and (lack := found[0].lacks(comparison.metric, by)):
+                raise UserError(lack)
+        except UserError as error:  # one run hides no other
+            comparison.left_out.append(f"{run.name} is left out: {error}")
+        else:
+            comparison.finished.append(trained)
+            known += found
+    entries = [entry for entry in known if entry.asked_for]
+    if not entries:
+        raise UserError(_nothing(comparison))
+    keys = settings_to_show(comparison.finished, entries)
+    for entry in entries:
+        for column in entry.columns(by):
+            comparison.cells.setdefault((row_of(entry, keys), column), []).append(entry)
+    # A run that was scored on other documents alone has a row all the same, with a dash.
+    unscored = [run.name for run in comparison.unscored]
+    others = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
+    places = comparison.cells.keys() | {
+        (row_of(other, keys), column) for other in others for column in other.columns(by)
+    }
+    comparison.rows = sorted({row for row, _ in places}, key=lambda row: row.order)
+    comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
+    for cell in comparison.cells.values():
+        cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
+        refuse_twice(cell)
+    for data in comparison.data:
+        refuse_unlike([entry for entry in entries if entry.run.data == data], comparison.metric)
+    _refuse_unknown(gauges, entries)
+    comparison.baseline = _baseline(
+        [row for row in comparison.rows if any(row == there for there, _ in comparison.cells)], baseline
+    )
+    return comparison
+
+
+def _refuse_unknown(gauges: Sequence[str], entries: Sequence[Entry]) -> None:
+    known = sorted({name for entry in entries for name in entry.summary.get("gauges", {})})
+    for name in gauges:
+        if name not in known:
+            raise UserError(
+                f"gauges names {name}, which no score here has; expected one of: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
+def _nothing(comparison: Comparison) -> str:
+    if runs := comparison.finished:
+        there = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
+        return (
+            f"no finished run is scored on {describe(runs[0].asked)} (scored are: {', '.join(there) or 'none'}); "
+            f"expected such a score, as `{eval_command(runs[0].name, comparison.scored)}` makes it"
+        )
+    return f"no run is left to compare; expected a finished one: {'; '.join(comparison.left_out[:3])}"
+
+
+def _baseline(rows: list[Row], start: str | None) -> Row:
+    if start is None:
+        return rows[0]
+    found = [row for row in rows if row.label == start] or [row for row in rows if row.label.startswith(start)]
+    if len(found) == 1:
+        return found[0]
+    labels = ", ".join(row.label for row in (found or rows))
+    raise UserError(f"baseline is {start!r}, which begins {len(found)} rows; expected the start of one of: {labels}")

@@ -1,0 +1,202 @@
+"""Rows of a table: the finished runs, their scores, and what tells two of them apart."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memexp.config.arch import ARCHS
+from memexp.config.groups import Scored, Scoring
+from memexp.errors import UserError
+from memexp.report.metrics import METRICS, Metric
+from memexp.report.table.settings import differing, settings_of
+from memexp.runs.folder import Run, Score, ScoreName
+from memexp.runs.scores import asked_of, describe, read_summary, require
+
+_VARIANTS = ("on", "off", "foreign")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything in which two runs of a table can differ, apart from data set and seed. Lengths are in tokens.
+
+    Attributes:
+        mem, trained_mem: the memory's size as scored and as trained; they differ when `eval` was given another.
+        memory: slots as scored, 0 without.
+        variant: on, off (always empty) or foreign (another document's).
+        settings: the other settings in which runs of the table differ, with their values.
+    """
+
+    architecture: str
+    context: int
+    cache: int
+    memory: int
+    mem: int
+    trained_mem: int
+    variant: str
+    settings: tuple[tuple[str, str], ...]
+
+    @property
+    def label(self) -> str:
+        """A name to type: xl-64-64-0, knn-64-64-512-off, knn-64-64-512-trained4096-optim.rate:0.003."""
+        parts = [self.architecture, str(self.context), str(self.cache), str(self.memory)]
+        parts += [self.variant] if self.variant != "on" else []
+        parts += [f"trained{self.trained_mem}"] if self.trained_mem != self.mem else []
+        return "-".join(parts + [f"{key}:{value}" for key, value in self.settings])
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Architectures as the settings list them, then by size."""
+        known = list(ARCHS)
+        place = known.index(self.architecture) if self.architecture in known else len(known)
+        sizes = (self.context, self.cache, self.trained_mem, self.memory, _VARIANTS.index(self.variant))
+        return (place, self.architecture, *sizes, self.settings)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, scored or not.
+
+    Attributes:
+        settings: as text, without what has columns of its own; see `memexp.report.table.settings`.
+        asked: the documents that the table asks of it.
+    """
+
+    name: str
+    seed: int
+    data: str
+    architecture: str
+    context: int
+    mem: int
+    settings: dict[str, str]
+    summary: dict[str, Any]
+    scores: tuple[tuple[Score, ScoreName], ...]
+    asked: Scoring
+
+    @staticmethod
+    def read(run: Run, summary: dict[str, Any], root: Path, scored: Scored) -> "Trained":
+        config = require(run.config, ("arch", "data", "seed", "segment", "mem"), run.path / "config.yaml")
+        scores = tuple((score, asked) for score in run.scores if (asked := score.name) is not None)
+        try:
+            seed, context, mem = (int(config[key]) for key in ("seed", "segment", "mem"))
+            name, data = str(config["arch"]["name"]), str(config["data"]["name"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected those that train wrote. "
+                "Likely cause: it was edited or damaged"
+            ) from error
+        settings, wanted = settings_of(config, root), asked_of(run, scored)
+        return Trained(run.name, seed, data, name, context, mem, settings, summary, scores, wanted)
+
+    def is_of(self, row: Row) -> bool:
+        """Whether a score of it, with its memory changed or not, stands or would stand in `row`."""
+        same = (self.architecture, self.context, self.mem) == (row.architecture, row.context, row.trained_mem)
+        return same and all(self.settings.get(key, value) == value for key, value in row.settings)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set, or of its answers those whose slice `by` has this value."""
+
+    data: str
+    by: str = ""
+    value: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.data} {self.by}={self.value}" if self.by else self.data
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A shorter number is a smaller one."""
+        return (self.data, len(self.value), self.value)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One score of one run."""
+
+    run: Trained
+    score: Score
+    summary: dict[str, Any]
+
+    @property
+    def tokenizer(self) -> str:
+        return str(self.summary["tokenizer_hash"])
+
+    @property
+    def asked(self) -> str:
+        """The documents in words."""
+        return describe(self.run.asked)
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether it is about the documents that the table asks of its run."""
+        asked = self.score.name
+        return asked is not None and asked.matches(self.run.asked)
+
+    @property
+    def of_own_memory(self) -> bool:
+        """Whether it was made with the memory that its run was trained with."""
+        asked = self.score.name
+        return asked is not None and (asked.mem, asked.memory) == (self.run.mem, "on")
+
+    def columns(self, by: str) -> list[Column]:
+        """Where it stands: in one column, or with `by` in one for each value of that slice."""
+        if not by:
+            return [Column(self.run.data)]
+        return [Column(self.run.data, by, value) for value in self.summary["slices"][by]]
+
+    def value(self, metric: Metric, column: Column) -> float:
+        shown = self.summary["slices"][column.by][column.value] if column.by else self.summary
+        return float(shown[metric.field])
+
+    def lacks(self, metric: Metric, by: str) -> str:
+        """Why it has no such number, or nothing."""
+        if metric.field not in self.summary:
+            return f"{self.run.data} has no {metric.of}, so no {metric.name}"
+        if by and by not in (slices := self.summary["slices"]):
+            return f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
+        return ""
+
+
+def read_entry(run: Trained, score: Score) -> Entry:
+    """A score of `run`.
+
+    Raises:
+        UserError: its summary is damaged or holds no finite number.
+    """
+    summary = read_summary(score)
+    values = [summary[metric.field] for metric in METRICS.values() if metric.field in summary]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise UserError(
+            f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "
+            "Likely cause: it was edited; score again with force=true"
+        )
+    return Entry(run, score, summary)
+
+
+def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[str]:
+    """Settings in which runs differ; the tokenizer's hash with them where no setting of the tokenizer tells it."""
+    keys = differing([(run.data, run.settings) for run in runs])
+    if any(key.startswith("data.tokenizer.") for key in keys):
+        return keys
+    return keys + differing([(entry.run.data, {"data.tokenizer": entry.tokenizer[:8]}) for entry in entries])
+
+
+def row_of(entry: Entry, keys: Sequence[str]) -> Row:
+    """The row that a score stands in, told apart by the settings `keys` besides what every row shows."""
+    run, summary, asked = entry.run, entry.summary, entry.score.name
+    assert asked is not None
+    settings = run.settings | {"data.tokenizer": entry.tokenizer[:8]}
+    return Row(
+        architecture=run.architecture,
+        context=run.context,
+        cache=int(summary["cache"]),
+        memory=int(summary["memory_slots"]),
+        mem=asked.mem,
+        trained_mem=run.mem,
+        variant=asked.memory,
+        settings=tuple((key, settings[key]) for key in keys if key in settings),
+    )

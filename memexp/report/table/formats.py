@@ -1,0 +1,207 @@
+"""A table as Markdown, LaTeX, HTML, CSV and on the terminal."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from memexp.report.escape import code, escape, html, latex, markdown
+from memexp.report.table.comparison import Comparison
+from memexp.report.table.text import Grid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_DECIMALS = 9
+"""Of numbers in CSV: beyond these, machines round differently."""
+
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:100rem;padding:0 1rem}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}"
+    ".left{text-align:left}th{border-bottom:1px solid;vertical-align:bottom}code{overflow-wrap:anywhere}"
+)
+
+_FOLDED = 14
+"""Characters that the settings take at least."""
+
+
+def to_markdown(grid: Grid) -> str:
+    """The grid as a pipe table, padded so that it also reads as plain text, with notes and commands below."""
+    lines = [[markdown(text) for text in line] for line in [grid.headers, *grid.lines]]
+    widths = [max(3, *(len(line[at]) for line in lines)) for at in range(len(grid.headers))]
+
+    def row(line: list[str]) -> str:
+        places = zip(line, widths, grid.right, strict=True)
+        return (
+            "| " + " | ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in places) + " |"
+        )
+
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, grid.right, strict=True)]
+    text = [f"# {markdown(grid.title)}", "", row(lines[0]), row(rule), *map(row, lines[1:]), ""]
+    text += [f"- {markdown(note)}" for note in grid.notes]
+    if grid.missing:
+        text += ["", "Missing, and what fills it:", ""]
+        text += [f"- {markdown(what)}: {code(command)}" for what, command in grid.missing]
+    text += ["", "Commands that made these numbers:", ""]
+    text += [f"- {markdown(name)}: {code(command)}" for name, command in grid.commands]
+    return "\n".join(text) + "\n"
+
+
+def to_latex(grid: Grid) -> str:
+    """The grid as a booktabs tabular, with notes below it and commands in comments."""
+    columns = "".join("r" if right else "l" for right in grid.right)
+    rows = [" & ".join(latex(text) for text in line) + r" \\" for line in [grid.headers, *grid.lines]]
+    text = ["% needs \\usepackage{booktabs}"]
+    text += [f"% {escape(name)}: {escape(command)}" for name, command in grid.commands]
+    text += [r"\begin{tabular}{" + columns + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    text += [r"\end{tabular}", "", r"{\footnotesize " + latex(grid.title) + r".\par"]
+    text += [latex(note) + r"\par" for note in grid.notes]
+    return "\n".join(text) + "}\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line a seed, numbers to `_DECIMALS`; a missing cell has one line without a seed."""
+    keys = sorted({key for row in comparison.rows for key, _ in row.settings})
+    by = [comparison.by] if comparison.by else []
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["row", "architecture", "context", "cache", "memory", "mem", "trained_mem", "variant"]
+        + [*keys, "data", *by, "metric"]
+        + [
+            "seed",
+            "run",
+            "value",
+            "mean",
+            "deviation",
+            "n",
+            "difference",
+            "difference_deviation",
+            "difference_n",
+            "paired",
+        ]
+        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "trained_steps", "tokens"]
+        + [*comparison.gauges, "command"]
+    )
+    for row in comparison.rows:
+        settings = dict(row.settings)
+        sizes = [row.context, row.cache, row.memory, row.mem, row.trained_mem, row.variant]
+        for column in comparison.columns:
+            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column.data]
+            head += [*([column.value] if by else []), comparison.metric.field]
+            spread, difference = comparison.spread(row, column), comparison.difference(row, column)
+            if spread is None:
+                line = [*head, *[None] * 5, 0, *[None] * (11 + len(comparison.gauges))]
+                writer.writerow([_field(value) for value in line])
+                continue
+            gaps = (
+                [difference.spread.mean, difference.spread.deviation, difference.spread.n] if difference else [None] * 3
+            )
+            for entry in comparison.cells[row, column]:
+                cost = [entry.run.summary[key] for key in ("parameters", "tokens_per_second", "steps", "tokens")]
+                line = [
+                    *head,
+                    entry.run.seed,
+                    entry.run.name,
+                    entry.value(comparison.metric, column),
+                    spread.mean,
+                    spread.deviation,
+                ]
+                line += [spread.n, *gaps, difference.paired if difference else None, entry.tokenizer]
+                line += [entry.summary["memory_fill"], *cost]
+                line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
+                writer.writerow([_field(value) for value in [*line, entry.summary["command"]]])
+    return out.getvalue()
+
+
+def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:
+    """One line a record, all of the same fields."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(records[0])
+    writer.writerows([_field(value) for value in record.values()] for record in records)
+    return out.getvalue()
+
+
+def to_html(grid: Grid) -> str:
+    """The grid as a section of a page, with notes below it and commands folded away."""
+
+    def row(tag: str, line: list[str]) -> str:
+        sides = ["" if right else ' class="left"' for right in grid.right]
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{side}>{html(text)}</{tag}>" for text, side in zip(line, sides, strict=True))
+            + "</tr>"
+        )
+
+    text = [f'<section class="table">\n<h2>{html(grid.title)}</h2>\n<div class="scroll"><table>']
+    text += [f"<thead>{row('th', grid.headers)}</thead>\n<tbody>", *(row("td", line) for line in grid.lines)]
+    text += ["</tbody></table></div>", "<ul>", *(f"<li>{html(note)}</li>" for note in grid.notes), "</ul>"]
+    for summary, pairs in (
+        ("Missing, and what fills it", grid.missing),
+        ("Commands that made these numbers", grid.commands),
+    ):
+        items = [f"<li>{html(what)}: <code>{html(command)}</code></li>" for what, command in pairs]
+        text += [f"<details><summary>{summary}</summary><ul>", *items, "</ul></details>"] if items else []
+    return "\n".join([*text, "</section>"]) + "\n"
+
+
+def html_page(title: str, body: str) -> str:
+    """A page of its own around sections, without anything from elsewhere."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+    )
+
+
+def _field(value: object) -> object:
+    """A line break inside a field is legal CSV, but no line-wise reader survives it."""
+    if isinstance(value, float):
+        return round(value, _DECIMALS)
+    return escape(value) if isinstance(value, str) else value
+
+
+def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
+    """The grid for a terminal of `width` characters; columns that do not fit are left out and named, never cut."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    kept = _columns_that_fit(grid, width)
+    table = Table(title=Text(grid.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 0)
+    for at in kept:
+        # Only the settings are folded: a number in two lines cannot be read.
+        table.add_column(
+            Text(_heading(grid.headers[at])),
+            justify="right" if grid.right[at] else "left",
+            overflow="fold",
+            no_wrap=grid.headers[at] != "settings",
+        )
+    for line in grid.lines:
+        table.add_row(*(Text(escape(line[at])) for at in kept))
+    below = [Text(escape(note), style="dim") for note in grid.notes]
+    if left := [header for at, header in enumerate(grid.headers) if at not in kept]:
+        names = ", ".join(dict.fromkeys(left))
+        below.append(Text(f"No room here for: {names}; the written files have them.", style="dim"))
+    for what, command in grid.missing:
+        below.append(Text.assemble(f"missing: {escape(what)}; fill it with ", (escape(command), "bold")))
+    return Group(table, *below)
+
+
+def _heading(header: str) -> str:
+    return header.replace(" ", "\n")
+
+
+def _columns_that_fit(grid: Grid, width: int) -> list[int]:
+    """Indices of the columns to show."""
+    needed = []
+    for at, header in enumerate(grid.headers):
+        texts = [*_heading(header).split("\n"), *(escape(line[at]) for line in grid.lines)]
+        needed.append(_FOLDED if header == "settings" else max(map(len, texts)))
+    kept = list(range(len(needed)))
+    for name in grid.expendable:
+        if sum(needed[at] + 1 for at in kept) + 1 > width:
+            kept = [at for at in kept if grid.headers[at] != name]
+    return kept

@@ -1,0 +1,76 @@
+"""In which settings runs differ, beyond what a table shows in columns of its own."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from memexp.config.introspection import flatten
+from memexp.config.train import NOT_OF_THE_RESULT
+from memexp.errors import UserError
+from memexp.files import fingerprint
+from memexp.runs.folder import find_run
+
+_SHOWN = (
+    "arch.name", "arch._target_", "arch.mem_unit", "arch.mem_is", "arch.cache", "mem", "segment", "seed", "data.name"
+)  # fmt: skip
+"""Settings that a table shows elsewhere, or that say nothing which the architecture's name does not."""
+
+_NOT_OF_THE_ORIGIN = (*NOT_OF_THE_RESULT, "seed")
+
+
+def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
+    """Each setting that determines a run's result, apart from the seed and what a table shows elsewhere, as text."""
+    kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_RESULT}
+    settings = {key: _text(value) for key, value in flatten(kept).items() if key not in _SHOWN}
+    if config.get("init_from"):
+        settings["init_from"] = _origin(str(config["init_from"]), root)
+    return settings
+
+
+def _origin(name: str, root: Path) -> str:
+    """What a run started from, the same for every seed of it, so that seeds of a continued run stay in one row."""
+    try:
+        config = find_run(root, name).config
+    except UserError:
+        return name
+    kept = {key: _text(value) for key, value in flatten(config).items() if key.split(".")[0] not in _NOT_OF_THE_ORIGIN}
+    if config.get("init_from"):
+        kept["init_from"] = _origin(str(config["init_from"]), root)
+    return f"{config.get('arch', {}).get('name', '')}-{fingerprint(kept)[:6]}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(_text(item) for item in value) or "default"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def differing(runs: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
+    """The settings in which runs differ, sorted.
+
+    Args:
+        runs: the data set and the settings of each. Settings of the data count where they differ inside one data set,
+            for between data sets they always do. A setting that only some architectures have counts among those.
+    """
+    keys = sorted({key for _, settings in runs for key in settings})
+    found = [key for key in keys if _differs(key, runs)]
+    return [key for key in found if not _follows_name(key, found, [settings for _, settings in runs])]
+
+
+def _differs(key: str, runs: Sequence[tuple[str, dict[str, str]]]) -> bool:
+    by_data: dict[str, set[str]] = {}
+    for data, settings in runs:
+        if key in settings:
+            by_data.setdefault(data if key.startswith("data.") else "", set()).add(settings[key])
+    return any(len(values) > 1 for values in by_data.values())
+
+
+def _follows_name(key: str, found: Iterable[str], runs: Sequence[dict[str, str]]) -> bool:
+    """Whether a preset's name, such as `size.name`, already says this value."""
+    name = f"{key.split('.')[0]}.name"
+    if key == name or name not in found:
+        return False
+    pairs = {(settings[name], settings[key]) for settings in runs if name in settings and key in settings}
+    return len(pairs) == len({preset for preset, _ in pairs})

@@ -1,0 +1,108 @@
+"""What determines a run's result, and so its folder. Without torch."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from memexp.config.field import default_of
+from memexp.config.groups import Data, cutoffs_in_force
+from memexp.config.train import NOT_OF_THE_RESULT, TrainConfig
+from memexp.data.corpus import Corpus, content_of
+from memexp.errors import UserError
+from memexp.files import fingerprint, read_json
+from memexp.runs.folder import Run, find_run
+
+NOT_OF_THE_IDENTITY = {
+    "arch": ("mem_unit", "mem_is", "stored_on"),
+    "size": ("name", "rate", "memory", "routed", "cutoffs", "narrowing"),
+}
+"""Settings that only describe, that change where something is computed, that count where they are in force, or that others
+take their values from: those others count."""
+
+UNTOLD = ("cut", "drop_tails", "task")
+"""Settings of `data` that are newer than the first runs, which are to keep their hash."""
+
+
+def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
+    """Everything that two runs must share to have the same result, with its hash under "hash".
+
+    The corpus counts by its content, and the run that weights come from by what determined it.
+    """
+    content = of_the_result(config)
+    content["data"] |= {"name": config.data.name, **identify_corpus(corpus)}
+    if config.init_from is not None:
+        content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
+    return content | {"hash": fingerprint(content)}
+
+
+def trained_settings(run: Run) -> TrainConfig:
+    """The settings that a run was trained with.
+
+    Raises:
+        UserError: config.yaml and identity.json, written together, do not say the same.
+    """
+    settings, identity = run.settings, read_identity(run)
+    content = of_the_result(settings)
+    content["data"] = dict.fromkeys(UNTOLD, None) | content["data"]
+    for name, value in content.items():
+        there = identity.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            for key in value:
+                _compare(run, f"{name}.{key}", value[key], there.get(key))
+        elif name != "init_from":  # which counts by what determined that run
+            _compare(run, name, value, there)
+    return settings
+
+
+def _compare(run: Run, name: str, here: Any, there: Any) -> None:
+    if here != there:
+        raise UserError(
+            f"{run.path / 'config.yaml'} says {name}={here}, but the run was trained with {name}={there}; expected the "
+            "same. Likely cause: it was edited"
+        )
+
+
+def of_the_result(config: TrainConfig) -> dict[str, Any]:
+    """The settings that change a weight; the corpus and the run that weights came from count by their content besides."""
+    return result_settings(asdict(config))
+
+
+def result_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The same of settings as a mapping."""
+    content = {name: value for name, value in config.items() if name not in NOT_OF_THE_RESULT}
+    for group, described in NOT_OF_THE_IDENTITY.items():
+        content[group] = {name: value for name, value in content[group].items() if name not in described}
+    data, size = config["data"], config["size"]
+    told = {name: data[name] for name in UNTOLD if data[name] != default_of(Data.__dataclass_fields__[name])}
+    content["data"] = {"max_document": data["max_document"], **told}
+    if softmax := cutoffs_in_force(size["cutoffs"], tokenizer=data["tokenizer"]["kind"]):
+        content["softmax"] = {"cutoffs": softmax, "narrowing": size["narrowing"]}
+    return content
+
+
+def identify_corpus(corpus: Corpus) -> dict[str, str]:
+    """The content of a corpus, by which it counts."""
+    return content_of(corpus.manifest)
+
+
+def read_identity(run: Run) -> dict[str, Any]:
+    """What `identify` gave when the run was trained.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    path = run.path / "identity.json"
+    identity = read_json(path)
+    content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
+    if not content or identity.get("hash") != fingerprint(content):
+        raise UserError(
+            f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the one that stands in it. "
+            "Likely cause: it was edited"
+        )
+    return identity
+
+
+def run_folder(config: TrainConfig, identity: dict[str, Any], root: Path) -> Run:
+    """Where the run of this identity lies."""
+    words = [config.arch.name, config.data.name, f"mem{config.mem}", f"s{config.seed}", identity["hash"][:8]]
+    return Run(root / "results" / "runs" / "-".join(words))

@@ -1,0 +1,27 @@
+"""Numbers and counts in words, as every command and page writes them."""
+
+
+def whole(value: float | None) -> str:
+    """1,024; a dash for what is unknown."""
+    return "–" if value is None else f"{round(value):,}"
+
+
+def compact(value: float) -> str:
+    """Three digits or so: 0.73M, 12.3M, 8,192."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if value >= size / 10:
+            return f"{value / size:.{2 if value < 10 * size else 1}f}{unit}"
+    return f"{round(value):,}"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 run, 2 runs, 1,000 tokens."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def age(seconds: float) -> str:
+    """The largest unit that fits: 40 s, 3 min, 2 h, 5 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
