@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: Content) -> None:
         UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
     with _beside(path, content) as written:
-        os.replace(written, path)
+        Path(written).replace(path)
 
 
 def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
@@ -56,7 +56,7 @@ def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
         (folder / list(files)[-1]).unlink(missing_ok=True)
         for name in files:
             if name in written:
-                os.replace(written[name], folder / name)
+                Path(written[name]).replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
 
@@ -96,7 +96,7 @@ def _beside(path: Path, content: Content) -> Iterator[str]:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        Path(name).chmod(0o644)
         yield name
     except OSError as error:
         full = ". Likely cause: the disk is full or a quota is used up" if error.errno in FULL else ""

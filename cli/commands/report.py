@@ -1,6 +1,5 @@
 """`memexp report`: all results on one page."""
 
-import os
 from pathlib import Path
 
 from memexp.config.commands import ReportConfig
@@ -27,7 +26,7 @@ def run(config: ReportConfig) -> None:
         screen.print(f"warning: {escape(problem)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     shown = sum(table.grid is not None for table in tables)
     screen.print(
-        f"written: {page}: {shown} of {len(tables)} papers' tables, {os.path.getsize(page):,} bytes",
+        f"written: {page}: {shown} of {len(tables)} papers' tables, {page.stat().st_size:,} bytes",
         markup=False,
         highlight=False,
         soft_wrap=True,

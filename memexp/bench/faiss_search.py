@@ -38,7 +38,7 @@ class Ivf:
 
     def __init__(self, queries_BHTK: Tensor, ring: Ring, neighbours: int, true_BHTk: Tensor) -> None:
         faiss = _faiss()
-        _, heads, slots, head_size = ring.keys_BHRK.shape
+        _, _heads, slots, head_size = ring.keys_BHRK.shape
         self._queries, self._keys, self._neighbours = queries_BHTK[0], ring.keys_BHRK[0], neighbours
         self.lists = max(1, int(2 * slots**0.5))
         now = clock()

@@ -68,7 +68,8 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
 
 def _side(process: "subprocess.Popen[str]", peer: str) -> Side:
     def side() -> float:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write("step\n")
         process.stdin.flush()
         answer = process.stdout.readline()

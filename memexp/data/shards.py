@@ -197,7 +197,7 @@ def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
             name.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"the {what} of document {ascii(document.id)} is {ascii(name)}; expected Unicode text. Likely cause: a file's name in "
+                f"the {what} of document {document.id!a} is {name!a}; expected Unicode text. Likely cause: a file's name in "
                 "another encoding, or one that was cut inside an escaped character"
             ) from error
     if not data and not config.min_document:

@@ -15,6 +15,9 @@ def register_plugins() -> None:
     from memexp.launch.local_launcher import LocalLauncher
     from memexp.launch.sweep import CheckedSweeper
 
-    setattr(Plugins, "is_in_toplevel_plugins_module", staticmethod(lambda name: name.startswith(OWN)))  # noqa: B010
+    def is_ours(name: str) -> bool:
+        return name.startswith(OWN)
+
+    Plugins.is_in_toplevel_plugins_module = staticmethod(is_ours)  # type: ignore[assignment, method-assign]
     Plugins.instance().register(LocalLauncher)
     Plugins.instance().register(CheckedSweeper)

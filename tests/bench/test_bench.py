@@ -39,7 +39,8 @@ def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path:
     for figure in found["figures"]:
         assert len(figure["ours_measured"]) == len(figure["other_measured"]) == 1
         assert figure["other_measured"][0] > 0
-        assert figure["ours"] in out and markdown(figure["ours"]) in text
+        assert figure["ours"] in out
+        assert markdown(figure["ours"]) in text
     for name in asked:
         assert any(line.startswith(f"{name}: ") and line.endswith("round 1 of 1") for line in out.splitlines())
 
@@ -56,11 +57,9 @@ def test_an_unknown_bench_is_refused_in_one_line(tmp_path: Path, capsys) -> None
     assert main(["bench", "serch", f"root={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert (
-        "'serch'" in error
-        and "search, curve, write, step, evaluation, archs, memory, startup, peers" in error
-        and "did you mean search?" in error
-    )
+    assert "'serch'" in error
+    assert "search, curve, write, step, evaluation, archs, memory, startup, peers" in error
+    assert "did you mean search?" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -72,7 +71,7 @@ def test_a_plan_is_arithmetic_over_the_state_itself(tmp_path: Path, capsys) -> N
     for size, stored in ((4, "fp32"), (2, "bf16")):
         [line] = [line for line in out.splitlines() if line.strip().startswith(f"rings, {stored}")]
         assert float(line.split()[2]) == pytest.approx(numbers * size / 1e9, rel=1e-3)
-    assert [line.split()[-6:-3] for line in out.splitlines() if "together" in line][0] != []
+    assert next(line.split()[-6:-3] for line in out.splitlines() if "together" in line) != []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,7 +93,8 @@ def test_a_peer_is_measured_step_by_step(miniature: Work, tmp_path: Path, monkey
     monkeypatch.setattr(peers, "ENVIRONMENT", "peers")
     found = peers.measure(BenchConfig(repeats=2, slots=256), miniature, lambda what: None)
     assert [figure.other_measured for figure in found] == [[1000.0, 1000.0]] * 3
-    assert all(0 < seconds < 1000 for figure in found for seconds in figure.ours_measured) and found[0].met
+    assert all(0 < seconds < 1000 for figure in found for seconds in figure.ours_measured)
+    assert found[0].met
 
 
 def test_the_slope_of_a_curve_is_the_power_it_grows_with() -> None:

@@ -15,7 +15,9 @@ from memexp.model.transformer.position import build_position, in_order
 from ..tiny import configure
 
 
-@pytest.mark.parametrize("arch, attends, within", [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)])
+@pytest.mark.parametrize(
+    ("arch", "attends", "within"), [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)]
+)
 def test_operations_are_those_that_pytorch_counts(
     arch: list[str], attends: int, within: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,7 +51,7 @@ def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ["arch=block", "mem=1073741824"],
         ["arch=knn", "lanes=10000000"],
     ):
-        with pytest.raises(UserError, match="GB before it reads a token, .* expected less than the 16.0 GB"):
+        with pytest.raises(UserError, match=r"GB before it reads a token, .* expected less than the 16.0 GB"):
             plan.refuse_what_cannot_fit(configure(*words), vocabulary=256)
     plan.refuse_what_cannot_fit(configure("arch=knn", "mem=65536"), vocabulary=256)
 
@@ -70,11 +72,13 @@ def test_a_cache_is_attended_to_and_slots_are_scored() -> None:
 def test_devices_share_lanes_and_nothing_else() -> None:
     config = configure("arch=knn", "lanes=64", "mem=4096")
     one, four = (cost(config, HARDWARE["a100"], devices=devices, utilisation=0.5) for devices in (1, 4))
-    assert four.seconds == pytest.approx(one.seconds / 4) and four.parameters == one.parameters
+    assert four.seconds == pytest.approx(one.seconds / 4)
+    assert four.parameters == one.parameters
     assert one.tokens == four.tokens == config.steps * 64 * 16
     assert one.seconds == pytest.approx(one.tokens * one.operations_a_token / (312e12 * 0.5))
     shared = one.device_bytes - four.device_bytes
-    assert 0 < shared < one.device_bytes and four.device_bytes > 4 * four.parameters
+    assert 0 < shared < one.device_bytes
+    assert four.device_bytes > 4 * four.parameters
 
 
 def test_more_devices_than_lanes_are_of_no_use() -> None:
@@ -126,13 +130,15 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plan", "rmt/equations", "hardware=tpu-v4", "devices=16"]) == 0
     out = capsys.readouterr().out
-    assert "16 x TPU v4 chip" in out and "Assumed: 40 % of the 275.0 TFLOP/s" in out
+    assert "16 x TPU v4 chip" in out
+    assert "Assumed: 40 % of the 275.0 TFLOP/s" in out
     assert [line.split()[0] for line in out.splitlines() if line.rstrip().endswith(("0.0", "0.1")) and " yes " in line] == [
         "Baseline", "Transformer-XL", "RMT"
     ]  # fmt: skip
     assert main(["plan", "rmt/algorithmic"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " yes " in line]
-    assert len(rows) == 9 and {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
+    assert len(rows) == 9
+    assert {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
     assert main(["plan", "rmt/equation"]) == 2
     assert "did you mean rmt/equations?" in capsys.readouterr().err
 

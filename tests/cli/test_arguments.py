@@ -43,7 +43,8 @@ def test_values(typed, read) -> None:
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=20))
 def test_quoted_text_is_read_as_itself(text) -> None:
     value = parsed(f"tag={quote(text)}").value()
-    assert value == text and isinstance(value, str)
+    assert value == text
+    assert isinstance(value, str)
 
 
 def test_positional_words_are_settings() -> None:

@@ -102,7 +102,8 @@ def test_zsh(shell) -> None:
 
 def test_help_says_how_to_use_it(memexp) -> None:
     result = memexp("completion", "--help")
-    assert result.code == 0 and "source <(memexp completion bash)" in result.out
+    assert result.code == 0
+    assert "source <(memexp completion bash)" in result.out
 
 
 def test_scripts_parse() -> None:
@@ -111,4 +112,5 @@ def test_scripts_parse() -> None:
 
 
 def test_settings_that_nobody_sets_are_not_offered() -> None:
-    assert candidates(["train", "arch.name"]) == [] and candidates(["train", "arch._"]) == []
+    assert candidates(["train", "arch.name"]) == []
+    assert candidates(["train", "arch._"]) == []

@@ -77,7 +77,9 @@ def test_one_line_and_exit_code_2(line, message, memexp) -> None:
 
 def test_unknown_config_dir_is_named(memexp) -> None:
     result = memexp("train", "--config-dir", "/nowhere/at/all")
-    assert result.code == 2 and result.err.count("\n") == 1 and "/nowhere/at/all" in result.err
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "/nowhere/at/all" in result.err
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,9 @@ def test_what_the_machine_lacks_is_one_line(error, said, memexp, monkeypatch) ->
 
     monkeypatch.setattr(main, "_dispatch", lacking)
     result = memexp("train")
-    assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith(f"memexp train: {said}")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert result.err.startswith(f"memexp train: {said}")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(5, "Input/output error")])

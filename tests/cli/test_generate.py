@@ -63,7 +63,8 @@ def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus:
     drawn = list(generate(model, text, tokens=50, lanes=1, sampling=Sampling(0.7, 90, 0.9), seed=3))
     expected = corpus.tokenizer.decode([int(each.tokens_B) for each in drawn])
     assert (code, out) == (0, expected if expected.endswith("\n") else f"{expected}\n")
-    assert err.startswith(f"50 tokens after a prompt of {len(text)} in ") and err.count("\n") == 1
+    assert err.startswith(f"50 tokens after a prompt of {len(text)} in ")
+    assert err.count("\n") == 1
     assert err.endswith(f" tokens/s), {float(torch.cat([each.nats_B for each in drawn]).mean()):.4f} nats a token\n")
 
 
@@ -72,7 +73,8 @@ def test_the_same_command_writes_the_same_text(call: Call) -> None:
         call(f"prompt={PROMPT}", "tokens=80", *words)[1]
         for words in ([], [], ["seed=1"], ["mem=64"], ["mem=32"], ["memory=off"])
     )
-    assert first == again == full and len({first, other, small, off}) == 4
+    assert first == again == full
+    assert len({first, other, small, off}) == 4
 
 
 def test_a_file_is_continued_as_it_is(call: Call, tmp_path: Path) -> None:
@@ -132,7 +134,8 @@ def test_a_run_that_is_not_done_is_refused(call: Call, run: Run) -> None:
         code, out, err = call("prompt=a")
     finally:
         summary.write_bytes(kept)
-    assert (code, out) == (2, "") and "is not done (stopped); expected a run that was trained to its end" in err
+    assert (code, out) == (2, "")
+    assert "is not done (stopped); expected a run that was trained to its end" in err
 
 
 # --------------------------------------------------------------------------------------------- streaming
@@ -163,7 +166,8 @@ def test_text_is_written_as_it_is_drawn(call: Call, corpus: Corpus, monkeypatch:
     code, _, err = call("prompt=a")
     assert seen == ["a", "a", "a", "a€", "a€�", "a€�b", "a€�b"]
     assert (code, reached.getvalue().decode()) == (0, "a€�b�\n")
-    assert err.startswith("7 tokens ") and err.endswith(" 2.0000 nats a token\n")
+    assert err.startswith("7 tokens ")
+    assert err.endswith(" 2.0000 nats a token\n")
 
 
 def test_ctrl_c_keeps_what_was_written(call: Call, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +179,8 @@ def test_ctrl_c_keeps_what_was_written(call: Call, corpus: Corpus, monkeypatch: 
     drawing(monkeypatch, steps)
     code, out, err = call("prompt=a")
     assert (code, out) == (130, "ab\n")
-    assert err.startswith("2 tokens after") and err.endswith("memexp generate: interrupted\n")
+    assert err.startswith("2 tokens after")
+    assert err.endswith("memexp generate: interrupted\n")
 
 
 @pytest.mark.parametrize(("terminal", "shown"), [(True, "␛[2J␍\tä\n"), (False, "\x1b[2J\r\tä\n")])

@@ -20,7 +20,8 @@ def test_help_of_a_command_shows_every_setting(command, memexp) -> None:
     result = memexp(command, "--help")
     arch = "vanilla" if command == "train" else None
     words = result.out.split()
-    assert result.code == 0 and result.settings == []
+    assert result.code == 0
+    assert result.settings == []
     names = [TYPED_AS.get(name, name) for name in settings_of(command, arch=arch) if is_offered(name)]
     assert [name for name in names if name not in words] == []
     assert f"memexp {command}" in result.out
@@ -32,8 +33,10 @@ def row(result, setting: str) -> str:
 
 def test_values_are_those_of_the_command_line(memexp) -> None:
     result = memexp("train", "--help", "arch=knn", "steps=2k")
-    assert row(result, "mem").split()[1] == "4096" and row(result, "steps").split()[1] == "2000"
-    assert "64k allowed; 0 or more" in row(result, "mem") and "in steps; 1 or more" in row(result, "steps")
+    assert row(result, "mem").split()[1] == "4096"
+    assert row(result, "steps").split()[1] == "2000"
+    assert "64k allowed; 0 or more" in row(result, "mem")
+    assert "in steps; 1 or more" in row(result, "steps")
     assert row(result, "arch.neighbours").split()[1] == "32"
     assert "gate | joint" in row(result, "arch.combine")
     assert "arch.cache" not in memexp("train", "arch=xl", "--help").out
@@ -43,7 +46,8 @@ def test_groups_are_listed_with_their_choices_and_units_of_mem(memexp) -> None:
     result = memexp("train", "--help")
     for group in ("arch", "data", "size", "optim", "tracker"):
         assert set(choices_of(group)) <= set(result.out.split())
-    assert "vanilla *" in result.out and "knn *" not in result.out
+    assert "vanilla *" in result.out
+    assert "knn *" not in result.out
     assert "pairs a lane and head" in result.out
     assert "true | false" in row(result, "skip_refused")
 
@@ -51,9 +55,11 @@ def test_groups_are_listed_with_their_choices_and_units_of_mem(memexp) -> None:
 def test_options_of_a_corpus_are_listed_as_its_class_describes_them(memexp) -> None:
     out = memexp("prepare", "--help", "data=text", "data.source.field=body").out
     line = next(line for line in out.splitlines() if "data.source.field" in line)
-    assert line.split()[1] == "body" and "where a row's text stands, in JSON lines and Parquet files." in line
+    assert line.split()[1] == "body"
+    assert "where a row's text stands, in JSON lines and Parquet files." in line
     out = memexp("prepare", "--help", "data=pg19").out  # described by the class that it is derived from
-    assert "how many are read of each split or file, its first; 0: all." in out and "data.source.path" not in out
+    assert "how many are read of each split or file, its first; 0: all." in out
+    assert "data.source.path" not in out
 
 
 def test_wrong_settings_are_refused_in_one_line(memexp) -> None:

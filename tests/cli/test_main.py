@@ -11,7 +11,8 @@ from memexp.errors import UserError
 
 def test_a_command_gets_its_typed_settings(memexp) -> None:
     [settings] = memexp("train", "arch=knn", "mem=64k", "tag=a-1").settings
-    assert type(settings).__name__ == "TrainConfig" and type(settings.arch).__name__ == "KnnArch"
+    assert type(settings).__name__ == "TrainConfig"
+    assert type(settings.arch).__name__ == "KnnArch"
     assert (settings.mem, settings.tag, settings.arch.cache) == (65536, "a-1", 64)
 
 
@@ -43,7 +44,8 @@ def test_cfg_prints_the_job_and_runs_nothing(memexp) -> None:
     import yaml
 
     result = memexp("train", "--cfg", "job", "arch=xl", "segment=1k")
-    assert yaml.safe_load(result.out)["segment"] == 1024 and result.settings == []
+    assert yaml.safe_load(result.out)["segment"] == 1024
+    assert result.settings == []
 
 
 def test_nothing_is_left_in_the_working_directory(memexp, empty) -> None:
@@ -56,7 +58,9 @@ def test_nothing_is_left_in_the_working_directory(memexp, empty) -> None:
 
 def test_dry_run_of_one_job_trains_nothing(memexp) -> None:
     result = memexp("train", "--dry-run", "arch=knn")
-    assert result.settings == [] and "arch=knn mem=4096" in result.out and "nothing is started" in result.out
+    assert result.settings == []
+    assert "arch=knn mem=4096" in result.out
+    assert "nothing is started" in result.out
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,8 @@ def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment)
         [sys.executable, "-P", "-m", "memexp", *words],
         cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as program:  # fmt: skip
-        assert program.stdout is not None and program.stderr is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
         program.stdout.close()
         assert program.stderr.read() == b""
         assert program.wait(timeout=60) == code

@@ -116,10 +116,12 @@ def test_a_run_is_not_scored_by_a_second_job_while_the_first_one_does(call: Call
     code, _, _ = call(*job.command[job.command.index("memexp") + 1 : -1])
     [score] = here.glob("results/runs/*/eval/*")
     shutil.rmtree(score)
-    assert code == 0 and [one.label for one in work.ready()] == ["memory | Letters | seed 0"]
+    assert code == 0
+    assert [one.label for one in work.ready()] == ["memory | Letters | seed 0"]
     job.state = "done"  # and yet there is no score
     [again] = work.ready()
-    assert again.label == "cache | Letters | seed 0" and "eval" in again.command
+    assert again.label == "cache | Letters | seed 0"
+    assert "eval" in again.command
 
 
 def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
@@ -137,12 +139,12 @@ def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
 def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
     assert "3 commands, 128 tokens to train" in out
-    assert code == 0 and "0 of 3 cells are done" in out and not list(here.glob("results/**/config.yaml"))
+    assert code == 0
+    assert "0 of 3 cells are done" in out
+    assert not list(here.glob("results/**/config.yaml"))
     planned = dict(line.strip().split(": memexp ") for line in out.splitlines() if ": memexp " in line)
-    assert (
-        planned["cache | Letters | seed 0"].startswith("train size=tiny")
-        and "arch=xl" in planned["cache | Letters | seed 0"]
-    )
+    assert planned["cache | Letters | seed 0"].startswith("train size=tiny")
+    assert "arch=xl" in planned["cache | Letters | seed 0"]
     assert planned["memory | Letters | seed 0"].endswith("seed=0 init_from=RUN tag=tiny/table1")
     assert (
         planned["without | Letters | seed 0"]
@@ -150,25 +152,35 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     )
 
     code, out, done = call("reproduce", "tiny/table1")
-    assert code == 0 and done == (
+    assert code == 0
+    assert done == (
         "train cache | Letters | seed 0 | train memory | Letters | seed 0 | eval without | Letters | seed 0 | -"
     )
-    assert "Tiny, Table 1, scale=small: perplexity" in out and "Missing" not in out
+    assert "Tiny, Table 1, scale=small: perplexity" in out
+    assert "Missing" not in out
     kept = here / "results" / "tiny" / "table1"
-    assert len(list(kept.glob("runs/*/summary.json"))) == 2 and len(list(kept.glob("runs/*/eval/*/summary.json"))) == 3
+    assert len(list(kept.glob("runs/*/summary.json"))) == 2
+    assert len(list(kept.glob("runs/*/eval/*/summary.json"))) == 3
     assert sorted(path.name for path in kept.glob("small.*")) == ["small.csv", "small.html", "small.md", "small.tex"]
 
     shutil.rmtree(kept)
     code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
-    assert code == 0 and "3 of 3 cells are done" in out and not kept.exists()
+    assert code == 0
+    assert "3 of 3 cells are done" in out
+    assert not kept.exists()
     code, out, done = call("reproduce", "tiny/table1")
-    assert code == 0 and "3 of 3 cells are done" in out and done == ""
+    assert code == 0
+    assert "3 of 3 cells are done" in out
+    assert done == ""
     # what was committed is enough
     (here / "results" / "runs").rename(here / "elsewhere")
     code, out, done = call("reproduce", "tiny/table1")
-    assert code == 0 and "3 of 3 cells are done" in out and done == ""
+    assert code == 0
+    assert "3 of 3 cells are done" in out
+    assert done == ""
     code, table, _ = call("table", "tiny/table1", "data=tiny")
-    assert code == 0 and (kept / "small-tiny.md").exists()
+    assert code == 0
+    assert (kept / "small-tiny.md").exists()
     assert table.splitlines()[:8] == out.splitlines()[1:9]
 
 
@@ -184,22 +196,30 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     dry = ("reproduce", "tiny/table1", "close=true", "--dry-run")
     assert "close=true: which cells get one more seed is known when these are done" in call(*dry)[1]
     code, out, done = call("reproduce", "tiny/table1")
-    assert code == 0 and "seed 2" not in done
+    assert code == 0
+    assert "seed 2" not in done
     words = "memexp reproduce tiny/table1 scale=small data=tiny close=true"
     assert f"Letters: {words} gives 2 rows that lie close one more seed." in out
     code, out, done = call(*dry)
-    assert code == 0 and done == "" and "  cache | Letters | seed 2: memexp train size=tiny" in out
+    assert code == 0
+    assert done == ""
+    assert "  cache | Letters | seed 2: memexp train size=tiny" in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
-    assert code == 0 and done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
-    assert "close=true: one more seed of 2 cells" in out and "lie close" not in out
+    assert code == 0
+    assert done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
+    assert "close=true: one more seed of 2 cells" in out
+    assert "lie close" not in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
-    assert code == 0 and done == "" and "close=true: one more seed of 0 cells" in out
+    assert code == 0
+    assert done == ""
+    assert "close=true: one more seed of 0 cells" in out
 
 
 def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
     """Hydra's own launcher, which runs them in the process that asks."""
     code, _, done = call("reproduce", "tiny/table1", "launcher=basic")
-    assert code == 0 and done.startswith("train cache | Letters | seed 0 | train memory")
+    assert code == 0
+    assert done.startswith("train cache | Letters | seed 0 | train memory")
     assert len(list(here.glob("results/tiny/table1/runs/*/eval/*/summary.json"))) == 3
 
 
@@ -211,10 +231,13 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
 
     monkeypatch.setattr(train, "run", fail)
     code, out, done = call("reproduce", "tiny/table1")
-    assert code == 1 and done == "train cache | Letters | seed 0 | -" and "failed cache | Letters | seed 0" in out
+    assert code == 1
+    assert done == "train cache | Letters | seed 0 | -"
+    assert "failed cache | Letters | seed 0" in out
     monkeypatch.setattr(JobProcess, "exit_code", 2)  # all that failed were refused: that the user can mend
     code, _, done = call("reproduce", "tiny/table1")
-    assert code == 2 and done == "train cache | Letters | seed 0 | -"
+    assert code == 2
+    assert done == "train cache | Letters | seed 0 | -"
 
 
 @pytest.mark.parametrize(
@@ -242,16 +265,20 @@ def test_a_mistyped_path_of_a_run_is_no_experiment(call: Call, here: Path) -> No
     (here / "results" / "runs" / "knn-a" / "config.yaml").write_text("tag: ''\n")
     for path in ("results/runs/knn-b", f"{here}/results/runs/knn-b", "./knn-b"):
         code, _, error = call("table", path)
-        assert code == 2 and f"there is no run '{path}' below" in error
+        assert code == 2
+        assert f"there is no run '{path}' below" in error
 
 
 def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
     path = here.parent / "conf" / "experiment" / "tiny" / "table1.yaml"
     path.write_text(EXPERIMENT + "needs: a telescope\n")
     code, _, error = call("reproduce", "tiny/table1")
-    assert code == 2 and "tiny/table1 cannot be run yet: it needs a telescope" in error
+    assert code == 2
+    assert "tiny/table1 cannot be run yet: it needs a telescope" in error
     code, out, _ = call("table", "tiny/table1")
-    assert code == 0 and "Not run: it needs a telescope" in out and "memexp reproduce" not in out
+    assert code == 0
+    assert "Not run: it needs a telescope" in out
+    assert "memexp reproduce" not in out
 
 
 def test_a_budget_in_seconds() -> None:
@@ -284,7 +311,8 @@ def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
             return clock["until"] == 0.0
 
     assert run_jobs(jobs, at_a_time=1, show=show, until=Until())
-    assert [job.state for job in jobs] == ["stopped", "stopped"] and time.monotonic() - began < 30
+    assert [job.state for job in jobs] == ["stopped", "stopped"]
+    assert time.monotonic() - began < 30
 
 
 SAVES = """
@@ -311,7 +339,7 @@ def saving_job(folder: Path) -> JobProcess:
     return JobProcess("0", [sys.executable, str(folder / "job.py")], folder / "0.log")
 
 
-@pytest.mark.parametrize("signals, last", [(1, "saved"), (2, "saving")])
+@pytest.mark.parametrize(("signals", "last"), [(1, "saved"), (2, "saving")])
 def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signals: int, last: str) -> None:
     job = saving_job(tmp_path)
     to_send = [signal.SIGINT] * signals
@@ -327,7 +355,8 @@ def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signal
             return job.log.exists() and "up" in job.output
 
     assert run_jobs([job], at_a_time=1, show=show, until=Until())
-    assert (job.reason, job.state) == (last, "stopped") and not to_send
+    assert (job.reason, job.state) == (last, "stopped")
+    assert not to_send
 
 
 def test_a_job_that_was_just_being_started_hears_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

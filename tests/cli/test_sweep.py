@@ -54,10 +54,14 @@ SWEEP = ("train", "-m", "root=.")
 def test_plan_lists_every_job_and_refusal_and_starts_nothing(memexp, jobs, empty) -> None:
     result = memexp(*SWEEP, "arch=knn,vanilla", "mem=0,8k", "--dry-run")
     rows = {line.split()[0]: line for line in result.out.splitlines() if line.split()[0].isdigit()}
-    assert list(rows) == ["4", "0", "1", "2", "3"] and rows["4"].startswith("4 jobs; nothing is started")
-    assert "arch=knn mem=8192" in rows["1"] and "1367" in rows["1"]
-    assert "arch=vanilla mem=8192" in rows["3"] and "mem is 8192 but this architecture has no memory" in rows["3"]
-    assert result.code == 0 and not (empty / "results").exists()
+    assert list(rows) == ["4", "0", "1", "2", "3"]
+    assert rows["4"].startswith("4 jobs; nothing is started")
+    assert "arch=knn mem=8192" in rows["1"]
+    assert "1367" in rows["1"]
+    assert "arch=vanilla mem=8192" in rows["3"]
+    assert "mem is 8192 but this architecture has no memory" in rows["3"]
+    assert result.code == 0
+    assert not (empty / "results").exists()
 
 
 def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -> None:
@@ -69,21 +73,21 @@ def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -
         "refused arch=knn mem=x: mem is 'x'; expected a whole number, such as 4096 or 64k",
         "memexp train: 4 of 6 jobs are refused and nothing was started; mend the sweep, or drop them with skip_refused=true",
     ]
-    assert result.code == 2 and not (empty / "results").exists()
+    assert result.code == 2
+    assert not (empty / "results").exists()
 
 
 def test_the_same_job_twice_is_refused(memexp, jobs, empty) -> None:
     result = memexp(*SWEEP, "arch=knn", "seed=0,1,0")
-    assert (
-        result.code == 2
-        and "refused seed=0: it is job 0 once more; expected each value of a setting once" in result.err
-    )
+    assert result.code == 2
+    assert "refused seed=0: it is job 0 once more; expected each value of a setting once" in result.err
 
 
 @pytest.mark.parametrize("words", [["size=glob(y*)"], ["mem=a,b", "skip_refused=true"]])
 def test_a_sweep_without_jobs_is_an_error(words, memexp, jobs) -> None:
     result = memexp(*SWEEP, *words)
-    assert result.code == 2 and "the sweep has no job" in result.err.splitlines()[-1]
+    assert result.code == 2
+    assert "the sweep has no job" in result.err.splitlines()[-1]
 
 
 def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, empty) -> None:
@@ -96,7 +100,8 @@ def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, em
     groups = {(empty / f"run-{seed}" / "group").read_text() for seed in (1, 2)}
     assert len(groups | {str(os.getpgrp())}) == 3  # so that a terminal's Ctrl-C reaches the jobs through us only
     words = json.loads((empty / "run-1" / "words.json").read_text())
-    assert "seed=1" in words and f"threads={max(1, cores() // 2)}" in words
+    assert "seed=1" in words
+    assert f"threads={max(1, cores() // 2)}" in words
     assert "step 1/1,367  loss 2.500  1,000 tokens/s  run-1" in result.out
     assert [line.split()[0] for line in result.out.splitlines() if "seed=2" in line] == ["starting", "running", "done"]
 
@@ -105,11 +110,11 @@ def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty) -> None:
     result = memexp(*SWEEP, "seed=13,14,1", "threads=1")
     lines = result.err.splitlines()
     assert lines[0] == "failed seed=13: bad luck"
-    assert lines[1].startswith("failed seed=14: ZeroDivisionError: division by zero; see ") and lines[1].endswith(
-        "1.log"
-    )
+    assert lines[1].startswith("failed seed=14: ZeroDivisionError: division by zero; see ")
+    assert lines[1].endswith("1.log")
     assert lines[2] == "2 of 3 jobs failed; the same command again leaves out what is done"
-    assert result.code == 1 and (empty / "run-1" / "ended").exists()
+    assert result.code == 1
+    assert (empty / "run-1" / "ended").exists()
     assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [
         "threads=1"
     ]
@@ -135,7 +140,8 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     result = memexp(*SWEEP, "seed=99,1")
     thread.join()
     assert (result.code, result.err) == (130, "memexp train: interrupted; the same command goes on from there\n")
-    assert (empty / "run-99" / "ended").exists() and not (empty / "run-1").exists()
+    assert (empty / "run-99" / "ended").exists()
+    assert not (empty / "run-1").exists()
     stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}
     assert stopped == {"seed=99", "seed=1"}
     assert signal.getsignal(getattr(signal, number)) is before
@@ -156,7 +162,8 @@ def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
             time.sleep(0.05)
             job.poll()
         show()
-    assert "1/10" in capsys.readouterr().out and job.run == empty / "run-1"
+    assert "1/10" in capsys.readouterr().out
+    assert job.run == empty / "run-1"
     assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 
 
@@ -201,4 +208,5 @@ def test_another_launcher_runs_checked_jobs(launcher, memexp) -> None:
     result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,2")
     assert (result.code, [settings.seed for settings in result.settings]) == (0, [1, 2])
     result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,x")
-    assert result.code == 2 and result.settings == []
+    assert result.code == 2
+    assert result.settings == []

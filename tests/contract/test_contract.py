@@ -183,7 +183,8 @@ def test_7_gradient_reaches_every_parameter(case: Case, text: Text) -> None:
     for name, parameter in case.model.named_parameters():
         if case.model.memory_slots == 0 and name.startswith(OF_THE_MEMORY):
             continue
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
 
 
@@ -334,7 +335,8 @@ def few(arch: str) -> list[str]:
 def test_10_aux_and_gauges_are_scalars(case: Case, text: Text) -> None:
     output = case.model(text.tokens[0], text.valid[0], case.model.init_state(3), text.reset[0])
     for value in [*output.aux.values(), *output.gauges.values()]:
-        assert value.shape == () and torch.isfinite(value)
+        assert value.shape == ()
+        assert torch.isfinite(value)
     assert not any(value.requires_grad for value in output.gauges.values())
     assert output.gauges or not case.model.memory_slots
 
@@ -365,7 +367,8 @@ def test_dropout_draws_from_the_saved_generator(arch: str, text: Text) -> None:
     second, _ = run(case.model, text)
     restore_random_state(saved, torch.device("cpu"))
     again, _ = run(case.model, text)
-    assert torch.equal(first, again) and not torch.equal(first, second)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 def test_initial_loss_is_near_chance(arch: str) -> None:

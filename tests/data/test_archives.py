@@ -32,7 +32,8 @@ NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,3}\.txt", fullmatch=True)
 def test_files_come_back_as_they_were(kind: str, files: dict[str, bytes]) -> None:
     with TemporaryDirectory() as folder:
         found = read_archive(MAKERS[kind](Path(folder), files), lambda name: True)
-    assert found == files and list(found) == sorted(files)
+    assert found == files
+    assert list(found) == sorted(files)
 
 
 @pytest.mark.parametrize("kind", ["deb.xz", "wheel", "tar.gz"])
@@ -48,7 +49,7 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, kind: str) -> None:
     whole = archive.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"quite another file" * 10):
         archive.write_bytes(damaged)
-        with pytest.raises(UserError, match="cannot read .*a[-_]1.*; expected a .deb, a wheel or a source") as error:
+        with pytest.raises(UserError, match=r"cannot read .*a[-_]1.*; expected a .deb, a wheel or a source") as error:
             read_archive(archive, lambda name: True)
         assert "\n" not in str(error.value)
 
@@ -56,5 +57,5 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, kind: str) -> None:
 def test_a_deb_without_data(tmp_path: Path) -> None:
     archive = tmp_path / "a_1_all.deb"
     archive.write_bytes(b"!<arch>\n" + b"debian-binary   0           0     0     100644  4         `\n2.0\n")
-    with pytest.raises(UserError, match="it has no data.tar"):
+    with pytest.raises(UserError, match=r"it has no data.tar"):
         read_archive(archive, lambda name: True)

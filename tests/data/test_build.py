@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_whole(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_at(number, patch, OSError(28, "No space left on device"))
-        with pytest.raises(UserError, match="cannot write .*: No space left on device") as refused:
+        with pytest.raises(UserError, match=r"cannot write .*: No space left on device") as refused:
             prepare(text_data(folder), tmp_path)
     assert "\n" not in str(refused.value)
     assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
@@ -161,11 +161,12 @@ def test_what_an_older_version_has_begun_is_begun_anew(
     folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose rows lack what a split is made by."""
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(shards, "LAYOUT", 1)
         patch.setattr(hashlib, "blake2b", lambda *_, **__: SimpleNamespace(hexdigest=lambda: ""))
         stop_at(5, patch, Stop())
-        prepare(text_data(folder), tmp_path)
+        with pytest.raises(Stop):
+            prepare(text_data(folder), tmp_path)
     assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
     rows = json.loads((prepare(text_data(folder), tmp_path).path / "documents.json").read_text())
     assert len({row["group"] for row in rows}) == len(rows) > 3
@@ -180,9 +181,10 @@ def test_a_source_that_has_changed_since_is_read_anew(
     monkeypatch.setattr(Files, "identity", lambda source: "a folder")
     if not told:
         monkeypatch.setattr(Files, "describe", lambda source: {"what": "files", "parts": [], "absent": []})
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         stop_at(16 if told else 5, patch, Stop())
-        prepare(text_data(folder), tmp_path)
+        with pytest.raises(Stop):
+            prepare(text_data(folder), tmp_path)
     assert list((tmp_path / "data").glob(".*.partial/work/00000.json"))
     before = (folder / "file1.txt").read_text()
     (folder / "file1.txt").write_text(before[:-99])
@@ -200,9 +202,10 @@ def test_what_was_damaged_since_is_made_anew(
     folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, number: int, name: str
 ) -> None:
     expected = contents(prepare(text_data(folder), tmp_path / "whole").path)
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         stop_at(number, patch, Stop())
-        prepare(text_data(folder), tmp_path)
+        with pytest.raises(Stop):
+            prepare(text_data(folder), tmp_path)
     (file,) = (tmp_path / "data").glob(f".*.partial/{name}")
     content = file.read_bytes()
     file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
@@ -213,9 +216,10 @@ def test_what_was_damaged_since_is_made_anew(
 def test_force_goes_on_from_nothing(
     folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         stop_at(13, patch, Stop())
-        prepare(text_data(folder), tmp_path)
+        with pytest.raises(Stop):
+            prepare(text_data(folder), tmp_path)
     monkeypatch.setattr(Files, "__iter__", lambda source: pytest.fail("read again"))
     with pytest.raises(pytest.fail.Exception):
         prepare(text_data(folder), tmp_path, force=True)
@@ -329,7 +333,8 @@ def test_a_text_is_on_one_side_of_a_split(tmp_path: Path) -> None:
     corpus = prepare(data_of(tmp_path, valid=3, test=3), tmp_path)
     rows = json.loads((corpus.path / "documents.json").read_text())
     assert len({row["split"] for row in rows if int(row["id"].removesuffix(".txt")) < 12}) == 1
-    assert len({row["group"] for row in rows}) == 13 and {row["split"] for row in rows} == {"train", "valid", "test"}
+    assert len({row["group"] for row in rows}) == 13
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
 
 
 def test_what_a_source_holds_out_and_trains_on_is_counted(
@@ -347,8 +352,7 @@ def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(4):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"number {number}")
-    with open(os.fsencode(tmp_path / "texts") + b"/\xff.txt", "w") as file:
-        file.write("text")
+    (tmp_path / "texts" / os.fsdecode(b"\xff.txt")).write_text("text")
     with pytest.raises(UserError, match=r"the name of document '.udcff.txt' is .*expected Unicode text"):
         prepare(data_of(tmp_path / "texts"), tmp_path)
 

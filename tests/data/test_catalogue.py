@@ -1,7 +1,6 @@
 """The table of data/README.md."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -47,14 +46,16 @@ def test_a_row_a_corpus_and_the_prose_stays(tmp_path: Path) -> None:
     small = prepare(corpus(Tokenizer(vocabulary=400)), tmp_path)
     update(tmp_path)
     headings, other, zeta = rows(path)
-    assert headings.count("|") == other.count("|") == zeta.count("|") == 8 and other == OTHER
+    assert headings.count("|") == other.count("|") == zeta.count("|") == 8
+    assert other == OTHER
     splits = small.manifest["splits"].values()
     tokens, size = (sum(split[key] for split in splits) for key in ("tokens", "bytes"))
     assert zeta.startswith("| `zeta` | sources of installed Python packages | PSF-2.0 | 1 / 1 / 1 | ")
     both = ", ".join(sorted([f"{size:,} (bytes)", f"{tokens:,} (bpe 400)"]))
     assert zeta.endswith(f" | {size / 1e6:.1f} | {both} | |")
     text = path.read_text()
-    assert text.startswith(f"# Corpora\n\nProse.\n\n{catalogue.BEGIN}\n| `data=`") and text.endswith("More | prose.\n")
+    assert text.startswith(f"# Corpora\n\nProse.\n\n{catalogue.BEGIN}\n| `data=`")
+    assert text.endswith("More | prose.\n")
     before = path.stat().st_mtime_ns, text
     update(tmp_path)
     assert (path.stat().st_mtime_ns, path.read_text()) == before
@@ -88,11 +89,11 @@ def test_other_settings_and_what_is_damaged_are_passed_over(tmp_path: Path) -> N
 def test_without_the_table_it_is_refused(tmp_path: Path) -> None:
     path = page(tmp_path)
     path.write_text("# A page without marks\n")
-    with pytest.raises(UserError, match="README.md has no table of corpora"):
+    with pytest.raises(UserError, match=r"README.md has no table of corpora"):
         update(tmp_path)
     assert path.read_text() == "# A page without marks\n"
     path.unlink()
-    with pytest.raises(UserError, match="README.md has no table of corpora"):
+    with pytest.raises(UserError, match=r"README.md has no table of corpora"):
         update(tmp_path)
 
 
@@ -112,6 +113,6 @@ def test_on_the_command_line_and_never_by_itself(tmp_path: Path, capsys: pytest.
 
 def test_a_loaded_tokenizer_has_its_file_s_name(tmp_path: Path) -> None:
     trained = prepare(corpus(Tokenizer(vocabulary=400)), tmp_path)
-    os.rename(trained.path / "tokenizer.model", tmp_path / "mine.model")
+    (trained.path / "tokenizer.model").rename(tmp_path / "mine.model")
     loaded = prepare(corpus(Tokenizer(path=str(tmp_path / "mine.model"))), tmp_path)
     assert [tokenizer_name(each.manifest) for each in (trained, loaded)] == ["bpe 400", "mine 400"]

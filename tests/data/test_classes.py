@@ -54,7 +54,8 @@ def test_a_document_is_its_first_tokens_and_its_class(data: Data, plain: Corpus,
     assert (found.classes, found.vocabulary, found.answers_from) == (("false", "true"), BYTES + 2, BYTES)
     for split in SPLITS:
         for before, document in zip(plain.split(split), found.split(split), strict=True):
-            assert document.id == before.id and document.answers is not None
+            assert document.id == before.id
+            assert document.answers is not None
             assert document.tokens[:-1].tolist() == before.tokens[: longest or None].tolist()
             assert found.tokenizer.pieces(document.tokens[-1:]) == [f" {label_of(document.id)}".encode()]
             assert np.flatnonzero(document.answers).tolist() == [len(document.tokens) - 1]
@@ -64,7 +65,8 @@ def test_a_document_is_its_first_tokens_and_its_class(data: Data, plain: Corpus,
 
 def test_without_the_task_nothing_changes(data: Data, plain: Corpus) -> None:
     assert for_task(plain, replace(data, task="predict")) is plain
-    assert plain.classes == () and plain.answers_from == 0
+    assert plain.classes == ()
+    assert plain.answers_from == 0
     classified = for_task(plain, data)
     assert (classified.tokens_checksum, classified.tokenizer_hash) == (plain.tokens_checksum, plain.tokenizer_hash)
 
@@ -96,7 +98,8 @@ def test_a_class_is_said_and_never_read(data: Data, plain: Corpus, segment: int)
         for lane in np.flatnonzero(batch.weight_BT.sum(-1)):
             text = documents[batch.document_B[lane]].tokens[:-1]
             at = int(np.flatnonzero(batch.weight_BT[lane])[0])
-            assert batch.tokens_BT[lane, at] == text[-1] and batch.offset_B[lane] + at == len(text) - 1
+            assert batch.tokens_BT[lane, at] == text[-1]
+            assert batch.offset_B[lane] + at == len(text) - 1
 
 
 def test_a_crop_of_the_longest_length_is_no_crop(data: Data, plain: Corpus) -> None:
@@ -154,4 +157,5 @@ def test_labels_of_rows_are_text(tmp_path: Path) -> None:
     assert found == ["true", "false", "3", "0", "left"]
     assert [document.label for document in Files(path=str(tmp_path))] == [None] * 5
     names = [Files(path=str(tmp_path), label=label).identity() for label in ("party", "text", None)]
-    assert names[0] != names[1] and "label" not in names[2]
+    assert names[0] != names[1]
+    assert "label" not in names[2]

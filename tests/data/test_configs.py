@@ -49,14 +49,16 @@ def test_an_unknown_key_is_refused() -> None:
 
 def test_code_names_no_package_twice_and_not_this_one() -> None:
     packages = yaml.safe_load((CONF / "data" / "code.yaml").read_text())["source"]["packages"]
-    assert packages == sorted(set(packages)) and "memexp" not in packages
+    assert packages == sorted(set(packages))
+    assert "memexp" not in packages
 
 
 def test_prepare_tells_what_was_made_and_that_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = PrepareConfig(data=composed("tiny"), root=str(tmp_path))
     run(config)
     first = capsys.readouterr().out
-    assert "PSF-2.0" in first and "prepared in" in first
+    assert "PSF-2.0" in first
+    assert "prepared in" in first
     # The name of old: a setting that is new must not have what is prepared already prepared once more.
     assert (tmp_path / "data" / "tiny-bpe512-789d3b04").exists()
     assert [line.split()[1] for line in first.splitlines() if line.startswith("│")] == ["train", "valid", "test"]

@@ -29,7 +29,8 @@ def texts(corpus: Corpus) -> dict[str, str]:
 def test_tokens_are_the_documents(folder: Path, tmp_path: Path, text_data: MakeData, tokenizer: Tokenizer) -> None:
     corpus = prepare(text_data(folder, tokenizer=tokenizer), tmp_path)
     expected = {file.name: file.read_text() for file in folder.iterdir()}
-    assert corpus.made and texts(corpus) == expected
+    assert corpus.made
+    assert texts(corpus) == expected
     assert corpus.vocabulary == corpus.manifest["tokenizer"]["vocabulary"] == (320 if tokenizer.kind == "bpe" else 256)
     for split in ("train", "valid", "test"):
         documents = corpus.split(split)
@@ -61,19 +62,21 @@ def test_a_split_stands_in_the_order_of_a_hash(folder: Path, tmp_path: Path, tex
 def test_the_same_settings_find_it_again(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
     first = prepare(text_data(folder), tmp_path)
     again = prepare(text_data(folder, max_document=99), tmp_path)  # max_document is about training alone
-    assert not again.made and again.path == first.path and again.tokens_checksum == first.tokens_checksum
+    assert not again.made
+    assert again.path == first.path
+    assert again.tokens_checksum == first.tokens_checksum
 
 
 def test_whatever_changes_tokens_or_splits_makes_another(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
-    paths = [prepare(text_data(folder), tmp_path).path]
-    for changes in (
+    changes: list[dict[str, Any]] = [
+        {},
         {"tokenizer": Tokenizer(kind="bpe", vocabulary=320)},
         {"tokenizer": Tokenizer(kind="bpe", vocabulary=321)},
         {"test_documents": 2},
         {"valid_documents": 2},
         {"min_document": 2000},
-    ):
-        paths.append(prepare(text_data(folder, **changes), tmp_path).path)
+    ]
+    paths = [prepare(text_data(folder, **each), tmp_path).path for each in changes]
     (folder / "file0.txt").write_text("changed, and longer than a line or two should be")
     paths.append(prepare(text_data(folder), tmp_path).path)
     assert len(set(paths)) == len(paths)
@@ -83,14 +86,17 @@ def test_force_makes_it_again(folder: Path, tmp_path: Path, text_data: MakeData)
     first = prepare(text_data(folder), tmp_path)
     (first.path / "tokens.bin").write_bytes(b"")
     again = prepare(text_data(folder), tmp_path, force=True)
-    assert again.made and again.path == first.path and len(texts(again)) == 6
+    assert again.made
+    assert again.path == first.path
+    assert len(texts(again)) == 6
 
 
 def test_short_documents_are_left_out_and_counted(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
     (folder / "empty.txt").write_text("")
     corpus = prepare(text_data(folder, min_document=2000), tmp_path)
     assert set(texts(corpus)) == {f"file{number}.txt" for number in range(1, 6)}
-    assert corpus.manifest["left_out"]["documents"] == 2 and corpus.manifest["left_out"]["bytes"] == 1500
+    assert corpus.manifest["left_out"]["documents"] == 2
+    assert corpus.manifest["left_out"]["bytes"] == 1500
 
 
 def test_only_the_training_split_trains_the_tokenizer(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
@@ -100,7 +106,8 @@ def test_only_the_training_split_trains_the_tokenizer(folder: Path, tmp_path: Pa
     for document in held_out:
         (folder / document.id).write_text(f"quite other words than {document.id}\n" * 100)
     second = prepare(data, tmp_path)
-    assert second.tokenizer_hash == first.tokenizer_hash and second.tokens_checksum != first.tokens_checksum
+    assert second.tokenizer_hash == first.tokenizer_hash
+    assert second.tokens_checksum != first.tokens_checksum
     (folder / first.split("train")[0].id).write_text("quite other words\n" * 100)
     assert prepare(data, tmp_path).tokenizer_hash != first.tokenizer_hash
 
@@ -109,19 +116,21 @@ def test_a_loaded_model_is_used(folder: Path, tmp_path: Path, text_data: MakeDat
     model = tmp_path / "mine.model"
     model.write_bytes(sentencepiece.save())
     corpus = prepare(text_data(folder, tokenizer=Tokenizer(path=str(model))), tmp_path)
-    assert corpus.path.name.startswith("text-mine-") and corpus.vocabulary == sentencepiece.vocabulary
+    assert corpus.path.name.startswith("text-mine-")
+    assert corpus.vocabulary == sentencepiece.vocabulary
     assert len(texts(corpus)) == 6
 
 
 def test_what_does_not_come_back_is_refused_or_said_to_be_lossy(
     folder: Path, tmp_path: Path, text_data: MakeData
 ) -> None:
-    with pytest.raises(UserError, match="the tokenizer changes document file0.txt.*lossless=false"):
+    with pytest.raises(UserError, match=r"the tokenizer changes document file0.txt.*lossless=false"):
         prepare(text_data(folder, tokenizer=Tokenizer(kind="lines")), tmp_path)
     for file in folder.iterdir():
         file.write_text(file.read_text().replace("return", "<unk>"))
     corpus = prepare(text_data(folder, tokenizer=Tokenizer(kind="lines", lossless=False)), tmp_path)
-    assert corpus.manifest["tokenizer"]["lossless"] is False and not corpus.tokenizer.lossless
+    assert corpus.manifest["tokenizer"]["lossless"] is False
+    assert not corpus.tokenizer.lossless
     assert texts(corpus)["file0.txt"].split() == (folder / "file0.txt").read_text().split()
 
 
@@ -141,7 +150,9 @@ def test_a_damaged_file_is_named_with_its_checksum(
         file.write_bytes(damaged)
         with pytest.raises(UserError) as error:
             prepare(data, tmp_path)
-        assert str(file) in str(error.value) and expected in str(error.value) and "\n" not in str(error.value)
+        assert str(file) in str(error.value)
+        assert expected in str(error.value)
+        assert "\n" not in str(error.value)
     file.unlink()
     with pytest.raises(UserError, match=f"cannot read .*{name}: No such file"):
         prepare(data, tmp_path)
@@ -154,20 +165,20 @@ def test_a_damaged_manifest_is_named(folder: Path, tmp_path: Path, text_data: Ma
     manifest["splits"]["test"]["documents"] += 1
     for text in (json.dumps(manifest), "[]"):
         file.write_text(text)
-        with pytest.raises(UserError, match="manifest.json is damaged: its content has the checksum"):
+        with pytest.raises(UserError, match=r"manifest.json is damaged: its content has the checksum"):
             prepare(text_data(folder), tmp_path)
     file.write_text('{"cut')
-    with pytest.raises(UserError, match="cannot read .*manifest.json"):
+    with pytest.raises(UserError, match=r"cannot read .*manifest.json"):
         prepare(text_data(folder), tmp_path)
 
 
 def test_documents_that_cannot_be_used(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
     (folder / "file3.txt").write_text("")
-    with pytest.raises(UserError, match="document file3.txt is empty"):
+    with pytest.raises(UserError, match=r"document file3.txt is empty"):
         prepare(text_data(folder), tmp_path)
     (folder / "file3.txt").unlink()
     (folder / "half.jsonl").write_text('{"text": "ab\\ud83d"}\n')
-    with pytest.raises(UserError, match="document half.jsonl:1 holds half of a surrogate pair at character 2"):
+    with pytest.raises(UserError, match=r"document half.jsonl:1 holds half of a surrogate pair at character 2"):
         prepare(text_data(folder), tmp_path)
     with pytest.raises(UserError, match="none of 1 documents has 9000 bytes"):
         prepare(text_data(folder / "file1.txt", min_document=9000), tmp_path)
@@ -177,10 +188,10 @@ def test_documents_that_cannot_be_used(folder: Path, tmp_path: Path, text_data: 
 
 
 def test_settings_that_do_not_fit(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
-    with pytest.raises(UserError, match="data.name is '../up'"):
+    with pytest.raises(UserError, match=r"data.name is '../up'"):
         prepare(text_data(folder, name="../up"), tmp_path)
     source = {"_target_": "memexp.data.sources.PythonPackages", "packages": ["json"], "standard_library": False}
-    with pytest.raises(UserError, match="does not take these options.*path"):
+    with pytest.raises(UserError, match=r"does not take these options.*path"):
         prepare(text_data(folder, source=source), tmp_path)
 
 

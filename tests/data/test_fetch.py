@@ -75,15 +75,18 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
     package = Package("pip", "made-up", "1.0", checksum(wheel))
     fetched = fetch(package, cache)
-    assert fetched.file.read_bytes() == wheel.read_bytes() and fetched.version == "1.0"
-    assert fetched.sha256 == checksum(wheel) and partial(cache) == []
+    assert fetched.file.read_bytes() == wheel.read_bytes()
+    assert fetched.version == "1.0"
+    assert fetched.sha256 == checksum(wheel)
+    assert partial(cache) == []
 
     monkeypatch.setattr(module, "PIP", ("no-such-program",))
     assert fetch(package, cache) == fetched
     message = refused(package._replace(sha256="0" * 64), cache)
     assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}. Remove {fetched.file.parent}" in message
     message = refused(package._replace(version="2.0"), cache)
-    assert "no-such-program is not there to fetch made-up" in message and "copy data/downloads" in message
+    assert "no-such-program is not there to fetch made-up" in message
+    assert "copy data/downloads" in message
 
 
 def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,38 +107,43 @@ def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_debian_package(tmp_path: Path, apt: Apt) -> None:
     cache = tmp_path / "cache"
     fetched = fetch(debian("made-up"), cache)
-    assert fetched.version == "1:2.0-3" and fetched.file.read_bytes() == b"archive"
+    assert fetched.version == "1:2.0-3"
+    assert fetched.file.read_bytes() == b"archive"
     assert json.loads((fetched.file.parent / RECORD).read_text()) == {
         "file": fetched.file.name,
         "sha256": fetched.sha256,
     }
     asked = len(apt.calls())
-    assert fetch(debian("made-up"), cache) == fetched and len(apt.calls()) == asked
+    assert fetch(debian("made-up"), cache) == fetched
+    assert len(apt.calls()) == asked
 
 
 def test_the_source_of_a_debian_package(tmp_path: Path, apt: Apt) -> None:
     """The lists of sources are updated for the call alone, in a folder of their own."""
     fetched = fetch(debian("made-up", "apt-source"), tmp_path / "cache")
-    assert fetched.version == "2.0" and fetched.file.name == "made-up_2.0.orig.tar.xz"
+    assert fetched.version == "2.0"
+    assert fetched.file.name == "made-up_2.0.orig.tar.xz"
     update, source = apt.calls()[1:]
     assert apt.listed() == "deb-src http://debian.example/debian bookworm main\n"
-    assert update.endswith("update") and source.endswith("source --download-only --tar-only made-up")
-    assert "Dir::State::Lists=/" in update and update.split("Lists=")[1].split()[0] in source
+    assert update.endswith("update")
+    assert source.endswith("source --download-only --tar-only made-up")
+    assert "Dir::State::Lists=/" in update
+    assert update.split("Lists=")[1].split()[0] in source
 
 
 def test_apt_that_was_never_updated(tmp_path: Path, apt: Apt) -> None:
     apt.has_lists("|http://else.example stable main\\n")
     for client in ("apt", "apt-source"):
         message = refused(debian("made-up", client), tmp_path / "cache")
-        assert "apt-get has no lists of packages" in message and "`apt-get update` was never run" in message
+        assert "apt-get has no lists of packages" in message
+        assert "`apt-get update` was never run" in message
         assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_what_apt_cannot_find_and_no_apt(tmp_path: Path, apt: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(debian("gone"), tmp_path / "cache")
-    assert (
-        "apt-get cannot fetch gone: Unable to locate package gone" in message and "release does not have it" in message
-    )
+    assert "apt-get cannot fetch gone: Unable to locate package gone" in message
+    assert "release does not have it" in message
     assert "apt gave 2 files for two; expected one archive" in refused(debian("two"), tmp_path / "cache")
     monkeypatch.setenv("PATH", str(tmp_path))
     message = refused(debian("made-up"), tmp_path / "cache")
@@ -147,9 +155,12 @@ def test_a_damaged_or_half_made_cache(tmp_path: Path, apt: Apt) -> None:
     fetched = fetch(debian("made-up"), cache)
     fetched.file.write_bytes(b"edited")
     message = refused(debian("made-up"), cache)
-    assert str(fetched.file) in message and fetched.sha256 in message and f"Remove {fetched.file.parent}" in message
+    assert str(fetched.file) in message
+    assert fetched.sha256 in message
+    assert f"Remove {fetched.file.parent}" in message
     (fetched.file.parent / RECORD).unlink()  # as where a copy was cut off
-    assert fetch(debian("made-up"), cache) == fetched and fetched.file.read_bytes() == b"archive"
+    assert fetch(debian("made-up"), cache) == fetched
+    assert fetched.file.read_bytes() == b"archive"
     fetched.file.unlink()
     assert "No such file" in refused(debian("made-up"), cache)
 
@@ -170,4 +181,5 @@ def test_what_another_process_has_fetched_meanwhile_stays(tmp_path: Path, monkey
 
     monkeypatch.setitem(module.CLIENTS, "apt", slow)
     module._download(debian("made-up"), folder)
-    assert (folder / "read").exists() and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert (folder / "read").exists()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -80,17 +80,18 @@ def test_identity_is_the_content(folder: Path) -> None:
 def test_paths_that_hold_nothing(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "none")
     assert "a folder without any file that is not hidden" in refused(tmp_path)
-    with pytest.raises(UserError, match="data.path is not given"):
+    with pytest.raises(UserError, match=r"data.path is not given"):
         Files()
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UserError, match="without any file that ends in .md"):
+    with pytest.raises(UserError, match=r"without any file that ends in .md"):
         Files(path=str(tmp_path), suffixes=[".md"])
 
 
 def test_text_that_is_not_utf8_names_file_and_offset(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("abc\u00e9d".encode("latin-1"))
     message = refused(tmp_path)
-    assert "latin.txt is not UTF-8" in message and "byte 0xe9 at offset 3" in message
+    assert "latin.txt is not UTF-8" in message
+    assert "byte 0xe9 at offset 3" in message
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
@@ -112,7 +113,7 @@ def test_nul_bytes_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     assert "gone.txt: No such file" in refused(tmp_path)
-    with pytest.raises(UserError, match="gone.txt: No such file"):
+    with pytest.raises(UserError, match=r"gone.txt: No such file"):
         Files(path=str(tmp_path)).identity()
 
 

@@ -40,14 +40,17 @@ def test_segments_are_the_papers() -> None:
 
 
 def test_other_data_have_none_and_what_is_typed_wins() -> None:
-    assert settings("data=code") == settings() and settings().accumulate == 1
+    assert settings("data=code") == settings()
+    assert settings().accumulate == 1
     config = settings("data=copy", "segment=24", "accumulate=3", "optim.schedule=cosine", "eval.documents=7")
     assert (config.segment, config.accumulate, config.optim.schedule) == (24, 3, "cosine")
-    assert config.eval.documents == 7 and settings("data=copy", "size=task").size.width == 64
+    assert config.eval.documents == 7
+    assert settings("data=copy", "size=task").size.width == 64
 
 
 def test_a_fit_is_no_choice_of_its_own() -> None:
-    assert set(choices_of("fit")) == set(TASKS) <= set(choices_of("data")) and "fit" not in groups_of("train")
+    assert set(choices_of("fit")) == set(TASKS) <= set(choices_of("data"))
+    assert "fit" not in groups_of("train")
     for task in TASKS:  # none of its values is the data's own
         assert set(yaml.safe_load((CONF / "fit" / f"{task}.yaml").read_text())["data"]) == {"max_document"}
 

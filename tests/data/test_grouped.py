@@ -71,7 +71,8 @@ def test_what_is_a_repository_on_disk(tmp_path: Path) -> None:
     assert found == {"owner/one": ["1", "2"], "owner": ["3"], "other": ["4"], tmp_path.name: ["5"]}
     write(tmp_path, {".git/HEAD": ""})
     (document,) = repositories(tmp_path)
-    assert document.id == tmp_path.name and sorted(str(document.text).split("\n")) == ["1", "2", "3", "4", "5"]
+    assert document.id == tmp_path.name
+    assert sorted(str(document.text).split("\n")) == ["1", "2", "3", "4", "5"]
 
 
 def test_rows_are_sorted_by_repository(tmp_path: Path) -> None:
@@ -94,14 +95,14 @@ def test_a_share_of_the_repositories(tmp_path: Path) -> None:
     some = {document.id for document in repositories(tmp_path, share=0.3)}
     assert 30 < len(some) < 90
     assert some < {document.id for document in repositories(tmp_path, share=0.6)}
-    with pytest.raises(UserError, match="data.source.share is 0"):
+    with pytest.raises(UserError, match=r"data.source.share is 0"):
         repositories(tmp_path, share=0.0)
 
 
 def test_rows_without_a_repository(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"path": "x.py", "content": "x"}\n')
     with pytest.raises(
-        UserError, match="rows.jsonl, line 1 has the fields content, path; expected text in 'repo_name'"
+        UserError, match=r"rows.jsonl, line 1 has the fields content, path; expected text in 'repo_name'"
     ):
         list(repositories(tmp_path / "rows.jsonl"))
 
@@ -188,14 +189,14 @@ def test_what_a_header_imports() -> None:
 
 def test_a_folder_without_theories(tmp_path: Path) -> None:
     write(tmp_path, {"README": "nothing here"})
-    with pytest.raises(UserError, match="a folder without any file that ends in .thy"):
+    with pytest.raises(UserError, match=r"a folder without any file that ends in .thy"):
         theories(tmp_path)
 
 
 def test_a_theory_in_another_encoding(tmp_path: Path) -> None:
     write(tmp_path, {"d/ROOT": ""})
     (tmp_path / "d" / "A.thy").write_bytes(b"theory A \xe9")
-    with pytest.raises(UserError, match="A.thy is not UTF-8"):
+    with pytest.raises(UserError, match=r"A.thy is not UTF-8"):
         list(theories(tmp_path))
 
 
@@ -210,7 +211,7 @@ def test_no_room_to_sort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sqlite3, "connect", full)
     row = json.dumps({"repo_name": "a/b", "path": "x.py", "content": "x" * 100_000})
     (tmp_path / "rows.jsonl").write_text(row + "\n")
-    with pytest.raises(UserError, match="database or disk is full; expected room.*TMPDIR"):
+    with pytest.raises(UserError, match=r"database or disk is full; expected room.*TMPDIR"):
         list(repositories(tmp_path / "rows.jsonl"))
 
 

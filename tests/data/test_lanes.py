@@ -58,9 +58,11 @@ def test_batches_are_consistent(lengths: list[int], lanes: int, segment: int) ->
             count = int(batch.valid_BT[lane].sum())
             assert batch.valid_BT[lane, :count].all()  # padding stands at the end
             assert np.array_equal(batch.weight_BT[lane] > 0, batch.valid_BT[lane])
-            assert not batch.tokens_BT[lane, count:].any() and not batch.targets_BT[lane, count:].any()
+            assert not batch.tokens_BT[lane, count:].any()
+            assert not batch.targets_BT[lane, count:].any()
             if batch.document_B[lane] < 0:
-                assert count == 0 and not batch.reset_B[lane]
+                assert count == 0
+                assert not batch.reset_B[lane]
                 continue
             assert count > 0
             first = 1000 * batch.document_B[lane] + batch.offset_B[lane]
@@ -73,9 +75,12 @@ def test_batches_are_consistent(lengths: list[int], lanes: int, segment: int) ->
 
 def test_a_segments_last_target_is_the_next_segments_first_token() -> None:
     first, second, third = scoring_batches(documents_of([10]), lanes=1, segment=4, max_document=0)
-    assert first.tokens_BT.tolist() == [[0, 1, 2, 3]] and first.targets_BT.tolist() == [[1, 2, 3, 4]]
-    assert second.tokens_BT.tolist() == [[4, 5, 6, 7]] and second.targets_BT.tolist() == [[5, 6, 7, 8]]
-    assert third.tokens_BT.tolist() == [[8, 0, 0, 0]] and third.targets_BT.tolist() == [[9, 0, 0, 0]]
+    assert first.tokens_BT.tolist() == [[0, 1, 2, 3]]
+    assert first.targets_BT.tolist() == [[1, 2, 3, 4]]
+    assert second.tokens_BT.tolist() == [[4, 5, 6, 7]]
+    assert second.targets_BT.tolist() == [[5, 6, 7, 8]]
+    assert third.tokens_BT.tolist() == [[8, 0, 0, 0]]
+    assert third.targets_BT.tolist() == [[9, 0, 0, 0]]
     assert [int(batch.offset_B[0]) for batch in (first, second, third)] == [0, 4, 8]
 
 
@@ -207,7 +212,8 @@ def test_training_weighs_the_same_answers(lengths: list[int], segment: int, seed
         for lane, place in zip(*batch.valid_BT.nonzero(), strict=True):
             document, index = divmod(int(batch.targets_BT[lane, place]), 1000)
             answers = documents[document].answers
-            assert answers is not None and batch.weight_BT[lane, place] == answers[index]
+            assert answers is not None
+            assert batch.weight_BT[lane, place] == answers[index]
         assert not batch.weight_BT[~batch.valid_BT].any()
 
 
@@ -350,10 +356,10 @@ def test_thousands_of_lanes_resume_without_drawing_an_epoch_for_each(monkeypatch
 def test_lanes_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="lanes is 5 with 2 processes; expected a multiple"):
         stream_of(documents_of([9]), lanes=5, ranks=2)
-    with pytest.raises(UserError, match="data.drop_tails is true, but documents have answers"):
+    with pytest.raises(UserError, match=r"data.drop_tails is true, but documents have answers"):
         stream_of(answering([9], 0.5, 0), drop_tails=True)
     with pytest.raises(
-        UserError, match="data.max_document is 7, but document .* has 8 tokens to predict, and its answers need"
+        UserError, match=r"data.max_document is 7, but document .* has 8 tokens to predict, and its answers need"
     ):
         stream_of(answering([5, 9], 0.5, 0), max_document=7)
     stream_of(answering([5, 9], 0.5, 0), max_document=8)

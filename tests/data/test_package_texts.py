@@ -97,7 +97,9 @@ def test_a_corpus_holds_the_texts_but_near_duplicates(part: MakePart, tmp_path: 
         "CC0-1.0",
         "Somebody",
     )
-    assert told["file"] == "made_up-1.0-py3-none-any.whl" and len(told["sha256"]) == 64 and source["absent"] == []
+    assert told["file"] == "made_up-1.0-py3-none-any.whl"
+    assert len(told["sha256"]) == 64
+    assert source["absent"] == []
 
 
 def test_no_group_and_no_near_duplicate_is_on_two_sides(part: MakePart, tmp_path: Path) -> None:
@@ -107,7 +109,8 @@ def test_no_group_and_no_near_duplicate_is_on_two_sides(part: MakePart, tmp_path
         for name in ("train", "valid", "test")
     }
     authors = {name: {id.split("-")[-1] for id, _ in documents} for name, documents in sides.items()}
-    assert not authors["train"] & authors["test"] and not authors["train"] & authors["valid"]
+    assert not authors["train"] & authors["test"]
+    assert not authors["train"] & authors["valid"]
     assert not authors["valid"] & authors["test"]
 
     def runs(words: list[str]) -> set[tuple[str, ...]]:
@@ -122,7 +125,7 @@ def test_no_group_and_no_near_duplicate_is_on_two_sides(part: MakePart, tmp_path
 def test_it_is_fetched_when_it_is_read(part: MakePart, tmp_path: Path) -> None:
     source = source_of(part(sha256="0" * 64), tmp_path)
     assert source.identity()["parts"]["made-up"]["files"] == ["*.txt"]
-    with pytest.raises(UserError, match="made_up-1.0-py3-none-any.whl has SHA-256"):
+    with pytest.raises(UserError, match=r"made_up-1.0-py3-none-any.whl has SHA-256"):
         next(iter(source))
     source = source_of(part(), tmp_path)
     assert list(source) == list(source)
@@ -145,7 +148,8 @@ def test_what_is_taken(part: MakePart, tmp_path: Path) -> None:
     assert ids(folder="", files=["*/0-A.txt"]) == ["made-up/made_up/data/0-A.txt"]
     assert len(ids(join=10**6)) == 1
     (document,) = source_of(part(files=["0*"], group=""), tmp_path)
-    assert document.group == document.id and document.text == SPEECHES["data/0-A.txt"]
+    assert document.group == document.id
+    assert document.text == SPEECHES["data/0-A.txt"]
 
 
 def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_memexp_itself_is_refused() -> None:
 def test_versions_and_licences_are_told() -> None:
     parts = PythonPackages(packages=["json", "csv", "jinja2"], standard_library=False).describe()["parts"]
     assert [part["name"] for part in parts] == ["Python standard library", "jinja2"]
-    assert parts[0]["licence"] == "PSF-2.0" and sys.version.startswith(parts[0]["version"])
+    assert parts[0]["licence"] == "PSF-2.0"
+    assert sys.version.startswith(parts[0]["version"])
     assert "BSD" in parts[1]["licence"]
 
 
@@ -77,5 +78,6 @@ def test_the_standard_library_is_all_there() -> None:
     documents = {document.id: document for document in PythonPackages()}
     assert {"asyncio", "email", "json", "argparse", "typing"} <= set(documents)
     assert not {"test", "site-packages", "encodings", "pydoc_data", "distutils", "textwrap"} & set(documents)
-    assert "class JSONDecoder" in str(documents["json"].text) and "class JSONEncoder" in str(documents["json"].text)
+    assert "class JSONDecoder" in str(documents["json"].text)
+    assert "class JSONEncoder" in str(documents["json"].text)
     assert len(documents) >= 35

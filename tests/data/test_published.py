@@ -167,7 +167,7 @@ def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:
     assert len({json.dumps(identity) for identity in seen}) == len(seen)
     assert texts(tmp_path).describe()["parts"][0]["licence"] == "CC0"
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="gone.jsonl: No such file"):
+    with pytest.raises(UserError, match=r"gone.jsonl: No such file"):
         texts(tmp_path).identity()
 
 
@@ -186,7 +186,7 @@ def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     (tmp_path / name).write_bytes(content)
     if name == "a.tar":
-        with pytest.raises(UserError, match="a folder without any file that ends in .txt or .jsonl"):
+        with pytest.raises(UserError, match=r"a folder without any file that ends in .txt or .jsonl"):
             texts(tmp_path)
     else:
         assert expected in refused(texts(tmp_path))
@@ -300,7 +300,8 @@ class FakeHub:
         self.sets, self.gated, self.asked = sets, gated, list[dict[str, Any]]()
 
     def dataset_info(self, name: str, *, revision: str | None, timeout: float, expand: list[str]) -> SimpleNamespace:
-        assert timeout <= 5 and expand == ["sha", "gated"]
+        assert timeout <= 5
+        assert expand == ["sha", "gated"]
         if name not in self.sets:
             raise errors.RepositoryNotFoundError("404", response=_response())
         return SimpleNamespace(sha=f"commit of {revision}", gated="auto" if name == self.gated else False)
@@ -379,7 +380,8 @@ def test_named_files_are_read_themselves_for_their_repository_may_hold_a_script(
 def test_named_files_of_the_configurations(name: str) -> None:
     for options in compose("prepare", [f"data={name}"]).data.source.sets:
         for patterns in options.get("data_files", {}).values():
-            assert patterns and all(re.fullmatch(r"[\w+-]+(/[\w+*-]+)+\.(parquet|jsonl\.\S+)", one) for one in patterns)
+            assert patterns
+            assert all(re.fullmatch(r"[\w+-]+(/[\w+*-]+)+\.(parquet|jsonl\.\S+)", one) for one in patterns)
 
 
 def test_a_data_set_without_its_splits_is_assigned(hub: Any) -> None:
@@ -393,7 +395,8 @@ def test_no_data_set_can_be_read(hub: Any) -> None:
     hub(FakeHub(sets, gated="owner/gated"))
     message = refused(texts(sets=[{"path": name} for name in ("owner/none", "owner/empty", "owner/gated")]))
     assert "owner/none is not there; owner/empty: StopIteration; owner/gated is gated: accept its terms at" in message
-    assert "data.path=PATH" in message and "data=books" in message
+    assert "data.path=PATH" in message
+    assert "data=books" in message
 
 
 def test_no_other_data_set_is_taken_where_one_cannot_be_reached(hub: Any) -> None:
@@ -419,7 +422,8 @@ def test_without_a_network_it_is_one_line_at_once(monkeypatch: pytest.MonkeyPatc
     message = refused(texts())
     assert time.monotonic() - started < 5
     assert "cannot reach http://hub.invalid for owner/books" in message
-    assert "data.path=PATH" in message and message.endswith("data=books")
+    assert "data.path=PATH" in message
+    assert message.endswith("data=books")
     instead = compose("prepare", ["data=hyperpartisan"]).data.source.instead  # no package has classes
     message = refused(texts(instead=instead, label="label"))
     assert message.endswith("data=text data.path=FILE data.source.label=FIELD")

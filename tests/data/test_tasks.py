@@ -59,7 +59,8 @@ def test_a_seed_gives_the_same_documents_everywhere(task: str) -> None:
 def test_the_size_of_a_split_changes_no_other(task: str) -> None:
     every = {each.id: each for each in TASKS[task]()}
     few = list(TASKS[task](documents=[5, 20, 3]))
-    assert len(few) == 28 and few == [every[each.id] for each in few]
+    assert len(few) == 28
+    assert few == [every[each.id] for each in few]
 
 
 @pytest.mark.parametrize(("task", "repeat"), [("copy", 2), ("reverse", 1)])
@@ -68,7 +69,9 @@ def test_copy_and_reverse(task: str, repeat: int) -> None:
         words = str(document.text).split(" ")
         mark = words.index(">")
         source = "".join(words[:mark])
-        assert source.isdigit() and document.slices == {"length": mark} and mark in (24, 3)
+        assert source.isdigit()
+        assert document.slices == {"length": mark}
+        assert mark in (24, 3)
         assert words[mark + 1 :] == scored(document)
         assert "".join(scored(document)) == (source * 2 if task == "copy" else "".join(reversed(source)))
         assert len(words) - 1 == (repeat + 1) * mark  # inputs: 72 and 48 for 24
@@ -80,8 +83,10 @@ def test_retrieval() -> None:
     for document in TASKS["retrieval"](pairs=[4, 26]):
         *pairs, key, mark, value = str(document.text).split(" ")
         known = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        assert mark == ">" and scored(document) == [value] == [known[key]]
-        assert len(known) * 2 == len(pairs) and all(each.isdigit() for each in known.values())
+        assert mark == ">"
+        assert scored(document) == [value] == [known[key]]
+        assert len(known) * 2 == len(pairs)
+        assert all(each.isdigit() for each in known.values())
         assert document.slices == {"pairs": len(known), "asked": list(known).index(key) + 1}
         asked.add(document.slices["asked"])
     assert len(str(next(iter(TASKS["retrieval"]())).text).split(" ")) - 1 == 10  # inputs
@@ -101,9 +106,11 @@ def test_equations() -> None:
         assert len(str(document.text).split(" ")) - 1 == 180  # inputs
         question, answer = text.split(">")
         fields = [field.rstrip("_") for field in re.findall(".{30}", question)] + [answer.rstrip("_")]
-        assert len(fields) == 6 and len(answer) == 30
+        assert len(fields) == 6
+        assert len(answer) == 30
         roots = roots_of(fields[0])
-        assert roots == roots_of(fields[1]) and fields[1].startswith("x^2")
+        assert roots == roots_of(fields[1])
+        assert fields[1].startswith("x^2")
         for step in fields[2:5]:  # every step is true
             values = [eval(side.replace("^", "**")) for side in step.split("=")[1:]] if step != "none" else [0]
             assert len(set(values)) == 1, step
@@ -131,7 +138,9 @@ def test_solutions_by_hand(factors: tuple[int, int, int], steps: list[str]) -> N
 def test_mqar() -> None:
     for document in TASKS["mqar"]():
         words, slices = str(document.text).split(" "), document.slices
-        assert len(words) - 1 == 64 and document.answers is not None and slices is not None  # inputs
+        assert len(words) - 1 == 64
+        assert document.answers is not None
+        assert slices is not None
         pairs = slices["pairs"]
         known = dict(zip(words[: 2 * pairs : 2], words[1 : 2 * pairs : 2], strict=True))
         assert len(known) == len(set(known.values())) == pairs
@@ -142,7 +151,8 @@ def test_mqar() -> None:
         first = [words.index(words[index]) for index in document.answers]
         far = [index - at for index, at in zip(document.answers, first, strict=True)]
         assert all(low <= distance < 2 * low for low, distance in zip(slices["distance"], far, strict=True))
-        assert len({int(word[1:]) for word in known}) == pairs and all(int(word[1:]) < 49 for word in known)
+        assert len({int(word[1:]) for word in known}) == pairs
+        assert all(int(word[1:]) < 49 for word in known)
 
 
 def test_gaps_of_mqar_follow_the_power_law() -> None:
@@ -155,7 +165,8 @@ def test_gaps_of_mqar_follow_the_power_law() -> None:
     generator = np.random.default_rng(5)
     drawn = [generator.choice(28, size=4, replace=False, p=chances / chances.sum()) for _ in range(1500)]
     ours, theirs = (np.bincount(np.ravel(each), minlength=28) / np.size(each) for each in (found, drawn))
-    assert np.abs(ours - theirs).max() < 0.02 and theirs[0] > 0.15
+    assert np.abs(ours - theirs).max() < 0.02
+    assert theirs[0] > 0.15
 
 
 def test_nothing_held_out_is_trained_on() -> None:
@@ -163,7 +174,8 @@ def test_nothing_held_out_is_trained_on() -> None:
     texts: dict[str, set[str]] = {}
     for document in Copy(documents=[500, 30, 30], seed=0, lengths=[2]):
         texts.setdefault(document.split, set()).add(str(document.text))
-    assert not texts["train"] & (texts["valid"] | texts["test"]) and not texts["valid"] & texts["test"]
+    assert not texts["train"] & (texts["valid"] | texts["test"])
+    assert not texts["valid"] & texts["test"]
     with pytest.raises(UserError, match="the documents held out leave hardly another one to draw"):
         list(Copy(documents=[1, 1, 200], seed=0, lengths=[1]))
 
@@ -209,14 +221,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def test_a_corpus_knows_what_is_scored_and_how_it_is_sliced(corpus: Corpus) -> None:
     texts = {each.id: each for each in Copy(documents=[40, 4, 6], seed=0, lengths=[3, 5])}
-    assert corpus.vocabulary == 11 and corpus.path.name.startswith("copy-words-")
+    assert corpus.vocabulary == 11
+    assert corpus.path.name.startswith("copy-words-")
     for split, count in (("train", 40), ("valid", 4), ("test", 6)):
         documents = corpus.split(split)
         assert len(documents) == count
         for document in documents:
             expected = texts[document.id]
-            assert corpus.tokenizer.decode(document.tokens) == expected.text and expected.split == split
-            assert document.answers is not None and expected.answers is not None
+            assert corpus.tokenizer.decode(document.tokens) == expected.text
+            assert expected.split == split
+            assert document.answers is not None
+            assert expected.answers is not None
             assert document.answers.dtype == bool
             assert np.flatnonzero(document.answers).tolist() == list(expected.answers)
             assert document.slices == (expected.slices if split != "train" else None)
@@ -227,7 +242,8 @@ def test_scored_are_the_answers_among_what_is_read(corpus: Corpus) -> None:
     expected = {0: [4, 5, 6, 7, 8, 9], 9: [4, 5, 6, 7, 8, 9], 8: [4, 5, 6, 7, 8], 4: [4], 3: []}
     assert {limit: document.scored(limit).tolist() for limit in expected} == expected
     plain = document._replace(answers=None)
-    assert plain.scored(0).tolist() == list(range(1, 10)) and plain.scored(4).tolist() == [1, 2, 3, 4]
+    assert plain.scored(0).tolist() == list(range(1, 10))
+    assert plain.scored(4).tolist() == [1, 2, 3, 4]
     assert plain._replace(tokens=plain.tokens[:0]).scored(4).tolist() == []
 
 
@@ -243,7 +259,7 @@ def test_what_is_scored_is_part_of_the_corpus(corpus: Corpus) -> None:
 def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
     file = prepare(data(), tmp_path).path / "answers.bin"
     file.write_bytes(b"\1" * file.stat().st_size)
-    with pytest.raises(UserError, match="answers.bin is damaged"):
+    with pytest.raises(UserError, match=r"answers.bin is damaged"):
         prepare(data(), tmp_path)
 
 
@@ -256,5 +272,5 @@ def test_answers_need_words(kind: str, tmp_path: Path) -> None:
 
 def test_a_word_that_training_lacks_is_named_with_its_document(tmp_path: Path) -> None:
     source = {"_target_": "memexp.data.sources.Retrieval", "documents": [1, 1, 50], "seed": 0, "pairs": [4]}
-    with pytest.raises(UserError, match="document test-0: the word 'r' is none of the .* of the training split"):
+    with pytest.raises(UserError, match=r"document test-0: the word 'r' is none of the .* of the training split"):
         prepare(data(source=source), tmp_path)

@@ -46,7 +46,8 @@ def test_answers_score_what_they_score_among_all_tokens(limit: int, memory: str)
     found = score(model, texts, max_document=limit, memory=memory)
     np.testing.assert_allclose(found.nats, np.concatenate(expected), atol=1e-5)
     assert found.lengths == [len(each) for each in expected]
-    assert found.memory_fill == every.memory_fill and every.said is None
+    assert found.memory_fill == every.memory_fill
+    assert every.said is None
 
 
 @torch.no_grad()
@@ -59,7 +60,8 @@ def test_what_is_said_has_the_largest_logit_of_a_plain_pass(monkeypatch: pytest.
         monkeypatch.setattr(head, "LOGITS_AT_ONCE", at_once)
         for first in (0, VOCABULARY - 3):
             found = score(model, [text], answers_from=first).said
-            assert found is not None and len(set(found.tolist())) > 1
+            assert found is not None
+            assert len(set(found.tolist())) > 1
             assert (found == first + logits[:, first:].max(-1).indices.numpy()[1::3]).all()
 
 
@@ -92,7 +94,8 @@ def test_accuracy_by_hand() -> None:
         text("long", [7] * 12, [1, 11], length=12, gap=[1, 1]),
     ]
     scores = score(model, texts)
-    assert scores.said is not None and scores.lengths == [2, 2, 2, 2]
+    assert scores.said is not None
+    assert scores.lengths == [2, 2, 2, 2]
     correct = scores.said == np.array([7, 7, 7, 3, 3, 3, 7, 7])
     assert correct.tolist() == [True, True, True, False, False, False, True, True]
     assert accuracies(texts, scores.lengths, correct) == {
@@ -114,7 +117,8 @@ def test_accuracy_by_hand() -> None:
     assert list(accuracies(texts, scores.lengths, correct)["slices"]["gap"]) == ["1", "8", "16"]
     # Of the last document the second answer is not read, of the one before there is nothing left.
     cut = score(model, texts, max_document=3)
-    assert cut.said is not None and cut.lengths == [2, 2, 0, 1]
+    assert cut.said is not None
+    assert cut.lengths == [2, 2, 0, 1]
     found = accuracies(texts, cut.lengths, cut.said == np.array([7, 7, 7, 3, 7]))
     assert (found["accuracy"], found["exact_match"]) == (4 / 5, 2 / 3)
     assert found["slices"]["gap"]["1"] == {"accuracy": 1.0, "exact_match": 1.0, "answers": 3}
@@ -134,7 +138,8 @@ def test_gauges_are_means_over_all_segments() -> None:
 
     model.step = watched  # type: ignore[method-assign]
     found = score(model, [text._replace(answers=np.isin(np.arange(33), [9, 20, 21]))], lanes=1)
-    assert len(seen) == 4 and any(name.startswith("memory_fill") for name in seen[0])
+    assert len(seen) == 4
+    assert any(name.startswith("memory_fill") for name in seen[0])
     assert found.memory_fill == seen[3]["memory_fill"]
     assert found.gauges == {
         name: pytest.approx(sum(each[name] for each in seen) / 4, rel=1e-6) for name in seen[0] if name != "memory_fill"
@@ -204,9 +209,12 @@ def test_train_and_eval_tell_how_much_is_right(tmp_path: Path, capsys: pytest.Ca
     (run,) = all_runs(tmp_path)
     (own,) = run.scores
     summary = own.summary
-    assert own.path.name == "test-1000x0-0-on" and summary["documents"] == 6 and summary["gauges"] == {}
+    assert own.path.name == "test-1000x0-0-on"
+    assert summary["documents"] == 6
+    assert summary["gauges"] == {}
     lengths = [json.loads((own.path / "documents.json").read_text())[place]["tokens"] for place in range(6)]
-    assert set(lengths) == {4, 6} and summary["tokens"] == sum(lengths) == len(np.load(own.path / "tokens.npy"))
+    assert set(lengths) == {4, 6}
+    assert summary["tokens"] == sum(lengths) == len(np.load(own.path / "tokens.npy"))
     slices = summary["slices"]["length"]
     assert {value: each["answers"] for value, each in slices.items()} == {
         "2": 4 * lengths.count(4),
@@ -222,13 +230,15 @@ def test_train_and_eval_tell_how_much_is_right(tmp_path: Path, capsys: pytest.Ca
     assert [score.path for score in run.scores] == [own.path]
     shown = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
     rows = {name.strip(): value.strip() for name, value in shown}
-    assert rows["accuracy"] == f"{summary['accuracy']:.4f}" and rows["exact match"] == f"{summary['exact_match']:.4f}"
+    assert rows["accuracy"] == f"{summary['accuracy']:.4f}"
+    assert rows["exact match"] == f"{summary['exact_match']:.4f}"
     assert main(["eval", run.name, f"root={tmp_path}", "eval.documents=2"]) == 0
     assert [score.path.name for score in run.scores] == ["test-1000x0-0-on", "test-2x0-0-on"]
 
     assert main(["eval", run.name, f"root={tmp_path}", "eval.max_document=2"]) == 2  # an answer begins at the third
     error = capsys.readouterr().err
-    assert "holds nothing to score with eval.max_document=2" in error and error.count("\n") == 1
+    assert "holds nothing to score with eval.max_document=2" in error
+    assert error.count("\n") == 1
 
 
 def test_what_is_not_asked_for_is_the_runs_own() -> None:

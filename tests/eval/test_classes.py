@@ -75,25 +75,31 @@ def test_train_eval_and_table(words: list[str], tmp_path: Path, capsys: pytest.C
     # Both lanes read documents of three segments, a step each. No step without a class thins out the loss.
     assert [line["tokens"] for line in run.metrics] == [0, 0, 2, 2, 2]
     *early, loss, later, last = [line["loss"] for line in run.metrics]
-    assert early == [None, None] and loss > 0 and later == last == loss
+    assert early == [None, None]
+    assert loss > 0
+    assert later == last == loss
     (own,) = run.scores
     summary, tokens = own.summary, np.load(own.path / "tokens.npy")
-    assert summary["documents"] == summary["tokens"] == len(tokens) >= 4 and set(tokens) <= {256, 257}
+    assert summary["documents"] == summary["tokens"] == len(tokens) >= 4
+    assert set(tokens) <= {256, 257}
     confusion = np.array(summary["confusion"])
     assert confusion.sum(1).tolist() == [int((tokens == 256).sum()), int((tokens == 257).sum())]
     assert summary["accuracy"] == pytest.approx(confusion.trace() / len(tokens))
-    assert summary["f1"] == summary["classes"]["true"]["f1"] and list(summary["classes"]) == ["false", "true"]
+    assert summary["f1"] == summary["classes"]["true"]["f1"]
+    assert list(summary["classes"]) == ["false", "true"]
     assert f"F1 {summary['f1']:.4f}, macro {summary['f1_macro']:.4f}, accuracy" in capsys.readouterr().out
 
     assert main(["train", *words]) == 0  # once more, and it is done
-    assert "nothing to train" in capsys.readouterr().out and len(all_runs(tmp_path)) == 1
+    assert "nothing to train" in capsys.readouterr().out
+    assert len(all_runs(tmp_path)) == 1
     assert main(["eval", run.name, "memory=off", f"root={tmp_path}"]) == 0
     assert "F1 of false" in capsys.readouterr().out
     assert main(["eval", run.name, "eval.max_document=9", f"root={tmp_path}"]) == 2
     assert "eval.max_document is 9, but with task=classify" in capsys.readouterr().err
     assert main(["table", "metric=f1_macro", f"root={tmp_path}"]) == 0
     shown = capsys.readouterr().out
-    assert f"{summary['f1_macro']:.3f}" in shown and "macro F1: mean over the classes" in shown
+    assert f"{summary['f1_macro']:.3f}" in shown
+    assert "macro F1: mean over the classes" in shown
 
 
 def test_classes_are_new_to_a_run_that_has_learned_text(
@@ -105,12 +111,15 @@ def test_classes_are_new_to_a_run_that_has_learned_text(
     assert "new, from their initial value: the 2 classes of head.embedding_VD" in capsys.readouterr().out
     (second,) = (run for run in all_runs(tmp_path) if run.name != first.name)
     told = [json.loads((run.path / "identity.json").read_text())["data"] for run in (first, second)]
-    assert second.summary is not None and second.summary["loss"] is None  # nothing was scored in one step
-    assert "task" not in told[0] and told[1]["task"] == "classify"  # older runs keep their hash
+    assert second.summary is not None
+    assert second.summary["loss"] is None
+    assert "task" not in told[0]
+    assert told[1]["task"] == "classify"
     before, after = (weights(run) for run in (first, second))
     assert torch.equal(after["head.embedding_VD"][:256], before["head.embedding_VD"])
     assert all(torch.equal(after[name], before[name]) for name in before if name != "head.embedding_VD")
-    assert after["head.embedding_VD"].shape[0] == 258 and after["head.embedding_VD"][256:].std() > 0.5
+    assert after["head.embedding_VD"].shape[0] == 258
+    assert after["head.embedding_VD"][256:].std() > 0.5
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

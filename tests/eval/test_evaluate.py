@@ -61,13 +61,15 @@ def test_what_is_kept_fits_together(knn: Run, root: Path, corpus: Corpus) -> Non
     assert summary["nats_per_token"] == math.fsum(nats(score).tolist()) / 400
     assert summary["bytes"] == len(b"".join(corpus.tokenizer.pieces(expected)))
     assert (summary["context"], summary["cache"], summary["memory_slots"], summary["mem"]) == (16, 16, 64, 64)
-    assert summary["memory_fill"] == 1.0 and summary["memory"] == "on"
+    assert summary["memory_fill"] == 1.0
+    assert summary["memory"] == "on"
     assert summary["tokenizer_hash"] == corpus.tokenizer_hash
 
 
 def test_mem_is_changed(knn: Run, root: Path, corpus: Corpus) -> None:
     score = call(knn, root, mem=128)
-    assert score.path.name == "test-2x200-128-on" and score.summary["memory_slots"] == 128
+    assert score.path.name == "test-2x200-128-on"
+    assert score.summary["memory_slots"] == 128
     model = build_model(configure("arch=knn", "arch.scale=8", "mem=128"), vocabulary=corpus.vocabulary)
     model.load_state_dict(torch.load(knn.path / "weights.pt", weights_only=True)["model"])
     expected = score_documents(model, pick_documents(corpus, SCORING), lanes=1, max_document=200)
@@ -79,7 +81,8 @@ def test_mem_is_changed(knn: Run, root: Path, corpus: Corpus) -> None:
 def test_memory_is_switched_off_and_exchanged(knn: Run, root: Path) -> None:
     on, off, foreign = (call(knn, root, memory=memory) for memory in ("on", "off", "foreign"))
     assert [score.path.name for score in (off, foreign)] == ["test-2x200-64-off", "test-2x200-64-foreign"]
-    assert off.summary["memory"] == "off" and foreign.summary["memory"] == "foreign"
+    assert off.summary["memory"] == "off"
+    assert foreign.summary["memory"] == "foreign"
     np.testing.assert_allclose(nats(off), nats(call(knn, root, mem=0)), atol=1e-5)
     assert np.abs(nats(foreign) - nats(on)).max() > 1e-3
     assert on.summary["tokens_hash"] == off.summary["tokens_hash"] == foreign.summary["tokens_hash"]
@@ -100,7 +103,7 @@ def test_a_model_without_memory_refuses(request_: dict[str, Any], words: str, va
 
 
 def test_a_memory_smaller_than_what_is_retrieved_is_refused(knn: Run, root: Path) -> None:
-    with pytest.raises(UserError, match="mem is 8 but arch.neighbours 32"):
+    with pytest.raises(UserError, match=r"mem is 8 but arch.neighbours 32"):
         call(knn, root, mem=8)
 
 
@@ -133,7 +136,9 @@ def test_what_is_retrieved_is_kept_when_asked_for(knn: Run, root: Path) -> None:
     assert not path.exists()
     call(knn, root, scoring=scoring, retrieved=2)
     found = np.load(path)
-    assert found.shape == (120, 2) and (found["distance"] <= 59).all() and found["weight"].any()
+    assert found.shape == (120, 2)
+    assert (found["distance"] <= 59).all()
+    assert found["weight"].any()
     before = path.stat().st_ino
     assert call(knn, root, scoring=scoring).path == call(knn, root, scoring=scoring, retrieved=1).path == path.parent
     assert path.stat().st_ino == before
@@ -155,7 +160,7 @@ def test_a_score_that_is_redone_and_dies_is_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(
-            UserError, match="token_nats.npy: No space left on device; what was there before is untouched"
+            UserError, match=r"token_nats.npy: No space left on device; what was there before is untouched"
         ):
             call(knn, root, scoring=scoring, retrieved=2)
     assert {path.name: path.read_bytes() for path in score.path.iterdir()} == before
@@ -215,7 +220,7 @@ def test_edited_settings_are_named(written: str, edited: str, named: str, copy: 
 
 def test_a_damaged_identity_is_named(copy: Run, root: Path) -> None:
     (copy.path / "identity.json").write_text("{}")
-    with pytest.raises(UserError, match="identity.json is damaged"):
+    with pytest.raises(UserError, match=r"identity.json is damaged"):
         call(copy, root)
 
 
@@ -227,7 +232,7 @@ def test_another_corpus_than_the_one_trained_on_is_refused(
     files = corpus.manifest["files"] | {name: {"bytes": 1, "sha256": "0" * 64}}
     other = replace(corpus, manifest=corpus.manifest | {"files": files})
     monkeypatch.setattr(module, "open_corpus", lambda path: other)
-    with pytest.raises(UserError, match="was trained on a corpus with .* 00000000; expected the same"):
+    with pytest.raises(UserError, match=r"was trained on a corpus with .* 00000000; expected the same"):
         call(copy, root)
 
 
@@ -276,7 +281,8 @@ def test_documents_with_answers_are_those_whose_answers_are_all_read() -> None:
     def picked(limit: int) -> list[str]:
         return [each.id for each in pick_documents(Answering(), replace(SCORING, documents=0, max_document=limit))]  # type: ignore[arg-type]
 
-    assert picked(0) == ["0", "1", "2"] and picked(6) == ["1", "2"]
+    assert picked(0) == ["0", "1", "2"]
+    assert picked(6) == ["1", "2"]
     with pytest.raises(UserError, match="holds nothing to score"):
         picked(5)
 
@@ -322,4 +328,5 @@ def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureF
     assert "test-2x200-32-on" in capsys.readouterr().out.replace("\n", "")
     assert main([*words, "memory=foreign", "eval.documents=1"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("memexp eval: ") and error.count("\n") == 1
+    assert error.startswith("memexp eval: ")
+    assert error.count("\n") == 1

@@ -31,7 +31,7 @@ def score(
 def pieces(document: TokenDocument, *, length: int = SEGMENT) -> list[tuple[Tensor, Tensor]]:
     """Inputs and targets of one document, one lane, without padding, `length` tokens at a time."""
     tokens = torch.from_numpy(document.tokens.astype(np.int64))
-    starts = list(range(0, max(0, len(tokens) - 1), length)) + [max(0, len(tokens) - 1)]
+    starts = [*list(range(0, max(0, len(tokens) - 1), length)), max(0, len(tokens) - 1)]
     return [(tokens[None, start:end], tokens[None, start + 1 : end + 1]) for start, end in pairwise(starts)]
 
 
@@ -126,7 +126,8 @@ def test_gauges_do_not_depend_on_lanes(arch: str, options: list[str]) -> None:
     second = ["arch.knn_layers=[2]"] if "knn" in arch else []
     model, texts = build(f"arch={arch}", *options, *second), documents(70, 33, 18, 101, 10)
     one, three = (score(model, texts, lanes=lanes).gauges for lanes in (1, 3))
-    assert set(one) == set(three) and not any(name.startswith("memory_fill") for name in one)
+    assert set(one) == set(three)
+    assert not any(name.startswith("memory_fill") for name in one)
     assert {name: three[name] for name in one} == pytest.approx(one, rel=1e-3)
 
 
@@ -144,7 +145,8 @@ def test_nothing_is_computed_for_lanes_that_ran_out(arch: str, memory: str, monk
     score(model, texts, lanes=4, memory=memory)
     once = sum(math.ceil((length - 1) / SEGMENT) for length in AWKWARD if length)
     # a lender's last stride, here in a lane of its own, is lent to nobody
-    assert sum(read) == (once if memory == "on" else 2 * once - 1) and max(read) == 4
+    assert sum(read) == (once if memory == "on" else 2 * once - 1)
+    assert max(read) == 4
 
 
 def test_a_document_alone_scores_as_in_company() -> None:
@@ -277,7 +279,8 @@ def test_what_was_retrieved_is_kept_by_the_scored_token(arch: str) -> None:
                 for distance, share in row.tolist():  # places of equal weight may come in any order
                     assert weight.get(distance, 0) == pytest.approx(share, rel=1e-3, abs=1e-6)
             state = model.step(tokens, valid, state).state
-    assert next(rows, None) is None and (found["weight"] > 0).mean() > 0.5
+    assert next(rows, None) is None
+    assert (found["weight"] > 0).mean() > 0.5
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def test_a_seed_after_the_other_and_of_its_rows_the_extremes_first(experiment: E
 def test_a_row_may_start_from_another_or_only_score_its_run(experiment: Experiment) -> None:
     more, tested = at(experiment, "small", "more", "Letters"), at(experiment, "small", "tested", "Letters")
     memory = at(experiment, "small", "memory", "Letters")
-    assert more.start == memory and more.settings["steps"] == 3 and more.settings["mem"] == 128
+    assert more.start == memory
+    assert more.settings["steps"] == 3
+    assert more.settings["mem"] == 128
     assert (tested.settings, tested.mem, tested.memory) == (memory.settings, 128, "on")
     assert [cell.row for cell in cells(experiment, "small", data=["Poems"], seeds=[0])] == ["plain", "memory", "more"]
 
@@ -80,7 +82,7 @@ def test_a_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Any) -> N
     path = tmp_path / "experiment" / "tiny" / "table1.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("title: T\nrow: {}\n")
-    with pytest.raises(UserError, match="table1.yaml: Key 'row' not in 'Experiment'; expected an experiment"):
+    with pytest.raises(UserError, match=r"table1.yaml: Key 'row' not in 'Experiment'; expected an experiment"):
         load(tmp_path, "tiny/table1")
     with pytest.raises(UserError, match="no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean"):
         load(tmp_path, "tiny/tabel1")

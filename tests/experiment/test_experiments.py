@@ -89,14 +89,15 @@ def test_every_row_composes(name: str, scale: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_says_is_what_there_is(name: str) -> None:
     experiment = load(CONF, name)
-    assert set(experiment.scales) == set(SCALES) and experiment.metric in METRICS
+    assert set(experiment.scales) == set(SCALES)
+    assert experiment.metric in METRICS
     assert {experiment.baseline, experiment.goal} - {None} <= set(experiment.rows)
     assert experiment.scales["small"].differs, "what the small scale changes stands below its table"
     for row in experiment.rows.values():
-        assert {row.init_from, row.scores} - {None} <= set(experiment.rows) and set(row.columns) <= set(
-            experiment.columns
-        )
-        assert (row.scores is None) != ("arch" not in row.set) and row.set.get("arch", "knn") in ARCHS
+        assert {row.init_from, row.scores} - {None} <= set(experiment.rows)
+        assert set(row.columns) <= set(experiment.columns)
+        assert (row.scores is None) != ("arch" not in row.set)
+        assert row.set.get("arch", "knn") in ARCHS
     published = load_published(PUBLISHED, experiment.paper, experiment.table)
     assert len(published.numbers) == TABLES.get((experiment.paper, experiment.table), 0)
     if published.numbers:

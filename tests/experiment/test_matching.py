@@ -34,7 +34,8 @@ def test_cells_are_what_train_composes(rows: dict[str, Wanted]) -> None:
     assert (settings.arch.name, settings.mem, settings.lanes, settings.steps, settings.size.name) == (
         "knn", 128, 4, 3, "tiny"
     )  # fmt: skip
-    assert rows["more"].start == rows["memory"] and rows["tested"].result == rows["memory"].result
+    assert rows["more"].start == rows["memory"]
+    assert rows["tested"].result == rows["memory"].result
     assert [row.score.folder for row in rows.values()] == [
         "test-2x64-0-on", "test-2x64-128-on", "test-2x64-64-on", "test-2x64-128-on"
     ]  # fmt: skip
@@ -62,8 +63,10 @@ def test_a_run_counts_by_its_settings_not_by_its_folder(rows: dict[str, Wanted],
     make(wanted, steps=6)
     make(wanted, done=False, name="00000000")
     library = Library(tmp_path)
-    assert library.runs(wanted) == [run] and library.score(wanted) == (run, run.scores[0])
-    assert library.unfinished(wanted) is not None and library.seeds(wanted) == {0}
+    assert library.runs(wanted) == [run]
+    assert library.score(wanted) == (run, run.scores[0])
+    assert library.unfinished(wanted) is not None
+    assert library.seeds(wanted) == {0}
 
 
 def test_a_setting_newer_than_the_run_has_its_default(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
@@ -77,7 +80,8 @@ def test_a_setting_newer_than_the_run_has_its_default(rows: dict[str, Wanted], m
 def test_a_score_of_another_memory_is_of_the_same_run(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
     run = make(rows["memory"])
     library = Library(tmp_path)
-    assert library.runs(rows["tested"]) == [run] and library.score(rows["tested"]) is None
+    assert library.runs(rows["tested"]) == [run]
+    assert library.score(rows["tested"]) is None
     make(rows["tested"])
     assert library.score(rows["tested"]) == (run, run.scores[0])
 
@@ -110,7 +114,8 @@ def test_a_run_of_another_corpus_does_not_count_and_its_light_copy_is_foreign(
     manifest["files"]["tokens.bin"]["sha256"] = "f" * 64
     write_json(here / "manifest.json", manifest)
     library = Library(tmp_path)
-    assert library.runs(rows["plain"]) == [] and library.score(rows["plain"]) is None
+    assert library.runs(rows["plain"]) == []
+    assert library.score(rows["plain"]) is None
     assert library.foreign_score(rows["plain"]) == (kept, kept.scores[0])
 
 
@@ -121,7 +126,8 @@ def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted],
     library = Library(tmp_path)
     assert library.runs(rows["plain"]) == []
     [line] = library.left_out
-    assert "there is no setting of_the_future in this version of memexp" in line and run.name in line
+    assert "there is no setting of_the_future in this version of memexp" in line
+    assert run.name in line
 
 
 def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
@@ -147,7 +153,8 @@ def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], ma
     assert library.with_weights(rows["plain"]) == run
     shutil.rmtree(run.path)
     library.forget()
-    assert library.with_weights(rows["plain"]) is None and library.score(rows["plain"]) == (kept, kept.scores[0])
+    assert library.with_weights(rows["plain"]) is None
+    assert library.score(rows["plain"]) == (kept, kept.scores[0])
     assert keep(kept, tmp_path, "tiny/table2") == kept
 
 
@@ -160,7 +167,7 @@ def test_a_copy_is_whole_or_not_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="config.yaml: No space left on device"):
+    with pytest.raises(UserError, match=r"config.yaml: No space left on device"):
         keep(run, tmp_path, "tiny/table1")
     assert not [path for path in (tmp_path / "results" / "tiny").rglob("*") if path.is_file() and path.name != ".lock"]
 
@@ -172,4 +179,5 @@ def test_a_copy_follows_what_is_scored_again(rows: dict[str, Wanted], make: Make
     write_json(score.path / "documents.json", [{"id": "a", "tokens": 5, "nats": 9.0}])
     write_sealed(score.path / "summary.json", score.summary | {"perplexity": 9.0})
     [again] = keep(run, tmp_path, "tiny/table1").scores
-    assert (again, again.summary["perplexity"]) == (copy, 9.0) and again.documents[0]["nats"] == 9.0
+    assert (again, again.summary["perplexity"]) == (copy, 9.0)
+    assert again.documents[0]["nats"] == 9.0

@@ -100,7 +100,8 @@ def line(found: Reproduction, row: str) -> dict[str, str]:
 def test_numbers_differences_and_marks(filled: Table) -> None:
     found = filled()
     memory, more = line(found, "memory"), line(found, "more")
-    assert memory["Letters: paper"] == "16.00" and memory["tiny: ours"] == f"‡{np.mean(np.exp([2.875, 3.0])):.2f}"
+    assert memory["Letters: paper"] == "16.00"
+    assert memory["tiny: ours"] == f"‡{np.mean(np.exp([2.875, 3.0])):.2f}"
     assert (memory["n"], memory["paper's diff. %"], memory["our diff. %"]) == ("2", "-20.0", "-22.1")
     assert memory["95 %"] == "-22.1 to -22.1"  # every document of every seed gains a quarter of a nat
     assert (memory["step time: paper"], memory["step time: ours"]) == ("†1.25", "2.00")
@@ -112,14 +113,17 @@ def test_numbers_differences_and_marks(filled: Table) -> None:
     assert (
         "trend agreement 100 % (1 of 1 pairs of rows in the paper's order) at coverage 17 % (1 of the 6 pairs" in notes
     )
-    assert "scale=small is not the paper's: it is tiny." in notes and "‡: the memory never filled" in notes
+    assert "scale=small is not the paper's: it is tiny." in notes
+    assert "‡: the memory never filled" in notes
 
 
 def test_columns_and_rows_that_would_be_empty_are_left_out(filled: Table) -> None:
     found = filled()
-    assert found.columns == ["Letters", "Poems"] and "tested" in found.rows
+    assert found.columns == ["Letters", "Poems"]
+    assert "tested" in found.rows
     some = found.with_filled_columns()
-    assert some.columns == ["Letters"] and not any("Poems" in header for header in lay_out(some).headers)
+    assert some.columns == ["Letters"]
+    assert not any("Poems" in header for header in lay_out(some).headers)
     assert line(some, "memory")["tiny: ours"] == line(found, "memory")["tiny: ours"]
     assert "tested" not in replace(found, data={"Poems": "stdlib"}).rows  # it has no cell there
 
@@ -139,7 +143,9 @@ def test_step_times_are_the_cpus_where_runs_kept_it(experiment: Experiment, make
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -> None:
     text = on_terminal(filled(), 80)
     assert "No room here for: ±, paper's diff. %, step time: paper, step time: ours, tokens" in text
-    assert "-22.1 to -22.1" in text and "‡18.91" in text and all(len(line) <= 80 for line in text.splitlines()[:9])
+    assert "-22.1 to -22.1" in text
+    assert "‡18.91" in text
+    assert all(len(line) <= 80 for line in text.splitlines()[:9])
 
 
 def test_an_order_against_the_papers_is_named(filled: Table) -> None:
@@ -160,9 +166,8 @@ def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: 
     )
     (tmp_path / "results" / "runs" / run / "weights.pt").unlink()  # a light copy can be read, not scored
     words = dict(filled().missing)["tested on Letters"]
-    assert words.startswith("memexp train size=tiny") and words.endswith(
-        "then memexp eval RUN" + words.split("RUN")[-1]
-    )
+    assert words.startswith("memexp train size=tiny")
+    assert words.endswith("then memexp eval RUN" + words.split("RUN")[-1])
 
 
 def test_an_unfinished_run_says_how_far_it_is(experiment: Experiment, make: Make, table: Table) -> None:
@@ -194,12 +199,13 @@ def test_a_share_of_a_gain_is_of_the_seeds_that_all_have(filled: Table, experime
     assert line(filled(), "more")["of the gain"] == "25 %"
     make(by_row["plain", 7], (3.0, 3.25))
     make(by_row["memory", 7], (1.0, 1.0))
-    assert line(filled(), "memory")["n"] == "3" and line(filled(), "more")["of the gain"] == "25 %"
+    assert line(filled(), "memory")["n"] == "3"
+    assert line(filled(), "more")["of the gain"] == "25 %"
 
 
 def test_a_slice_has_no_perplexity(filled: Table, experiment: Experiment) -> None:
     experiment.columns["Letters"].slice = "length=8"
-    with pytest.raises(UserError, match="shows perplexity of a slice .length=8.; expected a metric of answers"):
+    with pytest.raises(UserError, match=r"shows perplexity of a slice .length=8.; expected a metric of answers"):
         filled()
 
 
@@ -207,7 +213,7 @@ def test_a_summary_edited_by_hand_is_refused(filled: Table, tmp_path: Path) -> N
     path = tmp_path / "results/runs/vanilla-tiny-mem0-s0-12345678/eval/test-2x64-0-on/summary.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"perplexity": 1.0}))
-    with pytest.raises(UserError, match="summary.json is not as memexp wrote it: its content has the checksum"):
+    with pytest.raises(UserError, match=r"summary.json is not as memexp wrote it: its content has the checksum"):
         filled()
 
 
@@ -225,7 +231,8 @@ def test_an_older_score_has_no_documents(filled: Table, tmp_path: Path) -> None:
     memory = line(filled(), "memory")
     assert (memory["our diff. %"], memory["95 %"]) == ("-22.1", "-22.1 to -22.1")
     notes = " ".join(lay_out(filled()).notes)
-    assert "95 % on Letters: over seeds alone" in notes and "over documents" not in notes
+    assert "95 % on Letters: over seeds alone" in notes
+    assert "over documents" not in notes
 
 
 def test_without_two_seeds_nothing_is_called_a_difference(experiment: Experiment, make: Make, table: Table) -> None:
@@ -245,7 +252,9 @@ def test_rows_of_one_training_have_a_spread_of_their_own(filled: Table, experime
         make(by_row["tested", seed], (nats - 0.5, nats - 0.5))
     found = filled()
     akin, apart = found.seed_spread("memory", "tested", "Letters"), found.seed_spread("plain", "tested", "Letters")
-    assert akin is not None and apart is not None and akin.deviation == 0 < apart.deviation
+    assert akin is not None
+    assert apart is not None
+    assert akin.deviation == 0 < apart.deviation
 
 
 def test_a_column_has_a_baseline_of_its_own_and_may_stand_for_a_published_one(
@@ -255,7 +264,8 @@ def test_a_column_has_a_baseline_of_its_own_and_may_stand_for_a_published_one(
     found = filled()
     assert (found.baseline("Letters"), found.baseline("Poems")) == ("memory", "plain")
     assert "diff.: less memory on Letters; plain on Poems." in " ".join(lay_out(found).notes)
-    assert line(found, "memory")["paper's diff. %"] == "baseline" and line(found, "memory")["step time: ours"] == "1.00"
+    assert line(found, "memory")["paper's diff. %"] == "baseline"
+    assert line(found, "memory")["step time: ours"] == "1.00"
     experiment.columns["Letters"].published = "Poems"
     published = {("memory", "Poems"): Number(15), ("more", "Poems"): Number(20)}
     assert filled(Published("T", "perplexity", "s", "", published)).agreement("Letters").published == 1
@@ -293,16 +303,20 @@ def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
     )
     elsewhere = wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[0]
     make(elsewhere, folder="results/tiny/table1/runs", score={"tokens_hash": "9" * 64, "tokenizer_hash": "9" * 64})
-    assert line(filled(), "plain")["n"] == "2" and "1 score of light copies on Letters" in filled().left_out[0]
+    assert line(filled(), "plain")["n"] == "2"
+    assert "1 score of light copies on Letters" in filled().left_out[0]
     monkeypatch.setattr(matching, "prepared", lambda data, root: root / "data")
     copies = filled()
-    assert lay_out(copies).lines == before and copies.foreign == ["Letters"]
+    assert lay_out(copies).lines == before
+    assert copies.foreign == ["Letters"]
     assert "Letters: ours are light copies that read another tiny than" in " ".join(lay_out(copies).notes)
     own = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))[0]
     corpus = dict.fromkeys(("tokens_checksum", "documents_checksum", "tokenizer_hash"), "f" * 64)
     make(own, corpus=corpus, name="99999999", score={"tokenizer_hash": "f" * 64})
     found = filled()
-    assert list(found.cells) == [("plain", "Letters")] and line(found, "plain")["n"] == "*1" and not found.foreign
+    assert list(found.cells) == [("plain", "Letters")]
+    assert line(found, "plain")["n"] == "*1"
+    assert not found.foreign
     assert any("Left out: 5 scores of light copies on Letters (" in note for note in lay_out(found).notes)
 
 
@@ -318,8 +332,10 @@ def test_what_is_scored_names_its_columns_where_they_differ(filled: Table, exper
 def test_markup_is_text(filled: Table, experiment: Experiment) -> None:
     experiment.title = "<script>alert(1)</script> & $x$"
     text = to_html(lay_out(filled()))
-    assert "<script>" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x$" in text
-    assert text.count("<tr>") == 5 and "http" not in html_page("t", text)
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x$" in text
+    assert text.count("<tr>") == 5
+    assert "http" not in html_page("t", text)
 
 
 def test_csv_has_a_line_a_seed(filled: Table) -> None:
@@ -349,6 +365,6 @@ def test_accuracy_is_of_tokens_and_exact_match_of_documents(
     for metric, gain in (("accuracy", 0.25), ("exact_match", 0.0)):
         experiment.metric = metric
         gap = table().gap("memory", "plain", "Letters")
-        assert (
-            gap is not None and gap.mean == pytest.approx(gain) and gap.high == pytest.approx(gain * (1 + widening(2)))
-        )
+        assert gap is not None
+        assert gap.mean == pytest.approx(gain)
+        assert gap.high == pytest.approx(gain * (1 + widening(2)))

@@ -298,7 +298,8 @@ def test_ids_keep_the_state_vectors_apart() -> None:
 def test_they_start_small_and_different() -> None:
     torch.manual_seed(0)
     vectors = Block(replace(SHAPE, width=64), **OPTIONS | {"mem": 16}).vectors[0]
-    assert 0.08 < vectors.initial_MD.std() < 0.12 and 0.9 < vectors.ids_MD.std() < 1.1
+    assert 0.08 < vectors.initial_MD.std() < 0.12
+    assert 0.9 < vectors.ids_MD.std() < 1.1
     assert torch.linalg.matrix_rank(vectors.initial_MD) == torch.linalg.matrix_rank(vectors.ids_MD) == 16
 
 

@@ -93,7 +93,8 @@ def test_inspect_sees_what_earlier_windows_of_the_segment_wrote_and_writes_nothi
     assert read_BT.tolist() == [[place >= WINDOW for place in range(24)]] * LANES
     place = torch.arange(24).view(1, -1, 1, 1, 1)
     there = found.weights_BTLHk > 0
-    assert (found.ages_BTLHk > place % WINDOW)[there].all() and (found.ages_BTLHk <= place)[there].all()
+    assert (found.ages_BTLHk > place % WINDOW)[there].all()
+    assert (found.ages_BTLHk <= place)[there].all()
 
 
 def test_pieces_of_a_window_give_what_the_window_gives() -> None:

@@ -124,7 +124,8 @@ def test_each_loss_keeps_to_its_own_parameters() -> None:
         state = output.state
         aux.append(output.aux["reconstruction"])
         hidden.append(output.hidden_BTD.square().mean())
-    assert aux[0] == 0 and aux[-1] > 0  # nothing leaves an empty cache
+    assert aux[0] == 0
+    assert aux[-1] > 0
     for loss, learns in ((torch.stack(aux).sum(), True), (torch.stack(hidden).sum(), False)):
         model.zero_grad()
         loss.backward()
@@ -140,5 +141,7 @@ def test_pooling_has_no_loss_to_train_with_and_still_shows_its_error() -> None:
     for part in tokens().split(8, dim=1):
         output = model(part, torch.ones_like(part, dtype=torch.bool), state, torch.zeros(LANES, dtype=torch.bool))
         state = output.state
-    assert output.aux == {} and output.gauges["reconstruction"] > 0
-    assert output.gauges["memory_fill"] == 1 and 0 < output.gauges["memory_share"] < 1
+    assert output.aux == {}
+    assert output.gauges["reconstruction"] > 0
+    assert output.gauges["memory_fill"] == 1
+    assert 0 < output.gauges["memory_share"] < 1

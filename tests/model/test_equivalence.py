@@ -164,7 +164,8 @@ def test_gradient_reaches_queries_and_never_the_ring() -> None:
         state = output.state
     output.hidden_BTD.sum().backward()
     assert knn.layers[0].attention.queries_values.weight.grad[:16].abs().sum() > 0
-    assert state.memory[0].keys_BHRK.grad_fn is None and not state.memory[0].keys_BHRK.requires_grad
+    assert state.memory[0].keys_BHRK.grad_fn is None
+    assert not state.memory[0].keys_BHRK.requires_grad
 
 
 def test_inspect_says_how_far_back_a_token_was_read() -> None:

@@ -111,7 +111,8 @@ def test_search_finds_the_scores_of_brute_force(
         scores = (queries @ ring.keys_BHRK.transpose(-1, -2)).masked_fill(~readable, float("-inf"))
         take = min(k, count)
         expected = scores.sort(-1, descending=True).values[..., :take]
-        assert found.found_BHTk[..., :take].all() and not found.found_BHTk[..., take:].any()
+        assert found.found_BHTk[..., :take].all()
+        assert not found.found_BHTk[..., take:].any()
         slots = found.slots_BHTk[..., :take]
         assert all(len(set(row)) == take for row in slots.flatten(0, 2).tolist())
         torch.testing.assert_close(scores.gather(-1, slots), expected, rtol=1e-5, atol=1e-5)

@@ -70,7 +70,7 @@ def test_the_best_pairs_are_kept_by_lane_and_head() -> None:
         for head in range(2):
             past = ring.keys_BHRK[lane, head, newest_first[:4]]
             query = router.route_HK[head] + (past.mean(0) if count else 0)
-            best = sorted(newest_first, key=lambda slot: -(ring.keys_BHRK[lane, head, slot] @ query).item())  # noqa: B023
+            best = sorted(newest_first, key=lambda slot: -(ring.keys_BHRK[lane, head, slot] @ query).item())
             take = min(5, count)
             assert routed.neighbours.slots_BHTk[lane, head, 0, :take].tolist() == best[:take]
     assert torch.isfinite(routed.weights_BH1k).all()
@@ -84,7 +84,8 @@ def test_keeping_everything_is_exact_attention_over_the_ring(combine: str, write
     routed = randomise(Knn(shape(segment=8), mem=20, cache=8, neighbours=20, search="routed", **options))
     exact = Knn(shape(segment=8), mem=20, cache=8, neighbours=20, search="exact", **options).double()
     missing, left = exact.load_state_dict(routed.state_dict(), strict=False)
-    assert missing == [] and left == ["memories.1.router.route_HK", "memories.2.router.route_HK"]
+    assert missing == []
+    assert left == ["memories.1.router.route_HK", "memories.2.router.route_HK"]
     text = tokens()
     torch.testing.assert_close(read(routed, text, segment=8), read(exact, text, segment=8))
 
@@ -103,7 +104,8 @@ def test_the_choice_is_causal_and_one_for_all_tokens() -> None:
         found = model.inspect(part, valid, state, reset)
         state = model(part, valid, state, reset).state
     written = found.ages_BTLHk - torch.arange(8).view(1, -1, 1, 1, 1)
-    assert (written == written[:, :1]).all() and (written > 0).all()
+    assert (written == written[:, :1]).all()
+    assert (written > 0).all()
 
 
 def test_gradient_reaches_the_router_and_its_soft_weights_change_no_value() -> None:

@@ -89,7 +89,8 @@ def test_without_slots_it_is_the_plain_decoder(position: str, smear: bool) -> No
     output = model(tokens, valid, model.init_state(LANES), valid[:, 0])
     expected = vanilla(tokens, valid, vanilla.init_state(LANES), valid[:, 0]).hidden_BTD
     torch.testing.assert_close(output.hidden_BTD, expected)
-    assert output.aux == {} and output.gauges == {}
+    assert output.aux == {}
+    assert output.gauges == {}
 
 
 @pytest.mark.parametrize("smear", [False, True])
@@ -139,7 +140,8 @@ def test_pieces_of_a_segment_read_as_the_whole(position: str, smear: bool) -> No
         hidden, kept = model.extend(piece, state, kept)
         pieces.append(hidden)
     torch.testing.assert_close(torch.cat(pieces, dim=1), model.step(tokens, valid, state).hidden_BTD)
-    assert kept is not None and kept[1].layers[0].keys_BGCK.shape[2] == LENGTH  # the slots are kept once
+    assert kept is not None
+    assert kept[1].layers[0].keys_BGCK.shape[2] == LENGTH
 
 
 # The updaters
@@ -302,7 +304,8 @@ def test_a_weight_scales_its_loss_and_none_switches_it_off(name: str) -> None:
         torch.manual_seed(2)
         found.append((model, model(tokens, valid, model.init_state(LANES), valid[:, 0]).aux))
     (_, without), (_, once), (_, thrice) = found
-    assert name not in without and set(once) == set(thrice) == {*without, name}
+    assert name not in without
+    assert set(once) == set(thrice) == {*without, name}
     if name != "recall":  # whose own weights are drawn anew
         torch.testing.assert_close(thrice[name], 3 * once[name])
     model.eval()
@@ -379,15 +382,18 @@ def test_recalled_activations_have_a_target_without_gradient() -> None:
     _, hidden, _ = memory_and_states()
     recalled, target = hidden.clone().requires_grad_(), (hidden * 2).requires_grad_()
     recalled_embeddings(thought().head, recalled, text()[0], target).error_BT.sum().backward()
-    assert recalled.grad is not None and target.grad is None
+    assert recalled.grad is not None
+    assert target.grad is None
 
 
 def test_published_queries_differ_by_their_distances_alone() -> None:
     queries = PublishedQueries(SHAPE)
     asked = queries(LANES, LENGTH)
-    assert torch.equal(asked[:, 1], asked[:, 8]) and not torch.equal(asked[:, 0], asked[:, 1])
+    assert torch.equal(asked[:, 1], asked[:, 8])
+    assert not torch.equal(asked[:, 0], asked[:, 1])
     bias = queries.bias(SLOTS, LENGTH)
-    assert bias[0, 1, 8, 0] == -(2**-8) * (SLOTS + 8) and bias[0, 0, 2, SLOTS + 5] == -(2**-4) * 3
+    assert bias[0, 1, 8, 0] == -(2**-8) * (SLOTS + 8)
+    assert bias[0, 0, 2, SLOTS + 5] == -(2**-4) * 3
 
 
 # Composition
@@ -410,7 +416,8 @@ def test_composition_of_what_composes_is_exact() -> None:
     memory, states, valid = memory_and_states()
     valid[1, 5:] = False
     composed = composition(Sum().double(), memory, states, valid, [2, 3, 7])
-    assert composed.error < 1e-24 and composed.relative < 1e-24
+    assert composed.error < 1e-24
+    assert composed.relative < 1e-24
     torch.testing.assert_close(composed.whole_BMD, memory + (states.tanh() * valid[..., None]).sum(1, keepdim=True))
 
 
@@ -437,7 +444,8 @@ def test_composition_is_the_plain_loop(gated: bool) -> None:
     assert composed.error.item() == pytest.approx(sum(errors) / memory.numel())
     relative = [error / change for error, change in zip(errors, changes, strict=True)]
     assert composed.relative.item() == pytest.approx(sum(relative) / LANES)
-    assert composed.error.requires_grad and not composed.whole_BMD.requires_grad
+    assert composed.error.requires_grad
+    assert not composed.whole_BMD.requires_grad
     # a gated updater is told where a piece begins, the published one never knew
     moved = updater(memory, states, valid, start=3).memory_BMD
     assert torch.allclose(moved, once) != gated
@@ -459,7 +467,8 @@ def test_cuts_leave_no_piece_empty() -> None:
         assert all(cuts == sorted(set(cuts)) and set(cuts) <= set(range(1, length)) for cuts in drawn)
         counts = {len(cuts) + 1 for cuts in drawn}
         assert counts == set(range(min(2, length), min(8, length) + 1))
-        assert even_cuts(length) == sorted(set(even_cuts(length))) and set(even_cuts(length)) <= set(range(1, length))
+        assert even_cuts(length) == sorted(set(even_cuts(length)))
+        assert set(even_cuts(length)) <= set(range(1, length))
     assert {cut for _ in range(300) for cut in random_cuts(9)} == set(range(1, 9))
     assert even_cuts(64) == [16, 32, 48]
 
@@ -510,7 +519,8 @@ def test_separation_is_vicreg() -> None:
     products = [[sum(a * b for a, b in zip(one, two, strict=True)) / 3 for two in centred] for one in centred]
     hinge = [max(0.0, 1 - math.sqrt(products[j][j] + 1e-4)) for j in range(3)]
     off = sum(products[i][j] ** 2 for i in range(3) for j in range(3) if i != j)
-    assert hinge[0] == 0 and hinge[1] > 0
+    assert hinge[0] == 0
+    assert hinge[1] > 0
     assert found["variance"].item() == pytest.approx(sum(hinge) / 3)
     assert found["covariance"].item() == pytest.approx(off / 3)
     nothing = separation(slots, torch.zeros(3, dtype=torch.bool))
@@ -547,16 +557,17 @@ def test_slots_stay_apart_with_separation_and_collapse_without() -> None:
             optimizer.step()
             memory = after.detach()
         ranks[weight] = effective_rank(memory) - effective_rank(initial)
-    assert ranks[0.0] < -0.3 and ranks[1.0] > 0
+    assert ranks[0.0] < -0.3
+    assert ranks[1.0] > 0
 
 
 # Settings
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UserError, match="arch.recall_target is tokens but arch.faithful is true"):
+    with pytest.raises(UserError, match=r"arch.recall_target is tokens but arch.faithful is true"):
         configure("arch=thought", "arch.faithful=true")
-    with pytest.raises(UserError, match="size.head_size is 15; expected an even number"):
+    with pytest.raises(UserError, match=r"size.head_size is 15; expected an even number"):
         configure("arch=thought", "size.head_size=15")
     check(configure("arch=thought", "size.head_size=15", "mem=0"))
     check(configure("arch=thought", "size.head_size=15", "arch.faithful=true", "arch.recall_target=embeddings"))

@@ -1,6 +1,5 @@
 """The project's files agree with each other: packages, pins, make's targets."""
 
-import os
 import re
 import subprocess
 import tomllib
@@ -24,7 +23,7 @@ LINKS = {"memexp/cli": "../cli", "memexp/conf": "../conf", "memexp/published": "
 
 
 def test_the_folders_at_the_top_are_links_inside_the_package() -> None:
-    assert {name: os.readlink(CHECKOUT / name) for name in LINKS} == LINKS
+    assert {name: str((CHECKOUT / name).readlink()) for name in LINKS} == LINKS
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -64,7 +63,8 @@ def test_make_demo_and_test_install_first(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
     for target in ("demo", "test", "lint", "types", "bench"):
         done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, text=True, capture_output=True, check=True)
-        assert "-m venv .venv" in done.stdout and "-c constraints.txt torch" in done.stdout
+        assert "-m venv .venv" in done.stdout
+        assert "-c constraints.txt torch" in done.stdout
 
 
 def test_version_and_licence_agree() -> None:

@@ -75,9 +75,11 @@ def test_the_program_works_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, env=environment, text=True, capture_output=True
     )
-    assert (done.returncode, done.stderr) == (0, "") and "mem: 65536" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mem: 65536" in done.stdout
     program = program.replace("['train', '--cfg', 'job', 'arch=knn', 'mem=64k']", "['table', 'rmt/equations']")
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, env=environment, text=True, capture_output=True
     )
-    assert (done.returncode, done.stderr) == (0, "") and "0.930 ± 0.020" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.930 ± 0.020" in done.stdout

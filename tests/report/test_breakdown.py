@@ -67,14 +67,15 @@ def test_since_last_stays_in_its_document(fakes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "gains, expected", [([4, 2, 1, 1, -5], 0.2), ([1, 1, 1, 1, -9], 0.4), ([3, 3, 1, 1, 1], 0.4), ([-1, 0, 0, 0, 0], 0)]
+    ("gains", "expected"),
+    [([4, 2, 1, 1, -5], 0.2), ([1, 1, 1, 1, -9], 0.4), ([3, 3, 1, 1, 1], 0.4), ([-1, 0, 0, 0, 0], 0)],
 )
 def test_half_of_the_gain_is_made_by_the_fewest(fakes: Any, gains: list[float], expected: float) -> None:
     assert half(paired(fakes, [[9.0] * 5], [[9.0 - gain for gain in gains]], [[1, 2, 3, 4, 5]])) == expected
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    ("text", "expected"),
     [
         ("see \\cite{smith} and Eq. \\ref{eq:1}", {"\\cite{smith}": "citation", "\\ref{eq:1}": "citation", "see": "word"}),
         ("as shown in [3, 14] by (Smith et al., 1999).", {"[3, 14]": "citation", "(Smith et al., 1999)": "citation"}),
@@ -119,7 +120,9 @@ def test_the_memory_of_another_document_is_found_beside(fakes: Any) -> None:
     assert [one.command.split()[-1] for one in remarks] == ["memory=foreign", "retrieved=4"]
     fakes.score(run, 2.75, memory="foreign")
     told = break_down(found, kind_N, find_foreign(b))
-    assert told.foreign == 0.25 and "+0.2500 nats" in notes(found, told)[0].text
+    assert told.foreign == 0.25
+    assert "+0.2500 nats" in notes(found, told)[0].text
     foreign = load_scores(*find_score(fakes.root, "knn@512-foreign", Scored()))
-    assert find_foreign(foreign) is None and find_foreign(a) is None
+    assert find_foreign(foreign) is None
+    assert find_foreign(a) is None
     assert notes(difference(b, a), told) == []  # a cache is no memory

@@ -35,13 +35,15 @@ def test_table_writes_three_files_and_says_where(compared: Any, capsys: pytest.C
     tables = compared.root / "results" / "tables"
     assert sorted(path.name for path in tables.iterdir()) == ["runs.csv", "runs.md", "runs.tex"]
     shown = capsys.readouterr().out
-    assert f"written: {tables / 'runs.md'}, .csv and .tex" in shown and "†24.23" in shown
+    assert f"written: {tables / 'runs.md'}, .csv and .tex" in shown
+    assert "†24.23" in shown
 
 
 def test_table_of_a_tag_and_of_a_folder(compared: Any, tmp_path: Path) -> None:
     compared.score(compared.run("demo-xl", arch="xl", mem=64, tag="my/demo"), 3.0)
     memexp("table", compared, tag="my/demo", out=str(tmp_path / "there"))
-    assert "| xl " in (text := (tmp_path / "there" / "my-demo.md").read_text()) and "vanilla" not in text
+    assert "| xl " in (text := (tmp_path / "there" / "my-demo.md").read_text())
+    assert "vanilla" not in text
 
 
 def test_table_of_named_runs(compared: Any) -> None:
@@ -53,7 +55,9 @@ def test_table_of_named_runs(compared: Any) -> None:
 def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture[str]) -> None:
     memexp("table", answered, metric="accuracy", by="length", gauges=["gate.1"])
     shown = capsys.readouterr().out
-    assert "accuracy on test, first 1,000 documents, whole" in shown and "length=120:" in shown and "gate.1" in shown
+    assert "accuracy on test, first 1,000 documents, whole" in shown
+    assert "length=120:" in shown
+    assert "gate.1" in shown
     lines = list(csv.DictReader(io.StringIO((answered.root / "results" / "tables" / "runs.csv").read_text())))
     assert [(line["run"], line["length"], line["value"], line["gate.1"]) for line in lines][2:4] == [
         ("xl-s0", "24", "0.5", "0.25"),
@@ -62,7 +66,7 @@ def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "settings, said",
+    ("settings", "said"),
     [
         ({"tag": "dmo"}, "no run has the tag 'dmo'; expected one of: demo; did you mean demo?"),
         ({"runs": ["nothing"]}, "there is no run 'nothing'"),
@@ -78,7 +82,7 @@ def test_table_of_no_run_says_so(compared: Any, settings: Any, said: str) -> Non
 
 @pytest.mark.parametrize("command", ["table", "runs"])
 def test_no_runs_at_all_tells_how_to_make_some(fakes: Any, command: str) -> None:
-    with pytest.raises(UserError, match="there is no run below .*memexp train"):
+    with pytest.raises(UserError, match=r"there is no run below .*memexp train"):
         memexp(command, fakes)
 
 
@@ -111,7 +115,8 @@ def test_a_damaged_run_hides_no_other(compared: Any, capsys: pytest.CaptureFixtu
     (runs / "knn-512-s0" / "config.yaml").write_text("[1]")
     memexp("runs", compared)
     shown = capsys.readouterr().out
-    assert shown.count("damaged ") == 3 and shown.count("done ") == 4
+    assert shown.count("damaged ") == 3
+    assert shown.count("done ") == 4
     assert f"xl-64-s0: cannot read {runs / 'xl-64-s0' / 'summary.json'}"[:150] in shown.replace("\n", " ")
 
 
@@ -134,20 +139,23 @@ def test_diff_prints_and_writes_what_it_found(
     assert lines[1] == ["package0", "1", "A", "2.000000", "1.000000", "1.000000"]
     assert [line[:3] for line in lines[4:]] == [["package1", "1", "A"], ["package1", "2", "B"]]
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["gain"] == pytest.approx(0.099, abs=1e-6) and summary["helped"] == 0.4 and summary["hurt"] == 0.2
-    assert (
-        summary["a"]["perplexity"] == pytest.approx(float(np.exp(3.0)))
-        and summary["b"]["folder"] == "test-8x8192-512-on"
-    )
+    assert summary["gain"] == pytest.approx(0.099, abs=1e-6)
+    assert summary["helped"] == 0.4
+    assert summary["hurt"] == 0.2
+    assert summary["a"]["perplexity"] == pytest.approx(float(np.exp(3.0)))
+    assert summary["b"]["folder"] == "test-8x8192-512-on"
     assert [one["gain"] for one in summary["documents"]] == pytest.approx([-0.005 / 3, 0.25], abs=1e-6)
-    assert (folder / "gain.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (folder / "gain.svg").read_bytes()
-    assert (folder / "gain.pdf").read_bytes()[:4] == b"%PDF" and "<!doctype html>" in (
-        folder / "index.html"
-    ).read_text()
+    assert (folder / "gain.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (folder / "gain.svg").read_bytes()
+    assert (folder / "gain.pdf").read_bytes()[:4] == b"%PDF"
+    assert "<!doctype html>" in (folder / "index.html").read_text()
     shown = capsys.readouterr().out
-    assert "mean gain +0.0990 nats a token" in shown and "over 2 documents" in shown
+    assert "mean gain +0.0990 nats a token" in shown
+    assert "over 2 documents" in shown
     assert "40.0 % of tokens gain more than 0.01 nats, 20.0 % lose more" in shown
-    assert " +1.000  2.000 -> 1.000  package0, token 1\n" in shown and "«A»BC" in shown and "AB«C»" in shown
+    assert " +1.000  2.000 -> 1.000  package0, token 1\n" in shown
+    assert "«A»BC" in shown
+    assert "AB«C»" in shown
     assert f"written: {folder}" in shown
 
 
@@ -166,7 +174,9 @@ def test_nothing_in_a_document_is_markup(
     ids = ["$do[bold]c\n\u4e2d"]
     folder = gained(fakes, [[2.0] * 4], [[1.0] * 4], tokens=tokens, more=tokens, ids=ids)
     shown = capsys.readouterr().out
-    assert "«[red]»\\x1b[31m" in shown and "\x1b" not in shown and "$do[bold]c\\n\u4e2d, token 1" in shown
+    assert "«[red]»\\x1b[31m" in shown
+    assert "\x1b" not in shown
+    assert "$do[bold]c\\n\u4e2d, token 1" in shown
     lines = (folder / "tokens.csv").read_text().splitlines()
     assert len(lines) == 5
     assert "$do[bold]c\\n\u4e2d: mean +1.000" in (folder / "gain.svg").read_text()
@@ -182,7 +192,9 @@ def test_diff_without_its_corpus_warns_once(
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", missing)
     gained(fakes, [[2.0, 1.0]], [[1.0, 1.0]])
     shown = capsys.readouterr().out
-    assert shown.count("warning:") == 1 and "data/code-bpe does not exist" in shown and "«<65>»<66>" in shown
+    assert shown.count("warning:") == 1
+    assert "data/code-bpe does not exist" in shown
+    assert "«<65>»<66>" in shown
 
 
 def test_diff_of_other_documents_is_another_folder(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_mean_and_spread_are_those_of_the_statistics_module(compared: Any) -> No
 def test_difference_of_nats_is_absolute_and_uses_common_seeds_only(compared: Any) -> None:
     spread, difference = cell(compared_runs(compared, "nats", "xl"), "knn-64-64-4096")
     assert (spread.mean, spread.deviation) == (3.125, None)
-    assert difference.paired and difference.spread.mean == pytest.approx(3.125 - 3.5)  # seed 1 of xl plays no part
+    assert difference.paired
+    assert difference.spread.mean == pytest.approx(3.125 - 3.5)
 
 
 def test_without_a_common_seed_the_difference_is_one_of_means(fakes: Any) -> None:
@@ -70,10 +71,11 @@ def test_without_a_common_seed_the_difference_is_one_of_means(fakes: Any) -> Non
     fakes.score(fakes.run("b", arch="vanilla", seed=1), 4.0)
     fakes.score(fakes.run("c", arch="xl", mem=64, seed=2), 2.0)
     _, difference = cell(compared_runs(fakes, "nats"), "xl-64-64-0")
-    assert not difference.paired and difference.spread.mean == pytest.approx(-1.5)
+    assert not difference.paired
+    assert difference.spread.mean == pytest.approx(-1.5)
 
 
-@pytest.mark.parametrize("key, value", [("arch.position", "rotary"), ("optim.rate", 0.001), ("steps", 500)])
+@pytest.mark.parametrize(("key", "value"), [("arch.position", "rotary"), ("optim.rate", 0.001), ("steps", 500)])
 def test_runs_that_differ_in_a_setting_never_share_a_row(fakes: Any, key: str, value: Any) -> None:
     fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
     fakes.score(fakes.run("two", arch="xl", mem=64, seed=1, settings={key: value}), 4.0)
@@ -82,7 +84,7 @@ def test_runs_that_differ_in_a_setting_never_share_a_row(fakes: Any, key: str, v
     assert len(compared_runs(fakes).rows) == 2
 
 
-@pytest.mark.parametrize("key, value", [("eval.lanes", 4), ("tag", "x"), ("root", "/elsewhere")])
+@pytest.mark.parametrize(("key", "value"), [("eval.lanes", 4), ("tag", "x"), ("root", "/elsewhere")])
 def test_settings_that_change_no_result_make_no_row(fakes: Any, key: str, value: Any) -> None:
     fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
     fakes.score(fakes.run("two", arch="xl", mem=64, seed=1, settings={key: value}), 4.0)
@@ -162,7 +164,7 @@ def test_other_tokenizers_are_refused_but_per_byte(fakes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, said", [({"bytes": 10_000}, "10,000 bytes"), ({"ids": ["x", "y"]}, "different documents")]
+    ("change", "said"), [({"bytes": 10_000}, "10,000 bytes"), ({"ids": ["x", "y"]}, "different documents")]
 )
 def test_per_byte_still_needs_the_same_text(fakes: Any, change: Any, said: str) -> None:
     fakes.score(fakes.run("one", arch="vanilla"), 3.0)
@@ -206,7 +208,8 @@ def test_a_metric_of_answers_leaves_out_runs_on_text(answered: Any) -> None:
     assert (spread.mean, spread.deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert difference.spread.mean == pytest.approx(values[0] - (0.125 + 5 * 0.0625) / 6)  # seed 0 alone; absolute
     both = compared_runs(answered)  # each scored as after its training
-    assert both.columns == [CODE, Column("copy")] and both.left_out == []
+    assert both.columns == [CODE, Column("copy")]
+    assert both.left_out == []
 
 
 def test_a_metric_of_classes_leaves_out_what_has_none(answered: Any) -> None:
@@ -222,7 +225,8 @@ def test_a_metric_of_classes_leaves_out_what_has_none(answered: Any) -> None:
 def test_a_slice_makes_a_column_of_each_value(answered: Any) -> None:
     comparison = compared_runs(answered, "exact_match", by="length")
     short, long = Column("copy", "length", "24"), Column("copy", "length", "120")
-    assert comparison.columns == [short, long] and [column.label for column in comparison.columns] == [
+    assert comparison.columns == [short, long]
+    assert [column.label for column in comparison.columns] == [
         "copy length=24",
         "copy length=120",
     ]
@@ -234,7 +238,8 @@ def test_gauges_are_means_over_seeds(answered: Any) -> None:
     comparison = compared_runs(answered, gauges=["gate.1", "scale.1"])
     vanilla, xl = comparison.rows
     assert [comparison.gauge(xl, "copy", name) for name in comparison.gauges] == [0.5, 16.0]
-    assert comparison.gauge(vanilla, "copy", "gate.1") is None and comparison.gauge(xl, "code", "gate.1") is None
+    assert comparison.gauge(vanilla, "copy", "gate.1") is None
+    assert comparison.gauge(xl, "code", "gate.1") is None
 
 
 def test_a_run_on_answers_that_is_not_scored_yet_has_a_row(answered: Any) -> None:
@@ -282,7 +287,8 @@ def test_a_damaged_run_is_named_and_hides_no_other(compared: Any, file: str, con
 def left_out(fakes: Any, *words: str) -> list[str]:
     """The runs that are not in the table, the others are; of the first one all these words are said."""
     found = compared_runs(fakes)
-    assert found.finished and all(word in found.left_out[0] for word in words), found.left_out
+    assert found.finished
+    assert all(word in found.left_out[0] for word in words), found.left_out
     return [run.name for run in all_runs(fakes.root) if run.name not in [there.name for there in found.finished]]
 
 

@@ -93,7 +93,7 @@ def test_bins_by_position_over_documents(fakes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ({"tokenizer_hash": "bbbb2222"}, "different tokenizers (aaaaaaaa, bbbb2222)"),
         ({"ids": ["package0", "other"]}, "first unlike: package1 (2 tokens) and other (2 tokens)"),
@@ -137,7 +137,7 @@ def test_a_run_names_its_own_memory_and_at_names_another(fakes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    ("name", "said"),
     [
         ("knn@64", "`memexp eval knn-abc eval.split=test mem=64` makes it"),
         ("knn@4096-off", "memory=off` makes it"),
@@ -174,7 +174,7 @@ def pickled(path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "file, damage, said",
+    ("file", "damage", "said"),
     [
         ("token_nats.npy", truncated, "cannot read"),
         ("token_nats.npy", shorter, "has shape (3,); expected 4 numbers"),
@@ -193,7 +193,8 @@ def test_a_damaged_score_is_refused_in_one_line(fakes: Any, file: str, damage: A
     damage(fakes.score(fakes.run("b", mem=512), 2.0).path / file)
     with pytest.raises(UserError) as error:
         paired(fakes)
-    assert said in str(error.value) and file in str(error.value)
+    assert said in str(error.value)
+    assert file in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -203,10 +204,11 @@ def test_places_that_do_not_fit_are_refused(fakes: Any) -> None:
     places = np.zeros((4, 2), dtype=RETRIEVED)
     np.save(path, places)
     retrieved = paired(fakes).b.retrieved
-    assert retrieved is not None and retrieved.shape == (4, 2)
+    assert retrieved is not None
+    assert retrieved.shape == (4, 2)
     for wrong in (places[:3], places["weight"], places[:, 0]):
         np.save(path, wrong)
-        with pytest.raises(UserError, match="retrieved.npy holds .* expected 4 rows of distance and weight") as error:
+        with pytest.raises(UserError, match=r"retrieved.npy holds .* expected 4 rows of distance and weight") as error:
             paired(fakes)
         assert "\n" not in str(error.value)
 

@@ -116,21 +116,25 @@ def test_nothing_in_a_setting_is_markup(fakes: Any) -> None:
     latex = to_latex(grid)
     assert r"a|b*[red]\_c\_ \& 100\% \$x\$ \#1 \{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
     for text in (to_csv(comparison), latex, to_markdown(grid)):
-        assert "\x1b" not in text and "a|b\n" not in text
+        assert "\x1b" not in text
+        assert "a|b\n" not in text
     lines = to_csv(comparison).splitlines()
-    assert len({len(line) for line in csv.reader(lines)}) == 1 and len(lines) == 3
+    assert len({len(line) for line in csv.reader(lines)}) == 1
+    assert len(lines) == 3
 
 
 def test_a_column_of_every_markdown_line(compared: Any) -> None:
     lines = [line for line in to_markdown(lay_out(table(compared))).splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1 and len(lines) == 2 + 6
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert len(lines) == 2 + 6
 
 
-@pytest.mark.parametrize("width, left_out", [(110, None), (84, "tokens/s"), (72, "±, params, tokens/s")])
+@pytest.mark.parametrize(("width", "left_out"), [(110, None), (84, "tokens/s"), (72, "±, params, tokens/s")])
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
     compared: Any, width: int, left_out: str | None
 ) -> None:
     shown = on_terminal(table(compared), width)
-    assert all(len(line) <= width for line in shown.splitlines()) and "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert "…" not in shown
     assert all(number in shown for number in ("45.35", "†24.23", "8,192", "-46.5", "baseline"))
     assert (f"No room here for: {left_out};" in shown) if left_out else ("0.73M" in shown and "No room" not in shown)

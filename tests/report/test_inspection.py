@@ -43,9 +43,11 @@ def test_what_is_measured_is_so(known: Corpus) -> None:
     found = inspect_corpus(known, split="train", ngram=2, sample=0)
     assert (found.documents, found.tokens, found.bytes, found.sampled) == (3, 320, 320, 3)
     assert found.quantiles == {"p10": 5, "median": 100, "p90": 215, "max": 215}
-    assert found.lengths[0] == Length(4, 1, 5 / 320) and found.lengths[-1] == Length(128, 1, 215 / 320)
+    assert found.lengths[0] == Length(4, 1, 5 / 320)
+    assert found.lengths[-1] == Length(128, 1, 215 / 320)
     assert [each.low for each in found.lengths] == [4, 8, 16, 32, 64, 128]
-    assert sum(each.documents for each in found.lengths) == 3 and found.classes == {}
+    assert sum(each.documents for each in found.lengths) == 3
+    assert found.classes == {}
     total = 4 + 99 + 214
     shares = {each.low: (each.share, each.within) for each in found.distances if each.share}
     assert shares == {
@@ -55,7 +57,8 @@ def test_what_is_measured_is_so(known: Corpus) -> None:
     }
     assert found.frequent[0] == (r"\n", 100 / 320)
     count = {char: sum(text.count(char) for text in TEXTS.values()) for char in set("".join(TEXTS.values()))}
-    assert found.used == len(count) and found.passage_of == "late.txt"
+    assert found.used == len(count)
+    assert found.passage_of == "late.txt"
     assert "".join(found.passage) == TEXTS["late"][83:131].replace("\\", "\\\\").replace("\n", r"\n")
 
 
@@ -82,7 +85,8 @@ def test_the_list_has_prepared_damaged_and_absent_corpora(corpus: Corpus) -> Non
     assert (mine.documents, mine.tokens) == (5, sum(split["tokens"] for split in splits))
     assert mine.disk == sum(file.stat().st_size for file in corpus.path.iterdir())
     assert (other.name, other.state, other.documents, other.disk) == ("other", "not prepared", None, None)
-    assert broken.state == "damaged" and "manifest.json is damaged" in broken.problem
+    assert broken.state == "damaged"
+    assert "manifest.json is damaged" in broken.problem
 
 
 def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,10 +95,13 @@ def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str])
     words += [f"data.path={root.parent / 'texts'}", f"root={root}"]
     assert main(["data", "inspect", "text", *words, "ngram=3", "split=test", f"out={root / 'out'}"]) == 0
     shown = capsys.readouterr().out
-    assert "mine, test: 1 document" in shown and "3-grams that stood before" in shown
+    assert "mine, test: 1 document" in shown
+    assert "3-grams that stood before" in shown
     written = json.loads((root / "out" / "test.json").read_text())
-    assert written["ngram"] == 3 and written["tokens"] == corpus.manifest["splits"]["test"]["tokens"]
-    assert (root / "out" / "test.png").read_bytes().startswith(b"\x89PNG") and (root / "out" / "test.svg").is_file()
+    assert written["ngram"] == 3
+    assert written["tokens"] == corpus.manifest["splits"]["test"]["tokens"]
+    assert (root / "out" / "test.png").read_bytes().startswith(b"\x89PNG")
+    assert (root / "out" / "test.svg").is_file()
 
     assert main(["data", "inspect", "text", *words, "split=test"]) == 0
     assert (root / "results" / "data" / corpus.path.name / "test.json").is_file()
@@ -138,18 +145,20 @@ def test_wrong_words_are_refused_in_a_line(
 ) -> None:
     assert main(["data", *words, f"root={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert expected in error and error.count("\n") == 1
+    assert expected in error
+    assert error.count("\n") == 1
 
 
 def test_an_unprepared_corpus_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "inspect", "tiny", "data.tokenizer.vocabulary=300", f"root={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert f"`memexp prepare data=tiny data.tokenizer.vocabulary=300 root={tmp_path}`" in error
-    assert error.startswith("memexp data: tiny is not prepared as tiny-bpe300-") and error.count("\n") == 1
+    assert error.startswith("memexp data: tiny is not prepared as tiny-bpe300-")
+    assert error.count("\n") == 1
 
 
 def test_an_empty_split_is_refused(known: Corpus) -> None:
-    with pytest.raises(Exception, match="test split of .* is empty"):
+    with pytest.raises(Exception, match=r"test split of .* is empty"):
         inspect_corpus(known, split="test", ngram=2, sample=0)
 
 

@@ -105,13 +105,15 @@ def test_hover_shows_losses_and_what_was_read(browser: Any, path: Path) -> None:
     wait(browser, "document.querySelector('#detail h2')?.textContent === '« foo_bar»'")
     told = text(browser, "detail").split("\n")
     assert told[1:9] == ["gain", "+5.000 nats", "loss in A", "6.000", "loss in B", "1.000", "kind", "identifier"]
-    assert told[9:11] == ["position", "16"] and "3 tokens before, 25.0 % of attention" in told
+    assert told[9:11] == ["position", "16"]
+    assert "3 tokens before, 25.0 % of attention" in told
     assert "12 tokens before, 12.5 % of attention" in told
     read = [
         element.text.strip()
         for element in browser.find_elements("css selector", "#detail .around b, #detail .around u")
     ]
-    assert read[:2] == ["cite", "foo_bar"] and read[2] == "</script>"
+    assert read[:2] == ["cite", "foo_bar"]
+    assert read[2] == "</script>"
     assert [one.text for one in browser.find_elements("css selector", "#text .read")] == ["</script>", " cite"]
 
 
@@ -155,7 +157,8 @@ def test_filters_and_search(browser: Any, path: Path) -> None:
 
     assert coloured() == [11, 12, 13, 15]
     put(browser, "side", "loss")
-    assert coloured() == [12] and text(browser, "count") == "– of 1"
+    assert coloured() == [12]
+    assert text(browser, "count") == "– of 1"
     put(browser, "side", "both")
     put(
         browser,
@@ -191,12 +194,15 @@ def test_all_of_it_by_keyboard(browser: Any, path: Path) -> None:
     keys(browser, "n")
     assert browser.execute_script(focused) == " foo_bar"
     keys(browser, Keys.ARROW_RIGHT)
-    assert browser.execute_script(focused) == " end" and "+0.250" in text(browser, "detail")
+    assert browser.execute_script(focused) == " end"
+    assert "+0.250" in text(browser, "detail")
     keys(browser, Keys.ARROW_RIGHT)  # there is no token behind the last one
     keys(browser, Keys.ARROW_LEFT * 4)
-    assert browser.execute_script(focused) == " foo_bar" and "−3.000" in text(browser, "detail")
+    assert browser.execute_script(focused) == " foo_bar"
+    assert "−3.000" in text(browser, "detail")
     keys(browser, "/42" + Keys.ENTER)
-    assert browser.execute_script(focused) == " 42" and text(browser, "count") == "1 of 1"
+    assert browser.execute_script(focused) == " 42"
+    assert text(browser, "count") == "1 of 1"
     keys(browser, "p")
     assert browser.execute_script("return document.querySelectorAll('#text [tabindex]').length") == 1
     browser.execute_script("document.getElementById('document').focus()")
@@ -219,7 +225,8 @@ def test_another_document_is_walked_through_from_its_start(browser: Any, path: P
     browser.execute_script("document.getElementById('place').focus()")
     place = "return [...document.querySelectorAll('#text span')].indexOf(document.activeElement)"
     keys(browser, Keys.TAB)
-    assert browser.execute_script(place) == 0 and "plain" in text(browser, "detail")
+    assert browser.execute_script(place) == 0
+    assert "plain" in text(browser, "detail")
     keys(browser, Keys.ARROW_RIGHT * 3)
     assert browser.execute_script(place) == 3
 
@@ -234,6 +241,8 @@ def test_a_phone_sees_no_more_than_its_width(browser: Any, path: Path) -> None:
         assert browser.execute_script("return document.documentElement.scrollWidth <= 390")
         box = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
         here, sheet = (browser.execute_script(box, one) for one in ("#text .here", "#detail"))
-        assert 0 <= here["top"] and here["bottom"] <= sheet["top"] and sheet["bottom"] <= 800
+        assert here["top"] >= 0
+        assert here["bottom"] <= sheet["top"]
+        assert sheet["bottom"] <= 800
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -39,8 +39,11 @@ def test_an_interval_over_documents_is_scipys() -> None:
     assert found.mean - found.low == pytest.approx(wider * (found.mean - expected.low), abs=0.04 * width)
     assert found.high - found.mean == pytest.approx(wider * (expected.high - found.mean), abs=0.04 * width)
     # what is hard for both cancels: unpaired, documents alone would be twenty times as wide
-    assert width < 0.1 and found.low > found.mean - 0.1
-    assert found.documents and not found.seeds and not found.decided
+    assert width < 0.1
+    assert found.low > found.mean - 0.1
+    assert found.documents
+    assert not found.seeds
+    assert not found.decided
 
 
 def test_an_interval_over_seeds_is_students() -> None:
@@ -49,7 +52,9 @@ def test_an_interval_over_seeds_is_students() -> None:
     found = gap(a, b, seed_spread([[a, b]]))
     expected = stats.ttest_rel(a.means_S, b.means_S).confidence_interval()
     assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert found.mean == pytest.approx(-0.125) and not found.decided and not found.documents
+    assert found.mean == pytest.approx(-0.125)
+    assert not found.decided
+    assert not found.documents
 
 
 def test_the_spread_of_seeds_is_pooled_as_in_an_analysis_of_variance() -> None:
@@ -58,7 +63,8 @@ def test_the_spread_of_seeds_is_pooled_as_in_an_analysis_of_variance() -> None:
     models = [losses([[mean] for mean in means_S], [10], (0, 1, 2)) for means_S in means_MS]
     rest_MS = means_MS - means_MS.mean(0) - means_MS.mean(1, keepdims=True) + means_MS.mean()
     found = seed_spread([models])
-    assert found is not None and found.freedom == 10
+    assert found is not None
+    assert found.freedom == 10
     assert found.deviation == pytest.approx(np.sqrt(2 * np.square(rest_MS).sum() / 10))
     assert seed_spread([[models[0]], [models[1], losses([[1.0]], [10])]]) is None
     assert seed_spread([models[:2], models[2:4]]).freedom == 4
@@ -115,7 +121,8 @@ def test_only_common_seeds_are_paired() -> None:
     assert gap(a, b) == Gap(-1.0, None, None, True, documents=False, seeds=False)
     assert gap(a, b, spread).high == pytest.approx(-1.0 + stats.t.ppf(0.975, 3) * 0.1)  # of one seed as well
     apart = gap(losses([[1.0], [9.0]], [10], (8, 9)), b, spread)
-    assert apart == Gap(1.5, None, None, False, documents=False, seeds=False) and not apart.decided
+    assert apart == Gap(1.5, None, None, False, documents=False, seeds=False)
+    assert not apart.decided
 
 
 def test_one_document_and_one_seed_decide_nothing() -> None:
@@ -125,7 +132,9 @@ def test_one_document_and_one_seed_decide_nothing() -> None:
 
 def test_models_of_other_documents_are_compared_by_their_means() -> None:
     found = gap(losses([[1.0, 3.0]], [10, 30]), losses([[2.0]], [1]), SeedSpread(0.1, 3))
-    assert found.mean == pytest.approx(0.5) and not found.documents and found.decided
+    assert found.mean == pytest.approx(0.5)
+    assert not found.documents
+    assert found.decided
 
 
 @pytest.mark.parametrize(
@@ -155,7 +164,8 @@ def test_trend_agreement_of_a_table_with_a_known_answer() -> None:
     }  # fmt: skip
     found = agreement(published, gaps, list("abcde"))
     assert (found.published, found.decided, found.agree) == (9, 4, 3)
-    assert found.share == 0.75 and found.coverage == pytest.approx(4 / 9)
+    assert found.share == 0.75
+    assert found.coverage == pytest.approx(4 / 9)
     assert found.disagreements == (Disagreement("a", "b", 1.0, -1),)
     assert found.close == (("b", "c"),)  # e is not there, so nothing with it is close
 
@@ -170,5 +180,7 @@ def test_columns_together_and_nothing_decided() -> None:
     parts = [Agreement(4, 2, 1, (Disagreement("a", "b", 1, -1),)), Agreement(6, 2, 2)]
     together = Agreement.together(parts)
     assert (together.share, together.coverage, len(together.disagreements)) == (0.75, 0.4, 1)
-    assert agreement({}, {}, ["a"]) == Agreement(0, 0, 0) and Agreement(0, 0, 0).share is None
-    assert Agreement(0, 0, 0).coverage is None and Agreement(3, 0, 0).coverage == 0
+    assert agreement({}, {}, ["a"]) == Agreement(0, 0, 0)
+    assert Agreement(0, 0, 0).share is None
+    assert Agreement(0, 0, 0).coverage is None
+    assert Agreement(3, 0, 0).coverage == 0

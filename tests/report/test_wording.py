@@ -36,7 +36,8 @@ def test_surroundings_are_as_long_as_stated_and_cut_no_escape(fakes: Any, words:
     assert shown == Passage("\\n" * (BEFORE // 2), "\\n", "\\n" * (AFTER // 2))
     words[10] = b"ab\x1b"  # seven characters, of which the last four are one
     shown = passage(found, 100, find_pieces(found, fakes.root)[0])
-    assert shown.before == ("ab\\x1b" * 20)[-BEFORE:] and len(shown.before) == BEFORE
+    assert shown.before == ("ab\\x1b" * 20)[-BEFORE:]
+    assert len(shown.before) == BEFORE
 
 
 def test_half_characters_and_control_characters_show_as_escapes(fakes: Any, words: dict[int, bytes]) -> None:
@@ -68,12 +69,13 @@ def changed(path: Path) -> Any:
     return types.SimpleNamespace(tokenizer=None, tokenizer_hash="other")
 
 
-@pytest.mark.parametrize("opening, said", [(missing, "does not exist"), (changed, "another tokenizer by now")])
+@pytest.mark.parametrize(("opening", "said"), [(missing, "does not exist"), (changed, "another tokenizer by now")])
 def test_without_its_corpus_tokens_are_numbers(
     fakes: Any, words: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, opening: Any, said: str
 ) -> None:
     found = of_text(fakes, b"abc")
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", opening)
     pieces, warning = find_pieces(found, fakes.root)
-    assert said in warning and "\n" not in warning
+    assert said in warning
+    assert "\n" not in warning
     assert passage(found, 1, pieces) == Passage("<97>", "<98>", "<99>")

@@ -85,6 +85,7 @@ def assert_same_result(found: Run, expected: Run) -> None:
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     assert losses(found) == losses(expected)
-    assert found.summary is not None and expected.summary is not None
+    assert found.summary is not None
+    assert expected.summary is not None
     for name in ("loss", "tokens", "steps", "memory_fill"):
         assert found.summary[name] == expected.summary[name], name

@@ -155,8 +155,10 @@ def test_adaptive_softmax_counts_where_there_is_one(corpus: Corpus, root: Path) 
     as_ever = identify(configure(), corpus, root)
     cut = identify(configure("size.cutoffs=[9]"), corpus, root)
     lines = identify(configure("size.cutoffs=[9]", "data.tokenizer.kind=lines"), corpus, root)
-    assert "softmax" not in as_ever and cut == as_ever
-    assert lines["softmax"] == {"cutoffs": [9], "narrowing": 1} and "cutoffs" not in as_ever["size"]
+    assert "softmax" not in as_ever
+    assert cut == as_ever
+    assert lines["softmax"] == {"cutoffs": [9], "narrowing": 1}
+    assert "cutoffs" not in as_ever["size"]
 
 
 @pytest.mark.parametrize("given", ["size.cutoffs=[9,4]", "size.cutoffs=[4,4]", "size.cutoffs=[0]", "size.narrowing=99"])
@@ -189,8 +191,10 @@ def test_a_loss_that_is_not_finite_names_step_lane_and_checkpoint(
         run("checkpoint_every=2")
     (found,) = all_runs(root)
     newest = checkpoint.newest(found.path / "checkpoints")
-    assert newest is not None and newest.name == "step-0000002.pt"
-    assert found.metrics[-1]["step"] == 2 and found.summary is None
+    assert newest is not None
+    assert newest.name == "step-0000002.pt"
+    assert found.metrics[-1]["step"] == 2
+    assert found.summary is None
 
 
 def test_a_rate_far_too_high_is_the_likely_cause(run: Train) -> None:
@@ -224,9 +228,9 @@ def test_a_large_tensor_that_does_not_fit_is_one_line_too(tmp_path: Path) -> Non
     """torch's own error, which hides the file's, comes up only when a tensor is longer than the file's buffer."""
     path = tmp_path / "step-0000001.pt"
     checkpoint.save(path, {"identity": "x", "step": 1})
-    with files_end_at(100_000):
-        with pytest.raises(UserError, check=says("cannot write", str(path), "untouched", "disk is full")):
-            checkpoint.save(path, {"identity": "x", "step": 2, "model": torch.zeros(1_000_000)})
+    full = says("cannot write", str(path), "untouched", "disk is full")
+    with files_end_at(100_000), pytest.raises(UserError, check=full):
+        checkpoint.save(path, {"identity": "x", "step": 2, "model": torch.zeros(1_000_000)})
     assert checkpoint.load(path, identity="x", remedy="")["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -239,7 +243,7 @@ def test_a_run_that_ends_while_it_is_set_up_is_none(run: Train, root: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_json", full)
-        with pytest.raises(UserError, match="identity.json"):
+        with pytest.raises(UserError, match=r"identity.json"):
             run("seed=5")
     assert all_runs(root) == []
     assert run("seed=5").summary is not None
@@ -248,9 +252,9 @@ def test_a_run_that_ends_while_it_is_set_up_is_none(run: Train, root: Path, monk
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(stopped: Run, run: Train, tmp_path: Path) -> None:
     newest = stopped.path / "checkpoints" / "step-0000002.pt"
     before = newest.read_bytes()
-    with files_end_at(len(before) // 2):
-        with pytest.raises(UserError, check=says("cannot write", "step-0000003.pt", "untouched", "disk is full")):
-            run("checkpoint_every=1")
+    full = says("cannot write", "step-0000003.pt", "untouched", "disk is full")
+    with files_end_at(len(before) // 2), pytest.raises(UserError, check=full):
+        run("checkpoint_every=1")
     assert newest.read_bytes() == before
     assert sorted(path.name for path in (stopped.path / "checkpoints").iterdir()) == ["step-0000001.pt", newest.name]
     (tmp_path / "other").mkdir()

@@ -49,7 +49,8 @@ def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path
     found, notes = initial(corpus, root, "arch=knn", "mem=128", f"init_from={source.path}")
     assert notes == [f"weights from {source.name}"]
     trained = weights(source)
-    assert found.keys() == trained.keys() and all(torch.equal(found[name], trained[name]) for name in trained)
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], trained[name]) for name in trained)
     _, notes = initial(corpus, root, "arch=xl", f"init_from={source.name}")
     assert notes[1:] == ["left over there, not used here: memories.1.gate_H"]
 
@@ -70,7 +71,8 @@ def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Co
         identify(configure(*source), corpus, root)["hash"]
         for source in ((), (f"init_from={one.name}",), (f"init_from={other.name}",), (f"init_from={one.path}",))
     ]
-    assert len(set(hashes)) == 3 and hashes[1] == hashes[3]
+    assert len(set(hashes)) == 3
+    assert hashes[1] == hashes[3]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_another_tokenizer_is_refused(run: Train, root: Path) -> None:
     config = configure("data.tokenizer.kind=bytes", f"init_from={source.name}")
     own = root.parent / "own"
     shutil.copytree(root, own)  # the shared folder of corpora stays as it is
-    with pytest.raises(UserError, match="it reads tokenizer .{8}, .* has .{8}; expected the same"):
+    with pytest.raises(UserError, match=r"it reads tokenizer .{8}, .* has .{8}; expected the same"):
         train(config, prepare(config.data, own), own, command="")
 
 

@@ -87,7 +87,8 @@ def test_adafactor_runs(arch: str, run: Train) -> None:
     longer = run(f"arch={arch}", "optim=adafactor", "steps=3", "log_every=1")
     assert longer.metrics[0]["loss"] == short.metrics[0]["loss"]
     moved = {name for name, tensor in weights(longer).items() if not torch.equal(tensor, weights(short)[name])}
-    assert "head.embedding_VD" in moved and "layers.0.attention.keys.weight" in moved
+    assert "head.embedding_VD" in moved
+    assert "layers.0.attention.keys.weight" in moved
     assert [line["rate"] for line in longer.metrics] == pytest.approx([n / 1000 / math.sqrt(1000) for n in (1, 2, 3)])
 
 

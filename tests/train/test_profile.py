@@ -101,10 +101,12 @@ def test_a_profile_is_written_and_no_run_is_made(
 ) -> None:
     memory = ["arch=knn", "mem=400", "data.max_document=0"]  # more than the steps of the profile would fill
     assert main(["train", *memory, *TINY, *extra, "profile=true", f"root={root}"]) == 0
-    assert all_runs(root) == [] and not (root / "results" / "runs").exists()
+    assert all_runs(root) == []
+    assert not (root / "results" / "runs").exists()
     (folder,) = (root / "results" / "profiles").iterdir()
     document, printed = read_json(folder / "profile.json"), capsys.readouterr().out
-    assert (folder / "profile.md").read_text() in printed and len(printed.splitlines()) < 24
+    assert (folder / "profile.md").read_text() in printed
+    assert len(printed.splitlines()) < 24
     total = sum(each["forward"] + each["backward"] for each in document["parts"])
     assert total == pytest.approx(document["seconds_a_step_profiled"])
     assert {"other layers", "head and loss", "optimizer", "data"} <= {each["part"] for each in document["parts"]}
@@ -121,9 +123,11 @@ def test_a_run_that_stopped_is_profiled_from_its_checkpoint_and_stays_as_it_is(
         run("checkpoint_every=2")
     before = snapshot(root / "results" / "runs")
     assert main(["train", *TINY, "profile=true", f"root={root}"]) == 0
-    assert snapshot(root / "results" / "runs") == before and before
+    assert snapshot(root / "results" / "runs") == before
+    assert before
     (found,) = all_runs(root)
-    assert isinstance(found, Run) and found.state == "stopped"
+    assert isinstance(found, Run)
+    assert found.state == "stopped"
     (folder,) = (root / "results" / "profiles").iterdir()
     assert folder.name == found.name
     assert read_json(folder / "profile.json")["after_step"] == 3  # two of the run, and one to warm up

@@ -83,7 +83,8 @@ def test_the_cpus_time_of_all_steps_is_kept_through_a_crash(run: Train, monkeypa
     with pytest.raises(Crash):
         run("steps=12", "checkpoint_every=5")
     summary = run("steps=12", "checkpoint_every=5").summary
-    assert summary is not None and summary["cpu_seconds"] == 12 * 0.5
+    assert summary is not None
+    assert summary["cpu_seconds"] == 12 * 0.5
 
 
 def test_the_cpus_time_of_a_run_that_an_older_version_began_is_not_known(
@@ -99,7 +100,9 @@ def test_the_cpus_time_of_a_run_that_an_older_version_began_is_not_known(
     with pytest.raises(Crash):
         run("steps=12", "checkpoint_every=5")
     summary = run("steps=12", "checkpoint_every=5").summary
-    assert summary is not None and summary["steps"] == 12 and summary["cpu_seconds"] is None
+    assert summary is not None
+    assert summary["steps"] == 12
+    assert summary["cpu_seconds"] is None
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,8 @@ def test_killed_and_gone_on(start: Start, root: Path, run: Train, uninterrupted:
         killed = wait_for_step(process, root, step)
         process.send_signal(signal.SIGKILL)
         process.wait(20)
-    assert killed.state == "stopped" and killed.summary is None, f"it had ended before it was killed at step {step}"
+    assert killed.state == "stopped"
+    assert killed.summary is None, f"it had ended before it was killed at step {step}"
     assert_same_result(run(*LONG), uninterrupted)
 
 
@@ -160,12 +164,14 @@ def test_sigint_saves_and_exits_with_130(start: Start, root: Path) -> None:
     with ended(start("arch=vanilla", "steps=100000", "checkpoint_every=100000")) as process:
         stopped = wait_for_step(process, root, 3)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        _output, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
     last = stopped.metrics[-1]["step"]
-    assert f"stopped at step {last} of 100000 and saved" in errors and "Traceback" not in errors
+    assert f"stopped at step {last} of 100000 and saved" in errors
+    assert "Traceback" not in errors
     assert [path.name for path in (stopped.path / "checkpoints").iterdir()] == [f"step-{last:07d}.pt"]
-    assert stopped.state == "stopped" and not stopped.scores
+    assert stopped.state == "stopped"
+    assert not stopped.scores
 
 
 def kill_self_at(*numbers: int) -> Callable[[Any], float]:
@@ -231,9 +237,11 @@ def test_a_finished_run_says_so_and_changes_nothing(root: Path, capsys: pytest.C
     assert main(words) == 0
     assert time.monotonic() - began < 3
     assert "is done; nothing to train" in capsys.readouterr().out
-    assert snapshot(root / "results") == before and before
+    assert snapshot(root / "results") == before
+    assert before
     (found,) = all_runs(root)
-    assert found.state == "done" and not list(found.path.glob("checkpoints/*"))
+    assert found.state == "done"
+    assert not list(found.path.glob("checkpoints/*"))
 
 
 def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(
@@ -254,8 +262,10 @@ def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(
     (finished.path / "summary.json").rename(finished.path / "hidden")
     monkeypatch.setattr(Run, "locked", waiting)
     run("steps=2")
-    assert seen and snapshot(finished.path).keys() == before.keys()
-    assert losses(finished) and (finished.path / "weights.pt").stat().st_mtime_ns == before["weights.pt"][0]
+    assert seen
+    assert snapshot(finished.path).keys() == before.keys()
+    assert losses(finished)
+    assert (finished.path / "weights.pt").stat().st_mtime_ns == before["weights.pt"][0]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +296,8 @@ def test_a_run_goes_on_and_is_scored_wherever_its_memory_is(
     scoring = Scoring(split="train", documents=3, max_document=100, lanes=2)
     for memory in ("on", "foreign"):
         score = evaluate(found, Request(scoring, memory=memory, device=device), root, command="memexp eval")
-        assert 0 < score.summary["nats_per_token"] < 10 and score.summary["memory_fill"] == 1
+        assert 0 < score.summary["nats_per_token"] < 10
+        assert score.summary["memory_fill"] == 1
 
 
 def test_what_a_killed_process_left_half_written_is_removed(

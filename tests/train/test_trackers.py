@@ -57,7 +57,8 @@ def test_none_imports_nothing_and_wandb_falls_back_offline(root: Path, tmp_path:
     for stage in ("NONE IMPORTS NOTHING", "WITHOUT A KEY", "WITHOUT A NETWORK"):
         assert stage in done.stdout
     said = [line for line in done.stdout.splitlines() if line.startswith("wandb cannot be reached")]
-    assert len(said) == 1 and str(work / "keyed" / "wandb") in said[0]
+    assert len(said) == 1
+    assert str(work / "keyed" / "wandb") in said[0]
     assert list(root.glob("results/runs/*/wandb/offline-run-*/*.wandb"))
     assert list(work.glob("keyed/wandb/offline-run-*/*.wandb"))
     assert [path.name for path in work.iterdir()] == ["keyed"]
@@ -93,9 +94,11 @@ def test_a_tracker_that_fails_ends_no_run(
 
     monkeypatch.setattr(SummaryWriter, {"log": "add_scalar", "close": "close"}[fails], refuse)
     done = run("tracker=tensorboard")
-    assert done.summary is not None and (done.path / "weights.pt").exists()
+    assert done.summary is not None
+    assert (done.path / "weights.pt").exists()
     told = [line for line in capsys.readouterr().out.splitlines() if "tensorboard failed" in line]
-    assert len(told) == 1 and "No space left on device" in told[0]
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
 
 
 def test_a_run_is_whole_before_its_tracker_takes_leave(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,11 +84,13 @@ def test_an_accumulated_gradient_is_that_of_the_sum_over_scored_tokens(arch: str
 
     result = update(session)
     assert result.loss == pytest.approx((total / scored).item(), rel=1e-5)
-    assert session.tokens == scored and session.step == 1
+    assert session.tokens == scored
+    assert session.step == 1
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert result.grad_norm == pytest.approx(norm.item(), rel=1e-4)
     for (name, found), expected in zip(session.model.named_parameters(), model.parameters(), strict=True):
-        assert found.grad is not None and expected.grad is not None, name
+        assert found.grad is not None, name
+        assert expected.grad is not None, name
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
@@ -169,7 +171,8 @@ def test_auxiliary_losses_are_averaged_over_segments_and_kept_apart(tmp_path: An
     result = update(open_session(config, model, documents(1000, 1000), tmp_path))
     assert result.loss == 0.0
     assert result.aux == {"pull": pytest.approx(9.0)}
-    assert model.aux.grad is not None and model.aux.grad.item() == pytest.approx(6.0)
+    assert model.aux.grad is not None
+    assert model.aux.grad.item() == pytest.approx(6.0)
 
 
 def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:

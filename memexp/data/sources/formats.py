@@ -123,7 +123,31 @@ class _Page(HTMLParser):
 
     HIDDEN = ("head", "script", "style")
     INLINE = frozenset(
-        "a abbr acronym b big cite code dfn em font i kbd q s samp small span strong sub sup tt u var".split()
+        [
+            "a",
+            "abbr",
+            "acronym",
+            "b",
+            "big",
+            "cite",
+            "code",
+            "dfn",
+            "em",
+            "font",
+            "i",
+            "kbd",
+            "q",
+            "s",
+            "samp",
+            "small",
+            "span",
+            "strong",
+            "sub",
+            "sup",
+            "tt",
+            "u",
+            "var",
+        ]
     )
 
     def __init__(self) -> None:

@@ -61,7 +61,8 @@ class Grouped(Published):
         described = super().identity()
         if not self._on_disk:
             return described
-        assert self.files is not None and self.path is not None
+        assert self.files is not None
+        assert self.path is not None
         top = _tops(self.path, self.MARK)
         tops = {str(top(PurePosixPath(self.files.name(file)).parent)) for file in self.files.files}
         return {**described, "tops": sorted(tops)}
@@ -73,7 +74,8 @@ class Grouped(Published):
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Name and files of each document on disk."""
-        assert self.files is not None and self.path is not None
+        assert self.files is not None
+        assert self.path is not None
         top = _tops(self.path, self.MARK)
         members: dict[PurePosixPath, dict[str, Path]] = {}
         for file in self.files.files:

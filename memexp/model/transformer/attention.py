@@ -349,10 +349,7 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
     bias = dense(sight.bias, rows)
     if bias is not None:
         scores = scores + bias
-    if isinstance(mask, CausalMask):
-        allowed = mask.dense(rows)
-    else:
-        allowed = mask[..., rows, :] if mask.shape[-2] > 1 else mask
+    allowed = mask.dense(rows) if isinstance(mask, CausalMask) else mask[..., rows, :] if mask.shape[-2] > 1 else mask
     return scores.masked_fill(~allowed, float("-inf"))
 
 

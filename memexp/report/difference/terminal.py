@@ -62,8 +62,9 @@ def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
             f"{100 * breakdown.half:.1f} % make half of what those that gain do"
         )
     )
-    for note in notes(found, breakdown):
-        lines.append(Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text))
+    lines += [
+        Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text) for note in notes(found, breakdown)
+    ]
     return lines
 
 

@@ -195,11 +195,11 @@ def _trends(table: Reproduction) -> list[str]:
                 f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed."
             )
     for column, part in parts.items():
-        for one in part.disagreements:
-            notes.append(
-                f"{column}, against the paper: {one.first} less {one.second} is {_as_printed(table, one.published, '+')} there, "
-                f"{_signed(table, table.shown(column)(one.ours))}{' %' * table.metric.relative} here."
-            )
+        notes += [
+            f"{column}, against the paper: {one.first} less {one.second} is {_as_printed(table, one.published, '+')} there, "
+            f"{_signed(table, table.shown(column)(one.ours))}{' %' * table.metric.relative} here."
+            for one in part.disagreements
+        ]
     return notes
 
 

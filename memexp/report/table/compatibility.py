@@ -1,5 +1,6 @@
 """Refusals: scores that stand in one column but do not compare."""
 
+import itertools
 from collections.abc import Sequence
 
 from memexp.errors import UserError
@@ -12,7 +13,7 @@ _FIRST_TOKEN_BYTES = 64
 
 def refuse_twice(entries: Sequence[Entry]) -> None:
     """Refuse two runs of one row, column and seed, for they are no two seeds. `entries` are sorted by seed."""
-    for before, entry in zip(entries, entries[1:], strict=False):
+    for before, entry in itertools.pairwise(entries):
         if before.run.seed == entry.run.seed:
             raise UserError(
                 f"{before.run.name} and {entry.run.name} have the same settings and the same seed {entry.run.seed}; "

@@ -66,9 +66,19 @@ def to_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["row", "architecture", "context", "cache", "memory", "mem", "trained_mem", "variant"]
-        + [*keys, "data", *by, "metric"]
-        + [
+        [
+            "row",
+            "architecture",
+            "context",
+            "cache",
+            "memory",
+            "mem",
+            "trained_mem",
+            "variant",
+            *keys,
+            "data",
+            *by,
+            "metric",
             "seed",
             "run",
             "value",
@@ -79,9 +89,15 @@ def to_csv(comparison: Comparison) -> str:
             "difference_deviation",
             "difference_n",
             "paired",
+            "tokenizer",
+            "memory_fill",
+            "parameters",
+            "tokens_per_second",
+            "trained_steps",
+            "tokens",
+            *comparison.gauges,
+            "command",
         ]
-        + ["tokenizer", "memory_fill", "parameters", "tokens_per_second", "trained_steps", "tokens"]
-        + [*comparison.gauges, "command"]
     )
     for row in comparison.rows:
         settings = dict(row.settings)
