@@ -4,6 +4,7 @@ import re
 from dataclasses import Field
 from typing import Any
 
+from memexp.config.arch import ARCHS
 from memexp.config.commands import COMMANDS
 from memexp.config.field import AS_TYPED, SIZE_UNITS
 from memexp.config.introspection import (
@@ -255,6 +256,6 @@ def _mem_table() -> Any:
     table = _table("What `mem` counts", "arch", "unit", "default")
     for choice in choices_of("arch"):
         content = yaml.safe_load((CONF / "arch" / f"{choice}.yaml").read_text(encoding="utf-8"))
-        table.add_row(choice, content["arch"]["mem_unit"], str(content["mem"]))
+        table.add_row(choice, ARCHS[choice].mem_unit or "nothing", str(content["mem"]))
     table.add_row("")
     return table

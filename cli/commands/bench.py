@@ -22,8 +22,9 @@ def run(config: BenchConfig) -> None:
     if config.plan:
         from memexp.cost.memory import page
 
-        settings = _settings("knn", SEGMENT)
-        plan = page(settings, slots=config.largest, lanes=config.lanes, card=config.card, vocabulary=VOCABULARY)
+        memory = [f"mem={config.largest}", f"lanes={config.lanes}", "precision=bf16"]
+        settings = [_settings("knn", SEGMENT, *memory, f"arch.stored={stored}") for stored in ("fp32", "bf16")]
+        plan = page(settings, card=config.card, vocabulary=VOCABULARY)
         screen.print(plan, markup=False, highlight=False, soft_wrap=True)
         return
     with _shown(screen) as say:
@@ -53,10 +54,10 @@ def _archs(segment: int) -> dict[str, TrainConfig]:
     return {name: _settings(name, segment) for name in choices_of("arch")}
 
 
-def _settings(arch: str, segment: int) -> TrainConfig:
+def _settings(arch: str, segment: int, *more: str) -> TrainConfig:
     from memexp.config.compose import compose, typed
 
-    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}"]))
+    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}", *more]))
 
 
 @contextmanager

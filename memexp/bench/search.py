@@ -99,7 +99,7 @@ def full_ring(keys_HRK: Tensor) -> Ring:
     heads, slots, head_size = keys_HRK.shape
     ring = empty_ring(lanes=1, heads=heads, head_size=head_size, slots=slots, slack=0, like=keys_HRK)
     ring.keys_BHRK.copy_(F.normalize(keys_HRK, dim=-1))
-    return ring._replace(count_B=torch.full((1,), slots))
+    return replace(ring, count_B=torch.full((1,), slots))
 
 
 def clustered(queries_HTK: Tensor, *, slots: int) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from memexp.bench.measurement import Figure, Say, about, in_turn, timed
 from memexp.bench.workload import Work, knn, our_step, plain_step, vanilla, xl
+from memexp.config.arch import AttentionArch
 from memexp.config.commands import BenchConfig
 from memexp.config.train import TrainConfig
 
@@ -26,7 +27,9 @@ def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, Train
     cache = work.segment
 
     def rotary(name: str) -> TrainConfig:
-        return replace(archs[name], arch=replace(archs[name].arch, position="rotary"))
+        arch = archs[name].arch
+        assert isinstance(arch, AttentionArch)
+        return replace(archs[name], arch=replace(arch, position="rotary"))
 
     # what is compared stands side by side
     sides = {

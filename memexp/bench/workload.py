@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config.arch import Arch, BlockArch, KnnArch, RmtArch, XlArch
+from memexp.config.arch import Arch, AttentionArch, BlockArch, KnnArch, RmtArch, VanillaArch, XlArch
 from memexp.config.groups import Optim, Size
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
@@ -42,22 +42,21 @@ class Work:
         )
 
 
-def vanilla(position: str) -> Arch:
+def vanilla(position: str) -> AttentionArch:
     """Options of a transformer without memory."""
-    return Arch(_target_="memexp.model.vanilla.Vanilla", name="vanilla", position=position)
+    return VanillaArch(_target_="memexp.model.vanilla.Vanilla", name="vanilla", position=position)
 
 
 def xl(position: str) -> Arch:
     """Options of Transformer-XL."""
-    return XlArch(_target_="memexp.model.xl.Xl", name="xl", mem_is="state", position=position)
+    return XlArch(_target_="memexp.model.xl.Xl", name="xl", position=position)
 
 
-def knn(work: Work) -> Arch:
+def knn(work: Work) -> AttentionArch:
     """Options of kNN memory, with a cache of one segment."""
     return KnnArch(
         _target_="memexp.model.knn.Knn",
         name="knn",
-        mem_is="state",
         cache=work.segment,
         neighbours=work.neighbours,
     )
@@ -65,14 +64,12 @@ def knn(work: Work) -> Arch:
 
 def block(work: Work) -> Arch:
     """Options of block recurrence, a segment a window, in the layer that its paper takes."""
-    return BlockArch(
-        _target_="memexp.model.block.Block", name="block", mem_is="parameters", window=work.segment, position="rotary"
-    )
+    return BlockArch(_target_="memexp.model.block.Block", name="block", window=work.segment, position="rotary")
 
 
 def rmt() -> Arch:
     """Options of memory tokens without a cache."""
-    return RmtArch(_target_="memexp.model.rmt.Rmt", name="rmt", mem_is="parameters", position="rotary")
+    return RmtArch(_target_="memexp.model.rmt.Rmt", name="rmt", position="rotary")
 
 
 def random_text(work: Work) -> Tensor:

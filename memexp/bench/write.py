@@ -22,7 +22,7 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
 
     def written() -> None:
         nonlocal ring
-        ring = write(ring, *pairs, valid_B=valid_B, slots=config.slots)
+        ring = write(ring, *pairs, valid_B=valid_B)
 
     for _ in range(ring.keys_BHRK.shape[2] // work.segment):
         written()  # so that no page of it is new

@@ -5,10 +5,10 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from memexp.config.arch import ARCHS
+from memexp.config.arch import ARCHS, Arch
 from memexp.config.checks import check
 from memexp.config.commands import COMMANDS
-from memexp.config.groups import Data, Optim, Size, Tracker
+from memexp.config.groups import AttentionAtSize, Data, Optim, Size, Tracker
 from memexp.config.introspection import CONF, settings_of_schema
 from memexp.errors import UserError, did_you_mean
 from memexp.files import find_root
@@ -28,7 +28,7 @@ def register() -> None:
     for name, group in groups.items():
         store.store(group=name, name="base", node=group)
     for name, arch in ARCHS.items():
-        store.store(group="arch", name=f"base_{name}", node=arch)
+        store.store(group="arch", name=f"base_{name}", node=_as_the_size_says(arch))
     # by name, so that composing imports neither; `memexp.launch.hydra` has Hydra find the classes
     store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
     sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
@@ -49,6 +49,16 @@ def register() -> None:
         {"hydra_logging": "disabled"}, {"job_logging": "disabled"}, {"callbacks": None}, {"env": "default"},
     ]  # fmt: skip
     store.store(group="hydra", name="config", node=quiet, provider="memexp")
+
+
+def _as_the_size_says(schema: type[Arch]) -> Any:
+    """The schema of an architecture whose attention, where it has any, is `size.attention`'s if it is not given."""
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(schema)
+    for name in {item.name for item in fields(AttentionAtSize)} & {item.name for item in fields(schema)}:
+        node[name] = f"${{size.attention.{name}}}"
+    return node
 
 
 def compose(command: str, overrides: list[str]) -> Any:

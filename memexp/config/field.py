@@ -1,7 +1,11 @@
 """How a setting is declared: its default, help, unit, range and meaning, in one dataclass field."""
 
 from dataclasses import MISSING, field
-from typing import Any
+from typing import Any, Literal
+
+Effect = Literal["result", "speed", "nothing"]
+"""What another value of a setting changes: the result (an option is then *semantic*); only where or how fast the same result is
+computed, to rounding; or nothing by itself, because it only describes, or other settings take their values from it."""
 
 UNSET = "???"
 """OmegaConf's mark of a value that must be given."""
@@ -17,6 +21,8 @@ def setting(
     choices: tuple[str, ...] = (),
     departure: bool = False,
     of_memory: bool = False,
+    effect: Effect = "result",
+    later: bool = False,
 ) -> Any:
     """A dataclass field that carries what `--help` prints and `memexp.config.checks` enforces.
 
@@ -27,14 +33,22 @@ def setting(
         choices: the words allowed.
         departure: any value but the default departs from the papers; `departures` lists those in force.
         of_memory: without a memory there is nothing for it to change, so any value but the default is refused there.
+        effect: what another value changes. Only settings that change the result are part of a run's identity.
+        later: the first runs did not have this setting. At its default it is left out of a run's identity, so that their
+            identities stay as they are.
     """
     metadata = {
         "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
-        "of_memory": of_memory,
+        "of_memory": of_memory, "effect": effect, "later": later,
     }  # fmt: skip
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def group(schema: type, *, effect: Effect = "result") -> Any:
+    """A dataclass field that holds a group of settings; `effect` is that of all of them."""
+    return field(default_factory=schema, metadata={"effect": effect})
 
 
 SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")

@@ -1,9 +1,9 @@
 """The groups `data`, `size`, `optim` and `tracker`, and what is scored."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from memexp.config.field import UNSET, setting
+from memexp.config.field import UNSET, group, setting
 
 
 @dataclass
@@ -27,14 +27,21 @@ class Tokenizer:
 
 @dataclass
 class Data:
-    """Group `data`: a corpus."""
+    """Group `data`: a corpus, and how training reads it.
 
-    name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/")
-    source: dict[str, Any] = setting({}, "where documents come from: a class of memexp.data.sources and its options")
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0)
-    valid_documents: int = setting(8, "documents of the validation split, at least", unit="documents", low=1)
-    test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1)
+    What makes the corpus has no effect by itself: the corpus counts in a run's identity by its content.
+    """
+
+    name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/", effect="nothing")
+    source: dict[str, Any] = setting(
+        {}, "where documents come from: a class of memexp.data.sources and its options", effect="nothing"
+    )
+    tokenizer: Tokenizer = group(Tokenizer, effect="nothing")
+    min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0, effect="nothing")
+    valid_documents: int = setting(
+        8, "documents of the validation split, at least", unit="documents", low=1, effect="nothing"
+    )
+    test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1, effect="nothing")
     max_document: int = setting(
         0,
         "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do. With "
@@ -44,40 +51,67 @@ class Data:
         departure=True,
     )
     task: str = setting(
-        "predict", "as in task=NAME: say what comes next, or a document's class", choices=("predict", "classify")
+        "predict",
+        "as in task=NAME: say what comes next, or a document's class",
+        choices=("predict", "classify"),
+        later=True,
     )
     cut: str = setting(
         "crop",
         "what a visit to a document longer than max_document reads: a random crop, or one of the consecutive chunks it is "
         "cut into, all of which make an epoch",
         choices=("crop", "chunks"),
+        later=True,
     )
     drop_tails: bool = setting(
-        False, "training leaves out what does not fill a segment at a document's end: no padding", departure=True
+        False,
+        "training leaves out what does not fill a segment at a document's end: no padding",
+        departure=True,
+        later=True,
     )
-    answer: int = setting(0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0)
-    path: str | None = setting(None, "files to read, for the sources that take some", unit="path")
+    answer: int = setting(
+        0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0, effect="nothing"
+    )
+    path: str | None = setting(None, "files to read, for the sources that take some", unit="path", effect="nothing")
+
+
+@dataclass
+class AttentionAtSize:
+    """What an architecture's attention starts with at a size, where the architecture has such an option and it is not given."""
+
+    position: str = setting("t5", "arch.position at this size")
+    scale: float = setting(1.0, "arch.scale at this size", low=0.0)
+    key_smear: bool = setting(False, "arch.key_smear at this size")
+    keys_as_queries: bool = setting(False, "arch.keys_as_queries at this size")
 
 
 @dataclass
 class Size:
     """Group `size`: the shape of the network, apart from its memory."""
 
-    name: str = setting(UNSET, "name of the preset")
+    name: str = setting(UNSET, "name of the preset", effect="nothing")
     layers: int = setting(12, "decoder layers", unit="layers", low=1)
     width: int = setting(1024, "model width", low=1)
     heads: int = setting(8, "attention heads", unit="heads", low=1)
     head_size: int = setting(128, "width of a head", low=1)
     feedforward: int = setting(4096, "hidden width of a feed-forward layer", low=1)
-    rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0)
-    memory: int = setting(8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0)
-    routed: int = setting(512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1)
+    rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0, effect="nothing")
+    memory: int = setting(
+        8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0, effect="nothing"
+    )
+    routed: int = setting(
+        512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1, effect="nothing"
+    )
+    attention: AttentionAtSize = group(AttentionAtSize, effect="nothing")
     cutoffs: list[int] = setting(
         [],
         "words before each cluster of adaptive softmax, with data.tokenizer.kind=lines; empty: one softmax over all",
         unit="entries",
+        effect="nothing",  # where they are in force they count; see `memexp.runs.identity`
     )
-    narrowing: int = setting(1, "how many times narrower a further cluster's vectors are (div_val)", low=1)
+    narrowing: int = setting(
+        1, "how many times narrower a further cluster's vectors are (div_val)", low=1, effect="nothing"
+    )
 
 
 @dataclass

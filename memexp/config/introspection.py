@@ -20,7 +20,7 @@ PACKAGE_LINE = "# @package"
 TYPED_AS = {"corpora": "data"}
 """Settings that are typed by another word, which inside Hydra is a group's."""
 
-INTERNAL = ("_target_", "name", "mem_unit", "mem_is", "task")
+INTERNAL = ("_target_", "name", "task")
 """Settings of the groups' files that nobody sets by hand."""
 
 WITHOUT_SCHEMA = {"train": ("task",)}

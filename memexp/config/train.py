@@ -1,10 +1,10 @@
 """The settings of `memexp train`."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from memexp.config.arch import Arch
-from memexp.config.field import default_of, setting
+from memexp.config.field import default_of, group, setting
 from memexp.config.groups import Data, Optim, Scoring, Size, Tracker, cutoffs_in_force
 
 
@@ -13,7 +13,10 @@ class Command:
     """What every command has."""
 
     root: str | None = setting(
-        None, "folder that holds data/ and results/; default: the checkout, else the working directory", unit="path"
+        None,
+        "folder that holds data/ and results/; default: the checkout, else the working directory",
+        unit="path",
+        effect="nothing",
     )
 
 
@@ -21,12 +24,12 @@ class Command:
 class TrainConfig(Command):
     """memexp train: train a model, then score held-out documents."""
 
-    arch: Arch = field(default_factory=Arch)
-    data: Data = field(default_factory=Data)
-    size: Size = field(default_factory=Size)
-    optim: Optim = field(default_factory=Optim)
-    tracker: Tracker = field(default_factory=Tracker)
-    eval: Scoring = field(default_factory=Scoring)
+    arch: Arch = group(Arch)
+    data: Data = group(Data)
+    size: Size = group(Size)
+    optim: Optim = group(Optim)
+    tracker: Tracker = group(Tracker, effect="nothing")
+    eval: Scoring = group(Scoring, effect="nothing")
     mem: int = setting(0, "size of the memory; its unit and default are the architecture's", unit="slots", low=0)
     segment: int = setting(512, "tokens that one forward pass sees a lane", unit="tokens", low=1)
     lanes: int = setting(8, "documents read side by side, each carrying its own state", unit="lanes", low=1)
@@ -37,27 +40,39 @@ class TrainConfig(Command):
     recompute: bool = setting(
         False,
         "compute segments again in the backward pass instead of keeping their activations: less memory, same gradients",
+        effect="speed",
     )
     precision: str = setting("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16"))
     compile: bool = setting(
         False,
         "compile the layers (torch.compile): the same results to rounding; for GPUs, on a CPU in fp32 it does not pay",
+        effect="speed",
     )
-    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"), effect="speed")
     threads: int = setting(
-        0, "CPU threads; 0: torch's choice, or a job's share of the cores in a sweep", unit="threads", low=0
+        0,
+        "CPU threads; 0: torch's choice, or a job's share of the cores in a sweep",
+        unit="threads",
+        low=0,
+        effect="speed",
     )
     init_from: str | None = setting(None, "run whose last weights to start from", unit="run")
-    tag: str = setting("", "a word to find runs by; part of a run's identity in no way")
-    log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1)
-    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", low=1)
-    validate_every: int = setting(0, "steps between scores on the validation split; 0: never", unit="steps", low=0)
-    profile: bool = setting(
-        False, "train nothing that is kept: a few steps under the profiler, to results/profiles/RUN"
+    tag: str = setting("", "a word to find runs by; part of a run's identity in no way", effect="nothing")
+    log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1, effect="nothing")
+    checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", low=1, effect="nothing")
+    validate_every: int = setting(
+        0, "steps between scores on the validation split; 0: never", unit="steps", low=0, effect="nothing"
     )
-    dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run")
-    jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1)
-    skip_refused: bool = setting(False, "drop the jobs of a sweep that make no sense instead of stopping")
+    profile: bool = setting(
+        False,
+        "train nothing that is kept: a few steps under the profiler, to results/profiles/RUN",
+        effect="nothing",
+    )
+    dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run", effect="nothing")
+    jobs: int = setting(1, "jobs of a sweep that train at a time", unit="jobs", low=1, effect="nothing")
+    skip_refused: bool = setting(
+        False, "drop the jobs of a sweep that make no sense instead of stopping", effect="nothing"
+    )
 
     @property
     def cutoffs(self) -> list[int]:
@@ -65,11 +80,8 @@ class TrainConfig(Command):
         return cutoffs_in_force(self.size.cutoffs, tokenizer=self.data.tokenizer.kind)
 
 
-NOT_OF_THE_RESULT = (
-    "root", "tracker", "device", "threads", "tag", "eval", "log_every", "checkpoint_every", "validate_every",
-    "recompute", "compile", "profile", "dry_run", "jobs", "skip_refused",
-)  # fmt: skip
-"""Settings of `train` that change no weight, and so no run's identity."""
+NOT_OF_THE_RESULT = tuple(item.name for item in fields(TrainConfig) if item.metadata["effect"] != "result")
+"""Settings and groups of `train` that change no weight."""
 
 
 def departures(config: Any, where: str = "") -> list[str]:

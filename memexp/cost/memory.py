@@ -1,22 +1,18 @@
 """What a training step needs on one accelerator, by arithmetic: nothing is measured, nothing is allocated."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from memexp.config.arch import KnnArch, PairArch
 from memexp.config.train import TrainConfig
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
-from memexp.model.knn_memory.exact_search import ACCELERATOR_BLOCK_BYTES
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
 
-BIASED = ("t5", "xl", "alibi", "dynamic")
-"""Positions that are added to the scores of attention."""
 HALF, FULL = 2, 4
 """Bytes of a number in bf16 and in fp32."""
 
@@ -29,6 +25,8 @@ class Item(NamedTuple):
     how: str
     lasting: bool = False
     """There from the start to the end, whatever is read."""
+    on_host: bool = False
+    """In the host's memory, also where the model is on an accelerator."""
 
 
 def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
@@ -38,7 +36,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     what the heads read, and the hidden layer before and after its ReLU, for every segment of a gradient window; scores of
     attention are not kept, but what is added to them is.
     """
-    arch, size = config.arch, config.size
+    size = config.size
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
@@ -51,25 +49,27 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     kept = size.layers * (2 * size.width + 4 * inner + 2 * size.feedforward + 2 * size.width)
     logits = min(tokens * vocabulary, 1 << 25)
     lanes = f"{config.lanes} lanes"
-    rings = isinstance(arch, PairArch)
+    memory_cost = model.memory_cost
     found = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
         Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}", True),
         _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if number == HALF else 0, f"{parameters:,} x {HALF}"),
         Item(
-            f"rings, {arch.stored}" if isinstance(arch, PairArch) else "memory",
+            memory_cost.what,
             config.lanes * memory,
-            f"{lanes} x {memory:,}" + f", {config.mem:,} slots and the segment's slack" * rings,
+            f"{lanes} x {memory:,}"
+            + f", {model.memory_slots:,} slots and the segment's slack" * bool(memory_cost.search_bytes),
             True,
+            on_host=memory_cost.on_host,
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
         Item("activations", positions * kept * number, f"{positions:,} positions x {kept:,} x {number}"),
         _added_to_scores(config, model, number=number, segments=window),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
-    search = Item("scores of a search", 2 * ACCELERATOR_BLOCK_BYTES, "a block of queries, and what is selected of it")
-    return [*found, search] if rings else found
+    search = Item("scores of a search", memory_cost.search_bytes, "a block of queries, and what is selected of it")
+    return [*found, search] if search.bytes else found
 
 
 def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number: int, segments: int) -> Item:
@@ -77,10 +77,8 @@ def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number: int, s
 
     A fused kernel keeps it for its backward pass, one a lane and layer. Causal attention without a cache needs none.
     """
-    places = model.stride + model.positions - config.segment  # of the text that is read at once
-    pairs = config.lanes * model.positions * (places + model.in_sight) * config.size.layers * segments
-    biased = config.arch.position in BIASED
-    each = number * config.size.heads if biased else 1 if model.in_sight else 0
+    pairs = config.lanes * model.positions * (model.window + model.in_sight) * config.size.layers * segments
+    each = number * model.bias_heads if model.bias_heads else 1 if model.in_sight else 0
     return Item("bias and mask of attention", pairs * each, f"{pairs:,} pairs of places x {each}")
 
 
@@ -111,12 +109,7 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
     there = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
-    elsewhere = on_gpu and getattr(config.arch, "stored_on", "device") == "host"
-    found = [
-        item
-        for item in items(config, vocabulary=vocabulary)
-        if item.lasting and not (elsewhere and item.what.startswith("rings"))
-    ]
+    found = [item for item in items(config, vocabulary=vocabulary) if item.lasting and not (on_gpu and item.on_host)]
     if (needed := total(found)) > there:
         most = max(found, key=lambda item: item.bytes)
         raise UserError(
@@ -126,26 +119,20 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
         )
 
 
-def planned(settings: TrainConfig, *, slots: int, lanes: int, stored: str) -> TrainConfig:
-    """Settings with that much memory, stored like that, and that many lanes, in bf16."""
-    assert isinstance(settings.arch, KnnArch)
-    return replace(settings, arch=replace(settings.arch, stored=stored), mem=slots, lanes=lanes, precision="bf16")
-
-
-def page(settings: TrainConfig, *, slots: int, lanes: int, card: float, vocabulary: int) -> str:
-    """The arithmetic for people, with rings in fp32 and in bf16.
+def page(configs: Sequence[TrainConfig], *, card: float, vocabulary: int) -> str:
+    """The arithmetic of some runs for people.
 
     Args:
         card: what the device has, in GB (10^9 bytes).
     """
     lines = []
-    for stored in ("fp32", "bf16"):
-        config = planned(settings, slots=slots, lanes=lanes, stored=stored)
+    for config in configs:
         found = items(config, vocabulary=vocabulary)
         whole = total(found)
         fits = "fits" if whole <= card * 1e9 else "does not fit"
         lines += [
-            f"arch=knn size={config.size.name} mem={slots:,} lanes={lanes} segment={config.segment} precision=bf16 arch.stored={stored}",
+            f"arch={config.arch.name} size={config.size.name} mem={config.mem:,} lanes={config.lanes} segment={config.segment} "
+            f"precision={config.precision}",
             *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in found),
             f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {card:g} GB",
             "",

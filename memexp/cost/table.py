@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from memexp.config.arch import PairArch
 from memexp.config.train import TrainConfig
 from memexp.cost.memory import items, total
 from memexp.model.build import build_model
@@ -57,15 +56,11 @@ def operations(config: TrainConfig) -> float:
         model = build_model(config, vocabulary=vocabulary_of(config))
     inner = size.heads * size.head_size
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
-    window = model.stride + model.positions - config.segment
-    attention = 2 * size.layers * inner * ((window + 1) / 2 + model.in_sight)
-    searched = 0.0
-    if isinstance(config.arch, PairArch):
-        pairs = getattr(config.arch, "pairs", config.mem)
-        searched = (len(config.arch.knn_layers) or 1) * inner * pairs
-        searched /= config.segment if config.arch.search == "routed" else 1
+    attention = 2 * size.layers * inner * ((model.window + 1) / 2 + model.in_sight) if model.window else 0.0
     layers = (weights + attention) * model.positions / config.segment
-    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications + searched)
+    return 2 * (
+        (4 if config.recompute else 3) * layers + 3 * model.head.multiplications + model.memory_cost.multiplications
+    )
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:

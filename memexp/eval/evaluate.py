@@ -237,7 +237,7 @@ def settings_with(run: Run, *, mem: int | None) -> TrainConfig:
     config = trained_settings(run)
     if mem is None or mem == config.mem:
         return config
-    if config.arch.mem_is == "parameters":
+    if config.arch.mem_unit and not config.arch.resizable:
         raise UserError(
             f"mem is {mem}, but {run.name} was trained with mem={config.mem} and its memory is made of parameters; "
             f"expected that size. Train another run with mem={mem}"

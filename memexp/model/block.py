@@ -3,20 +3,20 @@
 Shapes: B lanes, T tokens, D width, M state vectors, H heads, K head size, C cache, S = C + T tokens in sight.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.knn_memory.layer import PairMemories, PairPass
+from memexp.config.arch import BlockArch
+from memexp.model.knn_memory.memories import PairMemories, PairPass
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.model.segment import Extension, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors
-from memexp.model.state import State, Tree
+from memexp.model.state import State, Tree, fork
 from memexp.model.transformer.attention import (
-    AttentionOptions,
     Cache,
     LayerCache,
     Sight,
@@ -27,8 +27,8 @@ from memexp.model.transformer.attention import (
     next_cache,
     share,
 )
-from memexp.model.transformer.decoder import DecoderLayers
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.shape import Shape
 
 Gauges = dict[str, Tensor]
 
@@ -44,8 +44,8 @@ class _Read(NamedTuple):
     pairs: PairPass
 
 
-class Block(SegmentModel):
-    """Block-Recurrent Transformer (Hutchins et al. 2022, section 3).
+class BlockRecurrence(DecoderModel):
+    """Block recurrence (Hutchins et al. 2022, section 3), beside whatever pairs its layers read: those of `memories`, injected.
 
     A segment is read in windows of W tokens, each through all layers. A token sees itself and the W tokens before it;
     in a recurrent layer, or with `feedback` in every layer, it also reads the layer's state vectors as they stood before
@@ -57,43 +57,32 @@ class Block(SegmentModel):
     arrangement and fixed ones in none, as the paper's equations do; attention from and to state vectors starts sharper.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        window: int,
-        recurrent_layers: list[int],
-        gate_kind: str,
-        gates: str,
-        feedback: bool,
-        state_dropout: float,
-        cache_dropout: float,
-        shared_values: bool,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots = shape, window, mem
-        self.state_dropout, self.cache_dropout = state_dropout, cache_dropout
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, shared_values=shared_values)
-        self.stored_heads = 1 if shared_values else shape.heads
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+    def __init__(self, shape: Shape, mem: int, arch: BlockArch, *, memories: PairMemories, pairs: int) -> None:
+        """
+        Args:
+            memories: of some layers, written after every window.
+            pairs: what these hold.
+        """
+        super().__init__(shape, cache=arch.window, memory=mem + pairs)
+        self.state_dropout, self.cache_dropout = arch.state_dropout, arch.cache_dropout
+        self.stored_heads = 1 if arch.shared_values else shape.heads
+        self.add_layers(arch, shared_values=arch.shared_values)
         # the paper's 10th of 12
-        chosen = sorted(layer - 1 for layer in recurrent_layers) or [max(1, round(shape.layers * 10 / 12)) - 1]
+        chosen = sorted(layer - 1 for layer in arch.recurrent_layers) or [max(1, round(shape.layers * 10 / 12)) - 1]
         self.recurrent_layers = chosen if mem else []
-        self.vectors = RecurrentVectors(
-            StateVectors(shape, options, count=mem, gate_kind=gate_kind, gates=gates) for _ in self.recurrent_layers
-        )
-        reading = range(shape.layers) if feedback else self.recurrent_layers
-        self.readers = nn.ModuleDict({str(index): StateReader(shape, options) for index in reading})
-        self.memories = PairMemories()  # none: a seam for pairs beside the state vectors
+        self.vectors = RecurrentVectors(StateVectors(shape, arch, count=mem) for _ in self.recurrent_layers)
+        reading = range(shape.layers) if arch.feedback else self.recurrent_layers
+        self.readers = nn.ModuleDict({str(index): StateReader(shape, arch) for index in reading})
+        self.memories = memories
+
+    @property
+    def memory_cost(self) -> MemoryCost:
+        """What search costs."""
+        return self.memories.cost
+
+    def remarks(self, device: torch.device) -> list[str]:
+        """What is to be said of the search of the memories of pairs."""
+        return self.memories.remarks(device)
 
     @property
     def stride(self) -> int:
@@ -130,8 +119,16 @@ class Block(SegmentModel):
         """Read over a cache that grows by the window so far, and the state vectors as they were at its start."""
         vectors, rings = self._parts(state)
         cache, seen = (state.cache, self.vectors.see(vectors)) if kept is None else kept
-        read = self._read(self.dropout(self.head.embed(tokens_BT)), cache, seen, rings, size=None)
+        read = self._read(self.embed(tokens_BT), cache, seen, rings, size=None)
         return Extension(read.hidden_BTD, (read.cache, seen))
+
+    def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
+        """What each token retrieves of the memories of pairs; windows write to a copy of the rings."""
+        if not self._parts(state)[1]:
+            return super().inspect(tokens_BT, valid_BT, state, reset_B)
+        reads, _ = self._windows(tokens_BT, valid_BT, fork(self.clear(state, reset_B)))
+        retrieved = [retrieval for read in reads if (retrieval := read.pairs.retrieval()) is not None]
+        return Retrieval(*(torch.cat(parts, dim=1) for parts in zip(*retrieved, strict=True)))
 
     def _forget(self, state: State) -> State:
         """In training, lanes lose their cache or their state vectors at random, so that neither is relied on alone."""
@@ -148,7 +145,7 @@ class Block(SegmentModel):
     def _windows(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> tuple[list[_Read], State]:
         """A segment window by window, and the state after it."""
         # padding is nothing at all, so that no gauge depends on what stands there
-        x_BTD = self.dropout(self.head.embed(tokens_BT)) * valid_BT[..., None]
+        x_BTD = self.embed(tokens_BT) * valid_BT[..., None]
         cache, (vectors, rings), reads = state.cache, self._parts(state), []
         for window_BTD, there_BT in zip(x_BTD.split(self.stride, 1), valid_BT.split(self.stride, 1), strict=True):
             seen = self.vectors.see(vectors)
@@ -212,6 +209,14 @@ class Block(SegmentModel):
         """With the number of the layer where several are recurrent."""
         suffix = f"_layer{self.recurrent_layers[place] + 1}" if len(self.recurrent_layers) > 1 else ""
         return {name + suffix: value for name, value in gauges.items()}
+
+
+@final
+class Block(BlockRecurrence):
+    """Block-Recurrent Transformer (Hutchins et al. 2022, section 3): block recurrence alone, without a memory of pairs."""
+
+    def __init__(self, shape: Shape, mem: int, arch: BlockArch) -> None:
+        super().__init__(shape, mem, arch, memories=PairMemories(), pairs=0)
 
 
 def _lengths(read_BHTK: Tensor, local_BHTK: Tensor) -> Tensor:

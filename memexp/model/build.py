@@ -1,18 +1,20 @@
-"""From settings to a model, and from batches to what it reads."""
+"""From settings to a model."""
 
-from dataclasses import asdict
+import importlib
 
-from memexp.config.instantiate import instantiate
+from memexp.config.arch import Arch
 from memexp.config.train import TrainConfig
+from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.model.transformer.shape import Shape
 
-NOT_OF_THE_MODEL = ("name", "mem_unit", "mem_is")
-"""Options of `arch` that describe it to people and never reach the constructor."""
-
 
 def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
-    """The model of a configuration, with weights drawn from torch's generator, on the CPU."""
+    """The model of a configuration, with weights drawn from torch's generator, on the CPU.
+
+    Raises:
+        UserError: `arch._target_` is no architecture of memexp.
+    """
     size = config.size
     shape = Shape(
         vocabulary=vocabulary,
@@ -26,6 +28,21 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
         cutoffs=tuple(cutoff for cutoff in config.cutoffs if cutoff < vocabulary),
         narrowing=size.narrowing,
     )
-    options = {name: value for name, value in asdict(config.arch).items() if name not in NOT_OF_THE_MODEL}
-    model: SegmentModel = instantiate(options, shape=shape, mem=config.mem)
+    model: SegmentModel = _class_of(config.arch)(shape, config.mem, config.arch)
     return model
+
+
+def _class_of(arch: Arch) -> type:
+    """The class that `arch._target_` names. Settings can come from somebody else's run folder, so it is a model or refused."""
+    module, _, name = arch._target_.rpartition(".")
+    if module.startswith("memexp.model."):
+        try:
+            model = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            model = None
+        if isinstance(model, type) and issubclass(model, SegmentModel):
+            return model
+    raise UserError(
+        f"arch._target_ is {arch._target_!r}; expected the class of an architecture, such as memexp.model.xl.Xl. Likely cause: "
+        "the settings are of another version of memexp, or were edited"
+    )

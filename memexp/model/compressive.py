@@ -9,11 +9,11 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.config.arch import CompressiveArch
+from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.slot_memory.compressor import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
-    AttentionOptions,
     Cache,
     Heads,
     LayerCache,
@@ -21,14 +21,13 @@ from memexp.model.transformer.attention import (
     attend,
     causal_mask,
     clear_cache,
-    empty_cache,
     next_cache,
     next_layer_cache,
     share,
 )
-from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.position import Places, in_order
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.shape import Shape
 
 
 class _Read(NamedTuple):
@@ -42,7 +41,7 @@ class _Read(NamedTuple):
 
 
 @final
-class Compressive(SegmentModel):
+class Compressive(DecoderModel):
     """Compressive Transformer (Rae et al. 2020, section 3) over normalised keys.
 
     Every layer attends to its compressed slots, its cache and the segment together; a slot stands where the middle one of
@@ -52,30 +51,11 @@ class Compressive(SegmentModel):
     the convolution starts as a mean.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        cache: int,
-        factor: int,
-        compress: str,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots, self.factor = shape, cache, mem, factor
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
-        self.compressors = nn.ModuleList(
-            Compressor(shape, kind=compress, factor=factor, normalise=normalise) for _ in range(shape.layers)
-        )
+    def __init__(self, shape: Shape, mem: int, arch: CompressiveArch) -> None:
+        super().__init__(shape, cache=arch.cache, memory=mem)
+        self.factor = arch.factor
+        self.add_layers(arch)
+        self.compressors = nn.ModuleList(Compressor(shape, arch) for _ in range(shape.layers))
 
     @property
     def in_sight(self) -> int:
@@ -88,7 +68,7 @@ class Compressive(SegmentModel):
         size = (lanes, shape.heads, self.memory_slots, shape.head_size)
         slots = tuple(Pairs(like.new_zeros(size), like.new_zeros(size)) for _ in range(shape.layers))
         count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
-        return State(empty_cache(shape, lanes=lanes, size=self.cache_tokens, like=like), Compressed(slots, count_B))
+        return State(self.empty_cache(lanes), Compressed(slots, count_B))
 
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Void the caches and slots of the lanes that begin a document."""
@@ -130,7 +110,7 @@ class Compressive(SegmentModel):
 
     def _read(self, tokens_BT: Tensor, memory: Compressed, cache: Cache, *, size: int | None) -> _Read:
         """Through all layers; `size` is that of the next cache, None keeps all in sight but the slots."""
-        x_BTD = self.dropout(self.head.embed(tokens_BT))
+        x_BTD = self.embed(tokens_BT)
         slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
         filled_BM = torch.arange(slots, device=x_BTD.device) >= slots - memory.count_B[:, None]
         causal = causal_mask(x_BTD, cache).dense()

@@ -10,24 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.config.arch import RmtArch
+from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import (
-    AttentionOptions,
-    Heads,
-    LayerCache,
-    Sight,
-    attend,
-    clear_cache,
-    empty_cache,
-    next_cache,
-    open_cache,
-    share,
-)
-from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.attention import Heads, LayerCache, Sight, attend, clear_cache, next_cache, share
+from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.position import Places
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.shape import Shape
 
 CARRY = 4.0
 """Root mean square of the memory at first: larger than what one segment adds, so that a slot keeps most of what it holds
@@ -86,7 +76,7 @@ class _Kept(NamedTuple):
 
 
 @final
-class Rmt(SegmentModel):
+class Rmt(DecoderModel):
     """Recurrent Memory Transformer (Bulatov et al. 2022, section 3.2), with a cache where `cache` is not 0.
 
     A lane carries `mem` vectors. They stand in front of the segment (read) and, the same ones, behind it (write); what
@@ -101,33 +91,17 @@ class Rmt(SegmentModel):
     a step every segment and computes `bptt_segments` again before it.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        cache: int,
-        aux_weight: float,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots, self.aux_weight = shape, cache, mem, aux_weight
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries, two_sided=mem > 1)
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+    def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
+        super().__init__(shape, cache=arch.cache, memory=mem)
+        self.aux_weight = arch.aux_weight
+        self.add_layers(arch, two_sided=mem > 1)
         if mem:
             self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * CARRY)
             self.read_MD = nn.Parameter(torch.randn(mem, shape.width))
             self.write_MD = nn.Parameter(torch.randn(mem, shape.width))
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
             nn.init.constant_(self.memory_norm.weight, CARRY)
-            self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if aux_weight else None
+            self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
 
     @property
     def positions(self) -> int:
@@ -136,8 +110,7 @@ class Rmt(SegmentModel):
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and the learned initial memory."""
-        like = self.head.embedding_VD
-        cache = empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=like)
+        cache = self.empty_cache(lanes)
         return State(cache, self.initial_MD.expand(lanes, -1, -1) if self.memory_slots else ())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
@@ -180,8 +153,7 @@ class Rmt(SegmentModel):
         slots, length = self.memory_slots, tokens_BT.shape[1]
         x_BQD = self.head.embed(tokens_BT)
         if kept is None:
-            layers = state.cache.layers or open_cache(self.shape, lanes=len(tokens_BT), like=x_BQD).layers
-            kept = _Kept(layers, 0)
+            kept = _Kept(self.growing(state.cache).layers, 0)
             if slots:
                 x_BQD = torch.cat([state.memory + self.read_MD, x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)

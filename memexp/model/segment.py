@@ -45,6 +45,19 @@ class Retrieval(NamedTuple):
     """Share of the head's attention, gate included; 0 where nothing was retrieved."""
 
 
+class MemoryCost(NamedTuple):
+    """What a plan of time and memory cannot tell from a model's parameters and state."""
+
+    what: str = "memory"
+    """What people call it."""
+    on_host: bool = False
+    """Whether it stays in the host's memory where the model is on an accelerator."""
+    search_bytes: int = 0
+    """What a search holds on an accelerator while it runs."""
+    multiplications: float = 0.0
+    """Of a token with what is stored, to find what it reads; without gradient."""
+
+
 class SegmentModel(nn.Module, ABC):
     """A transformer that reads a document segment by segment.
 
@@ -60,6 +73,16 @@ class SegmentModel(nn.Module, ABC):
     """Tokens of exact recent past that every layer sees beside the segment."""
     memory_slots: int
     """What one lane's memory can hold; 0 without memory."""
+
+    def __init__(self, shape: Shape, *, cache: int, memory: int) -> None:
+        """An architecture's own constructor takes `(shape, mem, arch)`: the network, the size of the memory, and its options.
+
+        Args:
+            cache: tokens of exact recent past.
+            memory: slots of the memory.
+        """
+        super().__init__()
+        self.shape, self.cache_tokens, self.memory_slots = shape, cache, memory
 
     @abstractmethod
     def init_state(self, lanes: int) -> State:
@@ -96,6 +119,21 @@ class SegmentModel(nn.Module, ABC):
     def in_sight(self) -> int:
         """What every layer's attention reads besides the segment."""
         return self.cache_tokens
+
+    @property
+    def window(self) -> int:
+        """Places that causal attention runs over at once, `in_sight` not counted; 0 without attention."""
+        return 0
+
+    @property
+    def bias_heads(self) -> int:
+        """Numbers that positions add to the attention of one place to another, one a head; 0 where they are no bias."""
+        return 0
+
+    @property
+    def memory_cost(self) -> MemoryCost:
+        """What the memory costs besides its state."""
+        return MemoryCost()
 
     def remarks(self, device: torch.device) -> list[str]:
         """What is to be said of it on this device, to the user."""

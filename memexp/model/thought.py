@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.config.arch import ThoughtArch
+from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.prefix import read_behind, read_unplaced
 from memexp.model.slot_memory.recall import (
@@ -25,13 +26,13 @@ from memexp.model.slot_memory.recall import (
 )
 from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import AttentionOptions, Cache, open_cache
-from memexp.model.transformer.decoder import DecoderLayers
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.attention import Cache
+from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.shape import Shape
 
 
 @final
-class Thought(SegmentModel):
+class Thought(DecoderModel):
     """Thought-and-memory (LumenPallidium 2023, published as code) on the decoder of Memorizing Transformers.
 
     The predictor reads a segment behind `mem` slots without places: tokens see slots and earlier tokens, slots see
@@ -48,46 +49,24 @@ class Thought(SegmentModel):
     empty; the code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        updater_layers: int,
-        recall: float,
-        recall_target: str,
-        composition: float,
-        variance: float,
-        covariance: float,
-        faithful: bool,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots = shape, 0, mem
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
-        weights = {"recall": recall, "composition": composition, "variance": variance, "covariance": covariance}
+    def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
+        super().__init__(shape, cache=0, memory=mem)
+        self.add_layers(arch)
+        weights = {name: getattr(arch, name) for name in ("recall", "composition", "variance", "covariance")}
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        self.recalled = recalled_tokens if recall_target == "tokens" else recalled_embeddings
-        self.updater_losses = published_updater_losses if faithful else updater_losses
+        self.recalled = recalled_tokens if arch.recall_target == "tokens" else recalled_embeddings
+        self.updater_losses = published_updater_losses if arch.faithful else updater_losses
         if not mem:
             return
         self.initial_MD = nn.Parameter(torch.randn(mem, shape.width))
-        depth = updater_layers or (shape.layers + 1) // 2
+        depth = arch.updater_layers or (shape.layers + 1) // 2
         self.updater = (
-            AdditiveUpdater(shape, layers=depth, dropout=dropout)
-            if faithful
-            else GatedUpdater(shape, options, mem=mem, layers=depth, dropout=dropout)
+            AdditiveUpdater(shape, arch, layers=depth)
+            if arch.faithful
+            else GatedUpdater(shape, arch, mem=mem, layers=depth)
         )
-        if recall:
-            self.recall_queries = PublishedQueries(shape) if faithful else PlacedQueries(shape)
+        if arch.recall:
+            self.recall_queries = PublishedQueries(shape) if arch.faithful else PlacedQueries(shape)
 
     def init_state(self, lanes: int) -> State:
         """The learned initial slots."""
@@ -104,7 +83,7 @@ class Thought(SegmentModel):
         """Read one segment behind the slots, then rewrite them."""
         before_BMD = state.memory
         prefix = read_unplaced(self.layers, before_BMD).prefix
-        hidden_BTD, _, memory_share = read_behind(self.layers, self._embed(tokens_BT), prefix, self._open(tokens_BT))
+        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, self._open(tokens_BT))
         if not self.memory_slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
         after_BMD, gauges = self.updater(before_BMD, hidden_BTD, valid_BT)
@@ -118,15 +97,11 @@ class Thought(SegmentModel):
         if kept is None:
             kept = read_unplaced(self.layers, state.memory).prefix, self._open(tokens_BT)
         prefix, cache = kept
-        hidden_BTD, cache, _ = read_behind(self.layers, self._embed(tokens_BT), prefix, cache)
+        hidden_BTD, cache, _ = read_behind(self.layers, self.embed(tokens_BT), prefix, cache)
         return Extension(hidden_BTD, (prefix, cache))
 
-    def _embed(self, tokens_BT: Tensor) -> Tensor:
-        embedded_BTD: Tensor = self.dropout(self.head.embed(tokens_BT))
-        return embedded_BTD
-
     def _open(self, tokens_BT: Tensor) -> Cache:
-        return open_cache(self.shape, lanes=len(tokens_BT), like=self.head.embedding_VD)
+        return self.growing(self.empty_cache(len(tokens_BT)))
 
     def _losses(
         self, tokens_BT: Tensor, valid_BT: Tensor, hidden_BTD: Tensor, *, before_BMD: Tensor, after_BMD: Tensor

@@ -5,17 +5,18 @@ Shapes: B lanes, T tokens, D width.
 
 from typing import final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.config.arch import XlArch
+from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import AttentionOptions, clear_cache, empty_cache, open_cache
-from memexp.model.transformer.decoder import DecoderLayers
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.attention import clear_cache
+from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.shape import Shape
 
 
 @final
-class Xl(SegmentModel):
+class Xl(DecoderModel):
     """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
 
     `position="xl"` gives it its own relative attention (section 3.3); the default, T5's bias, is that of the
@@ -23,29 +24,13 @@ class Xl(SegmentModel):
     *Differs from the paper:* the cache holds keys and values as they were, not activations to project again.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots = shape, mem, 0
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+    def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
+        super().__init__(shape, cache=mem, memory=0)
+        self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
         """An empty cache."""
-        like = self.head.embedding_VD
-        return State(empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=like), memory=())
+        return State(self.empty_cache(lanes), memory=())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Void the caches of the lanes that begin a document."""
@@ -53,14 +38,11 @@ class Xl(SegmentModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment over itself and the cache."""
-        x_BTD = self.dropout(self.head.embed(tokens_BT))
-        read = self.layers.read(x_BTD, state.cache, size=self.cache_tokens)
+        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens)
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read over a cache that grows by the segment so far."""
-        x_BTD = self.dropout(self.head.embed(tokens_BT))
-        cache = state.cache if kept is None else kept
-        if not cache.layers:
-            cache = open_cache(self.shape, lanes=len(tokens_BT), like=x_BTD)
-        return Extension(*self.layers.read(x_BTD, cache, size=None)[:2])
+        cache = self.growing(state.cache if kept is None else kept)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=None)
+        return Extension(read.hidden_BTD, read.cache)

@@ -6,21 +6,14 @@ Shapes: B lanes, T tokens, D width, C cache.
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from memexp.model.segment import Extension, SegmentModel, SegmentOutput
+from memexp.config.arch import XlArch
+from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
-from memexp.model.transformer.attention import (
-    AttentionOptions,
-    Cache,
-    LayerCache,
-    clear_cache,
-    empty_cache,
-    next_cache,
-    open_cache,
-)
-from memexp.model.transformer.decoder import DecoderLayer, DecoderLayers
-from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.transformer.attention import Cache, LayerCache, clear_cache, next_cache
+from memexp.model.transformer.decoder import DecoderLayer, DecoderModel
+from memexp.model.transformer.shape import Shape
 
 
 class ShiftedCache(NamedTuple):
@@ -33,7 +26,7 @@ class ShiftedCache(NamedTuple):
 
 
 @final
-class XlEnhanced(SegmentModel):
+class XlEnhanced(DecoderModel):
     """Transformer-XL with the enhanced recurrence of ERNIE-Doc (Ding et al. 2021, section 3.3).
 
     In a segment a layer attends to keys and values of its inputs, as ever. Its cache is made of its own outputs of the
@@ -43,29 +36,13 @@ class XlEnhanced(SegmentModel):
     is causal and once.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        mem: int,
-        position: str,
-        normalise: bool,
-        scale: float,
-        dropout: float,
-        key_smear: bool,
-        keys_as_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.shape, self.cache_tokens, self.memory_slots = shape, mem, 0
-        options = AttentionOptions(position, normalise, scale, key_smear, keys_as_queries)
-        self.head = build_head(shape)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = DecoderLayers(shape, [options] * shape.layers, dropout=dropout)
+    def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
+        super().__init__(shape, cache=mem, memory=0)
+        self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
         """An empty cache."""
-        like = self.head.embedding_VD
-        cache = empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=like)
+        cache = self.empty_cache(lanes)
         return State(ShiftedCache(cache, tuple(torch.zeros_like(layer.input_BD) for layer in cache.layers)), memory=())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
@@ -76,7 +53,7 @@ class XlEnhanced(SegmentModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment over itself and the cache, then put what the layers made of it into the cache."""
         cache, outputs = state.cache
-        read = self.layers.read(self.dropout(self.head.embed(tokens_BT)), cache, size=0)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=0)
         # with mem=0 there is nothing to shift
         shifted = [
             self._shift(layer, *of_layer)
@@ -90,11 +67,9 @@ class XlEnhanced(SegmentModel):
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read over a cache that grows by the inputs of the segment so far."""
-        x_BTD = self.dropout(self.head.embed(tokens_BT))
-        cache = state.cache.cache if kept is None else kept
-        if not cache.layers:
-            cache = open_cache(self.shape, lanes=len(tokens_BT), like=x_BTD)
-        return Extension(*self.layers.read(x_BTD, cache, size=None)[:2])
+        cache = self.growing(state.cache.cache if kept is None else kept)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=None)
+        return Extension(read.hidden_BTD, read.cache)
 
     @torch.no_grad()
     def _shift(

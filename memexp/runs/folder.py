@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from memexp.config.arch import ARCHS
+from memexp.config.arch import ARCHS, RETIRED
 from memexp.config.groups import Scored
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
@@ -109,6 +109,8 @@ class Run:
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected those of a run. It was edited or damaged"
             )
+        if isinstance(arch := config.get("arch"), dict):
+            config["arch"] = {name: value for name, value in arch.items() if name not in RETIRED}
         return config
 
     @property

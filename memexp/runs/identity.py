@@ -1,26 +1,25 @@
 """What determines a run's result, and so its folder. Without torch."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from memexp.config.arch import ARCHS, Arch
 from memexp.config.field import default_of
-from memexp.config.groups import Data, cutoffs_in_force
-from memexp.config.train import NOT_OF_THE_RESULT, TrainConfig
+from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
+from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus, content_of
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs.folder import Run, find_run
 
-NOT_OF_THE_IDENTITY = {
-    "arch": ("mem_unit", "mem_is", "stored_on"),
-    "size": ("name", "rate", "memory", "routed", "cutoffs", "narrowing"),
+LATER = {
+    item.name
+    for schema in (Data, *ARCHS.values(), Size, Optim)
+    for item in fields(schema)
+    if item.metadata.get("later")
 }
-"""Settings that only describe, that change where something is computed, that count where they are in force, or that others
-take their values from: those others count."""
-
-UNTOLD = ("cut", "drop_tails", "task")
-"""Settings of `data` that are newer than the first runs, which are to keep their hash."""
+"""Settings that only some identities name."""
 
 
 def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
@@ -42,13 +41,11 @@ def trained_settings(run: Run) -> TrainConfig:
         UserError: config.yaml and identity.json, written together, do not say the same.
     """
     settings, identity = run.settings, read_identity(run)
-    content = of_the_result(settings)
-    content["data"] = dict.fromkeys(UNTOLD, None) | content["data"]
-    for name, value in content.items():
+    for name, value in of_the_result(settings).items():
         there = identity.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
-            for key in value:
-                _compare(run, f"{name}.{key}", value[key], there.get(key))
+            for key in value.keys() | (there.keys() & LATER):
+                _compare(run, f"{name}.{key}", value.get(key), there.get(key))
         elif name != "init_from":  # which counts by what determined that run
             _compare(run, name, value, there)
     return settings
@@ -68,15 +65,24 @@ def of_the_result(config: TrainConfig) -> dict[str, Any]:
 
 
 def result_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The same of settings as a mapping."""
-    content = {name: value for name, value in config.items() if name not in NOT_OF_THE_RESULT}
-    for group, described in NOT_OF_THE_IDENTITY.items():
-        content[group] = {name: value for name, value in content[group].items() if name not in described}
-    data, size = config["data"], config["size"]
-    told = {name: data[name] for name in UNTOLD if data[name] != default_of(Data.__dataclass_fields__[name])}
-    content["data"] = {"max_document": data["max_document"], **told}
-    if softmax := cutoffs_in_force(size["cutoffs"], tokenizer=data["tokenizer"]["kind"]):
+    """The settings of a mapping, such as config.yaml's, that change a weight; it has every setting of the schemas."""
+    content = _of_effect(config, TrainConfig)
+    size = config["size"]
+    if softmax := cutoffs_in_force(size["cutoffs"], tokenizer=config["data"]["tokenizer"]["kind"]):
         content["softmax"] = {"cutoffs": softmax, "narrowing": size["narrowing"]}
+    return content
+
+
+def _of_effect(settings: dict[str, Any], schema: Any) -> dict[str, Any]:
+    content = {}
+    for item in fields(schema):
+        if item.metadata["effect"] != "result":
+            continue
+        value = settings[item.name]
+        if is_dataclass(item.type):
+            content[item.name] = _of_effect(value, ARCHS[value["name"]] if item.type is Arch else item.type)
+        elif not (item.metadata["later"] and value == default_of(item)):
+            content[item.name] = value
     return content
 
 

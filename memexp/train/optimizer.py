@@ -7,16 +7,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.groups import Optim
+from memexp.model.markers import is_gate
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
     """Matrices decay; gains, biases, gates and scales never do, and gates and scales may have a rate of their own."""
     matrices, vectors, gates = [], [], []
     for name, parameter in model.named_parameters():
-        leaf = name.rsplit(".", 1)[-1]
-        if leaf.startswith(("gate_", "scale_")):
+        if is_gate(parameter):
             gates.append(parameter)
-        elif parameter.dim() >= 2 and leaf in ("weight", "embedding_VD"):
+        elif parameter.dim() >= 2 and name.rsplit(".", 1)[-1] in ("weight", "embedding_VD"):
             matrices.append(parameter)
         else:
             vectors.append(parameter)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config.arch import Arch
+from memexp.config.arch import VanillaArch
 from memexp.config.groups import Size
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 def pair(request: pytest.FixtureRequest) -> Pair:
     """Both with the same random weights, and a text."""
     torch.manual_seed(0)
-    arch = Arch(_target_="memexp.model.vanilla.Vanilla", name="vanilla", position=request.param, scale=5.0)
+    arch = VanillaArch(_target_="memexp.model.vanilla.Vanilla", name="vanilla", position=request.param, scale=5.0)
     config = TrainConfig(arch=arch, size=SIZE, segment=SEGMENT, lanes=LANES)
     vanilla = build_model(config, vocabulary=VOCABULARY).double()
     with torch.no_grad():

@@ -4,16 +4,17 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+from typing import get_type_hints
 
 import pytest
 import yaml
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
 from memexp.config.commands import COMMANDS
 from memexp.config.compose import compose, typed
+from memexp.config.field import default_of
 from memexp.config.introspection import CONF, choices_of, description_of, groups_of
 
-NOT_OPTIONS = {"_target_", "name", "mem_unit", "mem_is"}
 SMALL_DEPARTURES = {"key_smear": True, "keys_as_queries": True, "scale": 16.0}
 
 
@@ -50,15 +51,19 @@ def test_every_command_composes(command) -> None:
 
 
 @pytest.mark.parametrize("arch", choices_of("arch"))
-def test_options_are_the_constructors(arch) -> None:
-    config = settings(f"arch={arch}").arch
-    module, _, name = config._target_.rpartition(".")
-    taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    assert set(taken) - {"shape", "mem"} == {item.name for item in dataclasses.fields(config)} - NOT_OPTIONS
-    own = {item.name for item in dataclasses.fields(ARCHS[arch])} - {item.name for item in dataclasses.fields(Arch)}
+def test_an_architecture_takes_its_schema_whole(arch) -> None:
+    module, _, name = settings(f"arch={arch}").arch._target_.rpartition(".")
+    constructor = getattr(importlib.import_module(module), name).__init__
+    assert list(inspect.signature(constructor).parameters) == ["self", "shape", "mem", "arch"]
+    assert issubclass(ARCHS[arch], get_type_hints(constructor)["arch"])
+
+
+@pytest.mark.parametrize("arch", choices_of("arch"))
+def test_a_file_says_only_what_differs_from_the_schema(arch) -> None:
     in_file = yaml.safe_load((CONF / "arch" / f"{arch}.yaml").read_text(encoding="utf-8"))["arch"]
-    assert set(in_file) == own | NOT_OPTIONS  # its own options are all there to be read
-    assert taken["mem"].kind is inspect.Parameter.KEYWORD_ONLY
+    options = {item.name: item for item in dataclasses.fields(ARCHS[arch])}
+    assert {name for name, value in in_file.items() if value == default_of(options[name])} == set()
+    assert in_file["name"] == arch
 
 
 @pytest.mark.parametrize("arch", choices_of("arch"))

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from memexp.config.arch import ARCHS as SCHEMAS
+from memexp.config.arch import AttentionArch
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
@@ -24,7 +26,7 @@ SEGMENTS = 8
 
 ARCHS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "arch").glob("*.yaml"))
 
-SHARP = [f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0"]
+SHARP = [f"segment={SEGMENT}", "size.memory=40", "size.attention.scale=4.0"]
 """Small enough to run everywhere, sharp enough that every part matters."""
 
 VARIANTS = {
@@ -79,7 +81,8 @@ VARIANTS = {
 POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
 
 SHARED = [["arch.key_smear=true"], ["arch.position=xl"], ["arch.position=rotary"]]
-"""Settings that every architecture has, besides the papers' defaults: of the positions a learned bias and a turning."""
+"""Settings that every architecture with attention has, besides the papers' defaults: of the positions a learned bias and a
+turning."""
 
 FURTHER = [[f"arch.position={name}"] for name in POSITIONS if name not in ("t5", "xl", "rotary")]
 """The other positions, for the clauses in which places matter: causality, forgetting, pieces of a segment."""
@@ -89,7 +92,8 @@ def cases(*more: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     """(architecture, overrides) of every model under contract."""
     found = []
     for name in ARCHS:
-        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *SHARED, *more]]
+        shared = [*SHARED, *more] if issubclass(SCHEMAS[name], AttentionArch) else []
+        found += [(name, tuple(extra)) for extra in [[], *VARIANTS.get(name, []), *shared]]
     return found
 
 

@@ -1,9 +1,14 @@
 """The contract of `memexp.model.segment`, one numbered test or more a clause, over every file in conf/arch."""
 
+from dataclasses import Field, fields
+from typing import Any
+
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from memexp.config.arch import ARCHS
+from memexp.config.field import default_of
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import State, detach, fork, pack, state_bytes, unpack
@@ -14,8 +19,16 @@ from .conftest import POSITIONS, SEGMENT, SEGMENTS, VOCABULARY, Case, Text, buil
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
-PAIRS = ("knn", "knn_routed")
-"""Architectures with a memory of pairs, whose size bounds the neighbours."""
+
+def options_of(arch: str) -> dict[str, Field[Any]]:
+    """The options of an architecture by name, as its schema declares them."""
+    return {item.name: item for item in fields(ARCHS[arch]) if item.name not in ("_target_", "name")}
+
+
+def bounded_by_mem(arch: str) -> bool:
+    """Whether `mem` counts the pairs that neighbours are retrieved from."""
+    return "neighbours" in options_of(arch) and "pairs" not in options_of(arch)
+
 
 OF_THE_MEMORY = ("memories.", "compressors.")
 """Parameters that are there without a memory too, so that its size can be changed, and then have no use."""
@@ -169,7 +182,8 @@ def test_7_a_gradient_crosses_exactly_the_borders_of_its_window(arch: str, horiz
         state = output.state
     (gradient_VD,) = torch.autograd.grad(output.hidden_BTD.square().sum(), [case.model.head.embedding_VD])
     reached = (gradient_VD.abs().sum(-1)[: 5 * SEGMENT].view(5, SEGMENT).sum(-1) > 0).tolist()
-    crossed = horizon if case.config.arch.mem_is == "parameters" else 0
+    crosses = case.config.arch.gradient_through_memory or case.config.arch.gradient_through_cache
+    crossed = horizon if crosses else 0
     assert reached == [index >= 4 - crossed for index in range(5)]
 
 
@@ -209,7 +223,7 @@ def far_change(case: Case) -> torch.Tensor:
 
 def test_8_memory_reaches_beyond_layers_times_window_and_cache(arch: str) -> None:
     # neighbours=mem reads everything, so that a change anywhere in memory must show
-    keep_all = ["mem=400", "arch.neighbours=400"] if arch in PAIRS else []
+    keep_all = ["mem=400", "arch.neighbours=400"] if bounded_by_mem(arch) else []
     case = build(arch, *keep_all)
     moved = far_change(case)
     if case.model.memory_slots or arch == "xl_enhanced":  # whose cache hands on what it was made of
@@ -219,8 +233,9 @@ def test_8_memory_reaches_beyond_layers_times_window_and_cache(arch: str) -> Non
 
 
 def test_8_without_memory_nothing_reaches_so_far(arch: str) -> None:
-    beside = {"block_knn": ["arch.pairs=0"], "rmt_xl": ["arch.aux_weight=0"]}
-    assert far_change(build(arch, "mem=0", *beside.get(arch, []))) == 0
+    options = options_of(arch)
+    unused = [f"arch.{name}={default_of(item)}" for name, item in options.items() if item.metadata["of_memory"]]
+    assert far_change(build(arch, "mem=0", *unused, *(["arch.pairs=0"] if "pairs" in options else []))) == 0
 
 
 def test_8_a_cache_reaches_the_segment_before(arch: str, text: Text) -> None:
@@ -238,8 +253,6 @@ SEMANTIC = {
     "position": POSITIONS,
     "normalise": ["true", "false arch.scale=1"],
     "scale": ["4.0", "5.0"],
-    "key_smear": ["true", "false"],
-    "keys_as_queries": ["true", "false"],
     "dropout": ["0.0", "0.5"],
     "cache": ["8", "16"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
@@ -247,21 +260,12 @@ SEMANTIC = {
     "pairs": ["32", "64"],
     "search": ["exact", "bucketed", "routed"],
     "factor": ["2", "4"],
-    "compress": ["convolution", "mean", "max"],
-    "combine": ["gate", "joint"],
     "gate": ["0.0", "1.0"],
-    "write": ["all", "leaving"],
-    "stored": ["fp32", "bf16"],
-    "knn_position": ["true", "false"],
     "aux_weight": ["0.0", "0.5"],
     "window": ["8", "4"],
     "recurrent_layers": ["[1]", "[2]", "[1,2]"],
-    "gate_kind": ["fixed", "lstm"],
-    "gates": ["dual", "single", "skip"],
-    "feedback": ["true", "false"],
     "state_dropout": ["0.0", "0.5"],
     "cache_dropout": ["0.0", "0.5"],
-    "shared_values": ["true", "false"],
     "updater_layers": ["1", "2"],
     "recall": ["0.0", "0.5"],
     "recall_target": ["tokens", "embeddings"],
@@ -270,7 +274,20 @@ SEMANTIC = {
     "covariance": ["0.0", "0.04"],
     "faithful": ["false arch.recall_target=embeddings", "true arch.recall_target=embeddings"],
 }
-"""Every option that reaches a constructor, with values that must give different outputs."""
+"""Values that must give different outputs, of the options whose schema does not tell which to try."""
+
+
+def values_of(item: Field[Any]) -> list[str]:
+    """Values of an option to try: those above, all that its schema allows, or its default and another number."""
+    if item.name in SEMANTIC:
+        return SEMANTIC[item.name]
+    if item.type is bool:
+        return ["true", "false"]
+    if choices := item.metadata["choices"]:
+        return list(choices)
+    assert item.type in (int, float), f"values of arch.{item.name} need a line in SEMANTIC"
+    high = item.metadata["high"]
+    return [str(default_of(item)), str(default_of(item) + 1 if high is None else high)]
 
 
 INITIAL = {"scale", "gate", "keys_as_queries"}
@@ -278,12 +295,12 @@ INITIAL = {"scale", "gate", "keys_as_queries"}
 
 
 def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
-    options = set(vars(build(arch).config.arch)) - {"_target_", "name", "mem_unit", "mem_is"}
-    assert options <= set(SEMANTIC) | set(SPEED), "a new option needs values here"
-    for option in sorted(options - set(SPEED)):
+    for option, item in options_of(arch).items():
+        if item.metadata["effect"] != "result":
+            continue
         outputs: list[torch.Tensor] = []
         weights: dict[str, torch.Tensor] = {}
-        for value in SEMANTIC[option]:
+        for value in values_of(item):
             case = build(arch, *f"arch.{option}={value}".split())
             own = case.model.state_dict()
             shared = {key: weight for key, weight in weights.items() if key in own and own[key].shape == weight.shape}
@@ -297,13 +314,15 @@ def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
                 assert not torch.allclose(one, other, rtol=1e-3, atol=1e-4), option
 
 
-SPEED = {"stored_on": ["device arch.search=exact", "host arch.search=exact"]}
-"""Values of each option that changes where or how fast something is computed."""
+BESIDE = {"stored_on": ["arch.search=exact"]}
+"""What an option of speed asks of the others."""
 
 
 def test_9_options_of_speed_change_no_output(arch: str, text: Text) -> None:
-    for option in set(vars(build(arch).config.arch)) & set(SPEED):
-        cases = [build(arch, *f"arch.{option}={value}".split()) for value in SPEED[option]]
+    for option, item in options_of(arch).items():
+        if item.metadata["effect"] != "speed":
+            continue
+        cases = [build(arch, f"arch.{option}={value}", *BESIDE.get(option, [])) for value in values_of(item)]
         first, *others = (everything(case.model, text) for case in cases)
         for other in others:
             torch.testing.assert_close(other, first, **CLOSE)
@@ -319,14 +338,14 @@ def everything(model: SegmentModel, text: Text) -> torch.Tensor:
 
 
 def test_9_memory_size_changes_the_output(arch: str, text: Text) -> None:
-    if build(arch).config.arch.mem_is == "none":
+    if not ARCHS[arch].mem_unit:
         return
     small, large = build(arch, "mem=8", *few(arch)), build(arch, "mem=24", *few(arch))
     assert not torch.allclose(run(small.model, text)[0][-1], run(large.model, text)[0][-1])
 
 
 def few(arch: str) -> list[str]:
-    return ["arch.neighbours=4"] if arch in PAIRS else []
+    return ["arch.neighbours=4"] if bounded_by_mem(arch) else []
 
 
 # 10. Auxiliary losses and gauges

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memexp.config.arch import AttentionArch
 from memexp.model.transformer import attention as module
 from memexp.model.transformer.attention import (
-    AttentionOptions,
     CausalMask,
     LayerCache,
     Mask,
@@ -44,7 +44,7 @@ def test_blocks_are_the_formula(
     monkeypatch.setattr(module, "BLOCK", block)
     torch.manual_seed(0)
     shape = Shape(vocabulary=9, layers=1, width=12, heads=2, head_size=6, feedforward=8, segment=length)
-    attention = SelfAttention(shape, AttentionOptions(name, True, 3.0, False, False)).double()
+    attention = SelfAttention(shape, AttentionArch(position=name, scale=3.0)).double()
     for parameter in attention.position.parameters():
         torch.nn.init.normal_(parameter)
     text, cached = (torch.randn(2, n, 12, dtype=torch.float64, requires_grad=True) for n in (length, cache))

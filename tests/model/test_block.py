@@ -16,6 +16,7 @@ from memexp.model.state import State, detach
 from memexp.model.transformer.shape import Shape
 
 from ..tiny import configure
+from .make import make
 
 VOCABULARY, LANES, LENGTH, WINDOW, WIDTH, HEADS, HEAD_SIZE, SLOTS = 40, 2, 32, 4, 10, 2, 6, 3
 SHAPE = Shape(
@@ -38,7 +39,7 @@ OPTIONS = {
 def build(*, layers: int = 2, **options: Any) -> Block:
     """In double precision, with random weights everywhere."""
     torch.manual_seed(6)
-    model = Block(replace(SHAPE, layers=layers), **OPTIONS | options)
+    model = make(Block, replace(SHAPE, layers=layers), **OPTIONS | options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -297,7 +298,7 @@ def test_ids_keep_the_state_vectors_apart() -> None:
 
 def test_they_start_small_and_different() -> None:
     torch.manual_seed(0)
-    vectors = Block(replace(SHAPE, width=64), **OPTIONS | {"mem": 16}).vectors[0]
+    vectors = make(Block, replace(SHAPE, width=64), **OPTIONS | {"mem": 16}).vectors[0]
     assert 0.08 < vectors.initial_MD.std() < 0.12
     assert 0.9 < vectors.ids_MD.std() < 1.1
     assert torch.linalg.matrix_rank(vectors.initial_MD) == torch.linalg.matrix_rank(vectors.ids_MD) == 16
@@ -307,7 +308,7 @@ def test_they_start_small_and_different() -> None:
 def test_attention_over_state_vectors_does_not_start_uniform(scale: float) -> None:
     """In heads as small as these a scale of 1 would give 0.98 of the greatest entropy there is; in the paper's 0.999."""
     torch.manual_seed(0)
-    model = Block(replace(SHAPE, width=256), **OPTIONS | {"mem": 64, "scale": scale})
+    model = make(Block, replace(SHAPE, width=256), **OPTIONS | {"mem": 64, "scale": scale})
     vectors, reader = model.vectors[0], model.readers["1"].attention
     keys = unit(heads_of(vectors.see(vectors.initial_MD[None]).input_BMD[0], vectors.keys.weight))
     for attention in (reader, vectors.over_vectors):
@@ -379,5 +380,7 @@ def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> N
 
 
 def test_the_default_is_the_papers_placement() -> None:
-    found = [Block(replace(SHAPE, layers=n), **OPTIONS | {"recurrent_layers": []}).recurrent_layers for n in (1, 3, 12)]
+    found = [
+        make(Block, replace(SHAPE, layers=n), **OPTIONS | {"recurrent_layers": []}).recurrent_layers for n in (1, 3, 12)
+    ]
     assert found == [[0], [1], [9]]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from memexp.model.block import Block
 from memexp.model.block_knn import BlockKnn
@@ -13,6 +14,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
+from .make import make
 from .test_equivalence import COMMON, LANES, LENGTH, randomise, read, shape, tokens
 
 WINDOW = 8
@@ -27,12 +29,12 @@ PAIRS = {
 
 def build(size: Shape, mem: int = 5, **changes: Any) -> SegmentModel:
     torch.manual_seed(4)
-    return randomise(BlockKnn(size, mem=mem, **{**COMMON, **BLOCK, **PAIRS, **changes}))
+    return randomise(make(BlockKnn, size, mem=mem, **{**COMMON, **BLOCK, **PAIRS, **changes}))
 
 
 def test_without_pairs_it_is_block_recurrence() -> None:
     ours = build(shape(segment=16), pairs=0)
-    block = Block(shape(segment=16), mem=5, **{**COMMON, **BLOCK}).double()
+    block = make(Block, shape(segment=16), mem=5, **{**COMMON, **BLOCK}).double()
     block.load_state_dict(ours.state_dict())
     torch.testing.assert_close(read(ours, tokens(), segment=16), read(block, tokens(), segment=16))
     assert not torch.allclose(read(build(shape(segment=16)), tokens(), segment=16), read(block, tokens(), segment=16))
@@ -50,7 +52,7 @@ def test_pairs_that_left_the_window_complete_exact_attention(shared_values: bool
         shape(segment=24, layers=1), 0, pairs=LENGTH, neighbours=LENGTH, combine="joint", write="leaving", **options
     )
     own = {key: value for key, value in found.state_dict().items() if not shared_values or "attention" not in key}
-    vanilla = Vanilla(shape(segment=LENGTH, layers=1), mem=0, **{**COMMON, "position": "none"}).double()
+    vanilla = make(Vanilla, shape(segment=LENGTH, layers=1), mem=0, **{**COMMON, "position": "none"}).double()
     if shared_values:  # the same projection for both heads
         own |= {key: value for key, value in found.state_dict().items() if key not in own}
         queries_values, keys = "layers.0.attention.queries_values.weight", "layers.0.attention.keys.weight"
@@ -86,9 +88,9 @@ def test_inspect_sees_what_earlier_windows_of_the_segment_wrote_and_writes_nothi
     parts = tokens().split(24, dim=1)
     state = model.init_state(LANES)
     valid, reset = torch.ones_like(parts[0], dtype=torch.bool), torch.zeros(LANES, dtype=torch.bool)
-    before = [leaf.clone() for leaf in state.memory[1]]
+    before = [leaf.clone() for leaf in pytree.tree_leaves(state.memory[1])]
     found = model.inspect(parts[0], valid, state, reset)
-    assert all(torch.equal(one, other) for one, other in zip(before, state.memory[1], strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(before, pytree.tree_leaves(state.memory[1]), strict=True))
     read_BT: Tensor = (found.weights_BTLHk > 0).flatten(2).any(-1)
     assert read_BT.tolist() == [[place >= WINDOW for place in range(24)]] * LANES
     place = torch.arange(24).view(1, -1, 1, 1, 1)
@@ -128,7 +130,8 @@ def test_padding_fills_no_memory() -> None:
 def test_a_lane_without_text_fills_no_memory() -> None:
     options = {key: value for key, value in PAIRS.items() if key != "pairs"}
     model = randomise(
-        Knn(
+        make(
+            Knn,
             shape(segment=8),
             mem=40,
             cache=8,

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from memexp.config.arch import CompressiveArch
 from memexp.model.compressive import Compressive
 from memexp.model.slot_memory.compressor import Compressor, Pairs, reconstruction
 from memexp.model.transformer.shape import Shape
 from memexp.model.xl import Xl
 
+from .make import make
 from .test_equivalence import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit
 
 SCHEMES = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
@@ -19,8 +21,10 @@ SCHEMES = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
 def test_one_token_a_slot_is_transformer_xl(position: str, segment: int, cache: int, mem: int) -> None:
     """What leaves the cache uncompressed is as if it had stayed there, at every distance."""
     options = {**COMMON, "position": position, "key_smear": True}
-    ours = randomise(Compressive(shape(segment=segment), mem=mem, cache=cache, factor=1, compress="mean", **options))
-    xl = Xl(shape(segment=segment), mem=mem + cache, **options).double()
+    ours = randomise(
+        make(Compressive, shape(segment=segment), mem=mem, cache=cache, factor=1, compress="mean", **options)
+    )
+    xl = make(Xl, shape(segment=segment), mem=mem + cache, **options).double()
     xl.load_state_dict(ours.state_dict())
     text = tokens()
     torch.testing.assert_close(read(ours, text, segment=segment), read(xl, text, segment=segment))
@@ -32,7 +36,7 @@ def test_one_layer_written_out(position: str, kind: str) -> None:
     """Query by query: the newest M groups of three that have left the cache, where their middle token stood."""
     segment, cache, mem, factor = 6, 3, 4, 3
     model = randomise(
-        Compressive(
+        make(Compressive, 
             shape(segment=segment, layers=1), mem=mem, cache=cache, factor=factor, compress=kind,
             **{**COMMON, "position": position},
         )
@@ -84,7 +88,7 @@ def squeeze(group_BFK: Tensor, kind: str, weight: Tensor | None, part: slice) ->
 def test_an_untrained_convolution_is_the_mean() -> None:
     pairs = Pairs(torch.randn(2, 2, 12, 8), torch.randn(2, 2, 12, 8))
     size = shape(segment=12)
-    made = [Compressor(size, kind=kind, factor=4, normalise=True)(pairs) for kind in ("convolution", "mean")]
+    made = [Compressor(size, CompressiveArch(compress=kind, factor=4))(pairs) for kind in ("convolution", "mean")]
     torch.testing.assert_close(made[0], made[1])
 
 
@@ -115,8 +119,14 @@ def test_reconstruction_written_out() -> None:
 def test_each_loss_keeps_to_its_own_parameters() -> None:
     """Reconstruction trains the compressors and nothing else; the nats of the text train everything else and not them."""
     size = Shape(vocabulary=30, layers=2, width=24, heads=2, head_size=8, feedforward=40, segment=8, bptt_segments=5)
-    model = Compressive(
-        size, mem=8, cache=8, factor=2, compress="convolution", **{**COMMON, "position": "t5", "key_smear": True}
+    model = make(
+        Compressive,
+        size,
+        mem=8,
+        cache=8,
+        factor=2,
+        compress="convolution",
+        **{**COMMON, "position": "t5", "key_smear": True},
     )
     state, aux, hidden = model.init_state(LANES), [], []
     for part in tokens().split(8, dim=1):
@@ -136,7 +146,9 @@ def test_each_loss_keeps_to_its_own_parameters() -> None:
 
 
 def test_pooling_has_no_loss_to_train_with_and_still_shows_its_error() -> None:
-    model = Compressive(shape(segment=8), mem=8, cache=8, factor=2, compress="max", **{**COMMON, "position": "t5"})
+    model = make(
+        Compressive, shape(segment=8), mem=8, cache=8, factor=2, compress="max", **{**COMMON, "position": "t5"}
+    )
     state = model.init_state(LANES)
     for part in tokens().split(8, dim=1):
         output = model(part, torch.ones_like(part, dtype=torch.bool), state, torch.zeros(LANES, dtype=torch.bool))

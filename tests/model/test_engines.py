@@ -66,7 +66,7 @@ def test_engines_find_what_brute_force_finds(name: str, kind: str) -> None:
         queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
         recalls.append(check(name, engine(queries, ring, 16), queries, ring))
         keys = some(kind, LENGTH)
-        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]), slots=SLOTS)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]))
     if name != "bucketed":
         assert sum(recalls[1:]) / len(recalls[1:]) > 0.9
 
@@ -82,8 +82,8 @@ def test_the_same_is_found_wherever_the_ring_stands(name: str) -> None:
     for before in (0, 50, 113):
         ring = empty_ring(lanes=1, heads=2, head_size=16, slots=100, slack=21, like=LIKE)
         old = some("random", before)[:1]
-        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before]), slots=100), torch.tensor([True]))
-        ring = write(ring, keys, keys, valid_B=torch.tensor([90]), slots=100)
+        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before])), torch.tensor([True]))
+        ring = write(ring, keys, keys, valid_B=torch.tensor([90]))
         found.append(ages_at(ring, build_engine(name)(queries, ring, 16).slots_BHTk))
     for other in found[1:]:
         assert torch.equal(other, found[0])
@@ -94,7 +94,7 @@ def test_one_of_each_bucket_finds_as_many_as_chance_says() -> None:
     torch.manual_seed(1)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=2048, slack=0, like=LIKE)
     keys = some("random", 2048)
-    ring = write(ring, keys, keys, valid_B=torch.tensor([2048, 2048]), slots=2048)
+    ring = write(ring, keys, keys, valid_B=torch.tensor([2048, 2048]))
     queries = F.normalize(torch.randn(2, 2, 300, 16), dim=-1)
     found = build_engine("bucketed")(queries, ring, 16)
     assert check("bucketed", found, queries, ring) == pytest.approx(1 - (15 / 16) ** 16, abs=0.02)
@@ -110,16 +110,16 @@ def test_an_index_follows_forks_and_what_is_read_again(name: str) -> None:
     queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
     for _ in range(6):
         keys = some("random", LENGTH)
-        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]))
         engine(queries, ring, 8)
     earlier, other = ring, fork(ring)
     for at in (ring, other):  # the same place with other keys
         keys = some("random", LENGTH)
-        at = write(at, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+        at = write(at, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]))
         assert check(name, engine(queries, at, 8), queries, at) > 0.9
     assert check(name, engine(queries, earlier, 8), queries, earlier) > 0.9
     keys = some("random", LENGTH)  # and written again in another way
-    again = write(earlier, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]), slots=SLOTS)
+    again = write(earlier, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH]))
     assert check(name, engine(queries, again, 8), queries, again) > 0.9
 
 
@@ -127,7 +127,7 @@ def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
     torch.manual_seed(3)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=3000, slack=0, like=LIKE.bfloat16())
     keys = F.normalize(some("random", 3000) + 30 * some("random", 1), dim=-1)  # alike, so that rounded scores are equal
-    ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]), slots=3000)
+    ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]))
     queries = F.normalize(torch.randn(2, 2, 40, 16), dim=-1)
     check("exact", build_engine("exact")(queries, ring, 64), queries, ring)
     from memexp.model.knn_memory.exact_search import _by_mask
@@ -161,7 +161,7 @@ def test_an_index_that_is_made_again_finds_the_same(monkeypatch: pytest.MonkeyPa
         if step == 23:
             ring = clear_ring(ring, torch.tensor([True, False]))
         keys, queries = some("random", LENGTH), F.normalize(torch.randn(2, 2, 7, 16), dim=-1)
-        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]), slots=SLOTS)
+        ring = write(ring, keys, keys, valid_B=torch.tensor([LENGTH, LENGTH - 3]))
         found, again = engine(queries, ring, 16), build_engine("faiss_ivf")(queries, ring, 16)
         assert found.slots_BHTk.equal(again.slots_BHTk)
         assert found.found_BHTk.equal(again.found_BHTk)
@@ -183,7 +183,7 @@ def test_faiss_on_cuda_is_that_on_cpu() -> None:
     torch.manual_seed(4)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=0, like=LIKE.cuda())
     keys = some("random", SLOTS).cuda()
-    ring = write(ring, keys, keys, valid_B=torch.tensor([SLOTS, SLOTS]).cuda(), slots=SLOTS)
+    ring = write(ring, keys, keys, valid_B=torch.tensor([SLOTS, SLOTS]).cuda())
     queries = F.normalize(torch.randn(2, 2, 7, 16), dim=-1).cuda()
     for name in ("faiss_flat", "bucketed"):
         check(name, build_engine(name)(queries, ring, 8), queries, ring)

@@ -8,6 +8,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.xl import Xl
 from memexp.model.xl_enhanced import XlEnhanced
 
+from .make import make
 from .test_equivalence import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit
 
 
@@ -18,7 +19,7 @@ def test_two_layers_written_out(mem: int, position: str, smear: bool) -> None:
     """Token by token: keys of this segment's inputs, and of the outputs of the `mem` tokens before the segment."""
     segment = 8
     model = randomise(
-        XlEnhanced(shape(segment=segment), mem=mem, **{**COMMON, "position": position, "key_smear": smear})
+        make(XlEnhanced, shape(segment=segment), mem=mem, **{**COMMON, "position": position, "key_smear": smear})
     )
     text, weights = tokens(), dict(model.named_parameters())
     whole = torch.zeros(LANES, LENGTH, 24, dtype=torch.float64)
@@ -77,8 +78,8 @@ def moved(model: SegmentModel) -> bool:
 
 def test_it_reaches_beyond_layers_times_cache_where_xl_ends() -> None:
     """Two layers and a cache of 8: Transformer-XL sees 16 tokens before the segment, and the change is 40 before it."""
-    xl = randomise(Xl(shape(segment=8), mem=8, **{**COMMON, "position": "t5"}))
-    enhanced = XlEnhanced(shape(segment=8), mem=8, **{**COMMON, "position": "t5"}).double()
+    xl = randomise(make(Xl, shape(segment=8), mem=8, **{**COMMON, "position": "t5"}))
+    enhanced = make(XlEnhanced, shape(segment=8), mem=8, **{**COMMON, "position": "t5"}).double()
     enhanced.load_state_dict(xl.state_dict())
     assert not moved(xl)
     assert moved(enhanced)

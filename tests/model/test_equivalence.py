@@ -1,19 +1,20 @@
 """Each architecture against something that shares none of its code."""
 
 import math
-from dataclasses import MISSING
 
 import pytest
 import torch
 from torch import Tensor
 
 from memexp.model.knn import Knn
-from memexp.model.knn_memory.attention import Retrieved, gated
+from memexp.model.knn_memory.layer import gated
+from memexp.model.knn_memory.retrieved import Retrieved
 from memexp.model.segment import SegmentModel
-from memexp.model.transformer.attention import AttentionOptions
 from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
+
+from .make import make
 
 VOCABULARY, LANES, LENGTH = 30, 2, 48
 COMMON = {"normalise": True, "scale": 3.0, "dropout": 0.0, "key_smear": False, "keys_as_queries": False}
@@ -59,7 +60,7 @@ def gain(x: Tensor, weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("position", ["none", "t5"])
 def test_vanilla_is_the_decoder_written_out(position: str, smear: bool) -> None:
     """Head by head and query by query, from the weights by name."""
-    model = randomise(Vanilla(shape(segment=LENGTH), mem=0, position=position, **{**COMMON, "key_smear": smear}))
+    model = randomise(make(Vanilla, shape(segment=LENGTH), mem=0, position=position, **{**COMMON, "key_smear": smear}))
     weights, text = dict(model.named_parameters()), tokens()
     x = weights["head.embedding_VD"][text]
     for layer in range(2):
@@ -102,8 +103,8 @@ def t5_bucket(distance: int) -> int:
 @pytest.mark.parametrize("segment", [8, 16, 5])
 def test_xl_with_room_for_everything_is_one_long_pass(position: str, smear: bool, segment: int) -> None:
     options = {**COMMON, "position": position, "key_smear": smear}
-    xl = randomise(Xl(shape(segment=segment), mem=LENGTH, **options))
-    vanilla = Vanilla(shape(segment=LENGTH), mem=0, **options).double()
+    xl = randomise(make(Xl, shape(segment=segment), mem=LENGTH, **options))
+    vanilla = make(Vanilla, shape(segment=LENGTH), mem=0, **options).double()
     vanilla.load_state_dict(xl.state_dict())
     text = tokens()
     torch.testing.assert_close(read(xl, text, segment=segment), read(vanilla, text, segment=LENGTH))
@@ -116,12 +117,12 @@ def test_knn_that_retrieves_everything_is_exact_softmax_attention(write: str, ca
     Writing all pairs is compared without a cache only, for by design what is in the cache is then attended to twice.
     """
     options = {**COMMON, "position": "none"}
-    knn = Knn(
+    knn = make(Knn, 
         shape(segment=8, layers=1), mem=LENGTH, cache=cache, knn_layers=[1], neighbours=LENGTH, search="exact", stored="fp32", stored_on="device",
         combine="joint", gate=0.0, write=write, knn_position=True, **options,
     )  # fmt: skip
     knn = randomise(knn)
-    vanilla = Vanilla(shape(segment=LENGTH, layers=1), mem=0, **options).double()
+    vanilla = make(Vanilla, shape(segment=LENGTH, layers=1), mem=0, **options).double()
     vanilla.load_state_dict(knn.state_dict())
     text = tokens()
     torch.testing.assert_close(read(knn, text, segment=8), read(vanilla, text, segment=LENGTH))
@@ -153,7 +154,7 @@ def test_gated_reading_is_the_paper_s_formula() -> None:
 
 def test_gradient_reaches_queries_and_never_the_ring() -> None:
     options = {**COMMON, "position": "none"}
-    knn = Knn(
+    knn = make(Knn, 
         shape(segment=8, layers=1), mem=40, cache=0, knn_layers=[1], neighbours=4, search="exact", stored="fp32", stored_on="device",
         combine="gate", gate=0.0, write="all", knn_position=True, **options,
     )  # fmt: skip
@@ -171,7 +172,7 @@ def test_gradient_reaches_queries_and_never_the_ring() -> None:
 def test_inspect_says_how_far_back_a_token_was_read() -> None:
     """A text that repeats itself: with the smear, what a token reads most is its last occurrence's neighbourhood."""
     for write, cache in (("all", 0), ("all", 8), ("leaving", 8)):
-        knn = Knn(
+        knn = make(Knn, 
             shape(segment=8, layers=1), mem=40, cache=cache, knn_layers=[1], neighbours=1, search="exact", stored="fp32", stored_on="device",
             combine="gate", gate=0.0, write=write, knn_position=True, position="none",
             **{**COMMON, "keys_as_queries": True},
@@ -185,9 +186,3 @@ def test_inspect_says_how_far_back_a_token_was_read() -> None:
                 found = knn.inspect(part, valid, state, reset)
             state = knn(part, valid, state, reset).state
         assert (found.ages_BTLHk[:, 5] == 19).all()
-
-
-def test_options_are_the_shared_ones() -> None:
-    """What every architecture hands on is what `AttentionOptions` holds, so none is lost on the way."""
-    given = {name for name, item in AttentionOptions.__dataclass_fields__.items() if item.default is MISSING}
-    assert given == {*COMMON, "position"} - {"dropout"}

@@ -1,11 +1,14 @@
 """Products with chosen rows against copies of these rows, values and gradients; copies of rows that are elsewhere."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from memexp.model.knn_memory.attention import copies, fetch, gated
 from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.gather_matmul import dot_rows, sum_rows
+from memexp.model.knn_memory.layer import gated
+from memexp.model.knn_memory.retrieved import copies, fetch
 from memexp.model.knn_memory.ring import Ring, empty_ring, seen_where_stored, write
 
 
@@ -49,7 +52,7 @@ def test_on_cuda_they_are_those_on_cpu() -> None:
 def filled_ring() -> Ring:
     ring = empty_ring(lanes=2, heads=3, head_size=8, slots=20, slack=4, like=torch.zeros(()), on=torch.device("cpu"))
     keys, values = torch.randn(2, 2, 3, 15, 8)
-    return write(ring, keys, values, valid_B=torch.tensor([15, 2]), slots=20)
+    return write(ring, keys, values, valid_B=torch.tensor([15, 2]))
 
 
 def test_copies_are_what_stands_in_the_slots() -> None:
@@ -68,7 +71,7 @@ def test_a_ring_in_the_hosts_memory_is_read_from_a_gpu() -> None:
     ring, queries, local = filled_ring(), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
     found, gate = exact(queries, ring, 4), torch.zeros(3)
     expected = gated(fetch(queries, ring, found), local, gate).read_BHTK
-    counts = ring._replace(position_B=ring.position_B.cuda(), count_B=ring.count_B.cuda())
+    counts = replace(ring, position_B=ring.position_B.cuda(), count_B=ring.count_B.cuda())
     assert torch.equal(exact(queries, seen_where_stored(counts), 4).slots_BHTk, found.slots_BHTk)
     read = gated(fetch(queries.cuda(), counts, found), local.cuda(), gate.cuda()).read_BHTK
     torch.testing.assert_close(read.cpu(), expected, rtol=1e-4, atol=1e-4)

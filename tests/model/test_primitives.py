@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from memexp.config.arch import AttentionArch
 from memexp.model.transformer import head as head_module
-from memexp.model.transformer.attention import AttentionOptions, SelfAttention, local_scores
+from memexp.model.transformer.attention import SelfAttention, local_scores
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
@@ -109,7 +110,7 @@ def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
     """Beside a segment the scores of such keys are those that no position scheme gives, and the others are unchanged."""
     torch.manual_seed(0)
     shape = Shape(vocabulary=9, layers=1, width=12, heads=2, head_size=4, feedforward=8, segment=5)
-    attention = SelfAttention(shape, AttentionOptions(name, True, 3.0, False, False))
+    attention = SelfAttention(shape, AttentionArch(position=name, scale=3.0))
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter)
     heads = attention.project(torch.randn(1, 5, 12), None)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from memexp.model.knn_memory import exact_search as search
 from memexp.model.knn_memory.ring import Ring, ages, clear_ring, empty_ring, gather, readable_spans, write
@@ -20,6 +21,7 @@ def ring_of(keys_HMK: Tensor, *, position: int | None = None, count: int | None 
         keys_HMK[None].clone(),
         torch.tensor([size if position is None else position]),
         torch.tensor([size if count is None else count]),
+        size,
     )
 
 
@@ -42,7 +44,7 @@ def test_a_ring_holds_the_newest_pairs_of_each_document(
         new = torch.arange(length) + number
         number += length
         pairs = torch.stack([new, -new])[:, None, :, None]
-        ring = write(ring, pairs, pairs + 0.5, valid_B=torch.tensor([length, length]), slots=slots)
+        ring = write(ring, pairs, pairs + 0.5, valid_B=torch.tensor([length, length]))
         expected = [(lane + part)[-slots:] for lane, part in zip(expected, pairs[:, 0, :, 0].tolist(), strict=True)]
         for lane, spans in enumerate(readable_spans(ring)):
             found = torch.cat([ring.keys_BHRK[lane, 0, a:b, 0] for a, b in spans] or [torch.empty(0)])
@@ -60,7 +62,7 @@ def test_a_ring_finds_what_was_just_written_over_ten_times_its_capacity(capacity
     written = 0
     while written < 10 * capacity:
         keys = torch.nn.functional.normalize(torch.randn(2, 2, 5, 8), dim=-1)
-        ring = write(ring, keys, keys * 3, valid_B=torch.tensor([5, 5]), slots=capacity)
+        ring = write(ring, keys, keys * 3, valid_B=torch.tensor([5, 5]))
         found = search.exact(keys, ring, 1)
         assert found.found_BHTk.all()
         torch.testing.assert_close(gather(ring.values_BHRK, found.slots_BHTk).squeeze(3), keys * 3)
@@ -70,7 +72,7 @@ def test_a_ring_finds_what_was_just_written_over_ten_times_its_capacity(capacity
 def test_only_valid_pairs_are_counted() -> None:
     ring = empty_ring(lanes=2, heads=1, head_size=1, slots=10, slack=4, like=LIKE)
     pairs = torch.arange(4.0).view(1, 1, 4, 1).expand(2, 1, 4, 1)
-    ring = write(ring, pairs, pairs, valid_B=torch.tensor([1, 3]), slots=10)
+    ring = write(ring, pairs, pairs, valid_B=torch.tensor([1, 3]))
     assert ring.count_B.tolist() == [1, 3]
     assert [ring.keys_BHRK[0, 0, a:b, 0].tolist() for a, b in readable_spans(ring)[0]] == [[3.0]]
 
@@ -156,7 +158,7 @@ def test_half_precision_around_it_changes_nothing(shortlist: bool, monkeypatch: 
 def test_each_lane_is_searched_by_its_own_count(path: str) -> None:
     torch.manual_seed(2)
     keys = torch.randn(3, 1, 20, 4)
-    ring = Ring(keys, keys, torch.full((3,), 23), torch.tensor([0, 3, 20]))
+    ring = Ring(keys, keys, torch.full((3,), 23), torch.tensor([0, 3, 20]), 20)
     found = getattr(search, f"_{path}")(torch.randn(3, 1, 2, 4), ring, 5)
     assert found.found_BHTk.sum(-1).flatten().tolist() == [0, 0, 3, 3, 5, 5]
     assert set(found.slots_BHTk[1, 0, :, :3].flatten().tolist()) == {0, 1, 2}
@@ -196,9 +198,9 @@ def test_gathered_copies_do_not_change_when_the_ring_does() -> None:
 def test_search_on_cuda_is_that_on_cpu() -> None:
     torch.manual_seed(4)
     keys = torch.randn(4, 2, 5000, 64)
-    ring = Ring(keys, keys, torch.full((4,), 7000), torch.tensor([0, 20, 3000, 4900]))
+    ring = Ring(keys, keys, torch.full((4,), 7000), torch.tensor([0, 20, 3000, 4900]), 4900)
     queries = torch.randn(4, 2, 64, 64)
-    on_gpu = Ring(*(each.cuda() for each in ring))
+    on_gpu = pytree.tree_map(lambda leaf: leaf.cuda(), ring)
     found, expected = search.exact(queries.cuda(), on_gpu, 32), search.exact(queries, ring, 32)
     assert torch.equal(found.found_BHTk.cpu(), expected.found_BHTk)
     scores = queries @ keys.transpose(-1, -2)

@@ -9,26 +9,27 @@ from memexp.model.segment import SegmentModel
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
 
+from .make import make
 from .test_equivalence import COMMON, gain, randomise, read, shape, t5_bucket, tokens, unit
 
 
 def rmt(*, mem: int, segment: int, layers: int = 2, cache: int = 0, **options: object) -> SegmentModel:
     merged = {**COMMON, "position": "t5", **options}
-    return randomise(Rmt(shape(segment=segment, layers=layers), mem=mem, cache=cache, aux_weight=0.0, **merged))  # type: ignore[arg-type]
+    return randomise(make(Rmt, shape(segment=segment, layers=layers), mem=mem, cache=cache, aux_weight=0.0, **merged))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("position", ["t5", "xl", "rotary", "none"])
 @pytest.mark.parametrize("smear", [False, True])
 def test_without_memory_tokens_it_is_the_plain_decoder(position: str, smear: bool) -> None:
     ours = rmt(mem=0, segment=8, position=position, key_smear=smear)
-    vanilla = Vanilla(shape(segment=8), mem=0, **{**COMMON, "position": position, "key_smear": smear}).double()
+    vanilla = make(Vanilla, shape(segment=8), mem=0, **{**COMMON, "position": position, "key_smear": smear}).double()
     vanilla.load_state_dict(ours.state_dict())
     torch.testing.assert_close(read(ours, tokens(), segment=8), read(vanilla, tokens(), segment=8))
 
 
 def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
     ours = rmt(mem=0, segment=8, cache=12)
-    xl = Xl(shape(segment=8), mem=12, **{**COMMON, "position": "t5"}).double()
+    xl = make(Xl, shape(segment=8), mem=12, **{**COMMON, "position": "t5"}).double()
     xl.load_state_dict(ours.state_dict())
     torch.testing.assert_close(read(ours, tokens(), segment=8), read(xl, tokens(), segment=8))
 
@@ -86,14 +87,16 @@ def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
 
 
 def test_slots_start_pairwise_different() -> None:
-    model = Rmt(shape(segment=8), mem=4, cache=0, aux_weight=0.0, **{**COMMON, "position": "t5"})  # as it is built
+    model = make(
+        Rmt, shape(segment=8), mem=4, cache=0, aux_weight=0.0, **{**COMMON, "position": "t5"}
+    )  # as it is built
     (memory,) = model.init_state(1).memory
     assert torch.pdist(memory).min() > 1
 
 
 def test_the_auxiliary_loss_is_the_cross_entropy_of_one_more_word() -> None:
     torch.manual_seed(0)
-    model = Rmt(shape(segment=8), mem=2, cache=0, aux_weight=0.01, **{**COMMON, "position": "t5"}).double()
+    model = make(Rmt, shape(segment=8), mem=2, cache=0, aux_weight=0.01, **{**COMMON, "position": "t5"}).double()
     text = tokens()[:, :8]
     written: list[Tensor] = []
     model.memory_norm.register_forward_hook(lambda module, inputs, output: written.append(inputs[0]))

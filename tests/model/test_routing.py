@@ -10,6 +10,7 @@ from memexp.model.knn import Knn
 from memexp.model.knn_memory.ring import Ring, ages_at, clear_ring, empty_ring, write
 from memexp.model.knn_memory.router import Router, descend, soft_weights
 
+from .make import make
 from .test_equivalence import COMMON, LANES, randomise, read, shape, tokens
 
 OPTIONS = {
@@ -53,7 +54,9 @@ def test_soft_weights_are_the_equations_and_sum_to_what_is_kept(keep: int) -> No
 
 
 def ring_of(keys_BHRK: Tensor, *, position: int, counts: list[int]) -> Ring:
-    return Ring(keys_BHRK, keys_BHRK + 1, torch.full((len(counts),), position), torch.tensor(counts))
+    return Ring(
+        keys_BHRK, keys_BHRK + 1, torch.full((len(counts),), position), torch.tensor(counts), keys_BHRK.shape[2]
+    )
 
 
 def test_the_best_pairs_are_kept_by_lane_and_head() -> None:
@@ -81,8 +84,8 @@ def test_the_best_pairs_are_kept_by_lane_and_head() -> None:
 @pytest.mark.parametrize("write", ["all", "leaving"])
 def test_keeping_everything_is_exact_attention_over_the_ring(combine: str, write: str) -> None:
     options = {**OPTIONS, **COMMON, "combine": combine, "write": write, "knn_layers": [1, 2]}
-    routed = randomise(Knn(shape(segment=8), mem=20, cache=8, neighbours=20, search="routed", **options))
-    exact = Knn(shape(segment=8), mem=20, cache=8, neighbours=20, search="exact", **options).double()
+    routed = randomise(make(Knn, shape(segment=8), mem=20, cache=8, neighbours=20, search="routed", **options))
+    exact = make(Knn, shape(segment=8), mem=20, cache=8, neighbours=20, search="exact", **options).double()
     missing, left = exact.load_state_dict(routed.state_dict(), strict=False)
     assert missing == []
     assert left == ["memories.1.router.route_HK", "memories.2.router.route_HK"]
@@ -93,7 +96,7 @@ def test_keeping_everything_is_exact_attention_over_the_ring(combine: str, write
 def test_the_choice_is_causal_and_one_for_all_tokens() -> None:
     """Changing a segment's last token changes nothing before it, and every token reads the same slots."""
     options = {**OPTIONS, **COMMON, "write": "all", "knn_layers": [1]}
-    model = randomise(Knn(shape(segment=8), mem=24, cache=0, neighbours=5, search="routed", **options))
+    model = randomise(make(Knn, shape(segment=8), mem=24, cache=0, neighbours=5, search="routed", **options))
     text = tokens()
     other = text.clone()
     other[:, -1] = (other[:, -1] + 1) % 30
@@ -110,7 +113,7 @@ def test_the_choice_is_causal_and_one_for_all_tokens() -> None:
 
 def test_gradient_reaches_the_router_and_its_soft_weights_change_no_value() -> None:
     options = {**OPTIONS, **COMMON, "write": "all", "knn_layers": [1]}
-    model = randomise(Knn(shape(segment=8), mem=24, cache=0, neighbours=5, search="routed", **options))
+    model = randomise(make(Knn, shape(segment=8), mem=24, cache=0, neighbours=5, search="routed", **options))
     read(model, tokens(), segment=8).square().sum().backward()
     assert model.memories["1"].router.route_HK.grad.abs().sum() > 0
 
@@ -140,7 +143,7 @@ def test_the_router_s_gradient_is_that_of_soft_attention() -> None:
 def test_age_is_how_far_back_the_last_token_read(search: str, write: str) -> None:
     """By attention, over lanes, heads and pairs, from what `inspect` says of that token."""
     options = {**OPTIONS, **COMMON, "write": write, "knn_layers": [1], "search": search}
-    model = randomise(Knn(shape(segment=8), mem=24, cache=8, neighbours=5, **options))
+    model = randomise(make(Knn, shape(segment=8), mem=24, cache=8, neighbours=5, **options))
     state = model.init_state(LANES)
     for part in tokens().split(8, dim=1):
         valid, reset = torch.ones_like(part, dtype=torch.bool), torch.zeros(LANES, dtype=torch.bool)
@@ -166,8 +169,8 @@ def test_what_is_routed_does_not_depend_on_where_the_ring_stands() -> None:
     for before in (0, 40, 71):
         ring = empty_ring(lanes=1, heads=2, head_size=8, slots=100, slack=21, like=torch.zeros(()).bfloat16())
         old = torch.randn(1, 2, before, 8)
-        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before]), slots=100), torch.tensor([True]))
-        ring = write(ring, keys, keys, valid_B=torch.tensor([90]), slots=100)
+        ring = clear_ring(write(ring, old, old, valid_B=torch.tensor([before])), torch.tensor([True]))
+        ring = write(ring, keys, keys, valid_B=torch.tensor([90]))
         routed = router(ring)
         found.append(ages_at(ring, routed.neighbours.slots_BHTk).sort().values)
         weights.append(routed.weights_BH1k.sum())

@@ -1,11 +1,13 @@
 """Thought-and-memory against plain loops, and which loss trains which part of it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from memexp.config.arch import ThoughtArch
 from memexp.config.checks import check
 from memexp.errors import UserError
 from memexp.model.slot_memory.gauges import effective_rank
@@ -20,11 +22,11 @@ from memexp.model.slot_memory.recall import (
 )
 from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater, Updater, Written
 from memexp.model.thought import Thought
-from memexp.model.transformer.attention import AttentionOptions
 from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
 from ..tiny import configure
+from .make import make
 
 COMMON = {"normalise": True, "scale": 3.0, "dropout": 0.0, "key_smear": False, "keys_as_queries": False}
 OWN = {
@@ -34,7 +36,7 @@ OWN = {
 FAITHFUL = {"faithful": True, "recall_target": "embeddings"}
 LANES, LENGTH, SLOTS = 3, 9, 4
 SHAPE = Shape(vocabulary=30, layers=2, width=24, heads=2, head_size=8, feedforward=40, segment=LENGTH)
-OPTIONS = AttentionOptions("none", True, 3.0, False, False)
+OPTIONS = ThoughtArch(position="none", scale=3.0)
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -46,7 +48,7 @@ def randomise(module: nn.Module) -> nn.Module:
 
 
 def thought(mem: int = SLOTS, position: str = "t5", **changes: object) -> Thought:
-    model = randomise(Thought(SHAPE, mem=mem, position=position, **{**COMMON, **OWN, **changes}))
+    model = randomise(make(Thought, SHAPE, mem=mem, position=position, **{**COMMON, **OWN, **changes}))
     assert isinstance(model, Thought)
     return model
 
@@ -83,7 +85,7 @@ def parts(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("smear", [False, True])
 def test_without_slots_it_is_the_plain_decoder(position: str, smear: bool) -> None:
     model = thought(mem=0, position=position, key_smear=smear)
-    vanilla = Vanilla(SHAPE, mem=0, position=position, **{**COMMON, "key_smear": smear}).double()
+    vanilla = make(Vanilla, SHAPE, mem=0, position=position, **{**COMMON, "key_smear": smear}).double()
     vanilla.load_state_dict(model.state_dict())
     tokens, valid = text()
     output = model(tokens, valid, model.init_state(LANES), valid[:, 0])
@@ -161,7 +163,7 @@ def turned(key: Tensor, place: int) -> Tensor:
 @pytest.mark.parametrize("start", [0, 5])
 def test_the_gated_updater_is_its_formula(start: int) -> None:
     """Lane by lane, head by head and slot by slot, with only some tokens there."""
-    updater = randomise(GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=2, dropout=0.0))
+    updater = randomise(GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=2))
     memory, states, valid = memory_and_states()
     valid[1, 6:] = False
     found = updater(memory, states, valid, start=start)
@@ -204,7 +206,7 @@ def looked(queries: Tensor, keys: Tensor, values: Tensor, scale_H: Tensor) -> Te
 
 
 def test_the_additive_updater_is_the_published_formula() -> None:
-    updater = randomise(AdditiveUpdater(SHAPE, layers=2, dropout=0.0))
+    updater = randomise(AdditiveUpdater(SHAPE, OPTIONS, layers=2))
     memory, states, valid = memory_and_states()
     valid[1, 6:] = False
     found = updater(memory, states, valid).memory_BMD
@@ -424,9 +426,7 @@ def test_composition_of_what_composes_is_exact() -> None:
 @pytest.mark.parametrize("gated", [True, False])
 def test_composition_is_the_plain_loop(gated: bool) -> None:
     updater = randomise(
-        GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1, dropout=0.0)
-        if gated
-        else AdditiveUpdater(SHAPE, layers=1, dropout=0.0)
+        GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1) if gated else AdditiveUpdater(SHAPE, OPTIONS, layers=1)
     )
     memory, states, valid = memory_and_states()
     composed = composition(updater, memory, states, valid, [1, 6])
@@ -452,7 +452,7 @@ def test_composition_is_the_plain_loop(gated: bool) -> None:
 
 
 def test_the_target_of_composition_has_no_dropout() -> None:
-    updater = randomise(GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1, dropout=0.5)).train()
+    updater = randomise(GatedUpdater(SHAPE, replace(OPTIONS, dropout=0.5), mem=SLOTS, layers=1)).train()
     memory, states, valid = memory_and_states()
     wholes = [composition(updater, memory, states, valid, [4]) for _ in range(2)]
     assert torch.equal(wholes[0].whole_BMD, wholes[1].whole_BMD)
@@ -544,7 +544,7 @@ def test_slots_stay_apart_with_separation_and_collapse_without() -> None:
     ranks = {}
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        updater = GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1, dropout=0.0)
+        updater = GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1)
         optimizer = torch.optim.Adam(updater.parameters(), lr=2e-2)
         initial = memory = torch.randn(SLOTS, SHAPE.width).expand(8, -1, -1)
         for _ in range(40):

@@ -1,66 +1,78 @@
-"""Memories of key-value pairs: a ring for each layer that has one, read beside local attention and written afterwards.
+"""One layer's memory of key-value pairs: what queries read of it beside local attention, and what is written to it.
 
-Shapes: B lanes, L layers with a memory, H heads, T tokens, S keys in sight of local attention, K head size, k neighbours.
+Shapes: B lanes, H heads, T tokens, S keys in sight of local attention, K head size, k neighbours, P sets of pairs: T where
+each query has its own, 1 where all of them read the same.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from memexp.model.knn_memory.attention import Reading, fetch, gated, joint
+from memexp.config.arch import PairArch
 from memexp.model.knn_memory.engines import APPROXIMATE, Engine, build_engine, chosen_engine, recall
+from memexp.model.knn_memory.retrieved import Retrieved, fetch, weigh
 from memexp.model.knn_memory.ring import Ring, ages_at, empty_ring, seen_where_stored
 from memexp.model.knn_memory.ring import write as write_ring
 from memexp.model.knn_memory.router import Router
-from memexp.model.segment import Retrieval
+from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
 from memexp.model.transformer.shape import Shape
 
 
-@dataclass(frozen=True)
-class PairOptions:
-    """Options of a memory of pairs; `memexp.config.arch.PairArch` says what they mean."""
+class Reading(NamedTuple):
+    """What the heads get from local attention and the memory together, and where the memory's part comes from."""
 
-    neighbours: int
-    search: str
-    combine: str
-    gate: float
-    write: str
-    stored: str
-    stored_on: str
+    read_BHTK: Tensor
+    slots_BHTk: Tensor
+    weights_BHTk: Tensor
+    """Share of the head's attention; 0 where nothing was found. Sums to the memory's share."""
+    recall: Tensor | None = None
+    """Of an approximate search."""
 
 
 class PairMemory(nn.Module):
     """One layer's memory: it reads a ring of its document's past pairs, and tokens are written after they were read."""
 
-    def __init__(self, shape: Shape, options: PairOptions, *, slots: int, cache: int, stride: int) -> None:
+    def __init__(self, shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> None:
+        """
+        Args:
+            slots: pairs that may be read, a lane and head.
+            cache: tokens of exact recent past that the layer's local attention sees.
+            stride: tokens that are read between two writes.
+        """
         super().__init__()
-        self.shape, self.options, self.slots = shape, options, slots
-        self.behind = cache if options.write == "leaving" else 0
+        self.shape, self.arch, self.slots = shape, arch, slots
+        self.behind = cache if arch.write == "leaving" else 0
         """Tokens between the ring's newest pair and what is read."""
-        self.gate_H = nn.Parameter(torch.full((shape.heads,), options.gate)) if options.combine == "gate" else None
-        routed = options.search == "routed"
-        self.router = Router(shape, keep=options.neighbours, context=stride) if routed else None
+        self.gate_H = as_gate(torch.full((shape.heads,), arch.gate)) if arch.combine == "gate" else None
+        routed = arch.search == "routed"
+        self.router = Router(shape, keep=arch.neighbours, context=stride) if routed else None
         self._engines: dict[str, Engine] = {}
-        if slots and not routed and options.search != "auto":
-            self._engine(options.search)
+        if slots and not routed and arch.search != "auto":
+            self._engine(arch.search)
+
+    @property
+    def multiplications(self) -> float:
+        """Of a token, to find what it reads."""
+        whole = float(self.shape.heads * self.shape.head_size * self.slots)
+        return whole if self.router is None else whole / self.router.context
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """A ring that holds nothing; its slack is what a gradient window writes."""
         shape = self.shape
         slack = (shape.bptt_segments + 1) * shape.segment
-        if self.options.stored == "bf16":
+        if self.arch.stored == "bf16":
             like = like.to(torch.bfloat16)
         return empty_ring(
             lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
-            on=torch.device("cpu") if self.options.stored_on == "host" else like.device,
+            on=torch.device("cpu") if self.arch.stored_on == "host" else like.device,
         )  # fmt: skip
 
     def search_on(self, device: torch.device) -> str:
         """Who searches for a model on this device."""
-        on = torch.device("cpu") if self.options.stored_on == "host" else device
-        return chosen_engine(self.options.search, slots=self.slots, device=on)
+        on = torch.device("cpu") if self.arch.stored_on == "host" else device
+        return chosen_engine(self.arch.search, slots=self.slots, device=on)
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
@@ -73,7 +85,7 @@ class PairMemory(nn.Module):
         if self.router is None:
             local, search = seen_where_stored(ring), self.search_on(heads.queries_BHTK.device)
             queries_BHTK = heads.queries_BHTK.detach().to(local.keys_BHRK.device)
-            found = self._engine(search)(queries_BHTK, local, self.options.neighbours)
+            found = self._engine(search)(queries_BHTK, local, self.arch.neighbours)
             retrieved = fetch(heads.queries_BHTK, ring, found)
             found_recall = recall(found, queries_BHTK, local) if search in APPROXIMATE else None
         else:
@@ -97,12 +109,12 @@ class PairMemory(nn.Module):
         """
         keys, values = heads.keys_BGTK, heads.values_BGTK
         length, all_heads = keys.shape[2], (-1, self.shape.heads, -1, -1)
-        if self.options.write == "leaving":
+        if self.arch.write == "leaving":
             keys, values = sight.keys_BGSK[:, :, :length], sight.values_BGSK[:, :, :length]
             valid_B = (cache.count_B + length - self.behind).clamp(0, length)
         else:
             valid_B = there_BT.any(-1) * length
-        return write_ring(ring, keys.expand(all_heads), values.expand(all_heads), valid_B=valid_B, slots=self.slots)
+        return write_ring(ring, keys.expand(all_heads), values.expand(all_heads), valid_B=valid_B)
 
     def ages(self, slots_BHTk: Tensor, ring: Ring) -> Tensor:
         """Tokens from what stands in these slots to the token that reads it, B H T k."""
@@ -135,89 +147,30 @@ class PairMemory(nn.Module):
         return gauges
 
 
-class PairMemories(nn.ModuleDict):
-    """The memories of the layers that have one, by the layer's number from 1; without any it does nothing."""
+def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
+    """V_a = g V_m + (1 - g) V_c, with g = sigmoid(b_g), a gate for each head (Wu et al. 2022, section 3.2).
 
-    def __getitem__(self, number: str) -> PairMemory:  # says what is in it
-        return super().__getitem__(number)  # type: ignore[return-value]
-
-    def remarks(self, device: torch.device) -> list[str]:
-        """Which engine searches, where that was left to us, and what that means."""
-        found = []
-        for memory in [self[number] for number in self if self[number].slots][:1]:
-            search = memory.search_on(device)
-            if memory.options.search == "auto":
-                found.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
-            if search == "faiss_ivf":
-                found.append(
-                    "arch.search=faiss_ivf: when lists are learned is counted from the beginning of the run, so what is found in a "
-                    "document depends a little on where in its lane it begins"
-                )
-            if search == "faiss_hnsw":
-                found.append(
-                    "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated in "
-                    "between (validate_every) finds other neighbours than one that is not"
-                )
-        return found
-
-    def empty(self, lanes: int, like: Tensor) -> tuple[Ring, ...]:
-        """A ring for each that has slots."""
-        return tuple(self[number].empty(lanes, like) for number in self if self[number].slots)
+    V_m is the memory's part and V_c local attention. Where a lane's memory is empty the gate is off, so that the layer is
+    plain local attention; the published code scales local attention by 1 - g there.
+    """
+    any_BHP1 = retrieved.found_BHPk[..., :1]  # the best comes first: it is there or nothing is
+    # a row without any finite score would be NaN, in the backward pass too
+    weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
+    gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
+    weights_BHTk = weights_BHTk * gate_BHP1
+    memory_BHTK = weigh(weights_BHTk, retrieved).to(local_BHTK.dtype)
+    read_BHTK = memory_BHTK + (1 - gate_BHP1).to(local_BHTK.dtype) * local_BHTK
+    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
 
 
-def build_memories(
-    shape: Shape, options: PairOptions, *, layers: list[int], slots: int, cache: int, stride: int
-) -> PairMemories:
-    """Memories of `slots` pairs for these layers, counted from 1; for none, the paper's: the 9th of 12, three quarters up.
+def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Tensor) -> Reading:
+    """One softmax over the retrieved pairs and the local keys, as in the paper's first version.
 
     Args:
-        stride: tokens that are read between two writes.
+        local_scores_BHTS: as `memexp.model.transformer.attention.local_scores` gives them.
     """
-    chosen = sorted(layers) or [max(1, int(shape.layers * 0.75))]
-    return PairMemories(
-        {str(number): PairMemory(shape, options, slots=slots, cache=cache, stride=stride) for number in chosen}
-    )
-
-
-class PairPass:
-    """What the memories do while tokens go once through the layers, from the rings before to the rings after."""
-
-    def __init__(self, memories: PairMemories, rings: tuple[Ring, ...]) -> None:
-        self.memories = memories
-        self.rings = dict(zip(memories, rings, strict=False))  # without slots there are none
-        self.gauges: dict[str, Tensor] = {}
-        self._seen: dict[str, tuple[Heads, Sight]] = {}
-        self._readings: dict[str, Reading] = {}
-
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
-        """What the heads of a layer, counted from 0, read: B H T K; in a layer without a ring from local attention alone."""
-        number = str(index + 1)
-        if number not in self.rings:
-            return attend(sight, mask)
-        memory, ring = self.memories[number], self.rings[number]
-        reading = memory.read(heads, sight, mask, ring)
-        suffix = f"_layer{number}" if len(self.rings) > 1 else ""
-        self.gauges |= {name + suffix: value for name, value in memory.gauges(reading, ring, attention).items()}
-        self._seen[number], self._readings[number] = (heads, sight), reading
-        return reading.read_BHTK
-
-    def write(self, cache: Cache, there_BT: Tensor) -> tuple[Ring, ...]:
-        """The rings with what was read, in place; `cache` is the one that it was read over."""
-        return tuple(
-            self.memories[number].write(ring, *self._seen[number], cache, there_BT)
-            for number, ring in self.rings.items()
-        )
-
-    def retrieval(self) -> Retrieval:
-        """Where each token read, for a pass over layers with rings."""
-        ages_BLHTk = torch.stack(
-            [
-                self.memories[number].ages(self._readings[number].slots_BHTk, ring)
-                for number, ring in self.rings.items()
-            ],
-            1,
-        )
-        weights_BLHTk = torch.stack([self._readings[number].weights_BHTk for number in self.rings], 1)
-        return Retrieval(
-            (ages_BLHTk * (weights_BLHTk > 0)).permute(0, 3, 1, 2, 4), weights_BLHTk.permute(0, 3, 1, 2, 4)
-        )
+    k = retrieved.scores_BHTk.shape[-1]
+    weights = torch.cat([retrieved.scores_BHTk, local_scores_BHTS], dim=-1).softmax(-1)
+    weights_BHTk, local_BHTS = weights[..., :k], weights[..., k:].to(local_values_BHSK.dtype)
+    read_BHTK = weigh(weights_BHTk, retrieved).to(local_values_BHSK.dtype) + local_BHTS @ local_values_BHSK
+    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())

@@ -6,14 +6,18 @@ state gives the same result. All lanes advance together; only the counts differ.
 Shapes: B lanes, H heads, R slots and slack, T pairs written, K head size.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
-class Ring(NamedTuple):
-    """Keys and values of one layer."""
+@dataclass(frozen=True)
+class Ring:
+    """Keys and values of one layer. The tensors are the leaves of the state that it is in; its bound is part of the form."""
 
     keys_BHRK: Tensor
     values_BHRK: Tensor
@@ -21,6 +25,20 @@ class Ring(NamedTuple):
     """Pairs written since the beginning, the same in every lane; the next goes to this number modulo R."""
     count_B: Tensor
     """How many of the newest pairs belong to the lane's document, at most `slots`. Validity is this, never a value."""
+    slots: int
+    """At most this many of the newest pairs may be read."""
+
+
+def _leaves(ring: Ring) -> tuple[list[Tensor], int]:
+    return [ring.keys_BHRK, ring.values_BHRK, ring.position_B, ring.count_B], ring.slots
+
+
+def _ring(leaves: Iterable[Any], slots: Any) -> Ring:
+    keys_BHRK, values_BHRK, position_B, count_B = leaves
+    return Ring(keys_BHRK, values_BHRK, position_B, count_B, slots)
+
+
+pytree.register_pytree_node(Ring, _leaves, _ring)
 
 
 def empty_ring(
@@ -33,34 +51,34 @@ def empty_ring(
     """
     size = (lanes, heads, slots + slack, head_size)
     nothing = torch.zeros(lanes, dtype=torch.long, device=like.device)
-    return Ring(like.new_zeros(size, device=on), like.new_zeros(size, device=on), nothing, nothing.clone())
+    return Ring(like.new_zeros(size, device=on), like.new_zeros(size, device=on), nothing, nothing.clone(), slots)
 
 
 def seen_where_stored(ring: Ring) -> Ring:
     """The ring for who works on the device of its keys and values."""
     on = ring.keys_BHRK.device
-    return ring._replace(position_B=ring.position_B.to(on), count_B=ring.count_B.to(on))
+    return replace(ring, position_B=ring.position_B.to(on), count_B=ring.count_B.to(on))
 
 
 def clear_ring(ring: Ring, reset_B: Tensor) -> Ring:
     """Forget in the lanes that begin a document; costs the same for every size."""
-    return ring._replace(count_B=ring.count_B.masked_fill(reset_B, 0))
+    return replace(ring, count_B=ring.count_B.masked_fill(reset_B, 0))
 
 
 @torch.no_grad()
-def write(ring: Ring, keys_BHTK: Tensor, values_BHTK: Tensor, *, valid_B: Tensor, slots: int) -> Ring:
+def write(ring: Ring, keys_BHTK: Tensor, values_BHTK: Tensor, *, valid_B: Tensor) -> Ring:
     """Append T pairs a lane in place.
 
     Args:
         valid_B: how many of the last of the T pairs belong to the lane's document.
-        slots: at most this many of the newest pairs stay readable.
     """
     length, capacity = keys_BHTK.shape[2], ring.keys_BHRK.shape[2]
     place_T = (ring.position_B[0] + torch.arange(length, device=keys_BHTK.device)) % capacity
     place_T = place_T.to(ring.keys_BHRK.device)
     ring.keys_BHRK.index_copy_(2, place_T, keys_BHTK.to(ring.keys_BHRK))
     ring.values_BHRK.index_copy_(2, place_T, values_BHTK.to(ring.values_BHRK))
-    return ring._replace(position_B=ring.position_B + length, count_B=(ring.count_B + valid_B).clamp_max(slots))
+    count_B = (ring.count_B + valid_B).clamp_max(ring.slots)
+    return replace(ring, position_B=ring.position_B + length, count_B=count_B)
 
 
 def ages(ring: Ring) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.config.arch import CompressiveArch
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -57,9 +58,9 @@ class Pooling(nn.Module):
 class Compressor(nn.Module):
     """One layer's compression of keys and values; keys keep unit norm where attention normalises them."""
 
-    def __init__(self, shape: Shape, *, kind: str, factor: int, normalise: bool) -> None:
+    def __init__(self, shape: Shape, arch: CompressiveArch) -> None:
         super().__init__()
-        self.factor, self.normalise = factor, normalise
+        self.normalise, kind, factor = arch.normalise, arch.compress, arch.factor
         self.keys, self.values = (
             Convolution(shape, factor=factor) if kind == "convolution" else Pooling(kind, factor=factor)
             for _ in range(2)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.config.arch import BlockArch
+from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import linear
 from memexp.model.transformer.shape import Shape
 
@@ -27,7 +29,7 @@ class FixedGate(nn.Module):
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.candidate = _candidate(inputs, width)
-        self.gate_D = nn.Parameter(torch.randn(width) * 0.1)
+        self.gate_D = as_gate(torch.randn(width) * 0.1)
 
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         keep_D = self.gate_D.sigmoid()
@@ -42,10 +44,10 @@ class LstmGate(nn.Module):
         self.candidate = _candidate(inputs, width)
         # small kernels: a gate that is far from its bias at the start can teach the network to ignore the state
         spread = (0.1 / inputs) ** 0.5
-        self.gate_keep_DF = nn.Parameter(torch.randn(width, inputs) * spread)
-        self.gate_keep_D = nn.Parameter(torch.randn(width) * 0.1)
-        self.gate_write_DF = nn.Parameter(torch.randn(width, inputs) * spread)
-        self.gate_write_D = nn.Parameter(torch.randn(width) * 0.1)
+        self.gate_keep_DF = as_gate(torch.randn(width, inputs) * spread)
+        self.gate_keep_D = as_gate(torch.randn(width) * 0.1)
+        self.gate_write_DF = as_gate(torch.randn(width, inputs) * spread)
+        self.gate_write_D = as_gate(torch.randn(width) * 0.1)
 
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         keep_BMD = (F.linear(read_BMF, self.gate_keep_DF, self.gate_keep_D) + 1).sigmoid()
@@ -86,17 +88,17 @@ class DualCell(nn.Module):
         return Gated(new_BMD, first_BMD * second_BMD)
 
 
-def build_cell(shape: Shape, *, gate_kind: str, gates: str) -> nn.Module:
+def build_cell(shape: Shape, arch: BlockArch) -> nn.Module:
     """What turns vectors, and what they read, into new ones; `skip` is a gate behind attention and nothing else."""
-    gate = GATES[gate_kind]
-    match gates:
+    gate = GATES[arch.gate_kind]
+    match arch.gates:
         case "skip":
             return gate(2 * shape.heads * shape.head_size, shape.width)
         case "single":
             return SingleCell(shape, gate)
         case "dual":
             return DualCell(shape, gate)
-    raise ValueError(f"unknown arrangement of gates {gates!r}")
+    raise ValueError(f"unknown arrangement of gates {arch.gates!r}")
 
 
 def _candidate(inputs: int, width: int) -> nn.Linear:

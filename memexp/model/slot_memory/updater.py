@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.config.arch import ThoughtArch
+from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import (
-    AttentionOptions,
     SelfAttention,
     Sight,
     attend,
@@ -70,7 +71,7 @@ class TokenAttention(nn.Module):
         self.keys_values = linear(shape.width, 2 * inner)
         self.output = linear(inner, shape.width)
         self.position = position
-        self.scale_H = nn.Parameter(torch.full((shape.heads,), scale)) if normalise else None
+        self.scale_H = as_gate(torch.full((shape.heads,), scale)) if normalise else None
 
     def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         queries = split_heads(self.queries(slots_BMD), self.head_size)
@@ -86,15 +87,15 @@ class TokenAttention(nn.Module):
 class GatedLayer(nn.Module):
     """Slots attend to one another by contents alone, then to the tokens, then a feed-forward layer; pre-norm."""
 
-    def __init__(self, shape: Shape, options: AttentionOptions, *, dropout: float) -> None:
+    def __init__(self, shape: Shape, arch: ThoughtArch) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.attention = SelfAttention(shape, replace(options, position="none", key_smear=False))
+        self.attention = SelfAttention(shape, replace(arch, position="none", key_smear=False))
         self.cross_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.cross = TokenAttention(shape, normalise=options.normalise, scale=options.scale, position=Rotary())
+        self.cross = TokenAttention(shape, normalise=arch.normalise, scale=arch.scale, position=Rotary())
         self.feedforward_norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.feedforward = FeedForward(shape.width, shape.feedforward)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(arch.dropout)
 
     def forward(self, x_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         sight = self.attention.look(self.attention.project(self.attention_norm(x_BMD), None), None)
@@ -112,14 +113,14 @@ class GatedUpdater(Updater):
     gain, so a memory can neither grow with the length of a document nor shrink to please a loss.
     """
 
-    def __init__(self, shape: Shape, options: AttentionOptions, *, mem: int, layers: int, dropout: float) -> None:
+    def __init__(self, shape: Shape, arch: ThoughtArch, *, mem: int, layers: int) -> None:
         super().__init__()
         self.ids_MD = nn.Parameter(torch.randn(mem, shape.width))
         self.text_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.layers = nn.ModuleList(GatedLayer(shape, options, dropout=dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(GatedLayer(shape, arch) for _ in range(layers))
         # all gates start near a half: one that starts closed stays closed
-        self.gate_DF = nn.Parameter(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
-        self.gate_D = nn.Parameter(torch.zeros(shape.width))
+        self.gate_DF = as_gate(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
+        self.gate_D = as_gate(torch.zeros(shape.width))
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         text_BTD = self.text_norm(text_BTD)
@@ -188,9 +189,9 @@ class AdditiveUpdater(Updater):
     *Differs from the code:* no dropout on attention weights, and matrices start as they do here.
     """
 
-    def __init__(self, shape: Shape, *, layers: int, dropout: float) -> None:
+    def __init__(self, shape: Shape, arch: ThoughtArch, *, layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(AdditiveLayer(shape, dropout=dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(AdditiveLayer(shape, dropout=arch.dropout) for _ in range(layers))
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         slots, length = memory_BMD.shape[1], text_BTD.shape[1]

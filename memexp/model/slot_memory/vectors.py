@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.config.arch import BlockArch
+from memexp.model.markers import as_gate
 from memexp.model.slot_memory.gates import Gated, build_cell
-from memexp.model.transformer.attention import AttentionOptions, join_heads, linear, scaled, split_heads
+from memexp.model.transformer.attention import join_heads, linear, scaled, split_heads
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -19,16 +21,16 @@ from memexp.model.transformer.shape import Shape
 class StateAttention(nn.Module):
     """Queries with a scale of their own into keys and values that others made, without positions.
 
-    The scale starts at `options.scale`, but not below the root of K, where scores of random keys have unit variance: from
+    The scale starts at `arch.scale`, but not below the root of K, where scores of random keys have unit variance: from
     1, as in the paper's code, attention starts uniform, and what all state vectors read is the same.
     """
 
-    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+    def __init__(self, shape: Shape, arch: BlockArch) -> None:
         super().__init__()
         self.head_size = shape.head_size
         self.queries = linear(shape.width, shape.heads * shape.head_size)
-        scale = max(options.scale, shape.head_size**0.5)
-        self.scale_H = nn.Parameter(torch.full((shape.heads,), scale)) if options.normalise else None
+        scale = max(arch.scale, shape.head_size**0.5)
+        self.scale_H = as_gate(torch.full((shape.heads,), scale)) if arch.normalise else None
 
     def forward(self, x_BTD: Tensor, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
         """What each head reads, B H T K."""
@@ -68,9 +70,9 @@ class StateReader(nn.Module):
     weights of a decoder without state vectors fit.
     """
 
-    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+    def __init__(self, shape: Shape, arch: BlockArch) -> None:
         super().__init__()
-        self.attention = StateAttention(shape, options)
+        self.attention = StateAttention(shape, arch)
         self.output = linear(shape.heads * shape.head_size, shape.width)
 
     def forward(self, x_BTD: Tensor, seen: Seen) -> FromStates:
@@ -85,18 +87,18 @@ class StateVectors(nn.Module):
     Learned ids, added behind the norm, keep them apart.
     """
 
-    def __init__(self, shape: Shape, options: AttentionOptions, *, count: int, gate_kind: str, gates: str) -> None:
+    def __init__(self, shape: Shape, arch: BlockArch, *, count: int) -> None:
         super().__init__()
-        self.head_size, self.normalise = shape.head_size, options.normalise
-        stored = shape.head_size if options.shared_values else shape.heads * shape.head_size
+        self.head_size, self.normalise = shape.head_size, arch.normalise
+        stored = shape.head_size if arch.shared_values else shape.heads * shape.head_size
         self.initial_MD = nn.Parameter(torch.randn(count, shape.width) * 0.1)
         self.ids_MD = nn.Parameter(torch.randn(count, shape.width))
         self.norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.keys = linear(shape.width, stored)
         self.values = linear(shape.width, stored)
-        self.over_vectors = StateAttention(shape, options)
-        self.over_tokens = StateAttention(shape, options)
-        self.cell = build_cell(shape, gate_kind=gate_kind, gates=gates)
+        self.over_vectors = StateAttention(shape, arch)
+        self.over_tokens = StateAttention(shape, arch)
+        self.cell = build_cell(shape, arch)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
         """What can be read of them."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.config.arch import AttentionArch
+from memexp.model.markers import as_gate
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
@@ -20,21 +22,6 @@ from memexp.regions import part
 
 BLOCK = 128
 """Queries of a block on a CPU: few enough that little is multiplied in vain, enough for a fast product."""
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """Options that every architecture hands on to its attention; `memexp.config.arch.Arch` says what they mean."""
-
-    position: str
-    normalise: bool
-    scale: float
-    key_smear: bool
-    keys_as_queries: bool
-    two_sided: bool = False
-    """Whether some keys stand behind their query."""
-    shared_values: bool = False
-    """Whether all heads share one head of keys and values (Shazeer 2019)."""
 
 
 class LayerCache(NamedTuple):
@@ -80,20 +67,25 @@ class Sight(NamedTuple):
 class SelfAttention(nn.Module):
     """Multi-head attention split into its parts, so that a memory can act between projecting and merging."""
 
-    def __init__(self, shape: Shape, options: AttentionOptions) -> None:
+    def __init__(
+        self, shape: Shape, arch: AttentionArch, *, two_sided: bool = False, shared_values: bool = False
+    ) -> None:
+        """
+        Args:
+            two_sided: whether some keys stand behind their query.
+            shared_values: whether all heads share one head of keys and values (Shazeer 2019).
+        """
         super().__init__()
         self.heads, self.head_size = shape.heads, shape.head_size
         inner = shape.heads * shape.head_size
-        stored = shape.head_size if options.shared_values else inner
+        stored = shape.head_size if shared_values else inner
         self.queries_values = linear(shape.width, inner + stored)
         self.keys = linear(shape.width, stored)
         self.output = linear(inner, shape.width)
-        self.position = build_position(
-            options.position, heads=shape.heads, head_size=shape.head_size, two_sided=options.two_sided
-        )
-        self.scale_H = nn.Parameter(torch.full((shape.heads,), options.scale)) if options.normalise else None
-        self.smear_D = nn.Parameter(torch.zeros(shape.width)) if options.key_smear else None
-        if options.keys_as_queries:
+        self.position = build_position(arch.position, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided)
+        self.scale_H = as_gate(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
+        self.smear_D = nn.Parameter(torch.zeros(shape.width)) if arch.key_smear else None
+        if arch.keys_as_queries:
             with torch.no_grad():
                 self.keys.weight.copy_(self.queries_values.weight[:stored])
 

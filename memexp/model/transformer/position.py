@@ -72,6 +72,8 @@ class Positioned(NamedTuple):
 class Position(nn.Module, ABC):
     """A scheme of positions."""
 
+    adds: bool = False
+    """Whether a bias is added to the scores."""
     turns: bool = False
     """Whether queries and keys are changed by a transformation of their places, so that a key without place needs a
     query without it."""
@@ -93,6 +95,8 @@ class T5Bias(Position):
 
     With `two_sided`, keys behind their query have as many buckets of their own.
     """
+
+    adds = True
 
     BUCKETS = 32
     FARTHEST = 128
@@ -118,6 +122,8 @@ class RelativeXl(Position):
     *Differs from the paper:* u and v are learned in every layer, as in its TensorFlow code; keys come from the cache as
     they were, not computed again from cached activations.
     """
+
+    adds = True
 
     def __init__(self, heads: int, head_size: int) -> None:
         super().__init__()
@@ -168,6 +174,8 @@ class Xpos(Position):
 class Alibi(Position):
     """A penalty a token of distance, a fixed slope a head: 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
 
+    adds = True
+
     slope_H1: Tensor
 
     def __init__(self, heads: int) -> None:
@@ -181,6 +189,8 @@ class Alibi(Position):
 
 class DynamicBias(Position):
     """A bias a head from a small network over the logarithm of the distance (after CrossFormer, Wang et al. 2021, 3.3)."""
+
+    adds = True
 
     HIDDEN = 32
 

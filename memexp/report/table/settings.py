@@ -11,7 +11,7 @@ from memexp.files import fingerprint
 from memexp.runs.folder import find_run
 
 _SHOWN = (
-    "arch.name", "arch._target_", "arch.mem_unit", "arch.mem_is", "arch.cache", "mem", "segment", "seed", "data.name"
+    "arch.name", "arch._target_", "arch.cache", "mem", "segment", "seed", "data.name"
 )  # fmt: skip
 """Settings that a table shows elsewhere, or that say nothing which the architecture's name does not."""
 

@@ -1,6 +1,6 @@
-"""What a search found, read: retrieved pairs mixed with local attention (Wu et al. 2022, section 3.1).
+"""The pairs that a search chose: their scores with gradient to the queries, and sums of their values by weight.
 
-Shapes: B lanes, H heads, T tokens, R ring slots, K head size, k neighbours, S keys in sight of local attention,
+Shapes: B lanes, H heads, T tokens, R ring slots, K head size, k neighbours,
 P sets of pairs: T where each query has its own, 1 where all of them read the same.
 """
 
@@ -14,17 +14,6 @@ from memexp.model.knn_memory.gather_matmul import dot_rows, sum_rows
 from memexp.model.knn_memory.ring import Ring, gather
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.regions import part
-
-
-class Reading(NamedTuple):
-    """What the heads get from local attention and the memory together, and where the memory's part comes from."""
-
-    read_BHTK: Tensor
-    slots_BHTk: Tensor
-    weights_BHTk: Tensor
-    """Share of the head's attention; 0 where nothing was found. Sums to the memory's share."""
-    recall: Tensor | None = None
-    """Of an approximate search."""
 
 
 class Retrieved(NamedTuple):
@@ -60,35 +49,6 @@ def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor
     return keys_BHRK, values_BHRK, places_Pk.expand_as(slots_BHPk)
 
 
-def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
-    """Weigh memory against local attention by a gate a head: V = g V_memory + (1 - g) V_local.
-
-    Where a lane's memory is empty the gate is off, so that the layer is plain local attention; the published code
-    scales local attention by 1 - g there.
-    """
-    any_BHP1 = retrieved.found_BHPk[..., :1]  # the best comes first: it is there or nothing is
-    # a row without any finite score would be NaN, in the backward pass too
-    weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
-    gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
-    weights_BHTk = weights_BHTk * gate_BHP1
-    memory_BHTK = _weigh(weights_BHTk, retrieved).to(local_BHTK.dtype)
-    read_BHTK = memory_BHTK + (1 - gate_BHP1).to(local_BHTK.dtype) * local_BHTK
-    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
-
-
-def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Tensor) -> Reading:
-    """One softmax over the retrieved pairs and the local keys, as in the paper's first version.
-
-    Args:
-        local_scores_BHTS: as `memexp.model.transformer.attention.local_scores` gives them.
-    """
-    k = retrieved.scores_BHTk.shape[-1]
-    weights = torch.cat([retrieved.scores_BHTk, local_scores_BHTS], dim=-1).softmax(-1)
-    weights_BHTk, local_BHTS = weights[..., :k], weights[..., k:].to(local_values_BHSK.dtype)
-    read_BHTK = _weigh(weights_BHTk, retrieved).to(local_values_BHSK.dtype) + local_BHTS @ local_values_BHSK
-    return Reading(read_BHTK, retrieved.slots_BHPk.expand_as(weights_BHTk), weights_BHTk.detach())
-
-
 def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor:
     """Products of queries with stored keys, B H T k."""
     if slots_BHPk.shape[2] == queries_BHTK.shape[2]:
@@ -97,7 +57,7 @@ def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor
     return queries_BHTK @ gather(keys_BHRK, slots_BHPk)[:, :, 0].to(queries_BHTK.dtype).mT
 
 
-def _weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
+def weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
     """Sums of stored values by weight, B H T K."""
     values_BHRK, places_BHPk = retrieved.values_BHRK, retrieved.places_BHPk
     with part("gather"), torch.autocast(weights_BHTk.device.type, enabled=False):
