@@ -56,7 +56,8 @@ def _archs(segment: int) -> dict[str, TrainConfig]:
 def _settings(arch: str, segment: int) -> TrainConfig:
     from memexp.config.compose import compose, typed
 
-    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}"]))
+    settings: TrainConfig = typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}"]))
+    return settings
 
 
 @contextmanager

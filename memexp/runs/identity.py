@@ -92,7 +92,7 @@ def read_identity(run: Run) -> dict[str, Any]:
         UserError: it is absent or damaged.
     """
     path = run.path / "identity.json"
-    identity = read_json(path)
+    identity: dict[str, Any] = read_json(path)
     content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
     if not content or identity.get("hash") != fingerprint(content):
         raise UserError(
