@@ -225,7 +225,7 @@ def describe(item: Field[Any]) -> str:
         notes.append(f"{low:g} or more")
     if is_list(item):
         notes.append("a list, [a,b]")
-    return item.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+    return str(item.metadata["help"]) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _source_table(config: Any) -> Any:

@@ -57,7 +57,9 @@ def _archs(segment: int) -> dict[str, TrainConfig]:
 def _settings(arch: str, segment: int, *more: str) -> TrainConfig:
     from memexp.config.compose import compose, typed
 
-    return typed(compose("train", [f"arch={arch}", "size=200m", f"segment={segment}", *more]))
+    composed = compose("train", [f"arch={arch}", "size=200m", f"segment={segment}", *more])
+    settings: TrainConfig = typed(composed)
+    return settings
 
 
 @contextmanager

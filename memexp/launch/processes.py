@@ -132,8 +132,8 @@ class JobProcess:
         """Time to its last step at the speed seen so far, or None while that is unknown."""
         if self.state != "running" or self._first is None or self.latest["step"] <= self._first[1]:
             return None
-        a_step = (time.monotonic() - self._first[0]) / (self.latest["step"] - self._first[1])
-        return a_step * float(self.steps - self.latest["step"])
+        step = int(self.latest["step"])
+        return (time.monotonic() - self._first[0]) / (step - self._first[1]) * (self.steps - step)
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:

@@ -13,12 +13,8 @@ from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 from memexp.runs.folder import Run, find_run
 
-LATER = {
-    item.name
-    for schema in (Data, *ARCHS.values(), Size, Optim)
-    for item in fields(schema)
-    if item.metadata.get("later")
-}
+_SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
+LATER = {item.name for schema in _SCHEMAS for item in fields(schema) if item.metadata.get("later")}
 """Settings that only some identities name."""
 
 
@@ -98,7 +94,7 @@ def read_identity(run: Run) -> dict[str, Any]:
         UserError: it is absent or damaged.
     """
     path = run.path / "identity.json"
-    identity = read_json(path)
+    identity: dict[str, Any] = read_json(path)
     content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
     if not content or identity.get("hash") != fingerprint(content):
         raise UserError(

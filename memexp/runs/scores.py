@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
@@ -103,13 +104,13 @@ class TokenScores:
     label: str
     path: Path
     summary: dict[str, Any]
-    nats_N: np.ndarray
+    nats_N: NDArray[np.float64]
     tokens_N: np.ndarray
     documents: list[tuple[str, int]]
     retrieved: np.ndarray | None = None
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int64]:
         return np.array([tokens for _, tokens in self.documents], dtype=np.int64)
 
     @property

@@ -11,6 +11,7 @@ from memexp.wording import compact, plural
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 _BAR = 24
 """Characters of the longest bar."""
@@ -77,7 +78,7 @@ def _distances(found: Inspection) -> "RenderableType":
     return table
 
 
-def _table(*headings: str) -> Any:
+def _table(*headings: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")

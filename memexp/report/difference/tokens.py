@@ -41,7 +41,8 @@ class Difference:
     def position_N(self) -> np.ndarray:
         """Index of each token in its document, or of an answer's among these, from 1: a first token is never scored."""
         starts = np.cumsum(self.a.lengths) - self.a.lengths
-        return np.arange(len(self.gain_N)) - starts[self.document_N] + 1
+        position_N: np.ndarray = np.arange(len(self.gain_N)) - starts[self.document_N] + 1
+        return position_N
 
     @property
     def spans(self) -> list[tuple[int, int]]:
