@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from memexp.config.field import UNSET, setting
+from memexp.config.sources import SourceOptions
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Data:
     """Group `data`: a corpus."""
 
     name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/")
-    source: dict[str, Any] = setting({}, "where documents come from: a class of memexp.data.sources and its options")
+    source: SourceOptions = field(default_factory=SourceOptions)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0)
     valid_documents: int = setting(8, "documents of the validation split, at least", unit="documents", low=1)
