@@ -6,7 +6,7 @@ from typing import Any
 
 from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
 from memexp.config.commands import COMMANDS
-from memexp.config.introspection import CONF, TYPED_AS, groups_of, is_offered, settings_of, value_type
+from memexp.config.introspection import CONF, TYPED_AS, groups_of, is_offered, settings_of, source_of, value_type
 from memexp.errors import UserError, did_you_mean
 from memexp.experiment.definition import experiments
 
@@ -90,8 +90,8 @@ def candidates(words: list[str]) -> list[str]:
 
 def _settings(command: str, current: str, words: list[str]) -> list[str]:
     groups = groups_of(command)
-    chosen = [word.removeprefix("arch=") for word in words[:-1] if word.startswith("arch=")]
-    known = settings_of(command, arch=chosen[-1] if chosen else None)
+    chosen = dict(word.split("=", 1) for word in words[:-1] if word.startswith(("arch=", "data=")))
+    known = settings_of(command, arch=chosen.get("arch"), source=source_of(chosen.get("data", "")))
     key, equals, value = current.partition("=")
     if equals:
         # A list of values is completed at its last one.

@@ -1,6 +1,5 @@
 """Help: of the program in plain text at once, of a command in tables with the values that a command line gives."""
 
-import re
 from dataclasses import Field
 from typing import Any
 
@@ -16,6 +15,7 @@ from memexp.config.introspection import (
     is_list,
     is_offered,
     settings_of,
+    source_of,
     value_type,
 )
 from memexp.errors import UserError
@@ -73,8 +73,10 @@ FLAGS = [
     ("--config-dir DIR", "read more files of the groups from DIR"),
 ]
 
+SOURCE = "data.source."
+
 _SHORT = 24
-"""Letters of a value of a corpus's own settings that is shown."""
+"""Letters of a value of a source's options that is shown."""
 
 SETTING_OF = {"--dry-run": "dry_run", "--plan": "plan"}
 """Flags of the commands that have such a setting."""
@@ -126,11 +128,12 @@ def show(command: str, overrides: list[str]) -> None:
     groups = groups_of(command)
     if groups:
         console.print(_group_table(groups, config))
-    console.print(_settings_table(command, config, groups))
+    known = settings_of(command, arch=_chosen("arch", config), source=source_of(_chosen("data", config) or ""))
+    console.print(_settings_table(known, config, groups))
     if "arch" in groups:
         console.print(_mem_table())
-    elif "data" in config and config.data.source.get("_target_"):  # not with an arch: it takes a while to look them up
-        console.print(_source_table(config))
+    if "data" in groups:
+        console.print(_source_table(config, known))
     flags = [flag for flag in FLAGS if SETTING_OF.get(flag[0]) in (None, *settings_of(command))]
     console.print(_plain_table("Flags", flags))
     console.print("Examples", style="bold")
@@ -177,15 +180,18 @@ def _group_table(groups: dict[str, list[str]], config: Any) -> Any:
     return table
 
 
-def _settings_table(command: str, config: Any, groups: dict[str, list[str]]) -> Any:
+def _chosen(group: str, config: Any) -> str | None:
+    """The choice of a group; None where there is none."""
+    return str(config[group].name) if group in config else None
+
+
+def _settings_table(known: dict[str, Field[Any]], config: Any, groups: dict[str, list[str]]) -> Any:
     from rich.markup import escape
 
-    arch = config.arch.name if "arch" in groups and "arch" in config else None
     table = _table("Settings, written key=value, with the values that this command line gives", "setting", "value", "")
-    known = settings_of(command, arch=arch)
     # Those of no group first: they are what one changes most.
     for name, item in sorted(known.items(), key=lambda pair: pair[0].partition(".")[0] in groups):
-        if is_offered(name):
+        if is_offered(name) and not name.startswith(SOURCE):  # they have a table of their own
             table.add_row(TYPED_AS.get(name, name), escape(_value(config, name)), escape(describe(item)))
     table.add_row("")
     return table
@@ -202,8 +208,8 @@ def _value(config: Any, name: str) -> str:
     if value is None or value == "":
         return "-"
     if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=True)
-        return f"of {name.partition('.')[0]}=" if isinstance(value, dict) else str(value).replace(" ", "")
+        values = OmegaConf.to_container(value, resolve=True)
+        return f"[{','.join(map(str, values))}]" if isinstance(values, list) else f"of {name.partition('.')[0]}="
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -228,24 +234,15 @@ def describe(item: Field[Any]) -> str:
     return str(item.metadata["help"]) + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _source_table(config: Any) -> Any:
-    """The options of the class that reads the chosen corpus, as its docstring describes them."""
-    import inspect
-    from importlib import import_module
-
+def _source_table(config: Any, known: dict[str, Field[Any]]) -> Any:
+    """The options of the source of the chosen corpus; of long values it is only said that its file gives them."""
     from rich.markup import escape
 
-    module, _, name = config.data.source._target_.rpartition(".")
-    built = getattr(import_module(module), name)
-    texts = "\n".join(inspect.getdoc(vars(one).get("__init__")) or "" for one in reversed(built.__mro__))
-    found = re.findall(r"^    ([\w, ]+): (.+(?:\n     .+)*)", texts, re.MULTILINE)
-    described = {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
     table = _table(f"Settings of data.source with data={config.data.name}", "setting", "value", "")
-    for option, parameter in inspect.signature(built).parameters.items():
-        value = config.data.source.get(option, parameter.default)
-        shown = "-" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
-        if option != "path" and len(shown) <= _SHORT:  # that is data.path; what is longer nobody types
-            table.add_row(f"data.source.{option}", escape(shown), escape(described.get(option, "")))
+    for name, item in known.items():
+        if name.startswith(SOURCE) and is_offered(name):
+            value = _value(config, name)
+            table.add_row(name, escape(value if len(value) <= _SHORT else "of data="), escape(describe(item)))
     table.add_row("")
     return table
 

@@ -53,7 +53,7 @@ def _configured(root: Path) -> dict[str, dict[str, Any]]:
     for name in choices_of("data"):
         if any((root / "data").glob(f"{name}-*/manifest.json")):
             with suppress(UserError):  # it needs settings, as a user's own files do
-                found[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data)
+                found[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data, root)
     return found
 
 

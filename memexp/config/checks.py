@@ -7,6 +7,7 @@ from typing import Any
 from memexp.config.commands import DataConfig
 from memexp.config.field import UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring
+from memexp.config.sources import SourceOptions
 from memexp.config.train import TrainConfig, departures
 from memexp.errors import UserError, did_you_mean
 
@@ -30,7 +31,17 @@ def check(config: Any, where: str = "") -> None:
         if is_dataclass(value):
             check(value, name)
             continue
+        for key, nested in value.items() if isinstance(value, dict) else ():
+            if is_dataclass(nested):
+                check(nested, f"{name}.{key}")
         _check_value(name, value, item.metadata)
+    if isinstance(config, SourceOptions):
+        config.check()
+    if isinstance(config, Data) and config.path is not None and not config.source.reads_files:
+        raise UserError(
+            f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or one of the published "
+            "data sets with it"
+        )
     if isinstance(config, TrainConfig):
         _check_train(config)
     if isinstance(config, DataConfig):
@@ -47,17 +58,18 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
             raise UserError(
                 f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
             )
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if not math.isfinite(value):
-        raise UserError(f"{name} is {value}; expected a finite number")
-    if abs(value) >= BEYOND and isinstance(value, int):
-        raise UserError(f"{name} is {value}; expected less than 2^48")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        unit = f" {metadata['unit']}" if metadata.get("unit") else ""
-        unit = unit.removesuffix("s") if expected == "at least 1" else unit
-        raise UserError(f"{name} is {value}; expected {expected}{unit}")
+    for number in given:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            raise UserError(f"{name} is {value}; expected a finite number")
+        if abs(number) >= BEYOND and isinstance(number, int):
+            raise UserError(f"{name} is {value}; expected less than 2^48")
+        if (low is not None and not number >= low) or (high is not None and not number <= high):
+            expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            unit = f" {metadata['unit']}" if metadata.get("unit") else ""
+            unit = unit.removesuffix("s") if expected == "at least 1" else unit
+            raise UserError(f"{name} is {value}; expected {expected}{unit}{' each' if isinstance(value, list) else ''}")
 
 
 def _check_data(config: DataConfig) -> None:

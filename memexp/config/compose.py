@@ -10,6 +10,7 @@ from memexp.config.checks import check
 from memexp.config.commands import COMMANDS
 from memexp.config.groups import AttentionAtSize, Data, Optim, Size, Tracker
 from memexp.config.introspection import CONF, settings_of_schema
+from memexp.config.sources import SOURCES
 from memexp.errors import UserError, did_you_mean
 from memexp.files import find_root
 
@@ -24,9 +25,11 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, command in COMMANDS.items():
         store.store(name=f"{name}_schema", node=command)
-    groups: dict[str, type] = {"data": Data, "size": Size, "optim": Optim, "tracker": Tracker}
+    groups: dict[str, type] = {"size": Size, "optim": Optim, "tracker": Tracker}
     for name, group in groups.items():
         store.store(group=name, name="base", node=group)
+    for name, source in SOURCES.items():
+        store.store(group="data", name=f"base_{name}", node=Data(source=source()))
     for name, arch in ARCHS.items():
         store.store(group="arch", name=f"base_{name}", node=_as_the_size_says(arch))
     # by name, so that composing imports neither; `memexp.launch.hydra` has Hydra find the classes
@@ -99,7 +102,10 @@ def _check_keys(config: Any, where: str) -> None:
     from omegaconf import DictConfig, OmegaConf
 
     schema = OmegaConf.get_type(config)
-    if not is_dataclass(schema):
+    if not is_dataclass(schema):  # a dict, which may hold schemas
+        for name in config:
+            if isinstance(node := config._get_node(name), DictConfig):
+                _check_keys(node, f"{where}{name}.")
         return
     known, found = {item.name for item in fields(schema)}, set(config)
     for name in sorted(found - known):

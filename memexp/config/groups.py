@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from memexp.config.field import UNSET, group, setting
+from memexp.config.sources import SourceOptions
 
 
 @dataclass
@@ -33,9 +34,7 @@ class Data:
     """
 
     name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/", effect="nothing")
-    source: dict[str, Any] = setting(
-        {}, "where documents come from: a class of memexp.data.sources and its options", effect="nothing"
-    )
+    source: SourceOptions = group(SourceOptions, effect="nothing")
     tokenizer: Tokenizer = group(Tokenizer, effect="nothing")
     min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0, effect="nothing")
     valid_documents: int = setting(

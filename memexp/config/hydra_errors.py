@@ -10,7 +10,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from memexp.config.arch import ARCHS
 from memexp.config.field import SIZE_UNITS
-from memexp.config.introspection import choices_of, groups_of, is_list, settings_of, value_type
+from memexp.config.introspection import choices_of, groups_of, is_list, settings_of, source_of, value_type
+from memexp.config.sources import SOURCES
 from memexp.errors import UserError, did_you_mean
 
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
@@ -18,6 +19,8 @@ NOISE = ("See http", "object_type", "reference_type", "provider=", "Config searc
 
 EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """Launchers that need an extra to be installed."""
+
+SOURCE = "data.source."
 
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -65,10 +68,19 @@ def unknown_setting(key: str, command: str) -> str:
     ]
     if owners:
         return f"this architecture has no setting {key}; expected arch={' or arch='.join(owners)} with it"
+    if key.startswith(SOURCE):
+        choices = {data: _options_of_source(data) for data in choices_of("data")}
+        if owners := [data for data, options in choices.items() if key.removeprefix(SOURCE) in options]:
+            return f"this corpus has no setting {key}; expected it with data={' or data='.join(owners)}"
     known = [*groups_of(command), *settings_of(command)]
     last = key.rpartition(".")[2]
     meant = next((f"; did you mean {name}?" for name in known if name.rpartition(".")[2] == last), "")
     return f"there is no setting {key}; expected one that `memexp {command} --help` lists{meant or did_you_mean(key, known)}"
+
+
+def _options_of_source(data: str) -> set[str]:
+    source = source_of(data)
+    return {item.name for item in fields(SOURCES[source])} if source else set()
 
 
 def _missing_choice(error: MissingConfigException) -> str:

@@ -3,6 +3,7 @@
 Reads the schemas and the folder's names only, so that help and completion are instant.
 """
 
+import re
 import types
 import typing
 from dataclasses import Field, fields, is_dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from memexp.config.arch import ARCHS, Arch
 from memexp.config.commands import COMMANDS
+from memexp.config.sources import SOURCES, SourceOptions
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 """Hydra's configuration folder: in a checkout a link to the one at its top."""
@@ -27,30 +29,37 @@ WITHOUT_SCHEMA = {"train": ("task",)}
 """Groups that have no settings of their own but set those of others; `data.task` says which was chosen."""
 
 
-def settings_of(command: str, *, arch: str | None = None) -> dict[str, Field[Any]]:
+def settings_of(command: str, *, arch: str | None = None, source: str | None = None) -> dict[str, Field[Any]]:
     """Every setting of a command by its dotted name, in the order of the schema.
 
     Args:
         command: such as train.
         arch: the architecture whose options are wanted; None means those of all.
+        source: the source of documents whose options are wanted, a key of `SOURCES`; None means those of all.
     """
-    return settings_of_schema(COMMANDS[command], arch=arch)
+    return settings_of_schema(COMMANDS[command], arch=arch, source=source)
 
 
-def settings_of_schema(schema: type, *, arch: str | None = None) -> dict[str, Field[Any]]:
-    """The same for a schema."""
-    return _walk(schema, "", [ARCHS[arch]] if arch in ARCHS else list(ARCHS.values()))
+def settings_of_schema(schema: type, *, arch: str | None = None, source: str | None = None) -> dict[str, Field[Any]]:
+    """Every setting of a schema by its dotted name; see `settings_of`."""
+    several: dict[type, list[type]] = {
+        Arch: [ARCHS[arch]] if arch in ARCHS else [*ARCHS.values()],
+        SourceOptions: [SOURCES[source]] if source in SOURCES else [*SOURCES.values()],
+    }
+    return _walk(schema, "", several)
 
 
-def _walk(schema: type, prefix: str, archs: list[type[Arch]]) -> dict[str, Field[Any]]:
+def _walk(schema: type, prefix: str, several: dict[type, list[type]]) -> dict[str, Field[Any]]:
+    """Settings of a schema. `several` has the schemas that can stand in the place of one."""
     found: dict[str, Field[Any]] = {}
     for item in fields(schema):
         name = prefix + item.name
         if not is_dataclass(item.type):
             found[name] = item
             continue
-        for nested in archs if item.type is Arch else [item.type]:
-            found |= _walk(typing.cast(type, nested), f"{name}.", archs)
+        wanted = typing.cast(type, item.type)
+        for nested in several.get(wanted, [wanted]):
+            found |= _walk(nested, f"{name}.", several)
     return found
 
 
@@ -85,6 +94,16 @@ def choices_of(group: str) -> list[str]:
     """The files of a group, as they are chosen: `conf/size/small.yaml` is small."""
     folder = CONF / group
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def source_of(data: str) -> str | None:
+    """The source that a choice of `data` reads, a key of `SOURCES`: its file, or the file that it builds on, names it."""
+    path = CONF / "data" / f"{data}.yaml"
+    named = re.search(r"^defaults: \[(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
+    if named is None:
+        return None
+    base = named[1].removeprefix("base_")
+    return base if base in SOURCES else source_of(named[1])
 
 
 def description_of(group: str, choice: str) -> str:

@@ -25,10 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memexp.config.groups import Data
-from memexp.config.instantiate import instantiate
 from memexp.data import tokenizers
 from memexp.data.manifest import read_manifest
-from memexp.data.sources import Source
+from memexp.data.sources import Source, open_source
 from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
@@ -135,7 +134,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
     """
-    source = _source(config)
+    source = open_source(config, root)
     settings = _settings(config, source)
     path = _folder(config, settings, root)
     if path.exists() and not force:
@@ -183,22 +182,16 @@ def folder_of(config: Data, root: Path) -> Path:
     Raises:
         UserError: there is nothing that it could be made of.
     """
-    return _folder(config, settings_of(config), root)
+    return _folder(config, settings_of(config, root), root)
 
 
-def settings_of(config: Data) -> dict[str, Any]:
+def settings_of(config: Data, root: Path) -> dict[str, Any]:
     """What determines the corpus of these settings; it stands in the manifest.
 
     Raises:
         UserError: there is nothing that it could be made of.
     """
-    return _settings(config, _source(config))
-
-
-def _source(config: Data) -> Source:
-    options = {} if config.path is None else {"path": config.path}
-    source: Source = instantiate(config.source, **options)
-    return source
+    return _settings(config, open_source(config, root))
 
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:
@@ -212,7 +205,7 @@ def _settings(config: Data, source: Source) -> dict[str, Any]:
         tokenizer = {"hash": tokenizers.tokenizer_hash(loaded)}
     return {
         "format": FORMAT,
-        "source": {"_target_": config.source["_target_"], **{"identity": source.identity()}},
+        "source": {"_target_": config.source._target_, "identity": source.identity()},
         "tokenizer": tokenizer,
         "min_document": config.min_document,
         "valid_documents": config.valid_documents,

@@ -8,6 +8,7 @@ from typing import Any
 
 from memexp.config.field import default_of
 from memexp.config.groups import Scored
+from memexp.config.sources import SourceOptions, read_source
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
@@ -56,18 +57,13 @@ class Wanted:
     def result(self) -> str:
         """A hash of what determines the run; cells of one run share it."""
         start = None if self.start is None else self.start.result
-        return fingerprint([_result(asdict(self.settings)), _made_of(asdict(self.settings.data)), start])
+        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
 
 
 def _result(config: dict[str, Any]) -> dict[str, Any]:
     """What determines a run but for its corpus and the run it started from."""
     content = result_settings(config)
     return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
-
-
-def _made_of(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a corpus but for where on this machine its files are kept."""
-    return data | {"source": {name: value for name, value in data["source"].items() if name != "root"}}
 
 
 def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
@@ -82,7 +78,9 @@ def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str,
             raise UserError(f"there is no setting {where}{name} in this version of memexp")
     found = {name: config.get(name, default_of(item)) for name, item in known.items()}
     for name, value in found.items():
-        if is_dataclass(nested := getattr(schema, name)):
+        if isinstance(nested := getattr(schema, name), SourceOptions):
+            found[name] = asdict(read_source(value))
+        elif is_dataclass(nested):
             found[name] = _as_today(value if isinstance(value, dict) else asdict(value), nested, f"{where}{name}.")
     return found
 
@@ -183,7 +181,7 @@ class Library:
         if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
             return False
         by_settings = self.is_copy(run) or self._corpus(wanted) is None
-        if by_settings and _made_of(config["data"]) == _made_of(asdict(wanted.settings.data)):
+        if by_settings and config["data"] == asdict(wanted.settings.data):
             return True
         return self._corpus(wanted) is not None and self._read_what_is_here(run, wanted)
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from memexp.config.arch import ARCHS, RETIRED
-from memexp.config.groups import Scored
+from memexp.config.groups import Data, Scored
+from memexp.config.sources import read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import read_json, read_sealed
@@ -125,8 +126,10 @@ class Run:
 
         config = self.config
         try:
-            schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]]()))
-            settings = OmegaConf.to_object(OmegaConf.merge(schema, config))
+            data = dict(config["data"])
+            source = read_source(data.pop("source"))
+            schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source)))
+            settings = OmegaConf.to_object(OmegaConf.merge(schema, config | {"data": data}))
         except (OmegaConfBaseException, KeyError, TypeError) as error:
             seen = str(error).splitlines()[0]
             raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import FilesOptions
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.data.tokenizers import train
 
@@ -34,7 +35,7 @@ def text_data() -> Callable[..., Data]:
     def settings(path: Path, **changes: Any) -> Data:
         values: dict[str, Any] = {
             "name": "text",
-            "source": {"_target_": "memexp.data.sources.Files"},
+            "source": FilesOptions(),
             "tokenizer": Tokenizer(kind="bytes"),
             "valid_documents": 1,
             "test_documents": 1,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import FilesOptions
 from memexp.data import encoding, shards
 from memexp.data.corpus import prepare
 from memexp.data.encoding import Encoder, cut
@@ -66,7 +67,7 @@ def test_tokens_are_those_of_whole_documents_in_the_order_of_the_source(
     folder: Path, tmp_path: Path, text_data: MakeData, tokenizer: Tokenizer
 ) -> None:
     corpus = prepare(text_data(folder, tokenizer=tokenizer), tmp_path)
-    whole = [corpus.tokenizer.encode(document.text) for document in Files(path=str(folder))]
+    whole = [corpus.tokenizer.encode(document.text) for document in Files(FilesOptions(), str(folder))]
     assert (corpus.path / "tokens.bin").read_bytes() == np.concatenate(whole).tobytes()
     rows = read_json(corpus.path / "documents.json")
     assert [row["tokens"] for row in rows] == [len(tokens) for tokens in whole]
@@ -134,10 +135,11 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: 
     )
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from memexp.config.groups import Data, Tokenizer; from memexp.data import shards; from memexp.data.corpus import prepare\n"
+        "from memexp.config.groups import Data, Tokenizer; from memexp.config.sources import FilesOptions\n"
+        "from memexp.data import shards; from memexp.data.corpus import prepare\n"
         "from memexp.errors import UserError\n"
         "shards.SHARD = 8_000\n"
-        "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
+        "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
         "            tokenizer=Tokenizer(kind='bytes'))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
         "try:\n"
@@ -264,7 +266,7 @@ class Given:
 def test_every_document_is_in_one_split_and_none_is_empty(
     tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch, documents: list[Document], message: str
 ) -> None:
-    monkeypatch.setattr("memexp.data.corpus.instantiate", lambda *nothing, **options: Given(documents))
+    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *nothing: Given(documents))
     with pytest.raises(UserError, match=message):
         prepare(text_data(tmp_path, min_document=1), tmp_path)
 
@@ -278,10 +280,11 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "import memexp.data.build\n"
-        "from memexp.config.groups import Data, Tokenizer; from memexp.data.corpus import prepare\n"
+        "from memexp.config.groups import Data, Tokenizer; from memexp.config.sources import FilesOptions\n"
+        "from memexp.data.corpus import prepare\n"
         "before = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (before + (48 << 20),) * 2)\n"
-        "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
+        "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
         "            tokenizer=Tokenizer(kind='bytes'))\n"
         "print(prepare(data, Path(sys.argv[2])).manifest['splits']['train']['documents'])"
     )
@@ -343,7 +346,7 @@ def test_what_a_source_holds_out_and_trains_on_is_counted(
     documents = [Document(f"{split}{at}", f"{split}{at}", text, split) for split, at, text in (
         ("train", 0, "the same"), ("train", 1, "other"), ("valid", 0, "of its own"), ("test", 0, "the same"), ("test", 1, "new"),
     )]  # fmt: skip
-    monkeypatch.setattr("memexp.data.corpus.instantiate", lambda *nothing, **options: Given(documents))
+    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *nothing: Given(documents))
     prepare(text_data(tmp_path, min_document=1), tmp_path)
     assert "held-out documents whose text is in the training split too: 1, such as test0" in capsys.readouterr().err
 
@@ -359,6 +362,6 @@ def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
 
 def data_of(folder: Path, *, valid: int = 1, test: int = 1) -> Data:
     return Data(
-        name="text", source={"_target_": "memexp.data.sources.Files", "path": str(folder)}, tokenizer=Tokenizer(kind="bytes"),
+        name="text", source=FilesOptions(), path=str(folder), tokenizer=Tokenizer(kind="bytes"),
         min_document=1, valid_documents=valid, test_documents=test,
     )  # fmt: skip

@@ -7,16 +7,13 @@ import pytest
 
 from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import PythonPackagesOptions
 from memexp.data import catalogue
 from memexp.data.corpus import prepare, settings_of
 from memexp.data.manifest import tokenizer_name
 from memexp.errors import UserError
 
-STDLIB = {
-    "_target_": "memexp.data.sources.PythonPackages",
-    "standard_library": False,
-    "packages": ["json", "csv", "html"],
-}
+STDLIB = PythonPackagesOptions(packages=["json", "csv", "html"], standard_library=False)
 OTHER = "| `other` | a corpus of | another machine | 1 / 1 / 1 | 0.1 | 9 (bytes) | 3 |"
 
 
@@ -33,7 +30,7 @@ def corpus(tokenizer: Tokenizer | None = None, **changes: int) -> Data:
 
 
 def update(root: Path) -> None:
-    catalogue.update_page(root / "data", {"zeta": settings_of(corpus()), "absent": settings_of(corpus())})
+    catalogue.update_page(root / "data", dict.fromkeys(("zeta", "absent"), settings_of(corpus(), root)))
 
 
 def rows(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from memexp.config.groups import Data
+from memexp.config.sources import FilesOptions
 from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.lanes import Batch, TrainingLanes, scoring_batches
@@ -34,7 +35,7 @@ def write(path: Path, labels: list[Any]) -> Path:
 def data(tmp_path: Path, text_data: Settings) -> Data:
     """Twelve rows of two classes; test and validation have documents of both."""
     path = write(tmp_path / "rows.jsonl", [number % 2 == 0 for number in range(12)])
-    source = {"_target_": "memexp.data.sources.Files", "label": "party"}
+    source = FilesOptions(label="party")
     return text_data(path, source=source, task="classify", valid_documents=3, test_documents=3)
 
 
@@ -119,7 +120,7 @@ def refused(data: Data, root: Path) -> str:
 
 
 def test_documents_without_a_label_are_refused(data: Data, tmp_path: Path) -> None:
-    unlabelled = replace(data, source={"_target_": "memexp.data.sources.Files"})
+    unlabelled = replace(data, source=FilesOptions())
     message = refused(unlabelled, tmp_path)
     assert "12 of 12 documents of data=text have no label, such as rows.jsonl:" in message
     assert "data.source.label=FIELD" in message
@@ -146,16 +147,16 @@ def test_a_class_that_training_does_not_show_is_refused(data: Data, plain: Corpu
 def test_a_label_that_is_no_class_is_refused(label: Any, expected: str, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ["left", label])
     with pytest.raises(UserError, match=f"rows.jsonl, line 2 {expected}.* another field in data.source.label$"):
-        list(Files(path=str(path), label="party"))
+        list(Files(FilesOptions(label="party"), str(path)))
 
 
 def test_labels_of_rows_are_text(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "party": [True, False]}), tmp_path / "a.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["c", "d"], "party": [3, 0]}), tmp_path / "b.parquet")
     write(tmp_path / "c.jsonl", ["left"])
-    found = [document.label for document in Files(path=str(tmp_path), label="party")]
+    found = [document.label for document in Files(FilesOptions(label="party"), str(tmp_path))]
     assert found == ["true", "false", "3", "0", "left"]
-    assert [document.label for document in Files(path=str(tmp_path))] == [None] * 5
-    names = [Files(path=str(tmp_path), label=label).identity() for label in ("party", "text", None)]
+    assert [document.label for document in Files(FilesOptions(), str(tmp_path))] == [None] * 5
+    names = [Files(FilesOptions(label=label), str(tmp_path)).identity() for label in ("party", "text", None)]
     assert names[0] != names[1]
     assert "label" not in names[2]

@@ -4,17 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
 
 from memexp.cli.commands.prepare import run
-from memexp.config.checks import check
 from memexp.config.commands import PrepareConfig
+from memexp.config.compose import compose, typed
 from memexp.config.groups import Data
-from memexp.config.instantiate import instantiate
-from memexp.data.sources import PythonPackages
+from memexp.data.sources import PythonPackages, open_source
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
@@ -22,22 +18,17 @@ NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 
 def composed(name: str, *overrides: str) -> Data:
     """The settings that `data=name` stands for."""
-    store = ConfigStore.instance()
-    store.store(group="data", name="base", node=Data)
-    store.store(name="data_alone", node={"defaults": ["_self_", {"data": name}]})
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_object(compose("data_alone", overrides=list(overrides)).data)
-    assert isinstance(config, Data)
-    return config
+    config = typed(compose("prepare", [f"data={name}", *overrides]))
+    assert isinstance(config, PrepareConfig)
+    return config.data
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_corpus_composes_and_its_source_takes_its_options(name: str, tmp_path: Path) -> None:
-    data = composed(name)
-    check(data)
-    assert data.name == name
     (tmp_path / "a.txt").write_text("text")
-    source = instantiate(data.source, **({"path": str(tmp_path)} if name == "text" else {}))
+    data = composed(name, *([f"data.path={tmp_path}"] if name == "text" else []))
+    assert data.name == name
+    source = open_source(data, tmp_path)
     if isinstance(source, PythonPackages):
         assert source.describe()["absent"] == []
 

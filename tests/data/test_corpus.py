@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import PythonPackagesOptions
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.errors import UserError
@@ -190,25 +191,10 @@ def test_documents_that_cannot_be_used(folder: Path, tmp_path: Path, text_data: 
 def test_settings_that_do_not_fit(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
     with pytest.raises(UserError, match=r"data.name is '../up'"):
         prepare(text_data(folder, name="../up"), tmp_path)
-    source = {"_target_": "memexp.data.sources.PythonPackages", "packages": ["json"], "standard_library": False}
-    with pytest.raises(UserError, match=r"does not take these options.*path"):
-        prepare(text_data(folder, source=source), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("suffixes", ".txt", "'.txt'; expected a list in brackets, such as"),
-        ("suffixes", 5, "5; expected a list"),
-        ("suffixes", [1], r"\[1\]; expected a list"),
-        ("field", 3, "3; expected text"),
-    ],
-)
-def test_options_of_a_source_have_their_type(
-    option: str, value: Any, expected: str, folder: Path, tmp_path: Path, text_data: MakeData
-) -> None:
-    source = {"_target_": "memexp.data.sources.Files", option: value}
-    with pytest.raises(UserError, match=f"{option} of memexp.data.sources.Files is {expected}"):
+    source = PythonPackagesOptions(packages=["json"], standard_library=False)
+    with pytest.raises(
+        UserError, match=r"data.path is .*texts, but data=text reads no files; expected data=text or one"
+    ):
         prepare(text_data(folder, source=source), tmp_path)
 
 
@@ -220,10 +206,11 @@ def test_two_processes_at_once(folder: Path, tmp_path: Path, text_data: MakeData
     (stale / "manifest.json").unlink()
     code = (
         "import sys; from pathlib import Path; from memexp.config.groups import Data, Tokenizer\n"
+        "from memexp.config.sources import FilesOptions\n"
         "from memexp.data import build, corpus\n"
         "encode = build._encode\n"
         "build._encode = lambda *a, **k: (__import__('time').sleep(0.5), encode(*a, **k))\n"
-        "data = Data(name='text', source={'_target_': 'memexp.data.sources.Files'}, path=sys.argv[1],\n"
+        "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
         "            tokenizer=Tokenizer(kind='bytes'), valid_documents=1, test_documents=1)\n"
         "made = corpus.prepare(data, Path(sys.argv[2]))\n"
         "print(made.path.name, made.tokens_checksum, made.made)"

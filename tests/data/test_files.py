@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from memexp.config.sources import FilesOptions
 from memexp.data.sources import Files
 from memexp.errors import UserError
 
@@ -15,7 +16,7 @@ from memexp.errors import UserError
 def refused(path: Path) -> str:
     """The one line that reading `path` ends with."""
     with pytest.raises(UserError) as error:
-        list(Files(path=str(path)))
+        list(Files(FilesOptions(), str(path)))
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -28,11 +29,11 @@ def test_a_folder_gives_its_files_in_order_and_unchanged(tmp_path: Path) -> None
     (tmp_path / "a.txt").write_text("first")
     (tmp_path / ".hidden").write_bytes(b"\xff")
     (tmp_path / ".git" / "config").write_bytes(b"\xff")
-    documents = list(Files(path=str(tmp_path)))
+    documents = list(Files(FilesOptions(), str(tmp_path)))
     assert [(document.id, document.text) for document in documents] == [("a.txt", "first"), ("b/late.md", "é\r\n\f")]
     assert len({document.group for document in documents}) == 2
-    assert [document.id for document in Files(path=str(tmp_path), suffixes=[".md"])] == ["b/late.md"]
-    assert [document.id for document in Files(path=str(tmp_path / "a.txt"))] == ["a.txt"]
+    assert [document.id for document in Files(FilesOptions(suffixes=[".md"]), str(tmp_path))] == ["b/late.md"]
+    assert [document.id for document in Files(FilesOptions(), str(tmp_path / "a.txt"))] == ["a.txt"]
 
 
 def test_rows_are_documents(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_rows_are_documents(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(
         pyarrow.table({"text": ["row 1\n", "row 2\n"], "other": [1, 2]}), tmp_path / "c.parquet"
     )
-    documents = list(Files(path=str(tmp_path)))
+    documents = list(Files(FilesOptions(), str(tmp_path)))
     assert [document.text for document in documents] == ["row 1\n", "row 2\n"] * 4
     names = [f"{name}:{row}" for name in ("a.jsonl", "b.jsonl.gz", "c.parquet", "d.jsonl.zst") for row in (1, 2)]
     assert [document.id for document in documents] == [document.group for document in documents] == names
@@ -61,30 +62,30 @@ def test_all_files_that_are_no_text_are_named_at_once(folder: Path) -> None:
 
 
 def test_a_source_can_be_read_twice(folder: Path) -> None:
-    source = Files(path=str(folder))
+    source = Files(FilesOptions(), str(folder))
     assert list(source) == list(source)
 
 
 def test_identity_is_the_content(folder: Path) -> None:
-    before = Files(path=str(folder)).identity()
-    assert Files(path=str(folder)).identity() == before
+    before = Files(FilesOptions(), str(folder)).identity()
+    assert Files(FilesOptions(), str(folder)).identity() == before
     text = (folder / "file1.txt").read_text()
     (folder / "file1.txt").write_text(text[:-1] + "?")
-    assert Files(path=str(folder)).identity() != before
+    assert Files(FilesOptions(), str(folder)).identity() != before
     (folder / "file1.txt").write_text(text)
-    assert Files(path=str(folder)).identity() == before
+    assert Files(FilesOptions(), str(folder)).identity() == before
     (folder / "file1.txt").rename(folder / "file9.txt")
-    assert Files(path=str(folder)).identity() != before
+    assert Files(FilesOptions(), str(folder)).identity() != before
 
 
 def test_paths_that_hold_nothing(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "none")
     assert "a folder without any file that is not hidden" in refused(tmp_path)
     with pytest.raises(UserError, match=r"data.path is not given"):
-        Files()
+        Files(FilesOptions(), None)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError, match=r"without any file that ends in .md"):
-        Files(path=str(tmp_path), suffixes=[".md"])
+        Files(FilesOptions(suffixes=[".md"]), str(tmp_path))
 
 
 def test_text_that_is_not_utf8_names_file_and_offset(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     assert "gone.txt: No such file" in refused(tmp_path)
     with pytest.raises(UserError, match=r"gone.txt: No such file"):
-        Files(path=str(tmp_path)).identity()
+        Files(FilesOptions(), str(tmp_path)).identity()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_bad_json_lines_name_file_and_line(tmp_path: Path, line: bytes, expected
 
 def test_another_field(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"body": "x"}\n')
-    assert [document.text for document in Files(path=str(tmp_path), field="body")] == ["x"]
+    assert [document.text for document in Files(FilesOptions(field="body"), str(tmp_path))] == ["x"]
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:

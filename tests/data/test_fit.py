@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from memexp.config.compose import compose, typed
-from memexp.config.instantiate import instantiate
 from memexp.config.introspection import CONF, choices_of, groups_of
 from memexp.config.train import TrainConfig
+from memexp.data.sources import open_source
 from memexp.errors import UserError
 
 TASKS = ("copy", "equations", "mqar", "retrieval", "reverse")
@@ -21,7 +21,7 @@ def settings(*overrides: str) -> TrainConfig:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_step_sees_whole_documents(task: str) -> None:
     config = settings(f"data={task}", "data.source.documents=[1,1,1]")
-    inputs = {len(str(document.text).split(" ")) - 1 for document in instantiate(config.data.source)}
+    inputs = {len(str(document.text).split(" ")) - 1 for document in open_source(config.data, CONF)}
     assert inputs == {config.segment * config.accumulate}
     assert config.data.tokenizer.kind == "words"
     assert (config.data.max_document, config.eval.documents, config.eval.max_document) == (0, 1000, 0)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from memexp.config.checks import check
+from memexp.config.sources import RepositoriesOptions, TheoriesOptions
 from memexp.data.sources import Repositories, Theories
 from memexp.data.sources.theories import imports
 from memexp.errors import UserError
@@ -16,12 +18,12 @@ from memexp.errors import UserError
 def repositories(path: Path, **options: Any) -> Repositories:
     fields = {"text": ["content"], "repository": ["repo_name"], "path": ["path"]}
     values = {"sets": [], "fields": fields, "licence": "x", "instead": "code", "suffixes": [".py", ".c"]}
-    return Repositories(**{**values, **options}, path=str(path))
+    return Repositories(RepositoriesOptions(**{**values, **options}), str(path))
 
 
 def theories(path: Path) -> Theories:
     fields = {"text": ["text"], "repository": ["meta.repo"], "path": ["meta.path"]}
-    return Theories(sets=[], fields=fields, licence="x", instead="proofs", path=str(path))
+    return Theories(TheoriesOptions(sets=[], fields=fields, licence="x", instead="proofs"), str(path))
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -95,8 +97,11 @@ def test_a_share_of_the_repositories(tmp_path: Path) -> None:
     some = {document.id for document in repositories(tmp_path, share=0.3)}
     assert 30 < len(some) < 90
     assert some < {document.id for document in repositories(tmp_path, share=0.6)}
-    with pytest.raises(UserError, match=r"data.source.share is 0"):
-        repositories(tmp_path, share=0.0)
+    for share, said in ((0.0, "share is 0; expected more"), (1.5, "share is 1.5; expected from 0 to 1")):
+        fields = {name: ["x"] for name in ("text", "repository", "path")}
+        options = RepositoriesOptions(sets=[], fields=fields, licence="x", instead="code", share=share)
+        with pytest.raises(UserError, match=f"data.source.{said}"):
+            check(options, "data.source")
 
 
 def test_rows_without_a_repository(tmp_path: Path) -> None:
@@ -227,7 +232,8 @@ def test_a_name_may_be_joined_of_two_fields(tmp_path: Path) -> None:
     meta = [{"author": author, "repo": "thesis", "path": "Main.thy"} for author in ("alice", "bob")]
     write_rows(tmp_path / "rows.jsonl", [{"text": f"theory {one['author']}", "meta": one} for one in meta])
     fields = {"text": ["text"], "repository": ["meta.author/meta.repo", "meta.repo"], "path": ["meta.path"]}
-    source = Theories(sets=[], fields=fields, licence="x", instead="proofs", path=str(tmp_path / "rows.jsonl"))
+    options = TheoriesOptions(sets=[], fields=fields, licence="x", instead="proofs")
+    source = Theories(options, str(tmp_path / "rows.jsonl"))
     assert [document.id for document in source] == ["alice/thesis", "bob/thesis"]
 
 

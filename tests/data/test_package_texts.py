@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from memexp.config.checks import check
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import PackageTextsOptions, read_source
 from memexp.data.corpus import Corpus, prepare
 from memexp.data.duplicates import SHARE, WORDS
 from memexp.data.sources import PackageTexts
@@ -63,17 +65,21 @@ def part(tmp_path: Path) -> MakePart:
     return settings
 
 
+def options_of(part: dict[str, Any], name: str = "made-up") -> PackageTextsOptions:
+    """Checked, as they are before a source is made of them."""
+    target = "memexp.data.sources.PackageTexts"
+    options = read_source({"_target_": target, "what": "made up", "parts": {name: part}, "root": "gone"})
+    check(options, "data.source")
+    assert isinstance(options, PackageTextsOptions)
+    return options
+
+
 def source_of(part: dict[str, Any], root: Path) -> PackageTexts:
-    return PackageTexts(what="made up", parts={"made-up": part}, root=str(root))
+    return PackageTexts(options_of(part), root / "data" / "downloads")
 
 
 def prepared(part: dict[str, Any], root: Path) -> Corpus:
-    source = {
-        "_target_": "memexp.data.sources.PackageTexts",
-        "what": "made up",
-        "parts": {"made-up": part},
-        "root": str(root),
-    }
+    source = options_of(part)
     data = Data(name="made", source=source, tokenizer=Tokenizer(kind="bytes"), valid_documents=2, test_documents=2)
     return prepare(data, root)
 
@@ -159,9 +165,10 @@ def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "data.source.parts.made-up has 'licens'" in refused(part(licens="x"))
+    assert "there is no setting data.source.parts.made-up.licens; expected" in refused(part(licens="x"))
     assert "did you mean licence?" in refused(part(licens="x"))
     assert "data.source.parts.made-up has no attribution" in refused({"client": "pip", "licence": "x", "files": []})
+    assert "client is ''; expected one of pip" in refused({"licence": "x", "files": []})
     assert "client is 'conda'; expected one of pip, apt, apt-source" in refused(part(client="conda"))
     assert "format is 'htm'" in refused(part(format="htm"))
     assert "has version=None and sha256=" in refused(part(version=None))
@@ -170,7 +177,7 @@ def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
     assert "form is 'wheel'; expected one of " in refused(part(form="wheel"))
     assert "has '1.0 -r x'; expected letters" in refused(part(version="1.0 -r x"))
     with pytest.raises(UserError, match="has '--x'; expected"):
-        PackageTexts(what="made up", parts={"--x": part()}, root=str(tmp_path))
+        options_of(part(), name="--x")
     assert "has no file *.tex in made_up/data" in refused(part(files=["*.tex"]))
     assert "cannot read made-up in" in refused(part(files=["latin.bin"]))
     sha256 = cached(tmp_path, "3.0", {"d.bz2": made.wikipedia([("A", 0, "one"), ("A", 0, "two")])})

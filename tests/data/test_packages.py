@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from memexp.config.checks import check
+from memexp.config.sources import PythonPackagesOptions
 from memexp.data.sources import PythonPackages
 from memexp.errors import UserError
 
@@ -32,13 +34,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_package_is_its_files_sorted_and_joined(package: str) -> None:
-    (document,) = PythonPackages(packages=[package], standard_library=False)
+    (document,) = PythonPackages(PythonPackagesOptions(packages=[package], standard_library=False))
     assert document.id == document.group == package
     assert document.text == "\n".join(["top", "l" * 40_000, "m" * 40_000, "small", "z" * 70_000])
 
 
 def test_a_large_package_is_cut_into_sub_packages(package: str) -> None:
-    source = PythonPackages(packages=[package], standard_library=False, cut_above=100_000)
+    source = PythonPackages(PythonPackagesOptions(packages=[package], standard_library=False, cut_above=100_000))
     assert {document.id: len(document.text) for document in source} == {
         "made_up": len("top\nsmall\n") + 69_999 + 1,  # the small sub-package stays with the rest
         "made_up.large": 80_001,
@@ -47,27 +49,29 @@ def test_a_large_package_is_cut_into_sub_packages(package: str) -> None:
 
 
 def test_too_many_loose_modules_are_cut_too(package: str) -> None:
-    source = PythonPackages(packages=[package], standard_library=False, cut_above=65_000)
+    source = PythonPackages(PythonPackagesOptions(packages=[package], standard_library=False, cut_above=65_000))
     sizes = {document.id: len(document.text) for document in source}
     # `large` is itself above the limit, but none of its modules is long enough to stand alone.
     assert sizes == {"made_up": len("top\nsmall"), "made_up.zeta": 70_000, "made_up.large": 80_001}
 
 
 def test_absent_packages_are_named_and_left_out(package: str) -> None:
-    source = PythonPackages(packages=[package, "no_such_package"], standard_library=False)
+    source = PythonPackages(PythonPackagesOptions(packages=[package, "no_such_package"], standard_library=False))
     assert [document.id for document in source] == [package]
     assert source.describe()["absent"] == ["no_such_package"]
     with pytest.raises(UserError, match="none of which is installed"):
-        PythonPackages(packages=["no_such_package"], standard_library=False)
+        PythonPackages(PythonPackagesOptions(packages=["no_such_package"], standard_library=False))
 
 
 def test_memexp_itself_is_refused() -> None:
     with pytest.raises(UserError, match="names memexp"):
-        PythonPackages(packages=["memexp"])
+        check(PythonPackagesOptions(packages=["memexp"]))
 
 
 def test_versions_and_licences_are_told() -> None:
-    parts = PythonPackages(packages=["json", "csv", "jinja2"], standard_library=False).describe()["parts"]
+    parts = PythonPackages(
+        PythonPackagesOptions(packages=["json", "csv", "jinja2"], standard_library=False)
+    ).describe()["parts"]
     assert [part["name"] for part in parts] == ["Python standard library", "jinja2"]
     assert parts[0]["licence"] == "PSF-2.0"
     assert sys.version.startswith(parts[0]["version"])
@@ -75,7 +79,7 @@ def test_versions_and_licences_are_told() -> None:
 
 
 def test_the_standard_library_is_all_there() -> None:
-    documents = {document.id: document for document in PythonPackages()}
+    documents = {document.id: document for document in PythonPackages(PythonPackagesOptions())}
     assert {"asyncio", "email", "json", "argparse", "typing"} <= set(documents)
     assert not {"test", "site-packages", "encodings", "pydoc_data", "distutils", "textwrap"} & set(documents)
     assert "class JSONDecoder" in str(documents["json"].text)

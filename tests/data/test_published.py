@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub import errors
 
 from memexp.config.compose import compose
+from memexp.config.sources import ArticlesOptions, PiecesOptions, TextsOptions
 from memexp.data.sources import Articles, Pieces, Source, Texts
 from memexp.errors import UserError
 
@@ -24,7 +25,7 @@ from memexp.errors import UserError
 def texts(path: Path | None = None, **options: Any) -> Texts:
     """A source of one data set, `owner/books`, whose text is in `text`."""
     values = {"sets": [{"path": "owner/books"}], "fields": {"text": ["text"]}, "licence": "CC0", "instead": "books"}
-    return Texts(**{**values, **options}, path=None if path is None else str(path))
+    return Texts(TextsOptions(**{**values, **options}), None if path is None else str(path))
 
 
 def refused(source: Source) -> str:
@@ -215,8 +216,8 @@ WIKI = "".join(
 )
 
 
-def articles(path: Path, **options: Any) -> Articles:
-    return Articles(sets=[], fields={"text": ["text"]}, licence="CC BY-SA", instead="wiki", path=str(path), **options)
+def articles(path: Path) -> Articles:
+    return Articles(ArticlesOptions(sets=[], fields={"text": ["text"]}, licence="x", instead="wiki"), str(path))
 
 
 def test_articles_are_documents_and_come_alike_from_lines_and_rows(tmp_path: Path) -> None:
@@ -248,9 +249,9 @@ def test_lines_that_are_not_utf8(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- enwik8
 
 
-def pieces(path: Path, **options: Any) -> Pieces:
-    values = {"size": 200, "piece": 50, **options}
-    return Pieces(sets=[], fields={"text": ["text"]}, licence="x", instead="wiki", path=str(path), **values)
+def pieces(path: Path) -> Pieces:
+    options = PiecesOptions(sets=[], fields={"text": ["text"]}, licence="x", instead="wiki", size=200, piece=50)
+    return Pieces(options, str(path))
 
 
 def test_a_hundred_million_bytes_are_cut_in_pieces(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.sources import FilesOptions
 from memexp.data.corpus import Corpus, prepare
 from memexp.report.corpus.statistics import Distance, Length, inspect_corpus
 from memexp.report.corpus.table import list_corpora
@@ -25,8 +26,7 @@ def corpus(tmp_path: Path) -> Corpus:
     (folder / "rows.jsonl").write_text("".join(json.dumps({"text": f"number {row}"}) + "\n" for row in (1, 2)))
     for name, text in TEXTS.items():
         (folder / f"{name}.txt").write_text(text)
-    source = {"_target_": "memexp.data.sources.Files"}
-    data = Data("mine", source, Tokenizer(kind="bytes"), valid_documents=1, test_documents=1, path=str(folder))
+    data = Data("mine", FilesOptions(), Tokenizer(kind="bytes"), valid_documents=1, test_documents=1, path=str(folder))
     return prepare(data, tmp_path / "root")
 
 

@@ -6,6 +6,7 @@ from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from memexp.config.sources import ArticlesOptions
 from memexp.data.sources.document import Document
 from memexp.data.sources.published import Published, Row
 from memexp.data.sources.rows import unreadable
@@ -24,17 +25,8 @@ class Articles(Published):
     the next.
     """
 
-    def __init__(
-        self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
-        path: str | None = None,
-    ) -> None:
-        suffixes = (".raw", ".tokens", ".txt")
-        super().__init__(sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=suffixes)
+    def __init__(self, options: ArticlesOptions, path: str | None) -> None:
+        super().__init__(options, path, suffixes=(".raw", ".tokens", ".txt"))
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """A row a line."""

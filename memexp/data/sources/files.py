@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from memexp.config.sources import FilesOptions
 from memexp.data.sources.document import Document
 from memexp.data.sources.rows import LINES, TABLES, label_field, read_rows, text_field, unreadable
 from memexp.errors import UserError
@@ -35,20 +36,10 @@ class Files:
     is refused: text of another encoding often has some.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | None = None,
-        suffixes: list[str] | None = None,
-        field: str = "text",
-        label: str | None = None,
-    ) -> None:
+    def __init__(self, options: FilesOptions, path: str | None) -> None:
         """
         Args:
             path: the file, or the folder that is searched with all folders below it.
-            suffixes: the files to take, such as [.txt, .md]; by default all.
-            field: where a row's text stands, in JSON lines and Parquet files.
-            label: where its class stands, text, a whole number, or true or false.
 
         Raises:
             UserError: there is no such path, or no such file in it.
@@ -58,15 +49,15 @@ class Files:
                 "data.path is not given; expected the file or folder to read, as in data=text data.path=DIR"
             )
         self._path = Path(path).expanduser()
-        self._field, self._label = field, label
-        self._suffixes = tuple(suffixes or [])
+        self._field, self._label = options.field, options.label
+        suffixes = tuple(options.suffixes)
         if not self._path.exists():
             raise UserError(
                 f"data.path is {path}, which does not exist; expected a file or a folder (seen from {Path.cwd()})"
             )
-        self.files = [self._path] if self._path.is_file() else search(self._path, self._suffixes)
+        self.files = [self._path] if self._path.is_file() else search(self._path, suffixes)
         if not self.files:
-            kinds = f"file that ends in {' or '.join(self._suffixes)}" if self._suffixes else "file that is not hidden"
+            kinds = f"file that ends in {' or '.join(suffixes)}" if suffixes else "file that is not hidden"
             raise UserError(f"data.path is {path}, a folder without any {kinds}; expected documents in it")
 
     def name(self, file: Path) -> str:

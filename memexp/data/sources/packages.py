@@ -10,6 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from memexp.config.sources import PythonPackagesOptions
 from memexp.data.sources.document import Document
 from memexp.errors import UserError
 
@@ -44,37 +45,27 @@ class PythonPackages:
     a document is its top-level package or module.
     """
 
-    def __init__(
-        self, *, packages: list[str] | None = None, standard_library: bool = True, cut_above: int = 1_600_000
-    ) -> None:
+    def __init__(self, options: PythonPackagesOptions) -> None:
         """
-        Args:
-            packages: names to import them by, of installed packages or of the standard library.
-            standard_library: whether all of the standard library is added.
-            cut_above: bytes above which a package is cut into its sub-packages; those below 60,000 bytes stay with it.
-
         Raises:
             UserError: none of the packages is installed.
         """
-        names = list(dict.fromkeys(packages or []))
-        if "memexp" in names:
-            raise UserError("data.source.packages names memexp; expected others, for its own code is no test of itself")
-        if standard_library:
+        self._options = options
+        names = list(dict.fromkeys(options.packages))
+        if options.standard_library:
             names += [name for name in _standard_library() if name not in names]
-        self._settings = {"packages": packages or [], "standard_library": standard_library, "cut_above": cut_above}
-        self._cut_above = cut_above
         self._places = {name: _locate(name) for name in sorted(names)}
         self._absent = [name for name, place in self._places.items() if place is None]
         if len(self._absent) == len(names):
             raise UserError(
-                f"data.source.packages is {packages}, none of which is installed; expected names that can be imported"
+                f"data.source.packages is {options.packages}, none of which is installed; expected names that can be imported"
             )
 
     def __iter__(self) -> Iterator[Document]:
         for name, place in self._places.items():
             if place is None:
                 continue
-            for id, files in _cut(name, place, self._cut_above):
+            for id, files in _cut(name, place, self._options.cut_above):
                 text = "\n".join(_read(file) for file in files)
                 if text:
                     yield Document(id, name, text)
@@ -96,7 +87,10 @@ class PythonPackages:
 
     def identity(self) -> Any:
         """The settings without the versions: a prepared corpus outlives an upgrade, so that old runs can be scored."""
-        return self._settings
+        chosen = self._options
+        return {
+            "packages": chosen.packages, "standard_library": chosen.standard_library, "cut_above": chosen.cut_above
+        }  # fmt: skip
 
 
 def _standard_library() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import IO, Any
 
+from memexp.config.sources import PiecesOptions
 from memexp.data.sources.document import Document
 from memexp.data.sources.published import ROWS, Published
 from memexp.data.sources.rows import unreadable
@@ -22,34 +23,16 @@ class Pieces(Published):
     longer.
     """
 
-    def __init__(
-        self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
-        path: str | None = None,
-        size: int = 100_000_000,
-        piece: int = 1_000_000,
-    ) -> None:
+    def __init__(self, options: PiecesOptions, path: str | None) -> None:
         """
         Args:
             path: the file, its zip, or a file of rows.
-            size: bytes that the text must have.
-            piece: bytes of a document; the last of a split may have fewer.
-            others: as `Published` has them.
 
         Raises:
-            UserError: `piece` is below 1, or there is more than one file at `path`.
+            UserError: there is more than one file at `path`.
         """
-        super().__init__(
-            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=("8", "8.zip", ".txt"),
-            size=size, piece=piece,
-        )  # fmt: skip
-        self._size, self._piece = size, piece
-        if piece < 1:
-            raise UserError(f"data.source.piece is {piece}; expected 1 byte at least")
+        super().__init__(options, path, suffixes=("8", "8.zip", ".txt"))
+        self._size, self._piece = options.size, options.piece
         if self.files is not None and len(self.files.files) > 1:
             raise UserError(
                 f"data.path is {path}, where there are {len(self.files.files)} files; expected one: the text, or its zip"
@@ -69,6 +52,9 @@ class Pieces(Published):
         if read != self._size:
             seen = f"{read:,}" if read < self._size else f"more than {self._size:,}"
             raise UserError(f"the text has {seen} bytes; expected {self._size:,}. Likely cause: it is cut, or another")
+
+    def chosen(self) -> dict[str, Any]:
+        return {"size": self._size, "piece": self._piece}
 
     def _read(self, text: IO[bytes], size: int) -> bytes:
         try:

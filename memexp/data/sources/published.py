@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from memexp.config.sources import FilesOptions, PublishedOptions, TextsOptions
 from memexp.data.sources import hub
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import Files, read_text, search
@@ -53,34 +54,25 @@ class Published(ABC):
 
     def __init__(
         self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
+        options: PublishedOptions,
         path: str | None,
-        suffixes: Sequence[str] = (),
+        *,
+        suffixes: Sequence[str],
         splits: dict[str, list[str]] | None = None,
         rows: int = 0,
-        **options: Any,
     ) -> None:
         """
         Args:
-            sets: data sets of the hub, tried in this order: for each what `datasets.load_dataset` takes.
-            fields: what is needed of a row, each with the names it may have, tried in this order; `a/b` is two, joined.
-            licence: of the texts.
-            instead: `data=` of what is of the same kind and needs no hub, with the settings that it needs.
-            path: a file or a folder on disk to read, and not the hub.
-            suffixes: the files on disk that are texts themselves.
-            splits: published names of splits, and the ones here among which their rows go round.
+            path: a file or a folder on disk to read instead of the hub.
+            suffixes: endings of the files on disk that are texts themselves.
+            splits: published splits, and for each the splits here that its rows go to in turn; none: as published.
             rows: how many are read of each split or file, its first; 0: all.
-            options: what else determines the documents.
 
         Raises:
             UserError: there is nothing at `path`.
         """
-        self._sets, self.fields, self._licence, self._instead = sets, fields, licence, instead
-        self._splits, self._rows, self._options = splits or SPLITS, rows, options
+        self._options, self._splits, self._rows = options, splits or SPLITS, rows
+        self.fields = options.fields
         self.path = None if path is None else Path(path).expanduser()
         self.files = None if self.path is None else self._search(self.path, tuple(suffixes))
 
@@ -88,7 +80,7 @@ class Published(ABC):
         rows = tuple(suffix for suffix in ROWS if suffix != METADATA)
         kinds = (*((rows, suffixes) if self.ROWS_FIRST else (suffixes, rows)), (METADATA,))
         kind = next((kind for kind in kinds if kind and search(path, kind)), suffixes + ROWS)
-        return Files(path=str(path), suffixes=list(kind))
+        return Files(FilesOptions(suffixes=list(kind)), str(path))
 
     @abstractmethod
     def __iter__(self) -> Iterator[Document]: ...
@@ -120,8 +112,8 @@ class Published(ABC):
     @cached_property
     def _found(self) -> hub.Found:
         return hub.find(
-            self._sets,
-            otherwise=f"Files on disk do as well: data.path=PATH. And without either: data={self._instead}",
+            self._options.sets,
+            otherwise=f"Files on disk do as well: data.path=PATH. And without either: data={self._options.instead}",
         )
 
     def _of_hub(self) -> Iterator[Row]:
@@ -163,8 +155,8 @@ class Published(ABC):
         """
         if self.files is not None:
             described = self.files.describe()
-            return {**described, "parts": [{**part, "licence": self._licence} for part in described["parts"]]}
-        part = {"name": self._found.name, "version": self._found.revision, "licence": self._licence}
+            return {**described, "parts": [{**part, "licence": self._options.licence} for part in described["parts"]]}
+        part = {"name": self._found.name, "version": self._found.revision, "licence": self._options.licence}
         return {"what": "a data set of the hub", "parts": [part], "absent": []}
 
     def identity(self) -> Any:
@@ -172,8 +164,12 @@ class Published(ABC):
 
         Not the commit: a prepared corpus outlives a change on the hub.
         """
-        read = {"sets": self._sets} if self.files is None else {"files": self._sizes(self.files)}
-        return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self._options, **read}
+        read = {"sets": self._options.sets} if self.files is None else {"files": self._sizes(self.files)}
+        return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self.chosen(), **read}
+
+    def chosen(self) -> dict[str, Any]:
+        """What else determines the documents."""
+        return {}
 
     def _sizes(self, files: Files) -> dict[str, int]:
         try:
@@ -185,34 +181,14 @@ class Published(ABC):
 class Texts(Published):
     """A document a row, or a text file; each is a group of its own."""
 
-    def __init__(
-        self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
-        path: str | None = None,
-        suffixes: list[str] | None = None,
-        splits: dict[str, list[str]] | None = None,
-        rows: int = 0,
-        longer_than: int = 0,
-        category: str = "",
-        label: str | None = None,
-    ) -> None:
-        """
-        Args:
-            fields: `text`; `title`, for the document's name; `category`.
-            longer_than: bytes; documents of as many or fewer are passed over.
-            category: only rows whose category, the first of several, begins so, or that have none.
-            label: the field where a row's class stands.
-            others: as `Published` has them.
-        """
-        super().__init__(
-            sets=sets, fields=fields | ({"label": [label]} if label else {}), licence=licence, instead=instead, path=path,
-            suffixes=suffixes or (".txt",), splits=splits, rows=rows, longer_than=longer_than, category=category,
-        )  # fmt: skip
-        self._longer_than, self._category, self._label = longer_than, category, label
+    def __init__(self, options: TextsOptions, path: str | None) -> None:
+        super().__init__(options, path, suffixes=options.suffixes, splits=options.splits, rows=options.rows)
+        self._longer_than, self._category, self._label = options.longer_than, options.category, options.label
+        if options.label:
+            self.fields = options.fields | {"label": [options.label]}
+
+    def chosen(self) -> dict[str, Any]:
+        return {"longer_than": self._longer_than, "category": self._category}
 
     def __iter__(self) -> Iterator[Document]:
         for row in self.rows():

@@ -3,11 +3,11 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from memexp.config.sources import RepositoriesOptions
 from memexp.data.sources.grouped import Grouped
 from memexp.data.sources.published import Row
 from memexp.data.sources.rows import unreadable
 from memexp.data.splits import hashed
-from memexp.errors import UserError
 
 
 class Repositories(Grouped):
@@ -19,37 +19,17 @@ class Repositories(Grouped):
 
     MARK = ".git"
 
-    def __init__(
-        self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
-        path: str | None = None,
-        suffixes: list[str] | None = None,
-        seed: int = 0,
-        share: float = 1.0,
-    ) -> None:
+    def __init__(self, options: RepositoriesOptions, path: str | None) -> None:
         """
         Args:
-            fields: `text`, `repository` and `path`.
             path: a folder of repositories, or one repository, or files of rows.
-            suffixes: the files on disk to take.
-            seed: of the order of files and folders.
-            share: of repositories that are taken, chosen by their names.
-            others: as `Published` has them.
-
-        Raises:
-            UserError: `share` is no share.
         """
-        super().__init__(
-            sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=suffixes or (),
-            seed=seed, share=share,
-        )  # fmt: skip
-        if not 0 < share <= 1:
-            raise UserError(f"data.source.share is {share:g}; expected more than 0 and 1 at most")
-        self._seed, self._share = seed, share
+        super().__init__(options, path, suffixes=options.suffixes)
+        self._seed, self._share = options.seed, options.share
+
+    def chosen(self) -> dict[str, Any]:
+        # Settings used to have no types, so that share=1 was a whole number in the names of folders.
+        return {"seed": self._seed, "share": 1 if self._share == 1 else self._share}
 
     def wanted(self, name: str) -> bool:
         return int.from_bytes(hashed(name)[:4]) < self._share * 2**32

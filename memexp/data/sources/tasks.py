@@ -7,11 +7,13 @@ which predicts the answer's first word is no part of the question, and a documen
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from memexp.config.sources import EchoOptions, MqarOptions, RetrievalOptions, TaskOptions
 from memexp.data.sources.document import Document
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
@@ -40,20 +42,8 @@ class Task(ABC):
     What stands in the test split is drawn again for the others, and what stands in the validation split for training.
     """
 
-    def __init__(self, *, documents: list[int], seed: int, **options: Any) -> None:
-        """
-        Args:
-            documents: of the training, the validation and the test split.
-            options: what else determines the documents.
-
-        Raises:
-            UserError: there are not three numbers of documents, or one is below 1.
-        """
-        if len(whole("documents", documents)) != len(SPLITS):
-            raise UserError(
-                f"data.source.documents is {documents}; expected three numbers, for training, validation and test"
-            )
-        self._documents, self._seed, self._options = dict(zip(SPLITS, documents, strict=True)), seed, options
+    def __init__(self, options: TaskOptions) -> None:
+        self._options, self._documents = options, dict(zip(SPLITS, options.documents, strict=True))
 
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> Drawn:
@@ -62,7 +52,7 @@ class Task(ABC):
     def __iter__(self) -> Iterator[Document]:
         held_out: set[str] = set()
         for number, split in reversed(list(enumerate(SPLITS))):
-            generator, here = np.random.default_rng((self._seed, number)), set()
+            generator, here = np.random.default_rng((self._options.seed, number)), set()
             for place in range(self._documents[split]):
                 text, drawn = self._new(generator, held_out)
                 here.add(text)
@@ -82,27 +72,20 @@ class Task(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Nothing in it is anybody's work."""
-        what = f"{type(self).__name__.lower()} task, drawn from seed {self._seed}"
+        what = f"{type(self).__name__.lower()} task, drawn from seed {self._options.seed}"
         return {"what": what, "parts": [], "absent": []}
 
     def identity(self) -> Any:
         """All settings."""
-        return {"documents": list(self._documents.values()), "seed": self._seed, **self._options}
+        return {name: value for name, value in asdict(self._options).items() if name != "_target_"}
 
 
 class _Echo(Task):
     """Symbols, the mark, and a target that they determine."""
 
-    def __init__(self, *, documents: list[int], seed: int, lengths: list[int]) -> None:
-        """
-        Args:
-            lengths: symbols of a source; every document draws one of these.
-
-        Raises:
-            UserError: a length is below 1.
-        """
-        super().__init__(documents=documents, seed=seed, lengths=whole("lengths", lengths))
-        self._lengths = lengths
+    def __init__(self, options: EchoOptions) -> None:
+        super().__init__(options)
+        self._lengths = options.lengths
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """A source and its target."""
@@ -157,20 +140,9 @@ class Retrieval(Task):
                     ^
     """
 
-    def __init__(self, *, documents: list[int], seed: int, pairs: list[int]) -> None:
-        """
-        Args:
-            pairs: numbers of pairs; every document draws one of these.
-
-        Raises:
-            UserError: there are not as many letters, or a number is below 1.
-        """
-        super().__init__(documents=documents, seed=seed, pairs=whole("pairs", pairs))
-        self._pairs = pairs
-        if max(pairs) > len(ascii_lowercase):
-            raise UserError(
-                f"data.source.pairs is {pairs}; expected {len(ascii_lowercase)} at most, for each pair has a letter of its own"
-            )
+    def __init__(self, options: RetrievalOptions) -> None:
+        super().__init__(options)
+        self._pairs = options.pairs
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """Pairs, a key, and its value."""
@@ -205,9 +177,6 @@ class Equations(Task):
     LARGEST_ROOT, LARGEST_MULTIPLIER = 100, 10
     WITHOUT_ROOTS = 0.2
 
-    def __init__(self, *, documents: list[int], seed: int) -> None:
-        super().__init__(documents=documents, seed=seed)
-
     def draw(self, generator: np.random.Generator) -> Drawn:
         """An equation, its solution, and the answer."""
         roots = generator.integers(-self.LARGEST_ROOT, self.LARGEST_ROOT + 1, size=2).tolist()
@@ -239,30 +208,9 @@ class Mqar(Task):
 
     POWER = 0.01
 
-    def __init__(self, *, documents: list[int], seed: int, pairs: list[int], length: int, vocabulary: int) -> None:
-        """
-        Args:
-            pairs: numbers of pairs; every document draws one of these.
-            length: inputs of a document.
-            vocabulary: words: `.`, and keys and values in equal parts.
-
-        Raises:
-            UserError: the pairs have no room, or there are not as many keys.
-        """
-        super().__init__(
-            documents=documents, seed=seed, pairs=whole("pairs", pairs), length=length, vocabulary=vocabulary
-        )
-        self._pairs, self._length, self._keys = pairs, length, (vocabulary - 1) // 2
-        if max(pairs) > self._keys:
-            raise UserError(
-                f"data.source.vocabulary is {vocabulary} but data.source.pairs {pairs}; expected a vocabulary of "
-                f"{2 * max(pairs) + 1} at least, for all keys and values of a document are different"
-            )
-        if length < 4 * max(pairs):
-            raise UserError(
-                f"data.source.length is {length} but data.source.pairs {pairs}; expected a length of {4 * max(pairs)} at "
-                "least, for every key stands twice with its value"
-            )
+    def __init__(self, options: MqarOptions) -> None:
+        super().__init__(options)
+        self._pairs, self._length, self._keys = options.pairs, options.length, (options.vocabulary - 1) // 2
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """Pairs, and the queries among the filler."""
@@ -321,18 +269,3 @@ def _one_of(numbers: list[int], generator: np.random.Generator) -> int:
 def _down(number: int) -> int:
     """The largest power of two that is not above `number`."""
     return 1 << (number.bit_length() - 1)
-
-
-def whole(name: str, numbers: Any) -> list[int]:
-    """`numbers`, once it is known to be a list of whole numbers from 1 on.
-
-    Raises:
-        UserError: it is not; `name` is that of the source's option.
-    """
-    if (
-        not isinstance(numbers, list)
-        or not numbers
-        or not all(type(number) is int and number > 0 for number in numbers)
-    ):
-        raise UserError(f"data.source.{name} is {numbers}; expected a list of whole numbers from 1 on, such as [24]")
-    return numbers

@@ -2,8 +2,8 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Any
 
+from memexp.config.sources import TheoriesOptions
 from memexp.data.sources.grouped import Grouped
 
 COMMENT = re.compile(r"\(\*.*?\*\)", re.DOTALL)
@@ -28,22 +28,12 @@ class Theories(Grouped):
 
     MARK = "ROOT"
 
-    def __init__(
-        self,
-        *,
-        sets: list[dict[str, Any]],
-        fields: dict[str, list[str]],
-        licence: str,
-        instead: str,
-        path: str | None = None,
-    ) -> None:
+    def __init__(self, options: TheoriesOptions, path: str | None) -> None:
         """
         Args:
-            fields: `text`, `repository` and `path`.
             path: a release of the Archive, another folder of folders, or files of rows.
-            others: as `Published` has them.
         """
-        super().__init__(sets=sets, fields=fields, licence=licence, instead=instead, path=path, suffixes=(".thy",))
+        super().__init__(options, path, suffixes=(".thy",))
 
     def part(self, path: str) -> str:
         """The entry, in a copy of the Archive; of other repositories the whole."""

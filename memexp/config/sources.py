@@ -1,0 +1,362 @@
+"""Options of `data.source`: where a corpus's documents come from, one schema for each class of `memexp.data.sources`.
+
+`SOURCES` is the list of sources that there are. A run folder of somebody else can name no other code.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from string import ascii_lowercase
+from typing import Any, ClassVar
+
+from memexp.config.field import UNSET, default_of, setting
+from memexp.errors import UserError, did_you_mean
+
+NO_LONGER = ("root",)
+"""Options in the settings of older runs that changed no document and are gone."""
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+"""Names and versions of packages, which go into the commands that fetch them."""
+
+
+def class_name(name: str) -> Any:
+    """The field that says which source the options are of; no other value is allowed."""
+    target = f"memexp.data.sources.{name}"
+    return setting(target, "the source's class", choices=(target,))
+
+
+@dataclass
+class SourceOptions:
+    """Options that every source has."""
+
+    reads_files: ClassVar[bool] = False
+    """Whether the source can read files of the user's, those at `data.path`."""
+
+    _target_: str = setting(UNSET, "the source's class")
+
+    def check(self) -> None:
+        """Refuse options that make no sense together; `memexp.config.checks` looks at each by itself.
+
+        Raises:
+            UserError: names the option at fault.
+        """
+
+
+@dataclass
+class FilesOptions(SourceOptions):
+    """A user's own text: a file or a folder."""
+
+    reads_files = True
+
+    _target_: str = class_name("Files")
+    suffixes: list[str] = setting(
+        [], "endings of the files to take, such as .txt; empty: every file that is not hidden"
+    )
+    field: str = setting("text", "where a row's text stands, in JSON lines and Parquet files")
+    label: str | None = setting(
+        None, "where a row's class stands, for task=classify: text, a whole number, or true or false"
+    )
+
+
+@dataclass
+class PythonPackagesOptions(SourceOptions):
+    """Source code of installed Python packages."""
+
+    _target_: str = class_name("PythonPackages")
+    packages: list[str] = setting([], "names to import them by, of installed packages or of the standard library")
+    standard_library: bool = setting(True, "add the whole standard library")
+    cut_above: int = setting(
+        1_600_000,
+        "a larger package is cut into its sub-packages; those below 60,000 bytes stay with it",
+        unit="bytes",
+        low=0,
+    )
+
+    def check(self) -> None:
+        if "memexp" in self.packages:
+            raise UserError("data.source.packages names memexp; expected others, for its own code is no test of itself")
+
+
+@dataclass
+class Part:
+    """A package, and what is taken of it."""
+
+    client: str = setting("", "what fetches it", choices=("pip", "apt", "apt-source"))
+    licence: str = setting("", "of the texts")
+    attribution: str = setting("", "who wrote the texts")
+    files: list[str] = setting([], "patterns of names below `folder`, in which * stands for folders too")
+    format: str = setting(
+        "text",
+        "how texts stand in the files",
+        choices=("text", "book", "html", "r_books", "bible", "wiki_markup", "wiki_text", "metamath"),
+    )
+    folder: str = setting("", "folder in the package; empty: its top")
+    without: list[str] = setting([], "patterns of names that are left out")
+    group: str = setting(
+        "",
+        "a regular expression: its match in a document's name is the group, such as an author; empty: the whole name",
+    )
+    join: int = setting(
+        0, "consecutive texts are joined until they have this length; 0: each stays as it is", unit="bytes", low=0
+    )
+    version: str | None = setting(None, "with client=pip")
+    sha256: str | None = setting(None, "of the archive, with client=pip")
+    form: str = setting("", "which of a registry's files; empty: the usual one", choices=("", "source", "linux"))
+
+
+@dataclass
+class PackageTextsOptions(SourceOptions):
+    """Documents in packages that pip or apt fetch."""
+
+    _target_: str = class_name("PackageTexts")
+    what: str = setting(UNSET, "the corpus in one line, for people")
+    parts: dict[str, Part] = setting({}, "what is taken of each package, by the package's name")
+
+    def check(self) -> None:
+        for name, part in self.parts.items():
+            where = f"data.source.parts.{name}"
+            for key in ("licence", "attribution", "files"):
+                if not getattr(part, key):
+                    raise UserError(f"{where} has no {key}; expected one, as in the other parts")
+            pinned = [value for value in (part.version, part.sha256) if value is not None]
+            if len(pinned) != (2 if part.client == "pip" else 0):
+                raise UserError(
+                    f"{where} has version={part.version} and sha256={part.sha256}; expected both with client=pip, whose "
+                    "registry has many, and none with Debian's, which has one version and signs it"
+                )
+            for value in (name, *pinned):
+                if not PLAIN.fullmatch(value):
+                    raise UserError(
+                        f"{where} has {value!r}; expected letters, digits, '.', '+' and '-' in names and versions"
+                    )
+
+
+@dataclass
+class PublishedOptions(SourceOptions):
+    """Options of every published data set."""
+
+    reads_files = True
+    needed: ClassVar[tuple[str, ...]] = ("text",)
+    """What `fields` must name."""
+
+    sets: list[dict[str, Any]] = setting(
+        UNSET, "data sets of the hub, tried in this order: for each what datasets.load_dataset takes"
+    )
+    fields: dict[str, list[str]] = setting(
+        UNSET, "what is needed of a row, each with the names it may have, tried in this order; a/b is two, joined"
+    )
+    licence: str = setting(UNSET, "of the texts")
+    instead: str = setting(UNSET, "data= of a similar corpus that needs no hub, with the settings that it needs")
+
+    def check(self) -> None:
+        for word in self.needed:
+            if not self.fields.get(word):
+                raise UserError(
+                    f"data.source.fields names no {word}; expected the names that it may have in a row, in a list"
+                )
+
+
+@dataclass
+class TextsOptions(PublishedOptions):
+    """A published data set with a document in each row."""
+
+    _target_: str = class_name("Texts")
+    suffixes: list[str] = setting([".txt"], "endings of the files on disk that are texts themselves")
+    splits: dict[str, list[str]] = setting(
+        {}, "published splits, and for each the splits here that its rows go to in turn; empty: as published"
+    )
+    rows: int = setting(0, "how many are read of each split or file, its first; 0: all", unit="rows", low=0)
+    longer_than: int = setting(0, "documents of as many bytes or fewer are left out", unit="bytes", low=0)
+    category: str = setting(
+        "", "only rows whose category, the first of several, begins with this, or that have none; empty: all"
+    )
+    label: str | None = setting(None, "where a row's class stands, for task=classify")
+
+
+@dataclass
+class ArticlesOptions(PublishedOptions):
+    """WikiText, an article a document."""
+
+    _target_: str = class_name("Articles")
+
+
+@dataclass
+class PiecesOptions(PublishedOptions):
+    """A text of a known size, cut into documents of equal length."""
+
+    _target_: str = class_name("Pieces")
+    size: int = setting(100_000_000, "length that the text must have", unit="bytes", low=1)
+    piece: int = setting(1_000_000, "length of a document; the last of a split may be shorter", unit="bytes", low=1)
+
+
+@dataclass
+class RepositoriesOptions(PublishedOptions):
+    """GitHub, a repository a document."""
+
+    needed = ("text", "repository", "path")
+
+    _target_: str = class_name("Repositories")
+    suffixes: list[str] = setting([], "endings of the files on disk to take; empty: only files of rows")
+    seed: int = setting(0, "of the order of files and folders", low=0)
+    share: float = setting(
+        1.0, "share of the repositories that is taken, chosen by their names; above 0", low=0.0, high=1.0
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.share == 0:
+            raise UserError("data.source.share is 0; expected more than that, and 1 at most")
+
+
+@dataclass
+class TheoriesOptions(PublishedOptions):
+    """Isabelle, an entry of the Archive of Formal Proofs a document."""
+
+    needed = ("text", "repository", "path")
+
+    _target_: str = class_name("Theories")
+
+
+@dataclass
+class TaskOptions(SourceOptions):
+    """Options of every algorithmic task."""
+
+    documents: list[int] = setting(
+        UNSET, "how many are drawn for training, validation and test", unit="documents", low=1
+    )
+    seed: int = setting(0, "of what is drawn", low=0)
+
+    def check(self) -> None:
+        if len(self.documents) != 3:
+            raise UserError(
+                f"data.source.documents is {self.documents}; expected three numbers, for training, validation and test"
+            )
+
+
+@dataclass
+class EchoOptions(TaskOptions):
+    """Options of the tasks that say a source of symbols again."""
+
+    lengths: list[int] = setting(UNSET, "symbols of a source; every document draws one of these", unit="symbols", low=1)
+
+    def check(self) -> None:
+        super().check()
+        _refuse_empty("lengths", self.lengths)
+
+
+@dataclass
+class CopyOptions(EchoOptions):
+    """Say the source twice."""
+
+    _target_: str = class_name("Copy")
+
+
+@dataclass
+class ReverseOptions(EchoOptions):
+    """Say the source backwards."""
+
+    _target_: str = class_name("Reverse")
+
+
+@dataclass
+class RetrievalOptions(TaskOptions):
+    """Say the digit that stood after a letter."""
+
+    _target_: str = class_name("Retrieval")
+    pairs: list[int] = setting(UNSET, "numbers of pairs; every document draws one of these", low=1)
+
+    def check(self) -> None:
+        super().check()
+        _refuse_empty("pairs", self.pairs)
+        if max(self.pairs) > len(ascii_lowercase):
+            raise UserError(
+                f"data.source.pairs is {self.pairs}; expected {len(ascii_lowercase)} at most, for each pair has a letter of "
+                "its own"
+            )
+
+
+@dataclass
+class EquationsOptions(TaskOptions):
+    """Say the roots of a quadratic equation."""
+
+    _target_: str = class_name("Equations")
+
+
+@dataclass
+class MqarOptions(TaskOptions):
+    """Say the value of every key that comes again."""
+
+    _target_: str = class_name("Mqar")
+    pairs: list[int] = setting(UNSET, "numbers of pairs; every document draws one of these", low=1)
+    length: int = setting(UNSET, "inputs of a document", unit="tokens", low=1)
+    vocabulary: int = setting(UNSET, "words: `.`, and keys and values in equal parts", low=1)
+
+    def check(self) -> None:
+        super().check()
+        _refuse_empty("pairs", self.pairs)
+        if max(self.pairs) > (self.vocabulary - 1) // 2:
+            raise UserError(
+                f"data.source.vocabulary is {self.vocabulary} but data.source.pairs {self.pairs}; expected a vocabulary of "
+                f"{2 * max(self.pairs) + 1} at least, for all keys and values of a document are different"
+            )
+        if self.length < 4 * max(self.pairs):
+            raise UserError(
+                f"data.source.length is {self.length} but data.source.pairs {self.pairs}; expected a length of "
+                f"{4 * max(self.pairs)} at least, for every key stands twice with its value"
+            )
+
+
+def _refuse_empty(name: str, numbers: list[int]) -> None:
+    if not numbers:
+        raise UserError(f"data.source.{name} is []; expected a list of whole numbers from 1 on, such as [24]")
+
+
+SOURCES: dict[str, type[SourceOptions]] = {
+    "files": FilesOptions, "python_packages": PythonPackagesOptions, "package_texts": PackageTextsOptions,
+    "texts": TextsOptions, "articles": ArticlesOptions, "pieces": PiecesOptions, "repositories": RepositoriesOptions,
+    "theories": TheoriesOptions, "copy": CopyOptions, "reverse": ReverseOptions, "retrieval": RetrievalOptions,
+    "equations": EquationsOptions, "mqar": MqarOptions,
+}  # fmt: skip
+"""Schema of each source, by the name that the defaults list of a `conf/data` file gives: `base_texts`."""
+
+TARGETS: dict[str, type[SourceOptions]] = {
+    default_of(schema.__dataclass_fields__["_target_"]): schema for schema in SOURCES.values()
+}
+"""The same by the name of the class."""
+
+
+def read_source(given: Mapping[str, Any]) -> SourceOptions:
+    """The options that a run folder holds, as the schema of their source.
+
+    Raises:
+        UserError: there is no such source, it has no such option, or a value is of another type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    target = given.get("_target_") if isinstance(given, Mapping) else None
+    if not isinstance(target, str) or target not in TARGETS:
+        raise UserError(
+            f"data.source._target_ is {target!r}; expected one of {', '.join(TARGETS)}{did_you_mean(str(target), TARGETS)}"
+        )
+    schema = TARGETS[target]
+    options = {name: value for name, value in given.items() if name not in NO_LONGER}
+    _refuse_unknown(options, schema, "data.source")
+    if isinstance(parts := options.get("parts"), Mapping):
+        for name, part in parts.items():
+            _refuse_unknown(part, Part, f"data.source.parts.{name}")
+    try:
+        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), options))
+    except OmegaConfBaseException as error:
+        where = f"data.source.{error.full_key}" if error.full_key else "data.source"
+        raise UserError(f"{where}: {str(error).splitlines()[0]}; expected what `memexp prepare --help` says") from error
+    assert isinstance(source, SourceOptions)
+    return source
+
+
+def _refuse_unknown(options: Any, schema: Any, where: str) -> None:
+    known = [item.name for item in fields(schema)]
+    for name in options if isinstance(options, Mapping) else ():
+        if name not in known:
+            listed = ", ".join(word for word in known if word != "_target_")
+            raise UserError(f"there is no setting {where}.{name}; expected one of {listed}{did_you_mean(name, known)}")
