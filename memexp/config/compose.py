@@ -31,7 +31,7 @@ def register() -> None:
     for name, source in SOURCES.items():
         store.store(group="data", name=f"base_{name}", node=Data(source=source()))
     for name, arch in ARCHS.items():
-        store.store(group="arch", name=f"base_{name}", node=_as_the_size_says(arch))
+        store.store(group="arch", name=f"base_{name}", node=as_the_size_says(arch))
     # by name, so that composing imports neither; `memexp.launch.hydra` has Hydra find the classes
     store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
     sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
@@ -54,7 +54,7 @@ def register() -> None:
     store.store(group="hydra", name="config", node=quiet, provider="memexp")
 
 
-def _as_the_size_says(schema: type[Arch]) -> Any:
+def as_the_size_says(schema: type[Arch]) -> Any:
     """The schema of an architecture whose attention, where it has any, is `size.attention`'s if it is not given."""
     from omegaconf import OmegaConf
 

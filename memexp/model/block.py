@@ -148,6 +148,8 @@ class BlockRecurrence(DecoderModel):
         x_BTD = self.embed(tokens_BT) * valid_BT[..., None]
         cache, (vectors, rings), reads = state.cache, self._parts(state), []
         for window_BTD, there_BT in zip(x_BTD.split(self.stride, 1), valid_BT.split(self.stride, 1), strict=True):
+            # section 3: vertically, tokens attend to themselves and to the states of the window before;
+            # horizontally, states attend to themselves and to the tokens, and a gate takes the place of each residual
             seen = self.vectors.see(vectors)
             read = self._read(window_BTD, cache, seen, rings, size=self.cache_tokens)
             vectors, gates = self._rewrite(seen, read.sights, there_BT, cache.count_B)

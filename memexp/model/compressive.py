@@ -88,8 +88,10 @@ class Compressive(DecoderModel):
         slots: list[Pairs] = []
         errors: list[Reconstruction] = []
         for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
+            # Algorithm 1: the oldest of the cache leave it, f_c compresses them, and the newest slots stay
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
             made = compressor(whole)
+            # Algorithm 2: |attention to what leaves minus attention to what was made of it|^2, without other gradient
             errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=there_BP, valid_BT=valid_BT))
             slots.append(append(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)

@@ -60,7 +60,7 @@ class Knn(DecoderModel):
         """Read one segment over itself, the cache and, in the memory layers, the rings; then write it to the rings."""
         pairs = PairPass(self.memories, state.memory)
         read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, attend=pairs.attend)
-        rings = pairs.write(state.cache, valid_BT)
+        rings = pairs.write(state.cache, valid_BT)  # section 3.1: after reading, so that no token finds itself
         return SegmentOutput(read.hidden_BTD, State(read.cache, rings), aux={}, gauges=pairs.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:

@@ -125,7 +125,7 @@ class Rmt(DecoderModel):
         slots, length, cache = self.memory_slots, tokens_BT.shape[1], state.cache
         strip = _Strip(self.cache_tokens, slots, length, slots, queries=slots + length + slots)
         parts = [self.head.embed(tokens_BT)]
-        if slots:
+        if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector a slot and role
             parts = [state.memory + self.read_MD, *parts, state.memory + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
         mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
@@ -140,6 +140,7 @@ class Rmt(DecoderModel):
                 shares.append(share(sight, mask, slice(strip.cache, strip.cache + slots)))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
+        # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
         hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, slots + length :]
         cache = next_cache(layer_caches, cache, length)
         if not slots:

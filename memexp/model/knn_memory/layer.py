@@ -148,7 +148,7 @@ class PairMemory(nn.Module):
 
 
 def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
-    """V_a = g V_m + (1 - g) V_c, with g = sigmoid(b_g), a gate for each head (Wu et al. 2022, section 3.2).
+    """V_a = g V_m + (1 - g) V_c, with g = sigmoid(b_g), a gate for each head (Wu et al. 2022, section 3.1).
 
     V_m is the memory's part and V_c local attention. Where a lane's memory is empty the gate is off, so that the layer is
     plain local attention; the published code scales local attention by 1 - g there.

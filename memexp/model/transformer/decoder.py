@@ -94,6 +94,7 @@ class DecoderLayers(nn.ModuleList):
         outputs: list[Tensor] = []
         for index, layer in enumerate(self):
             past = cache.layers[index] if cache.layers else None
+            # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
             sight = layer.attention.look(heads, past)
             if attend is None:

@@ -1,0 +1,70 @@
+"""What schemas of architectures say, against what the models do."""
+
+import dataclasses
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from memexp.config.arch import ARCHS, Arch, AttentionArch
+from memexp.config.checks import remarks
+from memexp.config.compose import as_the_size_says
+from memexp.config.groups import AttentionAtSize
+from memexp.model.build import build_model
+
+from ..tiny import configure
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("xl", ["mem=32"]),
+        ("knn", ["mem=64"]),
+        ("knn", ["mem=32", "arch.neighbours=4"]),
+        ("knn_routed", ["mem=48"]),
+        ("compressive", ["mem=8", "arch.factor=4", "arch.cache=32"]),
+        ("compressive", ["mem=16", "arch.factor=2", "arch.cache=16"]),
+        ("block_knn", ["arch.pairs=48", "arch.neighbours=4"]),
+    ],
+)
+def test_tokens_to_fill_are_those_that_a_model_reads_until_it_is_full(arch: str, options: list[str]) -> None:
+    config = configure(f"arch={arch}", "segment=16", *options)
+    model = build_model(config, vocabulary=30)
+    state, read = model.init_state(1), 0
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    full = False
+    while not full:
+        output = model(tokens, tokens == 0, state, torch.tensor([read == 0]))
+        state, read = output.state, read + 16
+        fills = [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+        # a gauge says what was there to be read; without one the cache is the memory
+        full = bool(fills[0] == 1) if fills else int(state.cache.count_B) == config.mem
+    assert read - 16 * bool(fills) == config.arch.tokens_to_fill(config.mem)
+
+
+@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought"])
+def test_what_is_never_empty_takes_no_tokens_to_fill(arch: str) -> None:
+    config = configure(f"arch={arch}")
+    assert config.arch.tokens_to_fill(config.mem) == 0
+
+
+def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
+    short = configure("arch=knn", "mem=4096", "data.max_document=1024", "eval.max_document=0")
+    (line,) = [line for line in remarks(short) if "full" in line]
+    assert "full after 4,096 tokens" in line
+    assert "data.max_document cuts documents at 1,024" in line
+
+
+def test_a_size_sets_attention_where_there_is_attention() -> None:
+    options = {item.name for item in dataclasses.fields(AttentionAtSize)}
+    plain, attending = as_the_size_says(Arch), as_the_size_says(AttentionArch)
+    assert not options & set(plain)
+    raw = OmegaConf.to_container(attending, resolve=False)
+    assert {name: raw[name] for name in options} == {name: f"${{size.attention.{name}}}" for name in options}
+
+
+def test_a_size_and_a_schema_agree_on_the_papers_attention() -> None:
+    at_size = {item.name: item.default for item in dataclasses.fields(AttentionAtSize)}
+    for schema in ARCHS.values():
+        own = {item.name: item.default for item in dataclasses.fields(schema)}
+        assert {name: own[name] for name in at_size} == at_size
