@@ -41,8 +41,16 @@ def lanes(config: TrainConfig, texts: list[TokenDocument]) -> TrainingLanes:
     return TrainingLanes(texts, lanes=config.lanes, segment=config.segment, seed=config.seed, max_document=0)
 
 
-def open_session(config: TrainConfig, model: SegmentModel, texts: list[TokenDocument], tmp_path: Any) -> Session:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+def open_session(
+    config: TrainConfig,
+    model: SegmentModel,
+    texts: list[TokenDocument],
+    tmp_path: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Session:
+    """A session on these documents; without an optimizer of its own, weights stay as they are."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
     return Session(
         config=config,
         run=Run(tmp_path),
