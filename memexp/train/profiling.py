@@ -34,7 +34,7 @@ PARTS = {
     "layers": "other layers", "head": "head and loss", "backward": "other gradients", "optimizer": "optimizer",
     "data": "data", "step": "rest",
 }  # fmt: skip
-"""The names that `memexp.regions.part` is given, and what people read."""
+"""The names that `memexp.regions.part` is given in this package, and what people read; another name is shown as it is."""
 
 ENGINE = "autograd::engine::evaluate_function: "
 """What the name of each operation of a backward pass begins with."""
@@ -179,9 +179,11 @@ def shares(events: Iterable[Any], seconds: float, *, on_device: bool) -> list[Sh
         took[_part_of(event, makers)] += microseconds / 1e6
     rest = seconds - sum(took.values())
     took["step", False] += rest
+    unknown = sorted({name for name, _ in took} - PARTS.keys())
+    names = [*(name for name in PARTS if name != "step"), *unknown, "step"]
     return [
-        Share(shown, took[name, False] / STEPS, took[name, True] / STEPS)
-        for name, shown in PARTS.items()
+        Share(PARTS.get(name, name), took[name, False] / STEPS, took[name, True] / STEPS)
+        for name in names
         if took[name, False] or took[name, True]
     ]
 
