@@ -20,7 +20,6 @@ from ..tiny import TINY
 from .conftest import Train
 from .test_resume import Crash, crash_at, snapshot
 
-
 WORK = "aten::sinh"
 """The operation that stands for work; nothing else calls it."""
 
