@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
+from memexp.data.lanes import Batch
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
 from memexp.machine import peak_bytes
@@ -26,7 +27,6 @@ from memexp.regions import part
 from memexp.runs.folder import Run
 from memexp.runs.identity import identify, run_folder
 from memexp.train import checkpoint
-from memexp.train.batch import Fed
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics import MetricsFile
 from memexp.train.progress import Progress
@@ -147,7 +147,7 @@ class _Numbers(NamedTuple):
     """One segment's lanes after another's."""
 
 
-def _segment(session: Session, batch: Fed, seen: _Seen, *, scored: int) -> Tensor:
+def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
     """Read one segment; gives its part of the step's loss, with auxiliary losses."""
     segments = session.config.accumulate
     if session.config.recompute:

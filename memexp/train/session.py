@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
-from memexp.data.lanes import TrainingLanes
+from memexp.data.lanes import Batch, TrainingLanes
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
@@ -20,7 +20,6 @@ from memexp.regions import part
 from memexp.runs.folder import Run, find_run
 from memexp.runs.identity import read_identity
 from memexp.train import checkpoint
-from memexp.train.batch import Fed
 from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
@@ -65,7 +64,7 @@ class Session:
         if self.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
-    def read(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+    def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         """One segment through the model, and the nats of its targets, B T."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
             if self.halves is None:
@@ -82,7 +81,7 @@ class _Pass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+    def forward(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         with part("layers"):
             output: SegmentOutput = self.model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
         with part("head"):
