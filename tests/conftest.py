@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, and those marked `gpu` are skipped where there is no CUDA device."""
 
 import os
+import random
 import signal
 
 import pytest
@@ -11,6 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random moments. A test that fails shows the seed, and MEMEXP_TEST_SEED sets it."""
+    seed = int(os.environ.get("MEMEXP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"MEMEXP_TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

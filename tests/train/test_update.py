@@ -23,6 +23,7 @@ from memexp.train.loader import Reader
 from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
 from memexp.train.session import Session
+from memexp.train.spec import RunSpec
 
 from ..tiny import configure
 
@@ -52,10 +53,7 @@ def open_session(
     """A session on these documents; without an optimizer of its own, weights stay as they are."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
     return Session(
-        config=config,
-        run=Run(tmp_path),
-        corpus=cast(Corpus, SimpleNamespace()),
-        identity="",
+        spec=RunSpec(Run(tmp_path), config, cast(Corpus, SimpleNamespace()), {"hash": ""}, tmp_path),
         device=torch.device("cpu"),
         model=model,
         optimizer=optimizer,
