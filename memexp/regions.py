@@ -15,8 +15,8 @@ _taken = False
 def part(name: str) -> AbstractContextManager[object]:
     """Count what runs inside, and its backward pass, as this part of a step; while no profile is taken this is free.
 
-    Of parts inside one another the innermost counts. `memexp.train.profiling` says which names there are. Compiled code
-    has no parts, only what calls it has.
+    Of parts inside one another the innermost counts. Any name will do: a profile shows all; `memexp.train.profiling` knows those
+    of this package and shows them in its order. Compiled code has no parts, only what calls it has.
     """
     # asked first, or compiled code would be compiled again for a profile
     if torch.compiler.is_compiling() or not _taken:

@@ -17,14 +17,17 @@ def run(config: EvalConfig) -> None:
     from memexp.eval.evaluate import Request, evaluate
     from memexp.files import find_root
     from memexp.runs.folder import find_run
+    from memexp.runs.identity import trained_settings
 
     root = find_root(config.root)
     trained = find_run(root, config.run)
-    scoring = config.eval.of(asdict(trained.settings.eval))
+    settings = trained_settings(trained)
+    scoring = config.eval.of(asdict(settings.eval))
     if config.threads:
         torch.set_num_threads(config.threads)
     request = Request(scoring, mem=config.mem, memory=config.memory, retrieved=config.retrieved, device=config.device)
-    score = evaluate(trained, request, root, command=shlex.join(["memexp", *sys.argv[1:]]), force=config.force)
+    command = shlex.join(["memexp", *sys.argv[1:]])
+    score = evaluate(trained, settings, request, root, command=command, force=config.force)
     summary = score.summary
     table = Table(title=f"{trained.name}  {score.path.name}")
     table.add_column("on these documents")

@@ -16,20 +16,22 @@ def run(config: GenerateConfig) -> None:
     """Write the first continuation as it is drawn and the others after it; what is no text goes to stderr."""
     import torch
 
-    from memexp.eval.evaluate import corpus_of, load_model, settings_with
+    from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.eval.generate import Sampling, generate
     from memexp.files import find_root
     from memexp.runs.folder import find_run
+    from memexp.runs.identity import trained_settings
 
     text = _prompt(config)
     root = find_root(config.root)
     trained = find_run(root, config.run)
     if config.threads:
         torch.set_num_threads(config.threads)
-    settings = settings_with(trained, mem=config.mem)
-    corpus = corpus_of(trained, settings, root)
-    model = load_model(trained, settings, vocabulary=corpus.vocabulary, memory=config.memory, device=config.device)
-    prompt = corpus.tokenizer.encode(text)
+    settings = with_mem(trained_settings(trained), config.mem, run=trained)
+    spec = reopen(trained, settings, root)
+    model = load_model(spec, memory=config.memory, device=config.device)
+    tokenizer = spec.corpus.tokenizer
+    prompt = tokenizer.encode(text)
     output = _Output(config.samples, len(prompt))
     try:
         for drawn in generate(
@@ -42,7 +44,7 @@ def run(config: GenerateConfig) -> None:
             memory=config.memory,
             bf16=settings.precision == "bf16",
         ):
-            output.add(corpus.tokenizer.pieces(drawn.tokens_B.tolist()), float(drawn.nats_B.sum()))
+            output.add(tokenizer.pieces(drawn.tokens_B.tolist()), float(drawn.nats_B.sum()))
     finally:  # also when interrupted: what was written stays whole
         output.end()
 

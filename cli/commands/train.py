@@ -12,30 +12,29 @@ def run(config: TrainConfig) -> None:
     from memexp.cost.memory import refuse_what_cannot_fit
     from memexp.data.classes import for_task
     from memexp.data.corpus import prepare
-    from memexp.eval.evaluate import Request, evaluate, validation_nats
+    from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
-    from memexp.runs.identity import identify, run_folder
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
+    from memexp.train.spec import specify
     from memexp.wording import plural
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
     refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
+    spec = specify(config, corpus, root)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
 
-        print(profile(config, corpus, root, command=command))
+        print(profile(spec, command=command))
         return
-    announce(run_folder(config, identify(config, corpus, root), root).path)
+    announce(spec.run.path)
     for line in remarks(config):
         print(line)
     try:
-        trained = train(
-            config, corpus, root, command=command, validate=lambda model: validation_nats(model, corpus, config)
-        )
+        trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
@@ -44,7 +43,8 @@ def run(config: TrainConfig) -> None:
             f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned; answers stand at the ends of documents, "
             "which need more steps, longer segments or a larger accumulate to be reached"
         )
-    score = evaluate(trained, Request(config.eval, device=config.device), root, command=command)
+    request = Request(config.eval, device=config.device)
+    score = kept_score(trained, config, request) or score_run(spec, request, command=command)
     summary = score.summary
     print(
         f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "

@@ -13,33 +13,48 @@ With T = 3, a document a b c d e f and then one that begins g h:
 Letters: B lanes, T tokens of a segment.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from memexp.data.corpus import TokenDocument
 from memexp.errors import UserError
 
+Array = TypeVar("Array")
+Other = TypeVar("Other")
 
-class Batch(NamedTuple):
-    """One segment of every lane."""
 
-    tokens_BT: np.ndarray
+class Batch(NamedTuple, Generic[Array]):
+    """One segment of every lane: NumPy arrays as lanes give it, tensors as a model reads it (`memexp.train.batch`)."""
+
+    tokens_BT: Array
     """int64; 0 on padding."""
-    targets_BT: np.ndarray
+    targets_BT: Array
     """int64, the token that follows; 0 on padding."""
-    valid_BT: np.ndarray
+    valid_BT: Array
     """bool: there is a token. Padding stands only after a document's end."""
-    weight_BT: np.ndarray
+    weight_BT: Array
     """float32: 1 where the target is scored, else 0."""
-    reset_B: np.ndarray
+    reset_B: Array
     """bool: a document begins at this segment."""
     document_B: np.ndarray
-    """int64 index into the documents; -1 where the lane has run out."""
+    """int64 index into the documents; -1 where the lane has run out. No model reads it: it stays in NumPy."""
     offset_B: np.ndarray
-    """int64 index in the document of the segment's first token."""
+    """int64 index in the document of the segment's first token. It stays in NumPy, too."""
+
+    def map(self, change: Callable[[Array], Other]) -> "Batch[Other]":
+        """The batch with everything that a model reads changed by a function."""
+        return Batch(
+            change(self.tokens_BT),
+            change(self.targets_BT),
+            change(self.valid_BT),
+            change(self.weight_BT),
+            change(self.reset_B),
+            self.document_B,
+            self.offset_B,
+        )
 
 
 @dataclass(slots=True)
@@ -64,7 +79,7 @@ class _Reading:
         return min(self.position + segment, len(self.tokens) - 1)
 
 
-def _segment_of(readings: Sequence[_Reading | None], segment: int) -> Batch:
+def _segment_of(readings: Sequence[_Reading | None], segment: int) -> Batch[np.ndarray]:
     """The next segment of every lane, None being one that has run out."""
     shape = (len(readings), segment)
     tokens_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -205,10 +220,10 @@ class TrainingLanes:
         self._readings = [self._visit[number] for number in self._visits]
         self._next_visit = lanes
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch[np.ndarray]]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch[np.ndarray]:
         for lane, reading in enumerate(self._readings):
             if reading.done:
                 self._visits[lane] = self._next_visit
@@ -249,7 +264,7 @@ class TrainingLanes:
 
 def scoring_batches(
     documents: Sequence[TokenDocument], *, lanes: int, segment: int, max_document: int
-) -> Iterator[Batch]:
+) -> Iterator[Batch[np.ndarray]]:
     """Every document once, in order: the next one goes to the lane that is free first.
 
     Args:

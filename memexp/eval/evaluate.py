@@ -24,8 +24,9 @@ from memexp.files import as_json, fingerprint, make_writable, sealed, write_toge
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import identify_corpus, read_identity, trained_settings
+from memexp.runs.identity import identify_corpus, read_identity
 from memexp.train.session import load_weights
+from memexp.train.spec import RunSpec
 
 
 class Request(NamedTuple):
@@ -41,23 +42,52 @@ class Request(NamedTuple):
     device: str = "auto"
 
 
-def evaluate(run: Run, request: Request, root: Path, *, command: str, force: bool = False) -> Score:
-    """Score a run's documents and keep every token's nats; what was scored before is left as it is.
+def evaluate(
+    run: Run, settings: TrainConfig, request: Request, root: Path, *, command: str, force: bool = False
+) -> Score:
+    """Score a run that was trained before, on the corpus that it was trained on; a score that is kept is left as it is.
+
+    Args:
+        settings: that it was trained with.
+        force: score again what is kept.
 
     Raises:
         UserError: the run has no weights, its memory cannot be changed so, or the corpus is not the one it was trained on.
     """
-    config = settings_with(run, mem=request.mem)
-    scoring = request.scoring
-    check_scoring(config.data, scoring)
-    name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
-    score = Score(run.path / "eval" / name.folder)
+    config = with_mem(settings, request.mem, run=run)
+    check_scoring(config.data, request.scoring)
+    if not force and (kept := kept_score(run, config, request)) is not None:
+        return kept
+    make_writable(_score_of(run, config, request).path)  # before the work of hours
+    return score_run(reopen(run, config, root), request, command=command)
+
+
+def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
+    """The score that holds what is requested; None where it has to be made."""
+    score = _score_of(run, config, request)
     there = (score.path / "summary.json").exists()
-    if there and not force and score.summary.get("retrieved", 0) >= request.retrieved:
-        return score
-    make_writable(score.path)  # before the work of hours
-    corpus = corpus_of(run, config, root)
-    model = load_model(run, config, vocabulary=corpus.vocabulary, memory=request.memory, device=request.device)
+    return score if there and score.summary.get("retrieved", 0) >= request.retrieved else None
+
+
+def _score_of(run: Run, config: TrainConfig, request: Request) -> Score:
+    scoring = request.scoring
+    name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
+    return Score(run.path / "eval" / name.folder)
+
+
+def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
+    """Score a run's documents with its last weights, and keep every token's nats.
+
+    Args:
+        spec: with the size of the memory that is to be scored.
+
+    Raises:
+        UserError: the run has no weights, or nothing is there to score.
+    """
+    run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
+    score = _score_of(run, config, request)
+    make_writable(score.path)
+    model = load_model(spec, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
@@ -89,13 +119,13 @@ def evaluate(run: Run, request: Request, root: Path, *, command: str, force: boo
         "gauges": scores.gauges,
         "tokenizer_hash": corpus.tokenizer_hash,
         "tokens_hash": fingerprint([[document.id for document in documents], scores.lengths, tokens.tolist()]),
-        "corpus": corpus.seen_from(root),
+        "corpus": corpus.seen_from(spec.root),
         "memory_fill": scores.memory_fill,
         "retrieved": request.retrieved,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
-        "config_hash": read_identity(run)["hash"],
+        "config_hash": spec.hash,
     }
     rows = _document_rows(documents, tokens, scores)
     write_together(
@@ -228,51 +258,54 @@ def _score(
     )
 
 
-def settings_with(run: Run, *, mem: int | None) -> TrainConfig:
-    """The settings that the run was trained with, but for the size of its memory, unless that is None.
+def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig:
+    """The settings that a run was trained with, but for the size of its memory, unless that is None.
 
     Raises:
         UserError: the memory cannot be changed so.
     """
-    config = trained_settings(run)
-    if mem is None or mem == config.mem:
-        return config
-    if config.arch.mem_unit and not config.arch.resizable:
+    if mem is None or mem == settings.mem:
+        return settings
+    if settings.arch.mem_unit and not settings.arch.resizable:
         raise UserError(
-            f"mem is {mem}, but {run.name} was trained with mem={config.mem} and its memory is made of parameters; "
+            f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory is made of parameters; "
             f"expected that size. Train another run with mem={mem}"
         )
-    config = replace(config, mem=mem)
-    check(config)
-    return config
+    settings = replace(settings, mem=mem)
+    check(settings)
+    return settings
 
 
-def load_model(run: Run, config: TrainConfig, *, vocabulary: int, memory: str, device: str) -> SegmentModel:
+def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
     """The model with the run's last weights.
 
     Raises:
         UserError: the run has no weights, or `memory` is not "on" and there is none.
     """
-    model = build_model(config, vocabulary=vocabulary)
+    model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
-            f"memory is {memory}, but {run.name} with mem={config.mem} has no memory; expected memory=on. "
+            f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
             "(A cache is no memory: mem=0 switches that of arch=xl off)"
         )
-    model.load_state_dict(load_weights(run))
+    model.load_state_dict(load_weights(spec.run, identity=spec.hash))
     return model.to(pick_device(device))
 
 
-def corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
-    """The corpus that the run was trained on, where it still lies; else prepared again, if that gives the same.
+def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
+    """A run that was trained before, with its corpus where that still lies; else prepared again, if that gives the same.
+
+    Args:
+        config: what it was trained with, but for the size of its memory.
 
     Raises:
-        UserError: that gives another.
+        UserError: that gives another corpus, or the identity is damaged.
     """
     folder = root / str((run.summary or {}).get("corpus", ""))
     there = (folder / "manifest.json").exists()
     corpus = for_task(open_corpus(folder) if there else prepare(config.data, root), config.data)
-    trained_on = read_identity(run)["data"]
+    identity = read_identity(run)
+    trained_on = identity["data"]
     for name, here in identify_corpus(corpus).items():
         if trained_on[name] != here:
             raise UserError(
@@ -280,7 +313,7 @@ def corpus_of(run: Run, config: TrainConfig, root: Path) -> Corpus:
                 "expected the same, or documents it was trained on could be scored. The corpus was prepared again from "
                 "other text, as after an upgrade"
             )
-    return corpus
+    return RunSpec(run, config, corpus, identity, root)
 
 
 def _exp(value: float) -> float:

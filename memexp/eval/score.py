@@ -20,7 +20,7 @@ from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
 from memexp.runs.folder import RETRIEVED
-from memexp.train.batch import feed
+from memexp.train.batch import to_device
 
 
 class Scores(NamedTuple):
@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 class _Living(NamedTuple):
     """One stride of the lanes that have not run out."""
 
-    batch: Batch
+    batch: Batch[np.ndarray]
     still: np.ndarray
     """Which lanes of the stride before these are, int64."""
 
@@ -100,24 +100,24 @@ def score_documents(
     lent = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
     state, fill = model.init_state(lanes), None
     for batch, still in batches(documents):
-        fed = feed(batch, device)
-        state = model.clear(_lanes_of(state, still), fed.reset_B)
+        inputs = to_device(batch, device)
+        state = model.clear(_lanes_of(state, still), inputs.reset_B)
         if memory == "off":
-            state = state._replace(memory=model.clear(state, torch.ones_like(fed.reset_B)).memory)
+            state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
         if lent is not None:
             state = state._replace(memory=next(lent))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             if retrieved:
-                reset_B = torch.zeros_like(fed.reset_B)  # what a document's start forgets is forgotten above
-                found = model.inspect(fed.tokens_BT, fed.valid_BT, state, reset_B)
+                reset_B = torch.zeros_like(inputs.reset_B)  # what a document's start forgets is forgotten above
+                found = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
                 if found.ages_BTLHk.shape[2] == 0:
                     raise UserError(
                         f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
                     )
                 _store(places, strongest(found, retrieved), batch)
-            output = model.step(fed.tokens_BT, fed.valid_BT, state)
+            output = model.step(inputs.tokens_BT, inputs.valid_BT, state)
             state = output.state
-            nats_BT = model.head.nats(output.hidden_BTD, fed.targets_BT).float().cpu().numpy()
+            nats_BT = model.head.nats(output.hidden_BTD, inputs.targets_BT).float().cpu().numpy()
             _store(nats, nats_BT, batch)
             if answered:
                 _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
@@ -160,14 +160,14 @@ def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf
     device = next(model.parameters()).device
     state = model.init_state(lanes)
     for batch, still in batches:
-        fed = feed(batch, device)
-        state = model.clear(_lanes_of(state, still), fed.reset_B)
+        inputs = to_device(batch, device)
+        state = model.clear(_lanes_of(state, still), inputs.reset_B)
         yield fork(state.memory)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            state = model.step(fed.tokens_BT, fed.valid_BT, state).state
+            state = model.step(inputs.tokens_BT, inputs.valid_BT, state).state
 
 
-def _living(batches: Iterator[Batch], lanes: int) -> Iterator[_Living]:
+def _living(batches: Iterator[Batch[np.ndarray]], lanes: int) -> Iterator[_Living]:
     """Leave out lanes that have run out of documents, for there is nothing more to compute, and no gauge counts them."""
     living = np.arange(lanes)
     for batch in batches:
@@ -187,7 +187,7 @@ def _lanes_of(state: AnyTree, still: np.ndarray) -> AnyTree:
     return result
 
 
-def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch) -> None:
+def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch[np.ndarray]) -> None:
     """Put what a stride says of its targets where these stand in their documents."""
     for lane, (document, offset) in enumerate(zip(batch.document_B, batch.offset_B, strict=True)):
         read = int(batch.valid_BT[lane].sum())

@@ -1,23 +1,12 @@
-"""One batch as tensors on the device of the model."""
+"""Batches go from NumPy, which `memexp.data` is content with, to tensors on the device of the model."""
 
-from typing import NamedTuple
-
+import numpy as np
 import torch
 from torch import Tensor
 
 from memexp.data.lanes import Batch
 
 
-class Fed(NamedTuple):
-    """One batch as the model reads it; the fields are those of `memexp.data.lanes.Batch`."""
-
-    tokens_BT: Tensor
-    targets_BT: Tensor
-    valid_BT: Tensor
-    weight_BT: Tensor
-    reset_B: Tensor
-
-
-def feed(batch: Batch, device: torch.device) -> Fed:
-    """A batch on the device."""
-    return Fed(*(torch.from_numpy(array).to(device, non_blocking=True) for array in batch[: len(Fed._fields)]))
+def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
+    """A batch as the model reads it."""
+    return batch.map(lambda array: torch.from_numpy(array).to(device, non_blocking=True))

@@ -2,17 +2,18 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memexp.data.lanes import Batch, TrainingLanes
-from memexp.train.batch import Fed, feed
+from memexp.train.batch import to_device
 
 
 class Step(NamedTuple):
     """What one update reads."""
 
-    batches: list[Fed]
+    batches: list[Batch[Tensor]]
     scored: int
     """Targets that count."""
     after: dict[str, Any]
@@ -62,13 +63,10 @@ class Reader:
     def _read(self) -> Step:
         batches = [next(self._lanes) for _ in range(self._segments)]
         scored = int(sum(batch.weight_BT.sum() for batch in batches))
-        return Step([self._feed(batch) for batch in batches], scored, self._lanes.state(), self._lanes.epoch)
+        return Step([self._on_device(batch) for batch in batches], scored, self._lanes.state(), self._lanes.epoch)
 
-    def _feed(self, batch: Batch) -> Fed:
+    def _on_device(self, batch: Batch[np.ndarray]) -> Batch[Tensor]:
         if self._device.type != "cuda":
-            return feed(batch, self._device)
-        return Fed(*(self._copy(tensor) for tensor in feed(batch, torch.device("cpu"))))
-
-    def _copy(self, tensor: Tensor) -> Tensor:
+            return to_device(batch, self._device)
         # only from pinned memory does a copy not wait
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return batch.map(lambda array: torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True))

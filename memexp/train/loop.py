@@ -16,21 +16,19 @@ import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from memexp.config.train import TrainConfig
-from memexp.data.corpus import Corpus
+from memexp.data.lanes import Batch
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
 from memexp.machine import peak_bytes
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
 from memexp.runs.folder import Run
-from memexp.runs.identity import identify, run_folder
 from memexp.train import checkpoint
-from memexp.train.batch import Fed
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics import MetricsFile
 from memexp.train.progress import Progress
 from memexp.train.session import Session, open_session, save_session
+from memexp.train.spec import RunSpec
 from memexp.train.trackers import open_tracker
 
 
@@ -44,7 +42,7 @@ class Update(NamedTuple):
     gauges: dict[str, Tensor]
 
 
-def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, validate: Any = None) -> Run:
+def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     """Train a run to its end, from wherever it stands; a run that is done is left as it is.
 
     Args:
@@ -55,20 +53,19 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
         UserError: another process trains this run, a checkpoint is damaged, or the loss is not finite.
         Interrupted: a signal stopped it; everything is saved.
     """
-    identity = identify(config, corpus, root)
-    run = run_folder(config, identity, root)
+    run, config = spec.run, spec.config
     if config.threads:
         torch.set_num_threads(config.threads)
-    if _done(run, config):
+    if _done(spec):
         return run
     with run.locked(), stop_on_signal() as request:
-        if _done(run, config):  # another process was at its end, and has let go of the folder since
+        if _done(spec):  # another process was at its end, and has let go of the folder since
             return run
         for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
             left.unlink()  # half written by a process that was killed
-        session = open_session(config, run, corpus, identity["hash"], root)
+        session = open_session(spec)
         # only now is it a run: what was refused until here leaves nothing that is listed
-        write_json(run.path / "identity.json", identity)
+        write_json(run.path / "identity.json", spec.identity)
         # last: this is what is listed, and read together with the other
         write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         for note in session.notes:
@@ -81,7 +78,7 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
                 Progress(run.name, done=session.step, steps=config.steps) as progress,
             ):
                 _run_to_the_end(session, metrics, sink, progress, request, validate)
-            _finish(session, command, root)  # before the tracker takes leave, which may take a while
+            _finish(session, command)  # before the tracker takes leave, which may take a while
         if request.signal_number is not None:
             raise _interrupted(session, request.signal_number)
     return run
@@ -89,7 +86,7 @@ def train(config: TrainConfig, corpus: Corpus, root: Path, *, command: str, vali
 
 def update(session: Session) -> Update:
     """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass."""
-    config, seen = session.config, _Seen(torch.zeros((), device=session.device))
+    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device))
     with part("data"):
         step = session.lanes.take()
     session.model.train()
@@ -147,10 +144,10 @@ class _Numbers(NamedTuple):
     """One segment's lanes after another's."""
 
 
-def _segment(session: Session, batch: Fed, seen: _Seen, *, scored: int) -> Tensor:
+def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
     """Read one segment; gives its part of the step's loss, with auxiliary losses."""
-    segments = session.config.accumulate
-    if session.config.recompute:
+    config = session.spec.config
+    if config.recompute:
         output, nats_BT = torch.utils.checkpoint.checkpoint(session.read, batch, session.state, use_reentrant=False)
     else:
         output, nats_BT = session.read(batch, session.state)
@@ -162,8 +159,8 @@ def _segment(session: Session, batch: Fed, seen: _Seen, *, scored: int) -> Tenso
         seen.nats_B.append(nats_B.detach())
         seen.loss += loss.detach()
         for name, value in output.aux.items():
-            seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / segments
-            loss = loss + value / segments
+            seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / config.accumulate
+            loss = loss + value / config.accumulate
     seen.fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
     seen.gauges = output.gauges
     return loss
@@ -189,7 +186,7 @@ def _watch(memory: Tree, squares: list[Tensor]) -> None:
 def _run_to_the_end(
     session: Session, metrics: MetricsFile, sink: Any, progress: Progress, request: Any, validate: Any
 ) -> None:
-    config = session.config
+    config = session.spec.config
     while session.step < config.steps:
         began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
@@ -237,32 +234,36 @@ def _run_to_the_end(
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
-    message = f"stopped at step {session.step} of {session.config.steps} and saved; the same command goes on from there"
+    message = (
+        f"stopped at step {session.step} of {session.spec.config.steps} and saved; the same command goes on from there"
+    )
     return Interrupted(message, signal_number)
 
 
-def _done(run: Run, config: TrainConfig) -> bool:
+def _done(spec: RunSpec) -> bool:
     """Whether there is nothing to train; a tag that is asked for is put on the run all the same."""
+    run, tag = spec.run, spec.config.tag
     if run.summary is None:
         return False
     print(f"{run.name} is done; nothing to train")
     before = run.config.get("tag")
-    if config.tag and before != config.tag:
-        print(f"its tag was {before!r} and is {config.tag!r} now")
-        write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": config.tag}, sort_keys=False))
+    if tag and before != tag:
+        print(f"its tag was {before!r} and is {tag!r} now")
+        write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": tag}, sort_keys=False))
     return True
 
 
-def _finish(session: Session, command: str, root: Path) -> None:
+def _finish(session: Session, command: str) -> None:
     """Keep the weights alone, write the summary last: it is what says that a run is done."""
-    path = session.run.path
+    spec = session.spec
+    path, corpus = spec.run.path, spec.corpus
     checkpoint.save(
-        path / "weights.pt", {"identity": session.identity, "step": session.step, "model": session.model.state_dict()}
+        path / "weights.pt", {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()}
     )
     write_sealed(
         path / "summary.json",
         {
-            "run": session.run.name,
+            "run": spec.run.name,
             "state": "done",
             "steps": session.step,
             "tokens": session.tokens,
@@ -276,10 +277,10 @@ def _finish(session: Session, command: str, root: Path) -> None:
             "memory_fill": session.memory_fill,
             "command": command,
             "commit": commit(),
-            "config_hash": session.identity,
-            "corpus": session.corpus.seen_from(root),
-            "data_hash": session.corpus.tokens_checksum,
-            "tokenizer_hash": session.corpus.tokenizer_hash,
+            "config_hash": spec.hash,
+            "corpus": corpus.seen_from(spec.root),
+            "data_hash": corpus.tokens_checksum,
+            "tokenizer_hash": corpus.tokenizer_hash,
             "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},
             "device": str(session.device),
             "threads": torch.get_num_threads(),
@@ -291,15 +292,15 @@ def _finish(session: Session, command: str, root: Path) -> None:
 def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
     for index, nats in enumerate(numbers.nats):
         if not math.isfinite(nats):
-            raise UserError(_not_finite(session, f"the loss is {nats} in lane {index % session.config.lanes}"))
+            raise UserError(_not_finite(session, f"the loss is {nats} in lane {index % session.spec.config.lanes}"))
     if not math.isfinite(numbers.grad_norm):
         raise UserError(_not_finite(session, f"the gradient's norm is {numbers.grad_norm}"))
 
 
 def _not_finite(session: Session, seen: str) -> str:
-    good = checkpoint.newest(session.run.path / "checkpoints")
+    good = checkpoint.newest(session.spec.run.path / "checkpoints")
     return (
-        f"{seen} at step {session.step + 1} of {session.run.name}; expected a finite number. Likely cause: optim.rate is "
+        f"{seen} at step {session.step + 1} of {session.spec.run.name}; expected a finite number. Likely cause: optim.rate is "
         f"too high. {f'The last good checkpoint is {good}' if good else 'No checkpoint was written yet'}"
     )
 

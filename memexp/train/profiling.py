@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memexp.config.train import TrainConfig
-from memexp.data.corpus import Corpus
 from memexp.files import write_atomically, write_json, write_text
 from memexp.regions import MARK, marked, part
-from memexp.runs.identity import identify, run_folder
 from memexp.train.loop import Update, commit, update
 from memexp.train.session import Session, open_session
+from memexp.train.spec import RunSpec
 
 STEPS = 3
 """Measured without the profiler, and as many under it."""
@@ -34,7 +32,7 @@ PARTS = {
     "layers": "other layers", "head": "head and loss", "backward": "other gradients", "optimizer": "optimizer",
     "data": "data", "step": "rest",
 }  # fmt: skip
-"""The names that `memexp.regions.part` is given, and what people read."""
+"""The names that `memexp.regions.part` is given in this package, and what people read; another name is shown as it is."""
 
 ENGINE = "autograd::engine::evaluate_function: "
 """What the name of each operation of a backward pass begins with."""
@@ -56,7 +54,7 @@ class _Measured(NamedTuple):
     """Mean of the steps, each where it ended."""
 
 
-def profile(config: TrainConfig, corpus: Corpus, root: Path, *, command: str) -> str:
+def profile(spec: RunSpec, *, command: str) -> str:
     """Measure steps of a run, and write what they take below `results/profiles`; gives the page that was written.
 
     They are the steps after the run's newest checkpoint, or after its start; nothing of them is kept, and the run's folder
@@ -66,21 +64,20 @@ def profile(config: TrainConfig, corpus: Corpus, root: Path, *, command: str) ->
     Raises:
         UserError: as for training.
     """
-    identity = identify(config, corpus, root)
-    run = run_folder(config, identity, root)
+    config = spec.config
     if config.threads:
         torch.set_num_threads(config.threads)
-    session = open_session(config, run, corpus, identity["hash"], root)
+    session = open_session(spec)
     for note in session.notes:
         print(note)
     _fill(session)
-    folder = root / "results" / "profiles" / run.name
+    folder = spec.root / "results" / "profiles" / spec.run.name
     update(session)
     plain = [_timed(session) for _ in range(STEPS)]
     tokens_before = session.tokens
     measured = _profiled(session, folder / "trace.json")
     document = {
-        "run": run.name,
+        "run": spec.run.name,
         "after_step": session.step - 2 * STEPS,
         "steps": STEPS,
         "seconds_a_step": median(plain),
@@ -107,7 +104,7 @@ def profile(config: TrainConfig, corpus: Corpus, root: Path, *, command: str) ->
 def _fill(session: Session) -> None:
     """Read until the memory is full, or as full as it gets where documents end before that."""
     session.model.train()
-    begun_B = torch.zeros(session.config.lanes, dtype=torch.long, device=session.device)
+    begun_B = torch.zeros(session.spec.config.lanes, dtype=torch.long, device=session.device)
     highest, end = 0.0, time.monotonic() + FILL_SECONDS
     while time.monotonic() < end:
         for batch in session.lanes.take().batches:
@@ -179,9 +176,11 @@ def shares(events: Iterable[Any], seconds: float, *, on_device: bool) -> list[Sh
         took[_part_of(event, makers)] += microseconds / 1e6
     rest = seconds - sum(took.values())
     took["step", False] += rest
+    unknown = sorted({name for name, _ in took} - PARTS.keys())
+    names = [*(name for name in PARTS if name != "step"), *unknown, "step"]
     return [
-        Share(shown, took[name, False] / STEPS, took[name, True] / STEPS)
-        for name, shown in PARTS.items()
+        Share(PARTS.get(name, name), took[name, False] / STEPS, took[name, True] / STEPS)
+        for name in names
         if took[name, False] or took[name, True]
     ]
 

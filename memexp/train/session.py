@@ -9,22 +9,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.train import TrainConfig
-from memexp.data.corpus import Corpus
-from memexp.data.lanes import TrainingLanes
+from memexp.data.lanes import Batch, TrainingLanes
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
 from memexp.regions import part
-from memexp.runs.folder import Run, find_run
+from memexp.runs.folder import Run
 from memexp.runs.identity import read_identity
 from memexp.train import checkpoint
-from memexp.train.batch import Fed
 from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, slow_here
+from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
 """Settings of `size` that two runs must share for the weights of one to mean something in the other."""
@@ -34,10 +33,7 @@ NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
 class Session:
     """A run that trains. `step` updates are done; `state` is what every lane carries into the next one."""
 
-    config: TrainConfig
-    run: Run
-    corpus: Corpus
-    identity: str
+    spec: RunSpec
     device: torch.device
     model: SegmentModel
     optimizer: torch.optim.Optimizer
@@ -62,10 +58,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
-        if self.config.precision == "bf16":
+        if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
-    def read(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+    def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         """One segment through the model, and the nats of its targets, B T."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
             if self.halves is None:
@@ -82,22 +78,23 @@ class _Pass(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Fed, state: State) -> tuple[SegmentOutput, Tensor]:
+    def forward(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         with part("layers"):
             output: SegmentOutput = self.model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
         with part("head"):
             return output, self.model.head.nats(output.hidden_BTD, batch.targets_BT)
 
 
-def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, root: Path) -> Session:
+def open_session(spec: RunSpec) -> Session:
     """Build everything from the seed, then go on from the newest checkpoint if there is one."""
+    config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary)
-    newest = checkpoint.newest(run.path / "checkpoints")
+    newest = checkpoint.newest(spec.run.path / "checkpoints")
     notes = []
-    if config.init_from is not None and newest is None:
-        notes = _take_weights(model, config, corpus, find_run(root, config.init_from))
+    if spec.start is not None and newest is None:
+        notes = _take_weights(model, spec, spec.start)
     model.to(device)
     notes += _prepare(model, config, device)
     optimizer = build_optimizer(model, config.optim)
@@ -111,10 +108,7 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
         drop_tails=config.data.drop_tails,
     )
     session = Session(
-        config=config,
-        run=run,
-        corpus=corpus,
-        identity=identity,
+        spec=spec,
         device=device,
         model=model,
         optimizer=optimizer,
@@ -130,12 +124,12 @@ def open_session(config: TrainConfig, run: Run, corpus: Corpus, identity: str, r
 
 def save_session(session: Session) -> Path:
     """Write a checkpoint of this step and forget the oldest."""
-    folder = session.run.path / "checkpoints"
+    folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
     checkpoint.save(
         path,
         {
-            "identity": session.identity,
+            "identity": session.spec.hash,
             "step": session.step,
             "tokens": session.tokens,
             "seconds": session.seconds,
@@ -155,8 +149,11 @@ def save_session(session: Session) -> Path:
     return path
 
 
-def load_weights(run: Run) -> dict[str, Any]:
+def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
     """The last weights of a run.
+
+    Args:
+        identity: the hash of what determined it.
 
     Raises:
         UserError: it is not done, so that these would not be what its name stands for; or they are damaged.
@@ -167,9 +164,7 @@ def load_weights(run: Run) -> dict[str, Any]:
             "The command that began it goes on from its newest checkpoint"
         )
     remedy = f"delete {run.path / 'summary.json'}, and `{run.summary['command']}` trains it again"
-    weights: dict[str, Any] = checkpoint.load(
-        run.path / "weights.pt", identity=read_identity(run)["hash"], remedy=remedy
-    )["model"]
+    weights: dict[str, Any] = checkpoint.load(run.path / "weights.pt", identity=identity, remedy=remedy)["model"]
     return weights
 
 
@@ -189,7 +184,7 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 
 def _restore(session: Session, path: Path) -> None:
     remedy = "delete it, and the same command goes on from the one before, or from the start"
-    content = checkpoint.load(path, identity=session.identity, remedy=remedy)
+    content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     try:
         session.model.load_state_dict(content["model"])
         session.state = unpack(content["state"], like=session.state)
@@ -209,11 +204,12 @@ def _restore(session: Session, path: Path) -> None:
     checkpoint.restore_random_state(content["random"], session.device)
 
 
-def _take_weights(model: SegmentModel, config: TrainConfig, corpus: Corpus, run: Run) -> list[str]:
+def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     """Load another run's weights as far as they fit, and say what was new and what was left over."""
-    weights, own, theirs = load_weights(run), model.state_dict(), read_identity(run)
+    theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
+    weights = load_weights(run, identity=theirs["hash"])
     for setting in NETWORK:
-        there, here = theirs["size"][setting], asdict(config.size)[setting]
+        there, here = theirs["size"][setting], asdict(spec.config.size)[setting]
         if there != here:
             raise UserError(
                 f"init_from={run.name}: size.{setting} is {there} there and {here} here; expected the same network apart "

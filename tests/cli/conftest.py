@@ -62,7 +62,7 @@ def process(empty: Path, environment: dict[str, str]) -> Callable[..., subproces
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-P", *words], cwd=empty, env=environment, text=True, capture_output=True, timeout=60
+            [sys.executable, "-P", *words], cwd=empty, env=environment, text=True, capture_output=True, timeout=300
         )
 
     return call

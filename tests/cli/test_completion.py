@@ -58,7 +58,7 @@ def shell(empty: Path, environment: dict[str, str]):
             env=environment | {"PATH": path},
             text=True,
             capture_output=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.stderr == ""
         return done.stdout

@@ -15,10 +15,11 @@ from memexp.cli.commands.generate import _Output
 from memexp.cli.main import main
 from memexp.data.corpus import Corpus, prepare
 from memexp.eval import generate as module
-from memexp.eval.evaluate import load_model
+from memexp.eval.evaluate import load_model, reopen
 from memexp.eval.generate import Drawn, Sampling, generate
 from memexp.runs.folder import Run
 from memexp.train.loop import train
+from memexp.train.spec import specify
 
 from ..tiny import configure
 
@@ -38,7 +39,7 @@ def corpus(root: Path) -> Corpus:
 
 @pytest.fixture(scope="module")
 def run(root: Path, corpus: Corpus) -> Run:
-    return train(configure("arch=knn", "steps=1"), corpus, root, command="memexp train")
+    return train(specify(configure("arch=knn", "steps=1"), corpus, root), command="memexp train")
 
 
 Call = Callable[..., tuple[int, str, str]]
@@ -56,9 +57,9 @@ def call(run: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> Call:
     return called
 
 
-def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus: Corpus) -> None:
+def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus: Corpus, root: Path) -> None:
     code, out, err = call(f"prompt={PROMPT}", "tokens=50", "seed=3", "temperature=0.7", "top_k=90", "top_p=0.9")
-    model = load_model(run, run.settings, vocabulary=corpus.vocabulary, memory="on", device="cpu")
+    model = load_model(reopen(run, run.settings, root), memory="on", device="cpu")
     text = corpus.tokenizer.encode(PROMPT)
     drawn = list(generate(model, text, tokens=50, lanes=1, sampling=Sampling(0.7, 90, 0.9), seed=3))
     expected = corpus.tokenizer.decode([int(each.tokens_B) for each in drawn])
@@ -82,9 +83,9 @@ def test_a_file_is_continued_as_it_is(call: Call, tmp_path: Path) -> None:
     assert call(f"prompt_file={tmp_path / 'prompt'}", "tokens=20")[1] == call(f"prompt={PROMPT}", "tokens=20")[1]
 
 
-def test_samples_are_the_lanes_one_after_another(call: Call, run: Run, corpus: Corpus) -> None:
+def test_samples_are_the_lanes_one_after_another(call: Call, run: Run, corpus: Corpus, root: Path) -> None:
     _, out, err = call("prompt=import", "tokens=30", "samples=3")
-    model = load_model(run, run.settings, vocabulary=corpus.vocabulary, memory="on", device="cpu")
+    model = load_model(reopen(run, run.settings, root), memory="on", device="cpu")
     text = corpus.tokenizer.encode("import")
     drawn = list(generate(model, text, tokens=30, lanes=3, sampling=Sampling(), seed=0))
     texts = [corpus.tokenizer.decode(lane) for lane in np.stack([each.tokens_B for each in drawn], 1).tolist()]

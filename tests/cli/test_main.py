@@ -108,7 +108,7 @@ def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment)
         assert program.stderr is not None
         program.stdout.close()
         assert program.stderr.read() == b""
-        assert program.wait(timeout=60) == code
+        assert program.wait(timeout=300) == code
 
 
 def test_a_closed_output_is_no_error(empty, environment) -> None:

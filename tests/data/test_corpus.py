@@ -218,7 +218,7 @@ def test_two_processes_at_once(folder: Path, tmp_path: Path, text_data: MakeData
     command = [sys.executable, "-c", code, str(folder), str(tmp_path)]
     root = Path(__file__).parents[2]
     processes = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    reports = sorted(process.communicate(timeout=60)[0].split() for process in processes)
+    reports = sorted(process.communicate(timeout=300)[0].split() for process in processes)
     same = [finished.path.name, finished.tokens_checksum]
     assert reports == [[*same, "False"], [*same, "True"]]
     assert not stale.exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memexp.data.corpus import TokenDocument
@@ -132,7 +132,6 @@ def test_epoch_counts_whole_passes() -> None:
     st.integers(0, 12),
     st.integers(0, 60),
 )
-@settings(deadline=None)
 def test_resume_gives_the_same_batches(
     lengths: list[int], lanes: int, segment: int, max_document: int, before: int
 ) -> None:
@@ -203,7 +202,6 @@ def test_scored_are_the_answers_that_a_document_says(
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 9))
-@settings(deadline=None)
 def test_training_weighs_the_same_answers(lengths: list[int], segment: int, seed: int) -> None:
     documents = answering(lengths, 0.4, seed)
     stream = TrainingLanes(documents, lanes=2, segment=segment, seed=seed, max_document=0)
@@ -323,7 +321,6 @@ def test_padding_is_what_an_epoch_shows(
     st.integers(0, 12),
     st.integers(0, 20),
 )
-@settings(deadline=None)
 def test_the_lanes_of_all_processes_are_those_of_one(
     lengths: list[int], each: int, ranks: int, max_document: int, before: int
 ) -> None:

@@ -11,6 +11,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run
 from memexp.train.loop import train
+from memexp.train.spec import specify
 
 from ..tiny import configure
 
@@ -59,9 +60,10 @@ def corpus(root: Path) -> Corpus:
 @pytest.fixture(scope="session")
 def knn(root: Path, corpus: Corpus) -> Run:
     """A run with a memory of 64 pairs, trained just long enough that its memory matters."""
-    return train(configure("arch=knn", "arch.scale=8", "steps=8"), corpus, root, command="memexp train")
+    spec = specify(configure("arch=knn", "arch.scale=8", "steps=8"), corpus, root)
+    return train(spec, command="memexp train")
 
 
 @pytest.fixture(scope="session")
 def vanilla(root: Path, corpus: Corpus) -> Run:
-    return train(configure("arch=vanilla", "steps=1"), corpus, root, command="memexp train")
+    return train(specify(configure("arch=vanilla", "steps=1"), corpus, root), command="memexp train")

@@ -22,14 +22,17 @@ from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
 from memexp.runs.folder import Run, Score
+from memexp.runs.identity import trained_settings
 
+from ..messages import says
 from ..tiny import configure
 
 SCORING = Scoring(split="test", documents=2, max_document=200, lanes=2)
 
 
 def call(run: Run, root: Path, *, force: bool = False, **request: Any) -> Score:
-    return evaluate(run, Request(**{"scoring": SCORING} | request), root, command="memexp eval", force=force)
+    asked = Request(**{"scoring": SCORING} | request)
+    return evaluate(run, trained_settings(run), asked, root, command="memexp eval", force=force)
 
 
 def nats(score: Score) -> np.ndarray:
@@ -91,31 +94,30 @@ def test_memory_is_switched_off_and_exchanged(knn: Run, root: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"memory": "foreign"}, "memory is foreign, but .* with mem=0 has no memory"),
-        ({"memory": "off"}, "memory is off, but .* with mem=0 has no memory"),
-        ({"mem": 64}, "mem is 64 but this architecture has no memory"),
+        ({"memory": "foreign"}, ["memory is foreign", "mem=0 has no memory", "expected memory=on"]),
+        ({"memory": "off"}, ["memory is off", "mem=0 has no memory", "expected memory=on"]),
+        ({"mem": 64}, ["mem is 64", "no memory"]),
     ],
 )
-def test_a_model_without_memory_refuses(request_: dict[str, Any], words: str, vanilla: Run, root: Path) -> None:
-    with pytest.raises(UserError, match=words) as refused:
+def test_a_model_without_memory_refuses(request_: dict[str, Any], words: list[str], vanilla: Run, root: Path) -> None:
+    with pytest.raises(UserError, check=says(*words)):
         call(vanilla, root, **request_)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_memory_smaller_than_what_is_retrieved_is_refused(knn: Run, root: Path) -> None:
-    with pytest.raises(UserError, match=r"mem is 8 but arch.neighbours 32"):
+    with pytest.raises(UserError, check=says("mem is 8", "arch.neighbours 32")):
         call(knn, root, mem=8)
 
 
 def test_one_document_has_no_foreign_memory(knn: Run, root: Path) -> None:
-    with pytest.raises(UserError, match="expected two at least"):
+    with pytest.raises(UserError, check=says("1 documents", "expected two")):
         call(knn, root, memory="foreign", scoring=replace(SCORING, documents=1))
 
 
 def test_mem_that_counts_parameters_cannot_be_changed(copy: Run, root: Path) -> None:
     config = copy.path / "config.yaml"
     config.write_text(config.read_text().replace("mem_is: state", "mem_is: parameters"))
-    with pytest.raises(UserError, match="its memory is made of parameters; expected that size"):
+    with pytest.raises(UserError, check=says("mem is 128", "mem=64", "parameters", "expected")):
         call(copy, root, mem=128)
 
 
@@ -159,9 +161,7 @@ def test_a_score_that_is_redone_and_dies_is_the_one_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
-        with pytest.raises(
-            UserError, match=r"token_nats.npy: No space left on device; what was there before is untouched"
-        ):
+        with pytest.raises(UserError, check=says("token_nats.npy", "No space left on device", "untouched")):
             call(knn, root, scoring=scoring, retrieved=2)
     assert {path.name: path.read_bytes() for path in score.path.iterdir()} == before
     assert call(knn, root, scoring=scoring, retrieved=2).summary["retrieved"] == 2
@@ -170,7 +170,7 @@ def test_a_score_that_is_redone_and_dies_is_the_one_before(
 def test_a_run_that_is_not_done_is_refused(copy: Run, root: Path) -> None:
     """Its weights would change, and the score found again later would be about weights that nobody has."""
     (copy.path / "summary.json").unlink()
-    with pytest.raises(UserError, match=r"is not done \(stopped\); expected a run that was trained to its end"):
+    with pytest.raises(UserError, check=says("not done (stopped)", "expected")):
         call(copy, root)
 
 
@@ -178,7 +178,7 @@ def test_damaged_weights_are_named(copy: Run, root: Path) -> None:
     path = copy.path / "weights.pt"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        UserError, match=f"{path} .* cannot be read; .* delete {copy.path}/summary.json, and `memexp train"
+        UserError, check=says(f"{path} ", "cannot be read", f"delete {copy.path}/summary.json", "memexp train")
     ):
         call(copy, root)
 
@@ -196,7 +196,7 @@ def damaged_configs() -> list[tuple[bytes, str]]:
 @pytest.mark.parametrize(("content", "words"), damaged_configs())
 def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: Path) -> None:
     (copy.path / "config.yaml").write_bytes(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, check=says(str(copy.path / "config.yaml"), words)):
         call(copy, root)
 
 
@@ -213,14 +213,13 @@ def test_edited_settings_are_named(written: str, edited: str, named: str, copy: 
     config = copy.path / "config.yaml"
     assert written in config.read_text()
     config.write_text(config.read_text().replace(written, edited))
-    with pytest.raises(UserError, match=f"config.yaml says {named}, but the run was trained with") as refused:
+    with pytest.raises(UserError, check=says("config.yaml", named, "expected the same", "edited")):
         call(copy, root)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_damaged_identity_is_named(copy: Run, root: Path) -> None:
     (copy.path / "identity.json").write_text("{}")
-    with pytest.raises(UserError, match=r"identity.json is damaged"):
+    with pytest.raises(UserError, check=says("identity.json", "damaged")):
         call(copy, root)
 
 
@@ -232,7 +231,7 @@ def test_another_corpus_than_the_one_trained_on_is_refused(
     files = corpus.manifest["files"] | {name: {"bytes": 1, "sha256": "0" * 64}}
     other = replace(corpus, manifest=corpus.manifest | {"files": files})
     monkeypatch.setattr(module, "open_corpus", lambda path: other)
-    with pytest.raises(UserError, match=r"was trained on a corpus with .* 00000000; expected the same"):
+    with pytest.raises(UserError, check=says("trained on a corpus", "00000000", "expected the same")):
         call(copy, root)
 
 
@@ -247,7 +246,7 @@ def test_the_corpus_is_found_where_it_lies_whatever_its_source_says_now(
     monkeypatch.setattr(module, "prepare", unreachable)
     assert call(copy, root).summary["tokens"] > 0
     write_sealed(copy.path / "summary.json", copy.summary | {"corpus": "data/gone"})
-    with pytest.raises(UserError, match="the source has changed"):
+    with pytest.raises(UserError, check=says("the source has changed")):
         call(copy, root, memory="off")
 
 
@@ -283,7 +282,7 @@ def test_documents_with_answers_are_those_whose_answers_are_all_read() -> None:
 
     assert picked(0) == ["0", "1", "2"]
     assert picked(6) == ["1", "2"]
-    with pytest.raises(UserError, match="holds nothing to score"):
+    with pytest.raises(UserError, check=says("holds nothing to score", "eval.max_document=5", "expected")):
         picked(5)
 
 

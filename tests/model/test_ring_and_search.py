@@ -25,7 +25,7 @@ def ring_of(keys_HMK: Tensor, *, position: int | None = None, count: int | None 
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     slots=st.integers(1, 13),
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=40),

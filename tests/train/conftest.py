@@ -13,6 +13,7 @@ import torch
 from memexp.data.corpus import Corpus, prepare
 from memexp.runs.folder import Run
 from memexp.train.loop import train
+from memexp.train.spec import specify
 
 from ..tiny import TINY, configure
 
@@ -48,18 +49,19 @@ def run(corpus: Corpus, root: Path) -> Train:
     """Trains a run below `root`, or below another root."""
 
     def call(*overrides: str, root: Path = root, validate: Any = None) -> Run:
-        return train(configure(*overrides), corpus, root, command="memexp train", validate=validate)
+        return train(specify(configure(*overrides), corpus, root), command="memexp train", validate=validate)
 
     return call
 
 
 @pytest.fixture
 def start(root: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `memexp train` at tiny size in a process of its own."""
+    """Starts `memexp train` at tiny size in a process of its own, or a program that is given the same words."""
 
-    def call(*overrides: str) -> subprocess.Popen[str]:
+    def call(*overrides: str, program: str | None = None) -> subprocess.Popen[str]:
+        what = ["-m", "memexp"] if program is None else ["-c", program]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "memexp", "train", *TINY, f"root={root}", *overrides],
+            [sys.executable, "-P", *what, "train", *TINY, f"root={root}", *overrides],
             env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, cwd=root, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -21,14 +21,10 @@ from memexp.runs.identity import identify, read_identity
 from memexp.train import checkpoint, loop, metrics
 from memexp.train.metrics import MetricsFile
 
+from ..messages import says
 from ..tiny import configure
 from .conftest import Train, assert_same_result
 from .test_resume import Crash, crash_at
-
-
-def says(*words: str) -> Callable[[UserError], bool]:
-    """Whether an error is one line with these words in it."""
-    return lambda error: "\n" not in str(error) and all(word in str(error) for word in words)
 
 
 @pytest.fixture
@@ -243,7 +239,7 @@ def test_a_run_that_ends_while_it_is_set_up_is_none(run: Train, root: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_json", full)
-        with pytest.raises(UserError, match=r"identity.json"):
+        with pytest.raises(UserError, check=says("identity.json")):
             run("seed=5")
     assert all_runs(root) == []
     assert run("seed=5").summary is not None

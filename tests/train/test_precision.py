@@ -86,9 +86,9 @@ class Casts(TorchDispatchMode):
 @pytest.mark.parametrize("recompute", ["recompute=false", "recompute=true"])
 def test_a_matrix_is_cast_once_a_step(recompute: str, tmp_path: Any) -> None:
     session = opened("vanilla", recompute, "size.feedforward=88", tmp_path=tmp_path)
-    with Casts((88, session.config.size.width)) as casts:
+    with Casts((88, session.spec.config.size.width)) as casts:
         update(session)
-    assert casts.count == session.config.size.layers
+    assert casts.count == session.spec.config.size.layers
 
 
 def test_where_bf16_is_slow_a_line_says_so(

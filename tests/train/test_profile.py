@@ -1,8 +1,8 @@
 """A profile says what each part of a step takes, its gradient included, and leaves runs alone."""
 
 import json
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,40 +20,59 @@ from ..tiny import TINY
 from .conftest import Train
 from .test_resume import Crash, crash_at, snapshot
 
+WORK = "aten::sinh"
+"""The operation that stands for work; nothing else calls it."""
 
-class Sleeping(torch.autograd.Function):
-    """Takes as long as it is told, in both directions."""
+
+def work(times: int) -> None:
+    for _ in range(times):
+        torch.ones(1).sinh()
+
+
+class Working(torch.autograd.Function):
+    """Does as much work as it is told, in both directions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: float, back: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, there: int, back: int) -> Tensor:
         ctx.back = back
-        time.sleep(there)
+        work(there)
         ctx.save_for_backward(x)  # what is saved has to be computed again
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         assert len(ctx.saved_tensors) == 1
-        time.sleep(ctx.back)
+        work(ctx.back)
         return gradient, None, None
 
 
+class Counted:
+    """A profiler's event in which a second is one operation of work, so that no clock counts."""
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+        self.self_cpu_time_total = 1e6 if event.name == WORK else 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._event, name)
+
+
 def through_parts(x: Tensor) -> Tensor:
-    """20 ms there and 60 ms back in attention, of which search and what is no part of it have their own."""
+    """Work of 2 there and 6 back in attention; search inside of it and the layer around it have their own."""
     with part("layers"):
-        y = Sleeping.apply(x, 0.01, 0.03)
+        y = Working.apply(x, 1, 3)
         with part("attention"):
-            y = Sleeping.apply(y, 0.02, 0.06)
+            y = Working.apply(y, 2, 6)
             with part("search"):
-                y = Sleeping.apply(y, 0.04, 0.0)
-    return y
+                y = Working.apply(y, 4, 0)
+    with part("a part of no list"):
+        return Working.apply(y, 7, 8)
 
 
-def measured(*, again: bool) -> dict[str, tuple[float, float]]:
-    """Milliseconds by part, forward and backward, of steps that sleep."""
+def counted(*, again: bool) -> dict[str, tuple[float, float]]:
+    """Operations of a step by part, forward and backward."""
     x = torch.zeros(3, requires_grad=True)
     with marked(), torch.profiler.profile() as profiler:
-        began = time.perf_counter()
         for _ in range(STEPS):
             with part("step"):
                 if again:
@@ -62,31 +81,41 @@ def measured(*, again: bool) -> dict[str, tuple[float, float]]:
                     y = through_parts(x)
                 with part("backward"):
                     y.sum().backward()
-                time.sleep(0.005)
-        seconds = time.perf_counter() - began
-    found = shares(profiler.events(), seconds, on_device=False)
-    assert sum(each.forward + each.backward for each in found) == pytest.approx(seconds / STEPS)
-    return {each.part: (each.forward * 1e3, each.backward * 1e3) for each in found}
+                work(5)
+    events = [Counted(event) for event in profiler.events()]
+    whole = sum(event.self_cpu_time_total for event in events) / 1e6
+    found = shares(events, whole, on_device=False)
+    assert sum(each.forward + each.backward for each in found) == pytest.approx(whole / STEPS)
+    return {each.part: (each.forward, each.backward) for each in found}
 
 
-def least(*, again: bool) -> dict[str, tuple[float, float]]:
-    """The same, of each number the least of some measurements: a busy machine makes a sleep longer, never shorter."""
-    rounds = [measured(again=again) for _ in range(4)]
-    return {name: tuple(map(min, zip(*(each[name] for each in rounds), strict=True))) for name in rounds[0]}
-
-
-def test_time_is_that_of_the_part_and_of_its_gradient() -> None:
-    found = least(again=False)
-    expected = {"other layers": (10, 30), "attention": (20, 60), "search": (40, 0), "rest": (5, 0)}
-    for name, times in expected.items():
-        assert found[name] == pytest.approx(times, abs=4), name
-    assert found["other gradients"] == pytest.approx((0, 0), abs=4)
+def test_work_is_that_of_the_part_and_of_its_gradient() -> None:
+    assert counted(again=False) == {
+        "other layers": (1, 3), "attention": (2, 6), "search": (4, 0), "a part of no list": (7, 8), "rest": (5, 0),
+    }  # fmt: skip
 
 
 def test_what_is_computed_again_is_part_of_the_backward_pass() -> None:
-    found = least(again=True)
-    assert found["search"] == pytest.approx((40, 40), abs=4)
-    assert found["attention"] == pytest.approx((20, 80), abs=4)
+    found = counted(again=True)
+    assert found["search"] == (4, 4)
+    assert found["attention"] == (2, 8)
+
+
+def mark(name: str, seconds: float) -> Any:
+    """A profiler's event of a part that took so long itself."""
+    return SimpleNamespace(
+        name=MARK + name, device_type=torch.autograd.DeviceType.CPU, self_cpu_time_total=seconds * 1e6, cpu_parent=None,
+        sequence_nr=-1, fwd_thread=0, thread=1,
+    )  # fmt: skip
+
+
+def test_the_parts_together_are_the_whole_whatever_their_names() -> None:
+    """In the order of the list, what is not on it behind, the rest at the end."""
+    events = [mark("zz", 2.0), mark("head", 0.25), mark("aa", 0.25), mark("search", 0.25)]
+    found = shares(events, 3.0, on_device=False)
+    assert [each.part for each in found] == ["search", "head and loss", "aa", "zz", "rest"]
+    assert [each.forward * STEPS for each in found] == pytest.approx([0.25, 0.25, 0.25, 2.0, 0.25])
+    assert sum(each.forward + each.backward for each in found) * STEPS == pytest.approx(3.0)
 
 
 def test_without_a_profile_of_ours_there_are_no_marks() -> None:
@@ -109,6 +138,9 @@ def test_a_profile_is_written_and_no_run_is_made(
     assert len(printed.splitlines()) < 24
     total = sum(each["forward"] + each["backward"] for each in document["parts"])
     assert total == pytest.approx(document["seconds_a_step_profiled"])
+    rows = [line for line in (folder / "profile.md").read_text().splitlines() if line.endswith("% |")]
+    assert len(rows) == len(document["parts"])
+    assert sum(float(row.split("|")[-2].strip(" %")) for row in rows) == pytest.approx(100, abs=0.05 * len(rows))
     assert {"other layers", "head and loss", "optimizer", "data"} <= {each["part"] for each in document["parts"]}
     assert document["memory_fill"] > 0.9
     names = {event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]}

@@ -9,11 +9,12 @@ import pytest
 
 from memexp.errors import UserError
 
+from ..messages import says
 from ..tiny import TINY
 from .conftest import CHECKOUT, Train
 
 SCRIPT = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from memexp.cli.main import main
 from memexp.config.groups import Tracker
@@ -31,11 +32,18 @@ os.environ["WANDB_API_KEY"] = "0" * 40
 trackers.LOGIN_TIMEOUT = 2
 folder = Path("keyed")
 folder.mkdir()
-began = time.monotonic()
+
+import wandb
+init, asked = wandb.init, []
+def noted(**options):
+    asked.append((options["mode"], options["settings"].init_timeout, options["settings"].login_timeout))
+    return init(**options)
+wandb.init = noted
 sink = trackers.open_tracker(Tracker(name="wandb"), run="same-name", config={}, folder=folder.absolute(), step=0)
 sink.log(1, {"loss": 1.0})
 sink.close()
-assert time.monotonic() - began < 15
+assert asked[0] == ("online", 2, 2), asked  # it waits so many seconds, and not the package's minutes
+assert [mode for mode, *_ in asked] == ["online", "offline"], asked
 print("WITHOUT A NETWORK")
 """
 
@@ -51,7 +59,7 @@ def test_none_imports_nothing_and_wandb_falls_back_offline(root: Path, tmp_path:
     environment |= {"HOME": str(home), "PYTHONPATH": str(CHECKOUT), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT, "arch=vanilla", *TINY, f"root={root}"],
-        cwd=work, env=environment, text=True, capture_output=True, timeout=120,
+        cwd=work, env=environment, text=True, capture_output=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for stage in ("NONE IMPORTS NOTHING", "WITHOUT A KEY", "WITHOUT A NETWORK"):
@@ -78,9 +86,8 @@ def test_tensorboard_writes_events(run: Train) -> None:
 
 def test_tensorboard_that_is_not_installed_is_one_line(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install memexp\[tensorboard\]") as refused:
+    with pytest.raises(UserError, check=says("tracker=tensorboard", "pip install memexp[tensorboard]", "tracker=none")):
         run("tracker=tensorboard")
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("fails", ["log", "close"])

@@ -18,11 +18,12 @@ from memexp.model.segment import Extension, SegmentModel, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
 from memexp.runs.folder import Run
-from memexp.train.batch import feed
+from memexp.train.batch import to_device
 from memexp.train.loader import Reader
 from memexp.train.loop import update
 from memexp.train.optimizer import build_schedule
 from memexp.train.session import Session
+from memexp.train.spec import RunSpec
 
 from ..tiny import configure
 
@@ -41,13 +42,18 @@ def lanes(config: TrainConfig, texts: list[TokenDocument]) -> TrainingLanes:
     return TrainingLanes(texts, lanes=config.lanes, segment=config.segment, seed=config.seed, max_document=0)
 
 
-def open_session(config: TrainConfig, model: SegmentModel, texts: list[TokenDocument], tmp_path: Any) -> Session:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+def open_session(
+    config: TrainConfig,
+    model: SegmentModel,
+    texts: list[TokenDocument],
+    tmp_path: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Session:
+    """A session on these documents; without an optimizer of its own, weights stay as they are."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.0)
     return Session(
-        config=config,
-        run=Run(tmp_path),
-        corpus=cast(Corpus, SimpleNamespace()),
-        identity="",
+        spec=RunSpec(Run(tmp_path), config, cast(Corpus, SimpleNamespace()), {"hash": ""}, tmp_path),
         device=torch.device("cpu"),
         model=model,
         optimizer=optimizer,
@@ -221,11 +227,11 @@ def test_the_gradient_into_memory_writing_is_a_gauge(tmp_path: Any) -> None:
     model.load_state_dict(session.model.state_dict())
     state, written, total = model.init_state(3), [], torch.zeros(())
     for _ in range(3):
-        fed = feed(next(reader), torch.device("cpu"))
-        output = model(fed.tokens_BT, fed.valid_BT, state, fed.reset_B)
+        batch = to_device(next(reader), torch.device("cpu"))
+        output = model(batch.tokens_BT, batch.valid_BT, state, batch.reset_B)
         state = output.state
         written.append(state.memory)
-        total = total + (model.head.nats(output.hidden_BTD, fed.targets_BT) * fed.weight_BT).sum() / (9 * SEGMENT)
+        total = total + (model.head.nats(output.hidden_BTD, batch.targets_BT) * batch.weight_BT).sum() / (9 * SEGMENT)
     squares = [gradient.square().sum() for gradient in torch.autograd.grad(total, written[:-1])]
     expected = torch.stack(squares).sum().sqrt()
     assert update(session).gauges["memory_grad"].item() == pytest.approx(expected.item(), rel=1e-4)
