@@ -10,10 +10,21 @@ from memexp.errors import UserError
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "memexp.files.write_text", "memexp.data.sources.Files", "memexp.model.knn", "Knn", "", None, ["os.system"]],
+    [
+        "os.system",
+        "memexp.files.write_text",
+        "memexp.data.sources.Files",
+        "memexp.model.knn",
+        "Knn",
+        "",
+        None,
+        ["os.system"],
+    ],
 )
 def test_only_architectures_are_built(target: Any) -> None:
-    with pytest.raises(UserError, match=r"arch._target_ is .*; expected one of memexp.model.vanilla.Vanilla") as refused:
+    with pytest.raises(
+        UserError, match=r"arch._target_ is .*; expected one of memexp.model.vanilla.Vanilla"
+    ) as refused:
         instantiate({"_target_": target})
     assert "\n" not in str(refused.value)
 
