@@ -65,7 +65,7 @@ def test_a_cut_inside_a_character_decodes_without_failing(sentencepiece: Tokeniz
 def test_the_tokens_of_a_line_do_not_depend_on_other_lines(
     sentencepiece: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizers, "LINES", 100)
+    monkeypatch.setattr("memexp.data.tokenizers.sentence_piece.LINES", 100)
     lines = [f"    value_{number} = {number} # number {number}\n" for number in range(600)]
     apart = np.concatenate([sentencepiece.encode(line) for line in lines])
     assert sentencepiece.encode("".join(lines)).tolist() == apart.tolist()

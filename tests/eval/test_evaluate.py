@@ -13,6 +13,7 @@ import torch
 
 from memexp import files
 from memexp.cli.main import main
+from memexp.config.arch import KnnArch
 from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.errors import UserError
@@ -114,11 +115,10 @@ def test_one_document_has_no_foreign_memory(knn: Run, root: Path) -> None:
         call(knn, root, memory="foreign", scoring=replace(SCORING, documents=1))
 
 
-def test_mem_that_counts_parameters_cannot_be_changed(copy: Run, root: Path) -> None:
-    config = copy.path / "config.yaml"
-    config.write_text(config.read_text().replace("mem_is: state", "mem_is: parameters"))
+def test_a_memory_that_cannot_be_resized_keeps_its_size(knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KnnArch, "resizable", False)
     with pytest.raises(UserError, check=says("mem is 128", "mem=64", "parameters", "expected")):
-        call(copy, root, mem=128)
+        call(knn, root, mem=128)
 
 
 def test_a_score_is_found_again_and_force_redoes_it(knn: Run, root: Path) -> None:

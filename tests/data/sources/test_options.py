@@ -22,7 +22,7 @@ from memexp.data.sources.formats import FORMATS
 from memexp.errors import UserError
 from memexp.runs.folder import Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUNS = sorted((ROOT / "results").rglob("config.yaml"))
 
 FOLDERS = {

@@ -1,0 +1,83 @@
+"""The words of lines and the ends of lines, as WikiText-103 is read."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from memexp.data.tokenizers.tokenizer import LOSSY, token_type
+from memexp.errors import UserError
+
+
+class Lines:
+    """A token is a word between white space, or the end of a line; the most frequent words come first.
+
+    So are WikiText and the vocabularies of Transformer-XL. The pieces of a text are a space and a word, and a space and
+    a line end: WikiText's own form, which comes back as it was. A word that is not known becomes `<unk>` where that is
+    one of the words.
+    """
+
+    by_line, slow = True, False
+
+    SAVED = b"lines "
+    """Begins what `save` gives."""
+
+    END, UNKNOWN = "\n", "<unk>"
+
+    def __init__(self, words: Iterable[str], *, lossless: bool = True) -> None:
+        """
+        Args:
+            words: in the order of their ids, of which the line end's is the first.
+            lossless: whether a text that does not come back as it was is to be refused.
+        """
+        self.lossless = lossless
+        self._words = list(words)
+        self._ids = {word: id for id, word in enumerate(self._words)}
+        self.vocabulary = len(self._words)
+        self._dtype = token_type(self.vocabulary)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, lossless: bool) -> "Lines":
+        """The words of the texts, the most frequent first, equals in the order of their letters."""
+        counts = Counter(word for text in texts for word in cls._split(text))
+        del counts[cls.END]
+        return cls([cls.END, *sorted(counts, key=lambda word: (-counts[word], word))], lossless=lossless)
+
+    @classmethod
+    def _split(cls, text: str) -> Iterator[str]:
+        for line in io.StringIO(text, newline="\n"):
+            yield from line.split()
+            if line.endswith("\n"):
+                yield cls.END
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids as uint16, or uint32 where the vocabulary needs it.
+
+        Raises:
+            UserError: a word is not known, and there is no `<unk>`.
+        """
+        words = list(self._split(text.decode("utf-8") if isinstance(text, bytes) else text))
+        unknown = self._ids.get(self.UNKNOWN)
+        ids = [self._ids.get(word, unknown) for word in words]
+        if None in ids:
+            raise UserError(
+                f"the word {words[ids.index(None)]!r} is none of the {self.vocabulary:,} of the training split, and "
+                f"{self.UNKNOWN} is none either; expected known words. Likely cause: too few training documents to show "
+                "every word"
+            )
+        return np.array(ids, dtype=self._dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(f" {self._words[id]}" for id in ids)
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        return [f" {self._words[id]}".encode() for id in ids]
+
+    def save(self) -> bytes:
+        return (b"" if self.lossless else LOSSY) + self.SAVED + " ".join(self._words).encode()
+
+    @classmethod
+    def load(cls, model: bytes, *, lossless: bool) -> "Lines":
+        """The tokenizer of what `save` gave, without `LOSSY`."""
+        return cls(model.removeprefix(cls.SAVED).decode().split(" "), lossless=lossless)

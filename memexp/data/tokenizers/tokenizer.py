@@ -1,0 +1,42 @@
+"""What every tokenizer can do."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+LOSSY = b"lossy "
+"""What `save` of a tokenizer that may change text begins with. A SentencePiece model is a protocol buffer, so it never
+begins with this."""
+
+
+class Tokenizer(Protocol):
+    """Where it is lossless, `decode(encode(text)) == text` for every text that it takes, and the pieces joined are its UTF-8."""
+
+    vocabulary: int
+    lossless: bool
+    by_line: bool
+    """Whether the tokens of a line do not depend on other lines, so that a text may be cut behind the end of one."""
+    slow: bool
+    """Whether encoding takes longer than handing text to another process and its tokens back."""
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids as uint16, or uint32 where the vocabulary needs it."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of whole characters; bytes that are no UTF-8, as at a cut inside a character, become U+FFFD."""
+        ...
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        """The bytes of each token."""
+        ...
+
+    def save(self) -> bytes:
+        """What `load` makes the same tokenizer from; empty for bytes."""
+        ...
+
+
+def token_type(vocabulary: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type for the ids of so many entries."""
+    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
