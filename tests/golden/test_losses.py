@@ -46,7 +46,7 @@ def documents() -> list[TokenDocument]:
 def losses(arch: str, folder: Path) -> list[float]:
     """Mean nats a token of each step. The weights are large enough that every part of the model matters."""
     config = configure(
-        f"arch={arch}", "segment=8", "lanes=3", "accumulate=4", "size.memory=40", "arch.scale=4", "arch.dropout=0.1",
+        f"arch={arch}", "segment=8", "lanes=3", "accumulate=4", "size.memory=40", "size.attention.scale=4", "arch.dropout=0.1",
         "optim.warmup=2", f"steps={STEPS}",
     )  # fmt: skip
     torch.manual_seed(14)
