@@ -1,6 +1,7 @@
 """Options of `data.source`: where a corpus's documents come from, one schema for each class of `memexp.data.sources`.
 
-`SOURCES` is the list of sources that there are. A run folder of somebody else can name no other code.
+`SOURCES` lists all sources, so a run folder of somebody else can name no other code. A new source is a schema here with an
+entry of `SOURCES`, a class in `memexp/data/sources/`, and a case of `open_source`.
 """
 
 import re
@@ -13,7 +14,7 @@ from memexp.config.field import UNSET, default_of, setting
 from memexp.errors import UserError, did_you_mean
 
 NO_LONGER = ("root",)
-"""Options in the settings of older runs that changed no document and are gone."""
+"""Options that older runs still have in their settings. They changed no document."""
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 """Names and versions of packages, which go into the commands that fetch them."""

@@ -1,4 +1,4 @@
-"""Makes a prepared corpus: reads the documents into shards, splits them, trains the tokenizer and encodes."""
+"""Builds a prepared corpus: reads documents into shards, splits them, trains the tokenizer and encodes."""
 
 import hashlib
 import os
@@ -24,18 +24,18 @@ from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json, write_atomically, write_json
 
 TRAINING_TEXT = 10_000_000
-"""Bytes of the training split that a tokenizer is trained on, taken evenly from all of it; fewer where characters take several."""
+"""A tokenizer is trained on this many bytes, spread evenly over the training split; on fewer if its text is not ASCII."""
 
 WORK = "work"
-"""Folder, below that of a corpus which is being built, of what the build itself needs."""
+"""Folder of intermediate files, inside the folder of a corpus that is being built."""
 
 
 def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Path, console: Console) -> None:
-    """Write a corpus into `folder`, or go on with what an earlier call of the same settings has left there.
+    """Write a corpus into `folder`, or continue what an earlier call with the same settings has left there.
 
     Args:
-        settings: what determines the corpus, for the manifest.
-        folder: has a folder `WORK` besides the corpus when it is done.
+        settings: what determines the corpus; they are written to the manifest.
+        folder: afterwards it also holds the folder `WORK`.
         console: where progress is shown.
 
     Raises:
@@ -94,23 +94,23 @@ def _count(entries: list[Entry]) -> dict[str, int]:
 
 
 def _read(source: Source, config: Data, work: Path, progress: Progress) -> list[Shard]:
-    """The documents that are long enough."""
+    """Read the documents, leaving out those that are too short."""
     task = progress.add_task("Reading", total=None)
     parts = shards.read(source, config, work, lambda size: progress.advance(task, size))
     progress.update(task, total=progress.tasks[task].completed)
     if not any(part.entries for part in parts):
         raise UserError(
-            f"none of {sum(part.left_out[0] for part in parts)} documents has {config.min_document} bytes; expected some as "
-            "long as that. Set data.min_document lower"
+            f"none of {sum(part.left_out[0] for part in parts)} documents has {config.min_document} bytes; expected some of "
+            "at least this length. Set data.min_document lower"
         )
     return parts
 
 
 def _split(entries: list[Entry], config: Data) -> None:
-    """Enter the split of each document whose source does not say it.
+    """Assign a split to each document whose source does not say it, then check all splits.
 
     Raises:
-        UserError: there are too few, a split has none, two have the same name, or a group stands on two sides.
+        UserError: there are too few documents, a split has none, two have the same name, or a group is in two splits.
     """
     if unassigned := [entry for entry in entries if not entry.split]:
         _join_what_is_alike(unassigned)
@@ -123,14 +123,14 @@ def _split(entries: list[Entry], config: Data) -> None:
     for entry in entries:
         if entry.id in names:
             raise UserError(
-                f"two documents are called {entry.id}; expected names that are different, or one document could be on two "
-                "sides of a split. Likely cause: the same file or row twice"
+                f"two documents are called {entry.id}; expected different names, or the same document could be in two "
+                "splits. Likely cause: the same file or row twice"
             )
         names.add(entry.id)
         if sides.setdefault(entry.group, entry.split) != entry.split:
             raise UserError(
                 f"document {entry.id} of the group {entry.group} is for {entry.split}, others of that group are for "
-                f"{sides[entry.group]}; expected a group on one side of every split"
+                f"{sides[entry.group]}; expected all documents of a group in one split"
             )
     if missing := [split for split in SPLITS if split not in sides.values()]:
         raise UserError(
@@ -140,7 +140,7 @@ def _split(entries: list[Entry], config: Data) -> None:
 
 
 def _join_what_is_alike(entries: list[Entry]) -> None:
-    """Make one group of all groups that have a text in common, or it could be trained on and then tested."""
+    """Merge groups that have a text in common, or the same text could be trained on and then tested."""
     of_text: dict[str, str] = {}
     joined: dict[str, str] = {}
 
@@ -158,7 +158,7 @@ def _join_what_is_alike(entries: list[Entry]) -> None:
 
 
 def _warn_of_what_is_trained_on(entries: list[Entry]) -> None:
-    """Say how many held-out documents are in the training text as well, where the source says what is held out."""
+    """Warn of held-out documents whose text is also in the training split, where the source itself says what is held out."""
     trained = {entry.digest for entry in entries if entry.split == "train"}
     alike = [entry for entry in entries if entry.split != "train" and entry.digest in trained and entry.answers is None]
     if alike:
@@ -170,7 +170,7 @@ def _warn_of_what_is_trained_on(entries: list[Entry]) -> None:
 
 
 def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress) -> Tokenizer:
-    """The tokenizer of the settings; one that was trained before the build was stopped is taken as it is."""
+    """The tokenizer of the settings. If it was trained before the build was stopped, it is not trained again."""
     if (given := tokenizers.read(config.tokenizer)) is not None:
         return given
     trained = work / "tokenizer.model"
@@ -193,9 +193,12 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
 
 
 def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
-    """Every n-th part of the training texts, of `size` bytes in all; the same whenever they are the same.
+    """Parts of the training texts, evenly spread; the same texts always give the same parts.
 
-    Parts are counted in characters, so that of a text which is not ASCII less is taken.
+    Parts are counted in characters, so less is taken of a text that is not ASCII.
+
+    Args:
+        size: bytes of all texts together.
     """
     share = min(1.0, TRAINING_TEXT / size)
     seen = taken = 0
@@ -208,7 +211,7 @@ def _sample(texts: Iterator[str], size: int) -> Iterator[str]:
 
 
 def _encode(parts: list[Shard], tokenizer: Tokenizer, *, folder: Path, progress: Progress) -> None:
-    """Write the tokens of all documents, one after another, and enter how many each has."""
+    """Write the tokens of all documents, one after another, and set each entry's number of tokens."""
     path = folder / "tokens.bin"
     size = sum(entry.bytes for part in parts for entry in part.entries)
     task = progress.add_task("Encoding", total=size)
@@ -237,7 +240,7 @@ def _encode(parts: list[Shard], tokenizer: Tokenizer, *, folder: Path, progress:
 
 
 def _written(part: Shard, file: IO[bytes], tokenizer: Tokenizer) -> bool:
-    """Whether the tokens of a shard stand next in `file`, which is then behind them, else where it was."""
+    """Whether the tokens of a shard come next in `file`. If so `file` is then after them, else where it was."""
     if not part.encoded.exists():
         return False
     record, start = read_json(part.encoded), file.tell()
@@ -254,7 +257,7 @@ def _written(part: Shard, file: IO[bytes], tokenizer: Tokenizer) -> bool:
 
 
 def _mask(entry: Entry) -> np.ndarray:
-    """Which of a document's tokens are scored: bool, one a token."""
+    """Whether each token of a document is scored, bool."""
     mask = np.full(entry.tokens, entry.answers is None)
     mask[list(entry.answers or ())] = True
     return mask

@@ -1,4 +1,4 @@
-"""The table of corpora on the page of data/, kept from the manifests of what is prepared as it is configured."""
+"""The table of corpora in data/README.md, made from the manifests of the corpora that are prepared."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +15,17 @@ END = "<!-- end of corpora -->"
 HEADINGS = ("`data=`", "source", "licence", "documents: train / valid / test", "MB of text", "tokens", "seconds")
 
 FEW = 6
-"""Licences that a row names."""
+"""The number of licences that a row names."""
 
 
 def update_page(data: Path, configured: Mapping[str, dict[str, Any]]) -> Path:
-    """Bring the rows of the table in data/README.md up to date, and say where that is.
+    """Bring the table in data/README.md up to date.
 
-    Rows of corpora that are not prepared here, or with other settings, stay as they are; so do seconds, which would differ
-    each time.
+    A row stays as it is if its corpus is not prepared here, or only with other settings. Seconds always stay, for they would
+    differ each time.
 
     Args:
-        configured: names of corpora and what determines each with no setting given.
+        configured: what determines each corpus with its default settings, by its name.
 
     Raises:
         UserError: there is no such table.
@@ -36,8 +36,8 @@ def update_page(data: Path, configured: Mapping[str, dict[str, Any]]) -> Path:
     table, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(
-            f"{page} has no table of corpora; expected one between {BEGIN} and {END}. Likely cause: the root is no checkout "
-            "of memexp"
+            f"{page} has no table of corpora; expected a table between {BEGIN} and {END}. Likely cause: the root is not a "
+            "checkout of memexp"
         )
     rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| `")}
     rows.pop(HEADINGS[0], None)
@@ -52,7 +52,7 @@ def update_page(data: Path, configured: Mapping[str, dict[str, Any]]) -> Path:
 
 
 def _prepared(data: Path, configured: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The manifests of each corpus that is prepared as it is configured, with any tokenizer; the one made last first."""
+    """The manifests of each corpus that is prepared with its default settings, but for the tokenizer; the newest first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(data.glob("[!.]*/manifest.json"), key=lambda path: (path.stat().st_mtime, path), reverse=True):
         try:
@@ -66,15 +66,15 @@ def _prepared(data: Path, configured: Mapping[str, dict[str, Any]]) -> dict[str,
 
 
 def _texts(settings: dict[str, Any]) -> str:
-    """A fingerprint of what determines the texts and their splits."""
+    """A hash of what determines the texts and their splits."""
     return fingerprint({key: value for key, value in settings.items() if key != "tokenizer"})
 
 
 def _row(name: str, manifests: list[dict[str, Any]], standing: str | None) -> str:
-    """The row of a corpus, its tokens as each of the manifests has them.
+    """The row of a corpus, with its number of tokens in each of the manifests.
 
     Args:
-        standing: the row as it is.
+        standing: the row in the present table.
     """
     last = manifests[0]
     licences = list(dict.fromkeys(part["licence"] for part in last["source"]["parts"]))

@@ -1,9 +1,9 @@
-"""Documents that end in their class: what task=classify reads of a corpus whose documents have labels.
+"""Documents that end in their class: how task=classify reads a corpus whose documents have labels.
 
     document      d0 d1 d2 d3           of the class c, whose id follows the tokenizer's
     as it is read d0 d1 d2 d3 c         only c is scored; the last token is never an input, so no class is ever read
 
-The segment that holds a document's last text is the one that c is said from.
+c is predicted from the segment that holds the end of the document's text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from memexp.errors import UserError
 
 
 class WithClasses:
-    """A tokenizer with a token for each class behind its vocabulary, a word by itself; no text is ever encoded as one."""
+    """A tokenizer with one more token for each class, after its vocabulary. No text is ever encoded as a class."""
 
     def __init__(self, text: Tokenizer, classes: Sequence[str]) -> None:
         self._text = text
@@ -43,7 +43,7 @@ class ClassifiedCorpus(Corpus):
     max_document: int = 0
 
     def split(self, name: str) -> list[TokenDocument]:
-        """The documents of `train`, `valid` or `test`, each with its class, in the order that they have without it."""
+        """The documents of `train`, `valid` or `test`, each with its class, in the same order as without classes."""
         return [self._ended(document) for document in super().split(name)]
 
     def _ended(self, document: TokenDocument) -> TokenDocument:
@@ -66,7 +66,7 @@ def for_task(corpus: Corpus, data: Data) -> Corpus:
     if unlabelled:
         raise UserError(
             f"{len(unlabelled)} of {sum(map(len, labels.values()))} documents of data={data.name} have no label, such as "
-            f"{unlabelled[0]}; expected one of each with task=classify, as data=text data.source.label=FIELD takes it from "
+            f"{unlabelled[0]}; expected a label for each with task=classify, as data=text data.source.label=FIELD takes it from "
             "rows"
         )
     classes = sorted({label for label in labels["train"] if label is not None})
@@ -74,12 +74,12 @@ def for_task(corpus: Corpus, data: Data) -> Corpus:
         if unseen := sorted({label for label in labels[split] if label is not None and label not in classes}):
             raise UserError(
                 f"the {split} split of data={data.name} has the class {unseen[0]!r}, which no training document has (they "
-                f"have {', '.join(map(repr, classes))}); expected the same classes. Likely cause: it is spelled otherwise, or "
+                f"have {', '.join(map(repr, classes))}); expected the same classes. Likely cause: it is spelled differently, or "
                 "too rare"
             )
     if len(classes) < 2:
         raise UserError(
-            f"all documents of data={data.name} are of the class {classes[0]!r}; expected two classes at least. Likely "
+            f"all documents of data={data.name} are of the class {classes[0]!r}; expected at least two classes. Likely "
             "cause: data.source.label names another field"
         )
     return ClassifiedCorpus(

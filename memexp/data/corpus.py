@@ -1,15 +1,15 @@
-"""A prepared corpus: a folder of memory-mapped tokens that is either whole or absent, and is checked when opened.
+"""A prepared corpus: a folder of memory-mapped tokens. It is either complete or absent, and is verified when opened.
 
     data/<name>-<tokenizer>-<8 digits of a hash of what determines it>/
       tokens.bin        all documents one after another, uint16 or uint32
       answers.bin       bool, whether each token is scored; there only where some document has answers
-      documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; of one with answers
-                        also their number and, where it is held out, its slices; of one with a class its label
+      documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; documents
+                        with answers also have their number and, if held out, slices; those with a class have a label
       tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
-It is built in a hidden folder beside, under a lock, and renamed at the end. A build that was stopped leaves that folder
-when it holds a whole shard of text, and the next one goes on from there.
+It is built under a lock in a hidden folder next to it, which is renamed at the end. A stopped build leaves the hidden
+folder if it holds a complete shard of text, and the next build continues from there.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
 
 FORMAT = 1
-"""Raised when the same settings come to mean other tokens, so that old folders are not taken for new ones."""
+"""Raised when the same settings begin to give other tokens, so that old folders are not used for new settings."""
 
 
 class TokenDocument(NamedTuple):
@@ -46,16 +46,17 @@ class TokenDocument(NamedTuple):
     bytes: int
     """Of the text's UTF-8."""
     answers: np.ndarray | None = None
-    """Bool, one a token: whether it is scored; None: every one is."""
+    """Whether each token is scored, bool; None: all are."""
     slices: dict[str, Any] | None = None
-    """Of a held-out document with answers: a name, and its value or a list of one value an answer."""
+    """Of a held-out document with answers: names, each with a value or with a list of one value for each answer."""
     label: str | None = None
-    """Its class, where the source says one."""
+    """Its class, if the source gives one."""
 
     def scored(self, max_document: int) -> np.ndarray:
-        """Indices of the tokens that are scored where at most `max_document` targets are read (0: all), ascending.
+        """Indices of the tokens that are scored, ascending. The first token of a document is never a target.
 
-        The first token of a document is never a target.
+        Args:
+            max_document: targets that are read at most; 0: all.
         """
         end = min(len(self.tokens), max_document + 1) if max_document else len(self.tokens)
         return np.arange(1, end) if self.answers is None else 1 + np.flatnonzero(self.answers[1:end])
@@ -63,15 +64,15 @@ class TokenDocument(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus that has passed its checksums."""
+    """A prepared corpus whose checksums were verified."""
 
     path: Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
     made: bool
-    """Whether the call that returned it has prepared it."""
+    """Whether it was prepared just now."""
     classes: tuple[str, ...] = ()
-    """What documents end in, where they do: the last entries of the vocabulary, in this order."""
+    """The classes that documents end in, if they do: the last entries of the vocabulary, in this order."""
 
     @property
     def name(self) -> str:
@@ -83,12 +84,12 @@ class Corpus:
 
     @property
     def answers_from(self) -> int:
-        """The first of the tokens that an answer may be: of the classes, where documents end in one."""
+        """The first id that an answer can have: that of the first class, if documents end in their class."""
         return self.vocabulary - len(self.classes) if self.classes else 0
 
     @property
     def tokens_checksum(self) -> str:
-        """Of the tokens and, where only some are scored, of which."""
+        """Checksum of the tokens and, if only some are scored, of which these are."""
         return content_of(self.manifest)["tokens_checksum"]
 
     @property
@@ -96,7 +97,7 @@ class Corpus:
         return content_of(self.manifest)["tokenizer_hash"]
 
     def seen_from(self, root: Path) -> str:
-        """Its folder relative to `root`, for what is to be found again when both have moved."""
+        """Its folder relative to `root`, so that it is still right when both have moved."""
         return os.path.relpath(self.path, root)
 
     @cached_property
@@ -119,17 +120,17 @@ class Corpus:
         return splits
 
     def split(self, name: str) -> list[TokenDocument]:
-        """The documents of `train`, `valid` or `test`, in the order of a hash of their ids, so that the first few of a
+        """The documents of `train`, `valid` or `test`, sorted by a hash of their ids, so that the first documents of a
         split are not all of one group."""
         return list(self._splits[name])
 
 
 def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
-    """Open the corpus of these settings, making it first where it is not there yet.
+    """Open the corpus of these settings. It is made first if it is not there yet.
 
     Args:
         root: the folder whose data/ holds prepared corpora.
-        force: make it again even if it is there.
+        force: make it again even if it exists.
 
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
@@ -140,7 +141,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     if path.exists() and not force:
         return open_corpus(path)
     with _locked(path):
-        # Somebody else may have made it while this process waited.
+        # Another process may have made it while this one waited.
         if force or not path.exists():
             _make(config, source, settings, path, anew=force)
             return _open(path, made=True)
@@ -148,7 +149,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
 
 
 def content_of(manifest: dict[str, Any]) -> dict[str, str]:
-    """The content of a corpus: tokens, which documents they are and on which side of the split, and the tokenizer."""
+    """The checksums of a corpus: its tokens, its documents with their splits, and its tokenizer."""
     files = manifest["files"]
     tokens = str(files["tokens.bin"]["sha256"])
     return {
@@ -159,10 +160,10 @@ def content_of(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def prepared(config: Data, root: Path) -> Path | None:
-    """The folder of the corpus of these settings, unopened; None where it is not prepared."""
+    """The folder of the corpus of these settings, without opening it; None if it is not prepared."""
     try:
         path = folder_of(config, root)
-    except UserError:  # nor could it be
+    except UserError:  # it cannot be prepared either
         return None
     return path if path.exists() else None
 
@@ -171,25 +172,25 @@ def open_corpus(path: Path) -> Corpus:
     """Open a prepared corpus by its folder.
 
     Raises:
-        UserError: it is not there, or a file is damaged.
+        UserError: it does not exist, or a file is damaged.
     """
     return _open(path, made=False)
 
 
 def folder_of(config: Data, root: Path) -> Path:
-    """Where the corpus of these settings lies, or would once it is prepared.
+    """The folder of the corpus of these settings, whether it is prepared or not.
 
     Raises:
-        UserError: there is nothing that it could be made of.
+        UserError: its source cannot be opened.
     """
     return _folder(config, settings_of(config, root), root)
 
 
 def settings_of(config: Data, root: Path) -> dict[str, Any]:
-    """What determines the corpus of these settings; it stands in the manifest.
+    """What determines the corpus of these settings, as the manifest has it.
 
     Raises:
-        UserError: there is nothing that it could be made of.
+        UserError: its source cannot be opened.
     """
     return _settings(config, open_source(config, root))
 
@@ -197,11 +198,11 @@ def settings_of(config: Data, root: Path) -> dict[str, Any]:
 def _settings(config: Data, source: Source) -> dict[str, Any]:
     """What determines the tokens and the splits."""
     tokenizer = asdict(config.tokenizer)
-    if config.tokenizer.lossless:  # as all were before there was a choice
+    if config.tokenizer.lossless:  # left out, so that corpora older than this setting keep their hash
         del tokenizer["lossless"]
     if config.tokenizer.path is not None:
         loaded = tokenizers.read(config.tokenizer)
-        assert loaded is not None  # one with a path needs no training
+        assert loaded is not None  # a tokenizer with a path needs no training
         tokenizer = {"hash": tokenizers.tokenizer_hash(loaded)}
     return {
         "format": FORMAT,
@@ -223,7 +224,7 @@ def _folder(config: Data, settings: dict[str, Any], root: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the right to make `path`, waiting for another process that has it."""
+    """Hold the lock for making `path`. Waits if another process holds it."""
     from rich.console import Console
 
     lock = path.with_name(f".{path.name}.lock")
@@ -246,10 +247,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *, anew: bool) -> None:
-    """Build beside `path` and rename, so that no half of a corpus ever has its name. The caller holds the lock.
+    """Build next to `path` and rename, so that `path` is never incomplete. The caller holds the lock.
 
     Args:
-        anew: do not go on with what a build that was stopped has left.
+        anew: do not continue what a stopped build has left.
     """
     from rich.console import Console
 
@@ -265,7 +266,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         shutil.rmtree(left, ignore_errors=True)
     try:
         partial.mkdir(exist_ok=True)
-        # A file that is left on a full disk writes what it holds once more, and that error takes the first one's place.
+        # On a full disk, closing a file writes its buffer once more, and that error replaces the first error.
         with writing(partial):
             build(config, source=source, settings=settings, folder=partial, console=console)
         (partial / WORK).rename(done)
@@ -277,14 +278,14 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
             f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written"
         ) from error
     finally:
-        if not any(partial.glob(f"{WORK}/*.json")):  # nothing to go on with
+        if not any(partial.glob(f"{WORK}/*.json")):  # nothing to continue
             shutil.rmtree(partial, ignore_errors=True)
         for left in (replaced, done):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _open(path: Path, *, made: bool) -> Corpus:
-    again = "`memexp prepare` with the same settings and force=true makes it anew"
+    again = "`memexp prepare` with the same settings and force=true makes it again"
     try:
         manifest = read_manifest(path)
     except UserError as error:
@@ -296,7 +297,7 @@ def _open(path: Path, *, made: bool) -> Corpus:
 
 
 def _verify(file: Path, expected: dict[str, Any], again: str) -> None:
-    """Compare a file's size and checksum with the manifest's."""
+    """Compare a file's size and checksum with those of the manifest."""
     try:
         size = file.stat().st_size
         seen = checksum(file) if size == expected["bytes"] else f"of {size:,} bytes"

@@ -1,4 +1,4 @@
-"""Documents that are for the most part in another one, found by the runs of words that they share."""
+"""Near-duplicates: documents most of whose text also stands in a longer document. Both share many runs of words."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,11 +9,11 @@ WORDS = 13
 """Length of a run."""
 
 SHARE = 0.3
-"""A document with more than this share of its runs in one longer document is its near-duplicate."""
+"""A document is a near-duplicate of a longer document that holds more than this share of its runs."""
 
 
 class Overlap(NamedTuple):
-    """What a document has in common with a longer one."""
+    """What a document shares with a longer document."""
 
     other: str
     share: float
@@ -21,7 +21,7 @@ class Overlap(NamedTuple):
 
 
 def near_duplicates(texts: Mapping[str, str]) -> dict[str, Overlap]:
-    """Which documents are near-duplicates, and of which one they have the most. Words are what white space separates."""
+    """The near-duplicates, each with the longer document that shares most with it. Words are separated by white space."""
     ids = sorted(texts, key=lambda id: (-len(texts[id]), id))
     known: dict[str, int] = {}
     runs = [_runs(texts[id], known) for id in ids]
@@ -32,7 +32,8 @@ def near_duplicates(texts: Mapping[str, str]) -> dict[str, Overlap]:
     found = {}
     for place, own in enumerate(runs):
         first = np.searchsorted(hashes, own, side="left")
-        # Cheap, and enough for nearly all: with all longer documents together it shares no less than with one.
+        # A cheap test that settles nearly all documents: what is shared with any one longer document is at most what is
+        # shared with all longer documents together.
         if not len(own) or np.mean(owners[first] < place) <= SHARE:
             continue
         count = np.searchsorted(hashes, own, side="right") - first
@@ -63,7 +64,7 @@ def _runs(text: str, known: dict[str, int]) -> np.ndarray:
 
 
 def _scattered(numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64's finish: numbers in a row become numbers that look drawn at random."""
+    """The last step of SplitMix64: consecutive numbers become numbers that look random."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

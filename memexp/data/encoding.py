@@ -18,10 +18,10 @@ from memexp.errors import UserError
 from memexp.machine import cores
 
 BLOCK = 1 << 18
-"""Bytes that a document is cut into, behind a line's end, and that a process is given at a time."""
+"""Bytes of a block. A document is cut into blocks at ends of lines, and a process gets one block of text at a time."""
 
 ALONE = 8 << 20
-"""Bytes of text below which no other process is started, which takes a second."""
+"""Below so many bytes of text no other process is started, because starting takes a second."""
 
 
 class Block(NamedTuple):
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """A block as another process is told of it."""
+    """A block as it is sent to another process."""
 
     id: str
     start: int
@@ -42,13 +42,13 @@ class _Work(NamedTuple):
 
 
 class Encoder:
-    """A tokenizer at work in several processes; used as a context manager, which ends them."""
+    """Runs a tokenizer in several processes. It is a context manager, which ends them."""
 
     def __init__(self, tokenizer: Tokenizer, *, bytes: int, processes: int | None = None) -> None:
         """
         Args:
-            bytes: of all text that is to be encoded.
-            processes: how many; by default one for every core, and none besides this one for little text.
+            bytes: size of all text to encode.
+            processes: how many; default: one for each core, or only this process if there is little text.
         """
         processes = cores() if processes is None else processes
         self._tokenizer, self._processes = tokenizer, processes if bytes > ALONE and tokenizer.slow else 1
@@ -56,7 +56,7 @@ class Encoder:
 
     def __enter__(self) -> "Encoder":
         if self._processes > 1:
-            # Not forked: the thread that draws progress may hold a lock, which a copy of this process would wait for.
+            # Not forked: the thread that draws progress may hold a lock, and a forked copy would wait for it forever.
             self._pool = ProcessPoolExecutor(
                 self._processes,
                 mp_context=get_context("spawn"),
@@ -90,7 +90,7 @@ class Encoder:
 
 
 def cut(texts: Iterable[tuple[Entry, bytes]], *, by_line: bool) -> Iterator[Block]:
-    """Documents in blocks, where they may be cut: behind the last end of a line, or of a longer line behind its own."""
+    """Documents in blocks. Where a document may be cut, it is cut after the last line that fits, or after one longer line."""
     for entry, data in texts:
         start = 0
         while start < len(data):
@@ -104,7 +104,7 @@ def cut(texts: Iterable[tuple[Entry, bytes]], *, by_line: bool) -> Iterator[Bloc
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Blocks together, as many as make one."""
+    """Small blocks put together until they have the size of a block."""
     batch: list[Block] = []
     size = 0
     for block in blocks:
@@ -118,11 +118,11 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
 
 
 _here: Tokenizer
-"""Of a process that was started to encode."""
+"""The tokenizer of a process that was started to encode."""
 
 
 def _begin(model: bytes) -> None:
-    """Load the tokenizer; leave interrupts to the process that started this one, and end with it."""
+    """Load the tokenizer. Ignore interrupts, which the parent process handles, and end when the parent ends."""
     global _here
     _here = tokenizers.load(model, name="the tokenizer")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -131,7 +131,7 @@ def _begin(model: bytes) -> None:
 
 def _end_with_parent() -> None:
     parent = parent_process()
-    assert parent is not None  # this process was started by one
+    assert parent is not None  # this process was started by it
     parent.join()
     os._exit(1)
 
@@ -154,17 +154,20 @@ def _tokens(work: _Work, tokenizer: Tokenizer) -> np.ndarray:
         raise UserError(f"document {work.id}: {error}") from error
     if tokenizer.lossless and tokenizer.decode(tokens) != text:
         raise UserError(
-            f"the tokenizer changes document {work.id}; expected one that gives back what it was given, or "
-            "data.tokenizer.lossless=false, with which bytes are counted in what comes back"
+            f"the tokenizer changes document {work.id}; expected a tokenizer that gives text back unchanged, "
+            "or data.tokenizer.lossless=false, with which bytes are counted in the text that comes back"
         )
     return tokens
 
 
 def as_text(id: str, data: bytes, start: int = 0) -> str:
-    """What UTF-8 of a document says, from its byte `start` on.
+    """The text of some bytes of a document.
+
+    Args:
+        start: the place of the first byte in the document, for the message.
 
     Raises:
-        UserError: it is no UTF-8.
+        UserError: they are not UTF-8.
     """
     try:
         return data.decode()

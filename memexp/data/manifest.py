@@ -8,24 +8,24 @@ from memexp.files import fingerprint, read_json
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared corpus, once it is known to be as it was written.
+    """The manifest of a prepared corpus, after its checksum was verified.
 
     Raises:
-        UserError: it is absent or is not.
+        UserError: it is absent or damaged.
     """
     path = folder / "manifest.json"
     manifest = read_json(path)
     content = {key: value for key, value in manifest.items() if key != "checksum"} if isinstance(manifest, dict) else {}
     if not content or manifest.get("checksum") != fingerprint(content):
         raise UserError(
-            f"{path} is damaged: its content has the checksum {fingerprint(content)}, expected the one that stands in it. "
+            f"{path} is damaged: its content has the checksum {fingerprint(content)}, expected the checksum that stands in it. "
             "Likely cause: it was edited"
         )
     return {**content, "checksum": manifest["checksum"]}
 
 
 def tokenizer_name(manifest: dict[str, Any]) -> str:
-    """'bpe 1,024', 'words 47' or 'bytes'; of a tokenizer that was loaded its file's name for its kind."""
+    """The tokenizer in two words: 'bpe 1,024', 'words 47' or 'bytes'. A loaded tokenizer is named by its file."""
     tokenizer = manifest["tokenizer"]
     kind = tokenizer["kind"] if tokenizer["path"] is None else Path(tokenizer["path"]).stem
     return str(kind) if kind == "bytes" else f"{kind} {tokenizer['vocabulary']:,}"

@@ -1,4 +1,4 @@
-"""How far back a document last said the same: what a memory of each size can hope to find.
+"""How far back a document repeats itself: what a memory of each size could retrieve.
 
 Shapes: N tokens of a document, G = N - n + 1 n-grams in it.
 """
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def distances(tokens_N: np.ndarray, n: int) -> np.ndarray:
-    """From each n-gram to the last place in the document where it stood before, in tokens; 0 where nowhere.
+    """Tokens from each n-gram back to its previous occurrence in the document; 0 if there is none.
 
     Returns:
-        int64, G; overlapping n-grams count, so the least distance is 1.
+        int64, G; overlapping n-grams count, so the smallest distance is 1.
     """
     hash_G = _hashes(tokens_N, n)
     order_G = np.argsort(hash_G, kind="stable")
@@ -21,13 +21,13 @@ def distances(tokens_N: np.ndarray, n: int) -> np.ndarray:
 
 
 def counts_by_distance(distance_G: np.ndarray) -> np.ndarray:
-    """How many distances lie from 2^i up to but not including 2^(i+1), for i from 0 to 62; zeros are none."""
+    """How many distances d have 2^i <= d < 2^(i+1), for i from 0 to 62; zeros are not counted."""
     exponent = np.frexp(distance_G[distance_G > 0])[1] - 1
     return np.bincount(exponent, minlength=63)
 
 
 def _hashes(tokens_N: np.ndarray, n: int) -> np.ndarray:
-    """64 bits for each n-gram: of different ones they are different, but for a chance of 2^-46 or less."""
+    """A hash of 64 bits for each n-gram. Two different n-grams have the same hash with a chance of at most 2^-46."""
     factors = np.random.default_rng(0).integers(1 << 64, size=n, dtype=np.uint64) | np.uint64(1)
     count = max(0, len(tokens_N) - n + 1)
     hash_G = np.zeros(count, dtype=np.uint64)

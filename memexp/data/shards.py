@@ -1,10 +1,10 @@
-"""Documents on disk as they were read: a source is gone through once, and a build that was stopped goes on.
+"""Documents on disk as they were read, so that a source is read only once and a stopped build can continue.
 
 In the folder `work` of a corpus that is being built:
 
-    begun               what is built; where it says something else, all of this is of no use
+    begun               what is being built; if it says something else, all of this is useless
     00000.text          documents one after another, as bytes
-    00000.json          their rows and the text's checksum; written last, for a shard without it does not count
+    00000.json          their rows and the text's checksum; written last, since a shard counts only with it
     read                the source has no more documents
     00000.encoded.json  how many tokens each document has, and the checksum of the shard's tokens
 """
@@ -26,12 +26,12 @@ from memexp.errors import UserError
 from memexp.files import checksum, read_json, write_json
 
 SHARD = 32 << 20
-"""Bytes after which a shard ends with its document."""
+"""A shard ends after the document with which it reaches this many bytes."""
 
 BEGUN, READ = "begun", "read"
 
 LAYOUT = 2
-"""Raised when rows say something else: what an older version has begun is of no use then."""
+"""Raised when the content of rows changes, so that what an older version has begun is not used."""
 
 
 @dataclass
@@ -44,14 +44,14 @@ class Entry:
     split: str = ""
     tokens: int = 0
     answers: Sequence[int] | None = None
-    """Which of its tokens are scored, where not all are."""
+    """Which of its tokens are scored; None: all."""
     slices: dict[str, Any] | None = None
     label: str | None = None
     digest: str = ""
     """Of its text."""
 
     def row(self) -> dict[str, Any]:
-        """Its row of documents.json; what only documents with answers have is left out of others."""
+        """Its row of documents.json. Keys that only documents with answers have are left out of other rows."""
         answers = None if self.answers is None else len(self.answers)
         kept = asdict(self) | {"answers": answers, "digest": None}
         return {name: value for name, value in kept.items() if value is not None}
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclass
 class Shard:
-    """Some of the documents, one after another as the source gives them."""
+    """Some of the documents, in the order of the source."""
 
     path: Path
     """Of its text."""
@@ -69,12 +69,12 @@ class Shard:
 
     @property
     def index(self) -> Path:
-        """What says that it is whole, with its rows."""
+        """The file with its rows, which exists only if the shard is complete."""
         return self.path.with_suffix(".json")
 
     @property
     def encoded(self) -> Path:
-        """What says that its tokens are written."""
+        """The file that exists only if its tokens are written."""
         return self.path.with_suffix(".encoded.json")
 
     def texts(self) -> Iterator[tuple[Entry, bytes]]:
@@ -85,7 +85,11 @@ class Shard:
 
 
 def begin(work: Path, content: str) -> None:
-    """Make `work` the folder of what `content` stands for; what another build has left there goes."""
+    """Make `work` the folder of a build. What a different build has left there is removed.
+
+    Args:
+        content: says what is built.
+    """
     mark = work / BEGUN
     if not mark.exists() or read_json(mark) != content:
         shutil.rmtree(work, ignore_errors=True)
@@ -93,10 +97,10 @@ def begin(work: Path, content: str) -> None:
 
 
 def read(source: Source, config: Data, work: Path, advance: Callable[[int], None]) -> list[Shard]:
-    """All documents of a source; what was read before stays as it is.
+    """All documents of a source. Complete shards of an earlier, stopped build are kept.
 
     Args:
-        advance: is told of every document's bytes.
+        advance: called with the size of each document in bytes.
 
     Raises:
         UserError: a document cannot be used, or the disk is full.
@@ -107,7 +111,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         return shards
     documents = iter(source)
     for shard in shards:
-        # Only by going through them again does one get to a source's middle; it also shows whether it is still the same.
+        # A source can only be read from its start. Reading these documents again also shows whether it has changed.
         again = islice(documents, len(shard.entries) + shard.left_out[0])
         entries = [_checked(document, config)[0] for document in again]
         kept = [(entry.id, entry.bytes) for entry in entries if entry.bytes >= config.min_document]
@@ -125,22 +129,22 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line that `path` cannot be written.
+    """Turn errors of the system into one line that names `path`.
 
     Raises:
-        UserError: the system says so.
+        UserError: `path` cannot be written.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. Likely cause: the disk "
-            "is full or a quota is used up. The same command goes on from the last whole part"
+            "is full or a quota is used up. The same command continues from the last complete part"
         ) from error
 
 
 def _whole(work: Path) -> Iterator[Shard]:
-    """The shards that are there, up to the first that is not as it was written."""
+    """The complete shards, up to the first that is missing or damaged."""
     for number in count():
         shard = Shard(work / f"{number:05}.text")
         if not shard.index.exists():
@@ -154,7 +158,7 @@ def _whole(work: Path) -> Iterator[Shard]:
 
 
 def _write(documents: Iterator[Document], shard: Shard, config: Data, advance: Callable[[int], None]) -> Shard | None:
-    """Fill a shard with the next documents; None where there are no more."""
+    """Fill a shard with the next documents; None if there are no more."""
     digest = hashlib.sha256()
     shard.encoded.unlink(missing_ok=True)
     with writing(shard.path):
@@ -184,7 +188,7 @@ def _write(documents: Iterator[Document], shard: Shard, config: Data, advance: C
 
 
 def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
-    """What is kept of a document, once it is known to be of use, and its text."""
+    """What is kept of a document, after it was checked, and its text as UTF-8."""
     try:
         data = document.text.encode() if isinstance(document.text, str) else document.text
     except UnicodeEncodeError as error:

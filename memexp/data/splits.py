@@ -10,12 +10,12 @@ SPLITS = ("train", "valid", "test")
 HELD_OUT = ("valid", "test")
 
 GIANT = 0.1
-"""A group with more than this share of all text is a giant, and so is one of as many documents as a split needs. Giants
-are the last to be held out, so that most text stays for training and no held-out split is of one group alone."""
+"""A group is a giant if it has more than this share of all text, or as many documents as a split needs. Giants are held
+out last. So most text stays for training, and no held-out split consists of one group alone."""
 
 
 class Sized(Protocol):
-    """A document as far as the splits look at it."""
+    """What the splits need to know of a document."""
 
     @property
     def group(self) -> str: ...
@@ -25,15 +25,15 @@ class Sized(Protocol):
 
 
 def hashed(name: str) -> bytes:
-    """An order that has nothing to do with what documents hold and is the same on every machine."""
+    """A sort key that does not depend on what documents contain and is the same on every machine."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def assign(documents: Sequence[Sized], *, valid: int, test: int) -> dict[str, str]:
     """The split of every group.
 
-    Groups stand in the order of a hash of their names, giants last. The first ones are for the test, until that has at
-    least `test` documents; the next ones for validation likewise; all others for training.
+    Groups are sorted by a hash of their names, giants last. The first groups are for the test, until it has at least
+    `test` documents. The next groups are for validation, until it has at least `valid`. All others are for training.
 
     Args:
         documents: all of them, in any order.

@@ -153,7 +153,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: 
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     refused, made = done.stdout.splitlines()
     assert re.fullmatch(
-        "cannot write .*: File too large; expected free space .* goes on from the last whole part", refused
+        "cannot write .*: File too large; expected free space .* continues from the last complete part", refused
     )
     assert made == "True"
 

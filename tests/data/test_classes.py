@@ -128,7 +128,7 @@ def test_documents_without_a_label_are_refused(data: Data, tmp_path: Path) -> No
 
 def test_one_class_is_refused(data: Data, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", ["left"] * 12)
-    assert "all documents of data=text are of the class 'left'; expected two" in refused(data, tmp_path)
+    assert "all documents of data=text are of the class 'left'; expected at least two" in refused(data, tmp_path)
 
 
 def test_a_class_that_training_does_not_show_is_refused(data: Data, plain: Corpus, tmp_path: Path) -> None:

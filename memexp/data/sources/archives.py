@@ -1,4 +1,4 @@
-"""What is in a package: the files of a .deb, a wheel or a source archive, without any other program."""
+"""The files in a package, which is a .deb, a wheel or a source archive. No other program is needed."""
 
 import gzip
 import io
@@ -18,16 +18,16 @@ AR_HEADER = 60
 
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError)
-"""What the readers raise; pyarrow's errors are of the same kinds."""
+"""What the readers raise; pyarrow's errors are subclasses of these."""
 
 
 def read_archive(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The wanted files of a package by their names, sorted; those that end in .gz unpacked.
+    """The wanted files of a package by their names, sorted. Files that end in .gz are unpacked.
 
     Names are as in the installed system, or in a source archive as seen from its one top folder.
 
     Raises:
-        UserError: the archive is damaged or of no known kind.
+        UserError: the archive is damaged or of an unknown kind.
     """
     try:
         found = dict(sorted(_members(archive, wanted)))
@@ -51,7 +51,7 @@ def _members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
 
 
 def _tar_members(file: IO[bytes], above: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files of a tar archive, their names without the first `above` folders."""
+    """The wanted files of a tar archive, with names that leave out the first `above` folders."""
     with tarfile.open(fileobj=file, mode="r|*") as opened:
         for member in opened:
             name = "/".join(member.name.removeprefix("./").split("/")[above:])

@@ -1,4 +1,4 @@
-"""WikiText: lines of many articles, which are documents again."""
+"""WikiText: files of lines, which are put together to articles."""
 
 import re
 from collections.abc import Iterator
@@ -17,19 +17,20 @@ HEADING = re.compile(r"= (?!= ).+ =")
 
 
 class Articles(Published):
-    """A document an article of WikiText; each is a group of its own.
+    """Each article of WikiText is a document, and a group of its own.
 
-    Lines begin with a space and end in one, as in the files of the first publication; the hub's blank lines have none.
+    Lines begin and end with a space, as in the files of the first publication. In those of the hub, blank lines have no
+    space; it is added.
 
-    *Differs from Transformer-XL and LM-RMT:* they read a split as one text, and carry their memory from an article into
-    the next.
+    *Differs from Transformer-XL and LM-RMT:* they read a split as one text, so memory is carried from one article into the
+    next.
     """
 
     def __init__(self, options: ArticlesOptions, path: str | None) -> None:
         super().__init__(options, path, suffixes=(".raw", ".tokens", ".txt"))
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """A row a line."""
+        """Each line is a row."""
         number = 0
         try:
             with file.open(encoding="utf-8", newline="\n") as lines:
@@ -41,7 +42,7 @@ class Articles(Published):
             raise unreadable(file, error) from error
 
     def __iter__(self) -> Iterator[Document]:
-        # Of a split in several files an article may begin in one and end in the next.
+        # If a split has several files, an article can begin in one file and end in the next.
         for (split, file), rows in groupby(self.rows(), key=lambda row: (row.split, _source(row))):
             for number, lines in enumerate(self._articles(rows), start=1):
                 title = next(filter(str.strip, lines)).strip("= \n")
@@ -49,7 +50,7 @@ class Articles(Published):
                 yield Document(id, id, "".join(lines), split)
 
     def _articles(self, rows: Iterator[Row]) -> Iterator[list[str]]:
-        """The lines of each article. A heading is a line by itself: some articles have lines like one."""
+        """The lines of each article. A heading has blank lines around it, for some articles have lines that look like one."""
         article: list[str] = []
         before = ""
         for line, after in pairwise(chain(map(self._line, rows), [""])):
@@ -66,5 +67,5 @@ class Articles(Published):
 
 
 def _source(row: Row) -> str:
-    """The split that a row is of, else its file."""
+    """The split of a row; without a split, its file."""
     return row.split or row.name.partition(":")[0]

@@ -1,37 +1,37 @@
-"""What every source yields, and what it says about itself."""
+"""What every source yields, and how it describes itself."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
 class Document(NamedTuple):
-    """One text that a lane reads from start to end."""
+    """A text that a lane (row of the batch) reads from start to end."""
 
     id: str
     """Unique and stable, such as networkx.algorithms."""
     group: str
-    """Documents of one group are on the same side of every split, such as networkx."""
+    """Documents of the same group are always in the same split; such as networkx."""
     text: str | bytes
-    """Bytes only where they need not be UTF-8, for the byte tokenizer."""
+    """Bytes only if they need not be UTF-8, for the byte tokenizer."""
     split: str = ""
-    """train, valid or test where the source says it; else its group is assigned to one."""
+    """train, valid or test if the source says it; if empty, its group is assigned to a split."""
     answers: Sequence[int] | None = None
-    """Indices, from 1 on and ascending, of the tokens that are scored, for the tokenizer kind=words; None: all."""
+    """Indices of the tokens that are scored, ascending, at least 1, for the tokenizer kind=words; None: all."""
     slices: dict[str, Any] | None = None
-    """Kinds that accuracy is told apart by: a name, and its value or a list of one value an answer."""
+    """What accuracy is split by: names, each with a value or with a list of one value for each answer."""
     label: str | None = None
     """Its class, for task=classify."""
 
 
 class Source(Protocol):
-    """Documents that can be gone through more than once and are the same each time."""
+    """Documents that can be read more than once and are the same each time."""
 
     def __iter__(self) -> Iterator[Document]: ...
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: `what` (a line), `parts` (name, version, licence of each) and names of `absent` parts."""
+        """For the manifest: `what` (one line), `parts` (each with name, version, licence) and the names of `absent` parts."""
         ...
 
     def identity(self) -> Any:
-        """JSON content that tells these documents from others; it goes into the prepared folder's name."""
+        """JSON content that differs for different documents; its hash is part of the name of the prepared folder."""
         ...

@@ -1,4 +1,4 @@
-"""Fetches a package through its ordinary client into a cache, so that a corpus can be made of what is in it."""
+"""Fetches a package with its ordinary client (pip or apt) into a cache, so that its files can become a corpus."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from memexp.errors import UserError
 from memexp.files import checksum, read_json, write_json
 
 RECORD = "checksum.json"
-"""Name and SHA-256 of the one archive that lies beside it. Written last, so that what has it is whole."""
+"""File with the name and SHA-256 of the archive beside it. It is written last, so a folder that has it is complete."""
 
 APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15")
 
@@ -22,7 +22,7 @@ PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-versio
 FORMS = {
     "": (),
     "source": ("--no-binary=:all:",),
-    # One and the same on every machine: what is wanted in it is no program.
+    # The same file on every machine, since only texts in it are wanted, not programs.
     "linux": (
         "--only-binary=:all:",
         "--python-version=3.11",
@@ -30,30 +30,30 @@ FORMS = {
         "--platform=manylinux_2_24_x86_64",
     ),
 }
-"""What pip is told to download: what it would install here, the source, or what it would install on a Linux machine."""
+"""Options of pip for each form of a package: what it would install here, the source, or what it would install on Linux."""
 
 DISTRIBUTIONS = ("Debian", "Ubuntu")
-"""Whose packages are asked for; other lists, which apt may have too, are somebody else's."""
+"""Only their packages are asked for. Other lists of apt belong to others."""
 
 NEVER_UPDATED = "`apt-get update` was never run on this machine: run it once, as root"
 
 
 class Package(NamedTuple):
-    """A package as its client knows it."""
+    """What identifies a package for its client."""
 
     client: str
-    """pip, apt, or apt-source for the source that a Debian package is built from."""
+    """pip, apt, or apt-source: the source that a Debian package is built from."""
     name: str
     version: str | None
-    """None takes the one that the system's release has: Debian keeps no other."""
+    """None takes the version of the system's release, because Debian keeps no other."""
     sha256: str | None
-    """Of pip's archive, which pip compares before it opens it; Debian's are compared with its signed lists by apt."""
+    """Of pip's archive; pip compares it before it opens the archive. Debian's are compared by apt with its signed lists."""
     form: str = ""
-    """Which of a registry's files, one of FORMS."""
+    """Which of the registry's files, a key of FORMS."""
 
 
 class Fetched(NamedTuple):
-    """An archive in the cache that has passed its checksum."""
+    """An archive in the cache whose checksum was verified."""
 
     file: Path
     version: str
@@ -61,10 +61,10 @@ class Fetched(NamedTuple):
 
 
 def fetch(package: Package, cache: Path) -> Fetched:
-    """The archive of a package, downloaded where the cache does not hold it.
+    """The archive of a package. It is downloaded if the cache does not have it.
 
     Raises:
-        UserError: there is no such client, it cannot download the package, or the archive is not what it should be.
+        UserError: the client is missing or cannot download the package, or the archive has another checksum.
     """
     name = f"{package.client}-{package.name}" + (f"-{package.version}" if package.version else "")
     folder = cache / name
@@ -90,7 +90,7 @@ def _verify(file: Path, expected: str, hint: str) -> None:
 
 
 def _download(package: Package, folder: Path) -> None:
-    """Make `folder` with the archive and its record, whole or not at all."""
+    """Make `folder` with the archive and its record, completely or not at all."""
     from rich.console import Console
 
     Console(stderr=True).print(f"Fetching {package.name} with {package.client}", highlight=False)
@@ -108,7 +108,7 @@ def _download(package: Package, folder: Path) -> None:
                 "version of the client"
             )
         write_json(partial / RECORD, {"file": files[0].name, "sha256": checksum(files[0])})
-        if folder.exists() and not (folder / RECORD).exists():  # so it is of no use
+        if folder.exists() and not (folder / RECORD).exists():  # so it is useless
             shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
@@ -132,7 +132,7 @@ def _apt(package: Package, folder: Path) -> None:
 
 
 def _apt_source(package: Package, folder: Path) -> None:
-    """Debian's binary packages are listed by default and its sources are not, so they are listed for this call alone."""
+    """By default Debian lists its binary packages and not its sources, so sources are listed for this call alone."""
     releases = _releases(package, folder)
     with tempfile.TemporaryDirectory() as name:
         own = Path(name)
@@ -141,13 +141,13 @@ def _apt_source(package: Package, folder: Path) -> None:
         command = [*APT, "-o", f"Dir::Etc::SourceList={own / 'sources.list'}", "-o", "Dir::Etc::SourceParts=-"]
         command += ["-o", f"Dir::State::Lists={own / 'lists'}"]
         command += ["-o", "Dir::Cache::PkgCache=", "-o", "Dir::Cache::SrcPkgCache="]
-        # Else a list that could not be fetched would only be warned of.
+        # Without this apt only warns of a list that it cannot fetch.
         _run([*command, "-o", "APT::Update::Error-Mode=any", "update"], package, folder)
         _run([*command, "source", "--download-only", "--tar-only", package.name], package, folder)
 
 
 def _releases(package: Package, folder: Path) -> list[str]:
-    """Address, release and component of every list that apt has of the distribution's own packages."""
+    """Address, release and component of each of apt's lists of the distribution's own packages."""
     asked = ["indextargets", "--format", "$(ORIGIN)|$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
     lists = [line.split("|") for line in _run([*APT, *asked], package, folder).splitlines()]
     releases = sorted({release for origin, release in lists if origin in DISTRIBUTIONS})
@@ -160,7 +160,7 @@ def _releases(package: Package, folder: Path) -> list[str]:
 
 
 def _run(command: Sequence[str], package: Package, folder: Path) -> str:
-    """Run a client in `folder`; what it prints."""
+    """Run a client in `folder` and return what it prints."""
     client = "pip" if "pip" in command else command[0]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
@@ -192,7 +192,7 @@ def _run(command: Sequence[str], package: Package, folder: Path) -> str:
 
 def _absent(client: str, package: Package) -> str:
     where = "a Debian or Ubuntu system" if client == "apt-get" else "an environment with pip"
-    return f"{client} is not there to fetch {package.name}; expected {where}. Or copy data/downloads from where it was fetched"
+    return f"{client} is not installed, so it cannot fetch {package.name}; expected {where}. Or copy data/downloads from where it was fetched"
 
 
 CLIENTS: dict[str, Callable[[Package, Path], None]] = {"pip": _pip, "apt": _apt, "apt-source": _apt_source}

@@ -14,7 +14,7 @@ from memexp.errors import UserError
 from memexp.files import checksum
 
 ROWS = LINES + TABLES
-"""Files of these suffixes hold a document a row; any other file is a document, and must be UTF-8."""
+"""Files with these endings have a document in each row. Any other file is a document and must be UTF-8."""
 
 MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -22,27 +22,27 @@ MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""What a file of another encoding begins with; the longer marks first, for they begin as the shorter ones do."""
+"""How files of other encodings begin. Longer marks come first, because they begin with the shorter ones."""
 
 
 NAMED = 20
-"""Files that an error names."""
+"""The number of files that an error names."""
 
 
 class Files:
     """A document for each text file, each line of a .jsonl, .jsonl.gz or .jsonl.zst file and each row of a .parquet file.
 
-    Files are read in the order of their names, hidden ones left out. Every document is a group of its own. A NUL byte
-    is refused: text of another encoding often has some.
+    Files are read in the order of their names, without hidden files. Every document is a group of its own. A NUL byte
+    is refused, because it often means text of another encoding.
     """
 
     def __init__(self, options: FilesOptions, path: str | None) -> None:
         """
         Args:
-            path: the file, or the folder that is searched with all folders below it.
+            path: a file, or a folder, which is read with all folders in it.
 
         Raises:
-            UserError: there is no such path, or no such file in it.
+            UserError: there is no such path, or no file to read in it.
         """
         if path is None:
             raise UserError(
@@ -61,7 +61,7 @@ class Files:
             raise UserError(f"data.path is {path}, a folder without any {kinds}; expected documents in it")
 
     def name(self, file: Path) -> str:
-        """Where a file stands in the folder."""
+        """The path of a file in the folder."""
         return file.name if file == self._path else file.relative_to(self._path).as_posix()
 
     def __iter__(self) -> Iterator[Document]:
@@ -79,7 +79,7 @@ class Files:
         """A file's text.
 
         Raises:
-            UserError: it has none; all other files are looked at then, and those like it named, to be mended in one go.
+            UserError: it is not text. All other files like it are then named too, so that they can be fixed together.
         """
         try:
             return read_text(file)
@@ -92,7 +92,7 @@ class Files:
             if not others:
                 raise
             named = f"{', '.join(others[:NAMED])}{', ...' if len(others) > NAMED else ''}"
-            raise UserError(f"{error}. {len(others)} besides it cannot be read either: {named}") from error
+            raise UserError(f"{error}. {len(others)} other files cannot be read either: {named}") from error
 
     @cached_property
     def checksums(self) -> dict[str, str]:
@@ -103,12 +103,12 @@ class Files:
             raise unreadable(Path(error.filename), error) from error
 
     def describe(self) -> dict[str, Any]:
-        """The files with their checksums; of their licences nothing is known."""
+        """The files with their checksums; their licences are unknown."""
         part = {"name": str(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
         return {"what": "files", "parts": [part], "absent": [], "files": self.checksums}
 
     def identity(self) -> Any:
-        """Names and contents, so that a folder that has changed is prepared anew."""
+        """Names and contents, so that a folder that has changed is prepared again."""
         content = {"field": self._field, "files": self.checksums}
         return content | {"label": self._label} if self._label else content
 
@@ -122,7 +122,11 @@ def _is_text(file: Path) -> bool:
 
 
 def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:
-    """The files in a folder and all below it that end so, by name; none that is hidden or in a hidden folder."""
+    """The files in a folder and in all folders below it, sorted by name, without hidden files and folders.
+
+    Args:
+        suffixes: only files with these endings; empty: all.
+    """
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -131,12 +135,12 @@ def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:
 
 
 def read_text(file: Path) -> str:
-    """A whole file as it stands: no line end is changed.
+    """The whole text of a file, with its line ends unchanged.
 
     Raises:
-        UserError: it cannot be read or is no text.
+        UserError: it cannot be read or is not text.
     """
-    name_others = "convert it, take it away, or name the endings of those to take, as data.source.suffixes=[.txt]"
+    name_others = "convert it, remove it, or name the endings of the files to take, as in data.source.suffixes=[.txt]"
     try:
         content = file.read_bytes()
         for mark, encoding in MARKS.items():
@@ -146,13 +150,13 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; expected text. Likely "
-            f"cause: another encoding or no text at all; {name_others}"
+            f"cause: another encoding, or not text; {name_others}"
         ) from error
     except OSError as error:
         raise unreadable(file, error) from error
     if "\0" in text:
         raise UserError(
-            f"{file} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding or no text "
-            f"at all; {name_others}"
+            f"{file} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding, or "
+            f"not text; {name_others}"
         )
     return text

@@ -1,4 +1,4 @@
-"""What becomes of a package's files: texts with names, by the format that a corpus's configuration says."""
+"""From the files of a package to texts with names, by the format that the configuration of a corpus gives."""
 
 import re
 import sqlite3
@@ -18,26 +18,26 @@ PRODUCERS = re.compile(r"\s*Produced by .*?\n\n", re.S)
 END = re.compile(r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|^End of (?:the )?Project Gutenberg", re.M | re.I)
 
 HEADING = re.compile(r"^\$\(\n(?=(?:####|#\*#\*|=-=-).*\n *(?P<name>.*\S))", re.M)
-"""Where a part, a section or a subsection of a Metamath database begins: a comment whose first line is such a rule."""
+"""Start of a part, section or subsection of a Metamath database: a comment whose first line is a line of such signs."""
 
 DRAFTS = "mathbox"
-"""In the heading of the first part that is no longer the database itself but its users' drafts."""
+"""Word in the heading where the database ends and its users' drafts begin."""
 
 
 def _text(files: Files) -> Texts:
-    """A text for each file, as it stands."""
+    """A text for each file, unchanged."""
     for name, data in files.items():
         yield name, data.decode("utf-8")
 
 
 def _book(files: Files) -> Texts:
-    """A text for each file, without what Project Gutenberg put before and behind it."""
+    """A text for each file, without what Project Gutenberg put before and after it."""
     for name, data in files.items():
         yield name, _without_gutenberg(data.decode("utf-8"))
 
 
 def _without_gutenberg(text: str) -> str:
-    """A book alone, its line ends line feeds: the texts are in the public domain, but the project's name is a trademark."""
+    """The book alone, with line feeds as line ends. Texts are in the public domain, but the project's name is a trademark."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     start, end = START.search(text), END.search(text)
     text = text[start.end() if start else 0 : end.start() if end else None]
@@ -46,7 +46,7 @@ def _without_gutenberg(text: str) -> str:
 
 
 def _html(files: Files) -> Texts:
-    """A text for each page: what a reader sees, a line for each block; spaces in a row become one outside of <pre>."""
+    """A text for each page: what a reader sees, one line for each block. Outside of <pre>, several spaces become one."""
     for name, data in files.items():
         page = _Page()
         page.feed(data.decode("utf-8"))
@@ -55,7 +55,7 @@ def _html(files: Files) -> Texts:
 
 
 def _r_books(files: Files) -> Texts:
-    """A text for each variable of R's lazy-load databases that holds strings: its strings as lines, cut as `book` is."""
+    """A text for each variable of strings in R's lazy-load databases: its strings as lines, cut like `book`."""
     for name, data in files.items():
         if name.endswith(".rdb"):
             for variable, text in rdata.variables(data, files[name.removesuffix(".rdb") + ".rdx"]):
@@ -92,7 +92,7 @@ def _wiki_text(files: Files) -> Texts:
 
 
 def _metamath(files: Files) -> Texts:
-    """A text for each part, section and subsection of a database, from the first on to its users' drafts."""
+    """A text for each part, section and subsection of a database, up to its users' drafts."""
     for data in files.values():
         text = data.decode("utf-8")
         first = text.index("\n$(\n####") + 1
@@ -115,7 +115,7 @@ FORMATS: dict[str, Callable[[Files], Texts]] = {
 }
 
 UNREADABLE = (KeyError, ValueError, OSError, EOFError, zlib.error, sqlite3.Error, ElementTree.ParseError)
-"""What they raise where files are not of the format; text that is not UTF-8 is a ValueError."""
+"""What they raise if files are not of the format; text that is not UTF-8 is a ValueError."""
 
 
 class _Page(HTMLParser):
@@ -154,7 +154,7 @@ class _Page(HTMLParser):
         super().__init__()
         self._parts: list[str] = []
         self._hidden = self._kept = 0
-        """How many open elements hide their content, and how many keep its white space."""
+        """How many open elements hide their content, and how many keep white space."""
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self._hidden += tag in self.HIDDEN
@@ -173,6 +173,6 @@ class _Page(HTMLParser):
             self._parts.append(data if self._kept else re.sub(r"\s+", " ", data))
 
     def text(self) -> str:
-        """What was collected, without spaces at line ends and with at most one blank line in a row."""
+        """The collected text, without spaces at line ends and without several blank lines in a row."""
         text = re.sub(r"[ \t]*\n[ \t]*(?=\n)|[ \t]+(?=\n)", "\n", "".join(self._parts))
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

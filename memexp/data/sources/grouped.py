@@ -16,27 +16,27 @@ from memexp.errors import UserError
 
 
 class Grouped(Published):
-    """A document of all files that belong together, in an order, joined by line ends; each is a group of its own.
+    """Files that belong together become a document: they are sorted and joined by line ends. Each is a group of its own.
 
-    On disk what belongs together is the topmost folder that holds a mark, `path` itself included, else the folder directly
-    below `path`. Rows come in no order: they are sorted in a temporary data base on disk. They may be split by file, and
-    what belongs together by another measure, so of published splits none is kept.
+    On disk the files of the topmost folder that contains `MARK` belong together (`path` itself can be this folder); without a
+    mark, those of each folder directly in `path`. Rows come in any order, so they are sorted in a temporary database on
+    disk. Published splits are not kept, for they can separate files that belong together.
     """
 
     ROWS_FIRST = False
     MARK: str
-    """A file or a folder at the root of what belongs together."""
+    """A file or folder that marks the root folder of a document."""
 
     @abstractmethod
     def order(self, name: str, files: dict[str, str]) -> list[str]:
-        """The paths of a document's files as they are joined.
+        """The paths of a document's files in the order in which they are joined.
 
         Args:
             files: texts by their paths.
         """
 
     def part(self, path: str) -> str:
-        """What a file of a repository belongs to in it; by default the whole."""
+        """The part of a repository that a file belongs to; empty, the default: the whole repository."""
         return ""
 
     def wanted(self, name: str) -> bool:
@@ -44,11 +44,11 @@ class Grouped(Published):
         return True
 
     def read(self, file: Path) -> str | None:
-        """A file's text; None leaves it out."""
+        """A file's text; None leaves the file out."""
         return read_text(file)
 
     def file_text(self, row: Row) -> str | None:
-        """The same of a file that is a row."""
+        """The text of a file that is a row; None leaves the file out."""
         return self.text(row)
 
     def __iter__(self) -> Iterator[Document]:
@@ -57,7 +57,7 @@ class Grouped(Published):
                 yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)))
 
     def identity(self) -> Any:
-        """The same, and which of the files on disk are one document, for marks decide that."""
+        """As of every published data set, and the root folder of each document on disk, which depends on the marks."""
         described = super().identity()
         if not self._on_disk:
             return described
@@ -69,7 +69,7 @@ class Grouped(Published):
 
     @property
     def _on_disk(self) -> bool:
-        """Whether files are files, and no rows."""
+        """Whether the files are texts and not rows."""
         return self.files is not None and not self.files.files[0].name.endswith(ROWS)
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
@@ -122,7 +122,7 @@ class Grouped(Published):
 
 
 def _tops(root: Path, mark: str) -> Callable[[PurePosixPath], PurePosixPath]:
-    """What gives, of a folder below `root`, the one whose files are its document."""
+    """A function from a folder below `root` to the root folder of its document."""
 
     @cache
     def marked(folder: PurePosixPath) -> bool:

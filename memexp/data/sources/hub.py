@@ -1,4 +1,4 @@
-"""Data sets of the hub, streamed: the first of several that can be read, or one line that says why none can."""
+"""Data sets of the hub, streamed: the first of several that can be read, or one line that says why none can be."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from memexp.errors import UserError
 
 TIMEOUT = 4.0
-"""Seconds in which the hub must answer the first question; `datasets` by itself would ask again for half a minute."""
+"""Seconds to wait for the hub's first answer. `datasets` by itself would repeat its request for half a minute."""
 
 
 class Found(NamedTuple):
@@ -14,7 +14,7 @@ class Found(NamedTuple):
 
     name: str
     revision: str
-    """The commit that is read, however long that takes."""
+    """The commit that is read, from the first row to the last."""
     splits: dict[str, Iterable[dict[str, Any]]]
 
 
@@ -22,8 +22,8 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
     """The first data set that can be read.
 
     Args:
-        sets: for each what `datasets.load_dataset` takes; `data_files` are the patterns of each split, of one kind.
-        otherwise: what can be done without the hub, for messages.
+        sets: arguments of `datasets.load_dataset` for each; `data_files` has the patterns of each split, of the same kind.
+        otherwise: what a user can do without the hub, for messages.
 
     Raises:
         UserError: the hub does not answer, or gives none of the sets.
@@ -45,10 +45,10 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
             reasons.append(gated)
         except unusable:
             reasons.append(f"{name} is not there")
-        # Such as a script, or files that are none of `datasets`' kinds; StopIteration is its word for a file without rows.
+        # Such as a script, or files that `datasets` cannot read; it raises StopIteration for a file without rows.
         except (FileNotFoundError, errors.EntryNotFoundError, ValueError, RuntimeError, StopIteration) as error:
             reasons.append(gated if info and info.gated else f"{name}: {_line(error)}")
-        except (OSError, errors.HTTPError) as error:  # of whichever library is below
+        except (OSError, errors.HTTPError) as error:  # of the library that `datasets` uses
             raise UserError(
                 f"cannot reach {constants.ENDPOINT} for {name}: {_line(error)}; expected a connection. {otherwise}"
             ) from error
@@ -56,11 +56,11 @@ def find(sets: Sequence[dict[str, Any]], *, otherwise: str) -> Found:
 
 
 def _splits(options: dict[str, Any], commit: str) -> dict[str, Iterable[dict[str, Any]]]:
-    import datasets  # only now, for it takes seconds
+    import datasets  # here, because it takes seconds
 
     if "data_files" not in options:
         return dict(datasets.load_dataset(**{**options, "revision": commit}, streaming=True))
-    # The files themselves: `datasets` refuses a repository that holds a script before it looks at what is asked for.
+    # The files are read by their addresses, because `datasets` refuses a repository that contains a script.
     files = {
         split: [f"hf://datasets/{options['path']}@{commit}/{pattern}" for pattern in patterns]
         for split, patterns in options["data_files"].items()

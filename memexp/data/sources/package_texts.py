@@ -1,4 +1,4 @@
-"""Real documents that package registries hold: books, proofs, mathematics, web pages, Wikipedia."""
+"""Real documents from packages of pip and apt: books, proofs, mathematics, web pages, Wikipedia."""
 
 import re
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from memexp.data.sources.formats import FORMATS, UNREADABLE
 from memexp.errors import UserError
 
 ONLY_TOLD = ("licence", "attribution", "sha256", "form")
-"""What no text depends on."""
+"""Settings of a part that change no text."""
 
 
 class PackageTexts:
-    """Documents out of packages that their ordinary clients fetch; near-duplicates of longer ones are left out.
+    """Documents from packages, which pip or apt fetch. Near-duplicates of longer documents are left out.
 
-    The texts of one corpus are some tens of megabytes, and stay in memory once they were read.
+    The texts of a corpus are some tens of megabytes. They stay in memory after they are first read.
     """
 
     def __init__(self, options: PackageTextsOptions, downloads: Path) -> None:
@@ -37,7 +37,7 @@ class PackageTexts:
         return iter(self._documents)
 
     def describe(self) -> dict[str, Any]:
-        """What was fetched, under which licence, and which documents were left out as near-duplicates of which."""
+        """The packages with their licences, and the documents that were left out as near-duplicates."""
         parts = [
             {
                 "name": name,
@@ -54,7 +54,7 @@ class PackageTexts:
         return {"what": self._what, "parts": parts, "absent": [], "near_duplicates": near}
 
     def identity(self) -> Any:
-        """The settings without Debian's versions: a prepared corpus outlives an upgrade, so that old runs can be scored."""
+        """The settings without Debian's versions, so that a prepared corpus is still used after an upgrade."""
         parts = {
             name: {key: value for key, value in asdict(part).items() if key not in ONLY_TOLD}
             for name, part in self._parts.items()
@@ -70,7 +70,7 @@ class PackageTexts:
 
     @cached_property
     def _texts(self) -> dict[str, Document]:
-        """All documents by their ids, near-duplicates too."""
+        """All documents by their ids, with near-duplicates."""
         found: dict[str, Document] = {}
         for name, part in self._parts.items():
             for document in _read(name, part, self._fetched[name].file):
@@ -89,7 +89,7 @@ class PackageTexts:
 
 
 def _takes(part: Part, name: str) -> bool:
-    """Whether a file of the package is one of those that documents are made of."""
+    """Whether a file of the package is used."""
     inside = name.removeprefix(f"{part.folder}/") if part.folder else name
     if part.folder and inside == name:
         return False
@@ -117,7 +117,7 @@ def _read(package: str, part: Part, archive: Path) -> Iterator[Document]:
 
 
 def _joined(texts: Iterator[tuple[str, str]], size: int) -> Iterator[tuple[str, str]]:
-    """Texts in a row as one until they have `size` bytes, by the name of the first; what remains goes to the last one."""
+    """Consecutive texts joined until they have `size` bytes, under the name of the first; the rest is added to the last."""
     name, parts, bytes = "", list[str](), 0
     waiting: tuple[str, str] | None = None
     for each, text in texts:

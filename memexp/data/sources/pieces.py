@@ -1,4 +1,4 @@
-"""enwik8 and text8: one text of a hundred million bytes, of which a part is for each split."""
+"""enwik8 and text8: a text of a hundred million bytes, cut into three splits."""
 
 import io
 import zipfile
@@ -13,14 +13,14 @@ from memexp.data.sources.rows import unreadable
 from memexp.errors import UserError
 
 SHARES = {"train": 90, "valid": 5, "test": 5}
-"""Hundredths of the text that each split has, in this order."""
+"""Percent of the text for each split, in this order."""
 
 
 class Pieces(Published):
-    """A text of bytes in documents of equal length: the first 90 % for training, 5 % for validation, 5 % for the test.
+    """A text of bytes, cut into documents of equal length. 90 % are for training, 5 % for validation, 5 % for the test.
 
-    *Differs from Transformer-XL and LM-RMT:* they cut a split into as many pieces as there are lanes, so that a piece is
-    longer.
+    *Differs from Transformer-XL and LM-RMT:* they cut a split into one piece for each row of the batch, so their pieces
+    are longer.
     """
 
     def __init__(self, options: PiecesOptions, path: str | None) -> None:
@@ -51,7 +51,9 @@ class Pieces(Published):
             read = start + len(self._read(text, 1))
         if read != self._size:
             seen = f"{read:,}" if read < self._size else f"more than {self._size:,}"
-            raise UserError(f"the text has {seen} bytes; expected {self._size:,}. Likely cause: it is cut, or another")
+            raise UserError(
+                f"the text has {seen} bytes; expected {self._size:,}. Likely cause: it is cut off, or another text"
+            )
 
     def chosen(self) -> dict[str, Any]:
         return {"size": self._size, "piece": self._piece}
@@ -61,7 +63,7 @@ class Pieces(Published):
             return text.read(size)
         except (OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"cannot read {text.name}: {error}; expected a whole file. Likely cause: it is cut"
+                f"cannot read {text.name}: {error}; expected a whole file. Likely cause: it is cut off"
             ) from error
 
     def _opened(self, stack: ExitStack) -> IO[bytes]:

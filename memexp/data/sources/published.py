@@ -1,4 +1,4 @@
-"""Published data sets: their rows from the hub, or from files on disk of the same form."""
+"""Published data sets: their rows come from the hub, or from files of the same form on disk."""
 
 import re
 from abc import ABC, abstractmethod
@@ -15,16 +15,16 @@ from memexp.data.sources.files import Files, read_text, search
 from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, read_rows, text_field, unreadable
 
 ROWS = LINES + JSON + TABLES
-"""Files of these suffixes hold rows as the hub's do."""
+"""Endings of files that contain rows, like those of the hub."""
 
 METADATA = ".json"
-"""What may also stand beside the rows or texts to say something of them; so these are rows only where nothing else is."""
+"""Such a file can also be a description beside rows or texts, so it counts as rows only if there is nothing else."""
 
 SPLITS = {"train": ["train"], "validation": ["valid"], "test": ["test"]}
-"""The hub's names of splits, and what they are here."""
+"""Names of splits on the hub, and their names here."""
 
 NAMED = re.compile(r"(?:^|[-_./])(train|validation|valid|val|dev|test)(?=[-_./]|$)")
-"""A split in the name of a file or of its folder: c4-train.00000-of-01024.json.gz, validation/1.txt, wiki.test.raw."""
+"""The split in the name of a file or of its folder: c4-train.00000-of-01024.json.gz, validation/1.txt, wiki.test.raw."""
 
 ALSO = {"valid": "validation", "val": "validation", "dev": "validation"}
 """Other names of published splits."""
@@ -36,21 +36,21 @@ class Row(NamedTuple):
     name: str
     """Unique, such as train:17."""
     where: str
-    """The same for messages."""
+    """Where the row is, for messages."""
     split: str
-    """train, valid or test; empty where the data set is not split as it should be."""
+    """train, valid or test; empty if the data set does not have all published splits."""
     values: dict[str, Any]
 
 
 class Published(ABC):
-    """A data set by its rows; text is kept as it was published.
+    """A data set of rows; text is kept as it was published.
 
-    Published splits are kept where all of them are there; in files on disk, where names of files or folders tell. What is
-    of none of them is left out then, or it would add to one that is published.
+    Published splits are kept if all of them are there. On disk the names of files or folders say the split. Files without a
+    split are then left out, because they would be added to a published split.
     """
 
     ROWS_FIRST = True
-    """Whether rows are taken, and not text files, from a folder that has both."""
+    """Whether rows or text files are taken from a folder that has both."""
 
     def __init__(
         self,
@@ -94,26 +94,26 @@ class Published(ABC):
         return self._of_hub() if self.files is None else self._of_files(self.files)
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What a text file has for rows: by default it is one."""
+        """The rows of a text file: by default the whole file is one row."""
         yield "row 1", {self.fields["text"][0]: read_text(file)}
 
     def text(self, row: Row, word: str = "text") -> str:
         """A field of the row that must be there.
 
         Raises:
-            UserError: it is not, or is no text.
+            UserError: it is missing or not text.
         """
         return text_field(row.values, self.fields[word], where=row.where, setting=f"data.source.fields.{word}")
 
     def value(self, row: Row, word: str) -> Any:
-        """A field of the row; None where there is none."""
+        """A field of the row; None if there is none."""
         return field(row.values, self.fields.get(word, []))
 
     @cached_property
     def _found(self) -> hub.Found:
         return hub.find(
             self._options.sets,
-            otherwise=f"Files on disk do as well: data.path=PATH. And without either: data={self._options.instead}",
+            otherwise=f"Files on disk also work: data.path=PATH. Without both: data={self._options.instead}",
         )
 
     def _of_hub(self) -> Iterator[Row]:
@@ -138,17 +138,17 @@ class Published(ABC):
                 yield Row(name, f"{file}, {where}", self._split(split, number), row)
 
     def _published(self, name: str) -> str:
-        """The published split that a file's name tells; empty if none."""
+        """The published split in a file's name; empty if there is none."""
         named = NAMED.search(name)
         return ALSO.get(named[1], named[1]) if named else ""
 
     def _split(self, published: str, number: int) -> str:
-        """Which split here a row is of: those of one published split take turns."""
+        """The split of a row. If a published split is divided, its rows go to each part in turn."""
         ours = self._splits.get(published) or [""]
         return ours[(number - 1) % len(ours)]
 
     def describe(self) -> dict[str, Any]:
-        """The data set that can be read, with its commit, or the files.
+        """The data set that is read, with its commit, or the files.
 
         Raises:
             UserError: the hub cannot be read.
@@ -160,15 +160,15 @@ class Published(ABC):
         return {"what": "a data set of the hub", "parts": [part], "absent": []}
 
     def identity(self) -> Any:
-        """The settings, and names and sizes of the files: they may be many gigabytes, which a run would wait for.
+        """The settings, and names and sizes of files, whose content can be many gigabytes, so it is not read for this.
 
-        Not the commit: a prepared corpus outlives a change on the hub.
+        The commit is left out, so that a prepared corpus is still used after a change on the hub.
         """
         read = {"sets": self._options.sets} if self.files is None else {"files": self._sizes(self.files)}
         return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self.chosen(), **read}
 
     def chosen(self) -> dict[str, Any]:
-        """What else determines the documents."""
+        """Other options that determine the documents."""
         return {}
 
     def _sizes(self, files: Files) -> dict[str, int]:
@@ -179,7 +179,7 @@ class Published(ABC):
 
 
 class Texts(Published):
-    """A document a row, or a text file; each is a group of its own."""
+    """Each row or text file is a document, and a group of its own."""
 
     def __init__(self, options: TextsOptions, path: str | None) -> None:
         super().__init__(options, path, suffixes=options.suffixes, splits=options.splits, rows=options.rows)
@@ -195,7 +195,7 @@ class Texts(Published):
             if not self._wanted(row):
                 continue
             text = self.text(row)
-            # A character has a byte at least, so most texts need not be encoded to know.
+            # A character has at least one byte, so most texts need not be encoded to know this.
             if len(text) <= self._longer_than and len(text.encode("utf-8", "surrogatepass")) <= self._longer_than:
                 continue
             title = self.value(row, "title")

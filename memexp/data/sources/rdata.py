@@ -1,4 +1,4 @@
-"""Text in R's data files: the strings of each variable of a package's lazy-load database."""
+"""Reads text from R's data files: the strings of each variable of a package's lazy-load database."""
 
 import gzip
 import struct
@@ -21,13 +21,13 @@ LATIN1 = 1 << 14
 
 
 def variables(database: bytes, index: bytes) -> Iterator[tuple[str, str]]:
-    """Every variable of an .rdb file that is a vector of strings, with its strings as lines.
+    """Name and text of every variable of an .rdb file that is a vector of strings; each string is a line.
 
     Args:
         index: the .rdx file beside it, which says where each variable is.
 
     Raises:
-        ValueError: one of them is in a form that is not read here.
+        ValueError: a variable is in a form that cannot be read here.
     """
     places = _Reader(gzip.decompress(index)).read()["variables"]
     for name, (start, length) in sorted(places.items()):
@@ -39,7 +39,7 @@ def variables(database: bytes, index: bytes) -> Iterator[tuple[str, str]]:
 
 
 class _Reader:
-    """R's serialisation in its portable form ("X"): a flag word, then what its lowest byte says."""
+    """R's serialisation in its portable form ("X"): a word of flags, then a value of the type in its lowest byte."""
 
     def __init__(self, data: bytes) -> None:
         if data[:2] != b"X\n":
@@ -60,7 +60,7 @@ class _Reader:
         return struct.unpack(f">{count}i", self._bytes(4 * count))
 
     def read(self) -> Any:
-        """The next value: a list, or a dict where it has names; a string for a string or a symbol."""
+        """The next value: a list, or a dict if it has names; a string or a symbol is a string."""
         (flags,) = self._integers(1)
         kind = flags & 0xFF
         if kind == NOTHING:
@@ -88,7 +88,7 @@ class _Reader:
         return dict(zip(names, value, strict=True)) if names else value
 
     def _pairs(self, flags: int) -> dict[str, Any]:
-        """A list of pairs, such as the attributes of a vector are."""
+        """A list of pairs, such as the attributes of a vector."""
         found = {}
         while flags & 0xFF == PAIRS:
             if flags & HAS_ATTRIBUTES:

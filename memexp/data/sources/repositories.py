@@ -1,4 +1,4 @@
-"""GitHub: a repository is a document."""
+"""GitHub: each repository is a document."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,10 +11,10 @@ from memexp.data.splits import hashed
 
 
 class Repositories(Grouped):
-    """A document a repository: its files as they come when its folders are walked in an order drawn from a seed.
+    """Each repository is a document: its files joined in a random order of its folders, drawn from a seed.
 
-    Files and folders of a folder come in that order, and a folder's files stay together (Memorizing Transformers). Files
-    that are no UTF-8, or have a NUL byte as binary ones do, are left out.
+    The files and folders of each folder are in random order, and all files of a folder stay together (Memorizing
+    Transformers). Binary files are left out: those that are not UTF-8 or have a NUL byte.
     """
 
     MARK = ".git"
@@ -48,7 +48,7 @@ class Repositories(Grouped):
         return None if isinstance(value, str) and "\0" in value else self.text(row)
 
     def order(self, name: str, files: dict[str, str]) -> list[str]:
-        """A path is sorted by a random number for each folder that it leads through, and for itself."""
+        """The sort key of a path is a random number for each folder on the path and for the file."""
 
         def drawn(path: str) -> list[bytes]:
             place = PurePosixPath(path)

@@ -1,4 +1,4 @@
-"""Rows of a file: JSON lines, a JSON array or Parquet, plain or compressed; and the fields of a row."""
+"""Reads the rows of a file (JSON lines, a JSON array or Parquet, also compressed) and the fields of a row."""
 
 import gzip
 import json
@@ -10,26 +10,26 @@ from typing import IO, Any
 from memexp.errors import UserError
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-"""Files of these suffixes hold a JSON object a line."""
+"""Endings of files with a JSON object in each line."""
 
 JSON = (".json", ".json.gz", ".json.zst")
-"""Files of these suffixes hold a JSON object a line as well, or one array of objects."""
+"""Endings of files with a JSON object in each line, or with one array of objects."""
 
 TABLES = (".parquet",)
 
 BATCH = 16
-"""Rows read at a time, for a row may be a book."""
+"""Rows that are read at a time; few, because a row can be a book."""
 
 
 def read_rows(file: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, for messages, as `line 3` or `row 3`, and the row.
+    """Each row of a file, after its place for messages, such as `line 3` or `row 3`.
 
     Args:
-        file: of a suffix in LINES, JSON or TABLES.
-        names: the fields that are needed; of a Parquet file others are not read. A dot leads into a field of fields.
+        file: its ending is in LINES, JSON or TABLES.
+        names: the fields that are needed; other columns of a Parquet file are not read. `a.b` is field b of field a.
 
     Raises:
-        UserError: the file cannot be read, is cut off, or a line is no JSON object.
+        UserError: the file cannot be read, is cut off, or a line is not a JSON object.
     """
     if file.name.endswith(TABLES):
         return _parquet_rows(file, {name.partition(".")[0] for name in names})
@@ -37,9 +37,9 @@ def read_rows(file: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def field(row: dict[str, Any], names: Sequence[str]) -> Any:
-    """The first of the fields that the row has; None without any.
+    """The first of the fields that the row has; None if it has none.
 
-    In `meta.path` meta may be an object or its JSON; `owner/name` is two fields, joined like that.
+    In `meta.path`, meta can be an object or text with its JSON. `owner/name` means both fields, joined with a slash.
     """
     for name in names:
         values = [_one(row, part) for part in name.split("/")]
@@ -56,14 +56,14 @@ def _one(row: dict[str, Any], name: str) -> Any:
 
 
 def text_field(row: dict[str, Any], names: Sequence[str], *, where: str, setting: str) -> str:
-    """The first of the fields that the row has, once it is known to be text.
+    """The first of the fields that the row has, which must be text.
 
     Args:
         where: the file and the row, for the message.
-        setting: what names other fields.
+        setting: the setting that could name other fields, for the message.
 
     Raises:
-        UserError: it is not, it holds a NUL character, or there is none.
+        UserError: it is not text, contains a NUL character, or is missing.
     """
     value = field(row, names)
     if isinstance(value, str):
@@ -78,10 +78,10 @@ def text_field(row: dict[str, Any], names: Sequence[str], *, where: str, setting
 
 
 def label_field(row: dict[str, Any], name: str, *, where: str) -> str:
-    """The class that stands in a field: text, or a number, true or false as they are written.
+    """The class in a field, as text: a number, true and false are written out.
 
     Raises:
-        UserError: it holds something else, or there is none.
+        UserError: it is something else, or missing.
     """
     value = field(row, [name])
     if not isinstance(value, str | int):
@@ -94,7 +94,7 @@ def label_field(row: dict[str, Any], name: str, *, where: str) -> str:
 
 
 def unreadable(file: Path, error: Exception) -> UserError:
-    """What is said of a file that the system does not give, or that is damaged."""
+    """The error for a file that cannot be read or is damaged."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
     return UserError(f"cannot read {file}: {reason}; expected a file of documents that can be read")
 
@@ -114,7 +114,7 @@ def _fields(row: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Blank lines are passed over."""
+    """Blank lines are skipped."""
     try:
         with _opened(file) as lines:
             for number, line in enumerate(lines, start=1):
@@ -136,7 +136,7 @@ def _opened(file: Path) -> IO[bytes]:
 
         import pyarrow
 
-        # Unlike others it says when a file is cut off.
+        # Unlike other readers it raises an error if the file is cut off.
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd"))
     return file.open("rb")
 
@@ -169,7 +169,9 @@ def _row(file: Path, where: str, line: bytes) -> dict[str, Any]:
 
 def _checked(file: Path, where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{file}, {where} is no JSON object but {json.dumps(row)[:30]}; expected one with named fields")
+        raise UserError(
+            f"{file}, {where} is not a JSON object but {json.dumps(row)[:30]}; expected an object with named fields"
+        )
     return row
 
 

@@ -1,7 +1,7 @@
 """Algorithmic tasks: documents that are drawn from a seed, of which only an answer is scored.
 
-Text is words between single spaces, for the tokenizer kind=words. Before an answer stands a mark, so that the token
-which predicts the answer's first word is no part of the question, and a document has one token more than inputs.
+Texts are words with single spaces between them, for the tokenizer kind=words. A mark comes before the answer, so the token
+that predicts the answer's first word is not part of the question. A document has one token more than it has inputs.
 """
 
 import math
@@ -19,16 +19,16 @@ from memexp.data.splits import SPLITS
 from memexp.errors import UserError
 
 MARK = ">"
-"""Stands before an answer."""
+"""The word before an answer."""
 
 SYMBOLS = "0123456789"
 
 DRAWS = 1000
-"""Draws after which a task is held to have no other document than those held out."""
+"""After so many draws in vain, a task is taken to have no more documents than those held out."""
 
 
 class Drawn(NamedTuple):
-    """A document before it has a name."""
+    """A document without a name."""
 
     words: Sequence[str]
     answers: Sequence[int]
@@ -37,9 +37,9 @@ class Drawn(NamedTuple):
 
 
 class Task(ABC):
-    """Documents of three splits, each drawn from a generator of its own, so that the size of one changes no other.
+    """Documents of three splits, each drawn from its own generator, so that the size of a split does not change the others.
 
-    What stands in the test split is drawn again for the others, and what stands in the validation split for training.
+    No document is in two splits: a document that is already in the test or the validation split is drawn again.
     """
 
     def __init__(self, options: TaskOptions) -> None:
@@ -47,7 +47,7 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> Drawn:
-        """A document."""
+        """Draw a document."""
 
     def __iter__(self) -> Iterator[Document]:
         held_out: set[str] = set()
@@ -66,12 +66,12 @@ class Task(ABC):
             if (text := " ".join(drawn.words)) not in held_out:
                 return text, drawn
         raise UserError(
-            f"data.source.documents is {list(self._documents.values())}, but the documents held out leave hardly another one "
-            "to draw; expected fewer, or longer documents"
+            f"data.source.documents is {list(self._documents.values())}, but almost all possible documents are held out "
+            "already; expected fewer, or longer documents"
         )
 
     def describe(self) -> dict[str, Any]:
-        """Nothing in it is anybody's work."""
+        """Only the task; it has no parts and no licences."""
         what = f"{type(self).__name__.lower()} task, drawn from seed {self._options.seed}"
         return {"what": what, "parts": [], "absent": []}
 
@@ -81,7 +81,7 @@ class Task(ABC):
 
 
 class _Echo(Task):
-    """Symbols, the mark, and a target that they determine."""
+    """Symbols, the mark, and a target that follows from the symbols."""
 
     def __init__(self, options: EchoOptions) -> None:
         super().__init__(options)
@@ -97,7 +97,7 @@ class _Echo(Task):
     @staticmethod
     @abstractmethod
     def target(source: list[str]) -> list[str]:
-        """What is to be said."""
+        """The words of the answer."""
 
 
 class Copy(_Echo):
@@ -126,7 +126,7 @@ class Reverse(_Echo):
 
     @staticmethod
     def target(source: list[str]) -> list[str]:
-        """The source from its end."""
+        """The source backwards."""
         return source[::-1]
 
 
@@ -183,7 +183,7 @@ class Equations(Task):
         multiplier = int(generator.integers(1, self.LARGEST_MULTIPLIER + 1))
         linear, constant = -sum(roots), math.prod(roots)
         if generator.random() < self.WITHOUT_ROOTS:
-            # Beyond the constant at which both roots would be the same.
+            # Larger than the constant at which both roots would be equal.
             constant = linear**2 // 4 + int(generator.integers(1, self.LARGEST_ROOT**2 + 1))
         *solution, answer = solve(multiplier, linear, constant)
         text = "".join(field.ljust(self.FIELD, "_") for field in solution) + MARK
@@ -213,11 +213,11 @@ class Mqar(Task):
         self._pairs, self._length, self._keys = options.pairs, options.length, (options.vocabulary - 1) // 2
 
     def draw(self, generator: np.random.Generator) -> Drawn:
-        """Pairs, and the queries among the filler."""
+        """Pairs, then the queries between filler words."""
         pairs = _one_of(self._pairs, generator)
         keys, values = ([f"{kind}{index}" for index in generator.permutation(self._keys)[:pairs]] for kind in "kv")
         chances = np.arange(1, (self._length - 2 * pairs) // 2 + 1) ** (self.POWER - 1)
-        # Whichever comes first when each gap comes after an exponential time: a draw without replacement, but faster.
+        # Each gap gets an exponential waiting time, and the first ones are taken: a draw without replacement, but faster.
         gaps = np.argsort(generator.exponential(1 / chances))[:pairs]
         words = [*_interleaved(keys, values), *["."] * (self._length + 1 - 2 * pairs)]
         distances = {}
@@ -267,5 +267,5 @@ def _one_of(numbers: list[int], generator: np.random.Generator) -> int:
 
 
 def _down(number: int) -> int:
-    """The largest power of two that is not above `number`."""
+    """The largest power of two that is at most `number`."""
     return 1 << (number.bit_length() - 1)

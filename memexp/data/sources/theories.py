@@ -1,4 +1,4 @@
-"""Isabelle: the theories of a development are a document."""
+"""Isabelle: all theories of a development together are a document."""
 
 import re
 from pathlib import PurePosixPath
@@ -9,21 +9,21 @@ from memexp.data.sources.grouped import Grouped
 COMMENT = re.compile(r"\(\*.*?\*\)", re.DOTALL)
 
 HEADER = re.compile(r"\btheory\s+\S+\s+imports\s+(.*?)\s(?:keywords|abbrevs|begin)\b", re.DOTALL)
-"""What a theory imports."""
+"""The header of a theory, with its list of imports."""
 
 IMPORT = re.compile(r'"[^"]*"|[^\s"]+')
 
 COLLECTION = "thys"
-"""The folder of the Archive of Formal Proofs whose folders are its entries."""
+"""The folder of the Archive of Formal Proofs that contains a folder for each entry."""
 
 
 class Theories(Grouped):
-    """A document an entry of the Archive of Formal Proofs, or another folder with a ROOT; its theories in import order.
+    """Each entry of the Archive of Formal Proofs, or other folder with a ROOT, is a document, in the order of imports.
 
-    A theory stands behind all that it imports from its own document, so definitions come before their uses (Memorizing
+    A theory comes after all theories of its document that it imports, so definitions come before their uses (Memorizing
     Transformers).
 
-    *Differs from Memorizing Transformers:* of Isabelle's own library all of HOL is a document, for it has one ROOT.
+    *Differs from Memorizing Transformers:* all of HOL in Isabelle's own library is one document, because it has one ROOT.
     """
 
     MARK = "ROOT"
@@ -36,18 +36,18 @@ class Theories(Grouped):
         super().__init__(options, path, suffixes=(".thy",))
 
     def part(self, path: str) -> str:
-        """The entry, in a copy of the Archive; of other repositories the whole."""
+        """The entry, in a copy of the Archive; empty, for the whole, in other repositories."""
         steps = PurePosixPath(path).parts
         return steps[steps.index(COLLECTION) + 1] if COLLECTION in steps[:-2] else ""
 
     def order(self, name: str, files: dict[str, str]) -> list[str]:
-        """Depth first, by name: each theory behind its imports, as they are listed."""
+        """Depth first, in the order of names: each theory comes after its imports."""
         named = {PurePosixPath(path).stem: path for path in sorted(files, reverse=True)}
         ordered: dict[str, None] = {}
         begun: set[str] = set()
 
         def visit(path: str) -> None:
-            if path in begun:  # also where imports go round in a circle, which Isabelle refuses
+            if path in begun:  # also if imports are circular, which Isabelle refuses
                 return
             begun.add(path)
             for imported in imports(files[path]):
@@ -62,7 +62,7 @@ class Theories(Grouped):
 
 
 def imports(theory: str) -> list[str]:
-    """Names of the theories that one imports, without their sessions and folders."""
+    """Names of the theories that a theory imports, without their sessions and folders."""
     header = HEADER.search(COMMENT.sub(" ", theory))
     named = IMPORT.findall(header[1]) if header else []
     return [re.split(r"[/.]", name.strip('"'))[-1] for name in named]

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 NO_TEXT = ("file:", "image:", "category:")
-"""Links that begin so put a picture in its place, or the article in a category."""
+"""Links that begin with these show a picture or put the article in a category."""
 
 NO_PROSE = ("table", "ref", "gallery", "math", "timeline")
-"""Tags whose content is left out with them."""
+"""Tags that are left out with their content."""
 
 
 def articles(dump: bytes) -> Iterator[tuple[str, str]]:
-    """Title and markup of every page of a .xml.bz2 dump that is an article: of the first namespace, and no redirect."""
+    """Title and markup of every article of a .xml.bz2 dump: the pages of the first namespace that are not redirects."""
     for _, page in ElementTree.iterparse(io.BytesIO(bz2.decompress(dump))):
         namespace, _, tag = page.tag.rpartition("}")
         if tag != "page":
@@ -25,9 +25,9 @@ def articles(dump: bytes) -> Iterator[tuple[str, str]]:
 
 
 def plain(title: str, markup: str) -> str:
-    """An article as text, its headings between signs of equality as in WikiText: ` = Title = `, ` = = Section = = `.
+    """An article as text, with headings between equals signs as in WikiText: ` = Title = `, ` = = Section = = `.
 
-    Templates, tables, references, formulas, pictures and categories are left out; of a link its visible part stays.
+    Templates, tables, references, formulas, pictures and categories are left out. Only the visible part of a link is kept.
     """
     import mwparserfromhell
     from mwparserfromhell.nodes import Text

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Bytes:
-    """A token is a byte of the text's UTF-8."""
+    """Each byte of the text's UTF-8 is a token."""
 
     vocabulary = 256
     lossless, by_line, slow = True, True, False

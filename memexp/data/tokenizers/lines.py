@@ -11,25 +11,25 @@ from memexp.errors import UserError
 
 
 class Lines:
-    """A token is a word between white space, or the end of a line; the most frequent words come first.
+    """Tokens are words between white space, and ends of lines; the most frequent words have the smallest ids.
 
-    So are WikiText and the vocabularies of Transformer-XL. The pieces of a text are a space and a word, and a space and
-    a line end: WikiText's own form, which comes back as it was. A word that is not known becomes `<unk>` where that is
-    one of the words.
+    WikiText and the vocabularies of Transformer-XL are made so. Each piece of a text is a space and a word, or a space and a
+    line end: this is WikiText's own form, so it comes back unchanged. An unknown word becomes `<unk>` if that is in the
+    vocabulary.
     """
 
     by_line, slow = True, False
 
     SAVED = b"lines "
-    """Begins what `save` gives."""
+    """The start of what `save` returns."""
 
     END, UNKNOWN = "\n", "<unk>"
 
     def __init__(self, words: Iterable[str], *, lossless: bool = True) -> None:
         """
         Args:
-            words: in the order of their ids, of which the line end's is the first.
-            lossless: whether a text that does not come back as it was is to be refused.
+            words: in the order of their ids; the line end is the first.
+            lossless: whether a text that does not come back unchanged must be refused.
         """
         self.lossless = lossless
         self._words = list(words)
@@ -39,7 +39,7 @@ class Lines:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, lossless: bool) -> "Lines":
-        """The words of the texts, the most frequent first, equals in the order of their letters."""
+        """The words of the texts, the most frequent first; words of equal frequency are in alphabetical order."""
         counts = Counter(word for text in texts for word in cls._split(text))
         del counts[cls.END]
         return cls([cls.END, *sorted(counts, key=lambda word: (-counts[word], word))], lossless=lossless)
@@ -55,7 +55,7 @@ class Lines:
         """Ids as uint16, or uint32 where the vocabulary needs it.
 
         Raises:
-            UserError: a word is not known, and there is no `<unk>`.
+            UserError: a word is unknown, and there is no `<unk>`.
         """
         words = list(self._split(text.decode("utf-8") if isinstance(text, bytes) else text))
         unknown = self._ids.get(self.UNKNOWN)
@@ -79,5 +79,5 @@ class Lines:
 
     @classmethod
     def load(cls, model: bytes, *, lossless: bool) -> "Lines":
-        """The tokenizer of what `save` gave, without `LOSSY`."""
+        """The tokenizer from what `save` returned, without `LOSSY`."""
         return cls(model.removeprefix(cls.SAVED).decode().split(" "), lossless=lossless)

@@ -11,27 +11,27 @@ from memexp.data.tokenizers.tokenizer import LOSSY, token_type
 from memexp.errors import UserError
 
 SPACE_MARK = "\u2581"
-"""What SentencePiece writes for a space. In a text that holds this very character it is encoded as its three bytes."""
+"""What SentencePiece writes for a space. If a text contains this character, it is encoded as its three bytes."""
 
 LONGEST_LINE = 8192
-"""Characters. Text is encoded line by line, so that the tokens of a line do not depend on what stands around it and cost
-is linear; longer lines are cut."""
+"""Characters; longer lines are cut. Text is encoded line by line, so that the tokens of a line do not depend on other
+lines, and time is linear."""
 
 LINES = 4096
-"""Lines encoded at a time, so that memory is bounded."""
+"""Lines that are encoded at a time, so that memory is bounded."""
 
 THREADS = 2
-"""Fixed, for unigram training depends on it."""
+"""Fixed, because the result of unigram training depends on it."""
 
 PROBE = (
     " a  b\t\tc \n\n   x\r\ny\v\f\x00\x01\x7f\ufeff<unk><s></s><0x41>\n\u0130\ufb01\u00e9e\u0301\uff21\u00a0\u2003\u200b"
     "\u2581\u2581 \u4e2d\u6587\U0001f600\ue000\ufffd\U0010ffff \n "
 )
-"""Text that a tokenizer which normalises, trims or lacks bytes does not give back."""
+"""Text that comes back changed from a tokenizer that normalises, trims or lacks byte pieces."""
 
 
 class SentencePiece:
-    """A SentencePiece model, without its normaliser where that changes text; or, if it is not lossless, with it."""
+    """A SentencePiece model. If it is to be lossless and its normaliser changes text, the normaliser is taken out."""
 
     by_line, slow = True, True
 
@@ -40,10 +40,10 @@ class SentencePiece:
         Args:
             model: a serialised model.
             name: what to call it in messages.
-            lossless: whether no text may be changed.
+            lossless: whether every text must come back unchanged.
 
         Raises:
-            UserError: it is no model, or changes text even without its normaliser.
+            UserError: it is not a model, or changes text even without its normaliser.
         """
         self.lossless, self._name = lossless, name
         self._load(model)
@@ -52,7 +52,7 @@ class SentencePiece:
         self._load(_without_normaliser(model))
         if self._mark is not None and not self._keeps_text():
             raise UserError(
-                f"{name} changes text even without its normaliser; expected a model that gives back what it was given, or "
+                f"{name} changes text even without its normaliser; expected a model that gives text back unchanged, or "
                 "data.tokenizer.lossless=false"
             )
 
@@ -109,12 +109,12 @@ class SentencePiece:
         if self.lossless and self._mark is None and (unknown := self._unknown(text, tokens)):
             raise UserError(
                 f"{self._name} has no piece for {unknown!r} and no byte pieces to write it with; expected a model "
-                "with byte fallback, or data.tokenizer.lossless=false, with which bytes are counted in what comes back"
+                "with byte fallback, or data.tokenizer.lossless=false, with which bytes are counted in the text that comes back"
             )
         return tokens
 
     def _unknown(self, text: str, tokens: np.ndarray) -> str:
-        """The first part of a text that the model has no piece for; empty where it has all."""
+        """The first part of a text for which the model has no piece; empty if it has pieces for all."""
         unknown = self._processor.unk_id()
         for line in _lines(text) if unknown in tokens else ():
             if unknown in (ids := self._processor.encode(line)):
@@ -133,10 +133,10 @@ class SentencePiece:
 
 
 def _without_normaliser(model: bytes) -> bytes:
-    """The same pieces and scores, for text as it stands: T5's model folds and trims, LLaMA's puts a space in front."""
+    """The model with the same pieces and scores, but for unchanged text: T5's normalises and trims, LLaMA's adds a space."""
     from sentencepiece import sentencepiece_model_pb2
 
-    content = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made when imported
+    content = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # the class is created at import
     content.normalizer_spec.name = "identity"
     content.normalizer_spec.precompiled_charsmap = b""
     content.normalizer_spec.add_dummy_prefix = False
@@ -157,7 +157,7 @@ def chunks(text: str, size: int) -> Iterator[str]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Each line with its end, in parts where it is too long."""
+    """Each line with its end; lines that are too long are in several parts."""
     for line in io.StringIO(text, newline="\n"):
         if len(line) <= LONGEST_LINE:
             yield line
@@ -175,7 +175,7 @@ def train_sentence_piece(kind: str, vocabulary: int, texts: Iterable[str]) -> Se
         texts: parts of the training split.
 
     Raises:
-        UserError: the texts do not give that many entries, or need more.
+        UserError: the texts are too few for that many entries, or need more.
     """
     import sentencepiece
 

@@ -17,7 +17,11 @@ WITHOUT_MODEL = ("bytes", "words", "lines")
 
 
 def load(model: bytes, *, name: str) -> Tokenizer:
-    """The tokenizer that `save` gave `model`."""
+    """The tokenizer from what its `save` returned.
+
+    Args:
+        name: what to call the model in messages.
+    """
     lossless, model = not model.startswith(LOSSY), model.removeprefix(LOSSY)
     if model.startswith(Words.SAVED):
         return Words.load(model)
@@ -27,15 +31,15 @@ def load(model: bytes, *, name: str) -> Tokenizer:
 
 
 def read(settings: Settings) -> Tokenizer | None:
-    """The tokenizer that needs no training: bytes or a model file; None if one is to be trained.
+    """The tokenizer, if it needs no training: bytes or a model file; None if it must be trained.
 
     Raises:
-        UserError: the model file cannot be read or changes text, or a tokenizer is to be lossy that cannot be.
+        UserError: the model file cannot be read or changes text, or lossless=false is asked of a tokenizer without loss.
     """
     if settings.path is None:
         if not settings.lossless and settings.kind != "lines":
             raise UserError(
-                f"data.tokenizer.lossless is false, but kind is {settings.kind} and no model is loaded, so that nothing is "
+                f"data.tokenizer.lossless is false, but kind is {settings.kind} and no model is loaded, so nothing is "
                 "lost; expected data.tokenizer.path, or data.tokenizer.kind=lines"
             )
         return Bytes() if settings.kind == "bytes" else None
@@ -59,7 +63,7 @@ def train(settings: Settings, texts: Iterable[str]) -> Tokenizer:
         texts: parts of the training split; for words and lines, all of its documents.
 
     Raises:
-        UserError: the texts do not give that many entries, or need more.
+        UserError: the texts are too few for that many entries, or need more.
     """
     if settings.kind == "words":
         return Words.train(texts)

@@ -11,21 +11,24 @@ begins with this."""
 
 
 class Tokenizer(Protocol):
-    """Where it is lossless, `decode(encode(text)) == text` for every text that it takes, and the pieces joined are its UTF-8."""
+    """Turns text into ids and back.
+
+    If it is lossless, `decode(encode(text)) == text` for every text that it accepts, and its pieces joined are the UTF-8.
+    """
 
     vocabulary: int
     lossless: bool
     by_line: bool
-    """Whether the tokens of a line do not depend on other lines, so that a text may be cut behind the end of one."""
+    """Whether the tokens of a line do not depend on other lines, so that a text can be cut at a line end."""
     slow: bool
-    """Whether encoding takes longer than handing text to another process and its tokens back."""
+    """Whether encoding takes longer than sending text to another process and tokens back."""
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Ids as uint16, or uint32 where the vocabulary needs it."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of whole characters; bytes that are no UTF-8, as at a cut inside a character, become U+FFFD."""
+        """The text of ids. Bytes that are not UTF-8, for example after a cut inside a character, become U+FFFD."""
         ...
 
     def pieces(self, ids: Iterable[int]) -> list[bytes]:
@@ -33,7 +36,7 @@ class Tokenizer(Protocol):
         ...
 
     def save(self) -> bytes:
-        """What `load` makes the same tokenizer from; empty for bytes."""
+        """Bytes from which `load` makes an equal tokenizer; empty for the tokenizer of bytes."""
         ...
 
 

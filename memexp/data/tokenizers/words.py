@@ -9,16 +9,15 @@ from memexp.errors import UserError
 
 
 class Words:
-    """A token is a word; words are separated by single spaces.
+    """Tokens are words, which are separated by single spaces.
 
-    The pieces of a text, each a space and a word, are its UTF-8 with one space before it. Only texts of known words can
-    be encoded.
+    Each piece is a space and a word, so the pieces of a text are its UTF-8 after a space. Only known words can be encoded.
     """
 
     lossless, by_line, slow = True, False, False
 
     SAVED = b"words "
-    """Begins what `save` gives."""
+    """The start of what `save` returns."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self._words = sorted(words)
@@ -30,7 +29,7 @@ class Words:
         """Ids as uint16, or uint32 where the vocabulary needs it.
 
         Raises:
-            UserError: a word is not known.
+            UserError: a word is unknown.
         """
         words = _words(text.decode("utf-8") if isinstance(text, bytes) else text)
         try:
@@ -57,7 +56,7 @@ class Words:
 
     @classmethod
     def load(cls, model: bytes) -> "Words":
-        """The tokenizer that `save` gave `model`."""
+        """The tokenizer from what `save` returned."""
         return cls(_words(model.removeprefix(cls.SAVED).decode("utf-8")))
 
 

@@ -85,7 +85,7 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
     message = refused(package._replace(sha256="0" * 64), cache)
     assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}. Remove {fetched.file.parent}" in message
     message = refused(package._replace(version="2.0"), cache)
-    assert "no-such-program is not there to fetch made-up" in message
+    assert "no-such-program is not installed, so it cannot fetch made-up" in message
     assert "copy data/downloads" in message
 
 
@@ -101,7 +101,7 @@ def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.Mon
     assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==2.0 " in message
     assert list(cache.iterdir()) == []
     monkeypatch.setattr(module, "PIP", (sys.executable, "-S", "-m", "pip"))  # without site-packages
-    assert "pip is not there to fetch made-up" in refused(package, cache)
+    assert "pip is not installed, so it cannot fetch made-up" in refused(package, cache)
 
 
 def test_a_debian_package(tmp_path: Path, apt: Apt) -> None:
@@ -147,7 +147,7 @@ def test_what_apt_cannot_find_and_no_apt(tmp_path: Path, apt: Apt, monkeypatch: 
     assert "apt gave 2 files for two; expected one archive" in refused(debian("two"), tmp_path / "cache")
     monkeypatch.setenv("PATH", str(tmp_path))
     message = refused(debian("made-up"), tmp_path / "cache")
-    assert "apt-get is not there to fetch made-up; expected a Debian or Ubuntu system" in message
+    assert "apt-get is not installed, so it cannot fetch made-up; expected a Debian or Ubuntu system" in message
 
 
 def test_a_damaged_or_half_made_cache(tmp_path: Path, apt: Apt) -> None:

@@ -53,12 +53,12 @@ def test_rows_are_documents(tmp_path: Path) -> None:
 def test_all_files_that_are_no_text_are_named_at_once(folder: Path) -> None:
     first = folder / "a.bin"
     first.write_bytes(b"\xff\xfa")
-    assert "besides it" not in refused(folder)
+    assert "cannot be read either" not in refused(folder)
     (folder / "z.bin").write_bytes(b"a\0b")
     (folder / "m.txt").write_bytes("ü".encode("latin-1"))
     message = refused(folder)
     assert message.startswith(f"{first} is not UTF-8")
-    assert message.endswith("2 besides it cannot be read either: m.txt, z.bin")
+    assert message.endswith("2 other files cannot be read either: m.txt, z.bin")
 
 
 def test_a_source_can_be_read_twice(folder: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     ("line", "expected"),
     [
         (b'{"text": "cut', "line 2 is not JSON"),
-        (b'["text"]', "line 2 is no JSON object"),
+        (b'["text"]', "line 2 is not a JSON object"),
         (b'{"body": "x"}', "line 2 has the fields body"),
         (b'{"text": 3}', "line 2 has 'text' of type int"),
         (b'{"text": "\xe9"}', "line 2 is not UTF-8: byte 0xe9 at offset 10"),

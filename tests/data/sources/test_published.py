@@ -125,7 +125,7 @@ def test_identity_tells_files_options_and_sets_apart(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "x"}\n{"body": 3}\n', "a.jsonl, line 2 has the fields body; expected text in 'text'"),
         ("a.jsonl", b'{"text": "a\\u0000"}\n', "a.jsonl, line 1 has a NUL character at 1; expected text"),
-        ("a.json", b'[{"text": "x"}, 3]', "a.json, row 2 is no JSON object but 3"),
+        ("a.json", b'[{"text": "x"}, 3]', "a.json, row 2 is not a JSON object but 3"),
         ("a.json", b'[{"text": "x"}', "a.json is not JSON"),
         ("a.json", b'{\n "text": 1\n}', "a.json, line 1 is not JSON"),
         ("a.jsonl.zst", b"nothing", "cannot read"),
