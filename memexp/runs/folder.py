@@ -105,7 +105,8 @@ class Run:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C where there is one
             config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder") from error
+            seen = " ".join(str(error).split())  # of YAML it has many lines
+            raise UserError(f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder") from error
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected those of a run. It was edited or damaged"
