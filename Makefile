@@ -4,7 +4,7 @@ PEERS := .venv-peers/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format clean bench bench-peers
+.PHONY: help install demo test hard lint types format clean bench bench-peers
 
 help:  ## list what make can do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -25,8 +25,11 @@ demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text
 	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0 tag=demo
 	$(BIN)/memexp table tag=demo
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -q -n 2
+test: $(STAMP)  ## run the tests, but for the hard ones
+	$(BIN)/python -m pytest -q -n 2 -m 'not hard'
+
+hard: $(STAMP)  ## run the tests that take longer: processes that are killed, generated code, every bench
+	$(BIN)/python -m pytest -q -n 2 -m hard
 
 lint: $(STAMP)  ## look for mistakes and unformatted files
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from memexp.report.escape import markdown
 from ..tiny import configure
 
 
+@pytest.mark.hard
 def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path: Path, monkeypatch, capsys) -> None:
     archs = ["vanilla", "rmt", "thought"]
     monkeypatch.setattr(bench, "choices_of", lambda group: archs)  # all of them take long, even at this size

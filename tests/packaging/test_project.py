@@ -12,7 +12,7 @@ import memexp
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-TARGETS = {"help", "install", "demo", "test", "lint", "types", "format", "clean", "bench", "bench-peers"}
+TARGETS = {"help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "bench", "bench-peers"}
 
 
 def plain(name: str) -> str:

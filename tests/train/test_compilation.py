@@ -65,6 +65,7 @@ def test_together_with(settings: tuple[str, ...], tmp_path: Any) -> None:
 
 
 @pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="needs a C++ compiler")
+@pytest.mark.hard
 def test_with_generated_code(tmp_path: Any) -> None:
     assert_same("knn", backend="inductor", tmp_path=tmp_path)
 

@@ -163,7 +163,11 @@ main(sys.argv[1:])
 """Trains, and kills itself so many calls after the start of a step: within it, or while it logs or saves behind it."""
 
 
-def test_killed_and_gone_on(start: Start, root: Path, run: Train, uninterrupted: Run, chance: random.Random) -> None:
+@pytest.mark.hard
+@pytest.mark.parametrize("turn", range(3))
+def test_killed_and_gone_on(
+    turn: int, start: Start, root: Path, run: Train, uninterrupted: Run, chance: random.Random
+) -> None:
     dies = DIES.format(step=chance.randrange(3, 40), calls=chance.randrange(50_000))
     with ended(start(*LONG, program=dies)) as process:
         assert process.wait(HANG) == -signal.SIGKILL, process.communicate()
@@ -189,6 +193,7 @@ sys.exit(main(sys.argv[1:]))
 """Trains, and stands still after step 3 until it is sent a signal."""
 
 
+@pytest.mark.hard
 def test_sigterm_saves_and_the_same_command_goes_on(start: Start, root: Path, run: Train, uninterrupted: Run) -> None:
     with ended(start(*LONG, program=HOLDS)) as process:
         stopped = wait_for_step(process, root, 3)
@@ -205,6 +210,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(start: Start, root: Path, ru
     assert_same_result(run(*LONG), uninterrupted)
 
 
+@pytest.mark.hard
 def test_sigint_saves_and_exits_with_130(start: Start, root: Path) -> None:
     with ended(start("arch=vanilla", "steps=100000", "checkpoint_every=100000")) as process:
         stopped = wait_for_step(process, root, 3)

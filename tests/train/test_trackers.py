@@ -48,6 +48,7 @@ print("WITHOUT A NETWORK")
 """
 
 
+@pytest.mark.hard
 def test_none_imports_nothing_and_wandb_falls_back_offline(root: Path, tmp_path: Path) -> None:
     """In one process, for wandb is slow to import and to start."""
     home = tmp_path / "home"
