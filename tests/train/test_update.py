@@ -17,6 +17,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import Extension, SegmentModel, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
+from memexp.model.transformer.shape import Shape
 from memexp.runs.folder import Run
 from memexp.train.batch import to_device
 from memexp.train.loader import Reader
@@ -126,8 +127,7 @@ class Recurrent(SegmentModel):
     """What a lane carries is a sum over all segments, without any detaching; each segment enters through a probe."""
 
     def __init__(self, chosen: int, *, aux: float = 0.0) -> None:
-        super().__init__()
-        self.cache_tokens = self.memory_slots = 0
+        super().__init__(Shape(VOCABULARY, 0, 4, 0, 0, 0, SEGMENT), cache=0, memory=0)
         self.head = CountingHead(chosen)
         self.aux = nn.Parameter(torch.tensor(aux))
         self.probes: list[Tensor] = []
