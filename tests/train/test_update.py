@@ -109,6 +109,9 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Any) -> None:
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
+SHAPE = Shape(vocabulary=VOCABULARY, layers=1, width=1, heads=1, head_size=1, feedforward=1, segment=SEGMENT)
+
+
 class CountingHead(Head):
     """Gives every target 1 nat times what the model let through, in one chosen segment, counted from 0."""
 
