@@ -15,6 +15,7 @@ from memexp.report.escape import console
 from memexp.report.table.comparison import compare
 from memexp.report.table.formats import html_page, records_to_csv, to_csv, to_html, to_latex, to_markdown, to_terminal
 from memexp.report.table.text import Grid, lay_out
+from memexp.runs.folder import COPIES
 from memexp.runs.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
@@ -45,7 +46,9 @@ def run(config: TableConfig) -> None:
 
 def _is_experiment(word: str) -> bool:
     """Whether a word means an experiment, known or not, and no run's folder."""
-    return word in experiments(CONF) or (word.count("/") == 1 and not Path(word).expanduser().parent.is_dir())
+    path = Path(word).expanduser()
+    named = word.count("/") == 1 and COPIES not in path.parts and not path.parent.is_dir()
+    return word in experiments(CONF) or named
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

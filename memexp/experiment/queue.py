@@ -48,9 +48,8 @@ class Work:
 
     def keep(self) -> None:
         """Make light copies of what is done."""
-        for cell in self.cells:
-            if found := self.library.score(cell):
-                keep(found[0], self.root, self.experiment)
+        scored = [found for cell in self.cells if (found := self.library.score(cell))]
+        keep({run.path: run for run, _ in scored}.values(), self.root, self.experiment)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
         """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""

@@ -25,7 +25,7 @@ from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, agreeme
 from memexp.report.table.comparison import Spread
 from memexp.report.table.compatibility import refuse_unlike
 from memexp.report.table.entries import Column, Entry, Trained, read_entry
-from memexp.runs.archive import documents_of
+from memexp.runs.archive import CopiedScore, documents_of
 from memexp.runs.folder import Run, Score
 from memexp.runs.scores import eval_command, progress_of, read_run_summary
 from memexp.wording import plural
@@ -290,7 +290,7 @@ def reproduce(
         if others and not here:
             here, others = _of_column(foreign, column), []
             table.foreign.append(column)
-        if all(library.is_copy(Run(entry.score.path.parents[1])) for entry in _all(here)):
+        if all(isinstance(entry.score, CopiedScore) for entry in _all(here)):
             here, unlike = _alike(here)
             others += _all(unlike)
         refuse_unlike(_all(here), table.metric)
