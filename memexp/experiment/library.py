@@ -2,70 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from memexp.config.field import default_of
-from memexp.config.groups import Scored
 from memexp.config.sources import SourceOptions, read_source
-from memexp.config.train import TrainConfig
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
-from memexp.experiment.cells import Cell
+from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
 from memexp.runs.archive import LightCopy, copies_of_tables
-from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import read_identity, result_settings
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A cell with the settings that its overrides make."""
-
-    cell: Cell
-    settings: TrainConfig
-    start: "Wanted | None" = None
-
-    @property
-    def score(self) -> ScoreName:
-        """What the cell's score is called."""
-        asked, mem = self.settings.eval, self.cell.mem
-        return ScoreName(
-            asked.split,
-            asked.documents,
-            asked.max_document,
-            self.settings.mem if mem is None else mem,
-            self.cell.memory,
-        )
-
-    @property
-    def scored(self) -> Scored:
-        """The documents that its score is about."""
-        return Scored(self.score.split, self.score.documents, self.score.max_document)
-
-    @property
-    def changed_mem(self) -> int | None:
-        """The memory's size in its score, where that is not the run's."""
-        return self.score.mem if self.score.mem != self.settings.mem else None
-
-    def with_seed(self, seed: int) -> "Wanted":
-        """The same with another seed."""
-        cell, settings = replace(self.cell, seed=seed), replace(self.settings, seed=seed)
-        return Wanted(cell, settings, self.start and self.start.with_seed(seed))
-
-    @property
-    def result(self) -> str:
-        """A hash of what determines the run; cells of one run share it."""
-        start = None if self.start is None else self.start.result
-        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
-
-
-def _result(config: dict[str, Any]) -> dict[str, Any]:
-    """What determines a run but for its corpus and the run it started from."""
-    content = result_settings(config)
-    return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
+from memexp.runs.folder import Run, Score
+from memexp.runs.identity import read_identity
 
 
 def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") -> dict[str, Any]:
@@ -136,7 +86,7 @@ class Library:
 
     def seeds(self, wanted: Wanted) -> set[int]:
         """The seeds of runs that may be of the cell's row and column."""
-        found = (re.search(r"-s(\d+)-[0-9a-f]{8}$", run.name) for run in self._named(wanted, seed="*"))
+        found = (re.search(r"-s(\d+)-[^-]*$", run.name) for run in self._named(wanted, seed="*"))
         return {int(match[1]) for match in found if match}
 
     def forget(self) -> None:
@@ -186,7 +136,7 @@ class Library:
                 self.left_out.append(str(error))
             return False
         started = config["init_from"] is not None
-        if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
+        if started != (wanted.start is not None) or determining(config) != determining(asdict(wanted.settings)):
             return False
         by_settings = isinstance(run, LightCopy) or self._corpus(wanted) is None
         if by_settings and config["data"] == asdict(wanted.settings.data):

@@ -13,17 +13,13 @@ from typing import Any
 
 import pytest
 
-from memexp.cli.commands import reproduce
 from memexp.cli.commands.reproduce import seconds_of
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
-from memexp.experiment import queue
-from memexp.experiment import settings as cells
-from memexp.experiment.cells import cells as all_cells
-from memexp.experiment.definition import load
+from memexp.experiment import definition, published, queue, settings
+from memexp.experiment.paper_table import open_table
 from memexp.launch.processes import JobProcess, run_jobs
-from memexp.report.paper_table import reproduction
 from memexp.runs.archive import light_copies
 
 EXPERIMENT = """
@@ -66,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(EXPERIMENT)
-    for module in (cells, reproduction, reproduce):
+    for module in (definition, settings):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
@@ -109,9 +105,8 @@ def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
 
 
 def test_a_run_is_not_scored_by_a_second_job_while_the_first_one_does(call: Call, here: Path) -> None:
-    experiment = load(reproduce.CONF, "tiny/table1")
     config = ReproduceConfig(table="tiny/table1", root=str(here))
-    work = queue.Work(experiment.name, here, cells.wanted(all_cells(experiment, "small")), config)
+    work = queue.Work(open_table("tiny/table1", scale="small"), here, config)
     [job] = work.ready()
     job.state = "running"
     code, _, _ = call(*job.command[job.command.index("memexp") + 1 : -1])
@@ -191,7 +186,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     """The paper tells the cache from the memory, untrained models do not."""
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "tiny.yaml").write_text(PUBLISHED)
-    monkeypatch.setattr(reproduction, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path / "published")
     experiment = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     experiment.write_text(EXPERIMENT.replace("seeds: [0]", "seeds: [0, 1]"))
     dry = ("reproduce", "tiny/table1", "close=true", "--dry-run")

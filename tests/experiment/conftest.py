@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from memexp.experiment.definition import Column, Experiment, Row, Scale
-from memexp.experiment.library import Wanted
+from memexp.experiment.settings import Wanted
 from memexp.files import fingerprint, write_json, write_sealed
 from memexp.runs.archive import LightCopy, keep, light_copies
 from memexp.runs.folder import Run, Score, all_runs

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memexp.config.introspection import CONF
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Experiment, experiments, load
-from memexp.experiment.library import Library, Wanted
+from memexp.experiment.library import Library
+from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import fingerprint, rewrite, write_json, write_sealed
 from memexp.runs import archive
@@ -236,7 +236,7 @@ DONE = {
 """How many cells of each column the copies in the repository filled when they were made."""
 
 
-@pytest.mark.parametrize("name", experiments(CONF))
+@pytest.mark.parametrize("name", experiments())
 def test_the_copies_in_the_repository_fill_their_cells(name: str, tmp_path: Path) -> None:
     """In a folder without corpora and without runs, which could be other ones."""
     for file in FILES:
@@ -246,7 +246,7 @@ def test_the_copies_in_the_repository_fill_their_cells(name: str, tmp_path: Path
     library = Library(tmp_path)
     done = Counter(
         one.cell.column
-        for one in compose_cells(cells(load(CONF, name), "small"))
+        for one in compose_cells(cells(load(name), "small"))
         if (found := library.score(one)) and isinstance(found[0], LightCopy)
     )
     assert (done, library.left_out) == (DONE[name], [])

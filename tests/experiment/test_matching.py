@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from memexp.config.compose import compose, typed
-from memexp.config.introspection import CONF
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, load
-from memexp.experiment.library import Library, Wanted
+from memexp.experiment.library import Library
+from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import write_json
 
@@ -48,7 +48,7 @@ def test_a_shortcut_composes_what_hydra_does(experiment: Experiment, overrides: 
 
 @pytest.mark.parametrize("name", ["memorizing/table5", "rmt/wikitext103"])
 def test_settings_of_a_corpus_and_of_a_row_come_together(name: str) -> None:
-    for cell in [one for one in cells(load(CONF, name), "small") if one.seed == 0][1:4:2]:
+    for cell in [one for one in cells(load(name), "small") if one.seed == 0][1:4:2]:
         [one] = compose_cells([cell])
         assert one.settings == typed(compose("train", one.cell.overrides))
 

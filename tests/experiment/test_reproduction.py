@@ -17,11 +17,14 @@ from memexp.errors import UserError
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells, data_of
 from memexp.experiment.definition import Experiment
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.published import Number, Published
+from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import wanted
+from memexp.experiment.text import lay_out, records
 from memexp.files import sealed, write_json
-from memexp.report.paper_table.reproduction import Reproduction, reproduce
-from memexp.report.paper_table.text import lay_out, records
 from memexp.report.statistics import widening
 from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 
@@ -51,8 +54,8 @@ def table(experiment: Experiment, tmp_path: Path) -> Table:
 
     def call(published: Published = PUBLISHED) -> Reproduction:
         data = {label: data_of(experiment, "small", label) for label in experiment.columns}
-        found = wanted(cells(experiment, "small"))
-        return reproduce(tmp_path, experiment, found, published, scale="small", data=data)
+        opened = PaperTable(experiment, "small", data, wanted(cells(experiment, "small")), published)
+        return fill(opened, Library(tmp_path))
 
     return call
 

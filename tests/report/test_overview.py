@@ -12,6 +12,8 @@ import pytest
 from memexp.cli.commands import report as command
 from memexp.config.commands import ReportConfig
 from memexp.errors import UserError
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
 from memexp.files import write_json
 from memexp.report.site import LOCAL, Table, overview
 from memexp.report.statistics import Agreement
@@ -150,11 +152,11 @@ def test_what_is_damaged_says_so_and_hides_no_other(results: Path) -> None:
 def test_the_command_writes_the_page_and_warns(
     fakes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unlike(root: Path, name: str, *, scale: str) -> None:
+    def unlike(table: PaperTable, library: Library) -> None:
         raise UserError("runs of other tokenizers")
 
-    monkeypatch.setattr(command, "experiments", lambda conf: ["memorizing/table4"])
-    monkeypatch.setattr(command, "reproduction", unlike)
+    monkeypatch.setattr(command, "experiments", lambda: ["memorizing/table4"])
+    monkeypatch.setattr(command, "fill", unlike)
     (fakes.root / "results").mkdir()
     command.run(ReportConfig(root=str(fakes.root)))
     page = fakes.root / "results" / "index.html"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memexp.experiment.commands import reproduce_words
-from memexp.report.paper_table.reproduction import Reproduction
+from memexp.experiment.reproduction import Reproduction
 from memexp.report.statistics import Agreement, Gap
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled

@@ -1,34 +1,21 @@
 """A paper's table beside ours before it is written down: what was published, what our runs score, and what may be said of it."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memexp.config.introspection import CONF
-from memexp.errors import UserError
-from memexp.experiment.cells import cells as cells_of
-from memexp.experiment.cells import chosen_columns, data_of
-from memexp.experiment.commands import reproduce_words, train_words
-from memexp.experiment.definition import Experiment, load
-from memexp.experiment.library import Library, Wanted
-from memexp.experiment.published import Number, Published, load_published
-from memexp.experiment.settings import PUBLISHED, wanted
-from memexp.report.metrics import METRICS, Metric
+from memexp.experiment.definition import Experiment
+from memexp.experiment.published import Number, Published
+from memexp.report.metrics import Metric
 from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, agreement, gap, seed_spread
 from memexp.report.table.comparison import Spread
-from memexp.report.table.compatibility import refuse_unlike
-from memexp.report.table.entries import Column, Entry, Trained, read_entry
-from memexp.runs.archive import CopiedScore, documents_of
-from memexp.runs.folder import Run, Score
-from memexp.runs.scores import eval_command, progress_of, read_run_summary
-from memexp.wording import plural
+from memexp.report.table.entries import Column, Entry
+from memexp.runs.archive import documents_of
 
 Cells = dict[tuple[str, str], list[Entry]]
 """Scores by row and column."""
@@ -246,141 +233,3 @@ def _losses(entries: Sequence[Entry], metric: Metric) -> Losses:
 
 def _seeds(entries: Sequence[Entry]) -> tuple[int, ...]:
     return tuple(entry.run.seed for entry in entries)
-
-
-def reproduce(
-    root: Path,
-    experiment: Experiment,
-    wanted: Sequence[Wanted],
-    published: Published,
-    *,
-    scale: str,
-    data: dict[str, str],
-) -> Reproduction:
-    """Look up what fills the table.
-
-    Args:
-        wanted: every cell that is to be shown; runs of other seeds are found as well.
-        data: of each column shown the name of our data.
-
-    Raises:
-        UserError: a damaged file, scores of a column that do not compare, or a metric that slices do not have.
-    """
-    metric = METRICS[experiment.metric]
-    if (slices := [one.slice for one in experiment.columns.values() if one.slice]) and not metric.of:
-        raise UserError(
-            f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers there, such as accuracy"
-        )
-    table = Reproduction(experiment, scale, metric, published, data)
-    library = Library(root)
-    places: dict[tuple[str, str], list[Wanted]] = {}
-    for cell in wanted:
-        places.setdefault((cell.cell.row, cell.cell.column), []).append(cell)
-    own: Cells = {}
-    foreign: Cells = {}
-    for place, cells in places.items():
-        for seed in sorted({cell.cell.seed for cell in cells} | library.seeds(cells[0])):
-            one = cells[0].with_seed(seed)
-            if found := library.score(one):
-                own.setdefault(place, []).append(_entry(*found, one, root))
-            elif found := library.foreign_score(one):
-                foreign.setdefault(place, []).append(_entry(*found, one, root))
-    for column in data:
-        here, others = _of_column(own, column), _all(_of_column(foreign, column))
-        if others and not here:
-            here, others = _of_column(foreign, column), []
-            table.foreign.append(column)
-        if all(isinstance(entry.score, CopiedScore) for entry in _all(here)):
-            here, unlike = _alike(here)
-            others += _all(unlike)
-        refuse_unlike(_all(here), table.metric)
-        table.cells |= here
-        table.left_out += _set_aside(others, column)
-    table.cells = {place: table.cells[place] for place in places if place in table.cells}
-    table.missing = _missing(table, places, library)
-    table.left_out += library.left_out
-    return table
-
-
-def _of_column(cells: Cells, column: str) -> Cells:
-    return {place: entries for place, entries in cells.items() if place[1] == column}
-
-
-def _all(cells: Cells) -> list[Entry]:
-    return [entry for entries in cells.values() for entry in entries]
-
-
-def _alike(cells: Cells) -> tuple[Cells, Cells]:
-    """Of copies from several machines those that scored the tokens that most of them did, and the others."""
-    counts = Counter(entry.summary["tokens_hash"] for entry in _all(cells))
-    most = max(counts, key=lambda tokens: counts[tokens], default=None)
-    parts: tuple[Cells, Cells] = ({}, {})
-    for place, entries in cells.items():
-        for entry in entries:
-            parts[entry.summary["tokens_hash"] != most].setdefault(place, []).append(entry)
-    return parts
-
-
-def _set_aside(copies: Sequence[Entry], column: str) -> list[str]:
-    if not copies:
-        return []
-    names = sorted({entry.run.name for entry in copies})
-    return [
-        f"{plural(len(copies), 'score')} of light copies on {column} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which "
-        "read another corpus than the others"
-    ]
-
-
-def _entry(run: Run, score: Score, wanted: Wanted, root: Path) -> Entry:
-    summary = read_run_summary(run)
-    assert summary is not None
-    return read_entry(Trained.read(run, summary, root, wanted.scored), score)
-
-
-def _missing(
-    table: Reproduction, places: dict[tuple[str, str], list[Wanted]], library: Library
-) -> list[tuple[str, str]]:
-    if table.experiment.needs is not None:  # no command fills anything
-        return []
-    name, missing = table.experiment.name, []
-    for column, data in table.data.items():
-        here = {row: cells for (row, there), cells in places.items() if there == column}
-        if not any((row, column) in table.cells for row in here):
-            missing.append((f"all of {column}", " ".join(["memexp", *reproduce_words(name, table.scale, data)])))
-            continue
-        for row, cells in here.items():
-            if (row, column) not in table.cells:
-                missing.append(_filling(row, column, cells[0], library, name))
-    return missing
-
-
-def _filling(row: str, column: str, cell: Wanted, library: Library, tag: str) -> tuple[str, str]:
-    """What an empty cell is, how far it is, and the command that fills it or goes on."""
-    what = f"{row} on {column}"
-    if run := library.with_weights(cell):
-        return what, eval_command(run.name, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
-    if run := library.unfinished(cell):
-        what += f" ({progress_of(run)})"
-    start = None if cell.start is None else library.with_weights(cell.start)
-    init_from = None if cell.start is None else start.name if start else "RUN"
-    words = train_words(cell, init_from=init_from, tag=tag)
-    then = eval_command("RUN", cell.scored, mem=cell.changed_mem, memory=cell.cell.memory)
-    return what, " ".join(["memexp", *words, *([] if cell.cell.trains else ["then", then])])
-
-
-def reproduction(root: Path, name: str, *, scale: str, data: Sequence[str] = ()) -> Reproduction:
-    """A paper's table beside what our runs score.
-
-    Raises:
-        UserError: no such experiment, scale or data, or runs that cannot be compared.
-    """
-    experiment = load(CONF, name)
-    columns = chosen_columns(experiment, scale, data)
-    return reproduce(
-        root,
-        experiment,
-        wanted(cells_of(experiment, scale, data=data)),
-        load_published(PUBLISHED, experiment.paper, experiment.table),
-        scale=scale,
-        data={label: data_of(experiment, scale, label) for label in columns},
-    )
