@@ -77,7 +77,7 @@ class LightCopy(Run):
         return content
 
     @property
-    def config(self) -> dict[str, Any]:
+    def saved_config(self) -> dict[str, Any]:
         config: dict[str, Any] = self.content["config"]
         return config
 
@@ -192,7 +192,7 @@ def line_of(run: Run) -> str:
     }
     content = {
         "run": run.name,
-        "config": run.config,
+        "config": run.saved_config,
         "identity": run.identity,
         "metrics": run.metrics,
         "summary": read_json(run.path / "summary.json"),

@@ -101,7 +101,15 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved settings that `train` was given."""
+        """The resolved settings that `train` was given, without those that no longer exist."""
+        config = self.saved_config
+        if isinstance(arch := config.get("arch"), dict):
+            return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
+        return config
+
+    @property
+    def saved_config(self) -> dict[str, Any]:
+        """What config.yaml holds."""
         import yaml
 
         try:
@@ -113,8 +121,6 @@ class Run:
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected those of a run. It was edited or damaged"
             )
-        if isinstance(arch := config.get("arch"), dict):
-            config["arch"] = {name: value for name, value in arch.items() if name not in RETIRED}
         return config
 
     @property

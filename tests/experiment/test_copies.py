@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memexp.cli.main import main
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Experiment, experiments, load
@@ -236,17 +238,46 @@ DONE = {
 """How many cells of each column the copies in the repository filled when they were made."""
 
 
-@pytest.mark.parametrize("name", experiments())
-def test_the_copies_in_the_repository_fill_their_cells(name: str, tmp_path: Path) -> None:
-    """In a folder without corpora and without runs, which could be other ones."""
+@pytest.fixture
+def only_committed(tmp_path: Path) -> Path:
+    """A root with the copies of the repository, without corpora and without runs, which could be other ones."""
     for file in FILES:
         place = tmp_path / file.relative_to(CHECKOUT)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(file)
-    library = Library(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_the_copies_in_the_repository_fill_their_cells(name: str, only_committed: Path) -> None:
+    library = Library(only_committed)
     done = Counter(
         one.cell.column
         for one in compose_cells(cells(load(name), "small"))
         if (found := library.score(one)) and isinstance(found[0], LightCopy)
     )
     assert (done, library.left_out) == (DONE[name], [])
+
+
+TABLES = {
+    "demo/demo": ["eval.documents=8"],
+    "recurrence/from-xl": ["eval.documents=8"],  # of runs that started from others
+    "tasks/long": ["metric=accuracy", "by=length"],  # the same of answers
+    "memorizing/table4/small-code": ["memorizing/table4", "data=code"],
+    "rmt/equations/small": ["rmt/equations"],
+}
+"""Words of `memexp table` that made a table, but for the runs where it is of runs."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_in_the_repository_are_those_of_their_copies(
+    name: str, only_committed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If this fails after a wanted change of the format, write the table again with `memexp table`."""
+    path = CHECKOUT / "results" / f"{name}.md"
+    written, words = path.read_text(encoding="utf-8"), TABLES[name]
+    runs = [] if "/" in words[0] else re.findall(r"^- ([\w-]+-[0-9a-f]{8})", written, re.MULTILINE)
+    out = only_committed / "out"
+    assert main(["table", *dict.fromkeys(runs), *words, f"root={only_committed}", f"out={out}"]) == 0
+    file = out / (f"{path.stem}.md" if not runs else "runs.md")
+    assert file.read_text(encoding="utf-8") == written
