@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from memexp.cli.main import main
 from memexp.errors import UserError
@@ -50,9 +51,14 @@ def test_a_light_copy_has_all_but_weights_and_tokens(
     np.save(score.path / "token_nats.npy", np.arange(5, dtype=np.float32))
     np.save(score.path / "tokens.npy", np.arange(5))
     write_json(score.path / "documents.json", [{"id": "a", "tokens": 2}, {"id": "b", "tokens": 3}])
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    config["arch"]["mem_is"] = "none"  # a setting that there is no more
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
     keep([run], tmp_path, "tiny/table1")
     [kept] = light_copies(file)
     assert kept.path == file / run.name
+    assert kept.saved_config == config
+    assert "mem_is" not in kept.config["arch"]
     assert (kept.config, kept.identity, kept.metrics) == (run.config, run.identity, run.metrics)
     assert kept.summary == run.summary
     assert [one.name for one in kept.scores] == [score.name]
