@@ -61,6 +61,18 @@ def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
                 (folder / name).unlink(missing_ok=True)
 
 
+def rewrite(path: Path, change: Callable[[str], str]) -> None:
+    """Replace the text of `path` (empty where it is absent) by what `change` makes of it, whole or not at all.
+
+    Only one process at a time does so in a folder, so that none loses what another has just written.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
+    """
+    with _locked(path.parent):
+        write_text(path, change(path.read_text(encoding="utf-8") if path.exists() else ""))
+
+
 def make_writable(folder: Path) -> None:
     """Make a folder, and see that it can be written.
 
@@ -158,16 +170,27 @@ def read_sealed(path: Path) -> Any:
     Raises:
         UserError: `path` is absent, is not JSON, or is not as it was written.
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or "checksum" not in found:
-        return found
-    content = {name: value for name, value in found.items() if name != "checksum"}
-    if found["checksum"] != (seen := fingerprint(content)):
+    return unsealed(read_json(path), path)
+
+
+def unsealed(content: Any, path: Path) -> Any:
+    """What `sealed` was given; where no checksum stands in it, none is compared.
+
+    Args:
+        path: where it stands, for the message.
+
+    Raises:
+        UserError: it is not as it was written.
+    """
+    if not isinstance(content, dict) or "checksum" not in content:
+        return content
+    bare = {name: value for name, value in content.items() if name != "checksum"}
+    if content["checksum"] != (seen := fingerprint(bare)):
         raise UserError(
-            f"{path} is not as memexp wrote it: its content has the checksum {seen[:8]}; expected {str(found['checksum'])[:8]}, "
+            f"{path} is not as memexp wrote it: its content has the checksum {seen[:8]}; expected {str(content['checksum'])[:8]}, "
             "which stands in it. Likely cause: it was edited"
         )
-    return content
+    return bare
 
 
 def checksum(path: Path) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memexp.config.commands import PlanConfig
-from memexp.config.introspection import CONF
 from memexp.experiment.cells import cells, chosen_columns
 from memexp.experiment.definition import load
 from memexp.experiment.settings import wanted
@@ -25,7 +24,7 @@ def run(config: PlanConfig) -> None:
     """Print a line for each row that trains, of the first column asked for."""
     from memexp.cost.table import HARDWARE, cost
 
-    experiment = load(CONF, config.table)
+    experiment = load(config.table)
     column = chosen_columns(experiment, config.scale, config.corpora)[0]
     first = {
         cell.row: cell

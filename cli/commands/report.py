@@ -5,11 +5,13 @@ from pathlib import Path
 from memexp.config.commands import ReportConfig
 from memexp.config.introspection import CONF
 from memexp.errors import UserError
-from memexp.experiment.definition import experiments, load
+from memexp.experiment.definition import experiments
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import open_table
+from memexp.experiment.text import lay_out
 from memexp.files import find_root, write_text
 from memexp.report.escape import console, escape
-from memexp.report.paper_table.reproduction import reproduction
-from memexp.report.paper_table.text import lay_out
 from memexp.report.site import LOCAL, Table, overview
 
 
@@ -18,7 +20,7 @@ def run(config: ReportConfig) -> None:
     root = find_root(config.root)
     page = root / "results" / "index.html" if config.out is None else Path(config.out).expanduser().resolve()
     problems: list[str] = []
-    tables = [_table(root, name, problems) for name in experiments(CONF)]
+    tables = [_table(root, name, problems) for name in experiments()]
     text = overview(root / "results", tables, page=page, skipped=() if config.local else LOCAL, problems=problems)
     write_text(page, text)
     screen = console()
@@ -37,8 +39,9 @@ def _table(root: Path, name: str, problems: list[str]) -> Table:
     """An experiment at the small scale; one whose runs cannot be compared says so and hides no other."""
     config, title = CONF / "experiment" / f"{name}.yaml", name
     try:
-        title = load(CONF, name).title
-        found = reproduction(root, name, scale="small")
+        table = open_table(name, scale="small")
+        title = table.experiment.title
+        found = fill(table, Library(root))
         of = sum(found.has_cell(row, column) for row in found.rows for column in found.columns)
         grid = lay_out(found.with_filled_columns()) if found.cells else None
         return Table(name, title, config, grid, len(found.cells), of, found.whole_agreement, found.experiment.needs)

@@ -3,22 +3,19 @@
 import math
 import re
 import time
-from pathlib import Path
 
 from rich.console import Console
 
+from memexp.cli.commands.table import experiment_path, show_experiment
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import explain
-from memexp.config.introspection import CONF
 from memexp.errors import USER_ERROR, UserError
-from memexp.experiment.cells import cells
-from memexp.experiment.definition import Experiment, load
-from memexp.experiment.library import Wanted
+from memexp.experiment.fill import fill
+from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
-from memexp.experiment.settings import wanted
+from memexp.experiment.settings import Wanted
 from memexp.files import find_root
-from memexp.report.paper_table.reproduction import reproduction
 from memexp.wording import compact, plural
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -52,13 +49,10 @@ def run(config: ReproduceConfig) -> None:
         )
     _check_launcher(config.launcher)
     root = find_root(config.root)
-    experiment = load(CONF, config.table)
-    if experiment.needs is not None:
-        raise UserError(
-            f"{experiment.name} cannot be run yet: it needs {experiment.needs}; expected another experiment"
-        )
-    all_cells = wanted(cells(experiment, config.scale, data=config.corpora, seeds=config.seeds))
-    work = Work(experiment.name, root, all_cells, config)
+    table = open_table(config.table, scale=config.scale, data=config.corpora, seeds=config.seeds)
+    if (needs := table.experiment.needs) is not None:
+        raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
+    work = Work(table, root, config)
     console = Console()
     console.print(work.summary(), highlight=False)
     if config.dry_run:
@@ -66,7 +60,7 @@ def run(config: ReproduceConfig) -> None:
         if config.close and any(work.plan()):
             console.print("close=true: which cells get one more seed is known when these are done", highlight=False)
         elif config.close:
-            work.cells = _close(root, experiment, config, console)
+            work.cells = _close(work, console)
             _print_plan(work, console)
         return
     work.keep()
@@ -74,13 +68,12 @@ def run(config: ReproduceConfig) -> None:
     if config.close and (interrupted or work.failed):
         console.print("close=true: nothing, for not all cells are done", highlight=False)
     elif config.close:
-        work.cells += _close(root, experiment, config, console)
+        work.cells += _close(work, console)
         interrupted = work.do(console, until)
     for job in work.failed:
         console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
-    from memexp.cli.commands.table import show_experiment
-
-    show_experiment(root, experiment.name, scale=config.scale, data=config.corpora)
+    work.library.forget()
+    show_experiment(fill(table, work.library), experiment_path(None, root, table, config.corpora))
     if interrupted and time.monotonic() < until:
         raise KeyboardInterrupt
     if work.failed:
@@ -89,24 +82,23 @@ def run(config: ReproduceConfig) -> None:
         raise SystemExit(1)
 
 
-def _print_plan(work: "Work", console: Console) -> None:
+def _print_plan(work: Work, console: Console) -> None:
     plan, tokens = list(work.plan()), work.tokens_to_train
     for label, words in plan:
         console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
     if tokens:
         console.print(
             f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train; how fast is in `memexp runs`, and at the paper's scale "
-            f"in `memexp plan {work.experiment}`",
+            f"in `memexp plan {work.table.experiment.name}`",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def _close(root: Path, experiment: Experiment, config: ReproduceConfig, console: Console) -> list[Wanted]:
+def _close(work: Work, console: Console) -> list[Wanted]:
     """The cells that a column's trend agreement wants once more; says how many."""
-    table = reproduction(root, experiment.name, scale=config.scale, data=config.corpora)
-    seeds = {(row, column): seed for column in table.columns for row, seed in table.close(column).items()}
-    more = cells(experiment, config.scale, data=table.columns, seeds=sorted(set(seeds.values())))
-    more = [cell for cell in more if seeds.get((cell.row, cell.column)) == cell.seed]
+    shown = fill(work.table, work.library)
+    seeds = {(row, column): seed for column in shown.columns for row, seed in shown.close(column).items()}
+    more = [first.with_seed(seeds[place]) for place, first in work.table.places.items() if place in seeds]
     console.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
-    return wanted(more)
+    return more

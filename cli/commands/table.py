@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.commands import TableConfig
-from memexp.config.introspection import CONF, TYPED_AS, settings_of
+from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError
+from memexp.experiment import text as paper_text
 from memexp.experiment.definition import experiments
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable, open_table
+from memexp.experiment.reproduction import Reproduction
 from memexp.files import find_root, write_text
 from memexp.report.escape import console
 from memexp.report.table.comparison import compare
 from memexp.report.table.formats import html_page, records_to_csv, to_csv, to_html, to_latex, to_markdown, to_terminal
 from memexp.report.table.text import Grid, lay_out
+from memexp.runs.folder import COPIES
 from memexp.runs.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
@@ -27,7 +33,8 @@ def run(config: TableConfig) -> None:
     folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
     if named := [word for word in config.runs if _is_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
-        show_experiment(root, config.runs[0], scale=config.scale, data=config.corpora, out=config.out)
+        table = open_table(config.runs[0], scale=config.scale, data=config.corpora)
+        show_experiment(fill(table, Library(root)), experiment_path(config.out, root, table, config.corpora))
         return
     comparison = compare(
         root,
@@ -45,7 +52,9 @@ def run(config: TableConfig) -> None:
 
 def _is_experiment(word: str) -> bool:
     """Whether a word means an experiment, known or not, and no run's folder."""
-    return word in experiments(CONF) or (word.count("/") == 1 and not Path(word).expanduser().parent.is_dir())
+    path = Path(word).expanduser()
+    named = word.count("/") == 1 and COPIES not in path.parts and not path.parent.is_dir()
+    return word in experiments() or named
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
@@ -68,22 +77,26 @@ def _value(config: TableConfig, setting: str) -> Any:
     return attrgetter(setting)(config)
 
 
-def show_experiment(root: Path, name: str, *, scale: str, data: Sequence[str], out: str | None = None) -> None:
-    """Print a paper's table beside ours, and write it beside the runs that it is of, or to the folder `out`."""
-    from memexp.report.paper_table.reproduction import reproduction
-    from memexp.report.paper_table.text import lay_out as lay_out_reproduction
-    from memexp.report.paper_table.text import records
+def experiment_path(out: str | None, root: Path, table: PaperTable, data: Sequence[str]) -> Path:
+    """Where a paper's table is written, without an ending: in the folder `out`, or beside the runs that it is of.
 
-    table = reproduction(root, name, scale=scale, data=data)
-    grid = lay_out_reproduction(table)
+    Args:
+        data: the columns that were asked for.
+    """
     folder = root / "results" / table.experiment.name if out is None else Path(out).expanduser()
+    return folder / "-".join([table.scale, *data])
+
+
+def show_experiment(filled: Reproduction, path: Path) -> None:
+    """Print a paper's table beside ours, and write it to `path` with the endings of its formats."""
+    grid = paper_text.lay_out(filled)
     texts = {
         "md": to_markdown(grid),
-        "csv": records_to_csv(records(table)),
+        "csv": records_to_csv(paper_text.records(filled)),
         "tex": to_latex(grid),
         "html": html_page(grid.title, to_html(grid)),
     }
-    _show(grid, folder / "-".join([scale, *data]), texts)
+    _show(grid, path, texts)
 
 
 def _show(grid: Grid, path: Path, texts: dict[str, str]) -> None:

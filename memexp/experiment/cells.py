@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memexp.errors import UserError, did_you_mean
@@ -31,6 +31,11 @@ class Cell:
     def overrides(self) -> list[str]:
         """The words of `memexp train` but for `init_from`."""
         return [f"{name}={_text(value)}" for name, value in self.settings.items()]
+
+    def with_seed(self, seed: int) -> "Cell":
+        """The cell of the same row and column with another seed."""
+        start = self.start and self.start.with_seed(seed)
+        return replace(self, seed=seed, settings=self.settings | {"seed": seed}, start=start)
 
     @property
     def trains(self) -> bool:

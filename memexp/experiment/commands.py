@@ -1,12 +1,20 @@
-"""The commands that do a cell."""
+"""The commands that do a cell, as words after the program's name."""
 
-from memexp.experiment.library import Wanted
+from memexp.experiment.library import Library
+from memexp.experiment.settings import Wanted
+from memexp.runs.scores import eval_command
 
 
-def train_words(cell: Wanted, *, init_from: str | None, tag: str) -> list[str]:
-    """What trains and scores the cell's run, after the program's name."""
-    start = [f"init_from={init_from}"] if init_from else []
-    return ["train", *cell.cell.overrides, *start, f"tag={tag}"]
+def train_words(cell: Wanted, library: Library, *, tag: str) -> list[str]:
+    """What trains and scores the cell's run. The run that it starts from is called RUN while it is not there."""
+    start = None if cell.start is None else library.with_weights(cell.start)
+    words = [] if cell.start is None else [f"init_from={start.name if start else 'RUN'}"]
+    return ["train", *cell.cell.overrides, *words, f"tag={tag}"]
+
+
+def eval_words(cell: Wanted, run: str) -> list[str]:
+    """What scores a run as the cell asks."""
+    return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
 
 
 def reproduce_words(name: str, scale: str, data: str) -> list[str]:

@@ -1,9 +1,9 @@
 """What an experiment is: one file of `conf/experiment/<paper>/`, a table's rows and columns at the paper's scale and below."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from memexp.config.introspection import CONF
 from memexp.errors import UserError, did_you_mean
 
 
@@ -88,13 +88,13 @@ class Experiment:
         return self.name.partition("/")[2]
 
 
-def experiments(conf: Path) -> list[str]:
-    """The names of those in the folder `conf`, sorted."""
-    folder = conf / "experiment"
+def experiments() -> list[str]:
+    """Their names, sorted."""
+    folder = CONF / "experiment"
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.yaml"))
 
 
-def load(conf: Path, name: str) -> Experiment:
+def load(name: str) -> Experiment:
     """The experiment of that name.
 
     Raises:
@@ -104,12 +104,12 @@ def load(conf: Path, name: str) -> Experiment:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = experiments(conf)
+    known = experiments()
     if name not in known:
         raise UserError(
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
-    path = conf / "experiment" / f"{name}.yaml"
+    path = CONF / "experiment" / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))

@@ -2,72 +2,28 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from memexp.config.field import default_of
-from memexp.config.groups import Scored
 from memexp.config.sources import SourceOptions, read_source
-from memexp.config.train import TrainConfig
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
-from memexp.experiment.cells import Cell
+from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
-from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import read_identity, result_settings
+from memexp.runs.archive import LightCopy, copies_of_tables
+from memexp.runs.folder import Run, Score
+from memexp.runs.identity import read_identity
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A cell with the settings that its overrides make."""
-
-    cell: Cell
-    settings: TrainConfig
-    start: "Wanted | None" = None
-
-    @property
-    def score(self) -> ScoreName:
-        """What the cell's score is called."""
-        asked, mem = self.settings.eval, self.cell.mem
-        return ScoreName(
-            asked.split,
-            asked.documents,
-            asked.max_document,
-            self.settings.mem if mem is None else mem,
-            self.cell.memory,
-        )
-
-    @property
-    def scored(self) -> Scored:
-        """The documents that its score is about."""
-        return Scored(self.score.split, self.score.documents, self.score.max_document)
-
-    @property
-    def changed_mem(self) -> int | None:
-        """The memory's size in its score, where that is not the run's."""
-        return self.score.mem if self.score.mem != self.settings.mem else None
-
-    def with_seed(self, seed: int) -> "Wanted":
-        """The same with another seed."""
-        cell, settings = replace(self.cell, seed=seed), replace(self.settings, seed=seed)
-        return Wanted(cell, settings, self.start and self.start.with_seed(seed))
-
-    @property
-    def result(self) -> str:
-        """A hash of what determines the run; cells of one run share it."""
-        start = None if self.start is None else self.start.result
-        return fingerprint([_result(asdict(self.settings)), asdict(self.settings.data), start])
-
-
-def _result(config: dict[str, Any]) -> dict[str, Any]:
-    """What determines a run but for its corpus and the run it started from."""
-    content = result_settings(config)
-    return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
-
-
-def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str, Any]:
+def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") -> dict[str, Any]:
     """The settings of a run with all that `schema` has: what is newer than the run at its default.
+
+    Args:
+        path: where they stand, for the message.
+        group: where in them `config` stands, as in "arch.".
 
     Raises:
         UserError: it has a setting that is not known.
@@ -75,13 +31,17 @@ def _as_today(config: dict[str, Any], schema: Any, where: str = "") -> dict[str,
     known = {item.name: item for item in fields(schema)}
     for name in config:
         if name not in known:
-            raise UserError(f"there is no setting {where}{name} in this version of memexp")
+            raise UserError(
+                f"{path}: there is no setting {group}{name} in this version of memexp; expected settings that it knows. The run "
+                "was made by another version"
+            )
     found = {name: config.get(name, default_of(item)) for name, item in known.items()}
     for name, value in found.items():
         if isinstance(nested := getattr(schema, name), SourceOptions):
             found[name] = asdict(read_source(value))
         elif is_dataclass(nested):
-            found[name] = _as_today(value if isinstance(value, dict) else asdict(value), nested, f"{where}{name}.")
+            value = value if isinstance(value, dict) else asdict(value)
+            found[name] = _as_today(value, nested, path, f"{group}{name}.")
     return found
 
 
@@ -99,6 +59,7 @@ class Library:
     root: Path
     left_out: list[str] = field(default_factory=list)
     _found: dict[str, list[Run]] = field(default_factory=dict)
+    _copies: list[LightCopy] | None = None
     _corpora: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
 
     def runs(self, wanted: Wanted) -> list[Run]:
@@ -120,43 +81,41 @@ class Library:
 
     def unfinished(self, wanted: Wanted) -> Run | None:
         """The run of a cell that has begun and is not done."""
-        begun = [run for run in self._named(wanted) if not (run.path / "summary.json").exists()]
+        begun = [run for run in self._named(wanted) if run.state != "done"]
         return next((run for run in begun if self._fits(run, wanted) and self._read_what_is_here(run, wanted)), None)
 
     def seeds(self, wanted: Wanted) -> set[int]:
         """The seeds of runs that may be of the cell's row and column."""
-        found = (re.search(r"-s(\d+)-[0-9a-f]{8}$", run.name) for run in self._named(wanted, seed="*"))
+        found = (re.search(r"-s(\d+)-[^-]*$", run.name) for run in self._named(wanted, seed="*"))
         return {int(match[1]) for match in found if match}
 
     def forget(self) -> None:
         """Look again: runs have been made since, and the corpora that they needed."""
         self._found.clear()
+        self._copies = None
         self._corpora = {key: corpus for key, corpus in self._corpora.items() if corpus is not None}
-
-    def is_copy(self, run: Run) -> bool:
-        """Whether it is a light copy by its place."""
-        return run.path.parent != self.root / "results" / "runs"
 
     def _finished(self, wanted: Wanted) -> list[Run]:
         """Those of a cell by their settings, foreign ones too."""
         key = wanted.result
         if key not in self._found:
-            done = [run for run in self._named(wanted) if (run.path / "summary.json").exists()]
+            done = [run for run in self._named(wanted) if run.state == "done"]
             self._found[key] = [run for run in done if self._is_of(run, wanted)]
         return self._found[key]
 
     def _scored(self, runs: Sequence[Run], wanted: Wanted) -> tuple[Run, Score] | None:
-        scores = ((run, Score(run.path / "eval" / wanted.score.folder)) for run in runs)
-        return next(((run, score) for run, score in scores if (score.path / "summary.json").exists()), None)
+        scores = ((run, run.score(wanted.score)) for run in runs)
+        return next(((run, score) for run, score in scores if score is not None), None)
 
     def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
         """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
-        settings, results = wanted.settings, self.root / "results"
-        start = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-"
-        paths = [
-            path for pattern in ("runs", "*/runs", "*/*/runs") for path in sorted(results.glob(f"{pattern}/{start}*"))
-        ]
-        return [Run(path) for path in paths if (path / "config.yaml").exists()]
+        settings = wanted.settings
+        names = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-*"
+        folders = sorted((self.root / "results" / "runs").glob(names))
+        if self._copies is None:
+            self._copies = copies_of_tables(self.root)
+        copies = [copy for copy in self._copies if fnmatchcase(copy.name, names)]
+        return [*(Run(path) for path in folders if (path / "config.yaml").exists()), *copies]
 
     def _is_of(self, run: Run, wanted: Wanted) -> bool:
         if not self._fits(run, wanted):
@@ -171,16 +130,15 @@ class Library:
         """Whether it has the settings, its corpus those settings or the content of the one here; which run it started from is
         not looked at."""
         try:
-            config = _as_today(run.config, wanted.settings)
+            config = _as_today(run.config, wanted.settings, run.path / "config.yaml")
         except UserError as error:
-            line = f"{run.path / 'config.yaml'}: {error}; expected settings that it knows. The run was made by another version"
-            if line not in self.left_out:
-                self.left_out.append(line)
+            if str(error) not in self.left_out:
+                self.left_out.append(str(error))
             return False
         started = config["init_from"] is not None
-        if started != (wanted.start is not None) or _result(config) != _result(asdict(wanted.settings)):
+        if started != (wanted.start is not None) or determining(config) != determining(asdict(wanted.settings)):
             return False
-        by_settings = self.is_copy(run) or self._corpus(wanted) is None
+        by_settings = isinstance(run, LightCopy) or self._corpus(wanted) is None
         if by_settings and config["data"] == asdict(wanted.settings.data):
             return True
         return self._corpus(wanted) is not None and self._read_what_is_here(run, wanted)

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from memexp.config.introspection import CONF
 from memexp.errors import UserError
+
+PUBLISHED = CONF.parent / "published"
+"""The papers' numbers: in a checkout a link to those among the results."""
 
 
 class Number(NamedTuple):
@@ -36,7 +39,7 @@ class Published:
     step_time: Mapping[str, Number] = field(default_factory=dict)
 
 
-def load_published(folder: Path, paper: str, table: str) -> Published:
+def load_published(paper: str, table: str) -> Published:
     """The published numbers of a table; without any where the paper prints none.
 
     Raises:
@@ -44,7 +47,7 @@ def load_published(folder: Path, paper: str, table: str) -> Published:
     """
     import yaml
 
-    path = folder / f"{paper}.yaml"
+    path = PUBLISHED / f"{paper}.yaml"
     if not path.exists():
         return Published()
     try:

@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from memexp.config.commands import ReproduceConfig
-from memexp.experiment.commands import train_words
-from memexp.experiment.library import Library, Wanted
+from memexp.experiment.commands import eval_words, train_words
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
+from memexp.experiment.settings import Wanted
 from memexp.launch.processes import JobProcess, run_jobs
 from memexp.launch.progress import clock, shown
 from memexp.machine import cores
 from memexp.runs.archive import keep
-from memexp.runs.scores import eval_command
 
 
 @dataclass
@@ -24,10 +25,10 @@ class Work:
     """The cells of an experiment that are not done, and the jobs that do them: runs that start from others and scores of
     another memory wait for the runs they are of, and come next once these are done."""
 
-    experiment: str
+    table: PaperTable
     root: Path
-    cells: list[Wanted]
     config: ReproduceConfig
+    cells: list[Wanted] = field(init=False)
     library: Library = field(init=False)
     failed: list[JobProcess] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
@@ -36,21 +37,21 @@ class Work:
     _folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
+        self.cells = list(self.table.cells)
         self.library = Library(self.root)
         self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
 
     def summary(self) -> str:
         """How many cells are done, and which others are in other hands."""
         done = sum(self.library.score(cell) is not None for cell in self.cells)
-        text = f"{self.experiment} at scale={self.config.scale}: {done} of {len(self.cells)} cells are done"
+        text = f"{self.table.experiment.name} at scale={self.table.scale}: {done} of {len(self.cells)} cells are done"
         busy = {run.name for cell in self.cells if (run := self.library.unfinished(cell)) and run.state == "running"}
         return text + (f"; another process trains {', '.join(sorted(busy))}" if busy else "")
 
     def keep(self) -> None:
         """Make light copies of what is done."""
-        for cell in self.cells:
-            if found := self.library.score(cell):
-                keep(found[0], self.root, self.experiment)
+        scored = [found for cell in self.cells if (found := self.library.score(cell))]
+        keep({run.path: run for run, _ in scored}.values(), self.root, self.table.experiment.name)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
         """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""
@@ -58,7 +59,7 @@ class Work:
             if self.library.score(cell) is None:
                 run = self.library.with_weights(cell)
                 if run or not cell.cell.trains:
-                    yield _label(cell), self._eval_words(cell, run.name if run else "RUN")
+                    yield _label(cell), eval_words(cell, run.name if run else "RUN")
                 else:
                     yield _label(cell), self._train_words(cell)
 
@@ -109,21 +110,15 @@ class Work:
         if (job := self._training.get(cell.result)) and (job.running or job.state == "waiting"):
             return None
         if run := self.library.with_weights(cell):
-            return cell, self._eval_words(cell, run.name)
+            return cell, eval_words(cell, run.name)
         if (begun := self.library.unfinished(cell)) and begun.state == "running":
             return None
         if cell.start is not None and self.library.with_weights(cell.start) is None:
             return self._step(cell.start)
         return cell, self._train_words(cell)
 
-    def _eval_words(self, cell: Wanted, run: str) -> list[str]:
-        return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
-
     def _train_words(self, cell: Wanted) -> list[str]:
-        """The run that it starts from is called RUN while it is not there."""
-        start = None if cell.start is None else self.library.with_weights(cell.start)
-        init_from = None if cell.start is None else start.name if start else "RUN"
-        return train_words(cell, init_from=init_from, tag=self.experiment)
+        return train_words(cell, self.library, tag=self.table.experiment.name)
 
     def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
         """`show`, and for every job that ends a light copy, the jobs that waited for it, and a line that says how long all

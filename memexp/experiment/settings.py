@@ -1,23 +1,69 @@
-"""From the cells of an experiment to the settings that their overrides make, as `memexp train` would compose them, and to
-what fills the table.
-"""
+"""From the cells of an experiment to the settings that their overrides make, as `memexp train` would compose them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from memexp.config.checks import check
 from memexp.config.compose import compose
+from memexp.config.groups import Scored
 from memexp.config.hydra_errors import explain
 from memexp.config.introspection import CONF, flatten, groups_of
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.experiment.cells import Cell
-from memexp.experiment.library import Wanted
+from memexp.files import fingerprint
+from memexp.runs.folder import ScoreName
+from memexp.runs.identity import result_settings
 
-PUBLISHED = CONF.parent / "published"
-"""The papers' numbers: in a checkout a link to those among the results."""
+
+@dataclass(frozen=True)
+class Wanted:
+    """A cell with the settings that its overrides make."""
+
+    cell: Cell
+    settings: TrainConfig
+    start: "Wanted | None" = None
+
+    @property
+    def score(self) -> ScoreName:
+        """What the cell's score is called."""
+        asked, mem = self.settings.eval, self.cell.mem
+        return ScoreName(
+            asked.split,
+            asked.documents,
+            asked.max_document,
+            self.settings.mem if mem is None else mem,
+            self.cell.memory,
+        )
+
+    @property
+    def scored(self) -> Scored:
+        """The documents that its score is about."""
+        return Scored(self.score.split, self.score.documents, self.score.max_document)
+
+    @property
+    def changed_mem(self) -> int | None:
+        """The memory's size in its score, where that is not the run's."""
+        return self.score.mem if self.score.mem != self.settings.mem else None
+
+    def with_seed(self, seed: int) -> "Wanted":
+        """The cell of the same row and column with another seed."""
+        start = self.start and self.start.with_seed(seed)
+        return Wanted(self.cell.with_seed(seed), replace(self.settings, seed=seed), start)
+
+    @property
+    def result(self) -> str:
+        """A hash of what determines the run; cells of one run share it."""
+        start = None if self.start is None else self.start.result
+        return fingerprint([determining(asdict(self.settings)), asdict(self.settings.data), start])
+
+
+def determining(config: dict[str, Any]) -> dict[str, Any]:
+    """What determines a run but for its corpus and the run it started from."""
+    content = result_settings(config)
+    return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
 
 
 def wanted(cells: Sequence[Cell]) -> list[Wanted]:

@@ -15,15 +15,15 @@ from memexp.report.statistics import Agreement
 from memexp.report.table.formats import to_html
 from memexp.report.table.text import Grid
 from memexp.report.template import render
-from memexp.runs.folder import Run
+from memexp.runs.archive import light_copies
+from memexp.runs.folder import COPIES
 from memexp.runs.scores import require
 
 LOCAL = ("diffs", "tables", "bench", "profiles", "data")
 """Folders of results that are shown but stay out of git."""
-_APART = ("runs", "published", "sweeps")
-"""Folders that hold no tables and no figures."""
+_APART = ("runs", "published", "sweeps", "log")
+"""Folders that hold no tables and no figures, or are shown apart."""
 _IMAGES = (".png", ".svg")
-_OF_A_RUN = ("config.yaml", "summary.json", "metrics.jsonl")
 _OF_A_SIDE = ("score", "perplexity", "command")
 _OF_A_DIFFERENCE = ("a", "b", "tokens", "gain", "gain_interval_95", "half", "foreign_gain")
 
@@ -89,7 +89,7 @@ def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Seq
     of_tables = {results / table.name for table in tables}
     differences = [found for folder in folders if (found := shelf.difference(folder)) is not None]
     records = [shelf.records(folder) for folder in folders if folder not in of_tables and not _is_difference(folder)]
-    log = results / "README.md"
+    log = [results / "README.md", *sorted((results / "log").glob("*.md"), reverse=True)]
     return render(
         "overview",
         tables=[
@@ -105,7 +105,7 @@ def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Seq
         index=tables,
         differences=differences,
         records=[one for one in records if one.texts or one.files or one.figures or one.runs],
-        log=shelf.markdown(log) if log.exists() else "",
+        log="".join(shelf.markdown(path) for path in log if path.exists()),
         problems=problems,
     )
 
@@ -160,15 +160,21 @@ class _Shelf:
                 found.figures.append(self.link(path))
             else:
                 found.files.append(self.link(path))
-        for path in sorted(folder.glob("runs/*/config.yaml")):
+        found.runs += self._runs(folder / COPIES)
+        return found
+
+    def _runs(self, file: Path) -> Iterator[dict[str, Any]]:
+        """Name and command of each light copy."""
+        try:
+            copies = light_copies(file)
+        except UserError as error:
+            self.problems.append(str(error))
+            return
+        for copy in copies:
             try:
-                summary = Run(path.parent).summary or {}
+                yield {"name": copy.name, "command": copy.summary.get("command", "")}
             except UserError as error:
                 self.problems.append(str(error))
-                continue
-            links = [self.link(path.parent / name) for name in _OF_A_RUN if (path.parent / name).exists()]
-            found.runs.append({"name": path.parent.name, "files": links, "command": summary.get("command", "")})
-        return found
 
     def markdown(self, path: Path) -> str:
         """A text as HTML, in which HTML is text, headings are those of a section, and links lead where they led."""

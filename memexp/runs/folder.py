@@ -34,6 +34,9 @@ from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import read_json, read_sealed
 
+COPIES = "runs.jsonl"
+"""The packed file beside a table that holds light copies of its runs; see `memexp.runs.archive`."""
+
 RETRIEVED = [("distance", "<i4"), ("weight", "<f2")]
 """NumPy's type of a place that a token's memory was read at: how many tokens before the token that was read, which is the one before the
 scored token, and its share of the attention; both 0 where there was none."""
@@ -98,7 +101,15 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved settings that `train` was given."""
+        """The resolved settings that `train` was given, without those that no longer exist."""
+        config = self.saved_config
+        if isinstance(arch := config.get("arch"), dict):
+            return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
+        return config
+
+    @property
+    def saved_config(self) -> dict[str, Any]:
+        """What config.yaml holds."""
         import yaml
 
         try:
@@ -111,9 +122,12 @@ class Run:
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected those of a run. It was edited or damaged"
             )
-        if isinstance(arch := config.get("arch"), dict):
-            config["arch"] = {name: value for name, value in arch.items() if name not in RETIRED}
         return config
+
+    @property
+    def identity(self) -> Any:
+        """What identity.json holds; `memexp.runs.identity.read_identity` also checks it."""
+        return read_json(self.path / "identity.json")
 
     @property
     def settings(self) -> TrainConfig:
@@ -167,6 +181,11 @@ class Run:
     def scores(self) -> list[Score]:
         """Finished evaluations, sorted by name."""
         return [Score(path.parent) for path in sorted(self.path.glob("eval/*/summary.json"))]
+
+    def score(self, name: ScoreName) -> Score | None:
+        """The finished evaluation of that name; None where there is none."""
+        path = self.path / "eval" / name.folder
+        return Score(path) if (path / "summary.json").exists() else None
 
     @property
     def state(self) -> str:
@@ -236,6 +255,11 @@ def find_run(root: Path, name: str, *, tag: str | None = None) -> Run:
     """
     if (Path(name) / "config.yaml").is_file():
         return Run(Path(name).resolve())
+    if COPIES in Path(name).parts:
+        raise UserError(
+            f"{name} is a light copy, without weights and without what each token lost; expected a whole run. The command that "
+            f"trains it again is at the end of `memexp table {name}`"
+        )
     runs = all_runs(root, tag=tag)
     found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
     if len(found) == 1:

@@ -10,7 +10,7 @@ from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus, content_of
 from memexp.errors import UserError
-from memexp.files import fingerprint, read_json
+from memexp.files import fingerprint
 from memexp.runs.folder import Run, find_run
 
 _SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
@@ -94,7 +94,7 @@ def read_identity(run: Run) -> dict[str, Any]:
         UserError: it is absent or damaged.
     """
     path = run.path / "identity.json"
-    identity: dict[str, Any] = read_json(path)
+    identity: dict[str, Any] = run.identity
     content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
     if not content or identity.get("hash") != fingerprint(content):
         raise UserError(

@@ -136,8 +136,8 @@ def find_foreign(scores: TokenScores) -> TokenScores | None:
     name = Score(scores.path).name
     if name is None or not scores.has_memory:
         return None
-    score = Score(scores.path.with_name(name._replace(memory="foreign").folder))
-    if not (score.path / "summary.json").exists():
+    score = Run(scores.path.parents[1]).score(name._replace(memory="foreign"))
+    if score is None:
         return None
     found = load_scores(f"{scores.label}-foreign", score)
     return found if found.summary["tokens_hash"] == scores.summary["tokens_hash"] else None
@@ -170,8 +170,8 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     memory = match["memory"] or "on"
     asked = asked_of(run, scored)
     wanted = ScoreName(asked.split, asked.documents, asked.max_document, mem, memory)
-    score = Score(run.path / "eval" / wanted.folder)
-    if not (score.path / "summary.json").exists():
+    score = run.score(wanted)
+    if score is None:
         command = eval_command(run.name, scored, mem=mem if mem != own else None, memory=memory)
         there = ", ".join(other.path.name for other in run.scores) or "none"
         raise UserError(

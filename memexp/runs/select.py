@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memexp.errors import UserError, did_you_mean
-from memexp.runs.folder import Run, all_runs, find_run
+from memexp.runs.archive import copies_named, light_copies
+from memexp.runs.folder import COPIES, Run, all_runs, find_run
 
 
 def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None) -> list[Run]:
     """The runs whose names begin with one of `names` (all without names), of those that carry `tag` if one is given.
 
+    Light copies are among them only where they are named: by the start of their names, where no whole run is called so, by the
+    packed file, or as FILE/NAME by the start of a name in it.
+
     Raises:
         UserError: there is none.
     """
     runs = all_runs(root, tag=tag)
-    if not runs:
+    of_names = {name: _beginning(runs, name) or _of_tag(_light_copies(root, name), tag) for name in names}
+    if not runs and not any(of_names.values()):
         tags = sorted({str(run.config.get("tag")) for run in all_runs(root) if run.config.get("tag")})
         if tag is not None and tags:
             raise UserError(f"no run has the tag {tag!r}; expected one of: {', '.join(tags)}{did_you_mean(tag, tags)}")
@@ -25,8 +30,29 @@ def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None
         )
     if not names:
         return runs
-    chosen = {run.path: run for name in names for run in (_beginning(runs, name) or [find_run(root, name)])}
+    chosen = {run.path: run for name in names for run in (of_names[name] or [find_run(root, name)])}
     return list(chosen.values())
+
+
+def _light_copies(root: Path, name: str) -> list[Run]:
+    """The light copies that a word means; none where it means no packed file and no name of a copy."""
+    path = Path(name).expanduser()
+    if COPIES not in path.parts:
+        return [*copies_named(root, name)] if name else []
+    end = path.parts.index(COPIES) + 1
+    file, start = Path(*path.parts[:end]), "/".join(path.parts[end:])
+    copies = light_copies(file)
+    if not (found := _beginning(copies, start)):
+        seen = f"no run {start!r} in {file} ({len(copies)} runs)" if file.exists() else f"no file {file}"
+        raise UserError(
+            f"there is {seen}; expected a file of light copies, or FILE/NAME with the start of a name in it"
+            f"{did_you_mean(start, [copy.name for copy in copies])}"
+        )
+    return found
+
+
+def _of_tag(runs: Sequence[Run], tag: str | None) -> list[Run]:
+    return [run for run in runs if tag is None or run.config.get("tag") == tag]
 
 
 def _beginning(runs: Sequence[Run], name: str) -> list[Run]:

@@ -13,17 +13,14 @@ from typing import Any
 
 import pytest
 
-from memexp.cli.commands import reproduce
 from memexp.cli.commands.reproduce import seconds_of
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
-from memexp.experiment import queue
-from memexp.experiment import settings as cells
-from memexp.experiment.cells import cells as all_cells
-from memexp.experiment.definition import load
+from memexp.experiment import definition, published, queue, settings
+from memexp.experiment.paper_table import open_table
 from memexp.launch.processes import JobProcess, run_jobs
-from memexp.report.paper_table import reproduction
+from memexp.runs.archive import light_copies
 
 EXPERIMENT = """
 title: Tiny, Table 1
@@ -65,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(EXPERIMENT)
-    for module in (cells, reproduction, reproduce):
+    for module in (definition, settings):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
@@ -108,9 +105,8 @@ def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
 
 
 def test_a_run_is_not_scored_by_a_second_job_while_the_first_one_does(call: Call, here: Path) -> None:
-    experiment = load(reproduce.CONF, "tiny/table1")
     config = ReproduceConfig(table="tiny/table1", root=str(here))
-    work = queue.Work(experiment.name, here, cells.wanted(all_cells(experiment, "small")), config)
+    work = queue.Work(open_table("tiny/table1", scale="small"), here, config)
     [job] = work.ready()
     job.state = "running"
     code, _, _ = call(*job.command[job.command.index("memexp") + 1 : -1])
@@ -141,7 +137,7 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert "3 commands, 128 tokens to train" in out
     assert code == 0
     assert "0 of 3 cells are done" in out
-    assert not list(here.glob("results/**/config.yaml"))
+    assert not (here / "results").exists()
     planned = dict(line.strip().split(": memexp ") for line in out.splitlines() if ": memexp " in line)
     assert planned["cache | Letters | seed 0"].startswith("train size=tiny")
     assert "arch=xl" in planned["cache | Letters | seed 0"]
@@ -159,8 +155,8 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert "Tiny, Table 1, scale=small: perplexity" in out
     assert "Missing" not in out
     kept = here / "results" / "tiny" / "table1"
-    assert len(list(kept.glob("runs/*/summary.json"))) == 2
-    assert len(list(kept.glob("runs/*/eval/*/summary.json"))) == 3
+    copies = light_copies(kept / "runs.jsonl")
+    assert (len(copies), sum(len(copy.scores) for copy in copies)) == (2, 3)
     assert sorted(path.name for path in kept.glob("small.*")) == ["small.csv", "small.html", "small.md", "small.tex"]
 
     shutil.rmtree(kept)
@@ -190,7 +186,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     """The paper tells the cache from the memory, untrained models do not."""
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "tiny.yaml").write_text(PUBLISHED)
-    monkeypatch.setattr(reproduction, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path / "published")
     experiment = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     experiment.write_text(EXPERIMENT.replace("seeds: [0]", "seeds: [0, 1]"))
     dry = ("reproduce", "tiny/table1", "close=true", "--dry-run")
@@ -220,7 +216,7 @@ def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
     code, _, done = call("reproduce", "tiny/table1", "launcher=basic")
     assert code == 0
     assert done.startswith("train cache | Letters | seed 0 | train memory")
-    assert len(list(here.glob("results/tiny/table1/runs/*/eval/*/summary.json"))) == 3
+    assert sum(len(copy.scores) for copy in light_copies(here / "results/tiny/table1/runs.jsonl")) == 3
 
 
 def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

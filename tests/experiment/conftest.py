@@ -1,5 +1,6 @@
 """A table small enough to see through, and finished runs that train nothing."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import yaml
 
 from memexp.experiment.definition import Column, Experiment, Row, Scale
-from memexp.experiment.library import Wanted
+from memexp.experiment.settings import Wanted
 from memexp.files import fingerprint, write_json, write_sealed
-from memexp.runs.folder import Run, Score
+from memexp.runs.archive import LightCopy, keep, light_copies
+from memexp.runs.folder import Run, Score, all_runs
 from memexp.runs.identity import of_the_result
 
 
@@ -62,7 +64,6 @@ def make(tmp_path: Path) -> Make:
         wanted: Wanted,
         nats: tuple[float, ...] | None = (3.0, 3.0),
         *,
-        folder: str = "results/runs",
         start: Run | None = None,
         done: bool = True,
         weights: bool = True,
@@ -74,7 +75,7 @@ def make(tmp_path: Path) -> Make:
     ) -> Run:
         config = replace(wanted.settings, init_from=start and start.name, **settings)
         arch, mem = config.arch.name, config.mem
-        run = Run(tmp_path / folder / f"{arch}-{config.data.name}-mem{mem}-s{config.seed}-{name}")
+        run = Run(tmp_path / "results" / "runs" / f"{arch}-{config.data.name}-mem{mem}-s{config.seed}-{name}")
         run.path.mkdir(parents=True, exist_ok=True)
         (run.path / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
         content = of_the_result(config) | {"data": {"name": config.data.name, **corpus}}
@@ -117,6 +118,13 @@ def make(tmp_path: Path) -> Make:
         return run
 
     return call
+
+
+def only_copies(root: Path) -> list[LightCopy]:
+    """The light copies of all runs, beside the table; the runs themselves are gone."""
+    keep(all_runs(root), root, "tiny/table1")
+    shutil.rmtree(root / "results" / "runs")
+    return light_copies(root / "results" / "tiny" / "table1" / "runs.jsonl")
 
 
 @pytest.fixture

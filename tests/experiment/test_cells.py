@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from memexp.errors import UserError
+from memexp.experiment import definition
 from memexp.experiment.cells import Cell, cells
 from memexp.experiment.definition import Column, Experiment, Row, load
 
@@ -78,11 +79,21 @@ def test_a_length_that_cannot_be_divided_is_refused(experiment: Experiment) -> N
         cells(experiment, "small")
 
 
-def test_a_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Any) -> None:
+def test_another_seed_of_a_cell_is_the_cell_of_that_seed(experiment: Experiment) -> None:
+    for row in (
+        "plain",
+        "more",
+        "tested",
+    ):  # one that starts from nothing, from another run, and another score of a run
+        assert at(experiment, "small", row, "Letters", 0).with_seed(1) == at(experiment, "small", row, "Letters", 1)
+
+
+def test_a_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definition, "CONF", tmp_path)
     path = tmp_path / "experiment" / "tiny" / "table1.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("title: T\nrow: {}\n")
     with pytest.raises(UserError, match=r"table1.yaml: Key 'row' not in 'Experiment'; expected an experiment"):
-        load(tmp_path, "tiny/table1")
+        load("tiny/table1")
     with pytest.raises(UserError, match="no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean"):
-        load(tmp_path, "tiny/tabel1")
+        load("tiny/tabel1")

@@ -11,16 +11,16 @@ import yaml
 from memexp.cli.main import main
 from memexp.config.arch import ARCHS
 from memexp.config.commands import SCALES
-from memexp.config.introspection import CONF, choices_of
+from memexp.config.introspection import choices_of
 from memexp.experiment.cells import Cell, cells
 from memexp.experiment.definition import experiments, load
-from memexp.experiment.published import load_published
-from memexp.experiment.settings import PUBLISHED, wanted
+from memexp.experiment.published import PUBLISHED, load_published
+from memexp.experiment.settings import wanted
 from memexp.model.build import build_model
 from memexp.report.metrics import METRICS
 from memexp.train.optimizer import rate_factor
 
-NAMES = experiments(CONF)
+NAMES = experiments()
 TABLES = {
     ("blockrecurrent", "table1"): 53, ("memorizing", "table4"): 50, ("memorizing", "table5"): 9,
     ("memorizing", "table14"): 4, ("memorizing", "table15"): 3, ("memorizing", "table16"): 2,
@@ -43,7 +43,7 @@ def test_every_table_of_the_papers_is_there() -> None:
 def one_of_each_row(name: str, scale: str) -> list[Cell]:
     """The first cell of each row, of a column whose data there is."""
     found: dict[str, Cell] = {}
-    for cell in cells(load(CONF, name), scale):
+    for cell in cells(load(name), scale):
         if cell.settings["data"] in choices_of("data"):
             found.setdefault(cell.row, cell)
     return list(found.values())
@@ -78,7 +78,7 @@ def test_every_row_composes(name: str, scale: str) -> None:
         pytest.skip(f"{name} at scale={scale} is of data that is not here yet")
     tokens = [one.settings.lanes * one.settings.segment * one.settings.accumulate for one in composed]
     trained = [one for one in composed if one.start is None]
-    asked = load(CONF, name).scales[scale].tokens_a_step
+    asked = load(name).scales[scale].tokens_a_step
     assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
     assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
     for one in {(one.settings.arch.name, one.settings.size.name): one for one in composed}.values():
@@ -88,7 +88,7 @@ def test_every_row_composes(name: str, scale: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_says_is_what_there_is(name: str) -> None:
-    experiment = load(CONF, name)
+    experiment = load(name)
     assert set(experiment.scales) == set(SCALES)
     assert experiment.metric in METRICS
     assert {experiment.baseline, experiment.goal} - {None} <= set(experiment.rows)
@@ -98,7 +98,7 @@ def test_what_it_says_is_what_there_is(name: str) -> None:
         assert set(row.columns) <= set(experiment.columns)
         assert (row.scores is None) != ("arch" not in row.set)
         assert row.set.get("arch", "knn") in ARCHS
-    published = load_published(PUBLISHED, experiment.paper, experiment.table)
+    published = load_published(experiment.paper, experiment.table)
     assert len(published.numbers) == TABLES.get((experiment.paper, experiment.table), 0)
     if published.numbers:
         assert set(experiment.rows) <= {row for row, _ in published.numbers}
@@ -143,12 +143,12 @@ def test_published_files_hold_these_tables_and_no_others() -> None:
 def test_published_numbers(
     paper: str, table: str, row: str, column: str, value: float, std: float | None, recalled: bool
 ) -> None:
-    assert load_published(PUBLISHED, paper, table).numbers[row, column] == (value, std, recalled)
+    assert load_published(paper, table).numbers[row, column] == (value, std, recalled)
 
 
 def test_a_table_shares_the_runs_of_another() -> None:
     def runs(name: str) -> dict[str, str]:
-        return {one.cell.row: one.result for one in wanted(cells(load(CONF, name), "small", data=["code"], seeds=[0]))}
+        return {one.cell.row: one.result for one in wanted(cells(load(name), "small", data=["code"], seeds=[0]))}
 
     table4, table5 = runs("memorizing/table4"), runs("memorizing/table5")
     assert table5["512, memory 65K"] == table4["512, cache 512, memory 65K"]
@@ -168,7 +168,7 @@ def test_a_table_shares_the_runs_of_another() -> None:
 )
 def test_a_cell_trains(name: str, row: str, tmp_path: Path, capfd: Any) -> None:
     """Two steps with the row's own settings on a network and a corpus of the tests."""
-    cell = next(cell for cell in cells(load(CONF, name), "small") if cell.row == row)
+    cell = next(cell for cell in cells(load(name), "small") if cell.row == row)
     kept = {key: value for key, value in cell.settings.items() if not key.startswith(("data", "size", "optim", "eval"))}
     tiny = replace(cell, settings=kept | {"size": "tiny", "data": "tiny", "steps": 2})
     few = ["eval.documents=2", "eval.max_document=32", f"root={tmp_path}"]

@@ -1,7 +1,5 @@
 """Which runs count as a cell's: by their settings, the run they started from and the corpus they read."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +7,15 @@ import pytest
 import yaml
 
 from memexp.config.compose import compose, typed
-from memexp.config.introspection import CONF
-from memexp.errors import UserError
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, load
-from memexp.experiment.library import Library, Wanted
+from memexp.experiment.library import Library
+from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
-from memexp.files import write_json, write_sealed
-from memexp.runs.archive import documents_of, keep
+from memexp.files import write_json
 
-from .conftest import CORPUS, Make
+from .conftest import CORPUS, Make, only_copies
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def test_a_shortcut_composes_what_hydra_does(experiment: Experiment, overrides: 
 
 @pytest.mark.parametrize("name", ["memorizing/table5", "rmt/wikitext103"])
 def test_settings_of_a_corpus_and_of_a_row_come_together(name: str) -> None:
-    for cell in [one for one in cells(load(CONF, name), "small") if one.seed == 0][1:4:2]:
+    for cell in [one for one in cells(load(name), "small") if one.seed == 0][1:4:2]:
         [one] = compose_cells([cell])
         assert one.settings == typed(compose("train", one.cell.overrides))
 
@@ -109,8 +105,7 @@ def test_a_run_of_another_corpus_does_not_count_and_its_light_copy_is_foreign(
     manifest["files"]["tokens.bin"]["sha256"] = CORPUS["tokens_checksum"]
     write_json(here / "manifest.json", manifest)
     assert Library(tmp_path).runs(rows["plain"]) == [run]
-    kept = keep(run, tmp_path, "tiny/table1")
-    shutil.rmtree(run.path)
+    [kept] = only_copies(tmp_path)
     manifest["files"]["tokens.bin"]["sha256"] = "f" * 64
     write_json(here / "manifest.json", manifest)
     library = Library(tmp_path)
@@ -128,56 +123,3 @@ def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted],
     [line] = library.left_out
     assert "there is no setting of_the_future in this version of memexp" in line
     assert run.name in line
-
-
-def test_a_light_copy_has_all_but_weights_and_tokens(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
-    import numpy as np
-
-    run = make(rows["plain"])
-    [score] = run.scores
-    np.save(score.path / "token_nats.npy", np.arange(5, dtype=np.float32))
-    np.save(score.path / "tokens.npy", np.arange(5))
-    write_json(score.path / "documents.json", [{"id": "a", "tokens": 2}, {"id": "b", "tokens": 3}])
-    kept = keep(run, tmp_path, "tiny/table1")
-    assert kept.path == tmp_path / "results" / "tiny" / "table1" / "runs" / run.name
-    assert sorted(str(path.relative_to(kept.path)) for path in kept.path.rglob("[!.]*") if path.is_file()) == [
-        "config.yaml", "eval/test-2x64-0-on/documents.json", "eval/test-2x64-0-on/summary.json", "identity.json",
-        "metrics.jsonl", "summary.json",
-    ]  # fmt: skip
-    assert documents_of(kept.scores[0]) == [
-        {"id": "a", "tokens": 2, "nats": 1.0},
-        {"id": "b", "tokens": 3, "nats": 9.0},
-    ]
-    assert keep(run, tmp_path, "tiny/table2") == kept  # tables that share a run have one copy
-    library = Library(tmp_path)
-    assert library.with_weights(rows["plain"]) == run
-    shutil.rmtree(run.path)
-    library.forget()
-    assert library.with_weights(rows["plain"]) is None
-    assert library.score(rows["plain"]) == (kept, kept.scores[0])
-    assert keep(kept, tmp_path, "tiny/table2") == kept
-
-
-def test_a_copy_is_whole_or_not_there(
-    rows: dict[str, Wanted], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make(rows["plain"], None)
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"config.yaml: No space left on device"):
-        keep(run, tmp_path, "tiny/table1")
-    assert not [path for path in (tmp_path / "results" / "tiny").rglob("*") if path.is_file() and path.name != ".lock"]
-
-
-def test_a_copy_follows_what_is_scored_again(rows: dict[str, Wanted], make: Make, tmp_path: Path) -> None:
-    run = make(rows["plain"])
-    [score] = run.scores
-    [copy] = keep(run, tmp_path, "tiny/table1").scores
-    write_json(score.path / "documents.json", [{"id": "a", "tokens": 5, "nats": 9.0}])
-    write_sealed(score.path / "summary.json", score.summary | {"perplexity": 9.0})
-    [again] = keep(run, tmp_path, "tiny/table1").scores
-    assert (again, again.summary["perplexity"]) == (copy, 9.0)
-    assert again.documents[0]["nats"] == 9.0

@@ -17,15 +17,18 @@ from memexp.errors import UserError
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells, data_of
 from memexp.experiment.definition import Experiment
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.published import Number, Published
+from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import wanted
-from memexp.files import write_json
-from memexp.report.paper_table.reproduction import Reproduction, reproduce
-from memexp.report.paper_table.text import lay_out, records
+from memexp.experiment.text import lay_out, records
+from memexp.files import sealed, write_json
 from memexp.report.statistics import widening
 from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 
-from .conftest import Make
+from .conftest import Make, only_copies
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = Published(
@@ -51,8 +54,8 @@ def table(experiment: Experiment, tmp_path: Path) -> Table:
 
     def call(published: Published = PUBLISHED) -> Reproduction:
         data = {label: data_of(experiment, "small", label) for label in experiment.columns}
-        found = wanted(cells(experiment, "small"))
-        return reproduce(tmp_path, experiment, found, published, scale="small", data=data)
+        opened = PaperTable(experiment, "small", data, wanted(cells(experiment, "small")), published)
+        return fill(opened, Library(tmp_path))
 
     return call
 
@@ -226,8 +229,12 @@ def test_different_tokenizers_are_refused(filled: Table, experiment: Experiment,
 
 def test_an_older_score_has_no_documents(filled: Table, tmp_path: Path) -> None:
     """Then seeds alone say how sure a difference is, and the notes say so."""
-    for path in tmp_path.glob("results/runs/*/eval/*/documents.json"):
-        path.unlink()
+    file = only_copies(tmp_path)[0].path.parent
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for one in lines:
+        del one["checksum"]
+        one["eval"] = {name: {"summary": score["summary"]} for name, score in one["eval"].items()}
+    file.write_text("".join(json.dumps(sealed(one)) + "\n" for one in lines))
     memory = line(filled(), "memory")
     assert (memory["our diff. %"], memory["95 %"]) == ("-22.1", "-22.1 to -22.1")
     notes = " ".join(lay_out(filled()).notes)
@@ -292,8 +299,6 @@ def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
 ) -> None:
     """Without a word of refusal, though they do not compare."""
     before = lay_out(filled()).lines
-    (tmp_path / "results" / "tiny" / "table1").mkdir(parents=True)
-    (tmp_path / "results" / "runs").rename(tmp_path / "results" / "tiny" / "table1" / "runs")
     write_json(
         tmp_path / "data" / "manifest.json",
         {
@@ -302,7 +307,8 @@ def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
         },
     )
     elsewhere = wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[0]
-    make(elsewhere, folder="results/tiny/table1/runs", score={"tokens_hash": "9" * 64, "tokenizer_hash": "9" * 64})
+    make(elsewhere, score={"tokens_hash": "9" * 64, "tokenizer_hash": "9" * 64})
+    assert len(only_copies(tmp_path)) == 6
     assert line(filled(), "plain")["n"] == "2"
     assert "1 score of light copies on Letters" in filled().left_out[0]
     monkeypatch.setattr(matching, "prepared", lambda data, root: root / "data")

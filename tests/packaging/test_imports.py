@@ -15,7 +15,7 @@ LIGHT_BASE = ("memexp", "memexp.errors", "memexp.machine", "memexp.files", "meme
 BASE = (*LIGHT_BASE, "memexp.device", "memexp.regions")
 LAYERS = [
     BASE, ("memexp.config",), ("memexp.data",), ("memexp.runs",), ("memexp.model",), ("memexp.train",), ("memexp.eval",),
-    ("memexp.cost",), ("memexp.launch",), ("memexp.experiment",), ("memexp.report",), ("memexp.bench",),
+    ("memexp.cost",), ("memexp.launch",), ("memexp.report",), ("memexp.experiment",), ("memexp.bench",),
     ("memexp.cli", "memexp.__main__"),
 ]  # fmt: skip
 LIGHT_ROOMS = ("config", "data", "runs", "launch", "experiment", "report", "cli")

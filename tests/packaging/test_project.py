@@ -12,7 +12,7 @@ import memexp
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-TARGETS = {"help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "bench", "bench-peers"}
+TARGETS = {"help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "report", "bench", "bench-peers"}
 
 
 def plain(name: str) -> str:
@@ -61,7 +61,7 @@ def test_make_help_lists_every_target() -> None:
 def test_make_demo_and_test_install_first(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
-    for target in ("demo", "test", "lint", "types", "bench"):
+    for target in ("demo", "test", "lint", "types", "report", "bench"):
         done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, text=True, capture_output=True, check=True)
         assert "-m venv .venv" in done.stdout
         assert "-c constraints.txt torch" in done.stdout

@@ -12,9 +12,13 @@ import pytest
 from memexp.cli.commands import report as command
 from memexp.config.commands import ReportConfig
 from memexp.errors import UserError
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
+from memexp.files import write_json
 from memexp.report.site import LOCAL, Table, overview
 from memexp.report.statistics import Agreement
 from memexp.report.table.text import Grid
+from memexp.runs.archive import line_of
 
 EVIL = "<img src=x onerror=alert(1)>"
 DIFFERENCE = {
@@ -42,12 +46,18 @@ class Addresses(HTMLParser):
 def results(fakes: Any) -> Path:
     """A folder of results as a checkout has it, in which every text is full of markup."""
     folder = Path(fakes.root / "results")
-    for name in ("tasks/runs", "memorizing/table4"):
+    for name in ("tasks", "memorizing/table4"):
         (folder / name).mkdir(parents=True)
-    fakes.run("xl-run", arch="xl", mem=64).path.rename(folder / "tasks" / "runs" / "xl-run")
+    run = fakes.run("xl-run", arch="xl", mem=64)
+    write_json(run.path / "identity.json", {})
+    (folder / "tasks" / "runs.jsonl").write_text(f"{line_of(run)}\n")
     (folder / "tasks" / "copy.md").write_text(f"# Copy {EVIL}\n\n| a | b |\n|---|--:|\n| [csv](copy.csv) | 2 |\n")
     (folder / "tasks" / "copy.csv").write_text("a,b\n")
-    (folder / "README.md").write_text(f"# Log\n\n## 2026\n\n{EVIL} [tasks](tasks/copy.md) [bad](javascript:alert(1))\n")
+    (folder / "README.md").write_text("# Results\n\n[November](log/2026-11.md), [October](log/2026-10.md)\n")
+    (folder / "log").mkdir()
+    text = f"{EVIL} [tasks](../tasks/copy.md) [bad](javascript:alert(1))"
+    for month in ("2026-10", "2026-11"):
+        (folder / "log" / f"{month}.md").write_text(f"# {month}\n\n## A day of {month}\n\n{text}\n")
     (folder / "memorizing" / "table4" / "small.md").write_text("# Table\n")
     for name in (f"diffs/a~b {EVIL[:4]}", "memorizing/per_token"):
         (folder / name).mkdir(parents=True)
@@ -107,12 +117,15 @@ def test_what_is_shown_of_what_lies_there(results: Path) -> None:
     assert 'href="memorizing/table4/small.md"' in text
     assert "Perplexity 8.50 → 7.25; mean gain <b>+0.1590</b>" in re.sub(r"\s+", " ", text)
     assert "with another document's memory -0.2500" in re.sub(r"\s+", " ", text)
-    assert 'href="tasks/runs/xl-run/config.yaml"' in text
+    assert 'href="tasks/runs.jsonl"' in text
+    assert "<li>xl-run" in text
     assert "memexp train arch=xl mem=64" in text
     assert 'href="tasks/copy.csv">csv</a></td>' in text
     assert "<td>2</td>" in text
-    assert "<h3>Log</h3>" in text
-    assert "<h4>2026</h4>" in text
+    assert re.findall("<h[34]>(.*)</h[34]>", text[text.index('id="log"') :]) == [
+        "Results", "2026-11", "A day of 2026-11", "2026-10", "A day of 2026-10",
+    ]  # fmt: skip
+    assert text.count('href="tasks/copy.md">tasks</a>') == 2  # as seen from the page, not from the log's folder
 
 
 def test_what_stays_out_of_git_is_left_out_when_asked(results: Path) -> None:
@@ -124,7 +137,8 @@ def test_what_stays_out_of_git_is_left_out_when_asked(results: Path) -> None:
 
 def test_what_is_damaged_says_so_and_hides_no_other(results: Path) -> None:
     (results / "memorizing" / "per_token" / "summary.json").write_text(json.dumps(DIFFERENCE | {"b": {}}))
-    (results / "tasks" / "runs" / "xl-run" / "summary.json").write_text("{")
+    file = results / "tasks" / "runs.jsonl"
+    file.write_text(file.read_text().replace('"loss": 3.25', '"loss": 3.0'))
     (results / "tasks" / "latin.md").write_bytes(b"caf\xe9")
     (results / "tasks" / "folder.md").mkdir()
     problems: list[str] = []
@@ -138,11 +152,11 @@ def test_what_is_damaged_says_so_and_hides_no_other(results: Path) -> None:
 def test_the_command_writes_the_page_and_warns(
     fakes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def unlike(root: Path, name: str, *, scale: str) -> None:
+    def unlike(table: PaperTable, library: Library) -> None:
         raise UserError("runs of other tokenizers")
 
-    monkeypatch.setattr(command, "experiments", lambda conf: ["memorizing/table4"])
-    monkeypatch.setattr(command, "reproduction", unlike)
+    monkeypatch.setattr(command, "experiments", lambda: ["memorizing/table4"])
+    monkeypatch.setattr(command, "fill", unlike)
     (fakes.root / "results").mkdir()
     command.run(ReportConfig(root=str(fakes.root)))
     page = fakes.root / "results" / "index.html"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Trained:
     """A finished run, scored or not.
 
     Attributes:
-        settings: as text, without what has columns of its own; see `memexp.report.table.settings`.
+        config: its settings.
+        root: where the run that it started from is looked for.
         asked: the documents that the table asks of it.
     """
 
@@ -69,7 +71,8 @@ class Trained:
     architecture: str
     context: int
     mem: int
-    settings: dict[str, str]
+    config: dict[str, Any]
+    root: Path
     summary: dict[str, Any]
     scores: tuple[tuple[Score, ScoreName], ...]
     asked: Scoring
@@ -86,8 +89,12 @@ class Trained:
                 f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected those that train wrote. "
                 "Likely cause: it was edited or damaged"
             ) from error
-        settings, wanted = settings_of(config, root), asked_of(run, scored)
-        return Trained(run.name, seed, data, name, context, mem, settings, summary, scores, wanted)
+        return Trained(run.name, seed, data, name, context, mem, config, root, summary, scores, asked_of(run, scored))
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """As text, without what has columns of its own; see `memexp.report.table.settings`."""
+        return settings_of(self.config, self.root)
 
     def is_of(self, row: Row) -> bool:
         """Whether a score of it, with its memory changed or not, stands or would stand in `row`."""

@@ -8,6 +8,7 @@ from memexp.config.introspection import flatten
 from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.errors import UserError
 from memexp.files import fingerprint
+from memexp.runs.archive import copies_named
 from memexp.runs.folder import find_run
 
 _SHOWN = (
@@ -30,9 +31,12 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
 def _origin(name: str, root: Path) -> str:
     """What a run started from, the same for every seed of it, so that seeds of a continued run stay in one row."""
     try:
-        config = find_run(root, name).config
+        config = find_run(root, name).saved_config
     except UserError:
-        return name
+        copies = [copy for copy in copies_named(root, name) if copy.name == name]
+        if not copies:
+            return name
+        config = copies[0].saved_config
     kept = {key: _text(value) for key, value in flatten(config).items() if key.split(".")[0] not in _NOT_OF_THE_ORIGIN}
     if config.get("init_from"):
         kept["init_from"] = _origin(str(config["init_from"]), root)

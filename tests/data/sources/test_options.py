@@ -20,10 +20,10 @@ from memexp.data.corpus import folder_of
 from memexp.data.sources.fetch import CLIENTS, FORMS
 from memexp.data.sources.formats import FORMATS
 from memexp.errors import UserError
-from memexp.runs.folder import Run
+from memexp.runs.archive import light_copies
 
 ROOT = Path(__file__).parents[3]
-RUNS = sorted((ROOT / "results").rglob("config.yaml"))
+RUNS = [copy for file in sorted((ROOT / "results").glob("**/runs.jsonl")) for copy in light_copies(file)]
 
 FOLDERS = {
     "arxiv_math": "arxiv_math-unigram32000-47a37c28",
@@ -106,11 +106,10 @@ def test_committed_corpora_are_those_of_the_table() -> None:
 def test_settings_of_every_committed_run_are_read() -> None:
     assert len(RUNS) > 300
     kinds = set()
-    for path in RUNS:
-        given = yaml.load(path.read_text(), yaml.CSafeLoader)["data"]
-        data = Run(path.parent).settings.data
+    for run in RUNS:
+        data = run.settings.data
         kinds.add(type(data.source))
-        assert _holds(asdict(data), given, path)
+        assert _holds(asdict(data), json.loads(run.line)["config"]["data"], run.path)
     assert len(kinds) >= 6
 
 

@@ -1,0 +1,270 @@
+"""A paper's table beside ours in words: the same for every way of writing it down."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from memexp.experiment.commands import reproduce_words
+from memexp.experiment.reproduction import Reproduction
+from memexp.report.statistics import Agreement, Gap
+from memexp.report.table.entries import Entry
+from memexp.report.table.text import Grid, unfilled
+from memexp.wording import compact, plural
+
+_DASH = "–"
+
+
+def lay_out(table: Reproduction) -> Grid:
+    """Write a table into cells."""
+    headers, right = ["model"], [False]
+    lines = [[row] for row in table.rows]
+    unit = " %" if table.metric.relative else ""
+    for column, data in table.data.items():
+        headers += [f"{column}: paper", f"{data}: ours", "±", "n", f"paper's diff.{unit}", f"our diff.{unit}", "95 %"]
+        right += [True] * 7
+        for line, row in zip(lines, table.rows, strict=True):
+            line += _cell(table, row, column)
+        if table.experiment.goal is not None:
+            headers.append("of the gain")
+            right.append(True)
+            for line, row in zip(lines, table.rows, strict=True):
+                share = table.share_of_gain(row, column)
+                line.append(_DASH if share is None else f"{round(100 * share)} %")
+    if table.published.step_time:
+        headers.append("step time: paper")
+        right.append(True)
+        for line, row in zip(lines, table.rows, strict=True):
+            theirs = table.published.step_time.get(row)
+            line.append(_DASH if theirs is None else f"{'†' * theirs.recalled}{theirs.value:.2f}")
+    headers += ["step time: ours", "tokens"]
+    right += [True, True]
+    for line, row in zip(lines, table.rows, strict=True):
+        time, tokens = table.step_time(row), table.tokens(row)
+        line.append(_DASH if time is None else f"{time:.2f}")
+        line.append(" to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:]))) or _DASH)
+    return Grid(
+        title=f"{table.experiment.title}, scale={table.scale}: {table.metric.name}",
+        headers=headers,
+        right=right,
+        lines=lines,
+        notes=_notes(table),
+        missing=table.missing,
+        commands=_commands(table),
+        expendable=("tokens", "±", f"paper's diff.{unit}", "step time: paper", "step time: ours", "95 %", "n"),
+    )
+
+
+def _cell(table: Reproduction, row: str, column: str) -> list[str]:
+    if not table.has_cell(row, column):
+        return [""] * 7
+    published = table.published_number(row, column)
+    paper = _DASH
+    if published is not None:
+        paper = f"{'†' * published.recalled}{_as_printed(table, published.value)}"
+        paper += "" if published.std is None else f" ± {_as_printed(table, published.std)}"
+    texts = [paper, *_ours(table, row, column)]
+    theirs = table.published_gap(row, column)
+    is_base = row == table.baseline(column)
+    texts.append("baseline" if is_base else _DASH if theirs is None else _signed(table, theirs))
+    return texts + _difference(table, column, table.gap_to_baseline(row, column))
+
+
+def _as_printed(table: Reproduction, value: float, sign: str = "") -> str:
+    """A paper's number: all digits that it has, also where ours are worth fewer."""
+    given = len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return f"{value:{sign},.{max(table.metric.digits, given)}f}"
+
+
+def _ours(table: Reproduction, row: str, column: str) -> list[str]:
+    spread, digits = table.spread(row, column), table.metric.digits
+    if spread is None:
+        return [_DASH, "", ""]
+    mark = "‡" * any(map(unfilled, table.cells[row, column]))
+    deviation = "" if spread.deviation is None else f"{spread.deviation:,.{digits}f}"
+    return [f"{mark}{spread.mean:,.{digits}f}", deviation, f"{'*' * (spread.n == 1)}{spread.n}"]
+
+
+def _difference(table: Reproduction, column: str, found: Gap | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    shown = table.shown(column)
+    value = f"{'' if found.paired else '~'}{_signed(table, shown(found.mean))}"
+    if found.low is None or found.high is None:
+        return [f"({value})", "unknown"]
+    interval = f"{_signed(table, shown(found.low))} to {_signed(table, shown(found.high))}"
+    return [f"({value})" if not found.seeds else value if found.decided else "none", interval]
+
+
+def _signed(table: Reproduction, value: float) -> str:
+    return f"{value:+,.{1 if table.metric.relative else table.metric.digits}f}"
+
+
+def _entries(table: Reproduction) -> list[Entry]:
+    return [entry for entries in table.cells.values() for entry in entries]
+
+
+def _notes(table: Reproduction) -> list[str]:
+    entries, numbers = _entries(table), list(table.published.numbers.values())
+    notes = [f"paper: {table.published.cites}; {table.published.source}."] if numbers else []
+    notes += [f"{table.published.note[:1].upper()}{table.published.note[1:]}."] if table.published.note else []
+    times = list(table.published.step_time.values())
+    if any(number.recalled for number in [*numbers, *times]):
+        notes.append("†: recalled, not read in the paper.")
+    notes += _scored(table)
+    spreads = [spread for place in table.cells if (spread := table.spread(*place)) is not None]
+    if any(spread.n > 1 for spread in spreads):
+        notes.append("±: sample standard deviation over n seeds.")
+    if any(spread.n == 1 for spread in spreads):
+        notes.append("*: one seed, so its spread is not known.")
+    if table.cells:
+        notes.append(f"diff.: less {_baselines(table)}. {_intervals(table)}")
+    if table.experiment.goal is not None:
+        unit = "" if table.metric.of else ", in nats,"
+        notes.append(f"of the gain: the share of the difference{unit} that {table.experiment.goal} has.")
+    if table.experiment.needs is not None:
+        notes.append(f"Not run: it needs {table.experiment.needs}.")
+    if any(unfilled(entry) for entry in entries):
+        notes.append("‡: the memory never filled while scoring.")
+    notes += _trends(table)
+    if any(table.step_time(row) is not None for row in table.rows):
+        clock = "the CPU's" if table.in_cpu_time else "the clock's, of machines that may have had other work"
+        notes.append(f"step time: of training, relative to {_baselines(table)}; ours is {clock}.")
+    if differs := table.experiment.scales[table.scale].differs:
+        notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
+    notes += [
+        f"{column}: ours are light copies that read another {table.data[column]} than the one prepared here; `memexp reproduce` "
+        "trains them anew."
+        for column in table.foreign
+    ]
+    return notes + [f"Left out: {line}." for line in table.left_out]
+
+
+def _baselines(table: Reproduction) -> str:
+    rows = {column: table.baseline(column) for column in table.columns}
+    if len(set(rows.values())) == 1:
+        return rows[table.columns[0]]
+    return "; ".join(f"{row} on {column}" for column, row in rows.items())
+
+
+def _intervals(table: Reproduction) -> str:
+    """What the intervals are over, and what is called a difference."""
+    gaps = {place: found for place in table.cells if (found := table.gap_to_baseline(*place)) is not None}
+    known = {place: found for place, found in gaps.items() if found.low is not None}
+    parts = []
+    if any(found.seeds and found.documents for found in known.values()):
+        parts.append(
+            "95 %: over documents (paired bootstrap, widened as Student's t for so few) and seeds (Student's t, their spread "
+            "pooled over the rows of a column)"
+        )
+    if alone := dict.fromkeys(column for (_, column), found in known.items() if found.seeds and not found.documents):
+        parts.append(
+            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), for there is "
+            "one document, or what each loses is not known"
+        )
+    if any(found.seeds and not found.decided for found in gaps.values()):
+        parts.append("none: the interval holds zero, so it is not called a difference")
+    if any(not found.seeds for found in gaps.values()):
+        parts.append(
+            "(...): what another seed would change is not known, so it is not called a difference; 95 % is over documents "
+            "alone"
+        )
+    return " ".join(f"{part}." for part in parts)
+
+
+def _scored(table: Reproduction) -> list[str]:
+    """Which documents are scored, of which columns where that differs."""
+    columns: dict[str, list[str]] = {}
+    for (_, column), entries in table.cells.items():
+        for entry in entries:
+            if column not in columns.setdefault(entry.asked, []):
+                columns[entry.asked].append(column)
+    if len(columns) == 1:
+        return [f"ours: {asked}." for asked in columns]
+    return [f"ours, {', '.join(table.data[column] for column in those)}: {asked}." for asked, those in columns.items()]
+
+
+def _trends(table: Reproduction) -> list[str]:
+    parts = {column: table.agreement(column) for column in table.columns if _any_of(table, column)}
+    parts = {column: part for column, part in parts.items() if part.published}
+    notes = [f"{column}: {_trend(part)}." for column, part in parts.items()]
+    if len(parts) > 1:
+        notes.append(f"All columns that were run: {_trend(table.whole_agreement)}.")
+    for column in parts:
+        if close := table.close(column):
+            words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])
+            notes.append(
+                f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed."
+            )
+    for column, part in parts.items():
+        notes += [
+            f"{column}, against the paper: {one.first} less {one.second} is {_as_printed(table, one.published, '+')} there, "
+            f"{_signed(table, table.shown(column)(one.ours))}{' %' * table.metric.relative} here."
+            for one in part.disagreements
+        ]
+    return notes
+
+
+def _any_of(table: Reproduction, column: str) -> bool:
+    return any((row, column) in table.cells for row in table.rows)
+
+
+def _trend(found: Agreement) -> str:
+    share = _DASH if found.share is None else f"{100 * found.share:.0f} %"
+    coverage = 100 * (found.coverage or 0)
+    return (
+        f"trend agreement {share} ({found.agree} of {found.decided} pairs of rows in the paper's order) at coverage "
+        f"{coverage:.0f} % ({found.decided} of the {plural(found.published, 'pair')} that the paper decides)"
+    )
+
+
+def _commands(table: Reproduction) -> list[tuple[str, str]]:
+    commands: dict[str, str] = {}
+    for entry in _entries(table):
+        trained, scored = str(entry.run.summary["command"]), str(entry.summary["command"])
+        commands[entry.run.name] = trained
+        if scored != trained and not (scored.startswith("memexp train") or entry.score.name is None):
+            commands[f"{entry.run.name}, {entry.score.path.name}"] = scored
+    return list(commands.items())
+
+
+def records(table: Reproduction) -> list[dict[str, Any]]:
+    """One a seed of each cell, numbers as they are; of an empty cell one without a seed."""
+    found = []
+    for row in table.rows:
+        for column, data in table.data.items():
+            published, spread = table.published_number(row, column), table.spread(row, column)
+            head = {
+                "experiment": table.experiment.name, "scale": table.scale, "row": row, "column": column, "data": data,
+                "metric": table.metric.field, "paper": published and published.value,
+                "paper_deviation": published and published.std, "paper_recalled": published and published.recalled,
+                "mean": spread and spread.mean, "deviation": spread and spread.deviation, "n": spread.n if spread else 0,
+                **_gap_fields(table, row, column), "step_time": table.step_time(row),
+            }  # fmt: skip
+            found += [head | _seed_fields(table, column, entry) for entry in table.cells.get((row, column), [None])]
+    return found
+
+
+def _gap_fields(table: Reproduction, row: str, column: str) -> dict[str, Any]:
+    gap = table.gap_to_baseline(row, column)
+    names: Sequence[str] = ("difference", "low", "high", "decided", "paired")
+    if gap is None:
+        return dict.fromkeys(names)
+    shown = table.shown(column)
+    values = [None if value is None else shown(value) for value in (gap.mean, gap.low, gap.high)]
+    return dict(zip(names, [*values, gap.decided, gap.paired], strict=True))
+
+
+def _seed_fields(table: Reproduction, column: str, entry: Entry | None) -> dict[str, Any]:
+    names = ("seed", "run", "value", "memory_fill", "parameters", "tokens", "steps", "tokens_per_second", "command")
+    if entry is None:
+        return dict.fromkeys(names)
+    run = entry.run
+    cost = [run.summary[name] for name in ("parameters", "tokens", "steps", "tokens_per_second")]
+    fields = [
+        run.seed,
+        run.name,
+        table.value(entry, column),
+        entry.summary["memory_fill"],
+        *cost,
+        entry.summary["command"],
+    ]
+    return dict(zip(names, fields, strict=True))

@@ -1,1 +1,0 @@
-"""A paper's table beside ours."""
