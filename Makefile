@@ -4,7 +4,7 @@ PEERS := .venv-peers/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format clean bench bench-peers
+.PHONY: help install demo test lint types format clean report bench bench-peers
 
 help:  ## list what make can do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ types: $(STAMP)  ## check the types
 format: $(STAMP)  ## format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+report: $(STAMP)  ## build results/index.html, the page of all tables and records
+	$(BIN)/memexp report local=false
 
 bench: $(STAMP)  ## measure search, step and memory against their floors
 	$(BIN)/memexp bench
