@@ -1,17 +1,18 @@
 """Files that are either whole or absent, and the checksums that tell whether they still are."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from memexp.errors import UserError
+from memexp.lock import hold
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write says when there is no room left."""
@@ -83,16 +84,11 @@ def make_writable(folder: Path) -> None:
         pass
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    def wait(process: str) -> None:
+        print(f"Waiting for {process}, which writes in {folder}", file=sys.stderr)
+
+    return hold(folder / ".lock", busy=wait)
 
 
 @contextmanager
@@ -195,11 +191,8 @@ def unsealed(content: Any, path: Path) -> Any:
 
 def checksum(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(content: Any) -> str:

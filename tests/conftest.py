@@ -1,11 +1,20 @@
-"""What all tests share: one thread a process, and those marked `gpu` are skipped where there is no CUDA device."""
+"""What all tests share: one thread a process, no test marked `gpu` without a CUDA device, and the command line in an empty folder."""
 
 import os
 import random
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 # The tests' tensors are tiny and two processes share two cores: more threads would only wait for each other. Set before
 # torch is imported, and for the programs that tests start.
@@ -38,3 +47,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in for_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+    settings: list[Any] = field(default_factory=list)
+    """What each call of the command's run() was given."""
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the working directory and the root."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def memexp(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Calls main with the words of a command line; every command records what it is given."""
+    from memexp.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it: put back afterwards
+
+    def call(*words: str) -> Result:
+        given: list[Any] = []
+        monkeypatch.setattr("memexp.cli.main.command_module", lambda command: SimpleNamespace(run=given.append))
+        code = main(list(words))
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err, given)
+
+    return call
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment in which this checkout's program runs from any folder."""
+    return os.environ | {"PYTHONPATH": str(CHECKOUT)}
+
+
+@pytest.fixture
+def process(empty: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python with the words given, in the empty folder."""
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", *words], cwd=empty, env=environment, text=True, capture_output=True, timeout=300
+        )
+
+    return call

@@ -12,11 +12,9 @@ It is built under a lock in a hidden folder next to it, which is renamed at the 
 folder if it holds a complete shard of text, and the next build continues from there.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +30,7 @@ from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
+from memexp.lock import hold
 
 FORMAT = 1
 """Raised when the same settings begin to give other tokens, so that old folders are not used for new settings."""
@@ -222,28 +221,14 @@ def _folder(config: Data, settings: dict[str, Any], root: Path) -> Path:
     return root / "data" / f"{config.name}-{tokenizers.tag(config.tokenizer)}-{fingerprint(settings)[:8]}"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> AbstractContextManager[None]:
     """Hold the lock for making `path`. Waits if another process holds it."""
     from rich.console import Console
 
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write {lock}: {error.strerror}; expected a folder that can be written") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            Console(stderr=True).print(f"Waiting for process {file.read().strip()}, which prepares {path.name}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    def wait(process: str) -> None:
+        Console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}")
+
+    return hold(path.with_name(f".{path.name}.lock"), busy=wait)
 
 
 def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *, anew: bool) -> None:

@@ -16,16 +16,12 @@ results/runs/<name>/
     summary.json            means, sizes and what was scored
 """
 
-import fcntl
 import json
-import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from memexp.config.arch import ARCHS, RETIRED
 from memexp.config.groups import Data, Scored
@@ -33,6 +29,7 @@ from memexp.config.sources import read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import read_json, read_sealed
+from memexp.lock import hold, is_held
 
 COPIES = "runs.jsonl"
 """The packed file beside a table that holds light copies of its runs; see `memexp.runs.archive`."""
@@ -192,53 +189,22 @@ class Run:
         """'done', 'running' (a process holds its lock) or 'stopped'."""
         if (self.path / "summary.json").exists():
             return "done"
-        try:
-            with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return "stopped"
-        except BlockingIOError:
-            return "running"
-        return "stopped"
+        return "running" if is_held(self.path / "lock") else "stopped"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for writing; a process that dies lets go of it by itself.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("a+")
-        except OSError as error:
+
+        def refuse(process: str) -> None:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror}; expected a folder that can be written"
-            ) from error
-        with lock as file:
-            if not _try_lock(file):
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                raise UserError(
-                    f"{self.path} is in use by process {owner}; expected a run that nobody else trains. "
-                    "Wait for it, or change a setting or the seed"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+                f"{self.path} is in use by {process}; expected a run that nobody else trains. "
+                "Wait for it, or change a setting or the seed"
+            )
 
-
-def _try_lock(file: IO[str]) -> bool:
-    """Take the exclusive lock; more than one try, for `Run.state` holds a shared one while it looks."""
-    for _ in range(5):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
-            return True
-    return False
+        return hold(self.path / "lock", busy=refuse)
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:

@@ -15,7 +15,7 @@ from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
 from .make import make
-from .test_equivalence import COMMON, LANES, LENGTH, randomise, read, shape, tokens
+from .small import COMMON, LANES, LENGTH, randomise, read, shape, tokens
 
 WINDOW = 8
 BLOCK = {

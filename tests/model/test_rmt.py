@@ -10,7 +10,7 @@ from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
 
 from .make import make
-from .test_equivalence import COMMON, gain, randomise, read, shape, t5_bucket, tokens, unit
+from .small import COMMON, gain, randomise, read, shape, t5_bucket, tokens, unit
 
 
 def rmt(*, mem: int, segment: int, layers: int = 2, cache: int = 0, **options: object) -> SegmentModel:

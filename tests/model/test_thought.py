@@ -1,50 +1,32 @@
 """Thought-and-memory against plain loops, and which loss trains which part of it."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from memexp.config.arch import ThoughtArch
 from memexp.config.checks import check
 from memexp.errors import UserError
-from memexp.model.slot_memory.gauges import effective_rank
 from memexp.model.slot_memory.recall import (
-    PublishedQueries,
     composition,
-    even_cuts,
-    published_separation,
     random_cuts,
     recalled_embeddings,
-    separation,
 )
-from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater, Updater, Written
 from memexp.model.thought import Thought
-from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 
 from ..tiny import configure
 from .make import make
+from .slot_memory.slots import LANES, LENGTH, SHAPE, SLOTS, memory_and_states, parts
+from .small import COMMON, gain, randomise, unit
 
-COMMON = {"normalise": True, "scale": 3.0, "dropout": 0.0, "key_smear": False, "keys_as_queries": False}
 OWN = {
     "updater_layers": 2, "recall": 0.5, "recall_target": "tokens", "composition": 0.125, "variance": 1.0,
     "covariance": 0.04, "faithful": False,
 }  # fmt: skip
+
 FAITHFUL = {"faithful": True, "recall_target": "embeddings"}
-LANES, LENGTH, SLOTS = 3, 9, 4
-SHAPE = Shape(vocabulary=30, layers=2, width=24, heads=2, head_size=8, feedforward=40, segment=LENGTH)
-OPTIONS = ThoughtArch(position="none", scale=3.0)
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    torch.manual_seed(6)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return module.double()
 
 
 def thought(mem: int = SLOTS, position: str = "t5", **changes: object) -> Thought:
@@ -58,24 +40,6 @@ def text() -> tuple[Tensor, Tensor]:
     torch.manual_seed(5)
     tokens = torch.randint(SHAPE.vocabulary, (LANES, LENGTH))
     return tokens, torch.ones_like(tokens, dtype=torch.bool)
-
-
-def memory_and_states() -> tuple[Tensor, Tensor, Tensor]:
-    torch.manual_seed(8)
-    memory, states = torch.randn(LANES, SLOTS, SHAPE.width), torch.randn(LANES, LENGTH, SHAPE.width) * 2
-    return memory.double(), states.double(), torch.ones(LANES, LENGTH, dtype=torch.bool)
-
-
-def gain(x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
-
-
-def unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True)
-
-
-def parts(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in module.state_dict().items() if key.startswith(prefix)}
 
 
 # The predictor
@@ -144,94 +108,6 @@ def test_pieces_of_a_segment_read_as_the_whole(position: str, smear: bool) -> No
     torch.testing.assert_close(torch.cat(pieces, dim=1), model.step(tokens, valid, state).hidden_BTD)
     assert kept is not None
     assert kept[1].layers[0].keys_BGCK.shape[2] == LENGTH
-
-
-# The updaters
-
-
-def turned(key: Tensor, place: int) -> Tensor:
-    """Rotary: channel c and c + K/2 as a plane, turned by place / 10000^(2c/K)."""
-    half = len(key) // 2
-    turned = key.clone()
-    for c in range(half):
-        angle = place / 10_000 ** (2 * c / len(key))
-        turned[c] = key[c] * math.cos(angle) - key[c + half] * math.sin(angle)
-        turned[c + half] = key[c + half] * math.cos(angle) + key[c] * math.sin(angle)
-    return turned
-
-
-@pytest.mark.parametrize("start", [0, 5])
-def test_the_gated_updater_is_its_formula(start: int) -> None:
-    """Lane by lane, head by head and slot by slot, with only some tokens there."""
-    updater = randomise(GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=2))
-    memory, states, valid = memory_and_states()
-    valid[1, 6:] = False
-    found = updater(memory, states, valid, start=start)
-    own, gates = parts(updater, ""), []
-    for lane in range(LANES):
-        x = gain(memory[lane]) + own["ids_MD"]
-        read = gain(states[lane], own["text_norm.weight"])[valid[lane]]
-        for layer in range(2):
-            one = parts(updater, f"layers.{layer}.")
-            y = gain(x, one["attention_norm.weight"])
-            queries, values = (y @ one["attention.queries_values.weight"].T).split(16, dim=-1)
-            x = x + looked(queries, y @ one["attention.keys.weight"].T, values, one["attention.scale_H"]) @ (
-                one["attention.output.weight"].T
-            )
-            queries = gain(x, one["cross_norm.weight"]) @ one["cross.queries.weight"].T
-            keys, values = (read @ one["cross.keys_values.weight"].T).split(16, dim=-1)
-            turns = [[turned(keys[t, p : p + 8], start + t) for t in range(len(keys))] for p in (0, 8)]
-            keys = torch.cat([torch.stack(head) for head in turns], dim=-1)
-            x = x + looked(queries, keys, values, one["cross.scale_H"]) @ one["cross.output.weight"].T
-            y = gain(x, one["feedforward_norm.weight"])
-            x = x + (y @ one["feedforward.rise.weight"].T).relu() @ one["feedforward.fall.weight"].T
-        x = gain(x)
-        gate = (torch.cat([memory[lane], x], dim=-1) @ own["gate_DF"].T + own["gate_D"]).sigmoid()
-        gates.append(gate.mean())
-        torch.testing.assert_close(found.memory_BMD[lane], gain(gate * memory[lane] + (1 - gate) * x))
-    torch.testing.assert_close(found.gauges["gate"], torch.stack(gates).mean())
-
-
-def looked(queries: Tensor, keys: Tensor, values: Tensor, scale_H: Tensor) -> Tensor:
-    """Attention of one lane, two heads of 8, unit-norm queries and keys."""
-    heads = []
-    for head in range(2):
-        part = slice(8 * head, 8 * head + 8)
-        rows = [
-            ((unit(keys[:, part]) @ unit(query[part])) * scale_H[head].abs()).softmax(0) @ values[:, part]
-            for query in queries
-        ]
-        heads.append(torch.stack(rows))
-    return torch.cat(heads, dim=-1)
-
-
-def test_the_additive_updater_is_the_published_formula() -> None:
-    updater = randomise(AdditiveUpdater(SHAPE, OPTIONS, layers=2))
-    memory, states, valid = memory_and_states()
-    valid[1, 6:] = False
-    found = updater(memory, states, valid).memory_BMD
-    slopes = [2 ** (-8 / 2), 2 ** (-8 / 1)]
-    for lane in range(LANES):
-        x, read = memory[lane], states[lane][valid[lane]]
-        for layer in range(2):
-            one = parts(updater, f"layers.{layer}.")
-            y = nn.functional.layer_norm(x, (24,), one["cross_norm.weight"], one["cross_norm.bias"])
-            queries = y @ one["cross.queries.weight"].T
-            keys, values = (read @ one["cross.keys_values.weight"].T).split(16, dim=-1)
-            heads = []
-            for head in range(2):
-                part = slice(8 * head, 8 * head + 8)
-                rows = []
-                for i in range(SLOTS):
-                    far = torch.tensor([abs(i - j) for j in range(len(read))])
-                    scores = keys[:, part] @ queries[i, part] / math.sqrt(8) - slopes[head] * far
-                    rows.append(scores.softmax(0) @ values[:, part])
-                heads.append(torch.stack(rows))
-            x = x + torch.cat(heads, dim=-1) @ one["cross.output.weight"].T
-            y = nn.functional.layer_norm(x, (24,), one["feedforward.0.weight"], one["feedforward.0.bias"])
-            y = nn.functional.gelu(y @ one["feedforward.1.weight"].T + one["feedforward.1.bias"])
-            x = x + y @ one["feedforward.4.weight"].T + one["feedforward.4.bias"]
-        torch.testing.assert_close(found[lane], x)
 
 
 @pytest.mark.parametrize("changes", [{}, FAITHFUL])
@@ -388,91 +264,6 @@ def test_recalled_activations_have_a_target_without_gradient() -> None:
     assert target.grad is None
 
 
-def test_published_queries_differ_by_their_distances_alone() -> None:
-    queries = PublishedQueries(SHAPE)
-    asked = queries(LANES, LENGTH)
-    assert torch.equal(asked[:, 1], asked[:, 8])
-    assert not torch.equal(asked[:, 0], asked[:, 1])
-    bias = queries.bias(SLOTS, LENGTH)
-    assert bias[0, 1, 8, 0] == -(2**-8) * (SLOTS + 8)
-    assert bias[0, 0, 2, SLOTS + 5] == -(2**-4) * 3
-
-
-# Composition
-
-
-class Sum(Updater):
-    """Every token adds a vector of its own to every slot, so reading in pieces is reading at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(0.5)
-        self.factor = nn.Parameter(torch.ones(()))
-
-    def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
-        mask_BT1 = mask_B11T[:, 0, 0, :, None]
-        return Written(memory_BMD + self.factor * (text_BTD.tanh() * mask_BT1).sum(1, keepdim=True), {})
-
-
-def test_composition_of_what_composes_is_exact() -> None:
-    memory, states, valid = memory_and_states()
-    valid[1, 5:] = False
-    composed = composition(Sum().double(), memory, states, valid, [2, 3, 7])
-    assert composed.error < 1e-24
-    assert composed.relative < 1e-24
-    torch.testing.assert_close(composed.whole_BMD, memory + (states.tanh() * valid[..., None]).sum(1, keepdim=True))
-
-
-@pytest.mark.parametrize("gated", [True, False])
-def test_composition_is_the_plain_loop(gated: bool) -> None:
-    updater = randomise(
-        GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1) if gated else AdditiveUpdater(SHAPE, OPTIONS, layers=1)
-    )
-    memory, states, valid = memory_and_states()
-    composed = composition(updater, memory, states, valid, [1, 6])
-    once = updater(memory, states, valid).memory_BMD
-    pieces = memory
-    for start, stop in ((0, 1), (1, 6), (6, LENGTH)):
-        pieces = updater(pieces, states[:, start:stop], valid[:, start:stop], start=start).memory_BMD
-    errors, changes = (
-        [
-            sum((a - b) ** 2 for a, b in zip(*pair, strict=True))
-            for pair in zip(each.flatten(1).tolist(), once.flatten(1).tolist(), strict=True)
-        ]
-        for each in (pieces, memory)
-    )
-    assert composed.error.item() == pytest.approx(sum(errors) / memory.numel())
-    relative = [error / change for error, change in zip(errors, changes, strict=True)]
-    assert composed.relative.item() == pytest.approx(sum(relative) / LANES)
-    assert composed.error.requires_grad
-    assert not composed.whole_BMD.requires_grad
-    # a gated updater is told where a piece begins, the published one never knew
-    moved = updater(memory, states, valid, start=3).memory_BMD
-    assert torch.allclose(moved, once) != gated
-
-
-def test_the_target_of_composition_has_no_dropout() -> None:
-    updater = randomise(GatedUpdater(SHAPE, replace(OPTIONS, dropout=0.5), mem=SLOTS, layers=1)).train()
-    memory, states, valid = memory_and_states()
-    wholes = [composition(updater, memory, states, valid, [4]) for _ in range(2)]
-    assert torch.equal(wholes[0].whole_BMD, wholes[1].whole_BMD)
-    assert not torch.allclose(wholes[0].pieces_BMD, wholes[1].pieces_BMD)
-    assert all(module.training for module in updater.modules())
-
-
-def test_cuts_leave_no_piece_empty() -> None:
-    torch.manual_seed(0)
-    for length in (1, 2, 3, 9, 64):
-        drawn = [random_cuts(length) for _ in range(300)]
-        assert all(cuts == sorted(set(cuts)) and set(cuts) <= set(range(1, length)) for cuts in drawn)
-        counts = {len(cuts) + 1 for cuts in drawn}
-        assert counts == set(range(min(2, length), min(8, length) + 1))
-        assert even_cuts(length) == sorted(set(even_cuts(length)))
-        assert set(even_cuts(length)) <= set(range(1, length))
-    assert {cut for _ in range(300) for cut in random_cuts(9)} == set(range(1, 9))
-    assert even_cuts(64) == [16, 32, 48]
-
-
 def test_losses_draw_from_torch_s_generator_and_evaluation_does_not() -> None:
     model = thought()
     tokens, valid = text()
@@ -503,62 +294,6 @@ def test_composition_begins_before_the_segment_and_in_the_code_behind_it(faithfu
     origin = output.state.memory if faithful else state.memory
     expected = composition(model.updater, origin, output.hidden_BTD, valid, cuts)
     torch.testing.assert_close(output.aux["composition"], 0.125 * expected.error)
-
-
-# Separation
-
-
-def test_separation_is_vicreg() -> None:
-    """Three lanes of two slots of three numbers, one lane without a token, against sums by hand."""
-    slots = torch.tensor(
-        [[[1.0, 0.0, 2.0], [3.0, 1.0, 2.5]], [[9.0, 9.0, 9.0], [8.0, 7.0, 6.0]], [[2.0, 0.5, 2.0], [6.0, -0.5, 2.5]]]
-    )
-    found = separation(slots, torch.tensor([True, False, True]))
-    columns = [[1.0, 3.0, 2.0, 6.0], [0.0, 1.0, 0.5, -0.5], [2.0, 2.5, 2.0, 2.5]]
-    centred = [[value - sum(column) / 4 for value in column] for column in columns]
-    products = [[sum(a * b for a, b in zip(one, two, strict=True)) / 3 for two in centred] for one in centred]
-    hinge = [max(0.0, 1 - math.sqrt(products[j][j] + 1e-4)) for j in range(3)]
-    off = sum(products[i][j] ** 2 for i in range(3) for j in range(3) if i != j)
-    assert hinge[0] == 0
-    assert hinge[1] > 0
-    assert found["variance"].item() == pytest.approx(sum(hinge) / 3)
-    assert found["covariance"].item() == pytest.approx(off / 3)
-    nothing = separation(slots, torch.zeros(3, dtype=torch.bool))
-    assert all(torch.isfinite(value) for value in nothing.values())
-
-
-def test_published_separation_is_the_code_s_formula() -> None:
-    rows = torch.tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 2.5], [2.0, 0.5, 2.0], [6.0, -0.5, 2.5]])
-    columns = rows.T.tolist()
-    centred = [[value - sum(column) / 4 for value in column] for column in columns]
-    products = [[sum(a * b for a, b in zip(one, two, strict=True)) for two in centred] for one in centred]
-    hinge = [max(0.0, 4 - math.sqrt(products[j][j] / 3 + 1e-5)) for j in range(3)]
-    triangle = sum((products[i][j] / 4) ** 2 for i in range(3) for j in range(i, 3))
-    found = published_separation(rows)
-    assert found["variance"].item() == pytest.approx(sum(hinge) / 3)
-    assert found["covariance"].item() == pytest.approx(triangle / 3)
-
-
-def test_slots_stay_apart_with_separation_and_collapse_without() -> None:
-    """Composition alone is content with a memory that forgets what it was: the slots it ends in grow alike."""
-    ranks = {}
-    for weight in (0.0, 1.0):
-        torch.manual_seed(0)
-        updater = GatedUpdater(SHAPE, OPTIONS, mem=SLOTS, layers=1)
-        optimizer = torch.optim.Adam(updater.parameters(), lr=2e-2)
-        initial = memory = torch.randn(SLOTS, SHAPE.width).expand(8, -1, -1)
-        for _ in range(40):
-            states, valid = torch.randn(8, LENGTH, SHAPE.width), torch.ones(8, LENGTH, dtype=torch.bool)
-            after = updater(memory, states, valid).memory_BMD
-            apart = separation(after, valid[:, 0])
-            loss = composition(updater, memory, states, valid, random_cuts(LENGTH)).error
-            optimizer.zero_grad()
-            (loss + weight * (apart["variance"] + 0.04 * apart["covariance"])).backward()
-            optimizer.step()
-            memory = after.detach()
-        ranks[weight] = effective_rank(memory) - effective_rank(initial)
-    assert ranks[0.0] < -0.3
-    assert ranks[1.0] > 0
 
 
 # Settings

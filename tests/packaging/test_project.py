@@ -1,9 +1,11 @@
 """The project's files agree with each other: packages, pins, make's targets."""
 
+import os
 import re
 import subprocess
 import tomllib
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -12,7 +14,20 @@ import memexp
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-TARGETS = {"help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "report", "bench", "bench-peers"}
+TARGETS = {
+    "help",
+    "install",
+    "demo",
+    "test",
+    "hard",
+    "lint",
+    "types",
+    "format",
+    "clean",
+    "report",
+    "bench",
+    "bench-peers",
+}
 
 
 def plain(name: str) -> str:
@@ -72,3 +87,27 @@ def test_version_and_licence_agree() -> None:
     assert citation["version"] == memexp.__version__
     assert citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
     assert "Version 2.0, January 2004" in (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_workflow_and_the_hooks_run_what_make_runs() -> None:
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
+    targets = {command.removeprefix("make ") for command in commands if command.startswith("make ")}
+    assert targets <= TARGETS
+    assert commands - {f"make {target}" for target in targets} == {".ci/run"}
+    assert os.access(CHECKOUT / ".ci" / "run", os.X_OK)
+    config = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook["entry"].split()[:2] for repository in config["repos"] for hook in repository["hooks"]]
+    lines = (CHECKOUT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin").splitlines()
+    made = [line.split()[:2] for line in lines if line.startswith("\t")]
+    assert len(hooks) == 3
+    assert [hook for hook in hooks if hook not in made] == []
+
+
+def test_the_changelog_names_this_version_and_modules_that_exist() -> None:
+    changes = (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased, newest, *_ = re.findall(r"^## (.+)$", changes, re.MULTILINE)
+    assert (unreleased, newest) == ("[Unreleased]", memexp.__version__)
+    modules = re.findall(r"`(memexp(?:\.\w+)+)`", " ".join(re.findall(r"^  \|.*\|(.*)\|$", changes, re.MULTILINE)))
+    assert [name for name in modules if find_spec(name) is None] == []
+    assert len(modules) > 15

@@ -1,4 +1,4 @@
-"""Positions and the output layer against their formulas."""
+"""Positions against their formulas."""
 
 import cmath
 import math
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from memexp.config.arch import AttentionArch
-from memexp.model.transformer import head as head_module
 from memexp.model.transformer.attention import SelfAttention, local_scores
-from memexp.model.transformer.head import Head
 from memexp.model.transformer.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
 
@@ -129,26 +127,3 @@ def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
 def test_an_unknown_scheme_is_a_bug() -> None:
     with pytest.raises(ValueError, match="unknown position scheme 'absolute'"):
         build_position("absolute", heads=2, head_size=4)
-
-
-def test_nats_are_those_of_log_softmax() -> None:
-    torch.manual_seed(0)
-    head = Head(11, 6)
-    hidden, targets = torch.randn(2, 5, 6), torch.randint(11, (2, 5))
-    logits = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ head.embedding_VD.T / 6**0.5
-    expected = -(logits - logits.exp().sum(-1, keepdim=True).log()).gather(-1, targets[..., None]).squeeze(-1)
-    torch.testing.assert_close(head.nats(hidden, targets), expected)
-    torch.testing.assert_close(head.logits(hidden), logits)
-
-
-def test_pieces_change_neither_nats_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    head = Head(11, 6)
-    hidden, targets = torch.randn(2, 5, 6, requires_grad=True), torch.randint(11, (2, 5))
-    whole = head.nats(hidden, targets)
-    expected = torch.autograd.grad(whole.sum(), [hidden, *head.parameters()])
-    monkeypatch.setattr(head_module, "LOGITS_AT_ONCE", 33)
-    pieces = head.nats(hidden, targets)
-    torch.testing.assert_close(pieces, whole)
-    for found, one in zip(torch.autograd.grad(pieces.sum(), [hidden, *head.parameters()]), expected, strict=True):
-        torch.testing.assert_close(found, one)

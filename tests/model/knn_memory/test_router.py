@@ -10,8 +10,8 @@ from memexp.model.knn import Knn
 from memexp.model.knn_memory.ring import Ring, ages_at, clear_ring, empty_ring, write
 from memexp.model.knn_memory.router import Router, descend, soft_weights
 
-from .make import make
-from .test_equivalence import COMMON, LANES, randomise, read, shape, tokens
+from ..make import make
+from ..small import COMMON, LANES, randomise, read, shape, tokens
 
 OPTIONS = {
     "combine": "gate",

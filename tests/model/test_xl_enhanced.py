@@ -9,7 +9,7 @@ from memexp.model.xl import Xl
 from memexp.model.xl_enhanced import XlEnhanced
 
 from .make import make
-from .test_equivalence import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit
+from .small import COMMON, LANES, LENGTH, gain, randomise, read, shape, t5_bucket, tokens, unit
 
 
 @pytest.mark.parametrize("smear", [False, True])

@@ -2,73 +2,11 @@
 
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from memexp.launch.local_launcher import LocalLauncher
-from memexp.launch.processes import JobProcess
-from memexp.launch.progress import Lines
 from memexp.machine import cores
-
-JOB = """
-import json, os, signal, sys, time
-from pathlib import Path
-words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-stopped = []
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: stopped.append(1))
-run = Path.cwd() / ("run-" + words["seed"])
-run.mkdir()
-(run / "group").write_text(str(os.getpgrp()))
-(run / "words.json").write_text(json.dumps(sys.argv[1:]))
-(run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.5, "tokens_per_second": 1000.0}) + "\\n{half a li")
-told = Path(os.environ["MEMEXP_JOB_FILE"])
-told.with_suffix(".part").write_text(json.dumps({"run": str(run)}))
-told.with_suffix(".part").rename(told)
-(run / "began").touch()
-if words["seed"] == "13":
-    print("memexp train: bad luck")
-    sys.exit(2)
-if words["seed"] == "14":
-    1 / 0
-def may_end():
-    beside = words.get("tag") != "pair" or len(list(Path.cwd().glob("run-*/began"))) == 2
-    return beside and words["seed"] != "99" and (run / "shown").exists()
-hangs = time.monotonic() + 300
-while not (stopped or may_end()):
-    if time.monotonic() > hangs:
-        sys.exit(3)
-    time.sleep(0.02)
-(run / "ended").touch()
-sys.exit(130 if stopped else 0)
-"""
-"""It ends once it was seen to run; of seed 99 only when it is interrupted; tagged as a pair only beside another."""
-
-
-def tell(jobs: list[JobProcess]) -> None:
-    """Let jobs that were shown to run end."""
-    for job in jobs:
-        if job.state == "running" and job.run is not None:
-            (job.run / "shown").touch()
-
-
-@pytest.fixture
-def jobs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a small program in the place of `memexp train` in the jobs of a sweep."""
-    (empty / "job.py").write_text(JOB)
-    monkeypatch.setattr("memexp.launch.processes.POLL_SECONDS", 0.02)
-    monkeypatch.setattr(LocalLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
-    show = Lines.__call__
-
-    def show_and_tell(self: Lines) -> None:
-        show(self)
-        tell(self._jobs)
-
-    monkeypatch.setattr(Lines, "__call__", show_and_tell)
-
 
 SWEEP = ("train", "-m", "root=.")
 
@@ -165,61 +103,6 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}
     assert stopped == {"seed=99", "seed=1"}
     assert signal.getsignal(getattr(signal, number)) is before
-
-
-def test_a_live_table_shows_progress(jobs, empty, capsys) -> None:
-    from rich.console import Console
-
-    from memexp.launch.progress import clock, shown
-
-    job = JobProcess("seed=1", [sys.executable, "job.py", "seed=1"], empty / "0.log", steps=10)
-    console = Console(force_terminal=True, width=120)
-    with shown([job], console) as show:
-        job.start()
-        while job.running:
-            show()
-            tell([job])
-            time.sleep(0.05)
-            job.poll()
-        show()
-    assert "1/10" in capsys.readouterr().out
-    assert job.run == empty / "run-1"
-    assert [clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
-
-
-def test_progress_before_anything_is_scored(empty) -> None:
-    from memexp.launch.progress import progress_words
-
-    latest = {"step": 2, "loss": None, "tokens_per_second": 9.0}
-    job = JobProcess("seed=1", [], empty / "0.log", steps=10, latest=latest)
-    assert progress_words(job) == ["step 2/10", "9 tokens/s"]
-
-
-def test_announce_does_nothing_outside_of_a_sweep(empty, monkeypatch) -> None:
-    from memexp.launch.processes import announce
-
-    monkeypatch.delenv("MEMEXP_JOB_FILE", raising=False)
-    announce(Path("/a/run"))
-    assert list(empty.iterdir()) == []
-    monkeypatch.setenv("MEMEXP_JOB_FILE", str(empty / "0.json"))
-    announce(Path("/a/run"))
-    assert json.loads((empty / "0.json").read_text()) == {"run": "/a/run"}
-
-
-def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monkeypatch) -> None:
-    (empty / "more" / "tracker").mkdir(parents=True)
-    (empty / "more" / "tracker" / "mine.yaml").write_text("defaults: [base, _self_]\nname: none\nproject: mine\n")
-    commands = []
-    command = LocalLauncher._command
-
-    def keep(self: LocalLauncher, overrides: list[str]) -> list[str]:
-        commands.append(command(self, overrides))
-        return ["true"]
-
-    monkeypatch.setattr(LocalLauncher, "_command", keep)
-    assert memexp(*SWEEP, "--config-dir", "more", "tracker=mine", "seed=3", "hydra.verbose=false").code == 0
-    assert commands[0][:5] == [sys.executable, "-P", "-m", "memexp", "train"]
-    assert memexp(*commands[0][4:]).settings[0].tracker.project == "mine"
 
 
 @pytest.mark.parametrize("launcher", ["basic"])

@@ -1,4 +1,4 @@
-"""Adaptive softmax against PyTorch's, and against the plain one where they must agree."""
+"""The output layer against its formula, and adaptive softmax against PyTorch's and the plain one."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from memexp.model.build import build_model
 from memexp.model.transformer import head as heads
 from memexp.model.transformer.head import AdaptiveHead, Head
 
-from ..tiny import configure
+from ...tiny import configure
 
 WIDTH, VOCABULARY, CUTOFFS = 16, 60, (10, 25, 40)
 
@@ -130,3 +130,26 @@ def test_every_architecture_has_it_where_words_are_in_its_order(arch: str) -> No
 def test_cutoffs_beyond_the_vocabulary_cut_nothing() -> None:
     small = build_model(configure("data.tokenizer.kind=lines", "size.cutoffs=[60,90]"), vocabulary=VOCABULARY)
     assert type(small.head) is Head
+
+
+def test_nats_are_those_of_log_softmax() -> None:
+    torch.manual_seed(0)
+    head = Head(11, 6)
+    hidden, targets = torch.randn(2, 5, 6), torch.randint(11, (2, 5))
+    logits = hidden / (hidden.square().mean(-1, keepdim=True) + 1e-6).sqrt() @ head.embedding_VD.T / 6**0.5
+    expected = -(logits - logits.exp().sum(-1, keepdim=True).log()).gather(-1, targets[..., None]).squeeze(-1)
+    torch.testing.assert_close(head.nats(hidden, targets), expected)
+    torch.testing.assert_close(head.logits(hidden), logits)
+
+
+def test_pieces_change_neither_nats_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head = Head(11, 6)
+    hidden, targets = torch.randn(2, 5, 6, requires_grad=True), torch.randint(11, (2, 5))
+    whole = head.nats(hidden, targets)
+    expected = torch.autograd.grad(whole.sum(), [hidden, *head.parameters()])
+    monkeypatch.setattr(heads, "LOGITS_AT_ONCE", 33)
+    pieces = head.nats(hidden, targets)
+    torch.testing.assert_close(pieces, whole)
+    for found, one in zip(torch.autograd.grad(pieces.sum(), [hidden, *head.parameters()]), expected, strict=True):
+        torch.testing.assert_close(found, one)
