@@ -130,7 +130,7 @@ class Recurrent(SegmentModel):
     """What a lane carries is a sum over all segments, without any detaching; each segment enters through a probe."""
 
     def __init__(self, chosen: int, *, aux: float = 0.0) -> None:
-        super().__init__(Shape(VOCABULARY, 0, 4, 0, 0, 0, SEGMENT), cache=0, memory=0)
+        super().__init__(SHAPE, cache=0, memory=0)
         self.head = CountingHead(chosen)
         self.aux = nn.Parameter(torch.tensor(aux))
         self.probes: list[Tensor] = []
