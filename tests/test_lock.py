@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -136,15 +138,24 @@ def test_the_lock_of_a_folder_that_cannot_be_written_can_be_looked_at(
 ) -> None:
     path = tmp_path / "lock"
     path.touch()
-    opened = os.open
+    descriptor, opened = os.open, io.open
 
-    def only_to_read(name: str, flags: int, *rest: int, **more: int) -> int:
+    def denied(name: object) -> PermissionError:
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+
+    def read_descriptor(name: Path, flags: int, *rest: Any, **more: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-        return opened(name, flags, *rest, **more)
+            raise denied(name)
+        return descriptor(name, flags, *rest, **more)
+
+    def read_file(name: Path, mode: str = "r", *rest: Any, **more: Any) -> IO[Any]:
+        if set(mode) & set("wax+"):
+            raise denied(name)
+        return opened(name, mode, *rest, **more)
 
     with another_process(path, "locks"):
-        monkeypatch.setattr(os, "open", only_to_read)
+        monkeypatch.setattr(os, "open", read_descriptor)  # a test that root runs is denied nothing
+        monkeypatch.setattr(io, "open", read_file)
         assert is_held(path)
     assert not is_held(path)
     with pytest.raises(UserError, match=rf"^cannot write {tmp_path}: Permission denied; "), hold(path, busy=refuse):
