@@ -15,19 +15,8 @@ import memexp
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 TARGETS = {
-    "help",
-    "install",
-    "demo",
-    "test",
-    "hard",
-    "lint",
-    "types",
-    "format",
-    "clean",
-    "report",
-    "bench",
-    "bench-peers",
-}
+    "help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "report", "bench", "bench-peers",
+}  # fmt: skip
 
 
 def plain(name: str) -> str:
