@@ -38,13 +38,20 @@ def trained_settings(run: Run) -> TrainConfig:
     """
     settings, identity = run.settings, read_identity(run)
     for name, value in of_the_result(settings).items():
-        there = identity.get(name)
+        there = identity.get(name, _defaults(settings).get(name))
         if isinstance(value, dict) and isinstance(there, dict):
+            defaults = _defaults(getattr(settings, name, None))
             for key in value.keys() | (there.keys() & LATER):
-                _compare(run, f"{name}.{key}", value.get(key), there.get(key))
-        elif name != "init_from":  # which counts by what determined that run
+                default = defaults.get(key)
+                _compare(run, f"{name}.{key}", value.get(key, default), there.get(key, default))
+        elif name != "init_from":  # counts by what determined that run
             _compare(run, name, value, there)
     return settings
+
+
+def _defaults(schema: Any) -> dict[str, Any]:
+    """A setting that an identity does not name was not there yet, or was at its default."""
+    return {item.name: default_of(item) for item in fields(schema)} if is_dataclass(schema) else {}
 
 
 def _compare(run: Run, name: str, here: Any, there: Any) -> None:
