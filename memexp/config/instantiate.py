@@ -1,4 +1,4 @@
-"""The one place where a configuration's `_target_` becomes an object: a model. No other code can be named."""
+"""The only place where the `_target_` of a configuration becomes an object. Only the classes of architectures are allowed."""
 
 from functools import cache
 from typing import Any
@@ -20,9 +20,10 @@ def architectures() -> tuple[str, ...]:
 def instantiate(node: dict[str, Any], /, **more: Any) -> Any:
     """Call `node["_target_"]` with the rest of `node` and `more` as keyword arguments.
 
+    A configuration can come from another person's run folder, so it must not be able to name any other code.
+
     Raises:
-        UserError: the target is not a class of `architectures`, or does not take these options. A configuration can come
-            from somebody else's run folder, so it must not be able to name any other code.
+        UserError: the target is not a class of `architectures`, or does not accept these options.
     """
     import importlib
     import inspect
@@ -39,5 +40,5 @@ def instantiate(node: dict[str, Any], /, **more: Any) -> Any:
     try:
         inspect.signature(built).bind(**options, **more)
     except TypeError as error:
-        raise UserError(f"{target} does not take these options: {error}") from error
+        raise UserError(f"{target} does not accept these options: {error}") from error
     return built(**options, **more)

@@ -31,5 +31,5 @@ def test_only_architectures_are_built(target: Any) -> None:
 
 def test_options_that_an_architecture_does_not_have() -> None:
     (target,) = (name for name in architectures() if name.endswith(".Vanilla"))
-    with pytest.raises(UserError, match=r"memexp.model.vanilla.Vanilla does not take these options"):
+    with pytest.raises(UserError, match=r"memexp.model.vanilla.Vanilla does not accept these options"):
         instantiate({"_target_": target, "no_such_option": 1})
