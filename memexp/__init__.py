@@ -1,3 +1,3 @@
-"""memexp: train, evaluate and compare transformers with memory on one interface and one data pipeline."""
+"""memexp: train, evaluate and compare transformers with memory, with one interface and one data pipeline."""
 
 __version__ = "0.1.0"

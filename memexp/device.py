@@ -1,4 +1,4 @@
-"""Which device a model is on."""
+"""The device that a model runs on."""
 
 import torch
 
@@ -6,14 +6,16 @@ from memexp.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `device=` asks for.
+    """The device that the setting `device` names; auto is CUDA if there is a GPU.
 
     Raises:
-        UserError: CUDA is asked for and is not there.
+        UserError: the setting is cuda, but torch sees no CUDA device.
     """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device is cuda, but torch sees no CUDA device; expected a GPU and a CUDA build of torch "
-            f"(this is {torch.__version__}), or device=cpu"
+            f"(this is torch {torch.__version__}), or device=cpu"
         )
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+    return torch.device(name)

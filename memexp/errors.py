@@ -1,20 +1,20 @@
-"""The one exception a user is meant to see: the command line prints it as a single line and exits with 2."""
+"""The exception for errors that a user can fix: the command line prints it in one line and exits with 2."""
 
 from collections.abc import Iterable
 
 USER_ERROR = 2
-"""Exit code of a process that ended with it."""
+"""Exit code of a process that ended with a `UserError`."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was seen, what was expected and the likely cause.
+    """An error that the user can fix. The message says what was seen, what was expected and the likely cause.
 
-    Anything else that is raised keeps its traceback, for it is a bug.
+    Every other exception is a bug and keeps its traceback.
     """
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' when a known word is close to `word`, else nothing."""
+    """Return '; did you mean X?' if a known word is similar to `word`, else ''."""
     import difflib
 
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

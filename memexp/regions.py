@@ -1,4 +1,4 @@
-"""Names for what a step spends its time on; only a profile asks for them."""
+"""Names for the parts of a step, which a profile shows."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,30 +6,31 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 MARK = "memexp."
-"""What the names of parts begin with in a trace."""
+"""Prefix of the names of parts in a trace."""
 
-_taken = False
+_profiling = False
 """Whether a profile is being taken."""
 
 
 def part(name: str) -> AbstractContextManager[object]:
-    """Count what runs inside, and its backward pass, as this part of a step; while no profile is taken this is free.
+    """Count the code inside, and its backward pass, as this part of a step; without a profile this costs nothing.
 
-    Of parts inside one another the innermost counts. Any name will do: a profile shows all; `memexp.train.profiling` knows those
-    of this package and shows them in its order. Compiled code has no parts, only what calls it has.
+    If parts are nested, the innermost counts. Every name is allowed, and a profile shows all names;
+    `memexp.train.profiling` has an order for the names in this package. Compiled code has no parts inside; the part
+    that calls it counts.
     """
-    # asked first, or compiled code would be compiled again for a profile
-    if torch.compiler.is_compiling() or not _taken:
+    # is_compiling comes first, because otherwise a profile would cause a recompilation
+    if torch.compiler.is_compiling() or not _profiling:
         return nullcontext()
     return torch.profiler.record_function(MARK + name)
 
 
 @contextmanager
 def marked() -> Iterator[None]:
-    """Have `part` leave its marks."""
-    global _taken
-    _taken = True
+    """Let `part` mark its regions in the trace while this context is open."""
+    global _profiling
+    _profiling = True
     try:
         yield
     finally:
-        _taken = False
+        _profiling = False

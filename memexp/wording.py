@@ -1,13 +1,13 @@
-"""Numbers and counts in words, as every command and page writes them."""
+"""How every command and page writes numbers and counts."""
 
 
 def whole(value: float | None) -> str:
-    """1,024; a dash for what is unknown."""
+    """Write a whole number, such as 1,024; an unknown number is a dash."""
     return "–" if value is None else f"{round(value):,}"
 
 
 def compact(value: float) -> str:
-    """Three digits or so: 0.73M, 12.3M, 8,192."""
+    """Write a number with about three digits: 0.73M, 12.3M, 8,192."""
     for unit, size in (("B", 1e9), ("M", 1e6)):
         if value >= size / 10:
             return f"{value / size:.{2 if value < 10 * size else 1}f}{unit}"
@@ -15,12 +15,12 @@ def compact(value: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """1 run, 2 runs, 1,000 tokens."""
+    """Write a count with its noun: 1 run, 2 runs, 1,000 tokens."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def age(seconds: float) -> str:
-    """The largest unit that fits: 40 s, 3 min, 2 h, 5 d."""
+    """Write a time in the largest unit that fits: 40 s, 3 min, 2 h, 5 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"

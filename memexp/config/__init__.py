@@ -1,1 +1,1 @@
-"""Every setting: the schemas by group, what is refused, and how a command line becomes an instance. Never imports torch."""
+"""All settings: the schemas, the checks, and the way from a command line to an instance. Never imports torch."""

@@ -1,4 +1,4 @@
-"""Group `arch`: the options of every architecture, and what each says of its memory."""
+"""Group `arch`: the options of every architecture, and what its memory is like."""
 
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
@@ -9,7 +9,7 @@ from memexp.errors import UserError
 
 
 class Beside(Protocol):
-    """What an architecture's checks see of the settings beside it; `memexp.config.train.TrainConfig` has it all."""
+    """The other settings that an architecture's checks read; `memexp.config.train.TrainConfig` has all of them."""
 
     mem: int
     segment: int
@@ -22,29 +22,31 @@ class Beside(Protocol):
 class Arch:
     """Group `arch`: what every architecture has.
 
-    A schema declares an architecture's options and says what its memory is like. Nothing outside `memexp.model` asks for an
-    architecture by its name or type: it asks these attributes and methods.
+    A schema declares the options of an architecture and describes its memory. Code outside `memexp.model` never compares
+    the name or type of an architecture: it reads these attributes and calls these methods.
     """
 
     mem_unit: ClassVar[str] = ""
-    """What `mem` counts, for people; empty: there is no memory, and `mem` must be 0."""
+    """What `mem` counts, shown to users; empty: there is no memory, and `mem` must be 0."""
     resizable: ClassVar[bool] = False
-    """Whether a trained model can be given another `mem`, because no parameter depends on it."""
+    """Whether a trained model can be used with another `mem`, because no parameter depends on `mem`."""
     gradient_through_memory: ClassVar[bool] = False
-    """Whether gradient crosses a segment border through the memory, as far as `bptt_segments` lets it."""
+    """Whether gradients cross segment borders through the memory, within the limit of `bptt_segments`."""
     gradient_through_cache: ClassVar[bool] = False
-    """Whether gradient crosses a segment border through the cache, also with `mem=0`."""
+    """Whether gradients cross segment borders through the cache; then `bptt_segments` is allowed with `mem=0` too."""
 
     _target_: str = setting(UNSET, "the model's class")
     name: str = setting(UNSET, "name of the architecture, as in arch=NAME")
-    dropout: float = setting(0.0, "dropout on embeddings and on what each layer adds", low=0.0, high=0.99)
+    dropout: float = setting(
+        0.0, "dropout rate of the embeddings and of each layer's additions to the residual stream", low=0.0, high=0.99
+    )
 
     def tokens_to_fill(self, mem: int) -> int:
-        """Tokens of a document after which the memory is full; 0 for a memory that is never empty, and for none."""
+        """Tokens of a document after which the memory is full; 0 without a memory, or if the memory is never empty."""
         return 0
 
     def check(self, beside: Beside) -> None:
-        """Refuse options that make no sense together or beside the other settings; a schema adds its own.
+        """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
 
         Raises:
             UserError: names the option, what was seen and what was expected.
@@ -57,54 +59,59 @@ class Arch:
         if beside.bptt_segments and not (self.gradient_through_memory or self.gradient_through_cache):
             raise UserError(
                 f"bptt_segments is {beside.bptt_segments}, but in arch={self.name} no gradient crosses a segment border; "
-                "expected 0 (its paper stops gradients at the cache and the memory)"
+                "expected bptt_segments=0 (the paper stops gradients at the cache and the memory)"
             )
         if beside.bptt_segments and not beside.mem and not self.gradient_through_cache:
             raise UserError(
-                f"bptt_segments is {beside.bptt_segments} but mem is 0, so there is no memory for a gradient to cross a segment "
-                "border through; expected bptt_segments=0, or a larger mem"
+                f"bptt_segments is {beside.bptt_segments} but mem is 0, so there is no memory through which a gradient could "
+                "cross a segment border; expected bptt_segments=0, or a larger mem"
             )
         for item in fields(self) if not beside.mem else ():
             value = getattr(self, item.name)
             if item.metadata.get("of_memory") and value != default_of(item):
                 raise UserError(
-                    f"arch.{item.name} is {str(value).lower()} but mem is 0, so there is no memory for it to change; expected "
+                    f"arch.{item.name} is {str(value).lower()} but mem is 0, so it has no effect; expected "
                     f"arch.{item.name}={str(default_of(item)).lower()}, or a larger mem"
                 )
 
 
 @dataclass
 class AttentionArch(Arch):
-    """Options of every architecture whose layers have self-attention. Defaults are those of the Memorizing Transformers code.
+    """Options of every architecture whose layers have self-attention.
 
-    `size.attention` says what `position`, `scale`, `key_smear` and `keys_as_queries` are where they are not given.
+    The defaults are those of the Memorizing Transformers code. On a command line, `size.attention` gives the defaults of
+    `position`, `scale`, `key_smear` and `keys_as_queries`.
     """
 
     position: str = setting(
         "t5",
-        "positions in local attention",
+        "position encoding of local attention",
         choices=("t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"),
     )
-    normalise: bool = setting(True, "unit-norm queries and keys, times a learned scale a head")
-    scale: float = setting(1.0, "initial value of that scale", low=0.0, departure=True)
+    normalise: bool = setting(
+        True, "queries and keys have unit norm; scores are multiplied by a learned scale per head"
+    )
+    scale: float = setting(1.0, "initial value of the learned scale of arch.normalise", low=0.0, departure=True)
     key_smear: bool = setting(
         False,
-        "departure: keys see a learned mix of this token and the one before, so one layer can match sequences",
+        "not in the papers: keys are computed from a learned mix of a token and its predecessor, so that one layer can match "
+        "sequences of tokens",
         departure=True,
     )
     keys_as_queries: bool = setting(
         False,
-        "departure: key projections start as copies of the query projections, so reading starts as similarity",
+        "not in the papers: key projections are initialised as copies of the query projections, so that attention prefers "
+        "similar tokens from the start",
         departure=True,
     )
 
     def check(self, beside: Beside) -> None:
-        """Also what positions ask of the heads."""
+        """Refuse a scale without normalisation too, and heads that do not fit the position encoding."""
         super().check(beside)
         if not self.normalise and self.scale != 1:
             raise UserError(
                 f"arch.scale is {self.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
-                "arch.scale=1 beside it"
+                "arch.scale=1 with it"
             )
         heads, head_size = beside.size.heads, beside.size.head_size
         if self.position in ("rotary", "xpos") and head_size % 2:
@@ -114,7 +121,7 @@ class AttentionArch(Arch):
         if self.position == "xl" and heads * head_size % 2:
             raise UserError(
                 f"size.heads is {heads} and size.head_size {head_size}; expected an even product with arch.position=xl, "
-                "whose waves are pairs"
+                "which pairs sines with cosines"
             )
 
 
@@ -131,7 +138,7 @@ class XlArch(AttentionArch):
     resizable: ClassVar[bool] = True
 
     def tokens_to_fill(self, mem: int) -> int:
-        """A token each."""
+        """The cache holds `mem` tokens."""
         return mem
 
 
@@ -140,39 +147,47 @@ class PairArch(AttentionArch):
     """Options of a memory of key-value pairs, for every architecture that has one."""
 
     knn_layers: list[int] = setting(
-        [], "layers that read the memory, counted from 1; empty: the one three quarters up (9th of 12)"
+        [], "layers that read the memory, counted from 1; empty: the layer at three quarters of the depth (9th of 12)"
     )
     neighbours: int = setting(
-        32, "pairs that each token retrieves: its own, or with search=routed the segment's", unit="pairs", low=1
+        32,
+        "pairs that each token retrieves; with arch.search=routed, pairs that all tokens of a segment share",
+        unit="pairs",
+        low=1,
     )
     search: str = setting(
         "exact",
-        "who finds them: an engine for every token by itself (auto: by size and device), or routed: one choice a head for all "
-        "of a segment by coordinate descent",
+        "search engine that finds the nearest pairs of each token (auto chooses one by memory size and device); routed: one "
+        "choice per head for all tokens of a segment, by coordinate descent",
         choices=("auto", "exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw", "routed"),
     )
     stored: str = setting("fp32", "precision of the stored keys and values", choices=("fp32", "bf16"))
     stored_on: str = setting(
         "device",
-        "where they are: with the model, or in the host's memory, which is larger and is searched by the CPU",
+        "where keys and values are stored: on the model's device, or in the host's memory, which is larger and is searched by "
+        "the CPU",
         choices=("device", "host"),
         effect="speed",
     )
     combine: str = setting(
         "gate",
-        "how retrieved and local values mix: a learned gate a head, or one joint softmax",
+        "how retrieved and local values are combined: by a learned gate per head, or in one joint softmax",
         choices=("gate", "joint"),
     )
-    gate: float = setting(0.0, "initial gate before the sigmoid; 0 weighs both sides alike")
+    gate: float = setting(
+        0.0, "initial value of the gates before the sigmoid; 0 weighs memory and local attention equally"
+    )
     write: str = setting(
-        "all", "which pairs are stored: all that were read, or those that leave the cache", choices=("all", "leaving")
+        "all",
+        "which pairs are stored: all pairs of a segment once it was read, or only those that leave the cache",
+        choices=("all", "leaving"),
     )
 
     def check_pairs(self, beside: Beside, *, name: str, pairs: int) -> None:
-        """Refuse what makes no sense for a memory of that many pairs.
+        """Refuse options that make no sense for a memory of `pairs` pairs.
 
         Args:
-            name: the setting that says how many.
+            name: the setting that gives this number.
 
         Raises:
             UserError: as `check` does.
@@ -184,18 +199,18 @@ class PairArch(AttentionArch):
             )
         if self.search == "routed" and self.stored_on == "host":
             raise UserError(
-                "arch.stored_on is host but arch.search is routed, which weighs every pair of the memory where the model is; "
+                "arch.stored_on is host but arch.search is routed, which scores every pair on the model's device; "
                 "expected arch.stored_on=device, or arch.search=exact"
             )
         if beside.recompute and self.search == "faiss_hnsw":
             raise UserError(
-                "recompute is true but arch.search is faiss_hnsw, whose graph finds other neighbours when a segment is computed "
+                "recompute is true but arch.search is faiss_hnsw, which can find other neighbours when a segment is computed "
                 "again; expected recompute=false, or arch.search=faiss_ivf"
             )
         if 0 < pairs < self.neighbours:
             raise UserError(
-                f"{name} is {pairs} but arch.neighbours {self.neighbours}; expected a memory of at least as many pairs as each "
-                "token retrieves"
+                f"{name} is {pairs} but arch.neighbours is {self.neighbours}; expected a memory that holds at least "
+                "arch.neighbours pairs"
             )
 
 
@@ -203,20 +218,20 @@ class PairArch(AttentionArch):
 class KnnArch(PairArch):
     """Group `arch`, kNN memory."""
 
-    mem_unit: ClassVar[str] = "pairs a lane and head"
+    mem_unit: ClassVar[str] = "pairs per lane and head"
     resizable: ClassVar[bool] = True
 
     cache: int = setting(
-        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=0
+        512, "length of the cache of exact recent keys and values that every layer attends to", unit="tokens", low=0
     )
-    knn_position: bool = setting(True, "position bias in the local attention of the layers that read the memory")
+    knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
 
     def tokens_to_fill(self, mem: int) -> int:
-        """A pair for each token."""
+        """Each token writes one pair."""
         return mem
 
     def check(self, beside: Beside) -> None:
-        """Also what the memory of pairs asks."""
+        """Check the memory of pairs too."""
         super().check(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
 
@@ -229,28 +244,31 @@ class CompressiveArch(AttentionArch):
     resizable: ClassVar[bool] = True
 
     cache: int = setting(
-        512, "exact keys and values of the recent past that every layer attends to", unit="tokens", low=1
+        512, "length of the cache of exact recent keys and values that every layer attends to", unit="tokens", low=1
     )
-    factor: int = setting(2, "tokens that leave the cache and become one compressed slot", unit="tokens", low=1)
+    factor: int = setting(
+        2, "compression rate: so many tokens that leave the cache become one compressed slot", unit="tokens", low=1
+    )
     compress: str = setting(
         "convolution",
-        "how: a convolution that learns to keep what attention reads, their mean, or the maximum of each channel",
+        "how tokens are compressed: by a convolution trained to keep what attention reads, by their mean, or by the maximum "
+        "of each channel",
         choices=("convolution", "mean", "max"),
         of_memory=True,
     )
 
     def tokens_to_fill(self, mem: int) -> int:
-        """Those that were compressed, behind a full cache."""
+        """A full cache, and `factor` tokens for each slot."""
         return mem * self.factor + self.cache if mem else 0
 
     def check(self, beside: Beside) -> None:
-        """Also that whole groups of tokens leave the cache."""
+        """Check too that tokens leave the cache in whole groups."""
         super().check(beside)
         for name, tokens in (("segment", beside.segment), ("arch.cache", self.cache)):
             if tokens % self.factor:
                 raise UserError(
-                    f"{name} is {tokens} and arch.factor {self.factor}; expected a multiple of it, so that whole groups leave "
-                    "the cache"
+                    f"{name} is {tokens} and arch.factor {self.factor}; expected {name} to be a multiple of arch.factor, "
+                    "because tokens leave the cache in whole groups"
                 )
 
 
@@ -261,10 +279,12 @@ class RmtArch(AttentionArch):
     mem_unit: ClassVar[str] = "memory tokens"
     gradient_through_memory: ClassVar[bool] = True
 
-    cache: int = setting(0, "exact keys and values of the recent past that tokens also attend to", unit="tokens", low=0)
+    cache: int = setting(
+        0, "length of the cache of exact recent keys and values that tokens also attend to", unit="tokens", low=0
+    )
     aux_weight: float = setting(
         0.0,
-        "weight of the loss by which memory tokens predict a word of their own; the paper's is 0.01 with a cache",
+        "weight of an auxiliary loss: memory tokens predict an extra word; the paper uses 0.01 with a cache",
         low=0.0,
         of_memory=True,
     )
@@ -274,35 +294,40 @@ class RmtArch(AttentionArch):
 class BlockArch(AttentionArch):
     """Group `arch`, Block-Recurrent Transformer."""
 
-    mem_unit: ClassVar[str] = "state vectors a recurrent layer"
+    mem_unit: ClassVar[str] = "state vectors per recurrent layer"
     gradient_through_memory: ClassVar[bool] = True
     gradient_through_cache: ClassVar[bool] = True
 
     window: int = setting(
         512,
-        "tokens that are read at once and that a token sees before itself; divides the segment",
+        "tokens that are read at once, and tokens that each token sees before itself; must divide the segment",
         unit="tokens",
         low=1,
     )
     recurrent_layers: list[int] = setting(
-        [], "layers with state vectors, counted from 1; empty: the one at five sixths (10th of 12)", of_memory=True
+        [],
+        "layers with state vectors, counted from 1; empty: the layer at five sixths of the depth (10th of 12)",
+        of_memory=True,
     )
     gate_kind: str = setting(
         "fixed",
-        "what a gate depends on: nothing (learned, one a channel), or what was read",
+        "what the gates depend on: fixed: one learned value per channel; lstm: what the state vectors read",
         choices=("fixed", "lstm"),
         of_memory=True,
     )
     gates: str = setting(
         "skip",
-        "gates of the state vectors: behind attention and behind a feed-forward layer, only behind that, or without one",
+        "where the state vectors have gates: dual: after attention and after the feed-forward layer; single: only after the "
+        "feed-forward layer; skip: after attention, without a feed-forward layer",
         choices=("dual", "single", "skip"),
         of_memory=True,
     )
-    feedback: bool = setting(False, "every layer reads the state vectors, not the recurrent one alone", of_memory=True)
+    feedback: bool = setting(
+        False, "every layer reads the state vectors, not only the recurrent layers", of_memory=True
+    )
     state_dropout: float = setting(
         0.0,
-        "departure: chance that a lane starts a training segment with initial state vectors",
+        "not in the papers: probability that a lane starts a training segment with the initial state vectors",
         low=0.0,
         high=1.0,
         departure=True,
@@ -310,22 +335,24 @@ class BlockArch(AttentionArch):
     )
     cache_dropout: float = setting(
         0.0,
-        "departure: chance that a lane starts a training segment without a cache",
+        "not in the papers: probability that a lane starts a training segment with an empty cache",
         low=0.0,
         high=1.0,
         departure=True,
     )
     shared_values: bool = setting(
-        False, "departure: all heads share one head of keys and values (Shazeer 2019)", departure=True
+        False,
+        "not in the papers: all heads share one head of keys and values (multi-query attention, Shazeer 2019)",
+        departure=True,
     )
 
     def check(self, beside: Beside) -> None:
-        """Also that windows divide the segment."""
+        """Check too that a segment consists of whole windows."""
         super().check(beside)
         if beside.segment % self.window:
             raise UserError(
-                f"segment is {beside.segment} and arch.window {self.window}; expected whole windows in a segment, so that it "
-                "does not matter how a text is cut"
+                f"segment is {beside.segment} and arch.window {self.window}; expected segment to be a multiple of arch.window, "
+                "so that results do not depend on how a text is cut into segments"
             )
         check_layers("recurrent_layers", self.recurrent_layers, beside)
 
@@ -334,20 +361,20 @@ class BlockArch(AttentionArch):
 class BlockKnnArch(BlockArch, PairArch):
     """Group `arch`, Block-Recurrent Transformer with kNN memory."""
 
-    pairs: int = setting(8192, "pairs that the kNN memory holds a lane and head", unit="pairs", low=0)
+    pairs: int = setting(8192, "pairs that the kNN memory holds per lane and head", unit="pairs", low=0)
 
     def tokens_to_fill(self, mem: int) -> int:
-        """A pair for each token; state vectors are never empty."""
+        """Each token writes one pair; state vectors are never empty."""
         return self.pairs
 
     def check(self, beside: Beside) -> None:
-        """Also what the memory of pairs asks, alone and beside the state vectors."""
+        """Check the memory of pairs too, alone and together with the state vectors."""
         super().check(beside)
         self.check_pairs(beside, name="arch.pairs", pairs=self.pairs)
         if self.cache_dropout and self.write == "leaving":
             raise UserError(
-                f"arch.cache_dropout is {self.cache_dropout:g} but arch.write is leaving, and a cache that was dropped leaves "
-                "nothing to store; expected arch.write=all, or no dropout"
+                f"arch.cache_dropout is {self.cache_dropout:g} but arch.write is leaving, and from an emptied cache no pairs "
+                "leave to be stored; expected arch.write=all, or arch.cache_dropout=0"
             )
 
 
@@ -360,53 +387,65 @@ class ThoughtArch(AttentionArch):
 
     updater_layers: int = setting(
         0,
-        "layers of the network that rewrites the memory; 0: half the predictor's, as published (4 of 8)",
+        "layers of the network that rewrites the memory (the updater); 0: half the layers of the predictor, as published "
+        "(4 of 8)",
         unit="layers",
         low=0,
         of_memory=True,
     )
     recall: float = setting(
-        0.5, "weight of the loss of recalling a segment from the memory alone; 0: none", low=0.0, of_memory=True
+        0.5,
+        "weight of the recall loss: the tokens of a segment are recalled from the memory alone; 0: no such loss",
+        low=0.0,
+        of_memory=True,
     )
     recall_target: str = setting(
         "tokens",
-        "what is recalled: the tokens, by cross-entropy, or the predictor's own activations, by square error",
+        "target of the recall loss: tokens: the tokens, by cross-entropy; embeddings: the predictor's activations, by squared "
+        "error",
         choices=("tokens", "embeddings"),
         of_memory=True,
     )
     composition: float = setting(
         0.125,
-        "weight of the square error between memories that read a segment in pieces and at once; 0: none",
+        "weight of the composition loss: the squared difference between a memory that read a segment in pieces and one that "
+        "read it at once; 0: no such loss",
         low=0.0,
         of_memory=True,
     )
     variance: float = setting(
-        1.0, "weight of the loss that keeps the slots' numbers spread out; 0: none", low=0.0, of_memory=True
+        1.0,
+        "weight of the variance loss: each channel must vary from slot to slot; 0: no such loss",
+        low=0.0,
+        of_memory=True,
     )
     covariance: float = setting(
-        0.04, "weight of the loss that keeps them uncorrelated; 0: none", low=0.0, of_memory=True
+        0.04,
+        "weight of the covariance loss: the channels of the slots must be uncorrelated; 0: no such loss",
+        low=0.0,
+        of_memory=True,
     )
     faithful: bool = setting(
-        False, "the published code's formulas for the updater and all of its losses", of_memory=True
+        False, "use the formulas of the published code for the updater and its losses", of_memory=True
     )
 
     def check(self, beside: Beside) -> None:
-        """Also what the published formulas and the updater's rotary positions ask."""
+        """Check too that the options fit the published formulas and the updater's rotary positions."""
         super().check(beside)
         if self.faithful and self.recall_target == "tokens":
             raise UserError(
                 "arch.recall_target is tokens but arch.faithful is true, and the published code recalls activations; expected "
-                "arch.recall_target=embeddings beside it"
+                "arch.recall_target=embeddings with it"
             )
         if beside.mem and not self.faithful and beside.size.head_size % 2:
             raise UserError(
-                f"size.head_size is {beside.size.head_size}; expected an even number, for what rewrites the memory has rotary "
-                "positions"
+                f"size.head_size is {beside.size.head_size}; expected an even number, because the network that rewrites the "
+                "memory has rotary positions"
             )
 
 
 def check_layers(name: str, layers: list[int], beside: Beside) -> None:
-    """Refuse layers that are not there or are named twice.
+    """Refuse layers that the model does not have or that are named twice.
 
     Raises:
         UserError: names the option `arch.NAME`.
@@ -423,4 +462,4 @@ ARCHS: dict[str, type[Arch]] = {
 """Schema of each `conf/arch` file, by the file's name."""
 
 RETIRED = ("mem_unit", "mem_is")
-"""Options that config.yaml of older runs has under `arch`, and that say nothing any more."""
+"""Options under `arch` in the config.yaml of older runs that have no meaning any more."""

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed: values out of range, unknown words, settings that make no sense together."""
+"""Checks before anything is computed: values out of range, unknown choices, settings that make no sense together."""
 
 import math
 from dataclasses import fields, is_dataclass
@@ -12,7 +12,7 @@ from memexp.config.train import TrainConfig, departures
 from memexp.errors import UserError, did_you_mean
 
 BEYOND = 1 << 48
-"""No size and no count is as large; libraries have trouble with some that are."""
+"""No size or count is this large; some libraries fail at larger numbers."""
 
 
 def check(config: Any, where: str = "") -> None:
@@ -23,7 +23,7 @@ def check(config: Any, where: str = "") -> None:
         where: the dotted name of `config` itself, for messages.
 
     Raises:
-        UserError: names the first setting at fault, what was seen and what was expected.
+        UserError: names the first wrong setting, what was seen and what was expected.
     """
     for item in fields(config):
         name = f"{where}.{item.name}" if where else item.name
@@ -39,8 +39,8 @@ def check(config: Any, where: str = "") -> None:
         config.check()
     if isinstance(config, Data) and config.path is not None and not config.source.reads_files:
         raise UserError(
-            f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or one of the published "
-            "data sets with it"
+            f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or a published data set "
+            "with it"
         )
     if isinstance(config, TrainConfig):
         _check_train(config)
@@ -52,13 +52,13 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
     if value == UNSET:
         raise UserError(f"{name} is not given; expected {metadata['help']}")
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
-    given = value if isinstance(value, list) else [] if value is None else [value]
-    for word in given if choices else []:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for word in values if choices else []:
         if word not in choices:
             raise UserError(
                 f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
             )
-    for number in given:
+    for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not math.isfinite(number):
@@ -73,12 +73,12 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
 
 
 def _check_data(config: DataConfig) -> None:
-    others = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
-    for name in others:
+    unused = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
+    for name in unused:
         item = DataConfig.__dataclass_fields__[name]
         if (value := getattr(config, name)) != default_of(item):
             raise UserError(
-                f"{name} is {str(value).lower()}, but `memexp data {config.what}` has no use for it; expected it with "
+                f"{name} is {str(value).lower()}, but `memexp data {config.what}` does not use it; expected it with "
                 f"`memexp data {'inspect' if config.what == 'list' else 'list'}`"
             )
 
@@ -88,7 +88,7 @@ def _check_train(config: TrainConfig) -> None:
     if config.accumulate % window:
         raise UserError(
             f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
-            f"multiple of {window}, for a step is made of whole gradient windows of bptt_segments + 1 segments"
+            f"multiple of {window}, because a step consists of whole gradient windows of bptt_segments + 1 segments"
         )
     config.arch.check(config)
     if config.data.cut == "chunks" and not config.data.max_document:
@@ -99,51 +99,51 @@ def _check_train(config: TrainConfig) -> None:
     cutoffs = config.size.cutoffs
     if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
         raise UserError(
-            f"size.cutoffs is {cutoffs}; expected numbers of words, ascending, such as [20000,40000,200000]"
+            f"size.cutoffs is {cutoffs}; expected numbers of words in ascending order, such as [20000,40000,200000]"
         )
     if config.size.narrowing ** len(cutoffs) > config.size.width:
         raise UserError(
-            f"size.narrowing is {config.size.narrowing} with {len(cutoffs)} cutoffs; expected less, for at a width of "
-            f"{config.size.width} nothing is left of the last cluster's vectors"
+            f"size.narrowing is {config.size.narrowing} with {len(cutoffs)} cutoffs; expected a smaller number, because with "
+            f"size.width={config.size.width} the vectors of the last cluster would have no entries"
         )
     if config.segment < config.data.answer:
         raise UserError(
-            f"segment is {config.segment}, but an answer of data={config.data.name} has {config.data.answer} tokens and must "
+            f"segment is {config.segment}, but an answer in data={config.data.name} has {config.data.answer} tokens and must "
             f"lie in one segment; expected segment={config.data.answer} or more"
         )
     check_scoring(config.data, config.eval)
     if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
         raise UserError(
-            f"optim.betas is {config.optim.betas}, which Adafactor has no use for; expected optim=adamw with it"
+            f"optim.betas is {config.optim.betas}, but Adafactor does not use it; expected optim=adamw with it"
         )
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
-        raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers from 0 up to but not including 1")
+        raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
 def check_scoring(data: Data, scoring: Scoring) -> None:
-    """Refuse to score a part of a document where what is scored stands at its end.
+    """Refuse to score only the start of documents in a task that scores their end.
 
     Raises:
-        UserError: says which setting is meant instead.
+        UserError: says which setting to use instead.
     """
     if data.task == "classify" and scoring.max_document:
         raise UserError(
-            f"eval.max_document is {scoring.max_document}, but with task=classify what is scored stands at a document's end; "
-            "expected 0. How much of a document is read, in training too, is data.max_document"
+            f"eval.max_document is {scoring.max_document}, but task=classify scores the end of each document; expected "
+            "eval.max_document=0. To read less of each document, in training too, set data.max_document"
         )
 
 
 def remarks(config: Any) -> list[str]:
-    """What a user should know of settings that are not refused; of other commands than `train` there is nothing to say."""
+    """What a user of `train` should know about settings that are not refused; empty for other commands."""
     if not isinstance(config, TrainConfig):
         return []
-    found = []
+    lines = []
     if departing := departures(config):
-        found.append(f"departs from the papers: {', '.join(departing)}")
+        lines.append(f"departs from the papers: {', '.join(departing)}")
     if 0 < config.steps <= config.optim.warmup:
-        found.append(
-            f"warning: steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never gets to what was "
-            "asked for; lower optim.warmup"
+        lines.append(
+            f"warning: steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never reaches "
+            "optim.rate; lower optim.warmup"
         )
     to_fill = config.arch.tokens_to_fill(config.mem)
     for name, longest in (
@@ -151,8 +151,8 @@ def remarks(config: Any) -> list[str]:
         ("eval.max_document", config.eval.max_document),
     ):
         if 0 < longest < to_fill:
-            found.append(
-                f"warning: the memory is full after {to_fill:,} tokens of a document but {name} cuts documents at {longest:,}, so "
-                f"the rest of it stays empty there; raise {name}, or set it to 0 for whole documents"
+            lines.append(
+                f"warning: the memory is full after {to_fill:,} tokens of a document, but {name} cuts documents to "
+                f"{longest:,} tokens, so a part of the memory stays empty; raise {name}, or set it to 0 for whole documents"
             )
-    return found
+    return lines

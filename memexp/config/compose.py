@@ -1,4 +1,4 @@
-"""Between Hydra and the schemas: what Hydra is told before it composes, and what is made of the result."""
+"""Between Hydra and the schemas: what Hydra must know before it composes, and how its result becomes an instance."""
 
 import os
 from dataclasses import fields, is_dataclass
@@ -17,7 +17,7 @@ from memexp.files import find_root
 
 @cache
 def register() -> None:
-    """Store the schemas, the launcher and the sweeper, and settings that keep Hydra's own files and logs away."""
+    """Store the schemas, the launcher, the sweeper, and settings that stop Hydra from writing files and logs of its own."""
     from hydra.conf import HydraConf, RunDir, SweepDir
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -32,12 +32,12 @@ def register() -> None:
         store.store(group="data", name=f"base_{name}", node=Data(source=source()))
     for name, arch in ARCHS.items():
         store.store(group="arch", name=f"base_{name}", node=as_the_size_says(arch))
-    # by name, so that composing imports neither; `memexp.launch.hydra` has Hydra find the classes
+    # by name, so that composing does not import them; `memexp.launch.hydra` lets Hydra find the classes
     store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
     sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
     store.store(group="hydra/sweeper", name="checked", node=sweeper)
     OmegaConf.register_new_resolver("memexp_root", lambda root: str(find_root(root)), replace=True)
-    # one step is one gradient window: as many borders are crossed as its segments have between them
+    # one step is one gradient window: gradients cross all borders between its segments
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
     )
@@ -55,7 +55,7 @@ def register() -> None:
 
 
 def as_the_size_says(schema: type[Arch]) -> Any:
-    """The schema of an architecture whose attention, where it has any, is `size.attention`'s if it is not given."""
+    """The schema of an architecture in which options of attention refer to `size.attention` for their defaults."""
     from omegaconf import OmegaConf
 
     node = OmegaConf.structured(schema)
@@ -65,10 +65,10 @@ def as_the_size_says(schema: type[Arch]) -> Any:
 
 
 def compose(command: str, overrides: list[str]) -> Any:
-    """The configuration of a command, as Hydra composes it without running anything.
+    """Compose the configuration of a command with Hydra, without running anything.
 
     Raises:
-        Exception: Hydra's; `memexp.config.hydra_errors.explain` puts it in one line.
+        Exception: an error of Hydra; `memexp.config.hydra_errors.explain` turns it into one line.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -79,10 +79,10 @@ def compose(command: str, overrides: list[str]) -> Any:
 
 
 def typed(config: Any) -> Any:
-    """The schema's dataclass with the values of a composed configuration, checked.
+    """An instance of the schema with the values of a composed configuration, checked.
 
     Raises:
-        UserError: a value that must be given is not, is out of range, or makes no sense beside another.
+        UserError: a required value is not given, a value is out of range, or values make no sense together.
     """
     from omegaconf import OmegaConf
 
@@ -98,7 +98,7 @@ def typed(config: Any) -> Any:
 
 
 def _check_keys(config: Any, where: str) -> None:
-    # With +key=... Hydra adds what no schema has, and with ~key it takes away what one has.
+    # Hydra adds a key that no schema has with +key=..., and removes a key of the schema with ~key.
     from omegaconf import DictConfig, OmegaConf
 
     schema = OmegaConf.get_type(config)
@@ -107,11 +107,13 @@ def _check_keys(config: Any, where: str) -> None:
             if isinstance(node := config._get_node(name), DictConfig):
                 _check_keys(node, f"{where}{name}.")
         return
-    known, found = {item.name for item in fields(schema)}, set(config)
-    for name in sorted(found - known):
-        raise UserError(f"there is no setting {where}{name}; expected one that --help lists{did_you_mean(name, known)}")
-    for name in sorted(known - found):
-        raise UserError(f"{where}{name} was taken away; expected a value, as every setting needs one")
+    known, given = {item.name for item in fields(schema)}, set(config)
+    for name in sorted(given - known):
+        raise UserError(
+            f"there is no setting {where}{name}; expected a setting that --help lists{did_you_mean(name, known)}"
+        )
+    for name in sorted(known - given):
+        raise UserError(f"{where}{name} was removed with ~; expected a value, because every setting needs one")
     for name in sorted(known):
         if isinstance(node := config._get_node(name), DictConfig):
             _check_keys(node, f"{where}{name}.")

@@ -4,11 +4,15 @@ from dataclasses import MISSING, field
 from typing import Any, Literal
 
 Effect = Literal["result", "speed", "nothing"]
-"""What another value of a setting changes: the result (an option is then *semantic*); only where or how fast the same result is
-computed, to rounding; or nothing by itself, because it only describes, or other settings take their values from it."""
+"""What another value of a setting changes.
+
+- result: the result; such an option is called *semantic*.
+- speed: only where or how fast the result is computed; the result is equal up to rounding.
+- nothing: nothing by itself; the setting only describes, or other settings take their values from it.
+"""
 
 UNSET = "???"
-"""OmegaConf's mark of a value that must be given."""
+"""OmegaConf's mark for a value that must be given."""
 
 
 def setting(
@@ -28,14 +32,14 @@ def setting(
 
     Args:
         default: the value, or a list or dict that is copied for every instance.
-        unit: what one of it is. Values with a unit that counts tokens or slots may be written 64k (65,536).
-        low, high: the closed range allowed.
-        choices: the words allowed.
-        departure: any value but the default departs from the papers; `departures` lists those in force.
-        of_memory: without a memory there is nothing for it to change, so any value but the default is refused there.
+        unit: the unit of the value. A value in one of `SIZE_UNITS` may be written 64k (65,536).
+        low, high: the smallest and the largest value that is allowed.
+        choices: the words that are allowed.
+        departure: every value except the default departs from the papers; `departures` lists such settings.
+        of_memory: the setting has no effect without a memory, so with `mem=0` only its default is accepted.
         effect: what another value changes. Only settings that change the result are part of a run's identity.
-        later: the first runs did not have this setting. At its default it is left out of a run's identity, so that their
-            identities stay as they are.
+        later: the first runs did not have this setting. Its default is left out of a run's identity, so that the
+            identities of these runs do not change.
     """
     metadata = {
         "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
@@ -47,7 +51,7 @@ def setting(
 
 
 def group(schema: type, *, effect: Effect = "result") -> Any:
-    """A dataclass field that holds a group of settings; `effect` is that of all of them."""
+    """A dataclass field that holds a group of settings; `effect` applies to all of them."""
     return field(default_factory=schema, metadata={"effect": effect})
 
 
@@ -56,7 +60,7 @@ SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
 
 
 AS_TYPED = "text"
-"""Unit of text that means nothing but its letters, whatever signs are in it."""
+"""Unit of text that is taken literally, whatever special characters it contains."""
 
 
 def default_of(item: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The groups `data`, `size`, `optim` and `tracker`, and what is scored."""
+"""The groups `data`, `size`, `optim` and `tracker`, and the settings of scoring."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,16 +13,21 @@ class Tokenizer:
 
     kind: str = setting(
         "bpe",
-        "units of text; words are those between single spaces, as the algorithmic tasks write them; lines are the words of lines "
-        "and their ends, the most frequent first, as of WikiText-103",
+        "what a token is; bpe and unigram: SentencePiece's; words: words between single spaces, for algorithmic tasks; lines: "
+        "words and line ends, numbered from the most frequent, as in WikiText-103",
         choices=("bytes", "bpe", "unigram", "words", "lines"),
     )
-    vocabulary: int = setting(1024, "entries, trained on the training split with byte fallback", unit="entries", low=2)
-    path: str | None = setting(None, "a SentencePiece model to load instead of training one", unit="path")
+    vocabulary: int = setting(
+        1024,
+        "size of the vocabulary, which is trained on the training split, with byte fallback",
+        unit="entries",
+        low=2,
+    )
+    path: str | None = setting(None, "a SentencePiece model to load instead of training a tokenizer", unit="path")
     lossless: bool = setting(
         True,
-        "every text comes back as it was, without the normaliser of a loaded model; false: with it, unknown words may become "
-        "<unk>, and bytes are counted in the text that comes back",
+        "decoding gives the original text exactly: the normaliser of a loaded model is not used; false: it is used, unknown "
+        "words may become <unk>, and bytes are counted in the decoded text",
     )
 
 
@@ -30,58 +35,60 @@ class Tokenizer:
 class Data:
     """Group `data`: a corpus, and how training reads it.
 
-    What makes the corpus has no effect by itself: the corpus counts in a run's identity by its content.
+    The settings that make the corpus have the effect `nothing`: a run's identity contains the corpus by its content.
     """
 
-    name: str = setting(UNSET, "folder name of the prepared corpus, under the root's data/", effect="nothing")
+    name: str = setting(UNSET, "the name of the prepared corpus's folder, under the root's data/", effect="nothing")
     source: SourceOptions = group(SourceOptions, effect="nothing")
     tokenizer: Tokenizer = group(Tokenizer, effect="nothing")
     min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0, effect="nothing")
     valid_documents: int = setting(
-        8, "documents of the validation split, at least", unit="documents", low=1, effect="nothing"
+        8, "smallest number of documents in the validation split", unit="documents", low=1, effect="nothing"
     )
-    test_documents: int = setting(8, "documents of the test split, at least", unit="documents", low=1, effect="nothing")
+    test_documents: int = setting(
+        8, "smallest number of documents in the test split", unit="documents", low=1, effect="nothing"
+    )
     max_document: int = setting(
         0,
-        "training reads one random crop of this length a visit; 0 reads whole documents, as the papers do. With "
-        "task=classify only a document's first tokens are read, when it is scored too",
+        "training reads only a part of this length of a longer document, chosen by data.cut; 0 reads whole documents, as the "
+        "papers do. With task=classify, training and scoring read only a document's first tokens",
         unit="tokens",
         low=0,
         departure=True,
     )
     task: str = setting(
         "predict",
-        "as in task=NAME: say what comes next, or a document's class",
+        "what the model predicts (as in task=NAME): the next token, or the class of a document",
         choices=("predict", "classify"),
         later=True,
     )
     cut: str = setting(
         "crop",
-        "what a visit to a document longer than max_document reads: a random crop, or one of the consecutive chunks it is "
-        "cut into, all of which make an epoch",
+        "which part of a document longer than data.max_document is read: crop: a random part each time; chunks: consecutive "
+        "parts, all of which are read in an epoch",
         choices=("crop", "chunks"),
         later=True,
     )
     drop_tails: bool = setting(
         False,
-        "training leaves out what does not fill a segment at a document's end: no padding",
+        "training leaves out the last tokens of a document that do not fill a segment, so there is no padding",
         departure=True,
         later=True,
     )
     answer: int = setting(
-        0, "length of an answer that must lie in one segment; 0: none", unit="tokens", low=0, effect="nothing"
+        0, "length of an answer that must lie in one segment; 0: no answers", unit="tokens", low=0, effect="nothing"
     )
-    path: str | None = setting(None, "files to read, for the sources that take some", unit="path", effect="nothing")
+    path: str | None = setting(None, "files to read, for a corpus that reads files", unit="path", effect="nothing")
 
 
 @dataclass
 class AttentionAtSize:
-    """What an architecture's attention starts with at a size, where the architecture has such an option and it is not given."""
+    """Defaults of attention options at a size: used where the architecture has the option and the user does not give it."""
 
-    position: str = setting("t5", "arch.position at this size")
-    scale: float = setting(1.0, "arch.scale at this size", low=0.0)
-    key_smear: bool = setting(False, "arch.key_smear at this size")
-    keys_as_queries: bool = setting(False, "arch.keys_as_queries at this size")
+    position: str = setting("t5", "default of arch.position at this size")
+    scale: float = setting(1.0, "default of arch.scale at this size", low=0.0)
+    key_smear: bool = setting(False, "default of arch.key_smear at this size")
+    keys_as_queries: bool = setting(False, "default of arch.keys_as_queries at this size")
 
 
 @dataclass
@@ -90,72 +97,90 @@ class Size:
 
     name: str = setting(UNSET, "name of the preset", effect="nothing")
     layers: int = setting(12, "decoder layers", unit="layers", low=1)
-    width: int = setting(1024, "model width", low=1)
-    heads: int = setting(8, "attention heads", unit="heads", low=1)
-    head_size: int = setting(128, "width of a head", low=1)
-    feedforward: int = setting(4096, "hidden width of a feed-forward layer", low=1)
-    rate: float = setting(3e-4, "AdamW's peak learning rate at this size", low=0.0, effect="nothing")
-    memory: int = setting(
-        8192, "pairs that the kNN memory holds by default at this size", unit="pairs", low=0, effect="nothing"
-    )
+    width: int = setting(1024, "hidden size of the model", low=1)
+    heads: int = setting(8, "attention heads per layer", unit="heads", low=1)
+    head_size: int = setting(128, "dimension of a head", low=1)
+    feedforward: int = setting(4096, "inner size of a feed-forward layer", low=1)
+    rate: float = setting(3e-4, "default peak learning rate of AdamW at this size", low=0.0, effect="nothing")
+    memory: int = setting(8192, "default size of the kNN memory at this size", unit="pairs", low=0, effect="nothing")
     routed: int = setting(
-        512, "pairs of them that routed search keeps by default at this size", unit="pairs", low=1, effect="nothing"
+        512,
+        "default number of pairs that arch.search=routed chooses at this size",
+        unit="pairs",
+        low=1,
+        effect="nothing",
     )
     attention: AttentionAtSize = group(AttentionAtSize, effect="nothing")
     cutoffs: list[int] = setting(
         [],
-        "words before each cluster of adaptive softmax, with data.tokenizer.kind=lines; empty: one softmax over all",
+        "number of words before each cluster of adaptive softmax, used with data.tokenizer.kind=lines; empty: one softmax over "
+        "all words",
         unit="entries",
-        effect="nothing",  # where they are in force they count; see `memexp.runs.identity`
+        effect="nothing",  # cutoffs that are in force count in a run's identity; see `memexp.runs.identity`
     )
     narrowing: int = setting(
-        1, "how many times narrower a further cluster's vectors are (div_val)", low=1, effect="nothing"
+        1,
+        "each cluster of adaptive softmax has vectors this many times narrower than the cluster before it (Transformer-XL's "
+        "div_val)",
+        low=1,
+        effect="nothing",
     )
 
 
 @dataclass
 class Optim:
-    """Group `optim`: optimizer and schedule."""
+    """Group `optim`: optimizer and learning-rate schedule."""
 
     name: str = setting("adamw", "optimizer", choices=("adamw", "adafactor"))
     rate: float = setting(
         3e-4,
-        "learning rate: the peak, or for rsqrt what is divided by the root of the step; Adafactor caps it at one over that root",
+        "peak learning rate; with schedule rsqrt it is divided by the square root of the step. Adafactor's is at most "
+        "1/sqrt(step)",
         low=0.0,
     )
     schedule: str = setting(
-        "cosine", "how the rate falls after warm-up", choices=("cosine", "linear", "rsqrt", "constant")
+        "cosine", "how the learning rate falls after warm-up", choices=("cosine", "linear", "rsqrt", "constant")
     )
     warmup: int = setting(100, "steps of linear warm-up", unit="steps", low=0)
-    floor: float = setting(0.05, "last rate of cosine and linear, as a share of the peak", low=0.0, high=1.0)
-    betas: list[float] = setting([0.9, 0.98], "AdamW's running-average coefficients")
-    weight_decay: float = setting(0.01, "decoupled weight decay of matrices; never of gates, scales and gains", low=0.0)
-    gate_rate: float = setting(1.0, "learning rate of gates and scales over that of the rest", low=0.0)
-    clip: float = setting(1.0, "gradients are scaled down to this norm; 0 never", low=0.0)
+    floor: float = setting(
+        0.05, "final learning rate of cosine and linear, as a fraction of optim.rate", low=0.0, high=1.0
+    )
+    betas: list[float] = setting([0.9, 0.98], "AdamW's beta1 and beta2")
+    weight_decay: float = setting(
+        0.01, "decoupled weight decay of matrices; gates, scales and gains have none", low=0.0
+    )
+    gate_rate: float = setting(1.0, "factor on the learning rate of gates and scales", low=0.0)
+    clip: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", low=0.0)
 
 
 @dataclass
 class Tracker:
-    """Group `tracker`: where metrics go besides the run folder."""
+    """Group `tracker`: where metrics are written besides the run folder."""
 
-    name: str = setting("none", "which one", choices=("none", "wandb", "tensorboard"))
-    project: str = setting("memexp", "Weights & Biases project")
+    name: str = setting("none", "the tracker", choices=("none", "wandb", "tensorboard"))
+    project: str = setting("memexp", "project in Weights & Biases")
 
 
 @dataclass
 class Scored:
-    """Which documents a score is about; what is None is as the run itself has it."""
+    """The documents that a score is about; None stands for the value in the run's own settings."""
 
-    split: str = setting("test", "documents to score", choices=("train", "valid", "test"))
+    split: str = setting("test", "split to score", choices=("train", "valid", "test"))
     documents: int | None = setting(
-        None, "how many, the first of the split; 0: all; default: as after training", unit="documents", low=0
+        None,
+        "score only the first documents of the split, this many; 0: all; default: as after training",
+        unit="documents",
+        low=0,
     )
     max_document: int | None = setting(
-        None, "tokens read of each, from its start; 0: all; default: as after training", unit="tokens", low=0
+        None,
+        "read only the first tokens of each document, this many; 0: all; default: as after training",
+        unit="tokens",
+        low=0,
     )
 
     def of(self, own: dict[str, Any]) -> "Scoring":
-        """What this asks of a run whose settings of `eval` are `own`."""
+        """The settings of scoring for a run whose settings of `eval` are `own`."""
         return Scoring(**own | {name: value for name, value in asdict(self).items() if value is not None})
 
 
@@ -163,18 +188,24 @@ class Scored:
 class Scoring(Scored):
     """How documents are scored after training."""
 
-    documents: int = setting(8, "how many, the first of the split; 0: all", unit="documents", low=0)
-    max_document: int = setting(8192, "tokens read of each, from its start; 0: all", unit="tokens", low=0)
-    lanes: int = setting(8, "documents read side by side; scores do not depend on it", unit="lanes", low=1)
+    documents: int = setting(
+        8, "score only the first documents of the split, this many; 0: all", unit="documents", low=0
+    )
+    max_document: int = setting(
+        8192, "read only the first tokens of each document, this many; 0: all", unit="tokens", low=0
+    )
+    lanes: int = setting(8, "documents read in parallel (batch size); scores do not depend on it", unit="lanes", low=1)
 
 
 @dataclass
 class Rescoring(Scored):
     """How documents are scored by `memexp eval`."""
 
-    lanes: int | None = setting(None, "documents read side by side; default: as after training", unit="lanes", low=1)
+    lanes: int | None = setting(
+        None, "documents read in parallel (batch size); default: as after training", unit="lanes", low=1
+    )
 
 
 def cutoffs_in_force(cutoffs: list[int], *, tokenizer: str) -> list[int]:
-    """Those of a size, where the tokenizer's vocabulary is in the order that adaptive softmax needs."""
+    """The cutoffs of a size if the vocabulary is sorted by frequency, as adaptive softmax needs it; else none."""
     return cutoffs if tokenizer == "lines" else []

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one line of our own words. Everything else is a bug and keeps its traceback."""
+"""Explain errors of Hydra and OmegaConf in one line. Every other error is a bug and keeps its traceback."""
 
 import re
 import traceback
@@ -15,10 +15,10 @@ from memexp.config.sources import SOURCES
 from memexp.errors import UserError, did_you_mean
 
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
-"""Starts of lines that help nobody who types a command."""
+"""Starts of lines in Hydra's messages that do not help a user of the command line."""
 
 EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
-"""Launchers that need an extra to be installed."""
+"""Launchers that need an extra of the package, and the name of this extra."""
 
 SOURCE = "data.source."
 
@@ -26,40 +26,43 @@ EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str
 
 
 def explain(error: BaseException, command: str) -> str | None:
-    """One line for an error of the user's, or None for one that is a bug.
+    """Explain a user's error in one line; None if the error is a bug.
 
     Args:
-        error: what was raised while Hydra composed or while the settings were checked.
-        command: such as train, for its settings.
+        error: raised while Hydra composed or while the settings were checked.
+        command: such as train; the message refers to its settings.
     """
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}; expected key=value, with quotes inside the shell's where the value has special signs: 'key=\"a b\"'"
+        return (
+            f"cannot read {error.override!r}; expected key=value. A value with special characters needs quotes inside the "
+            "shell's quotes: 'key=\"a b\"'"
+        )
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     text = str(error)
-    if found := re.match(r"Could not override '([^']*)'", text):
-        return unknown_setting(found[1], command)
-    if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires|$)", text):
-        return f"{found[1]} is a sweep over several values; expected one value, or the flag -m, or a list in brackets"
-    if found := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
-        return f"{found[1]} is a setting already; expected it without the + before it"
+    if match := re.match(r"Could not override '([^']*)'", text):
+        return unknown_setting(match[1], command)
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires|$)", text):
+        return f"{match[1]} is a sweep over several values; expected one value, or the flag -m, or a list in brackets"
+    if match := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
+        return f"{match[1]} is a setting already; expected it without the + before it"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     cause = error.__cause__ or error.__context__
-    if found := re.match(r"Error merging override (\+*)([^=]*)=?(.*)", text, re.DOTALL):
+    if match := re.match(r"Error merging override (\+*)([^=]*)=?(.*)", text, re.DOTALL):
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-            return unknown_setting(found[2], command)
+            return unknown_setting(match[2], command)
         if isinstance(cause, ValidationError):
-            return _wrong_type(found[2], found[3], command)
+            return _wrong_type(match[2], match[3], command)
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_in_hydra(error):
         return _plain(text or str(cause))
     return None
 
 
 def unknown_setting(key: str, command: str) -> str:
-    """What to say of a key that no setting has."""
+    """The message about a key that is not a setting."""
     key = key.lstrip("+~")
     owners = [
         name
@@ -75,7 +78,8 @@ def unknown_setting(key: str, command: str) -> str:
     known = [*groups_of(command), *settings_of(command)]
     last = key.rpartition(".")[2]
     meant = next((f"; did you mean {name}?" for name in known if name.rpartition(".")[2] == last), "")
-    return f"there is no setting {key}; expected one that `memexp {command} --help` lists{meant or did_you_mean(key, known)}"
+    suggestion = meant or did_you_mean(key, known)
+    return f"there is no setting {key}; expected a setting that `memexp {command} --help` lists{suggestion}"
 
 
 def _options_of_source(data: str) -> set[str]:
@@ -89,7 +93,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     if not group or not options:
         return _plain(str(error))
     if choice in EXTRAS:
-        return f"{group}={choice} is not installed; expected it after `pip install memexp[{EXTRAS[choice]}]`"
+        return f"{group}={choice} is not installed; expected `pip install memexp[{EXTRAS[choice]}]` first"
     return f"there is no {group}={choice}; expected one of {', '.join(options)}{did_you_mean(choice, options)}"
 
 
@@ -100,8 +104,8 @@ def _wrong_type(key: str, value: str, command: str) -> str:
         if item.metadata["unit"] in SIZE_UNITS:
             expected += ", such as 4096 or 64k"
         return f"{key} is {value!r}; expected {f'a list in brackets, each {expected}' if is_list(item) else expected}"
-    below = [name for name in known if name.startswith(f"{key}.")]
-    expected = f"its settings one by one, such as {below[0]}=..." if below else "another type"
+    members = [name for name in known if name.startswith(f"{key}.")]
+    expected = f"its settings one by one, such as {members[0]}=..." if members else "another type"
     return f"{key} is {value!r}; expected {expected}"
 
 

@@ -1,1 +1,1 @@
-"""What a run costs in memory and time, by arithmetic. Sizes come from the model itself, on torch's meta device."""
+"""Estimates of a run's memory and time. Sizes come from the model itself, built on torch's meta device."""

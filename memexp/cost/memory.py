@@ -1,4 +1,4 @@
-"""What a training step needs on one accelerator, by arithmetic: nothing is measured, nothing is allocated."""
+"""Estimate the memory of a training step on one accelerator; nothing is measured or allocated."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,23 +18,23 @@ HALF, FULL = 2, 4
 
 
 class Item(NamedTuple):
-    """Something that is in the device's memory while a step runs."""
+    """One thing that takes memory while a step runs."""
 
     what: str
     bytes: int
     how: str
     lasting: bool = False
-    """There from the start to the end, whatever is read."""
+    """Whether it takes memory during the whole run."""
     on_host: bool = False
-    """In the host's memory, also where the model is on an accelerator."""
+    """Whether it is in the host's memory even if the model is on an accelerator."""
 
 
 def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
-    """Everything a training step holds, for a model whose weights are in fp32.
+    """Everything that takes memory in a training step, for a model with weights in fp32.
 
-    Activations are those that the backward pass asks for: in every layer the two normed inputs, queries, keys and values,
-    what the heads read, and the hidden layer before and after its ReLU, for every segment of a gradient window; scores of
-    attention are not kept, but what is added to them is.
+    Counted are the activations that the backward pass needs, for every segment of a gradient window. In each layer these
+    are the two normalised inputs, queries, keys and values, the output of the heads, and the inner layer before and after
+    its ReLU. Attention scores are not kept, but the bias and mask that are added to them are.
     """
     size = config.size
     with torch.device("meta"):
@@ -42,7 +42,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         state = model.init_state(1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
-    number = HALF if config.precision == "bf16" else FULL
+    number_bytes = HALF if config.precision == "bf16" else FULL
     window = 1 if config.recompute else config.bptt_segments + 1
     inner, tokens = size.heads * size.head_size, config.lanes * config.segment * window
     positions = config.lanes * model.positions * window
@@ -50,11 +50,11 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     logits = min(tokens * vocabulary, 1 << 25)
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
-    found = [
+    parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
         Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}", True),
         _optimizer(config, model),
-        Item("weights in bf16", HALF * parameters if number == HALF else 0, f"{parameters:,} x {HALF}"),
+        Item("weights in bf16", HALF * parameters if number_bytes == HALF else 0, f"{parameters:,} x {HALF}"),
         Item(
             memory_cost.what,
             config.lanes * memory,
@@ -64,26 +64,26 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
             on_host=memory_cost.on_host,
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
-        Item("activations", positions * kept * number, f"{positions:,} positions x {kept:,} x {number}"),
-        _added_to_scores(config, model, number=number, segments=window),
+        Item("activations", positions * kept * number_bytes, f"{positions:,} positions x {kept:,} x {number_bytes}"),
+        _added_to_scores(config, model, number_bytes=number_bytes, segments=window),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
-    search = Item("scores of a search", memory_cost.search_bytes, "a block of queries, and what is selected of it")
-    return [*found, search] if search.bytes else found
+    search = Item("scores of a search", memory_cost.search_bytes, "scores of a block of queries, and the selection")
+    return [*parts, search] if search.bytes else parts
 
 
-def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number: int, segments: int) -> Item:
-    """The tensor that is added to scores: what distances are worth or, where positions are no bias, what may be seen.
+def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number_bytes: int, segments: int) -> Item:
+    """The tensor that is added to attention scores: the position bias, or without a bias the attention mask.
 
-    A fused kernel keeps it for its backward pass, one a lane and layer. Causal attention without a cache needs none.
+    A fused kernel keeps it for its backward pass, for each lane and layer. Causal attention without a cache needs none.
     """
     pairs = config.lanes * model.positions * (model.window + model.in_sight) * config.size.layers * segments
-    each = number * model.bias_heads if model.bias_heads else 1 if model.in_sight else 0
-    return Item("bias and mask of attention", pairs * each, f"{pairs:,} pairs of places x {each}")
+    pair_bytes = number_bytes * model.bias_heads if model.bias_heads else 1 if model.in_sight else 0
+    return Item("bias and mask of attention", pairs * pair_bytes, f"{pairs:,} pairs of positions x {pair_bytes}")
 
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
-    """AdamW keeps two numbers a parameter, Adafactor one for each row and column of a matrix."""
+    """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor one per row and column of a matrix."""
     sizes = [parameter.shape for parameter in model.parameters()]
     if config.optim.name == "adafactor":
         numbers = sum(
@@ -95,45 +95,45 @@ def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
     return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}", True)
 
 
-def total(found: list[Item]) -> int:
-    """Bytes of everything."""
-    return sum(item.bytes for item in found)
+def total(parts: list[Item]) -> int:
+    """The sum of bytes."""
+    return sum(item.bytes for item in parts)
 
 
 def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
     """Refuse a run whose weights, optimizer and state alone are larger than the device's memory.
 
     Raises:
-        UserError: says what takes most of it.
+        UserError: names the largest part.
     """
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
-    there = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
-    found = [item for item in items(config, vocabulary=vocabulary) if item.lasting and not (on_gpu and item.on_host)]
-    if (needed := total(found)) > there:
-        most = max(found, key=lambda item: item.bytes)
+    available = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
+    parts = [item for item in items(config, vocabulary=vocabulary) if item.lasting and not (on_gpu and item.on_host)]
+    if (needed := total(parts)) > available:
+        largest = max(parts, key=lambda item: item.bytes)
         raise UserError(
-            f"this run needs {needed / 1e9:,.1f} GB before it reads a token, {most.bytes / 1e9:,.1f} GB of it for {most.what} "
-            f"({most.how} bytes); expected less than the {there / 1e9:,.1f} GB that are here. Likely cause: mem={config.mem}, "
-            f"lanes={config.lanes}, segment={config.segment} or the model"
+            f"this run needs {needed / 1e9:,.1f} GB before it reads a token, of which {largest.bytes / 1e9:,.1f} GB are for "
+            f"{largest.what} ({largest.how} bytes); expected at most {available / 1e9:,.1f} GB, the memory of this device. "
+            f"Likely cause: mem={config.mem}, lanes={config.lanes}, segment={config.segment} or the model"
         )
 
 
 def page(configs: Sequence[TrainConfig], *, card: float, vocabulary: int) -> str:
-    """The arithmetic of some runs for people.
+    """The estimates of some runs as text.
 
     Args:
-        card: what the device has, in GB (10^9 bytes).
+        card: the memory of the device, in GB (10^9 bytes).
     """
     lines = []
     for config in configs:
-        found = items(config, vocabulary=vocabulary)
-        whole = total(found)
+        parts = items(config, vocabulary=vocabulary)
+        whole = total(parts)
         fits = "fits" if whole <= card * 1e9 else "does not fit"
         lines += [
             f"arch={config.arch.name} size={config.size.name} mem={config.mem:,} lanes={config.lanes} segment={config.segment} "
             f"precision={config.precision}",
-            *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in found),
+            *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in parts),
             f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {card:g} GB",
             "",
         ]

@@ -1,4 +1,4 @@
-"""What a table of runs costs, by arithmetic: parameters, tokens, operations, memory and time. Nothing is measured."""
+"""Estimate what the runs of a table cost: parameters, tokens, operations, memory and time. Nothing is measured."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from memexp.model.build import build_model
 
 
 class Hardware(NamedTuple):
-    """An accelerator by its data sheet."""
+    """An accelerator as its data sheet describes it."""
 
     name: str
     peak: float
-    """Operations a second in bf16, dense."""
+    """Operations per second in bf16, dense."""
     memory: float
     """Bytes."""
 
@@ -29,7 +29,7 @@ HARDWARE = {
 
 
 class Cost(NamedTuple):
-    """One row's run."""
+    """The cost of one run."""
 
     parameters: int
     tokens: int
@@ -39,17 +39,18 @@ class Cost(NamedTuple):
 
 
 def vocabulary_of(config: TrainConfig) -> int:
-    """Entries of the tokenizer as the settings say; words are as many as the corpus has, at most these."""
+    """The size of the vocabulary in the settings; a tokenizer of words may have fewer entries, as many as the corpus has."""
     return 256 if config.data.tokenizer.kind == "bytes" else config.data.tokenizer.vocabulary
 
 
 def operations(config: TrainConfig) -> float:
-    """Additions and multiplications a token of training, forward and backward.
+    """Additions and multiplications per token of training, forward and backward.
 
-    Every weight but the embedding is used once a position, of which memory tokens have some too, the head once a token (of adaptive
-    softmax the clusters as often as Zipf's law has their words). A position
-    attends to half its window and to the whole cache; backward counts twice, and `recompute` once more. The search scores every
-    slot, without backward: a token, or routed a segment.
+    - Every weight except the embedding is used once per position; memory tokens have positions too.
+    - The head is used once per token, and each cluster of adaptive softmax as often as its words occur by Zipf's law.
+    - A position attends to half its window on average, and to the whole cache.
+    - The backward pass counts twice the forward pass; `recompute` adds one more forward pass.
+    - The search scores every slot, once per token or, if routed, once per segment. It has no backward pass.
     """
     size = config.size
     with torch.device("meta"):
@@ -64,15 +65,16 @@ def operations(config: TrainConfig) -> float:
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
-    """One run on that many devices, which share its lanes and nothing else: it takes as long as the one with most of them."""
+    """The cost of one run on several devices, which only share its lanes; the device with the most lanes sets the time."""
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
     tokens = config.steps * config.accumulate * config.lanes * config.segment
-    each, mine = operations(config), replace(config, lanes=-(-config.lanes // devices), precision="bf16")
+    operations_a_token = operations(config)
+    on_a_device = replace(config, lanes=-(-config.lanes // devices), precision="bf16")
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens=tokens,
-        operations_a_token=each,
-        device_bytes=total(items(mine, vocabulary=vocabulary_of(config))),
-        seconds=tokens * each / (hardware.peak * utilisation) * mine.lanes / config.lanes,
+        operations_a_token=operations_a_token,
+        device_bytes=total(items(on_a_device, vocabulary=vocabulary_of(config))),
+        seconds=tokens * operations_a_token / (hardware.peak * utilisation) * on_a_device.lanes / config.lanes,
     )

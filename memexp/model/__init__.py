@@ -1,1 +1,1 @@
-"""Architectures behind one interface: `segment` is the protocol, one file a model, primitives beside them."""
+"""Architectures behind one interface, which is in `segment`: one file for each model, and packages of shared parts."""

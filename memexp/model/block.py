@@ -1,4 +1,4 @@
-"""Block-Recurrent Transformer: a sliding window over the text, and `mem` state vectors that every window rewrites.
+"""Block-Recurrent Transformer: attention in a sliding window, and `mem` state vectors that are rewritten after each window.
 
 Shapes: B lanes, T tokens, D width, M state vectors, H heads, K head size, C cache, S = C + T tokens in sight.
 """
@@ -34,40 +34,41 @@ Gauges = dict[str, Tensor]
 
 
 class _Read(NamedTuple):
-    """A window, or a piece of one, through the network."""
+    """The result of passing a window, or a piece of a window, through all layers."""
 
     hidden_BTD: Tensor
     cache: Cache
     sights: list[Sight]
-    """What each recurrent layer's tokens saw."""
+    """For each recurrent layer, the queries of the tokens with all keys and values they attend to."""
     gauges: Gauges
     pairs: PairPass
 
 
 class BlockRecurrence(DecoderModel):
-    """Block recurrence (Hutchins et al. 2022, section 3), beside whatever pairs its layers read: those of `memories`, injected.
+    """Block recurrence (Hutchins et al. 2022, section 3), optionally with memories of key-value pairs in some layers.
 
-    A segment is read in windows of W tokens, each through all layers. A token sees itself and the W tokens before it;
-    in a recurrent layer, or with `feedback` in every layer, it also reads the layer's state vectors as they stood before
-    its window (in layers without any, those of the last recurrent layer). Then the vectors are rewritten from
-    themselves and from the tokens of the window and of the one before. Gradients pass from window to window through
-    both, so how a text is cut into segments makes no difference as long as the trainer's horizon covers it. With `mem=0`
-    it is the paper's sliding-window baseline.
-    *Differs from the paper's code:* a token attends to itself too; LSTM gates take the tanh of the candidate in every
-    arrangement and fixed ones in none, as the paper's equations do; attention from and to state vectors starts sharper.
+    A segment is read in windows of W tokens, each of which passes through all layers. A token sees itself and the W tokens
+    before it. In a recurrent layer it also reads the layer's state vectors, as they were before its window. With
+    `feedback` all other layers read the state vectors of the last recurrent layer. After the window, the vectors are
+    rewritten from themselves and from the tokens of this window and the window before. Gradients pass from window to
+    window through the vectors and the cache. So it does not matter how a text is cut into segments, provided that the
+    gradient window covers them. With `mem=0` this is the paper's sliding-window baseline.
+
+    *Differs from the paper's code:* a token also attends to itself; LSTM gates always take the tanh of the candidate and
+    fixed gates never do, as in the paper's equations; attention from and to state vectors starts sharper.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: BlockArch, *, memories: PairMemories, pairs: int) -> None:
         """
         Args:
-            memories: of some layers, written after every window.
-            pairs: what these hold.
+            memories: memories of pairs for some layers, written after every window.
+            pairs: the number of pairs that each of them holds.
         """
         super().__init__(shape, cache=arch.window, memory=mem + pairs)
         self.state_dropout, self.cache_dropout = arch.state_dropout, arch.cache_dropout
         self.stored_heads = 1 if arch.shared_values else shape.heads
         self.add_layers(arch, shared_values=arch.shared_values)
-        # the paper's 10th of 12
+        # by default the layer at five sixths: the paper's 10th of 12
         chosen = sorted(layer - 1 for layer in arch.recurrent_layers) or [max(1, round(shape.layers * 10 / 12)) - 1]
         self.recurrent_layers = chosen if mem else []
         self.vectors = RecurrentVectors(StateVectors(shape, arch, count=mem) for _ in self.recurrent_layers)
@@ -77,20 +78,20 @@ class BlockRecurrence(DecoderModel):
 
     @property
     def memory_cost(self) -> MemoryCost:
-        """What search costs."""
+        """The cost of search."""
         return self.memories.cost
 
     def remarks(self, device: torch.device) -> list[str]:
-        """What is to be said of the search of the memories of pairs."""
+        """What the user should know about the search."""
         return self.memories.remarks(device)
 
     @property
     def stride(self) -> int:
-        """The window."""
+        """The length of a window."""
         return self.cache_tokens
 
     def init_state(self, lanes: int) -> State:
-        """An empty cache of one window, and the learned state vectors of each recurrent layer."""
+        """An empty cache of one window, the learned state vectors of each recurrent layer, and empty rings."""
         cache = empty_cache(
             self.shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD, heads=self.stored_heads
         )
@@ -98,32 +99,35 @@ class BlockRecurrence(DecoderModel):
         return State(cache, (*self.vectors.initial(lanes), *rings))
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Void the caches of the lanes that begin a document, and give them the learned state vectors."""
+        """Empty the caches and rings of the lanes in which a document begins, and restore the initial state vectors."""
         vectors, rings = self._parts(state)
         memory = (*self.vectors.start_again(vectors, reset_B), *(clear_ring(ring, reset_B) for ring in rings))
         return State(clear_cache(state.cache, reset_B), memory)
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read a segment window by window; each rewrites the state vectors after it was read."""
+        """Read a segment window by window; the state vectors are rewritten after each window."""
         if self.training and (self.cache_dropout or self.state_dropout):
             state = self._forget(state)
         reads, after = self._windows(tokens_BT, valid_BT, state)
         hidden_BTD = torch.cat([read.hidden_BTD for read in reads], dim=1)
-        of_windows = {name: torch.stack([read.gauges[name] for read in reads]) for name in reads[0].gauges}
-        means = {name: of.max() if name.startswith("memory_fill") else of.mean() for name, of in of_windows.items()}
-        for place, (old_BMD, new_BMD) in enumerate(zip(self._parts(state)[0], self._parts(after)[0], strict=True)):
-            means |= self._named(place, memory_gauges(old_BMD, new_BMD))
-        return SegmentOutput(hidden_BTD, after, aux={}, gauges=means)
+        by_window = {name: torch.stack([read.gauges[name] for read in reads]) for name in reads[0].gauges}
+        gauges = {
+            name: values.max() if name.startswith("memory_fill") else values.mean()
+            for name, values in by_window.items()
+        }
+        for index, (old_BMD, new_BMD) in enumerate(zip(self._parts(state)[0], self._parts(after)[0], strict=True)):
+            gauges |= self._named(index, memory_gauges(old_BMD, new_BMD))
+        return SegmentOutput(hidden_BTD, after, aux={}, gauges=gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over a cache that grows by the window so far, and the state vectors as they were at its start."""
+        """Read the next piece; its cache includes the window so far, and state vectors are those of the window's start."""
         vectors, rings = self._parts(state)
         cache, seen = (state.cache, self.vectors.see(vectors)) if kept is None else kept
         read = self._read(self.embed(tokens_BT), cache, seen, rings, size=None)
         return Extension(read.hidden_BTD, (read.cache, seen))
 
     def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
-        """What each token retrieves of the memories of pairs; windows write to a copy of the rings."""
+        """What each token retrieves from the memories of pairs; the windows are written to a copy of the rings."""
         if not self._parts(state)[1]:
             return super().inspect(tokens_BT, valid_BT, state, reset_B)
         reads, _ = self._windows(tokens_BT, valid_BT, fork(self.clear(state, reset_B)))
@@ -131,7 +135,7 @@ class BlockRecurrence(DecoderModel):
         return Retrieval(*(torch.cat(parts, dim=1) for parts in zip(*retrieved, strict=True)))
 
     def _forget(self, state: State) -> State:
-        """In training, lanes lose their cache or their state vectors at random, so that neither is relied on alone."""
+        """Reset the cache or the state vectors of random lanes, so that training does not rely on only one of them."""
         chance_2B = torch.rand(2, *state.cache.count_B.shape, device=state.cache.count_B.device)
         cache = clear_cache(state.cache, chance_2B[0] < self.cache_dropout)
         vectors, rings = self._parts(state)
@@ -143,24 +147,24 @@ class BlockRecurrence(DecoderModel):
         return state.memory[:count], state.memory[count:]
 
     def _windows(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> tuple[list[_Read], State]:
-        """A segment window by window, and the state after it."""
-        # padding is nothing at all, so that no gauge depends on what stands there
+        """Read a segment window by window; the result is each window's, and the state after the segment."""
+        # embeddings of padding are zero, so that no gauge depends on the padding
         x_BTD = self.embed(tokens_BT) * valid_BT[..., None]
         cache, (vectors, rings), reads = state.cache, self._parts(state), []
-        for window_BTD, there_BT in zip(x_BTD.split(self.stride, 1), valid_BT.split(self.stride, 1), strict=True):
+        for window_BTD, valid_BW in zip(x_BTD.split(self.stride, 1), valid_BT.split(self.stride, 1), strict=True):
             # section 3: vertically, tokens attend to themselves and to the states of the window before;
             # horizontally, states attend to themselves and to the tokens, and a gate takes the place of each residual
             seen = self.vectors.see(vectors)
             read = self._read(window_BTD, cache, seen, rings, size=self.cache_tokens)
-            vectors, gates = self._rewrite(seen, read.sights, there_BT, cache.count_B)
-            rings, cache = read.pairs.write(cache, there_BT), read.cache
+            vectors, gates = self._rewrite(seen, read.sights, valid_BW, cache.count_B)
+            rings, cache = read.pairs.write(cache, valid_BW), read.cache
             reads.append(read._replace(gauges=read.gauges | gates))
         return reads, State(cache, (*vectors, *rings))
 
     def _read(
         self, x_BTD: Tensor, cache: Cache, seen: tuple[Seen, ...], rings: tuple[Ring, ...], *, size: int | None
     ) -> _Read:
-        """Through all layers; `size` is that of the next cache, None keeps all in sight."""
+        """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight."""
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
         sights: list[Sight] = []
@@ -173,11 +177,12 @@ class BlockRecurrence(DecoderModel):
             sight = layer.attention.look(heads, past)
             local_BHTK = pairs.attend(index, layer.attention, heads, sight, mask)
             if str(index) in self.readers:
-                own = self.recurrent_layers.index(index) if index in self.recurrent_layers else -1
-                found: FromStates = self.readers[str(index)](y_BTD, seen[own])
-                x_BTD = x_BTD + layer.dropout(found.output_BTD)
-                if own >= 0:
-                    gauges |= self._named(own, {"state_read": _lengths(found.read_BHTK, local_BHTK)})
+                # layers without state vectors read those of the last recurrent layer
+                recurrent = self.recurrent_layers.index(index) if index in self.recurrent_layers else -1
+                from_states: FromStates = self.readers[str(index)](y_BTD, seen[recurrent])
+                x_BTD = x_BTD + layer.dropout(from_states.output_BTD)
+                if recurrent >= 0:
+                    gauges |= self._named(recurrent, {"state_read": _relative_norm(from_states.read_BHTK, local_BHTK)})
                     sights.append(sight)
             x_BTD = layer.finish(x_BTD, local_BHTK)
             past_tokens, in_sight = past.keys_BGCK.shape[2], sight.keys_BGSK.shape[2]
@@ -190,26 +195,26 @@ class BlockRecurrence(DecoderModel):
     def _rewrite(
         self, seen: tuple[Seen, ...], sights: list[Sight], valid_BT: Tensor, count_B: Tensor
     ) -> tuple[tuple[Tensor, ...], Gauges]:
-        """The state vectors after a window, and its gates; where the window is all padding they stay.
+        """The state vectors after a window, and gauges of the gates; lanes with only padding keep their vectors.
 
         Args:
-            count_B: how many of the cached tokens are of the lane's document.
+            count_B: how many of the cached tokens belong to the lane's document.
         """
-        place_S = torch.arange(-self.cache_tokens, valid_BT.shape[1], device=count_B.device)
-        there_BS = F.pad(valid_BT, (self.cache_tokens, 0), value=True) & (place_S >= -count_B[:, None])
-        moves_B11 = valid_BT.any(dim=-1)[:, None, None]
-        mask_B11S = there_BS[:, None, None] | ~moves_B11[..., None]  # a softmax needs something to read
+        index_S = torch.arange(-self.cache_tokens, valid_BT.shape[1], device=count_B.device)
+        valid_BS = F.pad(valid_BT, (self.cache_tokens, 0), value=True) & (index_S >= -count_B[:, None])
+        written_B11 = valid_BT.any(dim=-1)[:, None, None]
+        mask_B11S = valid_BS[:, None, None] | ~written_B11[..., None]  # a softmax needs at least one key
         memory: list[Tensor] = []
         gauges: Gauges = {}
-        for place, (vectors, old, sight) in enumerate(zip(self.vectors, seen, sights, strict=True)):
+        for index, (vectors, old, sight) in enumerate(zip(self.vectors, seen, sights, strict=True)):
             gated = vectors.rewrite(old, sight.keys_BGSK, sight.values_BGSK, mask_B11S)
-            memory.append(torch.where(moves_B11, gated.new_BMD, old.vectors_BMD))
-            gauges |= self._named(place, {"gate": gated.keep_BMD.detach().mean()})
+            memory.append(torch.where(written_B11, gated.new_BMD, old.vectors_BMD))
+            gauges |= self._named(index, {"gate": gated.keep_BMD.detach().mean()})
         return tuple(memory), gauges
 
-    def _named(self, place: int, gauges: Gauges) -> Gauges:
-        """With the number of the layer where several are recurrent."""
-        suffix = f"_layer{self.recurrent_layers[place] + 1}" if len(self.recurrent_layers) > 1 else ""
+    def _named(self, index: int, gauges: Gauges) -> Gauges:
+        """The gauges of a recurrent layer, counted from 0; their names get its number if several layers are recurrent."""
+        suffix = f"_layer{self.recurrent_layers[index] + 1}" if len(self.recurrent_layers) > 1 else ""
         return {name + suffix: value for name, value in gauges.items()}
 
 
@@ -221,7 +226,7 @@ class Block(BlockRecurrence):
         super().__init__(shape, mem, arch, memories=PairMemories(), pairs=0)
 
 
-def _lengths(read_BHTK: Tensor, local_BHTK: Tensor) -> Tensor:
-    """Gauge: how long what was read of the state vectors is, relative to local attention; 0 in lanes of padding alone."""
-    read_B, local_B = (each.detach().float().flatten(1).norm(dim=-1) for each in (read_BHTK, local_BHTK))
+def _relative_norm(read_BHTK: Tensor, local_BHTK: Tensor) -> Tensor:
+    """Gauge: the norm of what was read from state vectors over the norm of local attention; 0 in lanes of padding."""
+    read_B, local_B = (output.detach().float().flatten(1).norm(dim=-1) for output in (read_BHTK, local_BHTK))
     return torch.where(local_B > 0, read_B / local_B, 0).mean()

@@ -1,4 +1,4 @@
-"""Block-Recurrent Transformer with a kNN memory beside: state vectors for the gist, exact pairs for the letter."""
+"""Block-Recurrent Transformer with a kNN memory: state vectors for a summary of the past, pairs for its exact content."""
 
 from typing import final
 
@@ -12,9 +12,9 @@ from memexp.model.transformer.shape import Shape
 class BlockKnn(BlockRecurrence):
     """Block recurrence (Hutchins et al. 2022, section 3) in which some layers also read the last `pairs` keys and values.
 
-    Those layers are the memory layers of `arch=knn` (Wu et al. 2022, section 3), except that what they read stands for
-    local attention beside the state vectors, and that the rings are written after every window: so losses do not depend
-    on how a text is cut into segments here either. `mem` counts the state vectors; with `pairs=0` this is `arch=block`.
+    These layers are the memory layers of `arch=knn` (Wu et al. 2022, section 3), with two differences. Their output takes
+    the place of local attention next to the state vectors. The rings are written after every window, so losses do not
+    depend on how a text is cut into segments. `mem` counts the state vectors; with `pairs=0` this is `arch=block`.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: BlockKnnArch) -> None:

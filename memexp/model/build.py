@@ -1,4 +1,4 @@
-"""From settings to a model."""
+"""Build a model from its settings."""
 
 import importlib
 
@@ -10,10 +10,10 @@ from memexp.model.transformer.shape import Shape
 
 
 def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
-    """The model of a configuration, with weights drawn from torch's generator, on the CPU.
+    """Build the model of a configuration on the CPU, with weights drawn from torch's default generator.
 
     Raises:
-        UserError: `arch._target_` is no architecture of memexp.
+        UserError: `arch._target_` is not an architecture of memexp.
     """
     size = config.size
     shape = Shape(
@@ -33,7 +33,10 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
 
 
 def _class_of(arch: Arch) -> type:
-    """The class that `arch._target_` names. Settings can come from somebody else's run folder, so it is a model or refused."""
+    """The model class that `arch._target_` names.
+
+    Settings can come from another person's run folder, so anything that is not a model is refused.
+    """
     module, _, name = arch._target_.rpartition(".")
     if module.startswith("memexp.model."):
         try:
@@ -44,5 +47,5 @@ def _class_of(arch: Arch) -> type:
             return model
     raise UserError(
         f"arch._target_ is {arch._target_!r}; expected the class of an architecture, such as memexp.model.xl.Xl. Likely cause: "
-        "the settings are of another version of memexp, or were edited"
+        "the settings come from another version of memexp, or were edited"
     )

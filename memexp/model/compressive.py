@@ -1,4 +1,4 @@
-"""Compressive Transformer: what leaves the exact cache is compressed into `mem` slots before it is forgotten.
+"""Compressive Transformer: pairs that leave the cache are compressed into `mem` slots before they are forgotten.
 
 Shapes: B lanes, T tokens, D width, H heads, K head size, M compressed slots, C cache, S = M + C + T keys in sight,
 N = T pairs that leave the cache, P compressed pairs made of them.
@@ -31,24 +31,24 @@ from memexp.model.transformer.shape import Shape
 
 
 class _Read(NamedTuple):
-    """A segment, or a piece of one, through the network."""
+    """The result of passing a segment, or a piece of a segment, through all layers."""
 
     hidden_BTD: Tensor
     cache: Cache
     gauges: dict[str, Tensor]
     seen: list[tuple[Heads, Sight]]
-    """What each layer saw of it."""
+    """For each layer, the projections, and the queries with all keys and values they attend to."""
 
 
 @final
 class Compressive(DecoderModel):
     """Compressive Transformer (Rae et al. 2020, section 3) over normalised keys.
 
-    Every layer attends to its compressed slots, its cache and the segment together; a slot stands where the middle one of
-    its tokens stood. Compression is trained by attention reconstruction alone: no gradient enters the cache or the slots,
-    and none of that loss leaves the compressors.
-    *Differs from the paper:* keys and values are compressed, a head at a time, not the activations that they are made of;
-    the convolution starts as a mean.
+    Every layer attends to its compressed slots, its cache and the segment together. A slot has the position of the middle
+    one of its tokens. Only the attention-reconstruction loss trains the compression: no gradient enters the cache or the
+    slots, and the gradient of this loss reaches only the compressors.
+    *Differs from the paper:* keys and values are compressed separately for each head, not the activations that they are
+    made of; the convolution is initialised as a mean.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: CompressiveArch) -> None:
@@ -71,28 +71,28 @@ class Compressive(DecoderModel):
         return State(self.empty_cache(lanes), Compressed(slots, count_B))
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Void the caches and slots of the lanes that begin a document."""
+        """Empty the caches and slots of the lanes in which a document begins."""
         memory = state.memory._replace(count_B=state.memory.count_B.masked_fill(reset_B, 0))
         return State(clear_cache(state.cache, reset_B), memory)
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read one segment over itself, the cache and the slots; then compress what leaves the cache."""
+        """Read one segment, which attends to itself, the cache and the slots; then compress the pairs that leave the cache."""
         read = self._read(tokens_BT, state.memory, state.cache, size=self.cache_tokens)
         if not self.memory_slots:
             return SegmentOutput(read.hidden_BTD, State(read.cache, state.memory), aux={}, gauges=read.gauges)
         length = tokens_BT.shape[1]
-        place_C = torch.arange(self.cache_tokens, device=tokens_BT.device)
-        cached_BC = place_C >= self.cache_tokens - state.cache.count_B[:, None]
-        there_BP = torch.cat([cached_BC, valid_BT], dim=1)[:, :length].unflatten(1, (-1, self.factor)).all(-1)
+        index_C = torch.arange(self.cache_tokens, device=tokens_BT.device)
+        cached_BC = index_C >= self.cache_tokens - state.cache.count_B[:, None]
+        made_valid_BP = torch.cat([cached_BC, valid_BT], dim=1)[:, :length].unflatten(1, (-1, self.factor)).all(-1)
         leaving = slice(self.memory_slots, self.memory_slots + length)
         slots: list[Pairs] = []
         errors: list[Reconstruction] = []
         for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
-            # Algorithm 1: the oldest of the cache leave it, f_c compresses them, and the newest slots stay
+            # Algorithm 1: the oldest pairs leave the cache, f_c compresses them, and the newest slots stay
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
             made = compressor(whole)
-            # Algorithm 2: |attention to what leaves minus attention to what was made of it|^2, without other gradient
-            errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=there_BP, valid_BT=valid_BT))
+            # Algorithm 2: |attention to the leaving pairs minus attention to the compressed pairs|^2
+            errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
             slots.append(append(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
@@ -100,18 +100,18 @@ class Compressive(DecoderModel):
         return SegmentOutput(
             read.hidden_BTD,
             State(read.cache, Compressed(tuple(slots), count_B)),
-            # pooling has nothing to learn
+            # pooling has no parameters
             aux={"reconstruction": loss} if loss.requires_grad else {},
             gauges=read.gauges | {"reconstruction": torch.stack([error.by_lane for error in errors]).mean()},
         )
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over a cache that grows by the segment so far, and the slots as they were at its start."""
+        """Read the next piece; its cache includes the segment so far, and the slots are those of the segment's start."""
         cache = state.cache if kept is None else kept
         return Extension(*self._read(tokens_BT, state.memory, cache, size=None)[:2])
 
     def _read(self, tokens_BT: Tensor, memory: Compressed, cache: Cache, *, size: int | None) -> _Read:
-        """Through all layers; `size` is that of the next cache, None keeps all in sight but the slots."""
+        """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight except the slots."""
         x_BTD = self.embed(tokens_BT)
         slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
         filled_BM = torch.arange(slots, device=x_BTD.device) >= slots - memory.count_B[:, None]
@@ -123,12 +123,12 @@ class Compressive(DecoderModel):
         shares: list[Tensor] = []
         for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-            further = LayerCache(
+            slots_and_cache = LayerCache(
                 torch.cat([pairs.keys_BHNK, past.keys_BGCK], dim=2),
                 torch.cat([pairs.values_BHNK, past.values_BGCK], dim=2),
                 past.input_BD,
             )
-            sight = layer.attention.look(heads, further, places)
+            sight = layer.attention.look(heads, slots_and_cache, places)
             x_BTD = layer.finish(x_BTD, attend(sight, mask))
             layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
             seen.append((heads, sight))
@@ -141,7 +141,10 @@ class Compressive(DecoderModel):
         return _Read(x_BTD, next_cache(layer_caches, cache, length), gauges, seen)
 
     def _places(self, length: int, exact: int, device: torch.device) -> Places:
-        """Slots stand `factor` tokens apart, just behind the `exact` keys, of which the last `length` are the queries' own."""
+        """The positions of all keys: first the slots, `factor` tokens apart, then the `exact` keys.
+
+        The last `length` exact keys belong to the queries.
+        """
         before = self.memory_slots * self.factor
         text = in_order(length, exact, device)
         slots_M = torch.arange(0, before, self.factor, device=device) + self.factor // 2

@@ -1,12 +1,12 @@
-"""What a parameter says of itself to whoever trains it."""
+"""Marks on parameters that the optimizer reads."""
 
 from torch import Tensor, nn
 
 
 def as_gate(values: Tensor) -> nn.Parameter:
-    """A parameter that gates or scales something.
+    """Make a parameter that gates or scales something.
 
-    The optimizer never lets it decay, and may give it a learning rate of its own (`optim.gate_rate`).
+    The optimizer applies no weight decay to it, and may give it another learning rate (`optim.gate_rate`).
     """
     parameter = nn.Parameter(values)
     parameter.is_gate = True  # type: ignore[attr-defined]
@@ -14,5 +14,5 @@ def as_gate(values: Tensor) -> nn.Parameter:
 
 
 def is_gate(parameter: nn.Parameter) -> bool:
-    """Whether it was made by `as_gate`."""
+    """Whether the parameter was made by `as_gate`."""
     return getattr(parameter, "is_gate", False)

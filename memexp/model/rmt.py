@@ -1,7 +1,7 @@
-"""Recurrent Memory Transformer: memory tokens in front of a segment are read, memory tokens behind it are written.
+"""Recurrent Memory Transformer: memory tokens before a segment are read, memory tokens after it are written.
 
-Shapes: B lanes, T tokens, M memory tokens, D width, C cache. A strip is all that a segment's attention runs over: C
-cached tokens, M read tokens, T tokens, M write tokens, S in all; the last Q of them are its queries.
+Shapes: B lanes, T tokens, M memory tokens, D width, C cache. A *strip* is the sequence that attention runs over: C
+cached tokens, M read tokens, T tokens and M write tokens, S in all. The last Q of them are queries.
 """
 
 from typing import NamedTuple, final
@@ -20,12 +20,15 @@ from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 
 CARRY = 4.0
-"""Root mean square of the memory at first: larger than what one segment adds, so that a slot keeps most of what it holds
-and its gradient does not fade from border to border. With 1 the slots become alike before they are of use."""
+"""Root mean square of the initial memory.
+
+It is larger than what one segment adds. So a slot keeps most of its content, and its gradient does not vanish over segment
+borders. With 1, all slots become alike before the model uses them.
+"""
 
 
 class _Strip(NamedTuple):
-    """How many of each kind there are, in this order, and how many of the last are queries."""
+    """The number of positions of each kind, in their order in the strip; the last `queries` of all are queries."""
 
     cache: int
     read: int
@@ -39,37 +42,37 @@ class _Strip(NamedTuple):
 
     @property
     def text(self) -> slice:
-        """The tokens among the queries."""
+        """The indices of the tokens among the queries."""
         before = self.size - self.queries
         start = max(0, self.cache + self.read - before)
         return slice(start, self.queries - self.write)
 
     def places(self, device: torch.device) -> Places:
-        """Tokens stand one after another; read tokens end before the segment begins, write tokens follow it."""
+        """The positions: read tokens end where the segment begins, write tokens follow the segment."""
         parts = [(-self.cache, 0), (-self.read, 0), (0, self.tokens + self.write)]
         place_S = torch.cat([torch.arange(start, stop, device=device) for start, stop in parts])
         highest = self.tokens + self.write - 1 + max(self.cache, self.read)
         return Places(place_S[-self.queries :], place_S, lowest=min(0, 1 - max(self.read, self.write)), highest=highest)
 
     def mask(self, count_B: Tensor, valid_BT: Tensor) -> Tensor:
-        """True where a query may look, B 1 Q S.
+        """The attention mask, B 1 Q S: true where a query may attend.
 
         Args:
-            count_B: how many of the cached tokens are the lane's own.
-            valid_BT: which of the strip's tokens are there; only write tokens ask, for padding is behind every token.
+            count_B: how many of the cached tokens belong to the lane's document.
+            valid_BT: which tokens are not padding. Only write tokens need it, because padding comes after every token.
         """
         index_S = torch.arange(self.size, device=count_B.device)
         read_S = (index_S >= self.cache) & (index_S < self.cache + self.read)
         write_S = index_S >= self.size - self.write
         filled_BS = (index_S >= self.cache - count_B[:, None]) | (index_S >= self.cache)
-        there_BS = F.pad(valid_BT, (self.cache + self.read, self.write), value=True)
-        index_Q, read_Q, write_Q = (of_S[-self.queries :, None] for of_S in (index_S, read_S, write_S))
+        valid_BS = F.pad(valid_BT, (self.cache + self.read, self.write), value=True)
+        index_Q, read_Q, write_Q = (values_S[-self.queries :, None] for values_S in (index_S, read_S, write_S))
         by_kind_QS = torch.where(read_Q, read_S, (index_S <= index_Q) | write_Q)
-        return (by_kind_QS & filled_BS[:, None] & (there_BS[:, None] | ~write_Q))[:, None]
+        return (by_kind_QS & filled_BS[:, None] & (valid_BS[:, None] | ~write_Q))[:, None]
 
 
 class _Kept(NamedTuple):
-    """What the next piece of a segment may attend to: in every layer the strip so far, without write tokens."""
+    """What the next piece of a segment may attend to: for each layer the strip so far, without write tokens."""
 
     layers: tuple[LayerCache, ...]
     tokens: int
@@ -77,18 +80,22 @@ class _Kept(NamedTuple):
 
 @final
 class Rmt(DecoderModel):
-    """Recurrent Memory Transformer (Bulatov et al. 2022, section 3.2), with a cache where `cache` is not 0.
+    """Recurrent Memory Transformer (Bulatov et al. 2022, section 3.2), with a cache if `arch.cache` is not 0.
 
-    A lane carries `mem` vectors. They stand in front of the segment (read) and, the same ones, behind it (write); what
-    the last layer makes of the write tokens is the next segment's memory. Inside each block of memory tokens attention
-    is unmasked, tokens are causal, and read tokens see nothing but one another. Gradients cross segment borders through
-    the memory, as far as the trainer's horizon lets them. With `mem=0` and no cache it is the plain decoder.
+    Each lane carries `mem` vectors. They are placed before the segment (read tokens) and once more after it (write
+    tokens). The last layer's outputs at the write tokens are the memory of the next segment. Attention is unmasked within
+    the read tokens and within the write tokens. Tokens of the text are causal, and read tokens see only one another.
+    Gradients cross segment borders through the memory, within a gradient window. With `mem=0` and no cache this is the
+    plain decoder.
 
-    *Differs from the paper:* pre-norm, so what is carried is normalised once more (`CARRY`); a learned vector a slot and role
-    tells memory tokens apart, where the published code starts all of them alike; the cache holds tokens alone, and read
-    tokens stand at the places of the cache's newest; what predicts the extra word of the auxiliary loss (section 4.3)
-    is the write tokens. Gradient windows of `bptt_segments + 1` segments do not overlap, where the published code takes
-    a step every segment and computes `bptt_segments` again before it.
+    *Differs from the paper:*
+
+    - The layers are pre-norm, so the carried vectors are normalised once more (`CARRY`).
+    - A learned vector for each slot and role distinguishes memory tokens; the published code starts all of them alike.
+    - The cache holds only tokens, and read tokens have the positions of the newest cached tokens.
+    - The write tokens predict the extra word of the auxiliary loss (section 4.3).
+    - Gradient windows of `bptt_segments + 1` segments do not overlap. The published code takes a step after every segment
+      and computes the `bptt_segments` segments before it again.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
@@ -105,7 +112,7 @@ class Rmt(DecoderModel):
 
     @property
     def positions(self) -> int:
-        """The memory stands before the segment, to be read, and behind it, to be written."""
+        """Tokens, read tokens and write tokens."""
         return self.shape.segment + 2 * self.memory_slots
 
     def init_state(self, lanes: int) -> State:
@@ -114,18 +121,18 @@ class Rmt(DecoderModel):
         return State(cache, self.initial_MD.expand(lanes, -1, -1) if self.memory_slots else ())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Void the caches and put the initial memory back in the lanes that begin a document."""
+        """Empty the caches and restore the initial memory in the lanes in which a document begins."""
         memory = state.memory
         if self.memory_slots:
             memory = torch.where(reset_B[:, None, None], self.initial_MD, memory)
         return State(clear_cache(state.cache, reset_B), memory)
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read one segment between its memory tokens, and carry on what became of the write tokens."""
+        """Read one segment between its memory tokens; the outputs at the write tokens are the next memory."""
         slots, length, cache = self.memory_slots, tokens_BT.shape[1], state.cache
         strip = _Strip(self.cache_tokens, slots, length, slots, queries=slots + length + slots)
         parts = [self.head.embed(tokens_BT)]
-        if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector a slot and role
+        if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [state.memory + self.read_MD, *parts, state.memory + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
         mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
@@ -150,7 +157,7 @@ class Rmt(DecoderModel):
         return SegmentOutput(hidden_BTD, State(cache, memory_BMD), self._aux(written_BMD, valid_BT), gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over cache, read tokens and the segment so far; there is no write token before its end."""
+        """Read the next piece, which attends to the cache, the read tokens and the segment so far, without write tokens."""
         slots, length = self.memory_slots, tokens_BT.shape[1]
         x_BQD = self.head.embed(tokens_BT)
         if kept is None:
@@ -159,8 +166,8 @@ class Rmt(DecoderModel):
                 x_BQD = torch.cat([state.memory + self.read_MD, x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)
         strip = _Strip(self.cache_tokens, slots, kept.tokens + length, 0, queries=x_BQD.shape[1])
-        there_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
-        mask, places = strip.mask(state.cache.count_B, there_BT), strip.places(x_BQD.device)
+        valid_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
+        mask, places = strip.mask(state.cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches = []
         for layer, past in zip(self.layers, kept.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
@@ -170,12 +177,12 @@ class Rmt(DecoderModel):
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
     def _aux(self, written_BMD: Tensor, valid_BT: Tensor) -> dict[str, Tensor]:
-        """Write tokens are to predict a word of their own (section 4.3), mean over those of lanes that read anything."""
+        """The auxiliary loss: write tokens predict an extra word (section 4.3); a mean over lanes that read a token."""
         if self.memory_word_D is None:
             return {}
         nats_BM = self.head.nats_of_another(written_BMD, self.memory_word_D)
-        there_B = valid_BT.any(-1)
-        nats = torch.where(there_B, nats_BM.mean(-1), 0).sum() / there_B.sum().clamp_min(1)
+        reading_B = valid_BT.any(-1)
+        nats = torch.where(reading_B, nats_BM.mean(-1), 0).sum() / reading_B.sum().clamp_min(1)
         return {"memory_word": self.aux_weight * nats}
 
 

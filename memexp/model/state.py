@@ -1,4 +1,4 @@
-"""What a lane carries from segment to segment, and what may be done with it.
+"""The state that each lane (row of the batch) carries from segment to segment, and operations on it.
 
 Shapes: B lanes.
 """
@@ -17,57 +17,57 @@ AnyTree = TypeVar("AnyTree")
 
 
 class State(NamedTuple):
-    """What a lane carries from segment to segment; an argument and a result, never kept on a module."""
+    """The state of all lanes between two segments; an argument and a result, never stored on a module."""
 
     cache: Tree
     """Exact keys and values of the recent past."""
     memory: Tree
-    """Everything else."""
+    """Everything else that is carried."""
 
 
 def detach(tree: AnyTree) -> AnyTree:
-    """The same values outside the graph."""
+    """The tree without gradient: its tensors are outside the graph."""
     result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach(), tree)
     return result
 
 
 def fork(tree: AnyTree) -> AnyTree:
-    """A copy that shares no storage, so that what is written to one is never seen in the other."""
+    """A copy without shared storage, so that writing to one tree never changes the other."""
     result: AnyTree = pytree.tree_map(lambda leaf: leaf.detach().clone(), tree)
     return result
 
 
 def state_bytes(tree: Tree) -> int:
-    """Bytes of all tensors."""
+    """The size of all tensors in bytes."""
     return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree))
 
 
 def pack(tree: Tree) -> list[Tensor]:
-    """The tensors as a flat list for a checkpoint, each with storage of its own."""
+    """The tensors as a flat list for a checkpoint; each is a copy."""
     return [leaf.detach().clone() for leaf in pytree.tree_leaves(tree)]
 
 
 def unpack(leaves: list[Tensor], like: AnyTree) -> AnyTree:
-    """The tree of `pack`, with the form and device of `like`.
+    """The tree that `pack` made flat, with the structure and devices of `like`.
 
     Raises:
-        ValueError: number, shapes or types differ, so this is the state of another model.
+        ValueError: the number, shapes or types of the tensors differ, so this is the state of another model.
     """
-    ours, form = pytree.tree_flatten(like)
-    found = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
-    expected = [(tuple(leaf.shape), leaf.dtype) for leaf in ours]
-    if found != expected:
-        differ = (i for i, (there, here) in enumerate(zip(found, expected, strict=False)) if there != here)
-        at = next(differ, min(len(found), len(expected)))
-        there, here = (str(forms[at]) if at < len(forms) else "absent" for forms in (found, expected))
+    own, structure = pytree.tree_flatten(like)
+    stored_forms = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
+    own_forms = [(tuple(leaf.shape), leaf.dtype) for leaf in own]
+    if stored_forms != own_forms:
+        pairs = enumerate(zip(stored_forms, own_forms, strict=False))
+        first = next((i for i, (stored, ours) in pairs if stored != ours), min(len(stored_forms), len(own_forms)))
+        stored, ours = (str(forms[first]) if first < len(forms) else "absent" for forms in (stored_forms, own_forms))
         raise ValueError(
-            f"its state has {len(found)} tensors and the model carries {len(expected)}; number {at + 1} is {there} there "
-            f"and {here} here"
+            f"its state has {len(stored_forms)} tensors and the model's has {len(own_forms)}; tensor {first + 1} is {stored} in "
+            f"the file and {ours} in the model"
         )
-    result: AnyTree = pytree.tree_unflatten([a.to(b.device) for a, b in zip(leaves, ours, strict=True)], form)
+    result: AnyTree = pytree.tree_unflatten([a.to(b.device) for a, b in zip(leaves, own, strict=True)], structure)
     return result
 
 
 def zero_lanes(tensor: Tensor, reset_B: Tensor) -> Tensor:
-    """`tensor` with the lanes where `reset_B` is true set to zero."""
+    """`tensor` with zeros in the lanes where `reset_B` is true."""
     return torch.where(reset_B.view(-1, *[1] * (tensor.dim() - 1)), torch.zeros_like(tensor), tensor)

@@ -1,4 +1,4 @@
-"""Thought and memory: a decoder with memory slots in front, and a network beside it that rewrites them after a segment.
+"""Thought-and-memory: a decoder that reads memory slots before each segment, and a network that rewrites them after it.
 
 Shapes: B lanes, T tokens, M slots, D width.
 """
@@ -35,18 +35,26 @@ from memexp.model.transformer.shape import Shape
 class Thought(DecoderModel):
     """Thought-and-memory (LumenPallidium 2023, published as code) on the decoder of Memorizing Transformers.
 
-    The predictor reads a segment behind `mem` slots without places: tokens see slots and earlier tokens, slots see
-    slots. Then the updater rewrites the slots from the predictor's activations. No gradient of the prediction reaches
-    the updater that wrote a memory, unless `bptt_segments` lets it; what trains the updater is recall (the predictor
-    finds the segment's tokens in the new memory alone; trains both networks), composition (reading at once and in
-    pieces comes to the same) and separation (variance and covariance of the slots), these two for the updater alone.
+    The *predictor* (the decoder) reads a segment after `mem` slots without positions: tokens see slots and earlier tokens,
+    slots see only slots. Then the *updater* rewrites the slots from the predictor's activations. The gradient of the
+    prediction reaches the updater only through segment borders that `bptt_segments` allows. These losses train the updater:
+
+    - Recall: the predictor predicts the segment's tokens from the new memory alone. It trains both networks.
+    - Composition: reading a segment at once and in pieces must give the same memory. It trains only the updater.
+    - Separation: variance and covariance of the slots. It trains only the updater.
+
     With `mem=0` this is the plain decoder.
 
-    *Differs from the code:* in the updater slots also attend to one another, have ids, a gate and a norm, and keys have
-    rotary places, where the code's penalty hides late tokens; recall asks for tokens, not activations, with queries
-    that know their place; composition begins before the segment and its target has no dropout; covariance leaves out
-    variance. `faithful=true` takes the code's formulas for all of these but the dropout, with pieces that are never
-    empty; the code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125.
+    *Differs from the code:*
+
+    - In the updater, slots also attend to one another, and have ids, a gate and a norm. Keys have rotary positions; the
+      code's distance penalty hides late tokens.
+    - The target of recall is tokens, not activations, and its queries contain their position.
+    - Composition starts from the memory before the segment, and its target has no dropout.
+    - Covariance does not include variance.
+
+    `faithful=true` uses the code's formulas for all of these except the dropout, with pieces that are never empty. The
+    code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
@@ -75,48 +83,49 @@ class Thought(DecoderModel):
         return State(cache=(), memory=self.initial_MD.expand(lanes, -1, -1))
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Put the initial slots back in the lanes that begin a document."""
+        """Restore the initial slots in the lanes in which a document begins."""
         initial_BMD = self.init_state(len(reset_B)).memory
         return State(cache=(), memory=torch.where(reset_B[:, None, None], initial_BMD, state.memory))
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read one segment behind the slots, then rewrite them."""
+        """Read one segment after the slots, then rewrite the slots."""
         before_BMD = state.memory
         prefix = read_unplaced(self.layers, before_BMD).prefix
-        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, self._open(tokens_BT))
+        cache = self._open_cache(tokens_BT)
+        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, cache)
         if not self.memory_slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
         after_BMD, gauges = self.updater(before_BMD, hidden_BTD, valid_BT)
-        terms, shown = self._losses(tokens_BT, valid_BT, hidden_BTD, before_BMD=before_BMD, after_BMD=after_BMD)
-        gauges = {"memory_share": memory_share, **gauges, **memory_gauges(before_BMD, after_BMD), **shown}
+        terms, of_losses = self._losses(tokens_BT, valid_BT, hidden_BTD, before_BMD=before_BMD, after_BMD=after_BMD)
+        gauges = {"memory_share": memory_share, **gauges, **memory_gauges(before_BMD, after_BMD), **of_losses}
         aux = {name: weight * terms[name] for name, weight in self.weights.items()} if self.training else {}
         return SegmentOutput(hidden_BTD, State(cache=(), memory=after_BMD), aux, gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read behind the slots and the segment so far, of which the keys and values are kept."""
+        """Read the next piece after the slots and the segment so far, whose keys and values are kept."""
         if kept is None:
-            kept = read_unplaced(self.layers, state.memory).prefix, self._open(tokens_BT)
+            kept = read_unplaced(self.layers, state.memory).prefix, self._open_cache(tokens_BT)
         prefix, cache = kept
         hidden_BTD, cache, _ = read_behind(self.layers, self.embed(tokens_BT), prefix, cache)
         return Extension(hidden_BTD, (prefix, cache))
 
-    def _open(self, tokens_BT: Tensor) -> Cache:
+    def _open_cache(self, tokens_BT: Tensor) -> Cache:
         return self.growing(self.empty_cache(len(tokens_BT)))
 
     def _losses(
         self, tokens_BT: Tensor, valid_BT: Tensor, hidden_BTD: Tensor, *, before_BMD: Tensor, after_BMD: Tensor
     ) -> Losses:
-        """The losses that have a weight; out of training only their gauges, which then draw no random numbers."""
-        text_BTD, was_BMD = hidden_BTD.detach(), before_BMD.detach()
+        """The losses whose weight is not 0; in evaluation only their gauges, which then use no random numbers."""
+        text_BTD, old_BMD = hidden_BTD.detach(), before_BMD.detach()
         if not self.training:
             with torch.no_grad():
-                composed = composition(self.updater, was_BMD, text_BTD, valid_BT, even_cuts(valid_BT.shape[1]))
+                composed = composition(self.updater, old_BMD, text_BTD, valid_BT, even_cuts(valid_BT.shape[1]))
                 recall = self._recall(tokens_BT, valid_BT, hidden_BTD, after_BMD)
             return Losses({}, {"composition_error": composed.relative, **recall.gauges})
         terms, gauges = self.updater_losses(
             self.updater,
             set(self.weights) - {"recall"},
-            before_BMD=was_BMD,
+            before_BMD=old_BMD,
             after_BMD=after_BMD.detach(),
             text_BTD=text_BTD,
             valid_BT=valid_BT,
@@ -125,7 +134,7 @@ class Thought(DecoderModel):
         return Losses({**terms, **recall.terms}, {**gauges, **recall.gauges})
 
     def _recall(self, tokens_BT: Tensor, valid_BT: Tensor, hidden_BTD: Tensor, memory_BMD: Tensor) -> Losses:
-        """The segment from its memory: nothing else of it is in sight."""
+        """The recall loss: predict the segment from the memory alone, without seeing its tokens."""
         if "recall" not in self.weights:
             return Losses({}, {})
         lanes, length = tokens_BT.shape

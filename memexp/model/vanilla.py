@@ -1,4 +1,4 @@
-"""A transformer that sees one segment and nothing before it.
+"""A transformer that sees only the current segment.
 
 Shapes: B lanes, T tokens, D width.
 """
@@ -18,7 +18,7 @@ from memexp.model.transformer.shape import Shape
 class Vanilla(DecoderModel):
     """The decoder of Memorizing Transformers (Wu et al. 2022, section 3) without memory or cache.
 
-    Pre-norm with gains only, no biases, ReLU, tied embedding, normalised queries and keys, T5 position bias.
+    Pre-norm (RMSNorm), no biases, ReLU, tied embedding, normalised queries and keys, T5 position bias.
     *Differs from the paper:* the learned scale of a head multiplies its scores but not its position bias.
     """
 
@@ -29,21 +29,21 @@ class Vanilla(DecoderModel):
         self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
-        """Nothing is carried."""
+        """An empty state, because nothing is carried."""
         return State(cache=(), memory=())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """There is nothing to forget."""
+        """Return the state as it is, because there is nothing to forget."""
         return state
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment."""
-        nothing = self.empty_cache(len(tokens_BT))
-        read = self.layers.read(self.embed(tokens_BT), nothing, size=0)
+        no_cache = self.empty_cache(len(tokens_BT))
+        read = self.layers.read(self.embed(tokens_BT), no_cache, size=0)
         return SegmentOutput(read.hidden_BTD, state, aux={}, gauges={})
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over the keys and values of the segment so far."""
+        """Read the next piece, which also attends to the keys and values of the segment so far."""
         cache = self.growing(self.empty_cache(len(tokens_BT))) if kept is None else kept
         read = self.layers.read(self.embed(tokens_BT), cache, size=None)
         return Extension(read.hidden_BTD, read.cache)

@@ -19,9 +19,9 @@ from memexp.model.transformer.shape import Shape
 class Xl(DecoderModel):
     """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
 
-    `position="xl"` gives it its own relative attention (section 3.3); the default, T5's bias, is that of the
-    Transformer-XL rows of Memorizing Transformers' Table 4.
-    *Differs from the paper:* the cache holds keys and values as they were, not activations to project again.
+    `position="xl"` selects its own relative attention (section 3.3). The default is T5's bias, as in the Transformer-XL
+    rows of Table 4 of Memorizing Transformers.
+    *Differs from the paper:* the cache holds keys and values, not activations that are projected again.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
@@ -33,16 +33,16 @@ class Xl(DecoderModel):
         return State(self.empty_cache(lanes), memory=())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Void the caches of the lanes that begin a document."""
+        """Empty the caches of the lanes in which a document begins."""
         return state._replace(cache=clear_cache(state.cache, reset_B))
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read one segment over itself and the cache."""
+        """Read one segment, which attends to itself and the cache."""
         read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens)
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over a cache that grows by the segment so far."""
+        """Read the next piece; its cache includes the segment so far."""
         cache = self.growing(state.cache if kept is None else kept)
         read = self.layers.read(self.embed(tokens_BT), cache, size=None)
         return Extension(read.hidden_BTD, read.cache)

@@ -1,4 +1,4 @@
-"""Transformer-XL with enhanced recurrence: a layer's cache holds what the layer made of the tokens, not what it read of them.
+"""Transformer-XL with enhanced recurrence: the cache of a layer is made of the layer's outputs, not of its inputs.
 
 Shapes: B lanes, T tokens, D width, C cache.
 """
@@ -17,23 +17,24 @@ from memexp.model.transformer.shape import Shape
 
 
 class ShiftedCache(NamedTuple):
-    """The recent past as the layers left it."""
+    """Keys and values of each layer's outputs in the recent past."""
 
     cache: Cache
-    """Its `input_BD` are what projections read of the segment's last token, for the smear of the next one's keys."""
+    """Its `input_BD` is the input of the projections at the last token, which the key smear of the next segment needs."""
     outputs: tuple[Tensor, ...]
-    """Of each layer at the newest token and normed, B D, for the smear of the next keys that are cached."""
+    """For each layer, its normalised output at the last token, B D, which the key smear of the next cached keys needs."""
 
 
 @final
 class XlEnhanced(DecoderModel):
     """Transformer-XL with the enhanced recurrence of ERNIE-Doc (Ding et al. 2021, section 3.3).
 
-    In a segment a layer attends to keys and values of its inputs, as ever. Its cache is made of its own outputs of the
-    segments before, by its own norm and projections, so that what a layer knows comes back to the same layer and no
-    number of segments is too far, where Transformer-XL sees layers x `mem` tokens. No gradient enters the cache.
-    *Differs from the paper:* the cache holds keys and values as they were, not activations to project again, and reading
-    is causal and once.
+    Within a segment a layer attends to keys and values of its inputs, as usual. Its cache holds keys and values that its
+    own norm and projections make of its outputs for earlier segments. So information returns to the same layer and can
+    pass through any number of segments, whereas Transformer-XL sees only layers x `mem` tokens back. No gradient enters
+    the cache.
+    *Differs from the paper:* the cache holds keys and values, not activations that are projected again; reading is causal,
+    and each document is read once.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
@@ -46,18 +47,18 @@ class XlEnhanced(DecoderModel):
         return State(ShiftedCache(cache, tuple(torch.zeros_like(layer.input_BD) for layer in cache.layers)), memory=())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
-        """Void the caches of the lanes that begin a document."""
+        """Empty the caches of the lanes in which a document begins."""
         outputs = tuple(zero_lanes(output_BD, reset_B) for output_BD in state.cache.outputs)
         return State(ShiftedCache(clear_cache(state.cache.cache, reset_B), outputs), memory=())
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
-        """Read one segment over itself and the cache, then put what the layers made of it into the cache."""
+        """Read one segment, which attends to itself and the cache, then put the outputs of the layers into the cache."""
         cache, outputs = state.cache
         read = self.layers.read(self.embed(tokens_BT), cache, size=0)
-        # with mem=0 there is nothing to shift
+        # with mem=0 the cache has no layers, and zip yields nothing
         shifted = [
-            self._shift(layer, *of_layer)
-            for layer, *of_layer in zip(
+            self._shift(layer, *arguments)
+            for layer, *arguments in zip(
                 self.layers, read.outputs, cache.layers, read.cache.layers, outputs, strict=False
             )
         ]
@@ -66,23 +67,25 @@ class XlEnhanced(DecoderModel):
         return SegmentOutput(read.hidden_BTD, state, aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
-        """Read over a cache that grows by the inputs of the segment so far."""
+        """Read the next piece; its cache includes the inputs of the segment so far."""
         cache = self.growing(state.cache.cache if kept is None else kept)
         read = self.layers.read(self.embed(tokens_BT), cache, size=None)
         return Extension(read.hidden_BTD, read.cache)
 
     @torch.no_grad()
     def _shift(
-        self, layer: DecoderLayer, made_BTD: Tensor, past: LayerCache, read: LayerCache, before_BD: Tensor
+        self, layer: DecoderLayer, output_BTD: Tensor, past: LayerCache, read: LayerCache, before_BD: Tensor
     ) -> tuple[LayerCache, Tensor]:
-        """A layer's next cache, and what it takes to smear the keys that come after.
+        """The next cache of a layer, and its normalised output at the last token, B D.
 
         Args:
-            read: carries the last token's input.
-            before_BD: the output at the token before the segment, normed.
+            output_BTD: the output of the layer for the segment.
+            past: the layer's cache before the segment.
+            read: a cache whose `input_BD` belongs to the last token of the segment.
+            before_BD: the normalised output at the token before the segment.
         """
-        made = layer.attention.project(layer.attention_norm(made_BTD), past._replace(input_BD=before_BD))
-        kind = past.keys_BGCK.dtype
-        keys_BGCK = torch.cat([past.keys_BGCK, made.keys_BGTK.to(kind)], dim=2)[:, :, -self.cache_tokens :]
-        values_BGCK = torch.cat([past.values_BGCK, made.values_BGTK.to(kind)], dim=2)[:, :, -self.cache_tokens :]
-        return LayerCache(keys_BGCK, values_BGCK, read.input_BD), made.input_BD.to(kind)
+        heads = layer.attention.project(layer.attention_norm(output_BTD), past._replace(input_BD=before_BD))
+        dtype = past.keys_BGCK.dtype
+        keys_BGCK = torch.cat([past.keys_BGCK, heads.keys_BGTK.to(dtype)], dim=2)[:, :, -self.cache_tokens :]
+        values_BGCK = torch.cat([past.values_BGCK, heads.values_BGTK.to(dtype)], dim=2)[:, :, -self.cache_tokens :]
+        return LayerCache(keys_BGCK, values_BGCK, read.input_BD), heads.input_BD.to(dtype)

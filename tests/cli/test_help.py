@@ -49,7 +49,7 @@ def test_groups_are_listed_with_their_choices_and_units_of_mem(memexp) -> None:
         assert set(choices_of(group)) <= set(result.out.split())
     assert "vanilla *" in result.out
     assert "knn *" not in result.out
-    assert "pairs a lane and head" in result.out
+    assert "pairs per lane and head" in result.out
     assert "true | false" in row(result, "skip_refused")
 
 

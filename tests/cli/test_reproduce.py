@@ -249,7 +249,7 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("table tiny/table1 metric=nats", "memexp table: metric is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
         ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
         ("table tiny/table1 rmt/enwik8", "memexp table: tiny/table1 is named with rmt/enwik8; expected one experiment alone, or runs"),
-        ("reproduce", "memexp reproduce: table is not given; expected an experiment, as in memorizing/table4"),
+        ("reproduce", "memexp reproduce: table is not given; expected the name of an experiment, such as memorizing/table4"),
     ],
 )  # fmt: skip
 def test_refusals(call: Call, words: str, refusal: str) -> None:

@@ -52,7 +52,7 @@ def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
     short = configure("arch=knn", "mem=4096", "data.max_document=1024", "eval.max_document=0")
     (line,) = [line for line in remarks(short) if "full" in line]
     assert "full after 4,096 tokens" in line
-    assert "data.max_document cuts documents at 1,024" in line
+    assert "data.max_document cuts documents to 1,024" in line
 
 
 def test_a_size_sets_attention_where_there_is_attention() -> None:

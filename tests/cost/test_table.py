@@ -51,7 +51,7 @@ def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ["arch=block", "mem=1073741824"],
         ["arch=knn", "lanes=10000000"],
     ):
-        with pytest.raises(UserError, match=r"GB before it reads a token, .* expected less than the 16.0 GB"):
+        with pytest.raises(UserError, match=r"GB before it reads a token, .* expected at most 16.0 GB"):
             plan.refuse_what_cannot_fit(configure(*words), vocabulary=256)
     plan.refuse_what_cannot_fit(configure("arch=knn", "mem=65536"), vocabulary=256)
 

@@ -47,7 +47,7 @@ def stopped(run: Train, root: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.mark.parametrize(
     ("part", "content", "seen"),
     [
-        ("state", [torch.zeros(2, 10, 32)], "its state has 1 tensors and the model carries 0"),
+        ("state", [torch.zeros(2, 10, 32)], "its state has 1 tensors and the model's has 0"),
         ("model", {"wide": torch.zeros(3)}, "Unexpected key(s)"),
     ],
 )

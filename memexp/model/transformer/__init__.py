@@ -1,1 +1,1 @@
-"""What every transformer here is made of: attention, positions, feed-forward layers and the output layer."""
+"""The parts that all transformers share: attention, positions, feed-forward layers and the output layer."""

@@ -1,7 +1,7 @@
-"""Local attention: a segment over itself and over a cache of exact recent keys and values.
+"""Local attention: a segment attends to itself and to a cache of exact recent keys and values.
 
-Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1 that all share), K head size, C cache,
-S = C + T keys in sight, M keys without places.
+Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1 that all heads share), K head size, C cache,
+S = C + T keys in sight, M keys without positions.
 """
 
 from dataclasses import dataclass
@@ -21,38 +21,41 @@ from memexp.model.transformer.shape import Shape
 from memexp.regions import part
 
 BLOCK = 128
-"""Queries of a block on a CPU: few enough that little is multiplied in vain, enough for a fast product."""
+"""Queries of a block on a CPU: few enough that little of the work is masked, enough for a fast matrix product."""
 
 
 class LayerCache(NamedTuple):
-    """One layer's recent past, oldest first, right-aligned: the newest token is the last."""
+    """The cache of one layer, right-aligned: from the oldest token to the newest, which is last."""
 
     keys_BGCK: Tensor
     values_BGCK: Tensor
     input_BD: Tensor
-    """What the layer's projections read at the newest token; zero at a document's start. Used by the key smear."""
+    """Input of the layer's projections at the newest token; zero at a document's start. The key smear uses it."""
 
 
 class Cache(NamedTuple):
-    """The recent past of every layer."""
+    """The cache of all layers."""
 
     layers: tuple[LayerCache, ...]
     count_B: Tensor
-    """How many of the C tokens are of this lane's document."""
+    """How many of the C tokens belong to this lane's document."""
 
 
 class Heads(NamedTuple):
-    """A segment's projections, without positions. With normalisation keys have unit norm and queries carry the scale."""
+    """The projections of a segment, without positions.
+
+    With normalisation, keys have unit norm, and queries have unit norm times the scale.
+    """
 
     queries_BHTK: Tensor
     keys_BGTK: Tensor
     values_BGTK: Tensor
     input_BD: Tensor
-    """What the projections read at the last token; zero where nothing is text."""
+    """Input of the projections at the last token of text; zero if there is no text."""
 
 
 class Sight(NamedTuple):
-    """Queries of a segment and all that they may attend to, cache first."""
+    """The queries of a segment, and all keys and values that they may attend to, the cache first."""
 
     queries_BHTK: Tensor
     """With positions."""
@@ -65,14 +68,14 @@ class Sight(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention split into its parts, so that a memory can act between projecting and merging."""
+    """Multi-head attention in separate steps, so that a memory can act between projection and merge."""
 
     def __init__(
         self, shape: Shape, arch: AttentionArch, *, two_sided: bool = False, shared_values: bool = False
     ) -> None:
         """
         Args:
-            two_sided: whether some keys stand behind their query.
+            two_sided: whether some keys come after their query.
             shared_values: whether all heads share one head of keys and values (Shazeer 2019).
         """
         super().__init__()
@@ -93,20 +96,20 @@ class SelfAttention(nn.Module):
         """Queries, keys and values of a segment.
 
         Args:
-            past: what the smear of the first token's key looks back to.
-            text: which of the T are tokens of the document; the others, memory tokens, are not smeared.
+            past: the cache; the key smear of the first token needs its last input.
+            text: which of the T positions are tokens of the document. The others are memory tokens, without key smear.
         """
         inner = self.heads * self.head_size
-        parts = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
-        queries, values = (split_heads(part, self.head_size) for part in parts)
+        projections = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
+        queries, values = (split_heads(projection, self.head_size) for projection in projections)
         keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
             keys = unit_norm(keys)
-        # a sum over the last token alone, or over none where nothing is text
+        # the sum of only the last token, or of no token if there is no text
         return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
 
     def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
-        """Put the cache in front of the segment and bring in positions; without `places` all stand one after another."""
+        """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
         keys, values = heads.keys_BGTK, heads.values_BGTK
         if past is not None:
             keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
@@ -117,35 +120,35 @@ class SelfAttention(nn.Module):
         return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
 
     def look_beside(self, heads: Heads, past: LayerCache | None, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
-        """The same with M more keys in front that have no place: their scores are of contents alone."""
+        """Like `look`, with M more keys in front that have no positions: their scores depend only on the content."""
         sight = self.look(heads, past)
-        queries, placed, more = (
+        queries, placed, unplaced = (
             sight.queries_BHTK,
             sight.placed_BHSK,
             self.spread(keys_BGMK).to(sight.placed_BHSK.dtype),
         )
         if self.position.turns:
-            # twice as wide: turned queries meet turned keys, plain ones meet the plain
+            # twice as wide: queries with positions meet keys with positions, plain queries meet plain keys
             queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
             placed = F.pad(placed, (0, self.head_size))
-            more = F.pad(more, (self.head_size, 0))
+            unplaced = F.pad(unplaced, (self.head_size, 0))
         bias = dense(sight.bias)
         if bias is not None:
-            bias = F.pad(bias, (more.shape[2], 0))
+            bias = F.pad(bias, (unplaced.shape[2], 0))
         return Sight(
             queries,
-            torch.cat([more, placed], dim=2),
+            torch.cat([unplaced, placed], dim=2),
             bias,
             torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
             torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
         )
 
     def spread(self, x_BGSK: Tensor) -> Tensor:
-        """Keys or values for every head, without a copy where all share them."""
+        """Keys or values for every head, without a copy if all heads share them."""
         return x_BGSK.expand(-1, self.heads, -1, -1)
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
-        """The output projection of all heads together, B T D."""
+        """The output projection of all heads, B T D."""
         output: Tensor = self.output(join_heads(read_BHTK))
         return output
 
@@ -161,17 +164,17 @@ class SelfAttention(nn.Module):
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
-    """B T (heads K) to B heads T K."""
+    """Split the last axis into heads: B T (heads K) becomes B heads T K."""
     return x.unflatten(-1, (-1, head_size)).transpose(1, 2)
 
 
 def join_heads(read_BHTK: Tensor) -> Tensor:
-    """The other way round."""
+    """The inverse of `split_heads`: B H T K becomes B T (H K)."""
     return read_BHTK.transpose(1, 2).flatten(2)
 
 
 def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
-    """Queries as scores take them: of unit norm times the head's scale, or without one divided by the root of K."""
+    """Queries with the scale of scores: of unit norm times the head's scale, or without a scale divided by sqrt(K)."""
     if scale_H is None:
         return queries_BHTK * queries_BHTK.shape[-1] ** -0.5
     # abs: a negative scale would retrieve the least similar pairs
@@ -179,7 +182,7 @@ def scaled(queries_BHTK: Tensor, scale_H: Tensor | None) -> Tensor:
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A projection without bias, normal with variance 1 / inputs."""
+    """A projection without bias, initialised from a normal distribution with variance 1 / inputs."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=inputs**-0.5)
     return layer
@@ -187,48 +190,48 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 @dataclass(frozen=True)
 class CausalMask:
-    """Every query sees itself and the tokens before it, those of the cache as far as they are the lane's own.
+    """The mask with which a query sees itself, the tokens before it, and the cached tokens of the lane's document.
 
-    T queries are the last of S = C + T tokens.
+    The T queries are the last of S = C + T tokens.
     """
 
     length: int
     cache: int
     count_B: Tensor
-    """How many of the C cached tokens are of the lane's document."""
+    """How many of the C cached tokens belong to the lane's document."""
     reach: int | None
-    """Tokens before itself that a query sees at most; None: all in sight."""
+    """How many tokens before itself a query sees at most; None: all tokens in sight."""
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
-        """True where a query may look, B 1 T S for some of the queries."""
-        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
-        place_T1 = place_S[self.cache :, None][rows]
-        causal_TS = place_S <= place_T1
+        """The mask of the queries in `rows` as a tensor, B 1 T S: true where a query may attend."""
+        index_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        query_T1 = index_S[self.cache :, None][rows]
+        causal_TS = index_S <= query_T1
         if self.reach is not None:
-            causal_TS &= place_S >= place_T1 - self.reach
+            causal_TS &= index_S >= query_T1 - self.reach
         return (causal_TS & ~self.void()[:, None])[:, None]
 
     def void(self) -> Tensor:
         """The cached tokens of other documents, B S."""
-        place_S = torch.arange(self.cache + self.length, device=self.count_B.device)
-        return place_S < self.cache - self.count_B[:, None]
+        index_S = torch.arange(self.cache + self.length, device=self.count_B.device)
+        return index_S < self.cache - self.count_B[:, None]
 
 
 Mask = Tensor | CausalMask
-"""Where a query may look; as a tensor B 1 T S, where lanes and queries may be 1."""
+"""Where a query may attend; a tensor has the shape B 1 T S, where B and T may be 1."""
 
 
 def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> CausalMask:
-    """The mask of a segment over itself and a cache, which may have no layers; `reach` as in `CausalMask`."""
+    """The mask of a segment that attends to itself and to a cache, which may have no layers; `reach` as in `CausalMask`."""
     size = cache.layers[0].keys_BGCK.shape[2] if cache.layers else 0
     return CausalMask(x_BTD.shape[1], size, cache.count_B, reach)
 
 
 def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int | None = None) -> Cache:
-    """A cache of `size` tokens a layer before a document's start, on the device of `like`; for size 0 it has no layers.
+    """An empty cache of `size` tokens per layer, on the device of `like`; with size 0 it has no layers.
 
     Args:
-        heads: of keys and values; None: as many as attention has.
+        heads: number of heads of keys and values; None: `shape.heads`.
     """
     count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
     layers = _empty_layers(shape, lanes=lanes, size=size, like=like, heads=heads or shape.heads) if size else ()
@@ -236,7 +239,7 @@ def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int
 
 
 def open_cache(shape: Shape, *, lanes: int, like: Tensor) -> Cache:
-    """A cache with layers but no tokens yet, to grow while a segment is read in pieces."""
+    """A cache with layers but without tokens, which grows while a segment is read in pieces."""
     count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
     return Cache(_empty_layers(shape, lanes=lanes, size=0, like=like, heads=shape.heads), count_B)
 
@@ -251,7 +254,7 @@ def _empty_layers(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: i
 
 
 def clear_cache(cache: Cache, reset_B: Tensor) -> Cache:
-    """Forget in the lanes that begin a document. Keys and values stay where they are; the count says they are void."""
+    """Empty the lanes in which a document begins. Only the counts change; old keys and values are not erased."""
     layers = tuple(layer._replace(input_BD=zero_lanes(layer.input_BD, reset_B)) for layer in cache.layers)
     return Cache(layers, cache.count_B.masked_fill(reset_B, 0))
 
@@ -262,7 +265,7 @@ def next_layer_cache(sight: Sight, heads: Heads, past: LayerCache, *, size: int)
 
 
 def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
-    """The same inside the graph, for windows that pass gradients on (Hutchins et al. 2022, section 3)."""
+    """The newest `size` keys and values in sight, with gradient, for windows (Hutchins et al. 2022, section 3)."""
     start = sight.keys_BGSK.shape[2] - size
     return LayerCache(
         keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype),
@@ -278,7 +281,7 @@ def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
 
 
 def attend(sight: Sight, mask: Mask) -> Tensor:
-    """What each head reads, B H T K."""
+    """The output of each head, B H T K."""
     with part("attention"):
         return _attend(sight, mask)
 
@@ -288,7 +291,7 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
     queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
     if values.device.type == "cpu":
         size = values.shape[-1]
-        if keys.shape[-1] > size:  # as `look_beside` makes them; the kernel wants both alike
+        if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
     bias = dense(sight.bias)
@@ -305,26 +308,27 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     if not length:
         return queries
     block = min(length, BLOCK)
-    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # anything at all: no key is far
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # an arbitrary mask or bias: no key is far
         allowed = mask.dense() if isinstance(mask, CausalMask) else mask
         layout = Layout(block, near=span, first=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
         return attend_in_blocks(
             queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
         )
-    by_distance = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
-    back = max(0, by_distance.shape[1] - 2) if by_distance is not None else 0
+    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
+    # distances from the last entry of the bias on have the same bias
+    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
     near = min(block + (back if mask.reach is None else mask.reach), block + span)
     if span <= 2 * block:  # a second call of the kernel would cost more than it saves
         near = block + span
     distance_QW = torch.arange(block)[:, None] + near - block - torch.arange(near)
     bias = None
-    if by_distance is not None:
-        # a softmax does not see what is added to all of its scores, so the far keys need no bias
-        steps = (by_distance - by_distance[:, -1:]) if mask.reach is None else by_distance
-        # from the first row to the last every number moves one place to the right: windows of one row, backwards
-        row_N = (near - 1 - torch.arange(block + near - 1)).clamp(0, by_distance.shape[1] - 1)
-        bias = steps.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
+    if bias_HR is not None:
+        # a softmax does not change if all scores change by the same number, so subtract the bias of the far keys
+        relative_HR = (bias_HR - bias_HR[:, -1:]) if mask.reach is None else bias_HR
+        # each row of the tile is the row before it, moved one column to the right: windows of one row, backwards
+        row_N = (near - 1 - torch.arange(block + near - 1)).clamp(0, bias_HR.shape[1] - 1)
+        bias = relative_HR.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
     allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
     counts = mask.count_B.tolist() if mask.cache else [0]
     layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None, shared=True)
@@ -335,7 +339,7 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
 
 
 def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
-    """The scores that `attend` takes the softmax of, B H T S in fp32 at least, for some queries; -inf where one may not look."""
+    """The attention scores of the queries in `rows` before the softmax, B H T S in at least fp32; -inf where masked."""
     with torch.autocast(sight.queries_BHTK.device.type, enabled=False):
         scores = at_least_fp32(sight.queries_BHTK[:, :, rows]) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
     bias = dense(sight.bias, rows)
@@ -347,6 +351,6 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
 
 @torch.no_grad()
 def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
-    """Gauge: the part of the attention of the middle one of the queries, mean over lanes and heads, that is on `part` of the keys."""
+    """Gauge: the attention weight of the middle query on the keys in `part`, mean over lanes and heads."""
     middle = sight.queries_BHTK.shape[2] // 2
     return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()

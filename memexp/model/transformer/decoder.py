@@ -1,4 +1,4 @@
-"""What decoder layers share besides attention.
+"""Decoder layers, and the base class of models that are made of them.
 
 Shapes: B lanes, T tokens, D width.
 """
@@ -33,7 +33,7 @@ from memexp.regions import part
 
 
 class FeedForward(nn.Module):
-    """Two projections with a ReLU between, as in the Memorizing Transformers code."""
+    """Two projections with a ReLU between them, as in the Memorizing Transformers code."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """The modules of a pre-norm decoder layer; each architecture writes out what happens between them."""
+    """The modules of a pre-norm decoder layer; an architecture calls them one by one, with its own steps between."""
 
     def __init__(self, shape: Shape, arch: AttentionArch, **attention: bool) -> None:
         """
         Args:
-            attention: of `SelfAttention`.
+            attention: options of `SelfAttention`.
         """
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
@@ -62,31 +62,31 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(arch.dropout)
 
     def finish(self, x_BTD: Tensor, read_BHTK: Tensor) -> Tensor:
-        """Add what the heads read, then the feed-forward layer, to the residual stream."""
+        """Add the output of the heads, then that of the feed-forward layer, to the residual stream."""
         x_BTD = x_BTD + self.dropout(self.attention.merge(read_BHTK))
         return x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
 
 
 Attend = Callable[[int, SelfAttention, Heads, Sight, Mask], Tensor]
-"""What the heads of a layer, counted from 0, read from what is in sight: B H T K."""
+"""A function of the layer's index, its attention, projections, sight and mask; returns the output of each head, B H T K."""
 
 
 class DecoderLayers(nn.ModuleList):
-    """One decoder layer for each of `archs`, from the input up."""
+    """One decoder layer for each of `archs`, from the input to the output."""
 
     def __init__(self, shape: Shape, archs: Sequence[AttentionArch], **attention: bool) -> None:
         super().__init__(DecoderLayer(shape, arch, **attention) for arch in archs)
 
-    def __iter__(self) -> Iterator[DecoderLayer]:  # says what is in it
+    def __iter__(self) -> Iterator[DecoderLayer]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
 
     def read(self, x_BTD: Tensor, cache: Cache, *, size: int | None, attend: Attend | None = None) -> "Read":
-        """A segment over itself and a cache through all layers, the pass of Transformer-XL.
+        """Pass a segment through all layers; each layer attends to the segment and to the cache, as in Transformer-XL.
 
         Args:
-            cache: may have no layers; then every segment is read by itself.
-            size: tokens of the next cache; None keeps all that is in sight.
-            attend: what heads read, where that is more than local attention.
+            cache: may have no layers; then the segment attends only to itself.
+            size: tokens of the next cache; None keeps all tokens in sight.
+            attend: computes the output of the heads; None: local attention.
         """
         mask = causal_mask(x_BTD, cache)
         layer_caches: list[LayerCache] = []
@@ -112,18 +112,18 @@ class DecoderLayers(nn.ModuleList):
 
 
 class Read(NamedTuple):
-    """What `DecoderLayers.read` gives."""
+    """The result of `DecoderLayers.read`."""
 
     hidden_BTD: Tensor
     cache: Cache
     gauges: dict[str, Tensor]
-    """cache_share: the part of local attention that is on the cache; nothing without one."""
+    """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
-    """Of every layer, B T D; the last are the final activations."""
+    """The output of each layer, B T D; the last are the final activations."""
 
 
 class DecoderModel(SegmentModel):
-    """What architectures share that are made of decoder layers: an embedding, the layers, and the output layer."""
+    """Base class of architectures made of decoder layers: an embedding, the layers, and the output layer."""
 
     dropout: nn.Dropout
     layers: DecoderLayers
@@ -131,12 +131,14 @@ class DecoderModel(SegmentModel):
     def add_layers(
         self, arch: AttentionArch, *, each: Sequence[AttentionArch] | None = None, **attention: bool
     ) -> None:
-        """Make the head and the layers. Parameters stand in the order in which they are made, so a model that has others
-        says here where these come.
+        """Make the head and the layers.
+
+        Parameters have the order in which they are made, so the place of this call among a model's other parameters
+        matters.
 
         Args:
-            each: the options of every layer; None: all are `arch`'s.
-            attention: of `SelfAttention`.
+            each: the options of each layer; None: `arch` for all layers.
+            attention: options of `SelfAttention`.
         """
         self.head = build_head(self.shape)
         self.dropout = nn.Dropout(arch.dropout)
@@ -148,21 +150,21 @@ class DecoderModel(SegmentModel):
         return embedded_BTD
 
     def empty_cache(self, lanes: int) -> Cache:
-        """A cache of `cache_tokens` before a document's start."""
+        """A cache of `cache_tokens` slots at the start of a document."""
         return empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
 
     def growing(self, cache: Cache) -> Cache:
-        """A cache that pieces of a segment may be appended to; one without layers, which holds nothing, gets some."""
+        """The cache with layers, so that pieces of a segment can be appended; a cache without layers gets empty layers."""
         if cache.layers:
             return cache
         return open_cache(self.shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
 
     @property
     def window(self) -> int:
-        """The text that is read at once, and what stands among it."""
+        """The tokens that are read at once, and the memory tokens among them."""
         return self.stride + self.positions - self.shape.segment
 
     @property
     def bias_heads(self) -> int:
-        """One number a head, where positions are a bias."""
+        """All heads if positions are a bias."""
         return self.shape.heads if any(layer.attention.position.adds for layer in self.layers) else 0

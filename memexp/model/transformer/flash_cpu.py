@@ -1,9 +1,10 @@
-"""Attention on a CPU, put together from calls of PyTorch's fused kernel: a bias may learn, and what nobody may see costs nothing.
+"""Attention on a CPU with PyTorch's fused kernel, with a bias that can be learned and without work on hidden keys.
 
-The kernel by itself falls back to whole matrices of scores when its mask wants a gradient, and multiplies what a causal
-mask then hides. Here queries are taken in blocks. The keys near a block have a mask and a bias, the same tile for every
-block; the keys farther back have none. Both reads are joined by their logarithms of sums, and the kernel's backward pass is
-right for each part alone when it is given what the whole gave (Dao et al. 2022, section 3).
+The kernel alone has two faults. It computes whole matrices of scores if its mask needs a gradient, and it multiplies
+queries with keys that a causal mask hides. So the queries are split into blocks here. The keys near a block have a mask and
+a bias, the same *tile* for every block; the keys farther back have neither. The two outputs are combined by their
+log-sum-exp. The kernel's backward pass is correct for each part if it gets the output and the log-sum-exp of the whole
+(Dao et al. 2022, section 3).
 Shapes: B lanes, H heads, T queries, S keys, K head size, Q queries and W keys of a tile.
 """
 
@@ -15,25 +16,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 VOID = -1e30
-"""Added to scores that do not count; finite, so that a part in which none counts is not NaN."""
+"""Added to masked scores; finite, so that a part in which all scores are masked does not become NaN."""
 
 
 class Layout(NamedTuple):
-    """How queries and keys are cut. The last query stands at the last key, the others in order before it."""
+    """How queries and keys are split. The queries are at the positions of the last keys."""
 
     block: int
+    """Queries of a block."""
     near: int
-    """Keys up to a block's last that have a mask and a bias."""
+    """Number of near keys, which have a mask and a bias; the last of them is at the block's last query."""
     first: int
-    """No query may see a key before this one."""
+    """Index of the first key that any query may see."""
     far: bool
-    """Whether keys farther back than the near ones are seen."""
+    """Whether queries see keys farther back than the near keys."""
     shared: bool
-    """Whether one tile serves every block; else all keys are near, and the tile has a row for every query."""
+    """Whether all blocks share one tile; otherwise all keys are near, and the tile has a row for every query."""
 
 
 class _Piece(NamedTuple):
-    """A block: its queries, the keys of both parts, and the place of the near ones in the tile."""
+    """A block: its queries, its far and near keys, and the rows and columns of the near keys in the tile."""
 
     rows: slice
     far: slice
@@ -55,12 +57,12 @@ def attend_in_blocks(
     mask_BHQW: Tensor,
     void_BS: Tensor | None,
 ) -> Tensor:
-    """What each head reads, B H T K; scores are not scaled.
+    """The output of each head, B H T K; scores are not scaled.
 
     Args:
-        bias_BHQW: added to the scores of the near keys; may be 1 in its first axis, and may want a gradient.
-        mask_BHQW: which of them count; may be 1 in its first two axes.
-        void_BS: keys, near or far, that do not count in a lane; None: all do.
+        bias_BHQW: added to the scores of the near keys; B may be 1; may require a gradient.
+        mask_BHQW: true for near keys that a query sees; B and H may be 1.
+        void_BS: true for keys, near or far, that a lane does not see; None: it sees all.
     """
     read_BHTK: Tensor = _Attention.apply(queries_BHTK, keys_BHSK, values_BHSK, bias_BHQW, mask_BHQW, void_BS, layout)
     return read_BHTK
@@ -78,23 +80,23 @@ class _Attention(torch.autograd.Function):
         void_BS: Tensor | None,
         layout: Layout,
     ) -> Tensor:
-        kind = torch.promote_types(queries.dtype, torch.float32)
-        added = torch.zeros(mask.shape, dtype=kind).masked_fill_(~mask, VOID)
+        dtype = torch.promote_types(queries.dtype, torch.float32)
+        added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, VOID)
         if bias is not None:
             added = added + bias
-        voids = None if void_BS is None else torch.zeros_like(void_BS, dtype=kind).masked_fill_(void_BS, VOID)
+        voids = None if void_BS is None else torch.zeros_like(void_BS, dtype=dtype).masked_fill_(void_BS, VOID)
         ctx.bias_shape = None if bias is None else bias.shape
         reads, logs, near_logs = [], [], []
         ctx.pieces = list(_pieces(layout, mask, queries.shape[2], keys.shape[2]))
         for piece in ctx.pieces:
-            some = queries[:, :, piece.rows]
-            read, log = _flash(some, keys, values, piece.near, _added(added, voids, piece, some))
+            block = queries[:, :, piece.rows]
+            read, log = _flash(block, keys, values, piece.near, _near_mask(added, voids, piece, block))
             near_logs.append(log)
             if piece.has_far:
-                far_read, far_log = _flash(some, keys, values, piece.far, _voids(voids, piece.far, some))
+                far_read, far_log = _flash(block, keys, values, piece.far, _far_mask(voids, piece.far, block))
                 whole = torch.logaddexp(log, far_log)
                 near_share, far_share = ((part - whole).exp()[..., None] for part in (log, far_log))
-                read = (read * near_share + far_read * far_share).to(some.dtype)
+                read = (read * near_share + far_read * far_share).to(block.dtype)
                 log = whole
             reads.append(read)
             logs.append(log)
@@ -107,66 +109,71 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient_BHTK: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, added, voids, read_BHTK, *saved = ctx.saved_tensors
         logs, near_logs = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        to_bias = torch.zeros(ctx.bias_shape, dtype=added.dtype) if ctx.needs_input_grad[3] else None
+        grad_queries, grad_keys, grad_values = (
+            torch.empty_like(queries),
+            torch.zeros_like(keys),
+            torch.zeros_like(values),
+        )
+        grad_bias = torch.zeros(ctx.bias_shape, dtype=added.dtype) if ctx.needs_input_grad[3] else None
         for piece, log, near_log in zip(ctx.pieces, logs, near_logs, strict=True):
-            some, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
-            whole = _Whole(some, read, log, gradient)
-            near_added = _added(added, voids, piece, some)
+            block, read, gradient = (x[:, :, piece.rows] for x in (queries, read_BHTK, gradient_BHTK))
+            whole = _Whole(block, read, log, gradient)
+            near_mask = _near_mask(added, voids, piece, block)
             near_keys, near_values = keys[:, :, piece.near], values[:, :, piece.near]
-            if to_bias is None:
-                to_some, to_near, to_near_values = _flash_backward(whole, near_keys, near_values, near_added)
+            if grad_bias is None:
+                grad_block, grad_near, grad_near_values = _flash_backward(whole, near_keys, near_values, near_mask)
             else:
                 near_share = (near_log - log).exp()[..., None]
-                to_some, to_near, to_near_values, to_tile = _written_out(
-                    whole, near_keys, near_values, near_added, near_share
+                grad_block, grad_near, grad_near_values, grad_tile = _dense_backward(
+                    whole, near_keys, near_values, near_mask, near_share
                 )
-                to_bias[:, :, *piece.tile] += to_tile if len(to_bias) > 1 else to_tile.sum(0, keepdim=True)
-            to_keys[:, :, piece.near] += to_near
-            to_values[:, :, piece.near] += to_near_values
+                grad_bias[:, :, *piece.tile] += grad_tile if len(grad_bias) > 1 else grad_tile.sum(0, keepdim=True)
+            grad_keys[:, :, piece.near] += grad_near
+            grad_values[:, :, piece.near] += grad_near_values
             if piece.has_far:
-                to_some_too, to_far, to_far_values = _flash_backward(
-                    whole, keys[:, :, piece.far], values[:, :, piece.far], _voids(voids, piece.far, some)
+                grad_block_far, grad_far, grad_far_values = _flash_backward(
+                    whole, keys[:, :, piece.far], values[:, :, piece.far], _far_mask(voids, piece.far, block)
                 )
-                to_some = to_some + to_some_too
-                to_keys[:, :, piece.far] += to_far
-                to_values[:, :, piece.far] += to_far_values
-            to_queries[:, :, piece.rows] = to_some
-        return to_queries, to_keys, to_values, to_bias, None, None, None
+                grad_block = grad_block + grad_block_far
+                grad_keys[:, :, piece.far] += grad_far
+                grad_values[:, :, piece.far] += grad_far_values
+            grad_queries[:, :, piece.rows] = grad_block
+        return grad_queries, grad_keys, grad_values, grad_bias, None, None, None
 
 
 class _Whole(NamedTuple):
-    """What the backward pass of a part is told of the whole block."""
+    """Tensors of the whole block that the backward pass of each part needs."""
 
     queries: Tensor
     read: Tensor
     log: Tensor
+    """The log-sum-exp of the scores."""
     gradient: Tensor
 
 
 def _flash_backward(whole: _Whole, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to the queries, keys and values of a part."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    """The gradients of the queries, keys and values of a part."""
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         whole.gradient, whole.queries, keys, values, whole.read, whole.log, 0.0, False, attn_mask=mask, scale=1.0
     )
-    return found
+    return gradients
 
 
-def _written_out(
+def _dense_backward(
     whole: _Whole, keys: Tensor, values: Tensor, added: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same, and the gradient to what was added to the scores, which the kernel keeps to itself.
+    """The gradients of the queries, keys and values of a part, and of its scores, which the kernel does not return.
 
     Args:
-        share: of the part in the whole block's attention, by query.
+        share: the attention weight of the part in the whole block, for each query.
     """
-    # not the exponential of what is far below 0, which takes ten times as long
+    # softmax times share, because exp(scores - log) takes ten times as long where scores are far below log
     weights = (added + whole.queries @ keys.mT).softmax(-1).mul_(share)
-    to_scores = (whole.gradient @ values.mT).to(added.dtype)
-    to_scores -= (whole.gradient * whole.read).sum(-1, keepdim=True, dtype=added.dtype)
-    to_scores *= weights
-    own, weights = to_scores.to(keys.dtype), weights.to(keys.dtype)
-    return own @ keys, own.mT @ whole.queries, weights.mT @ whole.gradient, to_scores
+    grad_scores = (whole.gradient @ values.mT).to(added.dtype)
+    grad_scores -= (whole.gradient * whole.read).sum(-1, keepdim=True, dtype=added.dtype)
+    grad_scores *= weights
+    rounded, weights = grad_scores.to(keys.dtype), weights.to(keys.dtype)
+    return rounded @ keys, rounded.mT @ whole.queries, weights.mT @ whole.gradient, grad_scores
 
 
 def _pieces(layout: Layout, mask_BHQW: Tensor, queries: int, keys: int) -> Iterator[_Piece]:
@@ -185,14 +192,15 @@ def _pieces(layout: Layout, mask_BHQW: Tensor, queries: int, keys: int) -> Itera
         )
 
 
-def _flash(some: Tensor, keys: Tensor, values: Tensor, span: slice, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        some, keys[:, :, span], values[:, :, span], 0.0, False, attn_mask=mask, scale=1.0
+def _flash(block: Tensor, keys: Tensor, values: Tensor, span: slice, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The output of a block of queries over the keys in `span`, and the log-sum-exp of the scores."""
+    output: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        block, keys[:, :, span], values[:, :, span], 0.0, False, attn_mask=mask, scale=1.0
     )
-    return found
+    return output
 
 
-def _added(added: Tensor, voids: Tensor | None, piece: _Piece, like: Tensor) -> Tensor:
+def _near_mask(added: Tensor, voids: Tensor | None, piece: _Piece, like: Tensor) -> Tensor:
     """What is added to the scores of the near keys, for every lane and head."""
     tile = added[:, :, *piece.tile]
     if voids is not None:
@@ -200,5 +208,6 @@ def _added(added: Tensor, voids: Tensor | None, piece: _Piece, like: Tensor) -> 
     return tile.expand(*like.shape[:2], -1, -1)
 
 
-def _voids(voids: Tensor | None, span: slice, like: Tensor) -> Tensor | None:
+def _far_mask(voids: Tensor | None, span: slice, like: Tensor) -> Tensor | None:
+    """What is added to the scores of the far keys, for every lane and head; None: nothing."""
     return None if voids is None else voids[:, None, None, span].expand(*like.shape[:3], -1)

@@ -1,7 +1,7 @@
 """Embedding and output layer, which share their weights.
 
 Shapes: B lanes, T tokens, N tokens of all lanes, D width, V vocabulary; with adaptive softmax F frequent words, K clusters of
-the others, W words of a cluster, E width of its vectors.
+the other words, W words of a cluster, E width of its vectors, S = F + K.
 """
 
 import math
@@ -19,11 +19,11 @@ from memexp.model.transformer.numerics import at_least_fp32
 from memexp.regions import part
 
 LOGITS_AT_ONCE = 1 << 25
-"""Longer logits are computed in pieces, and computed again in the backward pass (128 MiB in fp32)."""
+"""More logits than this are computed in pieces, and again in the backward pass (128 MiB in fp32)."""
 
 
 class Head(nn.Module):
-    """Tied embedding and softmax, as in the Memorizing Transformers code: unit-variance embeddings, logits / sqrt(D)."""
+    """Tied embedding and softmax as in the Memorizing Transformers code: embeddings of unit variance, logits / sqrt(D)."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class Head(nn.Module):
             return self._products(hidden_BTD, self.embedding_VD)
 
     def nats_of_another(self, hidden_BTD: Tensor, word_D: Tensor) -> Tensor:
-        """Negative log-likelihood of a word that the vocabulary lacks, in a softmax over it and all others; B T in fp32."""
+        """Nats of an extra word that is not in the vocabulary, in a softmax over the vocabulary and it; B T in fp32."""
         with self._precision(hidden_BTD):
             logits = at_least_fp32(self._products(hidden_BTD, torch.cat([self._words(), word_D[None]])))
         return logits.logsumexp(-1) - logits[..., -1]
 
     def _words(self) -> Tensor:
-        """What the softmax is over."""
+        """The vectors of the entries of the softmax."""
         return self.embedding_VD
 
     def _scaled(self, hidden_BTD: Tensor) -> Tensor:
@@ -60,16 +60,16 @@ class Head(nn.Module):
         return F.linear(hidden_BTD, words_VD.to(hidden_BTD.dtype))
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
-        """Out of training logits are of full precision: each token's loss is kept, and half would make the largest alike."""
+        """In evaluation, logits are in full precision: the loss of each token is kept, and half precision is too coarse."""
         return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
 
     @property
     def multiplications(self) -> float:
-        """For the loss of one token."""
+        """Multiplications for the loss of one token."""
         return float(self.embedding_VD.numel())
 
     def nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """Negative log-likelihood of each target in nats, B T in fp32, without ever holding all logits."""
+        """Negative log-likelihood of each target in nats, B T in fp32; all logits never exist at once."""
         with part("head"):
             return self._all_nats(hidden_BTD, targets_BT)
 
@@ -86,7 +86,7 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
-        """The likeliest next token at each place among those from `first` on, B T, without ever holding all logits."""
+        """The most likely next token from `first` on, B T; all logits never exist at once."""
         at_once = max(1, LOGITS_AT_ONCE // self.vocabulary)
         pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
         return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
@@ -98,18 +98,19 @@ class Head(nn.Module):
 class AdaptiveHead(Head):
     """Adaptive softmax (Grave et al. 2017), tied, for a vocabulary whose most frequent words come first.
 
-    The softmax is over the frequent words and one entry for each cluster of others, and where that is it, over its words;
-    so most tokens cost no more than the frequent words do. The vectors of each further cluster may be narrower, and are
-    brought to the width and back by one matrix (Transformer-XL's div_val; Baevski & Auli 2019).
+    A first softmax is over the frequent words and one entry for each cluster of the other words. A second softmax is over
+    the words of the target's cluster. So most tokens cost no more than the frequent words. The vectors of each cluster can
+    be narrower than those of the cluster before; one matrix maps them to the width and back (Transformer-XL's div_val;
+    Baevski & Auli 2019).
 
-    *Differs from Transformer-XL:* no biases, as nowhere else here; the frequent words have no matrix of their own.
+    *Differs from Transformer-XL:* no biases, like everywhere in this package; the frequent words have no matrix of their own.
     """
 
     def __init__(self, vocabulary: int, width: int, *, cutoffs: tuple[int, ...], narrowing: int) -> None:
         """
         Args:
-            cutoffs: words before each cluster, ascending and fewer than the vocabulary; the first is F.
-            narrowing: how many times narrower than those before it a cluster's vectors are; 1: all are as wide.
+            cutoffs: number of words before each cluster, ascending and smaller than the vocabulary; the first is F.
+            narrowing: a cluster's vectors are this many times narrower than those before it; 1: all are equally wide.
         """
         super().__init__(cutoffs[0], width)
         ends = (*cutoffs[1:], vocabulary)
@@ -128,8 +129,8 @@ class AdaptiveHead(Head):
         frequent = len(self.embedding_VD)
         x_BTD = F.embedding(tokens_BT.clamp_max(frequent - 1), self.embedding_VD)
         for cluster in self.clusters:
-            mine = (tokens_BT >= cluster.first) & (tokens_BT < cluster.end)
-            x_BTD = x_BTD.index_put((mine,), cluster.embed(tokens_BT[mine]).to(x_BTD.dtype))
+            in_cluster_BT = (tokens_BT >= cluster.first) & (tokens_BT < cluster.end)
+            x_BTD = x_BTD.index_put((in_cluster_BT,), cluster.embed(tokens_BT[in_cluster_BT]).to(x_BTD.dtype))
         return x_BTD
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class AdaptiveHead(Head):
 
     @property
     def multiplications(self) -> float:
-        """For the loss of one token, on average if words are as frequent as by Zipf's law."""
+        """Multiplications for the loss of one token, on average if word frequencies follow Zipf's law."""
         harmonic = np.cumsum(1 / np.arange(1, self.vocabulary + 1))
         total = float(self._words().numel())
         for cluster in self.clusters:
@@ -154,7 +155,7 @@ class AdaptiveHead(Head):
         return total
 
     def _words(self) -> Tensor:
-        """The frequent words and the clusters; a cluster counts as all of its words."""
+        """The vectors of the frequent words and of the clusters; a cluster stands for all of its words."""
         return torch.cat([self.embedding_VD, self.entry_KD])
 
     def _first(self, hidden_BTD: Tensor) -> Tensor:
@@ -167,39 +168,39 @@ class AdaptiveHead(Head):
 
     def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         first_NS, hidden_ND = self._first(hidden_ND), self._scaled(hidden_ND)
-        place_N, rest = targets_N, torch.zeros_like(first_NS[:, 0])
+        entry_N, within_cluster_N = targets_N, torch.zeros_like(first_NS[:, 0])
         for number, cluster in enumerate(self.clusters):
-            mine_N = (targets_N >= cluster.first) & (targets_N < cluster.end)
-            place_N = torch.where(mine_N, len(self.embedding_VD) + number, place_N)
-            logits = cluster.logits(hidden_ND[mine_N]).float()
-            nats = F.cross_entropy(logits, targets_N[mine_N] - cluster.first, reduction="none")
-            rest = rest.index_put((mine_N,), nats)
-        return rest - first_NS.gather(-1, place_N[:, None]).squeeze(-1)
+            in_cluster_N = (targets_N >= cluster.first) & (targets_N < cluster.end)
+            entry_N = torch.where(in_cluster_N, len(self.embedding_VD) + number, entry_N)
+            logits = cluster.logits(hidden_ND[in_cluster_N]).float()
+            nats = F.cross_entropy(logits, targets_N[in_cluster_N] - cluster.first, reduction="none")
+            within_cluster_N = within_cluster_N.index_put((in_cluster_N,), nats)
+        return within_cluster_N - first_NS.gather(-1, entry_N[:, None]).squeeze(-1)
 
 
 class _Clusters(nn.ModuleList):
-    """From the more frequent words on."""
+    """The clusters of adaptive softmax, in the order of falling frequency."""
 
-    def __iter__(self) -> Iterator["_Cluster"]:  # says what is in it
+    def __iter__(self) -> Iterator["_Cluster"]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
 
 
 class _Cluster(nn.Module):
-    """Words of adaptive softmax from `first` up to but without `end`."""
+    """The words of adaptive softmax from `first` up to `end`, without `end`."""
 
     def __init__(self, first: int, end: int, width: int, narrow: int) -> None:
         super().__init__()
         self.first, self.end = first, end
         self.embedding_VD = nn.Parameter(torch.randn(end - first, narrow))
-        # With this scale embeddings and logits are as large as those of the frequent words.
+        # with this scale, embeddings and logits have the variance of those of the frequent words
         self.weight = nn.Parameter(torch.randn(narrow, width) / math.sqrt(narrow)) if narrow < width else None
 
     def embed(self, tokens_N: Tensor) -> Tensor:
-        """N D."""
+        """Embeddings of tokens of this cluster, N D."""
         x_NE = F.embedding(tokens_N - self.first, self.embedding_VD)
         return x_NE if self.weight is None else x_NE @ self.weight
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Of its words, from normalised and scaled activations, B T W."""
+        """Logits of the words of this cluster, B T W, from normalised and scaled activations."""
         hidden_BTE = hidden_BTD if self.weight is None else F.linear(hidden_BTD, self.weight)
         return F.linear(hidden_BTE, self.embedding_VD.to(hidden_BTE.dtype))

@@ -1,4 +1,4 @@
-"""What must not be computed in half precision, whatever autocast says."""
+"""Computations that need full precision, also under autocast."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from torch.autograd.function import once_differentiable
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """For what a softmax is taken of: half precision would make large scores alike."""
+    """Convert half precision to fp32, for inputs of a softmax: in half precision, large scores would become equal."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def unit_norm(x: Tensor) -> Tensor:
-    """`x` divided by the norm of its last axis, as `F.normalize` does in a third of the passes over memory."""
+    """`x` divided by the norm of its last axis, like `F.normalize`, but with a third of its passes over memory."""
     normed: Tensor = _UnitNorm.apply(x)
     return normed
 
@@ -21,9 +21,9 @@ def unit_norm(x: Tensor) -> Tensor:
 class _UnitNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        # in half precision each step would round, and every key get a length of its own
-        kind = torch.promote_types(x.dtype, torch.float32)
-        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=kind).clamp_min_(1e-12).reciprocal_()
+        # in half precision each operation would round, and the norms of keys would differ
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp_min_(1e-12).reciprocal_()
         normed = (x * factor).to(x.dtype)
         ctx.save_for_backward(normed, factor)
         return normed

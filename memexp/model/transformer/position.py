@@ -1,6 +1,6 @@
-"""Positions in local attention, each correct when part of the keys comes from a cache.
+"""Position encodings of local attention; each is also correct if a part of the keys comes from a cache.
 
-All schemes see distances only, never absolute places, so it does not matter how a text is cut into segments.
+All schemes depend only on distances, never on absolute positions, so it does not matter how a text is cut into segments.
 Shapes: B lanes, H heads, T queries, S keys, K head size, R distances.
 """
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Places:
-    """Where queries and keys stand, in tokens from an origin that they share.
+    """The positions of queries and keys, in tokens from a common origin.
 
-    `lowest` and `highest` bound the distance from a key to a query that looks at it; it is below 0 only for keys that
-    stand behind their query, as write tokens do for one another.
+    `lowest` and `highest` bound the distance from a key to a query that attends to it. A distance is negative only if the
+    key comes after the query, as between write tokens.
     """
 
     query_T: Tensor
@@ -28,41 +28,41 @@ class Places:
     highest: int
 
     def distances(self) -> Tensor:
-        """How far each key lies before each query, T S; pairs that no mask lets through are given `lowest`."""
+        """The distance from each key to each query, T S; pairs that the mask always hides get `lowest`."""
         return (self.query_T[:, None] - self.key_S).clamp_min(self.lowest)
 
     def range(self, highest: float = math.inf) -> Tensor:
-        """The distances there are from the lowest up, R, no farther than `highest`."""
+        """All possible distances from `self.lowest` up, R, but none above `highest`."""
         return torch.arange(self.lowest, min(self.highest, highest) + 1, device=self.key_S.device)
 
 
 class ByDistance(NamedTuple):
-    """A bias that depends on the head and the distance alone."""
+    """A bias that depends only on the head and the distance."""
 
     bias_HR: Tensor
-    """Of the distances from `places.lowest` up; the last is that of all farther ones too."""
+    """The bias of each distance from `places.lowest` up; the last entry also holds for all larger distances."""
     places: Places
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
-        """For some queries and all keys, 1 H T S."""
+        """The bias of the queries in `rows` and all keys, 1 H T S."""
         places = replace(self.places, query_T=self.places.query_T[rows])
         index_TS = (places.distances() - places.lowest).clamp_max(self.bias_HR.shape[1] - 1)
         return self.bias_HR[:, index_TS][None]
 
 
 Bias = Tensor | ByDistance
-"""What positions add to scores; as a tensor B H T S, where lanes may be 1."""
+"""What positions add to scores; a tensor has the shape B H T S, where B may be 1."""
 
 
 def dense(bias: Bias | None, rows: slice = slice(None)) -> Tensor | None:
-    """The bias of some queries as a tensor."""
+    """The bias of the queries in `rows` as a tensor."""
     if isinstance(bias, ByDistance):
         return bias.dense(rows)
     return None if bias is None else bias[:, :, rows]
 
 
 class Positioned(NamedTuple):
-    """Queries and keys as attention multiplies them, and what it adds to their scores."""
+    """Queries and keys whose products are the scores, and the bias that is added to the scores."""
 
     queries_BHTK: Tensor
     keys_BHSK: Tensor
@@ -70,30 +70,29 @@ class Positioned(NamedTuple):
 
 
 class Position(nn.Module, ABC):
-    """A scheme of positions."""
+    """A position encoding."""
 
     adds: bool = False
     """Whether a bias is added to the scores."""
     turns: bool = False
-    """Whether queries and keys are changed by a transformation of their places, so that a key without place needs a
-    query without it."""
+    """Whether positions change queries and keys; a key without a position then needs the unchanged query."""
 
     @abstractmethod
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        """Bring positions into queries and keys, or into a bias."""
+        """Put positions into queries and keys, or into a bias."""
 
 
 class NoPosition(Position):
-    """Content alone; order is known from the causal mask."""
+    """No position encoding; only the causal mask gives the order."""
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         return Positioned(queries_BHTK, keys_BHSK, None)
 
 
 class T5Bias(Position):
-    """A learned bias a head and bucket of distance (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128.
+    """A learned bias for each head and bucket of distances (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128.
 
-    With `two_sided`, keys behind their query have as many buckets of their own.
+    With `two_sided`, keys after their query have another 32 buckets.
     """
 
     adds = True
@@ -107,7 +106,7 @@ class T5Bias(Position):
         self.ahead_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS)) if two_sided else None
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        # from FARTHEST on all fall into the last bucket
+        # all distances from FARTHEST on are in the last bucket
         distance_R = places.range(highest=self.FARTHEST)
         bucket_R = bucket(distance_R.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
         bias_HR = self.bias_HR[:, bucket_R]
@@ -117,10 +116,10 @@ class T5Bias(Position):
 
 
 class RelativeXl(Position):
-    """Transformer-XL's relative attention (Dai et al. 2019, section 3.3): scores (q + u) k + (q + v) W R of the distance.
+    """Transformer-XL's relative attention (Dai et al. 2019, section 3.3): scores (q + u) k + (q + v) W R(distance).
 
-    *Differs from the paper:* u and v are learned in every layer, as in its TensorFlow code; keys come from the cache as
-    they were, not computed again from cached activations.
+    *Differs from the paper:* each layer learns its own u and v, as in the TensorFlow code; cached keys are used as they
+    are, not computed again from cached activations.
     """
 
     adds = True
@@ -144,7 +143,7 @@ class RelativeXl(Position):
 
 
 class Rotary(Position):
-    """Rotary positions (Su et al. 2021); base 10,000."""
+    """Rotary positions (Su et al. 2021) with base 10,000."""
 
     turns = True
 
@@ -153,26 +152,26 @@ class Rotary(Position):
 
 
 class Xpos(Position):
-    """Rotary positions whose pairs of channels also fade with distance, the slow ones least (Sun et al. 2022, section 2)."""
+    """Rotary positions whose channels decay with distance, slow channels least (xPos, Sun et al. 2022, section 2)."""
 
     turns = True
     BASE = 512
-    """Tokens over which the fastest pair of channels fades to 0.4 / 1.4."""
+    """Distance in tokens at which the fastest pair of channels has decayed to 0.4 / 1.4."""
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         size = queries_BHTK.shape[-1]
         ramp_K = torch.arange(0, size, 2, device=keys_BHSK.device, dtype=torch.float64) / size
-        fade_K = ((ramp_K + 0.4) / 1.4).repeat(2)
-        origin = places.query_T[0]  # any would do; with this one no factor is far from 1
+        decay_K = ((ramp_K + 0.4) / 1.4).repeat(2)
+        origin = places.query_T[0]  # every origin gives the same scores; with this one all factors are near 1
         return Positioned(
-            _rotate(queries_BHTK, places.query_T) * _power(fade_K, places.query_T - origin, queries_BHTK),
-            _rotate(keys_BHSK, places.key_S) * _power(fade_K, origin - places.key_S, keys_BHSK),
+            _rotate(queries_BHTK, places.query_T) * _power(decay_K, places.query_T - origin, queries_BHTK),
+            _rotate(keys_BHSK, places.key_S) * _power(decay_K, origin - places.key_S, keys_BHSK),
             None,
         )
 
 
 class Alibi(Position):
-    """A penalty a token of distance, a fixed slope a head: 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
+    """A penalty proportional to distance, with slope 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
 
     adds = True
 
@@ -188,7 +187,7 @@ class Alibi(Position):
 
 
 class DynamicBias(Position):
-    """A bias a head from a small network over the logarithm of the distance (after CrossFormer, Wang et al. 2021, 3.3)."""
+    """A bias per head from a small network of the logarithm of the distance (after CrossFormer, Wang et al. 2021, 3.3)."""
 
     adds = True
 
@@ -207,7 +206,11 @@ class DynamicBias(Position):
 
 
 def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = False) -> Position:
-    """The scheme that `arch.position` names; `two_sided` where some keys stand behind their query."""
+    """Build the position encoding that `arch.position` names.
+
+    Args:
+        two_sided: whether some keys come after their query.
+    """
     match name:
         case "none":
             return NoPosition()
@@ -227,26 +230,26 @@ def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = F
 
 
 def in_order(length: int, span: int, device: torch.device) -> Places:
-    """The places of `span` keys one after another, of which the last `length` are the queries' own."""
+    """The positions of `span` consecutive keys; the last `length` keys are at the positions of the queries."""
     place_S = torch.arange(span, device=device)
     return Places(place_S[span - length :], place_S, lowest=0, highest=span - 1)
 
 
 def bucket(distance: Tensor, *, buckets: int, farthest: int) -> Tensor:
-    """T5's bucket of a distance into the past: half of the buckets exact, half logarithmic up to `farthest`."""
+    """T5's bucket for a distance into the past: half of the buckets are exact, half are logarithmic up to `farthest`."""
     exact = buckets // 2
     ratio = torch.log(distance.clamp_min(1) / exact) / math.log(farthest / exact)
     return torch.where(distance < exact, distance, (exact + (ratio * (buckets - exact)).long()).clamp_max(buckets - 1))
 
 
 def sinusoids(distance_R: Tensor, width: int) -> Tensor:
-    """Vaswani et al.'s waves, R width: sines in the first half, cosines in the second."""
+    """The sinusoids of Vaswani et al. (2017), R width: sines in the first half, cosines in the second."""
     angle = _angles(distance_R, width)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 def _angles(place_S: Tensor, width: int) -> Tensor:
-    """Places times width / 2 frequencies that fall to 1 / 10,000; fp64, for places can be large."""
+    """Positions times width / 2 frequencies that fall to 1 / 10,000; in fp64, because positions can be large."""
     rate = 10_000 ** (-torch.arange(0, width, 2, device=place_S.device, dtype=torch.float64) / width)
     return torch.outer(place_S.double(), rate)
 
@@ -259,6 +262,6 @@ def _rotate(x_BHSK: Tensor, place_S: Tensor) -> Tensor:
     )
 
 
-def _power(fade_K: Tensor, place_S: Tensor, like: Tensor) -> Tensor:
-    """fade^(place / BASE), S K."""
-    return (fade_K ** (place_S.double()[:, None] / Xpos.BASE)).to(like.dtype)
+def _power(decay_K: Tensor, place_S: Tensor, like: Tensor) -> Tensor:
+    """decay^(position / BASE), S K."""
+    return (decay_K ** (place_S.double()[:, None] / Xpos.BASE)).to(like.dtype)

@@ -1,4 +1,4 @@
-"""The sizes of a network without its memory."""
+"""The sizes of a network, without its memory."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from memexp.model.transformer.head import AdaptiveHead, Head
 
 @dataclass(frozen=True)
 class Shape:
-    """What every architecture is told: the network without its memory, and what it will be fed.
+    """The sizes that every architecture needs: those of the network without its memory, and those of its input.
 
-    `segment` is the longest T of a step; `bptt_segments` the segment borders that a gradient may cross.
+    `segment` is the largest T of a step; `bptt_segments` is the number of segment borders that a gradient may cross.
     """
 
     vocabulary: int
@@ -21,13 +21,13 @@ class Shape:
     segment: int
     bptt_segments: int = 0
     cutoffs: tuple[int, ...] = ()
-    """Words before each cluster of adaptive softmax; empty: one softmax over all."""
+    """Number of words before each cluster of adaptive softmax; empty: one softmax over all words."""
     narrowing: int = 1
-    """How many times narrower a further cluster's vectors are."""
+    """Each cluster has vectors this many times narrower than the cluster before it."""
 
 
 def build_head(shape: Shape) -> Head:
-    """Embedding and output layer."""
+    """Build the embedding and output layer."""
     if not shape.cutoffs:
         return Head(shape.vocabulary, shape.width)
     return AdaptiveHead(shape.vocabulary, shape.width, cutoffs=shape.cutoffs, narrowing=shape.narrowing)
