@@ -28,6 +28,8 @@ class Arch:
 
     mem_unit: ClassVar[str] = ""
     """What `mem` counts, shown to users; empty: there is no memory, and `mem` must be 0."""
+    most_mem: ClassVar[int | None] = None
+    """The largest `mem`, such as 1 where `mem` only switches a memory of fixed size on; None: any."""
     resizable: ClassVar[bool] = False
     """Whether a trained model can be used with another `mem`, because no parameter depends on `mem`."""
     gradient_through_memory: ClassVar[bool] = False
@@ -55,6 +57,10 @@ class Arch:
             raise UserError(
                 f"mem is {beside.mem} but this architecture has no memory; expected mem=0, or an architecture that has one, such as "
                 "arch=knn"
+            )
+        if self.most_mem is not None and beside.mem > self.most_mem:
+            raise UserError(
+                f"mem is {beside.mem}, but the memory of arch={self.name} has a fixed size; expected mem={self.most_mem} at most"
             )
         if beside.bptt_segments and not (self.gradient_through_memory or self.gradient_through_cache):
             raise UserError(

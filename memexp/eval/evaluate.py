@@ -271,7 +271,7 @@ def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig
             f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory is made of parameters; "
             f"expected that size. Train another run with mem={mem}"
         )
-    settings = replace(settings, mem=mem)
+    settings = replace(settings, mem=mem, bptt_segments=0)  # scoring has no gradient
     check(settings)
     return settings
 

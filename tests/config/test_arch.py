@@ -65,6 +65,6 @@ def test_a_size_sets_attention_where_there_is_attention() -> None:
 
 def test_a_size_and_a_schema_agree_on_the_papers_attention() -> None:
     at_size = {item.name: item.default for item in dataclasses.fields(AttentionAtSize)}
-    for schema in ARCHS.values():
+    for schema in (each for each in ARCHS.values() if issubclass(each, AttentionArch)):
         own = {item.name: item.default for item in dataclasses.fields(schema)}
         assert {name: own[name] for name in at_size} == at_size

@@ -1,10 +1,12 @@
 """The contract of `memexp.model.segment`, one numbered test or more a clause, over every file in conf/arch."""
 
+import math
 from dataclasses import Field, fields
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
 from memexp.config.arch import ARCHS
@@ -340,7 +342,9 @@ def everything(model: SegmentModel, text: Text) -> torch.Tensor:
 def test_9_memory_size_changes_the_output(arch: str, text: Text) -> None:
     if not ARCHS[arch].mem_unit:
         return
-    small, large = build(arch, "mem=8", *few(arch)), build(arch, "mem=24", *few(arch))
+    most = ARCHS[arch].most_mem
+    sizes = (8, 24) if most is None else (0, most)
+    small, large = (build(arch, f"mem={mem}", *few(arch)) for mem in sizes)
     assert not torch.allclose(run(small.model, text)[0][-1], run(large.model, text)[0][-1])
 
 
@@ -358,6 +362,26 @@ def test_10_aux_and_gauges_are_scalars(case: Case, text: Text) -> None:
         assert torch.isfinite(value)
     assert not any(value.requires_grad for value in output.gauges.values())
     assert output.gauges or not case.model.memory_slots
+
+
+def test_10_gauges_are_means_over_lanes_and_fills_their_maximum(case: Case, text: Text) -> None:
+    """So that a score does not depend on how many documents are read side by side."""
+    case.model.eval()
+    together = gauges_of(case, text)
+    alone = [gauges_of(case, Text(*(part[:, lane : lane + 1] for part in text))) for lane in range(3)]
+    for name, value in together.items():
+        lanes = torch.stack([one[name] for one in alone])
+        expected = lanes.max() if name.startswith("memory_fill") else lanes.mean()
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5)
+
+
+def gauges_of(case: Case, text: Text) -> dict[str, torch.Tensor]:
+    """Those of the segment before the one in which a document ends."""
+    state = case.model.init_state(text.tokens.shape[1])
+    for tokens, valid, reset in zip(text.tokens[:4], text.valid[:4], text.reset[:4], strict=True):
+        output = case.model(tokens, valid, state, reset)
+        state = output.state
+    return output.gauges
 
 
 def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
@@ -396,7 +420,12 @@ def test_initial_loss_is_near_chance(arch: str) -> None:
     tokens, targets = torch.randint(1000, (4, 64)), torch.randint(1000, (4, 64))
     state: State = model.init_state(4)
     hidden = model(tokens, torch.ones_like(tokens, dtype=torch.bool), state, torch.ones(4, dtype=torch.bool)).hidden_BTD
-    assert abs(model.head.nats(hidden, targets).mean().item() - 6.9) < 0.7
+    # not counting the token that was read, whose embedding is still in the residual stream and in the tied output layer
+    logits = model.head.logits(hidden).scatter(-1, tokens[..., None], float("-inf"))
+    others = targets != tokens
+    # logits are independent of the targets and of unit variance: a half more than a uniform guess costs
+    expected = math.log(999) + 0.5
+    assert F.cross_entropy(logits[others], targets[others]).item() == pytest.approx(expected, abs=0.2)
 
 
 @pytest.mark.gpu

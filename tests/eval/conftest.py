@@ -25,7 +25,7 @@ def build(*overrides: str) -> SegmentModel:
     """A model that scores segments of 8, with a sharp memory of 40 pairs, 4 of them retrieved."""
     arch = next((each for each in overrides if each.startswith("arch=")), "arch=vanilla")
     few = ["arch.neighbours=4"] if arch in ("arch=knn", "arch=block_knn") else []
-    config = configure(f"segment={SEGMENT}", "size.memory=40", "arch.scale=4.0", *few, *overrides)
+    config = configure(f"segment={SEGMENT}", "size.memory=40", "size.attention.scale=4.0", *few, *overrides)
     torch.manual_seed(0)
     model = build_model(config, vocabulary=VOCABULARY)
     with torch.no_grad():

@@ -28,8 +28,8 @@ TOLERANCE = 1e-5
 def trained(arch: str, *settings: str, backend: str | None, tmp_path: Any) -> tuple[list[float], list[torch.Tensor]]:
     """Losses and last gradients of three steps with resets, padding and dropout."""
     config = configure(
-        f"arch={arch}", f"segment={SEGMENT}", "lanes=3", "accumulate=2", "arch.dropout=0.2", "arch.scale=4",
-        "arch.key_smear=true", "size.memory=40", *settings,
+        f"arch={arch}", f"segment={SEGMENT}", "lanes=3", "accumulate=2", "arch.dropout=0.2",
+        "size.attention.scale=4", "size.attention.key_smear=true", "size.memory=40", *settings,
     )  # fmt: skip
     torch.manual_seed(0)
     model = build_model(config, vocabulary=VOCABULARY)

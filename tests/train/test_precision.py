@@ -26,7 +26,7 @@ MORE = [
 
 def opened(arch: str, *settings: str, tmp_path: Any) -> Session:
     config = configure(
-        *f"arch={arch}".split(), f"segment={SEGMENT}", "lanes=3", "accumulate=4", "arch.scale=4", "precision=bf16",
+        *f"arch={arch}".split(), f"segment={SEGMENT}", "lanes=3", "accumulate=4", "size.attention.scale=4", "precision=bf16",
         "optim.clip=0", "size.memory=40", *settings,
     )  # fmt: skip
     torch.manual_seed(0)
