@@ -65,11 +65,24 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         ),
         Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
         Item("activations", positions * kept * number_bytes, f"{positions:,} positions x {kept:,} x {number_bytes}"),
+        *_kept_by_memory(memory_cost.kept, tokens=tokens, number_bytes=number_bytes),
         _added_to_scores(config, model, number_bytes=number_bytes, segments=window),
         Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
     ]
     search = Item("scores of a search", memory_cost.search_bytes, "scores of a block of queries, and the selection")
     return [*parts, search] if search.bytes else parts
+
+
+def _kept_by_memory(kept: float, *, tokens: int, number_bytes: int) -> list[Item]:
+    if not kept:
+        return []
+    return [
+        Item(
+            "activations of the memory",
+            int(tokens * kept * number_bytes),
+            f"{tokens:,} tokens x {kept:,g} x {number_bytes}",
+        )
+    ]
 
 
 def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number_bytes: int, segments: int) -> Item:

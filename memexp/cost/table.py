@@ -50,6 +50,7 @@ def operations(config: TrainConfig) -> float:
     - The head is used once per token, and each cluster of adaptive softmax as often as its words occur by Zipf's law.
     - A position attends to half its window on average, and to the whole cache.
     - The backward pass counts twice the forward pass; `recompute` adds one more forward pass.
+    - A memory that is read and written with gradient costs what the model says.
     - The search scores every slot, once per token or, if routed, once per segment. It has no backward pass.
     """
     size = config.size
@@ -58,10 +59,8 @@ def operations(config: TrainConfig) -> float:
     inner = size.heads * size.head_size
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
     attention = 2 * size.layers * inner * ((model.window + 1) / 2 + model.in_sight) if model.window else 0.0
-    layers = (weights + attention) * model.positions / config.segment
-    return 2 * (
-        (4 if config.recompute else 3) * layers + 3 * model.head.multiplications + model.memory_cost.multiplications
-    )
+    layers = (weights + attention) * model.positions / config.segment + model.memory_cost.recurrence
+    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications + model.memory_cost.search)
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:

@@ -1,6 +1,12 @@
-"""Marks on parameters that the optimizer reads."""
+"""Marks on parameters and modules that training reads."""
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
+
+Compilable = Mapping[str, str]
+"""The type of a module's class attribute `compilable`: the methods that torch.compile may compile, and for each the part of a
+profile that it belongs to. Such a method only computes: it keeps no state and reads no value on the host."""
 
 
 def as_gate(values: Tensor) -> nn.Parameter:

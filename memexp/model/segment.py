@@ -24,7 +24,8 @@ class SegmentOutput(NamedTuple):
     aux: dict[str, Tensor]
     """Auxiliary losses by name, already weighted; evaluation ignores them."""
     gauges: dict[str, Tensor]
-    """Detached scalars that show whether the memory is used."""
+    """Detached scalars that show whether the memory is alive. Each is a mean over lanes, in which every lane counts alike, so that
+    it does not depend on how many documents are read together; only `memory_fill...` is the maximum over lanes."""
 
 
 class Extension(NamedTuple):
@@ -54,8 +55,12 @@ class MemoryCost(NamedTuple):
     """Whether the memory is in the host's memory even if the model is on an accelerator."""
     search_bytes: int = 0
     """Bytes that a search needs on an accelerator while it runs."""
-    multiplications: float = 0.0
+    search: float = 0.0
     """Multiplications per token to search the memory; they have no backward pass."""
+    recurrence: float = 0.0
+    """Multiplications per token to read and write the memory, in the forward pass, without those of weights and of attention."""
+    kept: float = 0.0
+    """Numbers per token that the backward pass needs of reading and writing the memory."""
 
 
 class SegmentModel(nn.Module, ABC):

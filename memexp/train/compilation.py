@@ -16,8 +16,6 @@ import torch
 from torch import nn
 
 from memexp.model.segment import SegmentModel
-from memexp.model.transformer.attention import SelfAttention
-from memexp.model.transformer.decoder import DecoderLayer
 from memexp.regions import part
 
 
@@ -29,13 +27,22 @@ def missing_compiler(device: torch.device) -> str | None:
     return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
 
 
-def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> None:
-    """Have the model's layers compiled when they are first called; parameters and results, to rounding, are the same."""
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            _compile(module, "project", "layers", backend)
-        elif isinstance(module, DecoderLayer):
-            _compile(module, "finish", "feed-forward", backend)
+def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
+    """Compile the methods that modules declare as `compilable`, each when it is first called.
+
+    Parameters stay as they are, and results too, to rounding.
+
+    Returns:
+        How many methods will be compiled.
+    """
+    methods = [
+        (module, method, name)
+        for module in model.modules()
+        for method, name in getattr(type(module), "compilable", {}).items()
+    ]
+    for module, method, name in methods:
+        _compile(module, method, name, backend)
+    return len(methods)
 
 
 def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:

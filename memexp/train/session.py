@@ -177,8 +177,8 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
         )
     if config.compile and (missing := missing_compiler(device)):
         notes.append(f"compile=true has no effect: {missing} was not found; expected one, for torch.compile needs it")
-    elif config.compile:
-        compile_layers(model)
+    elif config.compile and not compile_layers(model):
+        notes.append(f"compile=true has no effect: the layers of arch={config.arch.name} declare nothing to compile")
     return notes
 
 

@@ -7,6 +7,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from memexp.model.build import build_model
+from memexp.model.transformer.attention import SelfAttention
+from memexp.model.transformer.decoder import DecoderLayer
 from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.loop import update
 
@@ -51,7 +53,10 @@ def assert_same(arch: str, *settings: str, backend: str, tmp_path: Any) -> None:
     for ours, theirs in zip(compiled, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=1e-6)
     assert not counters["graph_break"]
-    assert 2 <= counters["stats"]["unique_graphs"] <= 8  # all layers and steps share them
+    model = build_model(configure(f"arch={arch}"), vocabulary=VOCABULARY)
+    kinds = {(type(module), method) for module in model.modules() for method in getattr(module, "compilable", {})}
+    assert len(kinds) <= counters["stats"]["unique_graphs"] <= 8  # all layers and steps share them
+    assert kinds
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -68,6 +73,18 @@ def test_together_with(settings: tuple[str, ...], tmp_path: Any) -> None:
 @pytest.mark.hard
 def test_with_generated_code(tmp_path: Any) -> None:
     assert_same("knn", backend="inductor", tmp_path=tmp_path)
+
+
+def test_layers_that_declare_nothing_to_compile_are_told(
+    run: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (SelfAttention, DecoderLayer):
+        monkeypatch.setattr(module, "compilable", {})
+    monkeypatch.setattr("memexp.train.session.missing_compiler", lambda device: None)
+    run("compile=true")
+    assert (
+        "compile=true has no effect: the layers of arch=vanilla declare nothing to compile" in capsys.readouterr().out
+    )
 
 
 def test_without_a_compiler_it_trains_all_the_same(

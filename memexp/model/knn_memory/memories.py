@@ -31,7 +31,7 @@ class PairMemories(nn.ModuleDict):
             what=f"rings, {full[0].arch.stored}",
             on_host=full[0].arch.stored_on == "host",
             search_bytes=2 * ACCELERATOR_BLOCK_BYTES,
-            multiplications=sum(memory.multiplications for memory in full),
+            search=sum(memory.multiplications for memory in full),
         )
 
     def remarks(self, device: torch.device) -> list[str]:

@@ -5,14 +5,14 @@ S = C + T keys in sight, M keys without positions.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import AttentionArch
-from memexp.model.markers import as_gate
+from memexp.model.markers import Compilable, as_gate
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
@@ -69,6 +69,8 @@ class Sight(NamedTuple):
 
 class SelfAttention(nn.Module):
     """Multi-head attention in separate steps, so that a memory can act between projection and merge."""
+
+    compilable: ClassVar[Compilable] = {"project": "layers"}
 
     def __init__(
         self, shape: Shape, arch: AttentionArch, *, two_sided: bool = False, shared_values: bool = False

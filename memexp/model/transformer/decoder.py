@@ -4,13 +4,14 @@ Shapes: B lanes, T tokens, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch import Arch, AttentionArch
+from memexp.model.markers import Compilable
 from memexp.model.segment import SegmentModel
 from memexp.model.transformer.attention import (
     Cache,
@@ -46,25 +47,45 @@ class FeedForward(nn.Module):
             return output
 
 
-class DecoderLayer(nn.Module):
-    """The modules of a pre-norm decoder layer; an architecture calls them one by one, with its own steps between."""
+class PreNormLayer(nn.Module):
+    """The modules of a pre-norm layer: something that mixes tokens, of any kind, and a feed-forward layer."""
+
+    compilable: ClassVar[Compilable] = {"add": "feed-forward"}
+
+    def __init__(self, shape: Shape, attention: nn.Module, *, dropout: float) -> None:
+        """
+        Args:
+            attention: mixes tokens; its input is `attention_norm` of the residual stream.
+        """
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.attention = attention
+        self.feedforward_norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.feedforward = FeedForward(shape.width, shape.feedforward)
+        self.dropout = nn.Dropout(dropout)
+
+    def add(self, x_BTD: Tensor, mixed_BTD: Tensor) -> Tensor:
+        """Add what was mixed, then the output of the feed-forward layer, to the residual stream."""
+        x_BTD = x_BTD + self.dropout(mixed_BTD)
+        return x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+
+
+class DecoderLayer(PreNormLayer):
+    """The modules of a layer with self-attention; an architecture calls them one by one, with its own steps between."""
+
+    compilable: ClassVar[Compilable] = {"finish": "feed-forward"}
+    attention: SelfAttention
 
     def __init__(self, shape: Shape, arch: AttentionArch, **attention: bool) -> None:
         """
         Args:
             attention: options of `SelfAttention`.
         """
-        super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.attention = SelfAttention(shape, arch, **attention)
-        self.feedforward_norm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.feedforward = FeedForward(shape.width, shape.feedforward)
-        self.dropout = nn.Dropout(arch.dropout)
+        super().__init__(shape, SelfAttention(shape, arch, **attention), dropout=arch.dropout)
 
     def finish(self, x_BTD: Tensor, read_BHTK: Tensor) -> Tensor:
         """Add the output of the heads, then that of the feed-forward layer, to the residual stream."""
-        x_BTD = x_BTD + self.dropout(self.attention.merge(read_BHTK))
-        return x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+        return self.add(x_BTD, self.attention.merge(read_BHTK))
 
 
 Attend = Callable[[int, SelfAttention, Heads, Sight, Mask], Tensor]
@@ -122,10 +143,25 @@ class Read(NamedTuple):
     """The output of each layer, B T D; the last are the final activations."""
 
 
-class DecoderModel(SegmentModel):
-    """Base class of architectures made of decoder layers: an embedding, the layers, and the output layer."""
+class EmbeddingModel(SegmentModel):
+    """Base class of architectures with an embedding that the output layer shares; their layers may be of any kind."""
 
     dropout: nn.Dropout
+
+    def add_head(self, arch: Arch) -> None:
+        """Make the embedding and the output layer."""
+        self.head = build_head(self.shape)
+        self.dropout = nn.Dropout(arch.dropout)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The input of the first layer, B T D."""
+        embedded_BTD: Tensor = self.dropout(self.head.embed(tokens_BT))
+        return embedded_BTD
+
+
+class DecoderModel(EmbeddingModel):
+    """Base class of architectures whose layers have softmax self-attention: an embedding, the layers, the output layer."""
+
     layers: DecoderLayers
 
     def add_layers(
@@ -140,14 +176,8 @@ class DecoderModel(SegmentModel):
             each: the options of each layer; None: `arch` for all layers.
             attention: options of `SelfAttention`.
         """
-        self.head = build_head(self.shape)
-        self.dropout = nn.Dropout(arch.dropout)
+        self.add_head(arch)
         self.layers = DecoderLayers(self.shape, each or [arch] * self.shape.layers, **attention)
-
-    def embed(self, tokens_BT: Tensor) -> Tensor:
-        """The input of the first layer, B T D."""
-        embedded_BTD: Tensor = self.dropout(self.head.embed(tokens_BT))
-        return embedded_BTD
 
     def empty_cache(self, lanes: int) -> Cache:
         """A cache of `cache_tokens` slots at the start of a document."""
