@@ -6,10 +6,10 @@ STAMP := .venv/.installed
 .DEFAULT_GOAL := help
 .PHONY: help install demo test hard lint types format clean report bench bench-peers
 
-help:  ## list what make can do
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## make .venv with memexp and what it needs; takes no time when it is there
+install: $(STAMP)  ## make .venv with memexp and its dependencies; does nothing if .venv is up to date
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "memexp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; expected PYTHON=python3.11")'
@@ -19,19 +19,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text and compare them
+demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text, and compare them
 	$(BIN)/memexp train -m tag=demo jobs=2 arch=vanilla,xl
 	$(BIN)/memexp train -m tag=demo jobs=2 arch=knn mem=256,4096
 	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0 tag=demo
 	$(BIN)/memexp table tag=demo
 
-test: $(STAMP)  ## run the tests, but for the hard ones
+test: $(STAMP)  ## run the tests, except the slow ones (make hard)
 	$(BIN)/python -m pytest -q -n 2 -m 'not hard'
 
-hard: $(STAMP)  ## run the tests that take longer: processes that are killed, generated code, every bench
+hard: $(STAMP)  ## run the slow tests: killed processes, generated code, every bench
 	$(BIN)/python -m pytest -q -n 2 -m hard
 
-lint: $(STAMP)  ## look for mistakes and unformatted files
+lint: $(STAMP)  ## find mistakes and unformatted files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -45,16 +45,16 @@ format: $(STAMP)  ## format the sources
 report: $(STAMP)  ## build results/index.html, the page of all tables and records
 	$(BIN)/memexp report local=false
 
-bench: $(STAMP)  ## measure search, step and memory against their floors
+bench: $(STAMP)  ## measure search, training step and memory, and compare each with its floor
 	$(BIN)/memexp bench
 
-bench-peers: $(STAMP)  ## measure training steps beside other packages, in an environment of their own
+bench-peers: $(STAMP)  ## compare training steps with other packages, which get their own environment
 	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt beartype einops einops-exts faiss-cpu filelock hyper-connections joblib
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --no-deps memorizing-transformers-pytorch==0.4.1 block-recurrent-transformer-pytorch==0.4.4 recurrent-memory-transformer-pytorch==0.7.0
 	$(BIN)/memexp bench peers
 
-clean:  ## remove what was built and cached; keeps data/ and results/
+clean:  ## remove builds and caches; keep data/ and results/
 	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
