@@ -262,7 +262,7 @@ def test_a_mistyped_path_of_a_run_is_no_experiment(call: Call, here: Path) -> No
     for path in ("results/runs/knn-b", f"{here}/results/runs/knn-b", "./knn-b"):
         code, _, error = call("table", path)
         assert code == 2
-        assert f"there is no run '{path}' below" in error
+        assert f"there is no run '{path}' in " in error
 
 
 def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
