@@ -158,7 +158,7 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     """
     match = _NAMED.fullmatch(name)
     if match is None:
-        raise UserError("the name of a run is empty; expected RUN, RUN@mem or RUN@mem-memory")
+        raise UserError("a run's name is empty; expected RUN, RUN@mem or RUN@mem-memory")
     if "@" in name and match["mem"] is None:
         example = f"{name.split('@')[0]}@512-off"
         raise UserError(f"{name!r} does not name a score; expected RUN, RUN@mem or RUN@mem-memory, such as {example}")
@@ -182,7 +182,7 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
         command = eval_command(run.name, scored, mem=mem if mem != own else None, memory=memory)
         existing = ", ".join(score.path.name for score in run.scores) or "none"
         raise UserError(
-            f"{run.name} has no score {wanted.folder} (it has: {existing}); expected this score, which `{command}` makes"
+            f"{run.name} has no score {wanted.folder} (it has: {existing}); expected this score: `{command}` makes it"
         )
     suffix = "" if match["mem"] is None else f"@{mem}" + (f"-{memory}" if memory != "on" else "")
     return run.name + suffix, score
