@@ -1,1 +1,1 @@
-"""The command line: one thin file a command; `main` pops the command's word and hands the rest to Hydra."""
+"""The command line: `main` takes the command's name off and passes the rest to Hydra; `commands` has a file per command."""

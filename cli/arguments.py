@@ -1,4 +1,4 @@
-"""From what is typed after a command to what Hydra reads: positional words, sizes such as 64k, and flags."""
+"""Translating the words typed after a command for Hydra: positional words, sizes such as 64k, and flags."""
 
 import re
 from dataclasses import Field, dataclass, field
@@ -12,34 +12,34 @@ POSITIONALS = {
     "data": ("what", "data"), "eval": ("run",), "reproduce": ("table",), "plan": ("table",), "generate": ("run",),
     "table": ("runs",), "diff": ("a", "b"), "bench": ("what",),
 }  # fmt: skip
-"""Settings and groups that may be given as bare words, in this order; a setting that is a list takes all that are left."""
+"""Settings and groups that may be given as bare words, in this order; a setting that is a list takes all remaining words."""
 
 FLAGS = {
     "-m": False, "--multirun": False, "--resolve": False, "--hydra-help": False,
     "--cfg": True, "-c": True, "--package": True, "-p": True, 
     "--config-dir": True, "-cd": True,
 }  # fmt: skip
-"""Hydra's flags, and whether a word follows."""
+"""Hydra's flags, and whether a value follows."""
 
 CFG = ("job", "hydra", "all")
 OWN_FLAGS = ("--help", "-h", "--dry-run", "--plan")
 SUFFIXES = {"k": 1, "m": 2, "g": 3}
 SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kmg])(?![\w.])", re.IGNORECASE)
 PLAIN = re.compile(r"[A-Za-z_][\w./@-]*", re.ASCII)
-"""Text that Hydra reads as itself."""
+"""Text that Hydra's grammar reads literally, without quotes."""
 
 GRAMMAR = re.compile(r"""^null$|[,'"\[\](){}$]""")
-"""Text that means more to Hydra than its letters: lists, sweeps, functions, quotes, interpolations."""
+"""Text with a special meaning for Hydra: lists, sweeps, functions, quotes, interpolations."""
 
 INTERPOLATION, OUT_OF_USE = re.compile(r"(\\*)\$\{"), r"\1\1\\${"
-"""What begins an interpolation, also in quotes, and how it is written to mean its letters."""
+"""The start of an interpolation, also in quotes, and its replacement, which Hydra reads literally."""
 
 NOT_TEXT = ("true", "false", "null", "inf", "nan")
 
 
 @dataclass
 class Arguments:
-    """A command line taken apart."""
+    """A parsed command line."""
 
     command: str
     flags: list[str] = field(default_factory=list)
@@ -47,28 +47,30 @@ class Arguments:
     help: bool = False
 
     def for_hydra(self) -> list[str]:
-        """The words that Hydra is given.
+        """The words to pass to Hydra.
 
-        Before the jobs of a sweep, Hydra composes one configuration without the swept values. Where a group is swept,
-        settings that only some of its choices have would be refused there: these are left to the jobs.
+        Before the jobs of a sweep, Hydra composes one configuration without the swept values. If a group is swept, that
+        configuration may lack settings that only some choices have. Such settings are passed to the sweeper instead.
         """
-        swept = [group for group in groups_of(self.command) if any(_sweeps(given, group) for given in self.overrides)]
+        swept = [
+            group for group in groups_of(self.command) if any(_sweeps(override, group) for override in self.overrides)
+        ]
         if not swept or not {"-m", "--multirun"} & set(self.flags):
             return [*self.flags, *self.overrides]
         early: list[str] = []
         late: list[str] = []
-        for given in self.overrides:
-            key, equals, value = given.partition("=")
+        for override in self.overrides:
+            key, equals, value = override.partition("=")
             later = equals and key.lstrip("+").partition(".")[0] in swept and "." in key
-            (late if later else early).append(f"{key}:{quote(value, always=True)}" if later else given)
+            (late if later else early).append(f"{key}:{quote(value, always=True)}" if later else override)
         return [*self.flags, *early, *([f"+hydra.sweeper.params={{{','.join(late)}}}"] if late else [])]
 
 
 def parse(command: str, words: list[str]) -> Arguments:
-    """Take apart what follows a command.
+    """Parse the words after a command.
 
     Raises:
-        UserError: an unknown flag, a flag without its word, or a bare word that the command has no use for.
+        UserError: an unknown flag, a flag without its value, or a bare word that the command does not take.
     """
     known = settings_of(command)
     arguments = Arguments(command)
@@ -131,7 +133,7 @@ def _positionals(command: str, words: list[str], known: dict[str, Field[Any]]) -
 def _override(word: str, known: dict[str, Field[Any]], command: str) -> str:
     key, equals, value = word.partition("=")
     if not key:
-        raise UserError(f"{word!r} has nothing before the =; expected key=value")
+        raise UserError(f"{word!r} has no key before the =; expected key=value")
     for name, typed in TYPED_AS.items():
         if key == typed and name in known:
             return f"{name}={value if value.startswith('[') else f'[{value}]'}"
@@ -161,7 +163,7 @@ def _sweeps(override: str, group: str) -> bool:
 
 
 def quote(text: str, *, always: bool = False) -> str:
-    """`text` so that Hydra's grammar reads it as itself; with `always`, in quotes even where it would be."""
+    """Quote `text` so that Hydra's grammar reads it literally; with `always`, also where no quotes are needed."""
     if not always and PLAIN.fullmatch(text) and text.lower() not in NOT_TEXT:
         return text
     escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), text)

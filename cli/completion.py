@@ -1,4 +1,4 @@
-"""Shell completion: a small script a shell, which asks `memexp __complete` for what could stand at the cursor."""
+"""Shell completion: a small script per shell, which asks `memexp __complete` for the words that fit at the cursor."""
 
 from collections.abc import Iterable
 from dataclasses import Field
@@ -17,7 +17,7 @@ _memexp() {
     [[ $line == *' ' ]] && words+=('')
     word=${words[-1]}
     COMPREPLY=($("${words[0]/#\\~/$HOME}" __complete "${words[@]:1}" 2> /dev/null))
-    # Readline holds what follows the last = to be the word.
+    # Readline takes only the text after the last = for the word.
     [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
     [[ ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace 2> /dev/null
 }
@@ -42,34 +42,32 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH}
 
 
 def script(words: list[str]) -> str:
-    """The script of a shell.
+    """The completion script of a shell, or the help of this command.
 
     Raises:
-        UserError: not exactly one known shell was named.
+        UserError: `words` is not the name of one known shell.
     """
     if words in (["--help"], ["-h"]):
         return USAGE
     if len(words) != 1 or words[0] not in SCRIPTS:
         hint = did_you_mean(words[0], SCRIPTS) if words else ""
-        raise UserError(
-            f"completion is for {' '.join(words) or 'no shell'}; expected one of {', '.join(SCRIPTS)}{hint}"
-        )
+        raise UserError(f"the shell is {' '.join(words) or 'not given'}; expected one of {', '.join(SCRIPTS)}{hint}")
     return SCRIPTS[words[0]]
 
 
 USAGE = """\
 memexp completion bash | zsh
 
-The script that has your shell complete commands, settings, their values and the names of runs. For this shell:
+Print a script that makes your shell complete commands, settings, their values and the names of runs. To use it now:
   source <(memexp completion bash)
 """
 
 
 def candidates(words: list[str]) -> list[str]:
-    """What could stand in place of the last word.
+    """The possible completions of the last word.
 
     Args:
-        words: those after the program's name, up to the cursor; the last is the one to complete, perhaps empty.
+        words: the words after the program's name, up to the cursor; the last one is completed and may be empty.
     """
     current = words[-1] if words else ""
     if len(words) <= 1:
@@ -94,12 +92,12 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
     known = settings_of(command, arch=chosen.get("arch"), source=source_of(chosen.get("data", "")))
     key, equals, value = current.partition("=")
     if equals:
-        # A list of values is completed at its last one.
+        # In a list of values, the last one is completed.
         before, comma, last = value.rpartition(",")
         values = groups.get(key) or (_values(known[key]) if key in known else [])
-        return [f"{key}={before}{comma}{found}" for found in _starting(last, values)]
+        return [f"{key}={before}{comma}{match}" for match in _starting(last, values)]
     names = [f"{TYPED_AS.get(name, name)}=" for name in [*groups, *filter(is_offered, known)]]
-    # Settings of a group are offered once its name and the dot are there.
+    # Settings of a group are offered only after its name and the dot are typed.
     shown = {
         name if name.count(".") <= current.count(".") else ".".join(name.split(".")[: current.count(".") + 1]) + "."
         for name in names

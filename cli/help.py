@@ -1,4 +1,4 @@
-"""Help: of the program in plain text at once, of a command in tables with the values that a command line gives."""
+"""Help: for the program as plain text, for a command as tables with the values that the command line gives."""
 
 from dataclasses import Field
 from typing import Any
@@ -66,24 +66,24 @@ EXAMPLES = {
 }
 
 FLAGS = [
-    ("-m, --multirun", "a sweep: every combination of values written a,b,c"),
-    ("--dry-run", "print what would be trained and train nothing"),
-    ("--plan", "measure nothing: print what a memory takes on an accelerator"),
-    ("--cfg job", "print the settings instead of running; with --resolve, without references"),
-    ("--config-dir DIR", "read more files of the groups from DIR"),
+    ("-m, --multirun", "sweep: run every combination of values written as a,b,c"),
+    ("--dry-run", "print the jobs without running them"),
+    ("--plan", "measure nothing: print what the largest memory needs on an accelerator"),
+    ("--cfg job", "print the settings instead of running; with --resolve, references are replaced by values"),
+    ("--config-dir DIR", "read further group files from DIR"),
 ]
 
 SOURCE = "data.source."
 
 _SHORT = 24
-"""Letters of a value of a source's options that is shown."""
+"""The longest value of a source's option that is shown, in characters."""
 
 SETTING_OF = {"--dry-run": "dry_run", "--plan": "plan"}
-"""Flags of the commands that have such a setting."""
+"""Flags that set a setting; they are shown only for commands that have it."""
 
 
 def summary_of(command: str) -> str:
-    """What a command does, in a line."""
+    """What a command does, in one line."""
     return (COMMANDS[command].__doc__ or "").partition(": ")[2].rstrip(".")
 
 
@@ -95,7 +95,7 @@ def overview() -> str:
     lines += [
         f"  {'completion':{width}}print the completion script of a shell: completion bash, completion zsh",
         "",
-        "Settings are written key=value; sizes may be written 64k. What a command can be told:",
+        "Settings are written key=value; sizes may be written 64k. All settings of a command:",
         "  memexp COMMAND --help",
         "",
         "Examples",
@@ -107,7 +107,10 @@ def overview() -> str:
 
 
 def show(command: str, overrides: list[str]) -> None:
-    """Print a command's groups, settings with the values that `overrides` give, flags and examples.
+    """Print a command's groups, settings, flags and examples.
+
+    Args:
+        overrides: settings of the command line, whose values are shown.
 
     Raises:
         UserError: `overrides` cannot be composed.
@@ -181,7 +184,7 @@ def _group_table(groups: dict[str, list[str]], config: Any) -> Any:
 
 
 def _chosen(group: str, config: Any) -> str | None:
-    """The choice of a group; None where there is none."""
+    """The chosen option of a group; None if the command does not have the group."""
     return str(config[group].name) if group in config else None
 
 
@@ -189,9 +192,9 @@ def _settings_table(known: dict[str, Field[Any]], config: Any, groups: dict[str,
     from rich.markup import escape
 
     table = _table("Settings, written key=value, with the values that this command line gives", "setting", "value", "")
-    # Those of no group first: they are what one changes most.
+    # Settings without a group first: they are changed most often.
     for name, item in sorted(known.items(), key=lambda pair: pair[0].partition(".")[0] in groups):
-        if is_offered(name) and not name.startswith(SOURCE):  # they have a table of their own
+        if is_offered(name) and not name.startswith(SOURCE):  # these have their own table
             table.add_row(TYPED_AS.get(name, name), escape(_value(config, name)), escape(describe(item)))
     table.add_row("")
     return table
@@ -216,7 +219,7 @@ def _value(config: Any, name: str) -> str:
 
 
 def describe(item: Field[Any]) -> str:
-    """What a setting is, with its unit and what it may be."""
+    """The help of a setting, with its unit and allowed values."""
     unit, low, high, choices = (item.metadata[name] for name in ("unit", "low", "high", "choices"))
     notes = []
     if choices:
@@ -235,7 +238,7 @@ def describe(item: Field[Any]) -> str:
 
 
 def _source_table(config: Any, known: dict[str, Field[Any]]) -> Any:
-    """The options of the source of the chosen corpus; of long values it is only said that its file gives them."""
+    """The options of the chosen corpus's source; for a long value only "of data=", as the corpus's file in conf/data holds it."""
     from rich.markup import escape
 
     table = _table(f"Settings of data.source with data={config.data.name}", "setting", "value", "")

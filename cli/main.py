@@ -1,4 +1,4 @@
-"""The program `memexp`: takes off the command's word and hands the rest to Hydra."""
+"""The program `memexp`: takes the command's name off and passes the rest to Hydra."""
 
 import errno
 import os
@@ -15,24 +15,24 @@ from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError, did_you_mean
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
-GO_ON = ("prepare", "train", "reproduce")
-"""Commands that keep what they have done when they are interrupted."""
+CONTINUING = ("prepare", "train", "reproduce")
+"""Commands that keep finished work when they are interrupted."""
 OUTSIDE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP
 )  # fmt: skip
-"""What is wrong with a disk, a folder or a name that was given, not with us."""
+"""Error numbers caused by the user's disk, folder or file name, not by a bug."""
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""How PyTorch says so."""
+"""Words in PyTorch's errors when memory runs out."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the words after the program's name; default: those of this process.
+        argv: the words after the program's name; default: the arguments of this process.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend (one line on stderr says what), 130 when interrupted.
+        The exit code: 0; 2 after a user's error, with one line on stderr; 130 after an interruption.
     """
     words = sys.argv[1:] if argv is None else argv
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
@@ -45,11 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        later = "; the same command goes on from there" if words and words[0] in GO_ON else ""
+        later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
         print(f"{name}: interrupted{later}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads has enough (`| head`). The interpreter flushes stdout once more at its end: let it go nowhere.
+        # The reader has stopped, as `| head` does. Python flushes stdout again at its end: send that to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         asked = re.search(r"ried to allocate [\d.]+ \w+", str(error))
         print(
-            f"{name}: the memory is used up{f' (t{asked[0]})' if asked else ''}; expected what fits. Likely cause: mem, lanes, segment or the model "
+            f"{name}: out of memory{f' (t{asked[0]})' if asked else ''}; expected a run that fits. Likely cause: mem, lanes, segment or the model "
             "is too large for this machine",
             file=sys.stderr,
         )
@@ -120,8 +120,8 @@ def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
 
 
 def _through_hydra(command: str, composed: list[Any]) -> None:
-    """Let Hydra do what the flags say; the configuration of a single job is appended to `composed`."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through as they are
+    """Run Hydra with the flags in `sys.argv`; the configuration of a single job is appended to `composed`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # pass errors through unchanged
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -133,9 +133,9 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
 
     def task(config: Any) -> None:
         if HydraConfig.get().mode == RunMode.RUN:
-            composed.append(config)  # run outside of Hydra, which would add lines of its own to an error
+            composed.append(config)  # it is run later, outside Hydra, which would add its own lines to an error
         else:
-            _call(command, config)  # a job of another launcher, perhaps in another process
+            _call(command, config)  # a job of another launcher, maybe in another process
 
     register()
     register_plugins()
@@ -168,7 +168,7 @@ def _call(command: str, config: Any) -> None:
 
 
 def command_module(command: str) -> Any:
-    """The module of a command, whose `run(config)` does what the command says."""
+    """The module of a command; its `run(config)` executes the command."""
     return import_module(f"memexp.cli.commands.{command}")
 
 

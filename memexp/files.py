@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the checksums that tell whether they still are."""
+"""Writing files whole or not at all, reading JSON, and checksums that show a later change."""
 
 import errno
 import hashlib
@@ -15,10 +15,10 @@ from memexp.errors import UserError
 from memexp.lock import hold
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write says when there is no room left."""
+"""Error numbers of a write for which there is no space."""
 
 Content = bytes | Callable[[IO[bytes]], object]
-"""What a file is to hold, or what writes that to the open binary file."""
+"""The bytes of a file, or a function that writes them to the open binary file."""
 
 
 def write_atomically(path: Path, content: Content) -> None:
@@ -28,57 +28,57 @@ def write_atomically(path: Path, content: Content) -> None:
         path: the file to make or replace; its folder is made when absent.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
+        UserError: the disk is full or the folder cannot be written; the old file at `path` is unchanged.
     """
-    with _beside(path, content) as written:
-        Path(written).replace(path)
+    with _temporary(path, content) as name:
+        Path(name).replace(path)
 
 
 def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
-    """Write files that belong together: all beside their places first, which they then take one right after another.
+    """Write files that belong together: first all to temporary files, which are then renamed one right after another.
 
-    Only one process at a time does so in a folder; what one that was killed left half written goes.
+    Only one process at a time does this in a folder. Temporary files that a killed process left are deleted.
 
     Args:
-        files: by name, None for one that is to go. The last one says that the others are whole: it is taken away first and takes
-            its place last.
+        files: contents by file name; None deletes the file. The last file marks the others as complete: it is deleted first
+            and renamed last.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what stood there is untouched.
+        UserError: the disk is full or the folder cannot be written; the old files are unchanged.
     """
     with _locked(folder), ExitStack() as stack:
-        for left in folder.glob(".*.partial"):
-            left.unlink()
-        written = {
-            name: stack.enter_context(_beside(folder / name, content))
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink()
+        temporary = {
+            name: stack.enter_context(_temporary(folder / name, content))
             for name, content in files.items()
             if content is not None
         }
         (folder / list(files)[-1]).unlink(missing_ok=True)
         for name in files:
-            if name in written:
-                Path(written[name]).replace(folder / name)
+            if name in temporary:
+                Path(temporary[name]).replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
 
 
 def rewrite(path: Path, change: Callable[[str], str]) -> None:
-    """Replace the text of `path` (empty where it is absent) by what `change` makes of it, whole or not at all.
+    """Replace the text of `path` by `change(text)`, whole or not at all; an absent file counts as empty.
 
-    Only one process at a time does so in a folder, so that none loses what another has just written.
+    Only one process at a time does this in a folder, so no process overwrites what another has just written.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
+        UserError: the disk is full or the folder cannot be written; the old file at `path` is unchanged.
     """
     with _locked(path.parent):
         write_text(path, change(path.read_text(encoding="utf-8") if path.exists() else ""))
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder, and see that it can be written.
+    """Make a folder and check that it can be written.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be made or written.
     """
     with _locked(folder):
         pass
@@ -86,14 +86,14 @@ def make_writable(folder: Path) -> None:
 
 def _locked(folder: Path) -> AbstractContextManager[None]:
     def wait(process: str) -> None:
-        print(f"Waiting for {process}, which writes in {folder}", file=sys.stderr)
+        print(f"Waiting for {process}, which is writing in {folder}", file=sys.stderr)
 
     return hold(folder / ".lock", busy=wait)
 
 
 @contextmanager
-def _beside(path: Path, content: Content) -> Iterator[str]:
-    """The name of a temporary file beside `path` that holds what is to be there; it is gone in the end if it is not moved."""
+def _temporary(path: Path, content: Content) -> Iterator[str]:
+    """Write `content` to a temporary file beside `path` and yield its name; it is deleted at the end unless it was renamed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -109,7 +109,7 @@ def _beside(path: Path, content: Content) -> Iterator[str]:
     except OSError as error:
         full = ". Likely cause: the disk is full or a quota is used up" if error.errno in FULL else ""
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is untouched{full}"
+            f"cannot write {path}: {error.strerror or error}; the old file, if there was one, is untouched{full}"
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def as_json(content: Any) -> bytes:
-    """`content` as files here hold it."""
+    """`content` as indented JSON in UTF-8, as `write_json` writes it."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -143,40 +143,40 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
+        raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: {error}; expected JSON. Likely cause: it was edited or damaged"
+            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged"
         ) from error
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with a checksum of its content, so that a change by hand is seen."""
+    """Write JSON with a checksum of its content, so that a later edit is detected."""
     write_json(path, sealed(content))
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """With a checksum of it under "checksum"."""
+    """`content` with its checksum added under "checksum"."""
     return content | {"checksum": fingerprint(content)}
 
 
 def read_sealed(path: Path) -> Any:
-    """Read what `write_sealed` wrote; of an older file, which has no checksum, none is compared.
+    """Read a file that `write_sealed` wrote; an older file without a checksum is read unchecked.
 
     Raises:
-        UserError: `path` is absent, is not JSON, or is not as it was written.
+        UserError: `path` is absent, is not JSON, or was changed after it was written.
     """
     return unsealed(read_json(path), path)
 
 
 def unsealed(content: Any, path: Path) -> Any:
-    """What `sealed` was given; where no checksum stands in it, none is compared.
+    """Undo `sealed`: check the checksum and remove it; content without a checksum is returned unchecked.
 
     Args:
-        path: where it stands, for the message.
+        path: the file it was read from, for the message.
 
     Raises:
-        UserError: it is not as it was written.
+        UserError: the content was changed after it was written.
     """
     if not isinstance(content, dict) or "checksum" not in content:
         return content
@@ -184,7 +184,7 @@ def unsealed(content: Any, path: Path) -> Any:
     if content["checksum"] != (seen := fingerprint(bare)):
         raise UserError(
             f"{path} is not as memexp wrote it: its content has the checksum {seen[:8]}; expected {str(content['checksum'])[:8]}, "
-            "which stands in it. Likely cause: it was edited"
+            "the checksum written in it. Likely cause: it was edited"
         )
     return bare
 
@@ -196,16 +196,20 @@ def checksum(path: Path) -> str:
 
 
 def fingerprint(content: Any) -> str:
-    """A SHA-256 of JSON content that does not depend on the order of keys, in hexadecimal."""
+    """The SHA-256 of JSON content, in hexadecimal; the order of keys does not change it."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def find_root(root: str | None) -> Path:
-    """The folder that holds `data/` and `results/`: as asked, else the checkout, else the working directory."""
+    """The folder that holds `data/` and `results/`: `root` if given, else the checkout, else the working directory.
+
+    Raises:
+        UserError: `root` is not a folder.
+    """
     if root is not None:
         path = Path(root).expanduser().resolve()
         if not root or not path.is_dir():
-            raise UserError(f"root is {root!r}, which is no folder; expected one that exists")
+            raise UserError(f"root is {root!r}, which is not a folder; expected an existing folder")
         return path
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()

@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
-"""`is_held` takes a free lock for an instant. Who meets it in that instant tries again, so many times and so long apart."""
+"""How often, and after which pause, a process tries a lock again: `is_held` of another process may hold it for an instant."""
 
 HEALING_SECONDS = 3.0
-"""How long filelock watches a file that is no lock of its own, such as a copy from a file system with locks, until it replaces it."""
+"""How long filelock watches a lock file that it did not write, such as a copy from a file system with locks, before it replaces
+the file."""
 
 
 @contextmanager
 def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; a process that dies lets go of it.
+    """Hold the lock file `path` while the block runs; a process that dies releases it.
 
-    On a file system without locks, the presence of the file is the lock. A file that a process of this machine left when
-    it was killed does not count there; that of another machine has to be removed by hand.
+    On a file system without locks, the presence of the file is the lock. If the process that wrote it was killed on this
+    machine, the file does not count. If it ran on another machine, the file has to be removed by hand.
 
     Args:
         path: the lock file; its folder is made when absent.
-        busy: is called with words for the process that holds the lock, before that is waited for. An error that it raises
-            ends the wait.
+        busy: called with a description of the process that holds the lock, before this function waits for it. An error
+            that it raises ends the wait.
 
     Raises:
         UserError: the file cannot be written, or the file system refuses to lock it.
@@ -45,14 +46,14 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "flock not supported")
             if not _acquired(lock, TRIES * PAUSE_SECONDS):
-                by_file = isinstance(lock, SoftFileLock)  # which it becomes where the file system has no locks
+                by_file = isinstance(lock, SoftFileLock)  # filelock changes the class on a file system without locks
                 if not (isinstance(lock, SoftFileLock) and lock.pid is None and _acquired(lock, HEALING_SECONDS)):
                     busy(_holder(path, by_file=by_file))
                     lock.acquire()
     except OSError as error:
         raise _unusable(path, error) from error
     try:
-        if not isinstance(lock, SoftFileLock):  # which writes more than this by itself
+        if not isinstance(lock, SoftFileLock):  # a SoftFileLock writes the process id itself
             _sign(path)
         yield
     finally:
@@ -60,15 +61,15 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file `path`; takes it for an instant where none does.
+    """Whether a process holds the lock file `path`; if none does, this takes the lock for an instant.
 
     Raises:
-        UserError: the file cannot be read, or the file system refuses to tell.
+        UserError: the file cannot be read, or the file system refuses to answer.
     """
     from filelock import SoftFileLock, Timeout, lock_descriptor
 
     try:
-        with path.open("rb") as file:  # which somebody else may have made: it need not be writable
+        with path.open("rb") as file:  # read only: the file may belong to another user
             for _ in range(TRIES):
                 if lock_descriptor(file.fileno(), blocking=False):
                     return False
@@ -83,7 +84,7 @@ def is_held(path: Path) -> bool:
     if lock.pid is None:
         return False
     try:
-        # More than one try, for the first may only remove what a killed process has left.
+        # More than one try: the first may only remove the file of a killed process.
         with lock:
             return False
     except Timeout:
@@ -113,18 +114,18 @@ def _holder(path: Path, *, by_file: bool) -> str:
     try:
         words = path.read_text(encoding="ascii", errors="replace").split()
     except OSError:
-        words = []  # it has let go just now
+        words = []  # the lock was released just now
     process = f"process {words[0]}" if words else "another process"
     if not by_file:
         return process
     machine = f" on {words[1]}" if len(words) > 1 else ""
-    return f"{process}{machine} (if that is no longer there, remove {path})"
+    return f"{process}{machine} (if that process no longer runs, remove {path})"
 
 
 def _unusable(path: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
         return UserError(
-            f"cannot lock {path}: {error.strerror}; expected a file system with locks. Likely cause: it is mounted without "
-            "them; give root=DIR on another"
+            f"cannot lock {path}: {error.strerror}; expected a file system with locks. Likely cause: this one is mounted without "
+            "locks; set root=DIR to a folder on another file system"
         )
     return UserError(f"cannot write {path.parent}: {error.strerror}; expected a folder that can be written")

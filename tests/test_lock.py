@@ -104,7 +104,7 @@ def test_a_lock_of_another_machine_without_locks_names_it_and_the_file(
     monkeypatch.setattr(fcntl, "flock", missing)
     path = tmp_path / "lock"
     path.write_text("12345\nnode7\n")
-    expected = rf"^process 12345 on node7 \(if that is no longer there, remove {path}\)$"
+    expected = rf"^process 12345 on node7 \(if that process no longer runs, remove {path}\)$"
     with pytest.raises(UserError, match=expected), hold(path, busy=refuse):
         pass
     path.unlink()

@@ -1,1 +1,1 @@
-"""One file for each command: `run(config)` does what the command says."""
+"""One file for each command; its `run(config)` executes the command."""

@@ -1,4 +1,4 @@
-"""`memexp bench`: measure search, step and memory against their floors."""
+"""`memexp bench`: measure search, step and memory against their lower bounds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from memexp.files import find_root, write_json, write_text
 from memexp.report.escape import console
 
 SEGMENT, VOCABULARY = 512, 32_000
-"""Of the papers' model, for the plan."""
+"""Sizes of the papers' model, for the plan."""
 
 
 def run(config: BenchConfig) -> None:
@@ -34,23 +34,23 @@ def run(config: BenchConfig) -> None:
 
         figures = run_benches(config, say, lambda: _archs(WORK.segment))
     names = chosen(config)
-    # a few benches alone leave the file of all as it is
+    # a few selected benches get their own file and leave bench.json unchanged
     path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(names)}.json")
-    found = document(config, figures)
-    write_json(path, found)
+    results = document(config, figures)
+    write_json(path, results)
     written = [path, path.with_suffix(".md")]
     if "curve" in names:
         from memexp.bench.curve import plot
 
         written.append(path.with_name("curve.svg"))
         write_text(written[-1], plot(figures).decode())
-    write_text(path.with_suffix(".md"), to_markdown(figures, found, work=WORK.describe()))
+    write_text(path.with_suffix(".md"), to_markdown(figures, results, work=WORK.describe()))
     screen.print(to_terminal(figures))
     screen.print(f"written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _archs(segment: int) -> dict[str, TrainConfig]:
-    """Every architecture with its papers' options and the lengths that follow from the segment's."""
+    """Settings of every architecture, with the options of its paper and the lengths that follow from the segment."""
     return {name: _settings(name, segment) for name in choices_of("arch")}
 
 
@@ -64,7 +64,7 @@ def _settings(arch: str, segment: int, *more: str) -> TrainConfig:
 
 @contextmanager
 def _shown(screen: Console) -> Iterator[Callable[[str], None]]:
-    """What is being measured: in place on a terminal, a line each elsewhere."""
+    """Yield a function that shows what is being measured: in place on a terminal, else as one line each."""
     if not screen.is_terminal:
         yield lambda what: screen.print(what, markup=False, highlight=False, soft_wrap=True)
         return

@@ -1,4 +1,4 @@
-"""`memexp data`: which corpora there are, and what one is like."""
+"""`memexp data`: list the corpora, or inspect one."""
 
 import shlex
 import sys
@@ -14,7 +14,7 @@ from memexp.report.escape import console
 
 
 def run(config: DataConfig) -> None:
-    """Print the list, or look into one corpus and write what was found."""
+    """Print the list of corpora, or inspect one corpus and write the result."""
     root = find_root(config.root)
     if config.what == "list":
         from memexp.config.introspection import choices_of
@@ -33,35 +33,35 @@ def run(config: DataConfig) -> None:
     from memexp.report.corpus.statistics import inspect_corpus
 
     corpus = open_corpus(_prepared(config.data, root))
-    found = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
+    inspection = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
     default = root / "results" / "data" / corpus.path.name
     folder = Path(config.out).expanduser() if config.out is not None else default
-    paths = write_files(folder, found)
+    paths = write_files(folder, inspection)
     screen = console()
-    screen.print(to_terminal(found))
+    screen.print(to_terminal(inspection))
     written = ", ".join(path.name for path in paths)
     screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _configured(root: Path) -> dict[str, dict[str, Any]]:
-    """What determines each corpus that may be prepared here, by its name, with no setting given."""
+    """The settings that determine each prepared corpus, by its name, with the values of its file in conf/data."""
     from memexp.config.compose import compose, typed
     from memexp.config.introspection import choices_of
     from memexp.data.corpus import settings_of
 
-    found = {}
+    settings = {}
     for name in choices_of("data"):
         if any((root / "data").glob(f"{name}-*/manifest.json")):
-            with suppress(UserError):  # it needs settings, as a user's own files do
-                found[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data, root)
-    return found
+            with suppress(UserError):  # a corpus that needs settings, such as a user's own files
+                settings[name] = settings_of(typed(compose("prepare", [f"data={name}"])).data, root)
+    return settings
 
 
 def _prepared(data: Data, root: Path) -> Path:
     """The folder of the corpus of these settings.
 
     Raises:
-        UserError: it is not prepared.
+        UserError: it is not prepared yet.
     """
     from memexp.data.corpus import folder_of
 

@@ -1,4 +1,4 @@
-"""`memexp diff`: which tokens gain."""
+"""`memexp diff`: compare two scores token by token."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ def run(config: DiffConfig) -> None:
     """Print the difference between two scores and write it as a page, CSV, JSON and a plot."""
     root = find_root(config.root)
     a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
-    found = difference(a, b)
-    pieces, warning = find_pieces(found, root)
+    compared = difference(a, b)
+    pieces, warning = find_pieces(compared, root)
     screen = console()
     if warning:
         screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    wording = word(found, pieces)
-    breakdown = break_down(found, wording.kind_N, find_foreign(found.b))
-    screen.print(to_terminal(found, breakdown, pieces, top=config.top))
+    wording = word(compared, pieces)
+    breakdown = break_down(compared, wording.kind_N, find_foreign(compared.b))
+    screen.print(to_terminal(compared, breakdown, pieces, top=config.top))
     scored = "" if config.eval == Scored() else f"-{a.path.name.rsplit('-', 2)[0]}"
     default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
     folder = Path(config.out).expanduser() if config.out is not None else default
-    paths = write_files(folder, found, breakdown, pieces, wording)
+    paths = write_files(folder, compared, breakdown, pieces, wording)
     screen.print(
         f"written: {folder}: {', '.join(path.name for path in paths)}", markup=False, highlight=False, soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""memexp eval: score documents with a trained model, with its memory changed if asked."""
+"""`memexp eval`: score documents with a trained model, with its memory or a changed one."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ from memexp.config.commands import EvalConfig
 
 
 def run(config: EvalConfig) -> None:
-    """Score, or find the score, and print its means."""
+    """Make the score, unless it exists, and print its means."""
     import torch
     from rich.console import Console
     from rich.markup import escape
@@ -34,11 +34,11 @@ def run(config: EvalConfig) -> None:
     table.add_column("", justify="right")
     for name, value in (
         ("perplexity", f"{summary['perplexity']:.3f}"),
-        ("nats a token", f"{summary['nats_per_token']:.4f}"),
-        ("bits a token", f"{summary['bits_per_token']:.4f}"),
-        ("bits a byte", f"{summary['bits_per_byte']:.4f}"),
-        ("bits a character", f"{summary['bits_per_character']:.4f}"),
-        ("perplexity a word", "–" if summary["word_perplexity"] is None else f"{summary['word_perplexity']:,.1f}"),
+        ("nats per token", f"{summary['nats_per_token']:.4f}"),
+        ("bits per token", f"{summary['bits_per_token']:.4f}"),
+        ("bits per byte", f"{summary['bits_per_byte']:.4f}"),
+        ("bits per character", f"{summary['bits_per_character']:.4f}"),
+        ("perplexity per word", "–" if summary["word_perplexity"] is None else f"{summary['word_perplexity']:,.1f}"),
         ("tokens", f"{summary['tokens']:,}"),
         ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
     ):
@@ -48,8 +48,8 @@ def run(config: EvalConfig) -> None:
         table.add_row("exact match", f"{summary['exact_match']:.4f}")
     if "f1" in summary:
         table.add_row("F1", f"{summary['f1']:.4f}")
-        for name, each in summary["classes"].items():
-            table.add_row(f"F1 of {escape(name)} ({each['documents']} documents)", f"{each['f1']:.4f}")
+        for name, scores in summary["classes"].items():
+            table.add_row(f"F1 of {escape(name)} ({scores['documents']} documents)", f"{scores['f1']:.4f}")
         table.add_row("F1, macro", f"{summary['f1_macro']:.4f}")
     if summary["memory_fill"] is not None:
         table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")

@@ -1,4 +1,4 @@
-"""memexp generate: continue a prompt with a trained model, its memory carried on."""
+"""`memexp generate`: continue a prompt with a trained model and its memory."""
 
 import codecs
 import sys
@@ -9,11 +9,11 @@ from memexp.config.commands import GenerateConfig
 from memexp.errors import UserError
 
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
-"""Control characters as signs that show them. A terminal would obey them: it could be told to hide or to type text."""
+"""Visible signs for control characters. A terminal would obey the characters themselves, and could hide or type text."""
 
 
 def run(config: GenerateConfig) -> None:
-    """Write the first continuation as it is drawn and the others after it; what is no text goes to stderr."""
+    """Print the first continuation while it is drawn, then the others; everything that is not text goes to stderr."""
     import torch
 
     from memexp.eval.evaluate import load_model, reopen, with_mem
@@ -45,7 +45,7 @@ def run(config: GenerateConfig) -> None:
             bf16=settings.precision == "bf16",
         ):
             output.add(tokenizer.pieces(drawn.tokens_B.tolist()), float(drawn.nats_B.sum()))
-    finally:  # also when interrupted: what was written stays whole
+    finally:  # also after an interruption, so that the last line is complete
         output.end()
 
 
@@ -53,63 +53,63 @@ def _prompt(config: GenerateConfig) -> str:
     """The text to continue.
 
     Raises:
-        UserError: none or two are given, or it is unreadable or no UTF-8.
+        UserError: no text or two texts are given, or the text is not readable or not UTF-8.
     """
     if config.prompt and config.prompt_file is not None:
         raise UserError("prompt and prompt_file are both given; expected one of the two")
     if not config.prompt and config.prompt_file is None:
         raise UserError(
-            "prompt is empty; expected text to continue there or in prompt_file, for the first token of a document is "
+            "prompt is empty; expected text to continue in prompt or prompt_file, because the first token of a document is "
             "never predicted"
         )
     name = "prompt" if config.prompt_file is None else f"prompt_file {config.prompt_file}"
     try:
         if config.prompt_file is None:
-            written = config.prompt.encode("utf-8", "surrogateescape")
+            raw = config.prompt.encode("utf-8", "surrogateescape")
         else:
-            written = Path(config.prompt_file).expanduser().read_bytes()
-        return written.decode("utf-8")
+            raw = Path(config.prompt_file).expanduser().read_bytes()
+        return raw.decode("utf-8")
     except OSError as error:
-        raise UserError(f"cannot read {name}: {error.strerror}; expected a file of text") from error
+        raise UserError(f"cannot read {name}: {error.strerror}; expected a text file") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 from byte {error.start} on; expected text in UTF-8") from error
+        raise UserError(f"{name} is not UTF-8 from byte {error.start} on; expected text in UTF-8") from error
 
 
 class _Output:
-    """Streams the first sample to stdout and keeps the others until the end, as they cannot be written side by side."""
+    """Streams the first sample to stdout and keeps the others until the end."""
 
     def __init__(self, samples: int, prompt_tokens: int) -> None:
         self._samples, self._prompt_tokens = samples, prompt_tokens
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be of several tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
         self._others: list[list[bytes]] = [[] for _ in range(samples - 1)]
         self._tokens, self._nats = 0, 0.0
         self._last = ""
         self._began = time.perf_counter()
 
     def add(self, pieces: list[bytes], nats: float) -> None:
-        """The next token of every sample, and their nats together."""
+        """Add the next token of every sample and the sum of their nats."""
         if not self._tokens:
             self._head(1)
         self._tokens += len(pieces)
         self._nats += nats
         self._write(self._decoder.decode(pieces[0]))
-        for other, piece in zip(self._others, pieces[1:], strict=True):
-            other.append(piece)
+        for sample, piece in zip(self._others, pieces[1:], strict=True):
+            sample.append(piece)
 
     def end(self) -> None:
-        """Finish the line, write the other samples, and say how fast and how likely all was."""
+        """Finish the line, write the other samples, and print the speed and the mean nats."""
         seconds = time.perf_counter() - self._began
         if not self._tokens:
             return
         self._write(self._decoder.decode(b"", final=True))
         self._end_line()
-        for number, other in enumerate(self._others, start=2):
+        for number, sample in enumerate(self._others, start=2):
             self._head(number)
-            self._write(b"".join(other).decode("utf-8", "replace"))
+            self._write(b"".join(sample).decode("utf-8", "replace"))
             self._end_line()
         print(
             f"{self._tokens:,} tokens after a prompt of {self._prompt_tokens:,} in {seconds:.2f} s "
-            f"({self._tokens / seconds:,.0f} tokens/s), {self._nats / self._tokens:.4f} nats a token",
+            f"({self._tokens / seconds:,.0f} tokens/s), {self._nats / self._tokens:.4f} nats per token",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""`memexp plan`: what the runs of a paper's table cost on named hardware, by arithmetic."""
+"""`memexp plan`: estimate what the runs of a paper's table cost on given hardware."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from memexp.report.table.formats import to_terminal
 from memexp.report.table.text import Grid
 from memexp.wording import compact, whole
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # this module loads torch
     from memexp.cost.table import Cost, Hardware
 
 HOUR = 3600
 
 
 def run(config: PlanConfig) -> None:
-    """Print a line for each row that trains, of the first column asked for."""
+    """Print a line for each row that trains, for the first of the columns."""
     from memexp.cost.table import HARDWARE, cost
 
     experiment = load(config.table)
@@ -33,7 +33,9 @@ def run(config: PlanConfig) -> None:
     }
     composed = wanted([first[row] for row in experiment.rows if row in first])
     hardware, devices, utilisation = HARDWARE[config.hardware], config.devices, config.utilisation
-    costs = [(one.cell.row, cost(one.settings, hardware, devices=devices, utilisation=utilisation)) for one in composed]
+    costs = [
+        (item.cell.row, cost(item.settings, hardware, devices=devices, utilisation=utilisation)) for item in composed
+    ]
     title = f"{experiment.title}, scale={config.scale}, {column}"
     screen = console()
     screen.print(
@@ -49,30 +51,31 @@ def page(
     devices: int,
     utilisation: float,
 ) -> Grid:
-    """The plan in words, a line a row that trains."""
+    """The plan as a table, with a line for each row that trains."""
     lines = [
         [
-            label, compact(one.parameters), compact(one.tokens), whole(one.operations_a_token / 1e6),
-            f"{one.tokens * one.operations_a_token:.2e}", f"{one.device_bytes / 1e9:.1f}",
-            "yes" if one.device_bytes <= hardware.memory else "no", f"{one.seconds / HOUR:,.1f}",
+            label, compact(cost.parameters), compact(cost.tokens), whole(cost.operations_a_token / 1e6),
+            f"{cost.tokens * cost.operations_a_token:.2e}", f"{cost.device_bytes / 1e9:.1f}",
+            "yes" if cost.device_bytes <= hardware.memory else "no", f"{cost.seconds / HOUR:,.1f}",
         ]
-        for label, one in costs
+        for label, cost in costs
     ]  # fmt: skip
-    hours = sum(one.seconds for _, one in costs) / HOUR
+    hours = sum(cost.seconds for _, cost in costs) / HOUR
     return Grid(
         title=f"{title}: {devices} x {hardware.name}",
-        headers=["model", "parameters", "tokens", "MFLOP a token", "FLOP", "GB a device", "fits", "hours"],
+        headers=["model", "parameters", "tokens", "MFLOP per token", "FLOP", "GB per device", "fits", "hours"],
         right=[False] + [True] * 7,
         lines=lines,
         notes=[
-            f"Together {hours:,.1f} hours a seed and data set.",
-            "FLOP a token: 2 x (3 x (positions a token x (weights but the embedding + attention) + head) + search). Positions: "
-            "memory tokens count. Attention: 2 x layers x heads x head size x (half the window + cache); search: heads x head "
-            "size x slots for each layer that searches. Adaptive softmax: its clusters as often as Zipf's law has their words.",
-            "GB a device: weights, gradients and optimizer whole on each, in fp32 with a copy in bf16; states, activations of a "
-            "gradient window in bf16, what positions add to the scores of attention, and logits of its share of the lanes.",
-            f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} has on paper "
-            f"({hardware.memory / 1e9:.0f} GB), no time for communication or input, each row by itself.",
+            f"All rows together: {hours:,.1f} hours per seed and data set.",
+            "FLOP per token: 2 x (3 x (positions per token x (weights without the embedding + attention) + head) + search). "
+            "Positions include memory tokens. Attention: 2 x layers x heads x head size x (half the window + cache). Search: heads "
+            "x head size x slots, for each layer that searches. Adaptive softmax: each cluster is used as often as its words occur "
+            "by Zipf's law.",
+            "GB per device: all weights, gradients and optimizer states, in fp32 with a copy in bf16; and for its share of the "
+            "lanes: states, activations of a gradient window in bf16, position biases of the attention scores, and logits.",
+            f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} reaches by its "
+            f"data sheet ({hardware.memory / 1e9:.0f} GB), no time for communication or input, one row after another.",
         ],
         missing=[],
         commands=[],

@@ -1,10 +1,10 @@
-"""memexp prepare: turn a corpus into tokens and say what is in it."""
+"""`memexp prepare`: turn a corpus into tokens and print its contents."""
 
 from memexp.config.commands import PrepareConfig
 
 
 def run(config: PrepareConfig) -> None:
-    """Prepare the corpus, or find it prepared, and print its splits."""
+    """Prepare the corpus, unless that is done already, and print its splits."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -31,10 +31,10 @@ def run(config: PrepareConfig) -> None:
     left_out = corpus.manifest["left_out"]
     if left_out["documents"]:
         shortest = config.data.min_document
-        console.print(f"left out: {left_out['documents']} documents of less than {shortest:,} bytes each")
+        console.print(f"left out: {left_out['documents']} documents shorter than {shortest:,} bytes")
     if near := corpus.manifest["source"].get("near_duplicates"):
         console.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
-    lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in what comes back"
+    lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in the decoded text"
     name = escape(tokenizer_name(corpus.manifest))
     console.print(f"tokenizer: {name}, {corpus.tokenizer_hash[:8]}{lossy}", markup=False)
     by_licence: dict[str, list[str]] = {}
@@ -45,6 +45,6 @@ def run(config: PrepareConfig) -> None:
     made = (
         f"prepared in {corpus.manifest['seconds']} s"
         if corpus.made
-        else "was prepared already; force=true makes it again"
+        else "was prepared already; force=true prepares it again"
     )
     console.print(made)

@@ -1,4 +1,4 @@
-"""`memexp report`: all results on one page."""
+"""`memexp report`: write one page with all results."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from memexp.report.site import LOCAL, Table, overview
 
 
 def run(config: ReportConfig) -> None:
-    """Write the page and say what could not be read."""
+    """Write the page, and print a warning for each result that could not be read."""
     root = find_root(config.root)
     page = root / "results" / "index.html" if config.out is None else Path(config.out).expanduser().resolve()
     problems: list[str] = []
@@ -36,15 +36,15 @@ def run(config: ReportConfig) -> None:
 
 
 def _table(root: Path, name: str, problems: list[str]) -> Table:
-    """An experiment at the small scale; one whose runs cannot be compared says so and hides no other."""
+    """A paper's table at the small scale; if its runs cannot be compared, the reason is added to `problems`."""
     config, title = CONF / "experiment" / f"{name}.yaml", name
     try:
         table = open_table(name, scale="small")
         title = table.experiment.title
-        found = fill(table, Library(root))
-        of = sum(found.has_cell(row, column) for row in found.rows for column in found.columns)
-        grid = lay_out(found.with_filled_columns()) if found.cells else None
-        return Table(name, title, config, grid, len(found.cells), of, found.whole_agreement, found.experiment.needs)
+        filled = fill(table, Library(root))
+        of = sum(filled.has_cell(row, column) for row in filled.rows for column in filled.columns)
+        grid = lay_out(filled.with_filled_columns()) if filled.cells else None
+        return Table(name, title, config, grid, len(filled.cells), of, filled.whole_agreement, filled.experiment.needs)
     except UserError as error:
         problems.append(f"{name}: {error}")
         return Table(name, title, config, None)

@@ -1,4 +1,4 @@
-"""`memexp reproduce`: train and score what a paper's table lacks, then show it."""
+"""`memexp reproduce`: train and score the missing cells of a paper's table, then show it."""
 
 import math
 import re
@@ -22,15 +22,19 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds_of(budget: str) -> float:
-    """90m, 2h or 1.5d in seconds."""
+    """Convert a time such as 90m, 2h or 1.5d to seconds.
+
+    Raises:
+        UserError: it is not a number followed by s, m, h or d.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", budget)
     if match is None:
-        raise UserError(f"budget is {budget!r}; expected a number and s, m, h or d, such as 90m or 2h")
+        raise UserError(f"budget is {budget!r}; expected a number followed by s, m, h or d, such as 90m or 2h")
     return float(match[1]) * SECONDS[match[2]]
 
 
 def _check_launcher(name: str) -> None:
-    """Refuse a launcher that Hydra does not know, before every job does."""
+    """Refuse a launcher that Hydra does not know, before every job fails on it."""
     try:
         compose("train", [f"hydra/launcher={name}"])
     except Exception as error:
@@ -40,12 +44,12 @@ def _check_launcher(name: str) -> None:
 
 
 def run(config: ReproduceConfig) -> None:
-    """Train and score until every cell is done, the budget is spent or a signal comes; run again, it goes on."""
+    """Train and score until every cell is done, the time budget is used up or a signal arrives; a later call continues."""
     until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
     if config.budget is not None and config.launcher != "local":
         raise UserError(
-            f"budget is {config.budget} with launcher={config.launcher}; expected a time limit of that launcher's own, for its jobs "
-            "go on when this command ends"
+            f"budget is {config.budget} with launcher={config.launcher}; expected the launcher's own time limit instead, because its "
+            "jobs keep running after this command ends"
         )
     _check_launcher(config.launcher)
     root = find_root(config.root)
@@ -58,7 +62,9 @@ def run(config: ReproduceConfig) -> None:
     if config.dry_run:
         _print_plan(work, console)
         if config.close and any(work.plan()):
-            console.print("close=true: which cells get one more seed is known when these are done", highlight=False)
+            console.print(
+                "close=true: the cells that get one more seed are known only after these commands", highlight=False
+            )
         elif config.close:
             work.cells = _close(work, console)
             _print_plan(work, console)
@@ -66,7 +72,7 @@ def run(config: ReproduceConfig) -> None:
     work.keep()
     interrupted = work.do(console, until)
     if config.close and (interrupted or work.failed):
-        console.print("close=true: nothing, for not all cells are done", highlight=False)
+        console.print("close=true: no more seeds yet, because not all cells are done", highlight=False)
     elif config.close:
         work.cells += _close(work, console)
         interrupted = work.do(console, until)
@@ -78,7 +84,7 @@ def run(config: ReproduceConfig) -> None:
         raise KeyboardInterrupt
     if work.failed:
         if all(job.exit_code == USER_ERROR for job in work.failed):
-            raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again leaves out what is done")
+            raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again skips the finished jobs")
         raise SystemExit(1)
 
 
@@ -88,15 +94,15 @@ def _print_plan(work: Work, console: Console) -> None:
         console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
     if tokens:
         console.print(
-            f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train; how fast is in `memexp runs`, and at the paper's scale "
-            f"in `memexp plan {work.table.experiment.name}`",
+            f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train. For the speed on this machine see `memexp runs`; for the "
+            f"time at the paper's scale, `memexp plan {work.table.experiment.name}`",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def _close(work: Work, console: Console) -> list[Wanted]:
-    """The cells that a column's trend agreement wants once more; says how many."""
+    """The cells whose rows are too close for the trend agreement, each with one more seed; prints how many there are."""
     shown = fill(work.table, work.library)
     seeds = {(row, column): seed for column in shown.columns for row, seed in shown.close(column).items()}
     more = [first.with_seed(seeds[place]) for place, first in work.table.places.items() if place in seeds]

@@ -10,6 +10,6 @@ from memexp.runs.select import select_runs
 
 
 def run(config: RunsConfig) -> None:
-    """Print runs with state, progress and final numbers, the newest last."""
+    """Print the runs with state, progress and final numbers, the newest last."""
     listed = list_runs(select_runs(find_root(config.root), tag=config.tag))
     console().print(runs_table(listed, now=time.time()))

@@ -1,4 +1,4 @@
-"""`memexp table`: compare runs, or a paper's table with ours."""
+"""`memexp table`: compare runs, or a paper's table with our numbers."""
 
 import re
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from memexp.runs.folder import COPIES
 from memexp.runs.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
-"""Settings that mean something with an experiment; the others are about runs."""
+"""Settings that can be used with an experiment; the others need runs."""
 
 
 def run(config: TableConfig) -> None:
-    """Print the table and write it as Markdown, CSV and LaTeX, and a paper's also as HTML."""
+    """Print the table and write it as Markdown, CSV and LaTeX; a paper's table also as HTML."""
     root = find_root(config.root)
     folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
     if named := [word for word in config.runs if _is_experiment(word)]:
@@ -51,25 +51,27 @@ def run(config: TableConfig) -> None:
 
 
 def _is_experiment(word: str) -> bool:
-    """Whether a word means an experiment, known or not, and no run's folder."""
+    """Whether a word means an experiment, known or unknown, and not a run's folder."""
     path = Path(word).expanduser()
     named = word.count("/") == 1 and COPIES not in path.parts and not path.parent.is_dir()
     return word in experiments() or named
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
-    """Refuse what is about runs.
+    """Refuse settings that need runs.
 
     Raises:
-        UserError: such a setting is given, or another name beside.
+        UserError: such a setting is given, or another name besides the experiment.
     """
     if others := [word for word in config.runs if word != name]:
-        raise UserError(f"{name} is named with {', '.join(others)}; expected one experiment alone, or runs")
+        raise UserError(
+            f"{name} is named together with {', '.join(others)}; expected one experiment alone, or only runs"
+        )
     for setting in settings_of("table"):
         if setting not in (*OF_EXPERIMENTS, "runs") and _value(config, setting) != _value(TableConfig(), setting):
             raise UserError(
-                f"{setting} is given with the experiment {name}, whose file says what its table shows; expected it with runs, "
-                f"or with an experiment only {', '.join(TYPED_AS.get(one, one) for one in OF_EXPERIMENTS)}"
+                f"{setting} is set with the experiment {name}, whose file decides what its table shows; expected {setting} with runs "
+                f"only; settings for an experiment are {', '.join(TYPED_AS.get(name, name) for name in OF_EXPERIMENTS)}"
             )
 
 
@@ -78,17 +80,17 @@ def _value(config: TableConfig, setting: str) -> Any:
 
 
 def experiment_path(out: str | None, root: Path, table: PaperTable, data: Sequence[str]) -> Path:
-    """Where a paper's table is written, without an ending: in the folder `out`, or beside the runs that it is of.
+    """The path of a paper's written table, without an ending: in the folder `out`, or beside the light copies of its runs.
 
     Args:
-        data: the columns that were asked for.
+        data: the chosen columns; empty for all.
     """
     folder = root / "results" / table.experiment.name if out is None else Path(out).expanduser()
     return folder / "-".join([table.scale, *data])
 
 
 def show_experiment(filled: Reproduction, path: Path) -> None:
-    """Print a paper's table beside ours, and write it to `path` with the endings of its formats."""
+    """Print a paper's numbers beside ours, and write the table to `path` with the ending of each format."""
     grid = paper_text.lay_out(filled)
     texts = {
         "md": to_markdown(grid),

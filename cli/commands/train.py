@@ -1,4 +1,4 @@
-"""memexp train: train a model, then score held-out documents."""
+"""`memexp train`: train a model, then score held-out documents."""
 
 import shlex
 import sys
@@ -7,7 +7,7 @@ from memexp.config.train import TrainConfig
 
 
 def run(config: TrainConfig) -> None:
-    """Train to the end and score the held-out documents, as far as neither has been done; or only profile some steps."""
+    """Train to the end and score the held-out documents, unless that is done already; with profile=true, only profile some steps."""
     from memexp.config.checks import remarks
     from memexp.cost.memory import refuse_what_cannot_fit
     from memexp.data.classes import for_task
@@ -40,14 +40,14 @@ def run(config: TrainConfig) -> None:
         raise SystemExit(128 + stop.signal_number) from stop
     if not (trained.summary or {}).get("tokens"):
         print(
-            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned; answers stand at the ends of documents, "
-            "which need more steps, longer segments or a larger accumulate to be reached"
+            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
+            "documents, which were not reached; increase steps, segment or accumulate"
         )
     request = Request(config.eval, device=config.device)
     score = kept_score(trained, config, request) or score_run(spec, request, command=command)
     summary = score.summary
     print(
-        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats a token) on "
+        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats per token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
     if "f1" in summary:
@@ -56,7 +56,7 @@ def run(config: TrainConfig) -> None:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
         print(
-            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were ever filled while "
-            "scoring: no document is long enough there (see eval.max_document), so more memory cannot help"
+            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
+            "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(trained.path)

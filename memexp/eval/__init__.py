@@ -1,1 +1,1 @@
-"""Evaluation: every token of a document, or of its answers, scored once, with its nats kept."""
+"""Evaluation: the nats of every scored token, and the text that a model generates."""

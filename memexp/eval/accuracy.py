@@ -1,4 +1,4 @@
-"""How many answers are right: single tokens, whole documents, both by slice, and of classes their F1.
+"""How many answers are right: by token, by document, by slice; and for classes, F1.
 
 Shapes: N scored tokens, documents one after another; D documents, C classes.
 """
@@ -12,21 +12,21 @@ from memexp.data.corpus import TokenDocument
 
 
 def accuracies(documents: Sequence[TokenDocument], lengths: Sequence[int], correct_N: np.ndarray) -> dict[str, Any]:
-    """The shares of scored tokens and of documents that are right.
+    """The shares of scored tokens and of whole documents that are right.
 
     Args:
-        lengths: scored tokens of each document; none at all where its answers lie beyond what was read.
+        lengths: number of scored tokens of each document; 0 if all its answers are after the part that was read.
         correct_N: whether each scored token was the likeliest.
 
     Returns:
-        `accuracy` of tokens; `exact_match`, the share of documents with answers all of whose answers are right; `slices`,
-        by name and value both of the answers of that value alone, and `answers`, the number of these.
+        `accuracy`, the share of tokens; `exact_match`, the share of documents in which all answers are right, among those
+        with answers; `slices`, by name and value: both shares over the answers with that value, and `answers`, their number.
     """
     document_N = np.repeat(np.arange(len(documents)), lengths)
     slices: dict[str, dict[str, Any]] = {}
     for name in sorted({name for document in documents for name in document.slices or {}}):
         value_N = np.array([value for pair in zip(documents, lengths, strict=True) for value in _values(name, *pair)])
-        # A shorter number is a smaller one.
+        # Sort numbers by size: a shorter number is smaller.
         values = sorted(set(value_N.tolist()) - {""}, key=lambda value: (len(value), value))
         slices[name] = {}
         for value in values:
@@ -37,9 +37,9 @@ def accuracies(documents: Sequence[TokenDocument], lengths: Sequence[int], corre
 
 
 def _values(name: str, document: TokenDocument, length: int) -> list[str]:
-    """The value of each scored token; empty where the document has none."""
+    """The slice value of each scored token; empty strings if the document has none."""
     value = (document.slices or {}).get(name, "")
-    return [str(one) for one in (value[:length] if isinstance(value, list) else [value] * length)]
+    return [str(item) for item in (value[:length] if isinstance(value, list) else [value] * length)]
 
 
 def _shares(correct_N: np.ndarray, document_N: np.ndarray) -> dict[str, float]:
@@ -48,15 +48,15 @@ def _shares(correct_N: np.ndarray, document_N: np.ndarray) -> dict[str, float]:
 
 
 def classification(classes: Sequence[str], true_D: np.ndarray, said_D: np.ndarray) -> dict[str, Any]:
-    """F1: the harmonic mean of the share that is right of what was said to be of a class, and of what is of it.
+    """Precision, recall and F1 (their harmonic mean) of every class, and the confusion matrix.
 
     Args:
-        true_D, said_D: index of each document's class, and of the one that was said.
+        true_D, said_D: index of each document's class, and of the class that the model predicted.
 
     Returns:
-        `classes`, by name precision, recall, f1 and number of documents; `f1_macro`, the mean over those that are there
-        or were said; `f1`, of two classes that of the last by name (true, yes or 1), of more the same as `f1_macro`;
-        `confusion`, documents by their class (rows) and the one that was said (columns).
+        `classes`: by name, precision, recall, f1 and number of documents. `f1_macro`: the mean over the classes that occur
+        or were predicted. `f1`: of two classes the F1 of the last by name (true, yes or 1), of more the same as `f1_macro`.
+        `confusion`: numbers of documents by true class (rows) and predicted class (columns).
     """
     confusion_CC = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion_CC, (true_D, said_D), 1)

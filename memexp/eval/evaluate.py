@@ -1,4 +1,4 @@
-"""Scoring a run: which model, which documents, which memory, and the folder that keeps the result."""
+"""Scoring a run: choosing the model, the documents and the memory, and writing the result to a folder."""
 
 import math
 import time
@@ -30,43 +30,43 @@ from memexp.train.spec import RunSpec
 
 
 class Request(NamedTuple):
-    """What to score a run with."""
+    """How to score a run."""
 
     scoring: Scoring
     mem: int | None = None
-    """Another size of the memory than the run's."""
+    """Size of the memory; None for the run's own."""
     memory: str = "on"
     """on, off or foreign."""
     retrieved: int = 0
-    """Places to keep for every token, of those that its memory was read at."""
+    """How many of the memory positions that each token read to keep."""
     device: str = "auto"
 
 
 def evaluate(
     run: Run, settings: TrainConfig, request: Request, root: Path, *, command: str, force: bool = False
 ) -> Score:
-    """Score a run that was trained before, on the corpus that it was trained on; a score that is kept is left as it is.
+    """Score a finished run on its training corpus, unless the score already exists.
 
     Args:
-        settings: that it was trained with.
-        force: score again what is kept.
+        settings: the settings that the run was trained with.
+        force: score again even if the score exists.
 
     Raises:
-        UserError: the run has no weights, its memory cannot be changed so, or the corpus is not the one it was trained on.
+        UserError: the run has no weights, its memory cannot have this size, or the corpus is not the one it was trained on.
     """
     config = with_mem(settings, request.mem, run=run)
     check_scoring(config.data, request.scoring)
     if not force and (kept := kept_score(run, config, request)) is not None:
         return kept
-    make_writable(_score_of(run, config, request).path)  # before the work of hours
+    make_writable(_score_of(run, config, request).path)  # before hours of work
     return score_run(reopen(run, config, root), request, command=command)
 
 
 def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
-    """The score that holds what is requested; None where it has to be made."""
+    """The existing score that answers the request; None if it has to be made."""
     score = _score_of(run, config, request)
-    there = (score.path / "summary.json").exists()
-    return score if there and score.summary.get("retrieved", 0) >= request.retrieved else None
+    exists = (score.path / "summary.json").exists()
+    return score if exists and score.summary.get("retrieved", 0) >= request.retrieved else None
 
 
 def _score_of(run: Run, config: TrainConfig, request: Request) -> Score:
@@ -76,13 +76,13 @@ def _score_of(run: Run, config: TrainConfig, request: Request) -> Score:
 
 
 def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
-    """Score a run's documents with its last weights, and keep every token's nats.
+    """Score a run's documents with its last weights, and write the nats of every token.
 
     Args:
-        spec: with the size of the memory that is to be scored.
+        spec: the run, with the size of the memory to score in `spec.config`.
 
     Raises:
-        UserError: the run has no weights, or nothing is there to score.
+        UserError: the run has no weights, or the split has nothing to score.
     """
     run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
     score = _score_of(run, config, request)
@@ -142,7 +142,7 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
 
 
 def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: Scores) -> list[dict[str, Any]]:
-    """Of each document what was scored: tokens, their nats in float64, and of answers how many tokens are right."""
+    """One row per document: number of scored tokens, their nats summed in float64, and the number of right answer tokens."""
     ends = np.cumsum(scores.lengths)[:-1]
     rows: list[dict[str, Any]] = [
         {"id": document.id, "tokens": length, "nats": float(part.sum(dtype=np.float64))}
@@ -155,7 +155,7 @@ def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: S
 
 
 def validation_nats(model: SegmentModel, corpus: Corpus, config: TrainConfig) -> float:
-    """Mean nats a token of the validation split, for a look while training."""
+    """Mean nats per token of the validation split, measured during training."""
     scoring = replace(config.eval, split="valid")
     scores = _score(model, pick_documents(corpus, scoring), scoring, config, answers_from=corpus.answers_from)
     return float(scores.nats.mean(dtype=np.float64))
@@ -167,30 +167,35 @@ def _classification(corpus: Corpus, tokens: np.ndarray, said: np.ndarray) -> dic
 
 
 def pick_documents(corpus: Corpus, scoring: Scoring) -> list[TokenDocument]:
-    """The first documents of the split that hold anything to score; where they have answers, those whose answers are all read."""
-    holding = (document for document in corpus.split(scoring.split) if _holds(document, scoring.max_document))
-    documents = list(islice(holding, scoring.documents or None))
+    """The first documents of the split with something to score; a document with answers counts only if all its answers are read.
+
+    Raises:
+        UserError: there is no such document.
+    """
+    scorable = (document for document in corpus.split(scoring.split) if _scorable(document, scoring.max_document))
+    documents = list(islice(scorable, scoring.documents or None))
     if not documents:
         raise UserError(
             f"the {scoring.split} split of {corpus.path} holds nothing to score with eval.max_document="
-            f"{scoring.max_document}; expected a document of two tokens, or with an answer among those that are read"
+            f"{scoring.max_document}; expected a document of at least two tokens or, if documents have answers, one whose "
+            "answers are all within that length"
         )
     return documents
 
 
-def _holds(document: TokenDocument, limit: int) -> bool:
+def _scorable(document: TokenDocument, limit: int) -> bool:
     scored = len(document.scored(limit))
     return scored > 0 and (document.answers is None or scored == len(document.scored(0)))
 
 
 def scored_tokens(documents: list[TokenDocument], scoring: Scoring) -> np.ndarray:
-    """The token that each number is about, uint32."""
+    """The scored tokens, documents one after another, uint32."""
     parts = [document.tokens[document.scored(scoring.max_document)] for document in documents]
     return np.concatenate(parts).astype(np.uint32)
 
 
 def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
-    """Sums in float64, divided once, over the tokens, bytes, characters and words of the scored text."""
+    """Means over the tokens, bytes, characters and words of the scored text: nats are summed in float64 and divided once."""
     total = float(nats.sum(dtype=np.float64))
     decoded = text.decode(errors="replace")
     per_token, bits, per_word = total / len(nats), total / math.log(2), _exp(total / max(1, len(decoded.split())))
@@ -217,7 +222,7 @@ def score_with_progress(
     retrieved: int,
     title: str,
 ) -> Scores:
-    """Score documents with a bar that shows tokens and time left."""
+    """Score documents and show a progress bar with tokens and time left."""
     total = sum(min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -259,17 +264,17 @@ def _score(
 
 
 def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig:
-    """The settings that a run was trained with, but for the size of its memory, unless that is None.
+    """The settings that a run was trained with, with another memory size unless `mem` is None.
 
     Raises:
-        UserError: the memory cannot be changed so.
+        UserError: the memory cannot have this size.
     """
     if mem is None or mem == settings.mem:
         return settings
     if settings.arch.mem_unit and not settings.arch.resizable:
         raise UserError(
-            f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory is made of parameters; "
-            f"expected that size. Train another run with mem={mem}"
+            f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory consists of parameters; "
+            f"expected mem={settings.mem}. For another size, train another run with mem={mem}"
         )
     settings = replace(settings, mem=mem, bptt_segments=0)  # scoring has no gradient
     check(settings)
@@ -280,38 +285,38 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
     """The model with the run's last weights.
 
     Raises:
-        UserError: the run has no weights, or `memory` is not "on" and there is none.
+        UserError: the run has no weights, or `memory` is not "on" and the model has no memory.
     """
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
             f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
-            "(A cache is no memory: mem=0 switches that of arch=xl off)"
+            "(A cache is not a memory: mem=0 switches the cache of arch=xl off)"
         )
     model.load_state_dict(load_weights(spec.run, identity=spec.hash))
     return model.to(pick_device(device))
 
 
 def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
-    """A run that was trained before, with its corpus where that still lies; else prepared again, if that gives the same.
+    """The spec of a trained run, with its corpus; if the corpus no longer exists, it is prepared again.
 
     Args:
-        config: what it was trained with, but for the size of its memory.
+        config: the settings that the run was trained with; only the memory size may differ.
 
     Raises:
-        UserError: that gives another corpus, or the identity is damaged.
+        UserError: the corpus is not the one the run was trained on, or the identity is damaged.
     """
     folder = root / str((run.summary or {}).get("corpus", ""))
-    there = (folder / "manifest.json").exists()
-    corpus = for_task(open_corpus(folder) if there else prepare(config.data, root), config.data)
+    exists = (folder / "manifest.json").exists()
+    corpus = for_task(open_corpus(folder) if exists else prepare(config.data, root), config.data)
     identity = read_identity(run)
     trained_on = identity["data"]
-    for name, here in identify_corpus(corpus).items():
-        if trained_on[name] != here:
+    for name, current in identify_corpus(corpus).items():
+        if trained_on[name] != current:
             raise UserError(
-                f"{run.name} was trained on a corpus with {name} {trained_on[name][:8]}, {corpus.path} has {here[:8]}; "
-                "expected the same, or documents it was trained on could be scored. The corpus was prepared again from "
-                "other text, as after an upgrade"
+                f"{run.name} was trained on a corpus with {name} {trained_on[name][:8]}, but {corpus.path} has {current[:8]}; "
+                "expected the same, because otherwise training documents could be scored. Likely cause: the corpus was prepared "
+                "again from other text, such as after an upgrade"
             )
     return RunSpec(run, config, corpus, identity, root)
 

@@ -1,8 +1,8 @@
-"""Continuing a prompt token by token, with the state carried on as it is when documents are scored.
+"""Continuing a prompt token by token; the state advances exactly as in the scoring of documents.
 
 prompt and continuation   p0 p1 p2 p3 p4 g0 g1 g2 g3      a stride of 4 tokens
-through step              p0 p1 p2 p3 |                   once a stride is full, the state moves on
-through extend                          p4|g0|g1|g2 |     then step reads p4 to g2 again, and the state moves on
+through step              p0 p1 p2 p3 |                   when a stride is full, the state advances
+through extend                          p4|g0|g1|g2 |     then step reads p4 to g2 again, and the state advances
 
 Shapes: B lanes, T tokens, D width, V vocabulary.
 """
@@ -21,22 +21,22 @@ from memexp.model.state import Tree
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from what the model predicts."""
+    """How a token is drawn from the model's prediction."""
 
     temperature: float = 1.0
-    """What the logits are divided by; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the likeliest token."""
     top_k: int = 0
-    """Draw from that many of the likeliest tokens; 0 from all."""
+    """Draw from this many of the likeliest tokens; 0: from all."""
     top_p: float = 1.0
-    """Draw from the likeliest of these that together have this probability, and from one at least."""
+    """Of these, draw from the fewest likeliest tokens that together have this probability, at least one."""
 
 
 class Drawn(NamedTuple):
-    """One more token in every lane."""
+    """The next token of every lane."""
 
     tokens_B: Tensor
     nats_B: Tensor
-    """Of each token under the model itself, at temperature 1 and before any token was left out; fp32."""
+    """Nats of each token at temperature 1 and before any token was left out; fp32."""
 
 
 @torch.no_grad()
@@ -51,19 +51,19 @@ def generate(
     memory: str = "on",
     bf16: bool = False,
 ) -> Iterator[Drawn]:
-    """Continue a document that begins with the prompt, in every lane by itself, and yield each token as it is drawn.
+    """Continue a document that begins with the prompt, independently in every lane, and yield each token when it is drawn.
 
     Args:
         prompt: token ids.
-        seed: of a generator that nothing else draws from.
-        memory: "on", or "off", which sets it back to a document's start before every stride.
+        seed: of a random generator that only this function uses.
+        memory: "on", or "off", which resets the memory to its state at a document's start before every stride.
 
     Raises:
         UserError: the prompt has no token.
     """
     if not len(prompt):
         raise UserError(
-            "the prompt holds no token; expected one at least, for the first token of a document is never predicted"
+            "the prompt holds no token; expected one at least, because the first token of a document is never predicted"
         )
     model.eval()
     device = next(model.parameters()).device
@@ -79,7 +79,7 @@ def generate(
 
 
 def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token a lane: first temperature, then `top_k`, then `top_p` of what is left."""
+    """Draw one token per lane: apply the temperature, then `top_k`, then `top_p` to the tokens that are left."""
     ordered_BV, order_BV = logits_BV.double().sort(descending=True, stable=True)
     if sampling.temperature == 0:
         return order_BV[:, 0]
@@ -95,17 +95,18 @@ def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> T
 
 
 class _Reader:
-    """Lanes that read one text on and on; the state moves on at strides only."""
+    """Lanes that read a growing text; the state advances only when a stride is full."""
 
     def __init__(self, model: SegmentModel, lanes: int, *, memory: str) -> None:
         self._model, self._memory = model, memory
         self._state = model.init_state(lanes)
         self._begun: list[Tensor] = []
-        """Pieces of the stride that `_kept` is of, B T each."""
+        """The pieces of the current, unfinished stride, B T each."""
         self._kept: Tree | None = None
+        """What `extend` returned for these pieces."""
 
     def read(self, tokens_BT: Tensor) -> Tensor:
-        """Read on by one token at least; final activations of the last one, B D."""
+        """Read at least one more token; returns the final activations of the last token, B D."""
         model = self._model
         while tokens_BT.shape[1]:
             room = model.stride - sum(piece.shape[1] for piece in self._begun)
@@ -120,10 +121,10 @@ class _Reader:
         return hidden_BTD[:, -1]
 
     def _step(self, tokens_BT: Tensor) -> Tensor:
-        """Read a whole stride and move on; final activations, B T D."""
+        """Read a whole stride and advance the state; returns the final activations, B T D."""
         output = self._model.step(tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool), self._state)
         self._state, self._begun, self._kept = output.state, [], None
         if self._memory == "off":
-            every_B = torch.ones(len(tokens_BT), dtype=torch.bool, device=tokens_BT.device)
-            self._state = self._state._replace(memory=self._model.clear(self._state, every_B).memory)
+            all_B = torch.ones(len(tokens_BT), dtype=torch.bool, device=tokens_BT.device)
+            self._state = self._state._replace(memory=self._model.clear(self._state, all_B).memory)
         return output.hidden_BTD

@@ -1,8 +1,8 @@
-"""Scoring documents: the nats of every token but a document's first, or of its answers, each exactly once.
+"""Scoring documents: the nats of every token except a document's first, or of its answers only, each exactly once.
 
 document   d0 d1 d2 d3 d4 d5 d6 d7
-inputs     d0 d1 d2 | d3 d4 d5 | d6        strides of T = 3, the state carried over each bar
-targets    d1 d2 d3 | d4 d5 d6 | d7        shifted before it is split, so no target falls between strides
+inputs     d0 d1 d2 | d3 d4 d5 | d6        strides of T = 3; the state is carried across each bar
+targets    d1 d2 d3 | d4 d5 d6 | d7        shifted first and split afterwards, so no target is lost between strides
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,28 +24,28 @@ from memexp.train.batch import to_device
 
 
 class Scores(NamedTuple):
-    """Documents one after another, in the order given."""
+    """The result for all scored tokens; documents are one after another, in the given order."""
 
     nats: np.ndarray
-    """float32, one a scored token."""
+    """float32, one value per scored token."""
     lengths: list[int]
-    """Scored tokens of each document."""
+    """Number of scored tokens of each document."""
     memory_fill: float | None
     """Largest share of a memory's slots that was filled; None without memory."""
     said: np.ndarray | None
-    """int64, one a scored token: the likeliest in its place; None where no document has answers."""
+    """int64, the token that the model predicts in place of each scored token; None if no document has answers."""
     retrieved: np.ndarray | None
-    """`memexp.runs.folder.RETRIEVED`, a row a scored token; None where it was not asked for."""
+    """`memexp.runs.folder.RETRIEVED`, one row per scored token; None if it was not asked for."""
     gauges: dict[str, float]
-    """Of the model, means over all strides of all documents; without `memory_fill`, of which no mean is of use."""
+    """The model's gauges, averaged over all strides of all documents; the gauges `memory_fill*` are left out."""
 
 
 class _Living(NamedTuple):
-    """One stride of the lanes that have not run out."""
+    """One stride of the lanes that still have documents."""
 
     batch: Batch[np.ndarray]
     still: np.ndarray
-    """Which lanes of the stride before these are, int64."""
+    """Indices of these lanes among the lanes of the stride before, int64."""
 
 
 @torch.no_grad()
@@ -61,21 +61,21 @@ def score_documents(
     bf16: bool = False,
     progress: Any = None,
 ) -> Scores:
-    """Score the first `max_document` targets of each document (0: all), or what is of its answers among them.
+    """Score the first `max_document` targets of each document (0: all), or only the answers among them.
 
-    They are read a stride at a time, for after each one the model writes to its memory.
+    Documents are read one stride at a time, because the model writes to its memory after each stride.
 
     Args:
-        lanes: documents read side by side; changes nothing but speed.
-        memory: "on"; "off" sets it back to a document's start before every stride; "foreign" puts in its place that of
-            another document, as it stands there before the same stride. The cache is a document's own in all three.
-        answers_from: the first of the tokens that an answer may be; the others are not thought of where one is said.
-        retrieved: places to keep for every token, of those that a memory of pairs was read at.
-        progress: called with the number of targets that were read, after each stride.
+        lanes: number of documents read in parallel; affects only the speed.
+        memory: "on"; "off" resets the memory to its state at a document's start before every stride; "foreign" replaces the
+            memory by that of another document before the same stride. The cache is always the document's own.
+        answers_from: the first token id that can be an answer; smaller ids are excluded when an answer is predicted.
+        retrieved: how many of the memory positions that each token read to keep; 0 for none.
+        progress: called after each stride with the number of targets that were read.
 
     Raises:
-        UserError: memory is foreign and there is no other document; or places are to be kept and there are none to show,
-            for the model retrieves nothing, the memory is not the document's own, or only answers are scored.
+        UserError: memory is foreign and there is no other document; or `retrieved` is set, but the model retrieves nothing,
+            the memory is not the document's own, or only answers are scored.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -84,12 +84,12 @@ def score_documents(
     if retrieved and (answered or memory != "on"):
         seen = "only answers are scored" if answered else f"memory is {memory}"
         raise UserError(
-            f"retrieved is {retrieved}, but {seen}; expected whole documents that read their own memory, for a place is shown "
-            "as text of the document"
+            f"retrieved is {retrieved}, but {seen}; expected whole documents that read their own memory, because each "
+            "position is shown as text of the document"
         )
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
     said = [np.zeros(len(document.tokens), np.int64) for document in documents]
-    places = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
+    positions = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
     gauges: dict[str, Tensor] = {}
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
@@ -97,24 +97,24 @@ def score_documents(
     def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
         return _living(scoring_batches(documents, lanes=lanes, segment=model.stride, max_document=max_document), lanes)
 
-    lent = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
+    foreign = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
     state, fill = model.init_state(lanes), None
     for batch, still in batches(documents):
         inputs = to_device(batch, device)
         state = model.clear(_lanes_of(state, still), inputs.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
-        if lent is not None:
-            state = state._replace(memory=next(lent))
+        if foreign is not None:
+            state = state._replace(memory=next(foreign))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             if retrieved:
-                reset_B = torch.zeros_like(inputs.reset_B)  # what a document's start forgets is forgotten above
-                found = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
-                if found.ages_BTLHk.shape[2] == 0:
+                reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
+                retrieval = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
+                if retrieval.ages_BTLHk.shape[2] == 0:
                     raise UserError(
                         f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
                     )
-                _store(places, strongest(found, retrieved), batch)
+                _store(positions, strongest(retrieval, retrieved), batch)
             output = model.step(inputs.tokens_BT, inputs.valid_BT, state)
             state = output.state
             nats_BT = model.head.nats(output.hidden_BTD, inputs.targets_BT).float().cpu().numpy()
@@ -134,20 +134,20 @@ def score_documents(
         lengths=[len(indices) for indices in scored],
         memory_fill=fill,
         said=_joined(said, scored) if answered else None,
-        retrieved=_joined(places, scored) if retrieved else None,
+        retrieved=_joined(positions, scored) if retrieved else None,
         gauges={name: float(total) / strides for name, total in gauges.items()},
     )
 
 
 def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
-    """For each document the next one, cut or repeated to its length, so that the two are read in step."""
+    """For each document the next document, cut or repeated to the same length, so that both are read in parallel."""
     if len(documents) < 2:
         raise UserError(
-            f"memory is foreign but there are {len(documents)} documents to score; expected two at least, for one reads the "
-            "memory of another. Raise eval.documents"
+            f"memory is foreign but there are {len(documents)} documents to score; expected two at least, because each document "
+            "reads the memory of another. Increase eval.documents"
         )
     following = [*documents[1:], documents[0]]
-    # No class is ever read: of a document that ends in one it stays off what is repeated. It does where its class is scored.
+    # A class token is never an input, so it is cut off before a document is repeated.
     texts = [other.tokens if other.answers is None or other.label is None else other.tokens[:-1] for other in following]
     return [
         other._replace(tokens=np.resize(text[: len(document.tokens)], len(document.tokens)), answers=None)
@@ -156,7 +156,7 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
 
 
 def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf16: bool) -> Iterator[Tree]:
-    """Copies of the memory as it stands before each batch; what the borrower writes to one never reaches its owner."""
+    """Yield a copy of the memory before each batch; writes to the copy do not change the original."""
     device = next(model.parameters()).device
     state = model.init_state(lanes)
     for batch, still in batches:
@@ -168,7 +168,7 @@ def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf
 
 
 def _living(batches: Iterator[Batch[np.ndarray]], lanes: int) -> Iterator[_Living]:
-    """Leave out lanes that have run out of documents, for there is nothing more to compute, and no gauge counts them."""
+    """Leave out lanes that have no document left; they need no computation and must not count in gauges."""
     living = np.arange(lanes)
     for batch in batches:
         still = np.flatnonzero(batch.document_B[living] >= 0)
@@ -177,24 +177,24 @@ def _living(batches: Iterator[Batch[np.ndarray]], lanes: int) -> Iterator[_Livin
 
 
 def _lanes_of(state: AnyTree, still: np.ndarray) -> AnyTree:
-    """The state of these lanes alone."""
+    """The state of the lanes with the indices `still`."""
     leaves = pytree.tree_leaves(state)
     if all(len(leaf) == len(still) for leaf in leaves):
         return state
     index = torch.from_numpy(still)
-    # some may be in the host's memory while others are on the device
+    # some leaves may be in the host's memory and others on the device
     result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, index.to(leaf.device)), state)
     return result
 
 
-def _store(found: list[np.ndarray], values_BT: np.ndarray, batch: Batch[np.ndarray]) -> None:
-    """Put what a stride says of its targets where these stand in their documents."""
+def _store(results: list[np.ndarray], values_BT: np.ndarray, batch: Batch[np.ndarray]) -> None:
+    """Write the values of a stride's targets into `results`, one array per document, at the targets' positions."""
     for lane, (document, offset) in enumerate(zip(batch.document_B, batch.offset_B, strict=True)):
         read = int(batch.valid_BT[lane].sum())
-        found[document][offset + 1 : offset + 1 + read] = values_BT[lane, :read]
+        results[document][offset + 1 : offset + 1 + read] = values_BT[lane, :read]
 
 
-def _joined(found: list[np.ndarray], scored: list[np.ndarray]) -> np.ndarray:
-    """What was found of the scored tokens, documents one after another."""
-    parts = [values[indices] for values, indices in zip(found, scored, strict=True)]
+def _joined(results: list[np.ndarray], scored: list[np.ndarray]) -> np.ndarray:
+    """The values of the scored tokens, documents one after another."""
+    parts = [values[indices] for values, indices in zip(results, scored, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)

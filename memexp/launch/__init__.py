@@ -1,1 +1,1 @@
-"""How jobs are started: Hydra's sweeps, processes side by side, and how far they are. Never imports torch."""
+"""Starting jobs: Hydra's sweeps, parallel processes, and their progress. Never imports torch."""

@@ -1,15 +1,15 @@
-"""What Hydra is told before it starts: our launcher and our sweeper."""
+"""Registers our launcher and our sweeper with Hydra before it starts."""
 
 from functools import cache
 
 OWN = ("hydra._internal.core_plugins.", "hydra_plugins.", "memexp.launch.")
-"""Packages that plugins may come from. Hydra knows the first two. Ours cannot lie in `hydra_plugins`: every Hydra program on
-the machine would load it."""
+"""Packages that plugins may come from. Hydra accepts the first two. Our plugins cannot be in `hydra_plugins`: every Hydra
+program on the machine would load them."""
 
 
 @cache
 def register_plugins() -> None:
-    """Have Hydra accept hydra/launcher=local and hydra/sweeper=checked, which `memexp.config.compose` names."""
+    """Make Hydra accept hydra/launcher=local and hydra/sweeper=checked, which `memexp.config.compose` names."""
     from hydra.core.plugins import Plugins
 
     from memexp.launch.local_launcher import LocalLauncher

@@ -1,4 +1,4 @@
-"""The default launcher of sweeps: every job is a process of its own on this machine, `jobs` of them at a time."""
+"""The default launcher of sweeps: every job is a separate process on this machine, and `jobs` of them run at a time."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
 
-OF_THE_SWEEP = (
+SWEEP_OVERRIDES = (
     "hydra.mode",
     "hydra/launcher",
     "hydra.launcher",
@@ -24,11 +24,11 @@ OF_THE_SWEEP = (
     "+hydra.sweeper",
     "hydra.sweep",
 )
-"""Overrides that a job does not inherit, for it sweeps over nothing."""
+"""Overrides that a job does not inherit, because a job is not a sweep."""
 
 
 class LocalLauncher(Launcher):
-    """Runs jobs as processes; a job that fails does not lose the others, and memory is clean after each."""
+    """Runs jobs as processes: a job that fails does not stop the others, and each job starts with empty memory."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         self._config, self._context = config, hydra_context
@@ -37,10 +37,10 @@ class LocalLauncher(Launcher):
         """Run the jobs and wait for them.
 
         Returns:
-            One result a job; of one that failed, the error.
+            One result per job; for a failed job it holds the error.
 
         Raises:
-            KeyboardInterrupt: a signal came; the jobs have saved and ended.
+            KeyboardInterrupt: a signal arrived; the jobs have saved and ended.
         """
         folder = Path(str(self._config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class LocalLauncher(Launcher):
         with shown(jobs, console) as show:
             interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)
         for job in jobs:
-            if job.state == "done" and not job.steps:  # what a command prints that trains nothing is its result
+            if job.state == "done" and not job.steps:  # a command that trains nothing: its output is its result
                 console.rule(job.label, align="left")
                 console.out(job.output.rstrip(), highlight=False)
         if interrupted:
@@ -67,12 +67,12 @@ class LocalLauncher(Launcher):
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
-        inherited = [given for given in self._config.hydra.overrides.hydra if not given.startswith(OF_THE_SWEEP)]
+        inherited = [given for given in self._config.hydra.overrides.hydra if not given.startswith(SWEEP_OVERRIDES)]
         folders = [
             source.path for source in self._config.hydra.runtime.config_sources if source.provider == "command-line"
         ]
         flags = [word for folder in folders for word in ("--config-dir", folder)]
-        # -P: files of the working directory must not stand in for modules.
+        # -P: a file in the working directory must not be imported in place of a module.
         return [
             sys.executable,
             "-P",
@@ -93,5 +93,5 @@ def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:
             UserError(message) if job.exit_code == USER_ERROR else JobCrashed(f"{job.reason}; see {job.log}")
         )
     elif job.state == "stopped":
-        result.return_value = UserError("it was interrupted; the same command again goes on")
+        result.return_value = UserError("it was interrupted; run the same command again to continue")
     return result

@@ -1,4 +1,4 @@
-"""Jobs of a sweep as processes: a few at a time, each a command of its own whose run folder tells how far it is."""
+"""Jobs of a sweep as processes, a few at a time; the run folder of each job shows its progress."""
 
 import json
 import math
@@ -18,46 +18,46 @@ import memexp
 from memexp.files import write_json
 
 JOB_FILE = "MEMEXP_JOB_FILE"
-"""Environment variable that names the file in which a job of a sweep tells its run folder."""
+"""Environment variable with the name of the file into which a job of a sweep writes its run folder."""
 
 CHECKOUT = Path(memexp.__file__).resolve().parent.parent
-"""Where jobs find memexp when it is not installed."""
+"""The folder from which jobs import memexp when it is not installed."""
 
 POLL_SECONDS = 0.25
 TAIL_BYTES = 8192
-"""More than a line of metrics is long."""
+"""More than the length of a line of metrics."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = (*(-number for number in STOPS), *(128 + number for number in STOPS))
 
 
 def announce(path: Path) -> None:
-    """Tell the sweep that this process is a job of where its run folder is; without a sweep, do nothing."""
+    """Tell the sweep that started this process where its run folder is; without a sweep, do nothing."""
     if name := os.environ.get(JOB_FILE):
         write_json(Path(name), {"run": str(path)})
 
 
 class JobCrashed(Exception):
-    """A job ended in a way that is a bug; its log has the traceback."""
+    """A job ended because of a bug; its log has the traceback."""
 
 
 @dataclass
 class JobProcess:
-    """One job: what to run, and how far it is."""
+    """One job: the command to run, and its progress."""
 
     label: str
     command: list[str]
     log: Path
-    """Where its output goes; beside it, with the suffix .json, it tells its run folder."""
+    """Where its output goes; the file beside it with the suffix .json names its run folder."""
     steps: int = 0
-    """Steps it is to train; 0 when the command trains nothing."""
+    """Number of training steps; 0 when the command trains nothing."""
     state: str = "waiting"
     latest: dict[str, Any] = field(default_factory=dict)
     """The newest line of its run's metrics."""
     run: Path | None = None
     _process: subprocess.Popen[bytes] | None = None
     _first: tuple[float, int] | None = None
-    """When the first progress was seen, and its step: what the time left is reckoned from."""
+    """Time and step of the first progress that was seen, from which the time left is estimated."""
     _killed: bool = False
 
     @property
@@ -65,7 +65,7 @@ class JobProcess:
         return self.state in ("starting", "running")
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that the terminal's Ctrl-C reaches it only through us."""
+        """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
         environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
         if (CHECKOUT / "pyproject.toml").is_file():
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
@@ -78,24 +78,24 @@ class JobProcess:
         self.state = "starting"
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the process if it runs; says whether it does."""
+        """Send a signal to the process if it is running; returns whether it is."""
         if self._process is None or self._process.poll() is not None:
             return False
         self._process.send_signal(number)
         return True
 
     def kill(self) -> None:
-        """End the process at once if it runs."""
+        """Kill the process if it is running."""
         self._killed = True
         self.signal(signal.SIGKILL)
 
     def wait(self) -> None:
-        """Wait for the process, if it was started, to end."""
+        """Wait until the process ends, if it was started."""
         if self._process is not None:
             self._process.wait()
 
     def poll(self) -> None:
-        """Look at the process and at the run folder's newest numbers."""
+        """Update the state from the process and the newest metrics of its run folder."""
         assert self._process is not None
         code = self._process.poll()
         if self.run is None:
@@ -129,7 +129,7 @@ class JobProcess:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to its last step at the speed seen so far, or None while that is unknown."""
+        """Seconds to its last step at the speed so far; None while the speed is unknown."""
         if self.state != "running" or self._first is None or self.latest["step"] <= self._first[1]:
             return None
         step = int(self.latest["step"])
@@ -137,31 +137,31 @@ class JobProcess:
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What tells the jobs of a sweep apart: the overrides that not all of them have."""
+    """A label for each job of a sweep: the overrides that not all jobs share."""
     common = set.intersection(*(set(job) for job in jobs)) if len(jobs) > 1 else set()
     return [" ".join(override for override in job if override not in common) or "defaults" for job in jobs]
 
 
 def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> bool:
-    """Run every job, `at_a_time` of them side by side, and call `show` a few times a second.
+    """Run every job, `at_a_time` of them in parallel, and call `show` a few times a second.
 
     Args:
-        jobs: `show` may add to those that wait, and put them in another order.
+        jobs: `show` may add jobs to the list, and change the order of the waiting ones.
         until: the time of `time.monotonic` at which jobs are interrupted.
 
     Returns:
-        Whether it was interrupted: by the time or a signal, handed on once to the jobs that run, which save and end. A
-        second signal ends them at once.
+        Whether the jobs were interrupted, by the time limit or by a signal. The running jobs get the signal once; they save
+        and end. A second signal kills them.
     """
     with _signals_handed_on(jobs) as stop:
         try:
             while any(job.running or job.state == "waiting" for job in jobs):
                 if time.monotonic() >= until:
-                    stop.ask(signal.SIGTERM)  # a shell has what it puts in the background ignore SIGINT
+                    stop.ask(signal.SIGTERM)  # not SIGINT: processes that a shell starts in the background ignore it
                 for job in [job for job in jobs if job.state == "waiting"]:
                     if stop.asked:
                         job.state = "stopped"
-                    elif sum(other.running for other in jobs) < at_a_time:
+                    elif sum(started.running for started in jobs) < at_a_time:
                         job.start()
                         stop.hand_on(job)
                 show()
@@ -171,7 +171,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                         job.poll()
                 show()
         except BaseException:
-            stop.ask(signal.SIGTERM)  # else they would go on with nobody to look after them
+            stop.ask(signal.SIGTERM)  # otherwise the jobs would keep running without this process
             for job in jobs:
                 job.wait()
             raise
@@ -179,7 +179,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
 
 
 class _Stop:
-    """The end of jobs before they are done: asked for once, by which they save and end, and by a signal after that at once."""
+    """Stops jobs early: the first request makes them save and end, a further signal kills them."""
 
     def __init__(self, jobs: Sequence[JobProcess]) -> None:
         self._jobs, self._signals = jobs, 0
@@ -196,8 +196,8 @@ class _Stop:
             self._told = [job for job in self._jobs if job.signal(number)]
 
     def hand_on(self, job: JobProcess) -> None:
-        """Tell a job that had no process yet when the end was asked for, while it was being started."""
-        if self._number is not None and job not in self._told:  # told twice, it would end without saving
+        """Signal a job that was still starting, without a process, when the stop was requested."""
+        if self._number is not None and job not in self._told:  # a second signal would end it without saving
             job.signal(self._number)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
@@ -212,9 +212,9 @@ class _Stop:
 @contextmanager
 def _signals_handed_on(jobs: Sequence[JobProcess]) -> Iterator[_Stop]:
     stop = _Stop(jobs)
-    # what is ignored stays so: nohup means it
-    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop.hear) for number in heard}
+    # a signal that is already ignored stays ignored, as nohup intends
+    handled = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop.hear) for number in handled}
     try:
         yield stop
     finally:
@@ -230,7 +230,7 @@ def _announced(path: Path) -> Path | None:
 
 
 def last_metrics(run: Path) -> dict[str, Any]:
-    """The newest whole line of training in a run's metrics; empty when there is none."""
+    """The newest complete training line of a run's metrics; empty if there is none."""
     try:
         with (run / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))

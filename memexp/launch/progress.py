@@ -1,4 +1,4 @@
-"""How far the jobs of a sweep are: a live table on a terminal, lines elsewhere."""
+"""Progress of the jobs of a sweep: a live table on a terminal, otherwise lines."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from rich.table import Table
 from memexp.launch.processes import JobProcess
 
 LINE_SECONDS = 30.0
-"""Time between lines of progress of a job where there is no terminal."""
+"""Time between two progress lines of a job without a terminal."""
 
 STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "dim"}
 
 
 @contextmanager
 def shown(jobs: list[JobProcess], console: Console) -> Iterator[Callable[[], None]]:
-    """Yields the function that brings the display up to date."""
+    """Show the jobs while the block runs; yields the function that updates the display."""
     if not console.is_terminal:
         yield Lines(jobs, console)
         return
@@ -28,7 +28,7 @@ def shown(jobs: list[JobProcess], console: Console) -> Iterator[Callable[[], Non
 
 
 class Lines:
-    """Prints a line when a job changes its state, and one every half minute while it trains."""
+    """Prints a line when a job changes its state, and every half minute while it trains."""
 
     def __init__(self, jobs: list[JobProcess], console: Console) -> None:
         self._jobs, self._console = jobs, console
@@ -44,20 +44,20 @@ class Lines:
 
 
 def progress_words(job: JobProcess) -> list[str]:
-    """Step, loss, speed, time left and name of the run, as far as they are known."""
+    """Step, loss, speed, time left and name of the run; unknown values are left out."""
     step, loss, speed, left, run = _cells(job)
-    named = (
+    words = (
         f"step {step}" * bool(step),
         f"loss {loss}" * bool(loss),
         f"{speed} tokens/s" * bool(speed),
         f"{left} left" * bool(left),
         run,
     )
-    return [word for word in named if word]
+    return [word for word in words if word]
 
 
 def progress_table(jobs: list[JobProcess]) -> Table:
-    """All jobs, a row each."""
+    """A table with a row for each job."""
     table = Table(box=None, pad_edge=False)
     for name in ("job", "state", "step", "loss", "tokens/s", "left", "run"):
         table.add_column(name, justify="left" if name in ("job", "state", "run") else "right", overflow="fold")
@@ -78,7 +78,7 @@ def _cells(job: JobProcess) -> tuple[str, str, str, str, str]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 1:02:03, or as 2:03 below an hour."""
+    """Seconds as 1:02:03, or as 2:03 if less than an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Sweeps: every job is composed and checked before the first one runs, and refused jobs are listed together."""
+"""Sweeps: every job is composed and checked before the first job runs, and all refused jobs are listed."""
 
 import traceback
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ class Job:
     number: int
     overrides: list[str]
     label: str
-    """The overrides in which the jobs of the sweep differ."""
+    """The overrides that not all jobs of the sweep share."""
     settings: Any = None
-    """The command's dataclass; None when it could not be composed."""
+    """The command's dataclass; None if it could not be composed."""
     refusal: str = ""
-    """Why it cannot run; empty when it can."""
+    """Why the job cannot run; empty if it can."""
 
 
 class CheckedSweeper(Sweeper):
-    """Takes the product of all swept values, as Hydra's own sweeper does, and launches nothing before all is checked."""
+    """Makes a job of every combination of swept values, as Hydra's sweeper does, and launches none before all are checked."""
 
     def __init__(self, *, max_batch_size: int | None, params: dict[str, str]) -> None:
         self._batch, self._params = max_batch_size, params
@@ -48,12 +48,12 @@ class CheckedSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Check all jobs, then print the plan of a dry run or launch them.
+        """Check all jobs, then launch them, or print the plan of a dry run.
 
         Raises:
-            UserError: no job, or a refused one and not skip_refused=true; or jobs failed.
+            UserError: there is no job; or jobs are refused without skip_refused=true; or jobs failed.
         """
-        # Imported late: Hydra's scan for plugins executes this module again, and the first copy is of no use then.
+        # Imported late: Hydra's scan for plugins executes this module again, and the class of the first import would be stale.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parser = OverridesParser.create(config_loader=self._context.config_loader)
@@ -61,12 +61,12 @@ class CheckedSweeper(Sweeper):
         [chosen] = BasicSweeper.split_arguments(given, None)
         if not chosen:
             raise UserError(
-                "the sweep has no job; expected at least one value for each setting. Likely cause: a glob that matches nothing"
+                "the sweep has no job; expected at least one value for each swept setting. Likely cause: a glob that matches nothing"
             )
         jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
         for job in jobs:
             if (first := chosen.index(job.overrides)) < job.number:
-                job.refusal = f"it is job {first} once more; expected each value of a setting once"
+                job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
@@ -97,9 +97,9 @@ class CheckedSweeper(Sweeper):
 
 
 def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
-    # A job that is refused has no settings, so what was typed counts as well.
-    typed_so = any(override.key_or_group == name and override.value() is True for override in given)
-    return typed_so or any(getattr(job.settings, name, False) for job in jobs)
+    # A refused job has no settings, so the typed overrides count as well.
+    was_typed = any(override.key_or_group == name and override.value() is True for override in given)
+    return was_typed or any(getattr(job.settings, name, False) for job in jobs)
 
 
 def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
@@ -110,14 +110,16 @@ def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
         errors.print(f"{'dropped' if skip else 'refused'} {job.label}: {job.refusal}")
     count = f"{len(refused)} of {len(jobs)} jobs {'is' if len(refused) == 1 else 'are'} refused"
     if refused and not skip:
-        raise UserError(f"{count} and nothing was started; mend the sweep, or drop them with skip_refused=true")
+        raise UserError(
+            f"{count} and nothing was started; correct the sweep, or drop these jobs with skip_refused=true"
+        )
     if not kept:
-        raise UserError(f"{count}, so the sweep has no job left; expected at least one that makes sense")
+        raise UserError(f"{count}, so the sweep has no job left; expected at least one valid job")
     return kept
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a sweep and why any of them would be refused."""
+    """Print the jobs of a sweep, with the reason for each that would be refused."""
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     table = Table(title=f"{count}; nothing is started", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "settings", "steps", "would be refused because"):
@@ -134,7 +136,7 @@ def print_plan(jobs: Sequence[Job]) -> None:
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
-    # `return_value` would print a line of Hydra's and raise at the first failure.
+    # The property `return_value` would print a line of Hydra's and raise at the first failure.
     failures = [
         (job, result._return_value)
         for job, result in zip(jobs, results, strict=True)
@@ -147,7 +149,7 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):
             traceback.print_exception(error)
-    message = f"{len(failures)} of {len(jobs)} jobs failed; the same command again leaves out what is done"
+    message = f"{len(failures)} of {len(jobs)} jobs failed; the same command again skips the finished jobs"
     if all(isinstance(error, UserError) for _, error in failures):
         raise UserError(message)
     errors.print(message)

@@ -1,1 +1,1 @@
-"""Runs as folders: what is in them, what makes two runs one, and how they are found. Never imports torch."""
+"""Run folders: their files, their identity, and how runs and scores are looked up. Never imports torch."""

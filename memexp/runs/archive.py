@@ -1,12 +1,12 @@
 """Light copies of finished runs, small enough to commit: settings, summaries, metrics and the loss of every document.
 
-results/<paper>/<table>/runs.jsonl holds those of a table: a line for each run, sorted by name. A line is a JSON object that has,
-in this order,
+The packed file results/<paper>/<table>/runs.jsonl holds the runs of a table, one line per run, sorted by name. A line is a JSON
+object with these keys, in this order:
   run         the run's name
-  config, identity, metrics, summary    what the files of these names hold in the run's folder; of metrics.jsonl a list
-  eval        the scores, by the name of their folder: each has documents and summary
-  checksum    of all of it
-Such a copy is called as if the file was a folder: results/<paper>/<table>/runs.jsonl/<run>.
+  config, identity, metrics, summary    contents of the files of these names in the run's folder; metrics.jsonl as a list
+  eval        the scores by the name of their folder, each with documents and summary
+  checksum    of all the above
+A copy is addressed as if the file was a folder: results/<paper>/<table>/runs.jsonl/<run>.
 """
 
 import json
@@ -28,7 +28,7 @@ _BEGIN = re.compile(r'\{"run": "([^"\\]+)", ')
 
 @dataclass(frozen=True)
 class CopiedScore(Score):
-    """A score of a light copy, without what each token lost."""
+    """A score of a light copy, without the nats of each token."""
 
     content: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -41,8 +41,8 @@ class CopiedScore(Score):
     def documents(self) -> list[dict[str, Any]]:
         if "documents" not in self.content:
             raise UserError(
-                f"{self.path} does not list its documents; expected their lengths and losses. Likely cause: an older version "
-                "made the copy"
+                f"{self.path} does not list its documents; expected their lengths and losses. Likely cause: an older version of "
+                "memexp made the copy"
             )
         documents: list[dict[str, Any]] = self.content["documents"]
         return documents
@@ -50,29 +50,31 @@ class CopiedScore(Score):
 
 @dataclass(frozen=True)
 class LightCopy(Run):
-    """A run of which a line of a packed file is kept. It can be read and compared, not scored or started from.
+    """A run that is kept as a line of a packed file. It can be read and compared, but not scored or used as a start.
 
     Attributes:
-        path: the packed file with the run's name behind it, as if the file was a folder.
-        line: read when something of it is asked for.
+        path: the packed file followed by the run's name, as if the file was a folder.
+        line: the JSON text; it is parsed when `content` is first used.
     """
 
     line: str = field(repr=False, compare=False)
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """All that the line holds.
+        """The JSON object of the line.
 
         Raises:
-            UserError: it is damaged or was edited.
+            UserError: the line is damaged or was edited.
         """
         try:
             content = json.loads(self.line)
         except ValueError as error:
-            raise UserError(f"cannot read {self.path}: {error}; expected JSON. It was edited or damaged") from error
+            raise UserError(
+                f"cannot read {self.path}: {error}; expected JSON. Likely cause: it was edited or damaged"
+            ) from error
         content = unsealed(content, self.path)
         if missing := {"config", "identity", "metrics", "summary", "eval"} - set(content):
-            raise UserError(f"{self.path} lacks {', '.join(sorted(missing))}; expected all of a light copy")
+            raise UserError(f"{self.path} lacks {', '.join(sorted(missing))}; expected all keys of a light copy")
         assert isinstance(content, dict)
         return content
 
@@ -111,10 +113,10 @@ class LightCopy(Run):
 
 
 def light_copies(file: Path) -> list[LightCopy]:
-    """The copies in a packed file, in its order; none where it is absent.
+    """The copies in a packed file, in the file's order; an absent file has none.
 
     Raises:
-        UserError: it cannot be read, or a line does not begin with a run's name.
+        UserError: the file cannot be read, or a line does not begin with a run's name.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -126,31 +128,31 @@ def light_copies(file: Path) -> list[LightCopy]:
 
 
 def _lines(file: Path, text: str) -> dict[str, str]:
-    """The lines of a packed file by the run's name, which each begins with."""
+    """The lines of a packed file by the run's name, with which each line begins."""
     lines: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         match = _BEGIN.match(line)
         if match is not None and match[1] not in lines:
             lines[match[1]] = line
         elif line:
-            seen = f"again holds {match[1]}" if match else f"begins with {line[:20]!r}"
+            seen = f"holds {match[1]} again" if match else f"begins with {line[:20]!r}"
             raise UserError(
-                f'line {number} of {file} {seen}; expected {{"run": "NAME", and each run once. Likely cause: it was edited, or '
+                f'line {number} of {file} {seen}; expected {{"run": "NAME", and each run once. Likely cause: the file was edited, or '
                 "two versions of it were merged"
             )
     return lines
 
 
 def copies_of_tables(root: Path) -> list[LightCopy]:
-    """Those in the packed files of `results/<name>` and `results/<paper>/<table>`, in the order of the files.
+    """The light copies in the packed files of `results/<name>` and `results/<paper>/<table>`, in the order of the files.
 
-    Files further below hold runs that are set apart: they fill no cell of a table.
+    Packed files in deeper folders hold runs that fill no cell of a table.
     """
     return _copies(root, f"*/{COPIES}", f"*/*/{COPIES}")
 
 
 def copies_named(root: Path, start: str) -> list[LightCopy]:
-    """Those whose names begin so, or the one of that name, wherever they are kept; of a run that is kept twice the first."""
+    """The light copy named `start`, else all whose names begin with it, from every packed file; of two copies of a run, the first."""
     copies = {copy.name: copy for copy in reversed([*copies_of_tables(root), *_copies(root, f"*/*/*/{COPIES}")])}
     return [copies[start]] if start in copies else [copies[name] for name in sorted(copies) if name.startswith(start)]
 
@@ -161,11 +163,10 @@ def _copies(root: Path, *patterns: str) -> list[LightCopy]:
 
 
 def keep(runs: Iterable[Run], root: Path, experiment: str) -> None:
-    """Put what is light of finished runs and of their scores into the packed file of the experiment, where it is not there yet or
-    is of another training or scoring.
+    """Put light copies of finished runs into the packed file of the experiment, unless the same copy is already there.
 
-    Of a run that tables share there is one copy, in the first file that has it. What is a copy itself, or lies elsewhere than
-    in `results/runs`, is left alone.
+    A run that several tables share has one copy, in the first file that has it. Runs that are copies themselves, or are not
+    in `results/runs`, are skipped.
     """
     places = {copy.name: copy for copy in reversed(copies_of_tables(root))}
     home = root / "results" / experiment / COPIES
@@ -173,9 +174,9 @@ def keep(runs: Iterable[Run], root: Path, experiment: str) -> None:
     for run in runs:
         if isinstance(run, LightCopy) or run.path.parent != root / "results" / "runs":
             continue
-        there, line = places.get(run.name), line_of(run)
-        if there is None or there.line != line:
-            changed.setdefault(there.path.parent if there else home, {})[run.name] = line
+        copy, line = places.get(run.name), line_of(run)
+        if copy is None or copy.line != line:
+            changed.setdefault(copy.path.parent if copy else home, {})[run.name] = line
     for file, lines in changed.items():
         rewrite(file, lambda text, file=file, lines=lines: _merged(_lines(file, text) | lines))  # type: ignore[misc]
 
@@ -185,7 +186,7 @@ def _merged(lines: Mapping[str, str]) -> str:
 
 
 def line_of(run: Run) -> str:
-    """A run as its line in a packed file."""
+    """The line of a packed file that holds a run."""
     scores = {
         score.path.name: {"documents": documents_of(score), "summary": read_json(score.path / "summary.json")}
         for score in run.scores
@@ -202,10 +203,10 @@ def line_of(run: Run) -> str:
 
 
 def documents_of(score: Score) -> list[dict[str, Any]]:
-    """Id, scored tokens and summed nats of each document of a score; nothing where an older light copy does not list them.
+    """Id, number of scored tokens and sum of nats of each document; empty for an older light copy that does not list them.
 
     Raises:
-        UserError: its files are damaged or do not belong together.
+        UserError: the files of the score are damaged or do not belong together.
     """
     if isinstance(score, CopiedScore):
         return score.documents if "documents" in score.content else []
@@ -216,14 +217,14 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
         nats = np.load(score.path / "token_nats.npy")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, for documents.json does "
-            "not sum them. Score again with force=true"
+            f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, because documents.json "
+            "does not hold their sums. Score again with force=true"
         ) from error
     ends = np.cumsum([row["tokens"] for row in rows])
     if not rows or ends[-1] != len(nats):
         raise UserError(
-            f"{score.path / 'token_nats.npy'} holds {len(nats):,} numbers; expected as many as documents.json says. It was cut "
-            "short or edited; score again with force=true"
+            f"{score.path / 'token_nats.npy'} holds {len(nats):,} numbers; expected {ends[-1] if rows else 0:,}, as "
+            "documents.json says. Likely cause: it was cut short or edited; score again with force=true"
         )
     sums = [float(part.sum(dtype=np.float64)) for part in np.split(nats, ends[:-1])]
     return [row | {"nats": total} for row, total in zip(rows, sums, strict=True)]

@@ -1,4 +1,4 @@
-"""Scores on disk: which a run has, which one a user means, and their arrays once they are checked."""
+"""Scores on disk: finding the score that a user names, checking it and loading its arrays."""
 
 import re
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ _NEEDED = (
 
 
 def read_summary(score: Score) -> dict[str, Any]:
-    """A score's summary.
+    """A score's summary, checked for the keys that reports need.
 
     Raises:
-        UserError: it is damaged or lacks a number.
+        UserError: the summary is damaged or lacks a key.
     """
     return require(score.summary, _NEEDED, score.path / "summary.json")
 
 
 def read_run_summary(run: Run) -> dict[str, Any] | None:
-    """A run's summary, or None while it is not done.
+    """A run's summary, checked for the keys that reports need; None while the run is not done.
 
     Raises:
-        UserError: it is damaged or lacks a number.
+        UserError: the summary is damaged or lacks a key.
     """
     summary = run.summary
     if summary is None:
@@ -42,22 +42,29 @@ def read_run_summary(run: Run) -> dict[str, Any] | None:
 
 
 def require(summary: Any, keys: tuple[str, ...], path: Path) -> dict[str, Any]:
-    """`summary` once it is known to be a mapping with these keys."""
+    """Return `summary` if it is a mapping with these keys.
+
+    Args:
+        path: the file it was read from, for the message.
+
+    Raises:
+        UserError: it is not a mapping or lacks a key.
+    """
     missing = list(keys) if not isinstance(summary, dict) else [key for key in keys if key not in summary]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing[:3])}; expected what memexp writes there. "
-            "Likely cause: it was edited or damaged, or an older version wrote it"
+            f"{path} lacks {', '.join(missing[:3])}; expected all keys that memexp writes. "
+            "Likely cause: the file was edited or damaged, or an older version wrote it"
         )
     assert isinstance(summary, dict)
     return summary
 
 
 def asked_of(run: Run, scored: Scored) -> Scoring:
-    """The documents that `scored` means for a run, which says itself what is not asked for.
+    """The documents to score for a run: the settings in `scored`, completed by the run's own.
 
     Raises:
-        UserError: its settings do not say it.
+        UserError: the run's settings lack them.
     """
     path = run.path / "config.yaml"
     own = require(run.config, ("eval",), path)["eval"]
@@ -65,7 +72,7 @@ def asked_of(run: Run, scored: Scored) -> Scoring:
 
 
 def describe(scored: Scoring) -> str:
-    """The documents in words: 'test, first 8 documents, first 8,192 tokens of each'."""
+    """The documents in words, such as 'test, first 8 documents, first 8,192 tokens of each'."""
     counted = {0: "all documents", 1: "first document"}
     documents = counted.get(scored.documents, f"first {scored.documents:,} documents")
     of_each = " of each" if scored.documents != 1 else ""
@@ -74,7 +81,7 @@ def describe(scored: Scoring) -> str:
 
 
 def eval_command(run: str, scored: Scored, *, mem: int | None = None, memory: str = "on") -> str:
-    """The command that makes a score; settings that have their default are left out, but for the split."""
+    """The command that makes a score, without settings that have their default, except the split."""
     words = ["memexp", "eval", run, f"eval.split={scored.split}"]
     words += [f"eval.documents={scored.documents}"] if scored.documents is not None else []
     words += [f"eval.max_document={scored.max_document}"] if scored.max_document is not None else []
@@ -84,7 +91,7 @@ def eval_command(run: str, scored: Scored, *, mem: int | None = None, memory: st
 
 
 def progress_of(run: Run) -> str:
-    """'running, step 120 of 1,000', for a message about a run that is not done."""
+    """State and step of a run that is not done, such as 'running, step 120 of 1,000'."""
     step = max((line.get("step", 0) for line in run.metrics), default=0)
     return f"{run.state}, step {step:,} of {run.config.get('steps', 0):,}"
 
@@ -94,11 +101,11 @@ class TokenScores:
     """The nats of every token of one score.
 
     Attributes:
-        label: the run's name, with @mem-memory where another score than the run's own is meant.
+        label: the run's name, followed by @mem-memory if these differ from the run's own.
         path: the score's folder.
         nats_N, tokens_N: float64 and integer, documents one after another; N scored tokens.
-        documents: id and number of scored tokens of each, in the order of the arrays.
-        retrieved: `memexp.runs.folder.RETRIEVED`, a row a scored token; None where it was not kept.
+        documents: id and number of scored tokens of each document, in the order of the arrays.
+        retrieved: `memexp.runs.folder.RETRIEVED`, one row per scored token; None if it was not kept.
     """
 
     label: str
@@ -115,23 +122,23 @@ class TokenScores:
 
     @property
     def has_memory(self) -> bool:
-        """Whether a memory of the document's own was read, so that another's can be put in its place."""
+        """Whether each document read its own memory, so that it can be compared with another document's memory."""
         return bool(self.summary["memory_slots"]) and self.summary["memory"] == "on"
 
     def command(self, *more: str, memory: str = "on") -> str:
-        """The command that scores the same documents again, with `more` settings."""
+        """The command that scores the same documents again, with the settings `more` added."""
         run, name = Run(self.path.parents[1]), Score(self.path).name
-        assert name is not None  # a score is found by it
+        assert name is not None  # `find_score` looked the score up by its name
         mem = None if name.mem == run.config.get("mem") else name.mem
         scored = Scored(name.split, name.documents, name.max_document)
         return " ".join([eval_command(run.name, scored, mem=mem, memory=memory), *more])
 
 
 def find_foreign(scores: TokenScores) -> TokenScores | None:
-    """The score of the same documents with another's memory; None where there is none, or one of other tokens.
+    """The score of the same tokens with another document's memory; None if there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: that score is damaged.
     """
     name = Score(scores.path).name
     if name is None or not scores.has_memory:
@@ -139,26 +146,26 @@ def find_foreign(scores: TokenScores) -> TokenScores | None:
     score = Run(scores.path.parents[1]).score(name._replace(memory="foreign"))
     if score is None:
         return None
-    found = load_scores(f"{scores.label}-foreign", score)
-    return found if found.summary["tokens_hash"] == scores.summary["tokens_hash"] else None
+    foreign = load_scores(f"{scores.label}-foreign", score)
+    return foreign if foreign.summary["tokens_hash"] == scores.summary["tokens_hash"] else None
 
 
 def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None) -> tuple[str, Score]:
-    """The score that RUN, RUN@mem or RUN@mem-memory means, and its full name.
+    """The full name and the score that RUN, RUN@mem or RUN@mem-memory stands for.
 
     Raises:
-        UserError: no such run or score, or the run is not done.
+        UserError: there is no such run or score, or the run is not done.
     """
     match = _NAMED.fullmatch(name)
     if match is None:
         raise UserError("a run's name is empty; expected RUN, RUN@mem or RUN@mem-memory")
     if "@" in name and match["mem"] is None:
         example = f"{name.split('@')[0]}@512-off"
-        raise UserError(f"{name!r} names no score; expected RUN, RUN@mem or RUN@mem-memory, such as {example}")
+        raise UserError(f"{name!r} does not name a score; expected RUN, RUN@mem or RUN@mem-memory, such as {example}")
     run = find_run(root, match["run"], tag=tag)
     if run.summary is None:
         raise UserError(
-            f"{run.name} is not done ({progress_of(run)}); expected a finished run: train it to its end first"
+            f"{run.name} is not done ({progress_of(run)}); expected a finished run; train it to the end first"
         )
     own = run.config.get("mem")
     if not isinstance(own, int):
@@ -173,19 +180,19 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     score = run.score(wanted)
     if score is None:
         command = eval_command(run.name, scored, mem=mem if mem != own else None, memory=memory)
-        there = ", ".join(other.path.name for other in run.scores) or "none"
+        existing = ", ".join(score.path.name for score in run.scores) or "none"
         raise UserError(
-            f"{run.name} has no score {wanted.folder} (it has: {there}); expected one, as `{command}` makes it"
+            f"{run.name} has no score {wanted.folder} (it has: {existing}); expected this score: `{command}` makes it"
         )
-    which = "" if match["mem"] is None else f"@{mem}" + (f"-{memory}" if memory != "on" else "")
-    return run.name + which, score
+    suffix = "" if match["mem"] is None else f"@{mem}" + (f"-{memory}" if memory != "on" else "")
+    return run.name + suffix, score
 
 
 def load_scores(label: str, score: Score) -> TokenScores:
-    """The arrays of a score, checked against its list of documents.
+    """Load the arrays of a score and check them against its list of documents.
 
     Raises:
-        UserError: a file is absent, damaged, or as long as no other.
+        UserError: a file is absent or damaged, or its length does not fit the documents.
     """
     again = "Likely cause: it was cut short or edited; score again with force=true"
     summary = read_summary(score)
@@ -194,7 +201,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
         documents = [(str(item["id"]), int(item["tokens"])) for item in score.documents]
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{score.path / 'documents.json'} is not as expected, a list of documents with id and tokens. {again}"
+            f"{score.path / 'documents.json'} is not a list of documents; expected each document's id and tokens. {again}"
         ) from error
     expected = sum(length for _, length in documents)
     for name, array in (("token_nats.npy", nats), ("tokens.npy", tokens)):
@@ -204,11 +211,11 @@ def load_scores(label: str, score: Score) -> TokenScores:
                 f"{again}"
             )
     if expected == 0:
-        raise UserError(f"{score.path} scored no token; expected some. Likely cause: its documents are empty")
+        raise UserError(f"{score.path} scored no token; expected at least one. Likely cause: its documents are empty")
     if not np.isfinite(nats).all():
         where = int(np.flatnonzero(~np.isfinite(nats))[0])
         raise UserError(
-            f"{score.path / 'token_nats.npy'} holds {nats[where]} at number {where:,}; expected finite losses. {again}"
+            f"{score.path / 'token_nats.npy'} holds {nats[where]} at index {where:,}; expected finite losses. {again}"
         )
     retrieved = _retrieved(score.path / "retrieved.npy", expected, again)
     return TokenScores(label, score.path, summary, nats.astype(np.float64), tokens, documents, retrieved)
@@ -229,7 +236,7 @@ def _retrieved(path: Path, expected: int, again: str) -> np.ndarray | None:
 def _array(path: Path, again: str) -> np.ndarray:
     array = _load(path, again)
     if array.dtype.kind not in "fiu":
-        raise UserError(f"{path} holds no array of numbers; expected those of a score. {again}")
+        raise UserError(f"{path} holds no array of numbers; expected the numbers of a score. {again}")
     return array
 
 

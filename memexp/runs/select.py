@@ -1,4 +1,4 @@
-"""Which runs a report is about."""
+"""Selecting the runs of a report by name and tag."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,49 +9,49 @@ from memexp.runs.folder import COPIES, Run, all_runs, find_run
 
 
 def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None) -> list[Run]:
-    """The runs whose names begin with one of `names` (all without names), of those that carry `tag` if one is given.
+    """The runs whose names begin with one of `names`; without names, all runs; with `tag`, only runs with this tag.
 
-    Light copies are among them only where they are named: by the start of their names, where no whole run is called so, by the
-    packed file, or as FILE/NAME by the start of a name in it.
+    Light copies are selected only by name: by the start of a name that no whole run has, by a packed file (all of its copies),
+    or as FILE/NAME, by the start of a name in that file.
 
     Raises:
-        UserError: there is none.
+        UserError: no run matches.
     """
     runs = all_runs(root, tag=tag)
-    of_names = {name: _beginning(runs, name) or _of_tag(_light_copies(root, name), tag) for name in names}
-    if not runs and not any(of_names.values()):
+    matches = {name: _beginning(runs, name) or _with_tag(_light_copies(root, name), tag) for name in names}
+    if not runs and not any(matches.values()):
         tags = sorted({str(run.config.get("tag")) for run in all_runs(root) if run.config.get("tag")})
         if tag is not None and tags:
             raise UserError(f"no run has the tag {tag!r}; expected one of: {', '.join(tags)}{did_you_mean(tag, tags)}")
         tagged = f" with the tag {tag!r}" if tag is not None else ""
         raise UserError(
-            f"there is no run{tagged} below {root / 'results' / 'runs'}; expected some, as "
-            "`memexp train arch=vanilla` or `make demo` makes them, or root=DIR where they are"
+            f"there is no run{tagged} in {root / 'results' / 'runs'}; expected runs. Make some with `memexp train arch=vanilla` "
+            "or `make demo`, or set root=DIR to the folder whose results/runs holds them"
         )
     if not names:
         return runs
-    chosen = {run.path: run for name in names for run in (of_names[name] or [find_run(root, name)])}
+    chosen = {run.path: run for name in names for run in (matches[name] or [find_run(root, name)])}
     return list(chosen.values())
 
 
 def _light_copies(root: Path, name: str) -> list[Run]:
-    """The light copies that a word means; none where it means no packed file and no name of a copy."""
+    """The light copies that `name` selects; empty if it is neither a packed file nor the start of a copy's name."""
     path = Path(name).expanduser()
     if COPIES not in path.parts:
         return [*copies_named(root, name)] if name else []
     end = path.parts.index(COPIES) + 1
     file, start = Path(*path.parts[:end]), "/".join(path.parts[end:])
     copies = light_copies(file)
-    if not (found := _beginning(copies, start)):
+    if not (chosen := _beginning(copies, start)):
         seen = f"no run {start!r} in {file} ({len(copies)} runs)" if file.exists() else f"no file {file}"
         raise UserError(
-            f"there is {seen}; expected a file of light copies, or FILE/NAME with the start of a name in it"
+            f"there is {seen}; expected a file of light copies, or FILE/NAME with the start of a run's name"
             f"{did_you_mean(start, [copy.name for copy in copies])}"
         )
-    return found
+    return chosen
 
 
-def _of_tag(runs: Sequence[Run], tag: str | None) -> list[Run]:
+def _with_tag(runs: Sequence[Run], tag: str | None) -> list[Run]:
     return [run for run in runs if tag is None or run.config.get("tag") == tag]
 
 

@@ -1,1 +1,1 @@
-"""Training: one loop that knows no architecture, and what makes a run a folder that can be gone on with."""
+"""Training: one loop for every architecture, and the checkpoints from which a run continues."""

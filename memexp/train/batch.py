@@ -1,4 +1,4 @@
-"""Batches go from NumPy, which `memexp.data` is content with, to tensors on the device of the model."""
+"""Moving batches from NumPy arrays, as `memexp.data` makes them, to tensors on the model's device."""
 
 import numpy as np
 import torch
@@ -8,5 +8,5 @@ from memexp.data.lanes import Batch
 
 
 def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
-    """A batch as the model reads it."""
+    """The batch as tensors on `device`."""
     return batch.map(lambda array: torch.from_numpy(array).to(device, non_blocking=True))

@@ -1,9 +1,9 @@
-"""torch.compile for the parts of layers that are arithmetic alone.
+"""torch.compile for the parts of layers that are pure arithmetic.
 
-What is compiled is the same in every architecture and in every layer: projecting, and what follows attention. State,
-memory, search and resets are run as they are written, so nothing of them can be copied, cached or decided too early, and
-no length of a memory leads to another compilation. A whole model as one graph takes minutes to compile on a CPU, falls
-apart wherever the host reads a count, and its graph would have to keep a copy of every ring that is written in place.
+The compiled parts are the same in every architecture and layer: the projections before attention, and everything after it.
+State, memory, search and resets are not compiled. So the compiler cannot copy or cache them or fix a decision too early,
+and a new memory length causes no new compilation. Compiling a whole model as one graph would take minutes on a CPU, break
+the graph wherever the host reads a count, and keep a copy of every ring that is written in place.
 """
 
 import os
@@ -20,7 +20,7 @@ from memexp.regions import part
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """What torch.compile needs on this device and does not find; None if it can compile."""
+    """The tool that torch.compile needs on this device and that is missing; None if it can compile."""
     if device.type == "cuda":
         return None if find_spec("triton") else "the package triton"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -46,7 +46,7 @@ def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
 
 
 def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:
-    # random numbers as without compilation
+    # the same random numbers as without compilation
     options: Any = {"fallback_random": True} if backend == "inductor" else None
     compiled = torch.compile(getattr(module, method), backend=backend, options=options)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal end a run at the next step instead of in the middle of one."""
+"""Stopping a run at the end of a step after Ctrl-C, SIGTERM or the loss of the terminal."""
 
 import signal
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and saved itself. `signal_number` says how it was asked."""
+    """A run was asked to stop by the signal `signal_number`, and has saved a checkpoint."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -18,22 +18,22 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """The signal that asked the run to stop; None until one arrives."""
 
     signal_number: int | None = None
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Note SIGINT, SIGTERM and SIGHUP instead of dying from them; the second one dies."""
+    """Record the first SIGINT, SIGTERM or SIGHUP instead of ending the process; the second signal ends it."""
     request = StopRequest()
-    # what is ignored stays so: nohup means it
+    # a signal that is already ignored stays ignored, as nohup intends
     before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
     for number in before:
         signal.signal(number, note)

@@ -1,4 +1,4 @@
-"""Batches of whole steps, on the device, and where to go on after the last one that was taken."""
+"""The batches of a step on the device, and the position in the data after the last step taken."""
 
 from typing import Any, NamedTuple
 
@@ -11,28 +11,28 @@ from memexp.train.batch import to_device
 
 
 class Step(NamedTuple):
-    """What one update reads."""
+    """The data of one optimizer step."""
 
     batches: list[Batch[Tensor]]
     scored: int
-    """Targets that count."""
+    """Number of scored targets."""
     after: dict[str, Any]
-    """`TrainingLanes.state` behind it."""
+    """`TrainingLanes.state` after these batches."""
     epoch: int
 
 
 class Reader:
-    """Takes a step's segments from the lanes. What it says of itself is about what was taken, not what was read ahead.
+    """Reads the segments of each step from the lanes. `state` and `epoch` count the steps taken, not those read ahead.
 
-    No thread reads: `read_ahead` is called when a step's work waits in the device's queue, and the host has nothing to do.
+    There is no thread: `read_ahead` is called while the device works through its queue and the host would only wait.
     """
 
     def __init__(self, lanes: TrainingLanes, *, segments: int, device: torch.device, ahead: bool | None = None) -> None:
         """
         Args:
-            segments: of every lane a step.
-            ahead: whether `read_ahead` does anything; by default only beside a device of its own, for on a CPU reading
-                is 0.01 % of a step and would only come at another time.
+            segments: segments per lane and step.
+            ahead: whether `read_ahead` does anything; by default only on a GPU. On a CPU, reading takes 0.01 % of a step,
+                and reading ahead would only move that time.
         """
         self._lanes, self._segments, self._device = lanes, segments, device
         self.padding = lanes.padding
@@ -41,22 +41,22 @@ class Reader:
         self._after, self.epoch = lanes.state(), lanes.epoch
 
     def take(self) -> Step:
-        """The next step."""
+        """Take the next step."""
         step = self._next or self._read()
         self._next, self._after, self.epoch = None, step.after, step.epoch
         return step
 
     def read_ahead(self) -> None:
-        """Have the next step ready when it is taken."""
+        """Read the next step now, so that `take` need not read it."""
         if self._ahead and self._next is None:
             self._next = self._read()
 
     def state(self) -> dict[str, Any]:
-        """Where the step after the last one taken begins; `epoch` is the lanes' there."""
+        """The position in the data after the last step taken."""
         return self._after
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to where `state` was taken."""
+        """Go to a position that `state` returned."""
         self._lanes.restore(state)
         self._next, self._after, self.epoch = None, state, self._lanes.epoch
 
@@ -68,5 +68,5 @@ class Reader:
     def _on_device(self, batch: Batch[np.ndarray]) -> Batch[Tensor]:
         if self._device.type != "cuda":
             return to_device(batch, self._device)
-        # only from pinned memory does a copy not wait
+        # a copy is asynchronous only from pinned memory
         return batch.map(lambda array: torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True))

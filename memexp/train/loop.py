@@ -1,4 +1,4 @@
-"""The training loop. It knows no architecture: state goes in and comes out, and is detached at the horizon."""
+"""The training loop, the same for every architecture: each segment maps a state to a new state, which is detached at the horizon."""
 
 import math
 import os
@@ -33,25 +33,26 @@ from memexp.train.trackers import open_tracker
 
 
 class Update(NamedTuple):
-    """What one optimizer step gave."""
+    """The numbers of one optimizer step."""
 
     loss: float
-    """Mean nats a scored token, without auxiliary losses."""
+    """Mean nats per scored token, without auxiliary losses."""
     aux: dict[str, float]
     grad_norm: float
     gauges: dict[str, Tensor]
 
 
 def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
-    """Train a run to its end, from wherever it stands; a run that is done is left as it is.
+    """Train a run to its end, from its newest checkpoint if it has one; a finished run is not changed.
 
     Args:
-        command: what the user typed, for the summary.
-        validate: called with the model every `validate_every` steps, gives the nats a token of the validation split.
+        command: the command that the user typed, for the summary.
+        validate: function of the model that returns the nats per token of the validation split; called every
+            `validate_every` steps.
 
     Raises:
         UserError: another process trains this run, a checkpoint is damaged, or the loss is not finite.
-        Interrupted: a signal stopped it; everything is saved.
+        Interrupted: a signal stopped the run; a checkpoint was saved.
     """
     run, config = spec.run, spec.config
     if config.threads:
@@ -59,18 +60,18 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     if _done(spec):
         return run
     with run.locked(), stop_on_signal() as request:
-        if _done(spec):  # another process was at its end, and has let go of the folder since
+        if _done(spec):  # another process has finished the run in the meantime
             return run
         for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
             left.unlink()  # half written by a process that was killed
         session = open_session(spec)
-        # only now is it a run: what was refused until here leaves nothing that is listed
+        # written only now, so that a refused run leaves nothing that is listed
         write_json(run.path / "identity.json", spec.identity)
-        # last: this is what is listed, and read together with the other
+        # last: a run is listed by its config.yaml, and must then have an identity
         write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         for note in session.notes:
             print(note)
-        print(f"{session.lanes.padding:.1%} of what is read is padding behind documents' ends")
+        print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
         sink = open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
         with closing(sink):
             with (
@@ -78,7 +79,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
                 Progress(run.name, done=session.step, steps=config.steps) as progress,
             ):
                 _run_to_the_end(session, metrics, sink, progress, request, validate)
-            _finish(session, command)  # before the tracker takes leave, which may take a while
+            _finish(session, command)  # before the tracker closes, which may take a while
         if request.signal_number is not None:
             raise _interrupted(session, request.signal_number)
     return run
@@ -122,7 +123,7 @@ def update(session: Session) -> Update:
 
 @dataclass
 class _Seen:
-    """What the segments of a step gave, on the device."""
+    """Results of the segments of a step, still on the device."""
 
     loss: Tensor
     aux: dict[str, Tensor] = field(default_factory=dict)
@@ -130,22 +131,22 @@ class _Seen:
     memory_grads: list[Tensor] = field(default_factory=list)
     nats_B: list[Tensor] = field(default_factory=list)
     gauges: dict[str, Tensor] = field(default_factory=dict)
-    """Of the last segment."""
+    """The gauges of the last segment."""
 
 
 class _Numbers(NamedTuple):
-    """The same as numbers."""
+    """Results of the segments of a step, as numbers on the host."""
 
     loss: float
     grad_norm: float
     memory_fill: float | None
     aux: dict[str, float]
     nats: list[float]
-    """One segment's lanes after another's."""
+    """Nats of every lane and segment; the lanes of the first segment come first."""
 
 
 def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
-    """Read one segment; gives its part of the step's loss, with auxiliary losses."""
+    """Read one segment and return its part of the step's loss, with auxiliary losses."""
     config = session.spec.config
     if config.recompute:
         output, nats_BT = torch.utils.checkpoint.checkpoint(session.read, batch, session.state, use_reentrant=False)
@@ -167,7 +168,7 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
 
 
 def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
-    """All numbers of a step in one transfer: only here the host waits for the device."""
+    """Move all numbers of a step to the host in one transfer; only here does the host wait for the device."""
     fill = [torch.stack(seen.fills).max()] if seen.fills else []
     scalars = torch.stack([seen.loss, norm, *seen.aux.values(), *fill])
     loss, grad_norm, *rest = torch.cat([scalars, *seen.nats_B]).tolist()
@@ -177,7 +178,7 @@ def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
 
 
 def _watch(memory: Tree, squares: list[Tensor]) -> None:
-    """Have the backward pass append the squared norm of the gradient that reaches what earlier segments wrote."""
+    """Make the backward pass append the squared norm of the gradient that reaches the writes of earlier segments."""
     for leaf in pytree.tree_leaves(memory):
         if leaf.grad_fn is not None:
             leaf.register_hook(lambda gradient: squares.append(gradient.detach().float().square().sum()))
@@ -195,7 +196,7 @@ def _run_to_the_end(
         session.seconds += seconds
         if session.cpu_seconds is not None:
             session.cpu_seconds += time.process_time() - cpu_began
-        if session.tokens > tokens_before:  # where nothing was scored there is no loss to show
+        if session.tokens > tokens_before:  # a step without scored tokens has no loss
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
         if session.step % config.log_every == 0 or session.step == config.steps:
@@ -227,34 +228,34 @@ def _run_to_the_end(
             metrics.flush()
             save_session(session)
             raise _interrupted(session, request.signal_number)
-        if session.step % config.checkpoint_every == 0 and session.step < config.steps:  # at the end weights are enough
+        if (
+            session.step % config.checkpoint_every == 0 and session.step < config.steps
+        ):  # the last step needs no checkpoint: `_finish` saves the weights
             metrics.flush()
             save_session(session)
     metrics.flush()
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
-    message = (
-        f"stopped at step {session.step} of {session.spec.config.steps} and saved; the same command goes on from there"
-    )
+    message = f"stopped at step {session.step} of {session.spec.config.steps} and saved; the same command continues from there"
     return Interrupted(message, signal_number)
 
 
 def _done(spec: RunSpec) -> bool:
-    """Whether there is nothing to train; a tag that is asked for is put on the run all the same."""
+    """Whether the run is finished; if so, print that, and give the run the tag in its settings if there is a new one."""
     run, tag = spec.run, spec.config.tag
     if run.summary is None:
         return False
     print(f"{run.name} is done; nothing to train")
     before = run.config.get("tag")
     if tag and before != tag:
-        print(f"its tag was {before!r} and is {tag!r} now")
+        print(f"its tag was {before!r} and is now {tag!r}")
         write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": tag}, sort_keys=False))
     return True
 
 
 def _finish(session: Session, command: str) -> None:
-    """Keep the weights alone, write the summary last: it is what says that a run is done."""
+    """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     checkpoint.save(
@@ -306,12 +307,12 @@ def _not_finite(session: Session, seen: str) -> str:
 
 
 def _known(loss: float) -> float | None:
-    """The loss; None where nothing was scored yet, for JSON has no NaN."""
+    """The loss; None if nothing was scored yet, because JSON has no NaN."""
     return None if math.isnan(loss) else loss
 
 
 def _flat(line: dict[str, Any]) -> dict[str, float]:
-    """A line of metrics with nested names joined by a slash, as trackers want it."""
+    """A line of metrics with nested names joined by a slash, as trackers expect."""
     flat = {name: value for name, value in line.items() if isinstance(value, int | float)}
     for group in ("gauges", "aux"):
         flat |= {f"{group}/{name}": value for name, value in line.get(group, {}).items()}
@@ -319,16 +320,16 @@ def _flat(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the device where there is one, else of the process."""
+    """Peak memory in bytes: of the GPU if there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_bytes()
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, with a plus when there are changes."""
+    """The commit of the checkout that this code runs from, followed by + if there are uncommitted changes; None without one."""
     checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # installed, perhaps below somebody else's checkout
+    if not (checkout / ".git").exists():  # installed, perhaps inside another project's checkout
         return None
     try:
         text = subprocess.run(

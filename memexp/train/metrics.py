@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, never ahead of the checkpoint that a run goes on from."""
+"""metrics.jsonl: one JSON object per line, never ahead of the checkpoint from which a run continues."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from memexp.files import write_text
 
 
 class MetricsFile:
-    """Appends lines; opened at a step, it first drops what was logged after it."""
+    """Appends lines to metrics.jsonl; on opening, it drops the lines after the given step."""
 
     def __init__(self, path: Path, *, upto: int) -> None:
         """Open `path`, keeping only the lines of steps up to `upto`.
@@ -19,7 +19,7 @@ class MetricsFile:
         Raises:
             UserError: a line is damaged, or the disk is full.
         """
-        # What follows the last line's end is half a line, of a process that was killed or found the disk full.
+        # Text after the last newline is an incomplete line: the process was killed, or the disk was full.
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
         kept = [line + "\n" for number, line in enumerate(lines, start=1) if _step(path, number, line) <= upto]
         write_text(path, "".join(kept))
@@ -27,7 +27,7 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line."""
+        """Append a line."""
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -35,7 +35,7 @@ class MetricsFile:
             raise self._unwritable(error) from error
 
     def flush(self) -> None:
-        """Bring what was appended to the disk."""
+        """Force the appended lines to the disk."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -43,13 +43,13 @@ class MetricsFile:
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(OSError):  # it tries again to write the line that `append` has complained about
+        with suppress(OSError):  # closing tries again to write a line that `append` could not write
             self._file.close()
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
             f"cannot write {self._path}: {error.strerror}; the newest checkpoint is whole. "
-            "Likely cause: the disk is full. Make room, and the same command goes on"
+            "Likely cause: the disk is full. Free some space, then the same command continues"
         )
 
 
@@ -58,6 +58,6 @@ def _step(path: Path, number: int, line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"line {number} of {path} is {line[:40]!r}; expected JSON with a step. It was edited or damaged: delete that "
-            "line, and the same command goes on"
+            f"line {number} of {path} is {line[:40]!r}; expected JSON with a step. Likely cause: it was edited or damaged; "
+            "delete that line, then the same command continues"
         ) from error

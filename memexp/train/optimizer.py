@@ -1,4 +1,4 @@
-"""Optimizer and schedule, both PyTorch's; here only which parameter gets what."""
+"""PyTorch's optimizer and schedule, with a learning rate and weight decay for each kind of parameter."""
 
 import math
 
@@ -11,7 +11,7 @@ from memexp.model.markers import is_gate
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
-    """Matrices decay; gains, biases, gates and scales never do, and gates and scales may have a rate of their own."""
+    """The optimizer of a model. Weight decay applies to matrices only; gates and scales may have their own learning rate."""
     matrices, vectors, gates = [], [], []
     for name, parameter in model.named_parameters():
         if is_gate(parameter):
@@ -32,15 +32,15 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: Optim, *, steps: int) -> LambdaLR:
-    """The rate of every group over the steps, as a factor on its own."""
+    """The schedule that multiplies every group's learning rate by `rate_factor`."""
     return LambdaLR(optimizer, lambda step: rate_factor(step, config, steps=steps))
 
 
 def rate_factor(step: int, config: Optim, *, steps: int) -> float:
-    """What the rate is multiplied by at an update, counted from 0.
+    """The factor on the learning rate at a step, counted from 0.
 
-    Linear warm-up to 1, then down to `floor` by a cosine or a line, or constant. `rsqrt` is the papers':
-    1 / sqrt(max(update, warm-up)) after the same warm-up, so with 1,000 warm-up steps the factor is at most 0.032.
+    Linear warm-up to 1, then constant, or down to `floor` along a cosine or a line. `rsqrt` is the schedule of the papers:
+    1 / sqrt(max(step, warm-up)) after the same warm-up, so with 1,000 warm-up steps the factor is at most 0.032.
     """
     update = step + 1
     warm = min(1.0, update / config.warmup) if config.warmup else 1.0

@@ -1,15 +1,15 @@
-"""bf16: matrices are cast once a step, and their gradients are summed in the weights' own precision."""
+"""bf16: matrices are cast once per step, and their gradients are summed in the precision of the weights."""
 
 import torch
 from torch import Tensor, nn
 
 
 class HalfWeights:
-    """bf16 copies of all projections, for a forward pass under autocast, which then finds nothing to cast in them.
+    """bf16 copies of the weights of all linear layers, for a forward pass under autocast, which then need not cast them.
 
-    Autocast itself casts every matrix again for each segment, and once more where a segment is computed again. Results
-    are its results bit for bit: each segment has leaves of its own, so what segments add up is added in fp32.
-    Embeddings are left to it, for they begin the residual stream, which stays in fp32.
+    Autocast alone would cast every matrix again for each segment, and again when a segment is recomputed. The results are
+    bit for bit those of autocast: each segment has its own leaf tensors, so gradients of segments are summed in fp32.
+    Embeddings have no copies, because they start the residual stream, which stays in fp32.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -20,20 +20,20 @@ class HalfWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over what the weights are now."""
+        """Copy the current weights."""
         torch._foreach_copy_(self._halves, [weight.detach() for weight in self._weights.values()])
 
     def leaves(self) -> dict[str, Tensor]:
-        """The copies by the weights' names, for one segment; a backward pass to them reaches the weights' gradients."""
+        """New leaf tensors of the copies for one segment, by weight name; their gradients are added to those of the weights."""
         leaves = {}
         for (name, weight), half in zip(self._weights.items(), self._halves, strict=True):
             leaves[name] = leaf = half.detach().requires_grad_()
-            leaf.register_post_accumulate_grad_hook(_Handing(weight))
+            leaf.register_post_accumulate_grad_hook(_AddTo(weight))
         return leaves
 
 
-class _Handing:
-    """Adds a leaf's gradient to that of the weight that it is a copy of."""
+class _AddTo:
+    """A hook that adds a leaf's gradient to the gradient of the weight that the leaf copies."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -48,8 +48,8 @@ class _Handing:
 
 
 def slow_here(device: torch.device) -> bool:
-    """Whether bf16 is known to have no instructions on this device; torch before 2.9 cannot say what a CPU has."""
+    """Whether this device is known to have no bf16 instructions; torch before 2.9 cannot tell for a CPU."""
     if device.type != "cpu":
         return False
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities) and not any(there for name, there in capabilities.items() if "bf16" in name)
+    return bool(capabilities) and not any(has for name, has in capabilities.items() if "bf16" in name)

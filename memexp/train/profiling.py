@@ -1,7 +1,7 @@
-"""What a training step spends its time on: a few steps under PyTorch's profiler, summed by the parts that the code names.
+"""Where a training step spends its time: a few steps under PyTorch's profiler, summed by the parts named in the code.
 
-Times are of the device: what its kernels took on a GPU, else what the processor took. An operation of the forward pass
-counts as the innermost part around it; one of the backward pass as the part of the operation that it is the gradient of.
+Times are those of the device: of its kernels on a GPU, else of the processor. An operation of the forward pass counts for
+the innermost part around it. An operation of the backward pass counts for the part of its forward operation.
 """
 
 import os
@@ -23,23 +23,23 @@ from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec
 
 STEPS = 3
-"""Measured without the profiler, and as many under it."""
+"""Steps measured without the profiler, and again with it."""
 FILL_SECONDS = 60.0
-"""At most, to fill the memory before that."""
+"""The most time spent on filling the memory before that."""
 
 PARTS = {
     "search": "search", "top-k": "top-k", "gather": "gather", "attention": "attention", "feed-forward": "feed-forward",
     "layers": "other layers", "head": "head and loss", "backward": "other gradients", "optimizer": "optimizer",
     "data": "data", "step": "rest",
 }  # fmt: skip
-"""The names that `memexp.regions.part` is given in this package, and what people read; another name is shown as it is."""
+"""Names passed to `memexp.regions.part` in this package, and the words shown for them; other names are shown unchanged."""
 
 ENGINE = "autograd::engine::evaluate_function: "
-"""What the name of each operation of a backward pass begins with."""
+"""The prefix of the names of all operations of a backward pass."""
 
 
 class Share(NamedTuple):
-    """What a part takes of a step, in seconds."""
+    """The time of a part per step, in seconds."""
 
     part: str
     forward: float
@@ -49,17 +49,17 @@ class Share(NamedTuple):
 class _Measured(NamedTuple):
     shares: list[Share]
     seconds: float
-    """Of a step."""
+    """Per step."""
     memory_fill: float | None
-    """Mean of the steps, each where it ended."""
+    """Mean over the steps, each measured at its end."""
 
 
 def profile(spec: RunSpec, *, command: str) -> str:
-    """Measure steps of a run, and write what they take below `results/profiles`; gives the page that was written.
+    """Measure a few steps of a run, write the result to `results/profiles`, and return the page as text.
 
-    They are the steps after the run's newest checkpoint, or after its start; nothing of them is kept, and the run's folder
-    is not touched. Before them the lanes read on without training until the memory is as full as it gets, for an empty
-    one costs nothing.
+    The steps start from the run's newest checkpoint, or from its start. They are not saved, and the run folder is not
+    changed. Before them, segments are read without training until the memory is as full as it gets, because searching an
+    empty memory costs nothing.
 
     Raises:
         UserError: as for training.
@@ -102,7 +102,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
 
 @torch.no_grad()
 def _fill(session: Session) -> None:
-    """Read until the memory is full, or as full as it gets where documents end before that."""
+    """Read until the memory is full, or as full as it gets if documents are too short."""
     session.model.train()
     begun_B = torch.zeros(session.spec.config.lanes, dtype=torch.long, device=session.device)
     highest, end = 0.0, time.monotonic() + FILL_SECONDS
@@ -118,22 +118,22 @@ def _fill(session: Session) -> None:
 
 
 def _memory_fill(gauges: dict[str, Tensor]) -> float | None:
-    """That of the fullest memory; None without one."""
+    """The fill of the fullest memory; None without memory."""
     return max((float(value) for name, value in gauges.items() if name.startswith("memory_fill")), default=None)
 
 
 def _timed(session: Session) -> float:
     began = time.perf_counter()
-    update(session)  # ends with a transfer from the device
+    update(session)  # waits for the device at its end
     return time.perf_counter() - began
 
 
 def _profiled(session: Session, trace: Path) -> _Measured:
-    """Steps under the profiler."""
+    """Run steps under the profiler and write its trace."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if session.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it says on the terminal that it begins and ends
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints lines of its own
     updates: list[Update] = []
     with marked(), torch.profiler.profile(activities=activities) as profiler:
         began = time.perf_counter()
@@ -142,7 +142,7 @@ def _profiled(session: Session, trace: Path) -> _Measured:
                 updates.append(update(session))
         seconds = time.perf_counter() - began
     _export(profiler, trace)
-    fills = [fill for each in updates if (fill := _memory_fill(each.gauges)) is not None]
+    fills = [fill for step in updates if (fill := _memory_fill(step.gauges)) is not None]
     return _Measured(
         shares(profiler.events(), seconds, on_device=session.device.type == "cuda"),
         seconds / STEPS,
@@ -158,20 +158,20 @@ def _export(profiler: torch.profiler.profile, trace: Path) -> None:
 
 
 def shares(events: Iterable[Any], seconds: float, *, on_device: bool) -> list[Share]:
-    """What each part takes of a step; together they are a step.
+    """The time of each part per step; together the parts are a whole step.
 
     Args:
-        events: of `STEPS` steps, as a profiler gives them.
-        seconds: how long they were altogether.
-        on_device: sum what kernels took; the rest is then the time in which the device had nothing to do.
+        events: the profiler's events of `STEPS` steps.
+        seconds: the duration of all these steps together.
+        on_device: sum the time of kernels; the part "rest" is then the time in which the device was idle.
     """
-    found = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
-    # Every operation has the number of the gradient's node that is made next, so the last that has one has made it.
+    on_cpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    # An operation carries the number of the autograd node that is created next, so the last operation with a number created it.
     makers = {
-        (event.thread, event.sequence_nr): event for event in found if event.sequence_nr >= 0 and not event.fwd_thread
+        (event.thread, event.sequence_nr): event for event in on_cpu if event.sequence_nr >= 0 and not event.fwd_thread
     }
     took: dict[tuple[str, bool], float] = defaultdict(float)
-    for event in found:
+    for event in on_cpu:
         microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
         took[_part_of(event, makers)] += microseconds / 1e6
     rest = seconds - sum(took.values())
@@ -187,15 +187,15 @@ def shares(events: Iterable[Any], seconds: float, *, on_device: bool) -> list[Sh
 
 def _part_of(event: Any, makers: dict[tuple[int, int], Any]) -> tuple[str, bool]:
     """The part that an operation belongs to, and whether it belongs to its backward pass."""
-    each = event
-    while each is not None and not each.name.startswith((MARK, ENGINE)):
-        each = each.cpu_parent
-    if each is None:
+    outer = event
+    while outer is not None and not outer.name.startswith((MARK, ENGINE)):
+        outer = outer.cpu_parent
+    if outer is None:
         return "step", False
-    if each.name.startswith(MARK):
-        # segments that are computed again have the marks of the forward pass inside those of the backward pass
-        return each.name.removeprefix(MARK), _in_backward(each)
-    maker = makers.get((each.fwd_thread, each.sequence_nr))
+    if outer.name.startswith(MARK):
+        # recomputed segments have the marks of the forward pass inside those of the backward pass
+        return outer.name.removeprefix(MARK), _in_backward(outer)
+    maker = makers.get((outer.fwd_thread, outer.sequence_nr))
     name = "backward" if maker is None else _part_of(maker, {})[0]
     return (name if name != "step" else "backward"), True
 
@@ -208,9 +208,9 @@ def _in_backward(event: Any) -> bool:
     return False
 
 
-def _page(document: dict[str, Any], found: list[Share]) -> str:
-    """The summary as Markdown that reads as plain text."""
-    step = sum(share.forward + share.backward for share in found)
+def _page(document: dict[str, Any], parts: list[Share]) -> str:
+    """The summary as Markdown that is also readable as plain text."""
+    step = sum(share.forward + share.backward for share in parts)
     rows = [
         (
             share.part,
@@ -218,7 +218,7 @@ def _page(document: dict[str, Any], found: list[Share]) -> str:
             _milliseconds(share.backward),
             f"{(share.forward + share.backward) / step:.1%}",
         )
-        for share in found
+        for share in parts
     ]
     fill = "" if document["memory_fill"] is None else f", memory {document['memory_fill']:.0%} full"
     return "\n".join(

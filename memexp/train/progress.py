@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line on a terminal, else a line now and then."""
+"""The display while a run trains: a progress bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -7,11 +7,11 @@ from typing import Any, Self
 from torch import Tensor
 
 QUIET_SECONDS = 15.0
-"""Between lines where there is no terminal."""
+"""Time between two lines without a terminal."""
 
 
 class Progress:
-    """A bar with rate, time left, loss and gauges."""
+    """Shows step, speed, time left, loss and gauges."""
 
     def __init__(self, name: str, *, done: int, steps: int) -> None:
         self._name, self._first, self._steps = name, done, steps
@@ -20,7 +20,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._first:
-            print(f"{self._name} goes on from step {self._first} of {self._steps}", flush=True)
+            print(f"{self._name} continues from step {self._first} of {self._steps}", flush=True)
         if sys.stdout.isatty():
             from rich import progress
 
@@ -40,7 +40,7 @@ class Progress:
             self._bar.stop()
 
     def show(self, step: int, *, loss: float, tokens_per_second: float, gauges: dict[str, Tensor]) -> None:
-        """Show the numbers of a step, not more often than anybody can read."""
+        """Show the numbers of a step, but not more often than a person can read."""
         now = time.monotonic()
         if now - self._shown < (0.2 if self._bar else QUIET_SECONDS) and step < self._steps:
             return

@@ -1,4 +1,4 @@
-"""One run in memory: all that changes while it trains, and how that is saved and restored."""
+"""A training session: everything that changes while a run trains, and how it is saved and restored."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,12 +26,12 @@ from memexp.train.precision import HalfWeights, slow_here
 from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
-"""Settings of `size` that two runs must share for the weights of one to mean something in the other."""
+"""Settings of `size` that a run must share with the run whose weights it starts from."""
 
 
 @dataclass
 class Session:
-    """A run that trains. `step` updates are done; `state` is what every lane carries into the next one."""
+    """A run in training, after `step` updates; `state` is what every lane carries into the next step."""
 
     spec: RunSpec
     device: torch.device
@@ -44,17 +44,17 @@ class Session:
     tokens: int = 0
     seconds: float = 0.0
     cpu_seconds: float | None = 0.0
-    """Of all threads, which other work on the machine adds little to; None where an older version began the run."""
+    """Processor time of all threads; other programs on the machine affect it little. None if an older version began the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
     loss: float = float("nan")
-    """Mean nats a token of the last logged steps."""
+    """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps that no line of metrics covers yet."""
+    """Losses of the steps since the last line of metrics."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know before it begins, such as what was new when weights came from another run."""
+    """Messages for the user before training begins, such as which weights another run did not have."""
     halves: HalfWeights | None = field(init=False, default=None)
-    """What the forward pass multiplies by in bf16; None in fp32."""
+    """The bf16 copies of the weights; None in fp32."""
 
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
@@ -62,17 +62,17 @@ class Session:
             self.halves = HalfWeights(self._pass)
 
     def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
-        """One segment through the model, and the nats of its targets, B T."""
+        """Pass one segment through the model; returns its output and the nats of its targets, B T."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
             if self.halves is None:
-                found: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
+                result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:
-                found = torch.func.functional_call(self._pass, self.halves.leaves(), (batch, state), tie_weights=False)
-        return found
+                result = torch.func.functional_call(self._pass, self.halves.leaves(), (batch, state), tie_weights=False)
+        return result
 
 
 class _Pass(nn.Module):
-    """Model and head in one call, in which weights can be exchanged."""
+    """Model and head as one module, so that `functional_call` can replace the weights of both."""
 
     def __init__(self, model: SegmentModel) -> None:
         super().__init__()
@@ -86,7 +86,11 @@ class _Pass(nn.Module):
 
 
 def open_session(spec: RunSpec) -> Session:
-    """Build everything from the seed, then go on from the newest checkpoint if there is one."""
+    """Build model, optimizer and lanes from the seed, then restore the newest checkpoint if there is one.
+
+    Raises:
+        UserError: the checkpoint or the weights to start from are damaged or do not fit.
+    """
     config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
@@ -123,7 +127,7 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and forget the oldest."""
+    """Write a checkpoint of this step and delete the oldest."""
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
     checkpoint.save(
@@ -153,15 +157,15 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
     """The last weights of a run.
 
     Args:
-        identity: the hash of what determined it.
+        identity: the hash of the run's identity.
 
     Raises:
-        UserError: it is not done, so that these would not be what its name stands for; or they are damaged.
+        UserError: the run is not done, so it has no final weights; or the weights are damaged.
     """
     if run.summary is None:
         raise UserError(
             f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
-            "The command that began it goes on from its newest checkpoint"
+            "The command that began it continues from its newest checkpoint"
         )
     remedy = f"delete {run.path / 'summary.json'}, and `{run.summary['command']}` trains it again"
     weights: dict[str, Any] = checkpoint.load(run.path / "weights.pt", identity=identity, remedy=remedy)["model"]
@@ -169,30 +173,28 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
 
 
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
-    """Do what makes a model fast on this device, and say what cannot be done or does not pay there."""
+    """Compile the model if asked; returns messages on what cannot be done, or is slow, on this device."""
     notes = model.remarks(device)
     if config.precision == "bf16" and slow_here(device):
-        notes.append(
-            "precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster here"
-        )
+        notes.append("precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster")
     if config.compile and (missing := missing_compiler(device)):
-        notes.append(f"compile=true has no effect: {missing} was not found; expected one, for torch.compile needs it")
+        notes.append(f"compile=true has no effect: {missing} was not found; torch.compile needs it")
     elif config.compile and not compile_layers(model):
         notes.append(f"compile=true has no effect: the layers of arch={config.arch.name} declare nothing to compile")
     return notes
 
 
 def _restore(session: Session, path: Path) -> None:
-    remedy = "delete it, and the same command goes on from the one before, or from the start"
+    remedy = "delete it, and the same command continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     try:
         session.model.load_state_dict(content["model"])
         session.state = unpack(content["state"], like=session.state)
     except (ValueError, RuntimeError) as error:
-        seen = str(error).splitlines()[-1].strip()  # torch lists what does not fit, a line each
+        seen = str(error).splitlines()[-1].strip()  # torch prints one line for each mismatch
         raise UserError(
-            f"{path} does not fit this model: {seen}; expected what a run of these settings writes. Likely cause: another "
-            f"version of memexp wrote it; {remedy}"
+            f"{path} does not fit this model: {seen}; expected a checkpoint of a run with these settings. Likely cause: "
+            f"another version of memexp wrote it; {remedy}"
         ) from error
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
@@ -205,21 +207,21 @@ def _restore(session: Session, path: Path) -> None:
 
 
 def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
-    """Load another run's weights as far as they fit, and say what was new and what was left over."""
+    """Load another run's weights where names match; returns messages on which weights are new and which are not used."""
     theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
     weights = load_weights(run, identity=theirs["hash"])
     for setting in NETWORK:
-        there, here = theirs["size"][setting], asdict(spec.config.size)[setting]
-        if there != here:
+        source, target = theirs["size"][setting], asdict(spec.config.size)[setting]
+        if source != target:
             raise UserError(
-                f"init_from={run.name}: size.{setting} is {there} there and {here} here; expected the same network apart "
-                "from its memory. Give the same size= as that run"
+                f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "
+                "network apart from its memory. Use the same size= as that run"
             )
     if theirs["data"]["tokenizer_hash"] != corpus.tokenizer_hash:
         raise UserError(
-            f"init_from={run.name}: it reads tokenizer {theirs['data']['tokenizer_hash'][:8]}, {corpus.path} has "
-            f"{corpus.tokenizer_hash[:8]}; expected the same, for a token would mean something else. Give the same data= as "
-            "that run"
+            f"init_from={run.name}: it reads tokenizer {theirs['data']['tokenizer_hash'][:8]}, but {corpus.path} has "
+            f"{corpus.tokenizer_hash[:8]}; expected the same, because token ids have other meanings otherwise. Use the same "
+            "data= as that run"
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
@@ -230,9 +232,9 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     if wrong:
         key = wrong[0]
         raise UserError(
-            f"init_from={run.name}: {key} is {tuple(weights[key].shape)} there and {tuple(own[key].shape)} here "
-            f"({len(wrong)} such); expected the same shape. Give the same arch settings as that run"
+            f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
+            f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
     missing, unexpected = model.load_state_dict(weights, strict=False)
     notes += [f"new, from its initial value: {key}" for key in missing]
-    return notes + [f"left over there, not used here: {key}" for key in unexpected]
+    return notes + [f"not used here: {key}" for key in unexpected]

@@ -1,4 +1,4 @@
-"""What a run is made of: looked up once, at the top of a command, and handed on from there."""
+"""The settings, corpus and folders of a run: looked up once by a command and passed on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,22 +17,22 @@ class RunSpec:
     run: Run
     config: TrainConfig
     corpus: Corpus
-    """As the run reads it."""
+    """With classes, if the task needs them."""
     identity: dict[str, Any]
-    """What determines the result, with its hash under "hash"."""
+    """Everything that determines the result, with its hash under "hash"."""
     root: Path
     """The folder that holds data/ and results/."""
     start: Run | None = None
-    """The run whose last weights it begins with; looked up only where it is to be trained."""
+    """The run whose final weights are the initial weights; set only for training."""
 
     @property
     def hash(self) -> str:
-        """Of the identity."""
+        """The hash of the identity."""
         return str(self.identity["hash"])
 
 
 def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
-    """The run that these settings train on this corpus.
+    """The spec of the run that these settings train on this corpus.
 
     Raises:
         UserError: `init_from` names no run, or one whose identity is damaged.
@@ -40,6 +40,6 @@ def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
     start, known = None, config
     if config.init_from is not None:
         start = find_run(root, config.init_from)
-        known = replace(config, init_from=str(start.path))  # by its folder, so that it is not looked for again
+        known = replace(config, init_from=str(start.path))  # by its folder, so that it is not searched for again
     identity = identify(known, corpus, root)
     return RunSpec(run_folder(config, identity, root), config, corpus, identity, root, start)

@@ -1,4 +1,4 @@
-"""Where metrics go besides the run folder. A tracker's package is imported only when it was chosen."""
+"""Trackers, which receive metrics besides the run folder. A tracker's package is imported only if the tracker is chosen."""
 
 import os
 from pathlib import Path
@@ -8,46 +8,46 @@ from memexp.config.groups import Tracker
 from memexp.errors import UserError
 
 LOGIN_TIMEOUT = 15
-"""Seconds to wait for Weights & Biases; with what it takes to start offline then, the run begins within 20."""
+"""Seconds to wait for Weights & Biases; if it then starts offline, the run begins within 20 seconds in all."""
 FINISH_TIMEOUT = 60
-"""Seconds to wait at a run's end until what is left is sent; `wandb sync` sends what then is not."""
+"""Seconds to wait at the end of a run until all metrics are sent; `wandb sync` sends the rest later."""
 
 
 class Sink(Protocol):
-    """Takes metrics while a run trains."""
+    """Receives metrics while a run trains."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of a step."""
+        """Receive the numbers of a step."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics and finish."""
 
 
 class Nowhere:
-    """Keeps nothing."""
+    """Discards all metrics."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Forgiving:
-    """Another sink for as long as it works: a run does not end because nobody takes its metrics."""
+    """Passes metrics to another sink until that fails, so that a broken tracker does not end the run."""
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink, self._name = sink, name
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Hand the numbers of a step on."""
+        """Pass on the numbers of a step."""
         try:
             self._sink.log(step, values)
         except Exception as error:
             self._give_up(error)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics and finish."""
         try:
             self._sink.close()
         except Exception as error:
@@ -56,12 +56,12 @@ class Forgiving:
     def _give_up(self, error: Exception) -> None:
         self._sink = Nowhere()
         print(
-            f"{self._name} failed ({type(error).__name__}: {error}) and is told no more; metrics.jsonl has everything"
+            f"{self._name} failed ({type(error).__name__}: {error}) and gets no more metrics; metrics.jsonl has all of them"
         )
 
 
 class Wandb:
-    """Weights & Biases: online with a key, offline without one or when the network fails."""
+    """Weights & Biases: online with an API key; offline without a key or if the network fails."""
 
     def __init__(self, project: str, *, run: str, config: dict[str, Any], folder: Path) -> None:
         import wandb
@@ -85,17 +85,17 @@ class Wandb:
         ) as error:
             reason = str(error).splitlines()[0]
             print(
-                f"wandb cannot be reached ({reason}); keeping this run offline, `wandb sync {folder / 'wandb'}` sends it later"
+                f"wandb cannot be reached ({reason}); this run is kept offline, and `wandb sync {folder / 'wandb'}` sends it later"
             )
-            wandb.teardown()  # its service holds the run's id since the first attempt
+            wandb.teardown()  # its service still holds the run's id from the first attempt
             self._run = wandb.init(**options, mode="offline", settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT))
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of a step."""
+        """Receive the numbers of a step."""
         self._run.log(values, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics and finish."""
         self._run.finish()
 
 
@@ -113,17 +113,17 @@ class Tensorboard:
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of a step."""
+        """Receive the numbers of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics and finish."""
         self._writer.close()
 
 
 def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path, step: int) -> Sink:
-    """The tracker that the settings name, for a run that goes on after `step`."""
+    """The tracker in the settings, for a run that continues after `step`."""
     if tracker.name == "wandb":
         return Forgiving(Wandb(tracker.project, run=run, config=config, folder=folder), tracker.name)
     if tracker.name == "tensorboard":

@@ -33,7 +33,7 @@ CASES = [
     ("train mem=range(1,3)", "mem=range(1,3) is a sweep over several values; expected one value, or the flag -m, or a list in brackets"),
     ("train mem=[1", "cannot read 'mem=[1'; expected key=value. A value with special characters needs quotes inside the shell's quotes: 'key=\"a b\"'"),
     ("train mem=${nope}", "mem: Interpolation key 'nope' not found"),
-    ("train =3", "'=3' has nothing before the =; expected key=value"),
+    ("train =3", "'=3' has no key before the =; expected key=value"),
     ("train mem", "cannot place 'mem': train takes settings only; settings are written key=value; did you mean mem?"),
     ("train --multi", "there is no flag --multi; did you mean --multirun?; settings are written key=value"),
     ("train --cfg", "--cfg is the last word; expected a value after it"),
@@ -62,7 +62,7 @@ CASES = [
     ("eval", "run is not given; expected a run's folder, or the start of its name"),
     ("eval a b", "cannot place 'b': eval takes RUN only; settings are written key=value"),
     ("diff a", "b is not given; expected another run or score, of the same tokens"),
-    ("completion fish", "memexp: completion is for fish; expected one of bash, zsh"),
+    ("completion fish", "memexp: the shell is fish; expected one of bash, zsh"),
 ]  # fmt: skip
 
 
@@ -89,13 +89,13 @@ def test_unknown_config_dir_is_named(memexp) -> None:
             RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes. Error 12"
             ),
-            "the memory is used up (tried to allocate 40 bytes); expected what fits. Likely cause: mem, lanes, segment or the",
+            "out of memory (tried to allocate 40 bytes); expected a run that fits. Likely cause: mem, lanes, segment or the",
         ),
         (
             RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-            "the memory is used up (tried to allocate 2.00 GiB);",
+            "out of memory (tried to allocate 2.00 GiB);",
         ),
-        (MemoryError(), "the memory is used up; expected what fits."),
+        (MemoryError(), "out of memory; expected a run that fits."),
         (
             OSError(30, "Read-only file system", "/some/run"),
             "cannot use /some/run: Read-only file system; expected a place",
@@ -134,7 +134,7 @@ def test_an_interrupted_command_says_whether_it_goes_on(memexp, monkeypatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "_dispatch", interrupted)
-    assert memexp("prepare").err == "memexp prepare: interrupted; the same command goes on from there\n"
+    assert memexp("prepare").err == "memexp prepare: interrupted; the same command continues from there\n"
     assert memexp("eval", "RUN").err == "memexp eval: interrupted\n"
 
 

@@ -66,7 +66,7 @@ def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus:
     assert (code, out) == (0, expected if expected.endswith("\n") else f"{expected}\n")
     assert err.startswith(f"50 tokens after a prompt of {len(text)} in ")
     assert err.count("\n") == 1
-    assert err.endswith(f" tokens/s), {float(torch.cat([each.nats_B for each in drawn]).mean()):.4f} nats a token\n")
+    assert err.endswith(f" tokens/s), {float(torch.cat([each.nats_B for each in drawn]).mean()):.4f} nats per token\n")
 
 
 def test_the_same_command_writes_the_same_text(call: Call) -> None:
@@ -103,12 +103,12 @@ def test_a_prompt_reaches_the_settings_as_it_was_typed(memexp: Callable[..., Any
 # ---------------------------------------------------------------------------------------------- refusals
 
 REFUSED = [
-    (["prompt="], "prompt is empty; expected text to continue there or in prompt_file, for the first token"),
+    (["prompt="], "prompt is empty; expected text to continue in prompt or prompt_file, because the first token"),
     ([], "prompt is empty; expected text to continue"),
     (["prompt=a", "prompt_file=b"], "prompt and prompt_file are both given; expected one of the two"),
-    (["prompt_file=/none"], "cannot read prompt_file /none: No such file or directory; expected a file of text"),
+    (["prompt_file=/none"], "cannot read prompt_file /none: No such file or directory; expected a text file"),
     (["prompt_file=/dev/null"], "the prompt holds no token; expected one at least"),
-    (["prompt=a\udcff"], "prompt is no UTF-8 from byte 1 on; expected text in UTF-8"),
+    (["prompt=a\udcff"], "prompt is not UTF-8 from byte 1 on; expected text in UTF-8"),
     (["prompt=a", "temperature=-1"], "temperature is -1.0; expected at least 0"),
     (["prompt=a", "top_p=1.1"], "top_p is 1.1; expected from 0 to 1"),
     (["prompt=a", "tokens=0"], "tokens is 0; expected at least 1 token"),
@@ -168,7 +168,7 @@ def test_text_is_written_as_it_is_drawn(call: Call, corpus: Corpus, monkeypatch:
     assert seen == ["a", "a", "a", "a€", "a€�", "a€�b", "a€�b"]
     assert (code, reached.getvalue().decode()) == (0, "a€�b�\n")
     assert err.startswith("7 tokens ")
-    assert err.endswith(" 2.0000 nats a token\n")
+    assert err.endswith(" 2.0000 nats per token\n")
 
 
 def test_ctrl_c_keeps_what_was_written(call: Call, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     experiment = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     experiment.write_text(EXPERIMENT.replace("seeds: [0]", "seeds: [0, 1]"))
     dry = ("reproduce", "tiny/table1", "close=true", "--dry-run")
-    assert "close=true: which cells get one more seed is known when these are done" in call(*dry)[1]
+    assert "close=true: the cells that get one more seed are known only after these commands" in call(*dry)[1]
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 0
     assert "seed 2" not in done
@@ -242,13 +242,13 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("reproduce tiny/tabel1", "memexp reproduce: there is no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean tiny/table1?"),
         ("table tiny/tabel1", "memexp table: there is no experiment 'tiny/tabel1'; expected one of tiny/table1; did you mean tiny/table1?"),
         ("reproduce tiny/table1 data=tinny", "memexp reproduce: data is 'tinny'; expected one of tiny; did you mean tiny?"),
-        ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number and s, m, h or d, such as 90m or 2h"),
-        ("reproduce tiny/table1 budget=1h launcher=basic", "memexp reproduce: budget is 1h with launcher=basic; expected a time limit of that launcher's own, for its jobs go on when this command ends"),
+        ("reproduce tiny/table1 budget=2", "memexp reproduce: budget is '2'; expected a number followed by s, m, h or d, such as 90m or 2h"),
+        ("reproduce tiny/table1 budget=1h launcher=basic", "memexp reproduce: budget is 1h with launcher=basic; expected the launcher's own time limit instead, because its jobs keep running after this command ends"),
         ("reproduce tiny/table1 launcher=foo", "memexp reproduce: there is no hydra/launcher=foo; expected one of basic, local"),
         ("reproduce tiny/table1 scale=big", "memexp reproduce: scale is 'big'; expected one of paper, small"),
-        ("table tiny/table1 metric=nats", "memexp table: metric is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
-        ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is given with the experiment tiny/table1, whose file says what its table shows; expected it with runs, or with an experiment only scale, data, out, root"),
-        ("table tiny/table1 rmt/enwik8", "memexp table: tiny/table1 is named with rmt/enwik8; expected one experiment alone, or runs"),
+        ("table tiny/table1 metric=nats", "memexp table: metric is set with the experiment tiny/table1, whose file decides what its table shows; expected metric with runs only; settings for an experiment are scale, data, out, root"),
+        ("table tiny/table1 eval.documents=3", "memexp table: eval.documents is set with the experiment tiny/table1, whose file decides what its table shows; expected eval.documents with runs only; settings for an experiment are scale, data, out, root"),
+        ("table tiny/table1 rmt/enwik8", "memexp table: tiny/table1 is named together with rmt/enwik8; expected one experiment alone, or only runs"),
         ("reproduce", "memexp reproduce: table is not given; expected the name of an experiment, such as memorizing/table4"),
     ],
 )  # fmt: skip
@@ -262,7 +262,7 @@ def test_a_mistyped_path_of_a_run_is_no_experiment(call: Call, here: Path) -> No
     for path in ("results/runs/knn-b", f"{here}/results/runs/knn-b", "./knn-b"):
         code, _, error = call("table", path)
         assert code == 2
-        assert f"there is no run '{path}' below" in error
+        assert f"there is no run '{path}' in " in error
 
 
 def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_run_that_stands_twice_is_refused(rows: dict[str, Wanted], make: Make,
     make(rows["plain"])
     only_copies(tmp_path)
     file.write_text(2 * file.read_text())
-    with pytest.raises(UserError, match=r"line 2 of .*runs.jsonl again holds vanilla-tiny-mem0-s0-12345678; expected"):
+    with pytest.raises(UserError, match=r"line 2 of .*runs.jsonl holds vanilla-tiny-mem0-s0-12345678 again; expected"):
         light_copies(file)
 
 

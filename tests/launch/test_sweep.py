@@ -31,7 +31,7 @@ def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -
         "refused arch=vanilla mem=8192: this architecture has no setting arch.neighbours; expected arch=knn or arch=knn_routed or arch=block_knn with it",
         "refused arch=vanilla mem=x: this architecture has no setting arch.neighbours; expected arch=knn or arch=knn_routed or arch=block_knn with it",
         "refused arch=knn mem=x: mem is 'x'; expected a whole number, such as 4096 or 64k",
-        "memexp train: 4 of 6 jobs are refused and nothing was started; mend the sweep, or drop them with skip_refused=true",
+        "memexp train: 4 of 6 jobs are refused and nothing was started; correct the sweep, or drop these jobs with skip_refused=true",
     ]
     assert result.code == 2
     assert not (empty / "results").exists()
@@ -40,7 +40,7 @@ def test_a_refused_job_stops_the_sweep_and_all_are_listed(memexp, jobs, empty) -
 def test_the_same_job_twice_is_refused(memexp, jobs, empty) -> None:
     result = memexp(*SWEEP, "arch=knn", "seed=0,1,0")
     assert result.code == 2
-    assert "refused seed=0: it is job 0 once more; expected each value of a setting once" in result.err
+    assert "refused seed=0: it is the same as job 0; expected each value of a setting only once" in result.err
 
 
 @pytest.mark.parametrize("words", [["size=glob(y*)"], ["mem=a,b", "skip_refused=true"]])
@@ -70,7 +70,7 @@ def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty) -> None:
     assert lines[0] == "failed seed=13: bad luck"
     assert lines[1].startswith("failed seed=14: ZeroDivisionError: division by zero; see ")
     assert lines[1].endswith("1.log")
-    assert lines[2] == "2 of 3 jobs failed; the same command again leaves out what is done"
+    assert lines[2] == "2 of 3 jobs failed; the same command again skips the finished jobs"
     assert result.code == 1
     assert (empty / "run-1" / "ended").exists()
     assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [

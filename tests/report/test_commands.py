@@ -82,7 +82,7 @@ def test_table_of_no_run_says_so(compared: Any, settings: Any, said: str) -> Non
 
 @pytest.mark.parametrize("command", ["table", "runs"])
 def test_no_runs_at_all_tells_how_to_make_some(fakes: Any, command: str) -> None:
-    with pytest.raises(UserError, match=r"there is no run below .*memexp train"):
+    with pytest.raises(UserError, match=r"there is no run in .*memexp train"):
         memexp(command, fakes)
 
 

@@ -179,7 +179,7 @@ def pickled(path: Any) -> None:
         ("token_nats.npy", truncated, "cannot read"),
         ("token_nats.npy", shorter, "has shape (3,); expected 4 numbers"),
         ("tokens.npy", shorter, "has shape (3,); expected 4 numbers"),
-        ("token_nats.npy", not_a_number, "holds nan at number 0"),
+        ("token_nats.npy", not_a_number, "holds nan at index 0"),
         ("tokens.npy", pickled, "cannot read"),
         ("tokens.npy", lambda path: path.unlink(), "does not exist"),
         ("documents.json", truncated, "cannot read"),

@@ -96,7 +96,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_good(
 ) -> None:
     newest = stopped.path / "checkpoints" / "step-0000002.pt"
     damage(newest)
-    with pytest.raises(UserError, check=says(str(newest), "cannot be read", "delete it, and the same command goes on")):
+    with pytest.raises(
+        UserError, check=says(str(newest), "cannot be read", "delete it, and the same command continues")
+    ):
         run("checkpoint_every=1")
     assert not newest.with_name("was-run").exists()
     newest.unlink()
@@ -284,7 +286,7 @@ def test_a_run_whose_metrics_do_not_fit_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(MetricsFile, "append", on_a_full_disk)
-        with pytest.raises(UserError, check=says("metrics.jsonl", "the same command goes on")):
+        with pytest.raises(UserError, check=says("metrics.jsonl", "the same command continues")):
             run("checkpoint_every=1")
     (tmp_path / "other").mkdir()
     assert_same_result(run("checkpoint_every=1"), run("checkpoint_every=1", root=tmp_path / "other"))

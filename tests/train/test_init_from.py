@@ -54,7 +54,7 @@ def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path
     assert found.keys() == trained.keys()
     assert all(torch.equal(found[name], trained[name]) for name in trained)
     _, notes = initial(corpus, root, "arch=xl", f"init_from={source.name}")
-    assert notes[1:] == ["left over there, not used here: memories.1.gate_H"]
+    assert notes[1:] == ["not used here: memories.1.gate_H"]
 
 
 @pytest.mark.parametrize("source_arch", ["vanilla", "xl"])
@@ -80,9 +80,9 @@ def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Co
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("size.width=64", "size.width is 32 there and 64 here"),
-        ("size.layers=3", "size.layers is 2 there and 3 here"),
-        ("size.heads=4", "size.heads is 2 there and 4 here"),
+        ("size.width=64", "size.width is 32 in that run and 64 in this one"),
+        ("size.layers=3", "size.layers is 2 in that run and 3 in this one"),
+        ("size.heads=4", "size.heads is 2 in that run and 4 in this one"),
     ],
 )
 def test_another_network_is_refused(setting: str, words: str, run: Train, corpus: Corpus, root: Path) -> None:
