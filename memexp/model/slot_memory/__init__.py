@@ -1,1 +1,1 @@
-"""Memories of a fixed number of vectors: how tokens read them, and how they are rewritten."""
+"""Memories with a fixed number of vectors: how tokens read them, and how they are rewritten."""

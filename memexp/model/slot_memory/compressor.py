@@ -1,4 +1,4 @@
-"""Compressing what leaves a cache: every `factor` neighbouring pairs become one (Rae et al. 2020, section 3).
+"""Compression of pairs that leave a cache: each `factor` neighbouring pairs become one pair (Rae et al. 2020, section 3).
 
 Shapes: B lanes, T tokens, H heads, K head size, M compressed slots, N pairs that leave, P = N / factor pairs made of them.
 """
@@ -22,15 +22,15 @@ class Pairs(NamedTuple):
 
 
 class Compressed(NamedTuple):
-    """The compressed slots of every layer, right-aligned: the newest is the last."""
+    """The compressed slots of every layer, right-aligned: the newest slot is last."""
 
     layers: tuple[Pairs, ...]
     count_B: Tensor
-    """How many of the M slots are of this lane's document."""
+    """How many of the M slots belong to this lane's document."""
 
 
 class Convolution(nn.Module):
-    """A convolution over the pairs of each head whose kernel is its stride; it starts as their mean."""
+    """A convolution over the pairs of each head with kernel size equal to stride, initialised as a mean."""
 
     def __init__(self, shape: Shape, *, factor: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Convolution(nn.Module):
 
 
 class Pooling(nn.Module):
-    """The mean or the maximum of each channel."""
+    """The mean or the maximum of each channel over `factor` pairs."""
 
     def __init__(self, kind: str, *, factor: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Pooling(nn.Module):
 
 
 class Compressor(nn.Module):
-    """One layer's compression of keys and values; keys keep unit norm where attention normalises them."""
+    """The compression of one layer's keys and values; if attention normalises keys, compressed keys have unit norm."""
 
     def __init__(self, shape: Shape, arch: CompressiveArch) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Compressor(nn.Module):
 
 
 def append(old: Pairs, new: Pairs) -> Pairs:
-    """The newest of both, as many as there were; without gradient."""
+    """Append new pairs without gradient and drop the oldest, so that the number of slots stays the same."""
     room = old.keys_BHNK.shape[2]
     return Pairs(
         *(
@@ -83,38 +83,41 @@ def append(old: Pairs, new: Pairs) -> Pairs:
 
 
 class Reconstruction(NamedTuple):
-    """How far reading compressed pairs is from reading them whole."""
+    """The squared difference between attention to compressed pairs and attention to the original pairs."""
 
     loss: Tensor
-    """A mean over channels and over the valid tokens of the lanes that have pairs to compress; 0 where there are none."""
+    """A mean over channels and over the valid tokens of all lanes with pairs to compress; 0 if there are none."""
     by_lane: Tensor
-    """Gauge: the mean over all lanes of the same of each."""
+    """Gauge: the loss of each lane alone, mean over lanes."""
 
 
 def reconstruction(
     queries_BHTK: Tensor, whole: Pairs, made: Pairs, *, there_BP: Tensor, valid_BT: Tensor
 ) -> Reconstruction:
-    """The attention-reconstruction loss (Algorithm 2): how far reading compressed pairs is from reading them whole.
+    """The attention-reconstruction loss (Algorithm 2): attention to compressed pairs against attention to original pairs.
 
-    By content alone, as in the paper. Gradient reaches what `made` was made with and nothing else.
+    Attention has no positions here, as in the paper. Only the compressor gets a gradient.
 
     Args:
-        there_BP: which of the pairs made are of valid tokens of the lane's document.
+        whole: the pairs before compression.
+        made: the compressed pairs.
+        there_BP: which of the compressed pairs are made of valid tokens of the lane's document.
     """
     factor = whole.keys_BHNK.shape[2] // there_BP.shape[1]
     any_B = there_BP.any(-1)
-    there_BP = there_BP | ~any_B[:, None]  # a softmax needs something to read
+    mask_BP = there_BP | ~any_B[:, None]  # a softmax needs at least one key
     with torch.autocast(queries_BHTK.device.type, enabled=False):
-        before = _by_content(queries_BHTK.detach(), whole, there_BP.repeat_interleave(factor, dim=1)).detach()
-        after = _by_content(queries_BHTK.detach(), made, there_BP)
+        before = _attend_by_content(queries_BHTK.detach(), whole, mask_BP.repeat_interleave(factor, dim=1)).detach()
+        after = _attend_by_content(queries_BHTK.detach(), made, mask_BP)
     scored_BT = valid_BT & any_B[:, None]
     error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
-    of_lanes_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
-    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), of_lanes_B.mean())
+    error_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
+    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), error_B.mean())
 
 
-def _by_content(queries_BHTK: Tensor, pairs: Pairs, there_BN: Tensor) -> Tensor:
+def _attend_by_content(queries_BHTK: Tensor, pairs: Pairs, mask_BN: Tensor) -> Tensor:
+    """The output of each head over the pairs, without positions, B H T K."""
     keys, values = map(at_least_fp32, pairs)
     return F.scaled_dot_product_attention(
-        at_least_fp32(queries_BHTK), keys, values, attn_mask=there_BN[:, None, None], scale=1.0
+        at_least_fp32(queries_BHTK), keys, values, attn_mask=mask_BN[:, None, None], scale=1.0
     )

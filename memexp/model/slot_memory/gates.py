@@ -1,6 +1,6 @@
-"""Gates in place of residuals: what becomes of state vectors once they have read.
+"""Gates in place of residual connections: how state vectors change by what they have read.
 
-Shapes: B lanes, M state vectors, D width, F numbers that a gate reads.
+Shapes: B lanes, M state vectors, D width, F inputs of a gate.
 """
 
 from typing import NamedTuple
@@ -16,15 +16,16 @@ from memexp.model.transformer.shape import Shape
 
 
 class Gated(NamedTuple):
-    """What a gate makes of state vectors."""
+    """The output of a gate."""
 
     new_BMD: Tensor
+    """The new state vectors."""
     keep_BMD: Tensor
-    """The factor on the old ones."""
+    """The factor on the old state vectors."""
 
 
 class FixedGate(nn.Module):
-    """Hutchins et al. 2022, section 3, the fixed gate: c g + z (1 - g), z = W h + b, with one learned g a channel."""
+    """The fixed gate of Hutchins et al. 2022, section 3: c g + z (1 - g), z = W h + b, with one learned g per channel."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -37,12 +38,15 @@ class FixedGate(nn.Module):
 
 
 class LstmGate(nn.Module):
-    """The same paper's LSTM gate: c f + z i, z = tanh(W h + b), f and i sigmoids of h that start near keeping."""
+    """The LSTM gate of Hutchins et al. 2022, section 3: c f + z i, z = tanh(W h + b), with sigmoids f and i of h.
+
+    At first f is near sigmoid(1) and i near sigmoid(-1), so that most of the old state is kept.
+    """
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.candidate = _candidate(inputs, width)
-        # small kernels: a gate that is far from its bias at the start can teach the network to ignore the state
+        # small kernels, because gates far from their bias at the start can teach the network to ignore the state
         spread = (0.1 / inputs) ** 0.5
         self.gate_keep_DF = as_gate(torch.randn(width, inputs) * spread)
         self.gate_keep_D = as_gate(torch.randn(width) * 0.1)
@@ -60,7 +64,7 @@ GATES: dict[str, GateClass] = {"fixed": FixedGate, "lstm": LstmGate}
 
 
 class SingleCell(nn.Module):
-    """One gate, behind the feed-forward layer, which reads what attention read without a projection between."""
+    """One gate after the feed-forward layer; this layer reads the heads of attention without a projection between."""
 
     def __init__(self, shape: Shape, gate: GateClass) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class SingleCell(nn.Module):
 
 
 class DualCell(nn.Module):
-    """A gate behind attention and one behind the feed-forward layer, where a transformer layer adds."""
+    """A gate after attention and a gate after the feed-forward layer, in place of the two residual connections."""
 
     def __init__(self, shape: Shape, gate: GateClass) -> None:
         super().__init__()
@@ -89,7 +93,7 @@ class DualCell(nn.Module):
 
 
 def build_cell(shape: Shape, arch: BlockArch) -> nn.Module:
-    """What turns vectors, and what they read, into new ones; `skip` is a gate behind attention and nothing else."""
+    """Build the module that makes new state vectors of the old ones and what they read; `skip` is only a gate."""
     gate = GATES[arch.gate_kind]
     match arch.gates:
         case "skip":

@@ -1,4 +1,4 @@
-"""Gauges of a memory made of vectors: numbers that show whether it is alive.
+"""Gauges of a memory made of vectors: numbers that show whether it is used.
 
 Shapes: B lanes, M slots, D width.
 """
@@ -9,26 +9,28 @@ from torch import Tensor
 
 @torch.no_grad()
 def memory_gauges(old_BMD: Tensor, new_BMD: Tensor) -> dict[str, Tensor]:
-    """What a segment made of a memory.
+    """Compare a memory before and after a segment; each gauge is a mean over lanes.
 
-    memory_norm is the root mean square of its numbers, memory_change how far it moved relative to where it was, and
-    memory_rank the slots that count (see `effective_rank`); means over lanes.
+    - memory_norm: root mean square of the new memory.
+    - memory_change: norm of the change over the norm of the old memory.
+    - memory_rank: `effective_rank` of the new memory.
     """
     old, new = old_BMD.float(), new_BMD.float()
-    moved_B = (new - old).flatten(1).norm(dim=-1)
+    change_B = (new - old).flatten(1).norm(dim=-1)
     return {
         "memory_norm": new.square().mean((1, 2)).sqrt().mean(),
-        "memory_change": (moved_B / old.flatten(1).norm(dim=-1).clamp_min(1e-6)).mean(),
+        "memory_change": (change_B / old.flatten(1).norm(dim=-1).clamp_min(1e-6)).mean(),
         "memory_rank": effective_rank(new),
     }
 
 
 @torch.no_grad()
 def effective_rank(slots_BMD: Tensor) -> Tensor:
-    """How many directions the slots of a lane take up, from 1 to M, mean over lanes.
+    """The effective number of directions of a lane's slots, from 1 to M, mean over lanes.
 
-    The participation ratio of the squared singular values, (sum s^2)^2 / sum s^4: 1 when all slots are alike up to a
-    factor, M when they are orthogonal and as long as one another. It needs no decomposition, so no accelerator waits.
+    It is the participation ratio of the squared singular values, (sum s^2)^2 / sum s^4. It is 1 if all slots are multiples
+    of one vector, and M if they are orthogonal and of equal norm. It needs no singular value decomposition, which would
+    make an accelerator wait.
     """
     slots = slots_BMD.float()
     gram = slots @ slots.mT if slots.shape[1] <= slots.shape[2] else slots.mT @ slots

@@ -1,6 +1,6 @@
-"""Vectors without places in front of a segment: each sees the others, and every token sees them all.
+"""A prefix of vectors without positions before a segment: the vectors see one another, and every token sees all of them.
 
-Shapes: B lanes, T tokens, M vectors in front, D width, H heads, G heads of keys and values, K head size, S keys.
+Shapes: B lanes, T tokens, M vectors of the prefix, D width, H heads, G heads of keys and values, K head size, S keys.
 """
 
 from collections.abc import Sequence
@@ -26,28 +26,28 @@ from memexp.model.transformer.decoder import DecoderLayers
 
 
 class Prefix(NamedTuple):
-    """What one layer shows of the vectors in front."""
+    """Keys and values of the prefix in one layer."""
 
     keys_BGMK: Tensor
     values_BGMK: Tensor
 
 
 class Unplaced(NamedTuple):
-    """What `read_unplaced` gives."""
+    """The result of `read_unplaced`."""
 
     hidden_BMD: Tensor
     prefix: tuple[Prefix, ...]
-    """One a layer."""
+    """The keys and values of each layer."""
 
 
 class Behind(NamedTuple):
-    """What `read_behind` gives."""
+    """The result of `read_behind`."""
 
     hidden_BTD: Tensor
     cache: Cache
-    """All that the next piece may attend to, without the vectors in front."""
+    """The tokens that the next piece may attend to, without the prefix."""
     prefix_share: Tensor
-    """Gauge: the part of attention that is on the vectors in front."""
+    """Gauge: the attention weight on the prefix."""
 
 
 def read_unplaced(
@@ -57,9 +57,10 @@ def read_unplaced(
     beside: Sequence[Prefix] | None = None,
     bias_1HMS: Tensor | None = None,
 ) -> Unplaced:
-    """Vectors over one another, unmasked and by contents alone, and over those that stand `beside` them.
+    """Pass vectors without positions through all layers; they attend to one another, unmasked.
 
     Args:
+        beside: more keys and values that the vectors attend to.
         bias_1HMS: added to the scores; the keys of `beside` come first.
     """
     prefix: list[Prefix] = []
@@ -73,14 +74,14 @@ def read_unplaced(
 
 
 def read_behind(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], cache: Cache) -> Behind:
-    """Tokens over the vectors in front, a cache of the segment so far and, causally, themselves."""
+    """Pass tokens through all layers; they attend to the prefix, a cache of the segment so far, and causally to themselves."""
     slots = prefix[0].keys_BGMK.shape[2]
     mask = F.pad(causal_mask(x_BTD, cache).dense(), (slots, 0), value=True)
     layer_caches: list[LayerCache] = []
     shares: list[Tensor] = []
-    for layer, past, front in zip(layers, cache.layers, prefix, strict=True):
+    for layer, past, keys_values in zip(layers, cache.layers, prefix, strict=True):
         heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-        sight = layer.attention.look_beside(heads, past, *front)
+        sight = layer.attention.look_beside(heads, past, *keys_values)
         x_BTD = layer.finish(x_BTD, attend(sight, mask))
         layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
         shares.append(share(sight, mask, slice(0, slots)))

@@ -1,4 +1,4 @@
-"""The extra losses of thought-and-memory and the queries that recall a segment; `published_` marks the original's formulas.
+"""Losses of thought-and-memory and the queries that recall a segment; `published_` marks formulas of the published code.
 
 Shapes: B lanes, T tokens, M slots, D width, H heads, S keys, N rows.
 """
@@ -20,7 +20,7 @@ from memexp.model.transformer.shape import Shape
 
 
 class Losses(NamedTuple):
-    """Losses by name, not weighted, and gauges."""
+    """Losses by name, before weighting, and gauges."""
 
     terms: dict[str, Tensor]
     gauges: dict[str, Tensor]
@@ -35,7 +35,12 @@ def updater_losses(
     text_BTD: Tensor,
     valid_BT: Tensor,
 ) -> Losses:
-    """Composition from the memory before the segment, separation of the slots after it; all inputs without gradient."""
+    """The losses of the updater: composition from the memory before the segment, separation of the slots after it.
+
+    Args:
+        wanted: names of the losses to compute.
+        before_BMD, after_BMD, text_BTD: the memory before and after the segment, and its activations, without gradient.
+    """
     terms: dict[str, Tensor] = {}
     gauges: dict[str, Tensor] = {}
     if "composition" in wanted:
@@ -56,18 +61,22 @@ def published_updater_losses(
     text_BTD: Tensor,
     valid_BT: Tensor,
 ) -> Losses:
-    """Composition from the memory that has read the segment already, separation of 4 slots drawn from both its ends."""
+    """Like `updater_losses` with the published formulas.
+
+    Composition starts from the memory that has already read the segment. Separation is computed for 4 random slots of the
+    two memories that composition compares.
+    """
     if not wanted:
         return Losses({}, {})
     composed = composition(updater, after_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
     both_BMD = torch.cat([composed.pieces_BMD, composed.whole_BMD], dim=1)
-    drawn = torch.randint(both_BMD.shape[1], (4,)).to(both_BMD.device)
-    terms = published_separation(both_BMD[valid_BT.any(-1)][:, drawn].flatten(0, 1))
+    slots = torch.randint(both_BMD.shape[1], (4,)).to(both_BMD.device)
+    terms = published_separation(both_BMD[valid_BT.any(-1)][:, slots].flatten(0, 1))
     return Losses(terms | {"composition": composed.error}, {"composition_error": composed.relative.detach()})
 
 
 class Composed(NamedTuple):
-    """A memory that read the same tokens at once and in pieces."""
+    """Two memories after the same tokens: one read them in pieces, the other at once."""
 
     pieces_BMD: Tensor
     whole_BMD: Tensor
@@ -75,11 +84,11 @@ class Composed(NamedTuple):
     error: Tensor
     """Mean square of their difference."""
     relative: Tensor
-    """The error over the mean square of what reading changed, mean over lanes."""
+    """The error over the mean square of the change by reading, mean over lanes."""
 
 
 def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, cuts: list[int]) -> Composed:
-    """How far reading in pieces leads from reading at once; `cuts` are the first tokens of all pieces but the first."""
+    """Compare reading in pieces with reading at once; `cuts` are the first tokens of all pieces except the first piece."""
     with torch.no_grad(), _without_dropout(updater):
         whole_BMD = updater(memory_BMD, text_BTD, valid_BT).memory_BMD
     pieces_BMD = memory_BMD
@@ -92,19 +101,23 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
 
 
 def random_cuts(length: int) -> list[int]:
-    """Borders of 2 to 8 pieces, none empty, from torch's generator; of fewer where there are not so many tokens."""
+    """Random borders of 2 to 8 pieces, none empty, from torch's default generator; at most one piece per token."""
     pieces = min(int(torch.randint(2, 9, ())), length)
     cuts: list[int] = (torch.randperm(length - 1)[: pieces - 1] + 1).sort().values.tolist()
     return cuts
 
 
 def even_cuts(length: int) -> list[int]:
-    """Borders of four pieces as long as one another, so that a gauge depends on no generator."""
+    """Borders of four equally long pieces, so that a gauge needs no random numbers."""
     return sorted({length * quarter // 4 for quarter in (1, 2, 3)} - {0})
 
 
 def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
-    """VICReg's variance and covariance (Bardes et al. 2022, equations 1 to 4; target 1) of all slots of the lanes written."""
+    """VICReg's variance and covariance losses (Bardes et al. 2022, equations 1 to 4; target 1), over all slots.
+
+    Args:
+        written_B: which lanes count.
+    """
     weight_N1 = written_B.repeat_interleave(slots_BMD.shape[1])[:, None].to(slots_BMD.dtype)
     rows_ND, count = slots_BMD.flatten(0, 1), weight_N1.sum()
     centred_ND = (rows_ND - (rows_ND * weight_N1).sum(0) / count.clamp_min(1)) * weight_N1
@@ -117,7 +130,7 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
 
 
 def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
-    """The code's variant: target 4, and the upper triangle of the covariances together with its diagonal."""
+    """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal."""
     centred_ND = rows_ND - rows_ND.mean(0)
     covariance_DD = _products(centred_ND) / len(rows_ND)
     return {
@@ -127,12 +140,12 @@ def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
 
 
 def _products(rows_ND: Tensor) -> Tensor:
-    with torch.autocast(rows_ND.device.type, enabled=False):  # half precision has too few digits for a sum over rows
+    with torch.autocast(rows_ND.device.type, enabled=False):  # half precision is too coarse for a sum over rows
         return rows_ND.T @ rows_ND
 
 
 class RecallQueries(nn.Module, ABC):
-    """What stands in the place of a segment's tokens when only the memory is there to recall them."""
+    """Inputs that replace the tokens of a segment when the predictor has to recall them from the memory."""
 
     @abstractmethod
     def forward(self, lanes: int, length: int) -> Tensor:
@@ -140,16 +153,16 @@ class RecallQueries(nn.Module, ABC):
 
     @abstractmethod
     def bias(self, slots: int, length: int) -> Tensor | None:
-        """What places add to the scores of queries over slots and queries, 1 H T S."""
+        """The position bias of the queries over slots and queries, 1 H T S; None: no bias."""
 
     @abstractmethod
     def scored(self, valid_BT: Tensor) -> Tensor:
-        """Which tokens have to be recalled."""
+        """Which tokens have to be recalled, B T."""
 
 
 @final
 class PlacedQueries(RecallQueries):
-    """A learned mask plus a learned vector for each place of the segment, and no distances."""
+    """A learned mask vector plus a learned vector for each position of the segment; no position bias."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -168,7 +181,7 @@ class PlacedQueries(RecallQueries):
 
 @final
 class PublishedQueries(RecallQueries):
-    """A recall token, then the same mask everywhere: only the penalty of distances, to slots too, tells places apart."""
+    """A recall token, then the same mask vector at all positions; only a penalty of distances gives the position."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -188,25 +201,26 @@ class PublishedQueries(RecallQueries):
 
 
 class Recalled(NamedTuple):
-    """How well each token came back, B T."""
+    """How well each token was recalled."""
 
     error_BT: Tensor
     right_BT: Tensor
+    """Whether the recalled token is right."""
 
 
 def recalled_tokens(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hidden_BTD: Tensor) -> Recalled:
-    """Nats of each token itself; right is that no other token was more likely."""
+    """Recall of tokens: the error is the nats of each token; it is right if it is the most likely token."""
     return Recalled(head.nats(recalled_BTD, tokens_BT), head.best(recalled_BTD) == tokens_BT)
 
 
 def recalled_embeddings(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hidden_BTD: Tensor) -> Recalled:
-    """Mean square error to the predictor's own activations; right is that both give the same likeliest next token."""
+    """Recall of activations: the error is the mean square; a token is right if both give the same most likely next token."""
     error_BT = at_least_fp32(recalled_BTD - hidden_BTD.detach()).square().mean(-1)
     return Recalled(error_BT, head.best(recalled_BTD) == head.best(hidden_BTD))
 
 
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of the values that count; 0 where none does."""
+    """Mean of the values where `counted` is true; 0 if it is false everywhere."""
     return (values * counted).sum() / counted.sum().clamp_min(1)
 
 

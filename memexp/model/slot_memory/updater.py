@@ -1,4 +1,4 @@
-"""Networks that rewrite a memory of slots from the activations of the tokens that were read.
+"""Networks that rewrite the slots of a memory from the activations of the tokens that were read.
 
 Shapes: B lanes, T tokens, M slots, D width, H heads, K head size.
 """
@@ -29,31 +29,31 @@ from memexp.model.transformer.shape import Shape
 
 
 class Written(NamedTuple):
-    """What a segment, or a piece of one, made of a memory."""
+    """A memory after a segment or a piece of a segment."""
 
     memory_BMD: Tensor
     gauges: dict[str, Tensor]
 
 
 class Updater(nn.Module, ABC):
-    """Memory and tokens in, the next memory out."""
+    """A network that makes the next memory of a memory and tokens."""
 
     @abstractmethod
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
-        """The next memory; slots may look where the mask is true, at one token at least."""
+        """The next memory; slots may attend where the mask is true, which is at least one token in each lane."""
 
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, *, start: int = 0) -> Written:
-        """The memory after these tokens; lanes without a valid one keep theirs.
+        """The memory after these tokens; lanes without a valid token keep their memory.
 
         Args:
             text_BTD: the predictor's final activations, not normalised.
-            start: the first token's place in its segment. A piece's tokens keep their places, for the memory has to
-                say where a token stood, however the segment came in.
+            start: the position of the first token in its segment. Tokens of a piece keep their positions, so that the
+                memory knows where each token was, however the segment was cut into pieces.
         """
         written_B = valid_BT.any(-1)
         text_BTD = torch.where(valid_BT[..., None], text_BTD, 0)
-        # a softmax over nothing is not a number: lanes without a token read zeros, and what comes of it is dropped
+        # a softmax over no keys is NaN, so lanes without a valid token read zeros, and the result is dropped
         mask_BT = valid_BT | ~written_B[:, None]
         memory, gauges = self.write(memory_BMD, text_BTD, mask_BT[:, None, None], start=start)
         kept_BMD = torch.where(written_B[:, None, None], memory.to(memory_BMD.dtype), memory_BMD)
@@ -61,7 +61,7 @@ class Updater(nn.Module, ABC):
 
 
 class TokenAttention(nn.Module):
-    """Slots read tokens."""
+    """Attention of slots to tokens."""
 
     def __init__(self, shape: Shape, *, normalise: bool, scale: float, position: Position) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class TokenAttention(nn.Module):
 
     def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         queries = split_heads(self.queries(slots_BMD), self.head_size)
-        keys, values = (split_heads(part, self.head_size) for part in self.keys_values(text_BTD).chunk(2, dim=-1))
+        keys, values = (split_heads(half, self.head_size) for half in self.keys_values(text_BTD).chunk(2, dim=-1))
         if self.scale_H is not None:
             keys = unit_norm(keys)
         placed: Positioned = self.position(scaled(queries, self.scale_H), keys, places)
@@ -85,7 +85,7 @@ class TokenAttention(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """Slots attend to one another by contents alone, then to the tokens, then a feed-forward layer; pre-norm."""
+    """A pre-norm layer: slots attend to one another without positions, then to the tokens, then a feed-forward layer."""
 
     def __init__(self, shape: Shape, arch: ThoughtArch) -> None:
         super().__init__()
@@ -107,10 +107,10 @@ class GatedLayer(nn.Module):
 
 @final
 class GatedUpdater(Updater):
-    """M' = norm(g M + (1 - g) E), with E the slots after `layers` layers and a gate g for every number.
+    """M' = norm(g M + (1 - g) E), where E are the slots after `layers` layers and g is a gate for each entry.
 
-    Learned ids keep slots apart; keys of tokens are rotated by their places and slots stand at none. The norm has no
-    gain, so a memory can neither grow with the length of a document nor shrink to please a loss.
+    Learned ids make the slots different. Keys of tokens are rotated by their positions; slots have no position. The norm
+    has no learned gain, so a memory can neither grow with the length of a document nor shrink to reduce a loss.
     """
 
     def __init__(self, shape: Shape, arch: ThoughtArch, *, mem: int, layers: int) -> None:
@@ -118,29 +118,29 @@ class GatedUpdater(Updater):
         self.ids_MD = nn.Parameter(torch.randn(mem, shape.width))
         self.text_norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.layers = nn.ModuleList(GatedLayer(shape, arch) for _ in range(layers))
-        # all gates start near a half: one that starts closed stays closed
+        # all gates start near a half, because a gate that starts closed stays closed
         self.gate_DF = as_gate(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
         self.gate_D = as_gate(torch.zeros(shape.width))
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         text_BTD = self.text_norm(text_BTD)
         place_T = torch.arange(start, start + text_BTD.shape[1], device=text_BTD.device)
-        # all slots at place 0, where a rotation turns nothing
-        nowhere_M = torch.zeros(memory_BMD.shape[1], dtype=torch.long, device=text_BTD.device)
-        places = Places(nowhere_M, place_T, lowest=1 - start - text_BTD.shape[1], highest=-start)
+        # all slots at position 0, where a rotation does nothing
+        origin_M = torch.zeros(memory_BMD.shape[1], dtype=torch.long, device=text_BTD.device)
+        places = Places(origin_M, place_T, lowest=1 - start - text_BTD.shape[1], highest=-start)
         x_BMD = _norm(memory_BMD) + self.ids_MD
         for layer in self.layers:
             x_BMD = layer(x_BMD, text_BTD, mask_B11T, places)
-        found_BMD = _norm(x_BMD)
-        both_BMF = torch.cat([memory_BMD, found_BMD], dim=-1)
-        keep_BMD = F.linear(both_BMF, self.gate_DF, self.gate_D).sigmoid().to(found_BMD.dtype)
+        candidate_BMD = _norm(x_BMD)
+        both_BMF = torch.cat([memory_BMD, candidate_BMD], dim=-1)
+        keep_BMD = F.linear(both_BMF, self.gate_DF, self.gate_D).sigmoid().to(candidate_BMD.dtype)
         return Written(
-            _norm(torch.lerp(found_BMD, memory_BMD.to(found_BMD.dtype), keep_BMD)), {"gate": keep_BMD.mean()}
+            _norm(torch.lerp(candidate_BMD, memory_BMD.to(candidate_BMD.dtype), keep_BMD)), {"gate": keep_BMD.mean()}
         )
 
 
 class PublishedAlibi(Position):
-    """The penalty a token of distance in LumenPallidium's code: slopes 2^(-8 / n) for n = H..1, not ALiBi's 2^(-8 n / H)."""
+    """The distance penalty of LumenPallidium's code: slopes 2^(-8 / n) for n = H..1 instead of ALiBi's 2^(-8 n / H)."""
 
     slope_H11: Tensor
 
@@ -153,12 +153,12 @@ class PublishedAlibi(Position):
         return Positioned(queries_BHTK, keys_BHSK, self.penalty(places))
 
     def penalty(self, places: Places) -> Tensor:
-        """What it adds to the scores, 1 H T S."""
+        """The bias that is added to the scores, 1 H T S."""
         return (-self.slope_H11 * (places.query_T[:, None] - places.key_S).abs())[None]
 
 
 class AdditiveLayer(nn.Module):
-    """Slots attend to the tokens, which are not normalised, then a feed-forward layer with GELU, twice as wide."""
+    """Slots attend to the tokens, which are not normalised, then a feed-forward layer with GELU of twice the width."""
 
     def __init__(self, shape: Shape, *, dropout: float) -> None:
         super().__init__()
@@ -183,10 +183,10 @@ class AdditiveLayer(nn.Module):
 
 @final
 class AdditiveUpdater(Updater):
-    """The memory encoder of LumenPallidium's code: slots read only tokens, and add what they find to themselves.
+    """The memory encoder of LumenPallidium's code: slots read only tokens, and what they read is added to them.
 
-    Slot i is penalised for each token of its distance |i - j| to token j, counted from the start of what is read.
-    *Differs from the code:* no dropout on attention weights, and matrices start as they do here.
+    The penalty of slot i for token j is proportional to |i - j|, where j counts from the start of the text that is read.
+    *Differs from the code:* no dropout on attention weights, and matrices are initialised as in this package.
     """
 
     def __init__(self, shape: Shape, arch: ThoughtArch, *, layers: int) -> None:

@@ -1,4 +1,4 @@
-"""State vectors that tokens read and that windows of tokens rewrite: their attention in both directions.
+"""State vectors of a Block-Recurrent Transformer: tokens read them, and each window of tokens rewrites them.
 
 Shapes: B lanes, T tokens, D width, M state vectors, H heads, G heads of keys and values, K head size, S tokens in sight.
 """
@@ -19,10 +19,10 @@ from memexp.model.transformer.shape import Shape
 
 
 class StateAttention(nn.Module):
-    """Queries with a scale of their own into keys and values that others made, without positions.
+    """Attention from or to state vectors: queries with their own scale, given keys and values, no positions.
 
-    The scale starts at `arch.scale`, but not below the root of K, where scores of random keys have unit variance: from
-    1, as in the paper's code, attention starts uniform, and what all state vectors read is the same.
+    The scale starts at `arch.scale`, but at least at sqrt(K), where scores of random keys have unit variance. With a start
+    at 1, as in the paper's code, attention would be uniform at first, and all state vectors would read the same.
     """
 
     def __init__(self, shape: Shape, arch: BlockArch) -> None:
@@ -33,12 +33,12 @@ class StateAttention(nn.Module):
         self.scale_H = as_gate(torch.full((shape.heads,), scale)) if arch.normalise else None
 
     def forward(self, x_BTD: Tensor, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
-        """What each head reads, B H T K."""
+        """The output of each head, B H T K."""
         queries_BHTK = scaled(split_heads(self.queries(x_BTD), self.head_size), self.scale_H)
-        heads, kind = queries_BHTK.shape[1], values_BGSK.dtype
+        heads, dtype = queries_BHTK.shape[1], values_BGSK.dtype
         return F.scaled_dot_product_attention(
-            queries_BHTK.to(kind),
-            keys_BGSK.to(kind).expand(-1, heads, -1, -1),
+            queries_BHTK.to(dtype),
+            keys_BGSK.to(dtype).expand(-1, heads, -1, -1),
             values_BGSK.expand(-1, heads, -1, -1),
             attn_mask=mask_B11S,
             scale=1.0,
@@ -46,11 +46,11 @@ class StateAttention(nn.Module):
 
 
 class Seen(NamedTuple):
-    """State vectors as a window finds them; tokens and the vectors themselves share keys and values."""
+    """State vectors at the start of a window; tokens and the vectors themselves read the same keys and values."""
 
     vectors_BMD: Tensor
     input_BMD: Tensor
-    """What the projections read."""
+    """The input of the projections."""
     keys_BGMK: Tensor
     values_BGMK: Tensor
 
@@ -61,13 +61,14 @@ class FromStates(NamedTuple):
     output_BTD: Tensor
     """To be added to the output of self-attention."""
     read_BHTK: Tensor
+    """The output of each head."""
 
 
 class StateReader(nn.Module):
-    """How one layer's tokens read state vectors, beside their self-attention.
+    """The attention of one layer's tokens to state vectors, in addition to their self-attention.
 
-    The paper projects the heads of both together. Here each has its part of that projection, which is the same, and the
-    weights of a decoder without state vectors fit.
+    The paper projects the heads of both attentions together. Here each attention has its own part of this projection. The
+    result is the same, and weights of a decoder without state vectors can be loaded.
     """
 
     def __init__(self, shape: Shape, arch: BlockArch) -> None:
@@ -81,10 +82,10 @@ class StateReader(nn.Module):
 
 
 class StateVectors(nn.Module):
-    """The state vectors of one recurrent layer (Hutchins et al. 2022, section 3): what is learned of them, and their update.
+    """The state vectors of one recurrent layer (Hutchins et al. 2022, section 3): initial values and update.
 
-    They attend to themselves and to tokens with queries of their own, and a gate takes the place of every residual.
-    Learned ids, added behind the norm, keep them apart.
+    They attend to one another and to tokens, with different queries, and a gate takes the place of every residual
+    connection. Learned ids, added after the norm, make them different.
     """
 
     def __init__(self, shape: Shape, arch: BlockArch, *, count: int) -> None:
@@ -101,7 +102,7 @@ class StateVectors(nn.Module):
         self.cell = build_cell(shape, arch)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
-        """What can be read of them."""
+        """The keys and values of the state vectors."""
         input_BMD = self.norm(vectors_BMD) + self.ids_MD
         keys_BGMK = split_heads(self.keys(input_BMD), self.head_size)
         if self.normalise:
@@ -109,11 +110,11 @@ class StateVectors(nn.Module):
         return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(self.values(input_BMD), self.head_size))
 
     def rewrite(self, seen: Seen, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor) -> Gated:
-        """The vectors after a window.
+        """The state vectors after a window.
 
         Args:
-            keys_BGSK, values_BGSK: of the tokens, without positions.
-            mask_B11S: which of these they may read; at least one in each lane.
+            keys_BGSK, values_BGSK: keys and values of the tokens, without positions.
+            mask_B11S: which tokens the vectors may read; at least one in each lane.
         """
         own_BHMK = self.over_vectors(seen.input_BMD, seen.keys_BGMK, seen.values_BGMK)
         text_BHMK = self.over_tokens(seen.input_BMD, keys_BGSK, values_BGSK, mask_B11S)
@@ -122,20 +123,20 @@ class StateVectors(nn.Module):
 
 
 class RecurrentVectors(nn.ModuleList):
-    """The state vectors of all recurrent layers, from the input up; memory is a tuple of B M D, one a layer."""
+    """The state vectors of all recurrent layers, from the input to the output; memory is a tuple with a B M D per layer."""
 
-    def __iter__(self) -> Iterator[StateVectors]:  # says what is in it
+    def __iter__(self) -> Iterator[StateVectors]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
 
     def initial(self, lanes: int) -> tuple[Tensor, ...]:
-        """As learned, inside the graph."""
-        return tuple(each.initial_MD.expand(lanes, -1, -1) for each in self)
+        """The learned initial vectors, with gradient."""
+        return tuple(layer.initial_MD.expand(lanes, -1, -1) for layer in self)
 
     def start_again(self, memory: tuple[Tensor, ...], where_B: Tensor) -> tuple[Tensor, ...]:
-        """Initial in the lanes where `where_B` is true."""
-        first = self.initial(len(where_B))
-        return tuple(torch.where(where_B[:, None, None], *pair) for pair in zip(first, memory, strict=True))
+        """The memory with the initial vectors in the lanes where `where_B` is true."""
+        initial = self.initial(len(where_B))
+        return tuple(torch.where(where_B[:, None, None], *pair) for pair in zip(initial, memory, strict=True))
 
     def see(self, memory: tuple[Tensor, ...]) -> tuple[Seen, ...]:
-        """What can be read of each layer's."""
-        return tuple(each.see(vectors_BMD) for each, vectors_BMD in zip(self, memory, strict=True))
+        """The keys and values of each layer's state vectors."""
+        return tuple(layer.see(vectors_BMD) for layer, vectors_BMD in zip(self, memory, strict=True))
