@@ -74,6 +74,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
 
 
 def _kept_by_memory(kept: float, *, tokens: int, number_bytes: int) -> list[Item]:
+    """The activations of reading and writing the memory, `kept` numbers per token; empty if there are none."""
     if not kept:
         return []
     return [

@@ -50,7 +50,7 @@ def operations(config: TrainConfig) -> float:
     - The head is used once per token, and each cluster of adaptive softmax as often as its words occur by Zipf's law.
     - A position attends to half its window on average, and to the whole cache.
     - The backward pass counts twice the forward pass; `recompute` adds one more forward pass.
-    - A memory that is read and written with gradient costs what the model says.
+    - For a memory that is read and written with gradient, the model gives the number.
     - The search scores every slot, once per token or, if routed, once per segment. It has no backward pass.
     """
     size = config.size

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 Compilable = Mapping[str, str]
-"""The type of a module's class attribute `compilable`: the methods that torch.compile may compile, and for each the part of a
-profile that it belongs to. Such a method only computes: it keeps no state and reads no value on the host."""
+"""Type of the class attribute `compilable` of a module: maps methods that torch.compile may compile to parts of a profile.
+
+Such a method only computes: it keeps no state and reads no value on the host.
+"""
 
 
 def as_gate(values: Tensor) -> nn.Parameter:

@@ -24,8 +24,11 @@ class SegmentOutput(NamedTuple):
     aux: dict[str, Tensor]
     """Auxiliary losses by name, already weighted; evaluation ignores them."""
     gauges: dict[str, Tensor]
-    """Detached scalars that show whether the memory is alive. Each is a mean over lanes, in which every lane counts alike, so that
-    it does not depend on how many documents are read together; only `memory_fill...` is the maximum over lanes."""
+    """Detached scalars that show whether the memory is used.
+
+    Each is an unweighted mean over lanes, so that it does not depend on how many documents are read together; only
+    `memory_fill...` is the maximum over lanes.
+    """
 
 
 class Extension(NamedTuple):
@@ -58,9 +61,9 @@ class MemoryCost(NamedTuple):
     search: float = 0.0
     """Multiplications per token to search the memory; they have no backward pass."""
     recurrence: float = 0.0
-    """Multiplications per token to read and write the memory, in the forward pass, without those of weights and of attention."""
+    """Multiplications per token to read and write the memory in the forward pass, without those of weights and attention."""
     kept: float = 0.0
-    """Numbers per token that the backward pass needs of reading and writing the memory."""
+    """Numbers per token that reading and writing the memory keep for the backward pass."""
 
 
 class SegmentModel(nn.Module, ABC):

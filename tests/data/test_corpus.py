@@ -193,7 +193,8 @@ def test_settings_that_do_not_fit(folder: Path, tmp_path: Path, text_data: MakeD
         prepare(text_data(folder, name="../up"), tmp_path)
     source = PythonPackagesOptions(packages=["json"], standard_library=False)
     with pytest.raises(
-        UserError, match=r"data.path is .*texts, but data=text reads no files; expected data=text or one"
+        UserError,
+        match=r"data.path is .*texts, but data=text reads no files; expected data=text or a published data set",
     ):
         prepare(text_data(folder, source=source), tmp_path)
 

@@ -60,6 +60,6 @@ def test_an_answer_lies_in_one_segment(segment: int) -> None:
     if segment == 30:
         assert settings("data=equations", "segment=30").data.answer == 30
         return
-    with pytest.raises(UserError, match="segment is 29, but an answer of data=equations has 30 tokens") as refused:
+    with pytest.raises(UserError, match="segment is 29, but an answer in data=equations has 30 tokens") as refused:
         settings("data=equations", "segment=29")
     assert "\n" not in str(refused.value)

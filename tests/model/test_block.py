@@ -366,7 +366,7 @@ def test_dropout_is_of_whole_lanes_at_the_start_of_a_segment(part: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["arch.window=3"], "segment is 16 and arch.window 3; expected whole windows"),
+        (["arch.window=3"], "segment is 16 and arch.window 3; expected segment to be a multiple"),
         (["arch.window=32"], "segment is 16 and arch.window 32"),
         (["arch.recurrent_layers=[3]"], "arch.recurrent_layers is [3]; expected different layers from 1 to 2"),
         (["arch.recurrent_layers=[1,1]"], "arch.recurrent_layers is [1, 1]; expected different"),

@@ -1,1 +1,1 @@
-"""A memory of key-value pairs: where they are stored, how the nearest are found, and how they are attended to."""
+"""A memory of key-value pairs: how they are stored, how the nearest pairs are found, and how tokens attend to them."""

@@ -1,8 +1,8 @@
-"""Who searches a ring: engines behind one call, exact ones and approximate ones that cost less.
+"""Search engines with one interface: exact engines, and approximate engines that cost less.
 
-An engine that keeps an index keeps it beside the model's state, as a copy that can be made again from the ring at any time. That
-of faiss_ivf then finds the same; a graph (faiss_hnsw) depends on the order and portions in which it was written, so a run
-that is resumed, or looks at validation documents in between, finds others of the neighbours.
+An index is not part of the model's state: it can be built again from the ring at any time. An index of faiss_ivf that is
+built again finds the same neighbours. The graph of faiss_hnsw depends on the order and portions in which pairs were added,
+so a run that is resumed, or reads validation documents in between, can find other neighbours.
 Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane.
 """
 
@@ -23,17 +23,17 @@ from memexp.model.knn_memory.ring import Ring, newest_keys, readable_spans
 from memexp.model.transformer.numerics import at_least_fp32
 
 INDEX_FROM = 1 << 20
-"""Slots from which `auto` takes an index on a CPU, if faiss is installed; below, exact search was faster in the bench."""
+"""From this many slots, `auto` uses an index on a CPU if faiss is installed; below, exact search was faster."""
 PROBES = 1 / 16
-"""Share of an index's lists that a search looks into; with more than twice as many, exact search was faster."""
+"""Share of an index's lists that a search reads; with more than twice as many, exact search was faster."""
 FEWEST_PROBES = 32
-"""Lists looked into however few there are: in a small ring a miss costs more than a look."""
+"""Smallest number of lists that a search reads: in a small ring, a missed neighbour costs more than reading a list."""
 POINTS_A_LIST = 64
-"""Pairs a list that its centre is learned from; faiss would take 256, and as good lists took four times as long."""
+"""Pairs from which the centre of each list is learned; faiss's default of 256 took four times as long for equal recall."""
 
 
 class Engine(Protocol):
-    """Finds the best pairs for every query among the readable ones."""
+    """Finds the best pairs for every query among the readable pairs."""
 
     def __call__(self, queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours: ...
 
@@ -43,15 +43,15 @@ APPROXIMATE = ("bucketed", "faiss_ivf", "faiss_hnsw")
 
 
 def build_engine(name: str) -> Engine:
-    """The engine of that name.
+    """Build the engine `name`.
 
     Raises:
-        UserError: it needs faiss, which is not installed.
+        UserError: the engine needs faiss, which is not installed.
     """
     if name.startswith("faiss") and not find_spec("faiss"):
         raise UserError(
-            f"arch.search is {name}, but there is no package faiss; expected the extra `faiss` (`pip install 'memexp[faiss]'`, or "
-            "[gpu] for CUDA), or arch.search=exact"
+            f"arch.search is {name}, but the package faiss is not installed; expected `pip install 'memexp[faiss]'` (or "
+            "'memexp[gpu]' for CUDA) first, or arch.search=exact"
         )
     engines: dict[str, Callable[[], Engine]] = {
         "exact": lambda: exact, "bucketed": lambda: bucketed, "faiss_flat": lambda: faiss_flat,
@@ -61,8 +61,13 @@ def build_engine(name: str) -> Engine:
 
 
 def chosen_engine(name: str, *, slots: int, device: torch.device) -> str:
-    """What `arch.search` asks for where the ring is; for `auto` the exact one, or from `INDEX_FROM` slots on a CPU an index, if
-    there is faiss."""
+    """The engine that `arch.search` names.
+
+    For `auto` this is exact search, or with at least `INDEX_FROM` slots on a CPU an index, if faiss is installed.
+
+    Args:
+        device: the device of the ring.
+    """
     if name != "auto":
         return name
     return "faiss_ivf" if slots >= INDEX_FROM and device.type == "cpu" and find_spec("faiss") else "exact"
@@ -70,11 +75,11 @@ def chosen_engine(name: str, *, slots: int, device: torch.device) -> str:
 
 @torch.no_grad()
 def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
-    """The best of each of `neighbours` buckets: a pair is missed where a better one shares its bucket.
+    """Approximate search: the best pair of each of `neighbours` buckets; it misses a pair with a better one in its bucket.
 
-    A bucket is every `neighbours`-th pair, counted from the newest, so that pairs written one after another do not compete
-    and that which do does not depend on where the ring stands. This is the approximate search of the published code of
-    Memorizing Transformers, which has one bucket a neighbour.
+    A bucket has every `neighbours`-th pair, counted from the newest. So consecutive pairs are in different buckets, and the
+    buckets do not depend on the position of the ring. This is the approximate search of the published code of Memorizing
+    Transformers, with one bucket per neighbour.
     """
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
     keys_BHRK, readable_BR = newest_keys(ring, capacity)
@@ -84,8 +89,8 @@ def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     block = max(1, ACCELERATOR_BLOCK_BYTES // (8 * lanes * heads * capacity * keys_BHRK.element_size()))
     numbers, found = [], []
     with torch.autocast(queries_BHTK.device.type, enabled=False):
-        for some_BHTK in queries_BHTK.split(block, dim=2):
-            scores_BHRT = (keys_BHRK @ some_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
+        for block_BHTK in queries_BHTK.split(block, dim=2):
+            scores_BHRT = (keys_BHRK @ block_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
             filled = F.pad(scores_BHRT, (0, 0, 0, size * neighbours - capacity), value=float("-inf"))
             best = filled.unflatten(2, (size, neighbours)).max(2)
             order = best.values.mT.sort(-1, descending=True)
@@ -98,9 +103,9 @@ def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
 
 @torch.no_grad()
 def faiss_flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
-    """faiss by brute force over what is readable, on the ring's device; exact."""
+    """Exact search by faiss's brute force over the readable pairs, on the device of the ring."""
     faiss = _faiss()
-    result = _nothing(queries_BHTK, neighbours)
+    result = _empty_result(queries_BHTK, neighbours)
     if on_gpu := queries_BHTK.device.type == "cuda":
         resources = _gpu_resources()
     for lane, head, slots_N in _readable(ring):
@@ -117,19 +122,20 @@ def faiss_flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
 
 
 class Indexed:
-    """A faiss index for each lane and head that follows a ring: what was written since the last search is added first.
+    """A faiss index for each lane and head that follows a ring: a search first adds the pairs written since the last one.
 
-    Pairs are numbered as they were written, so a search can be told which numbers are readable. The index is built anew
-    when another ring is searched, and each time that a quarter to a half of what is readable has been written: lists are
-    chosen for so many pairs, keys drift while a model learns, and old ones must go. When that is depends on the ring alone,
-    and what lists are learned from is still in it, so an index that is made again (another ring was searched, a run was
-    resumed) has the same lists. Where a ring is searched as it was earlier, what came later is taken out again.
+    Pairs are numbered in the order of writing, so a search can be limited to the numbers that are readable. The index is
+    rebuilt for another ring, and each time that a quarter to a half of the readable pairs are new. The reasons are that
+    lists are chosen for a certain number of pairs, that keys drift while a model learns, and that old pairs must go. Only
+    the ring decides when to rebuild, and it still holds the pairs from which the lists are learned. So an index that is
+    built again, after a search of another ring or when a run is resumed, has the same lists. If an earlier state of the
+    ring is searched, the later pairs are removed from the index.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._keys: Tensor | None = None
-        """Of the ring that is followed; held, so that no other one can be at its place in memory."""
+        """Keys of the ring that is followed; kept, so that no other ring can have the same address in memory."""
         self._indexes: dict[tuple[int, int], _Follower] = {}
 
     @torch.no_grad()
@@ -141,7 +147,7 @@ class Indexed:
             or self._keys.shape != ring.keys_BHRK.shape
         ):
             self._keys, self._indexes = ring.keys_BHRK.detach(), {}
-        result = _nothing(queries_BHTK, neighbours)
+        result = _empty_result(queries_BHTK, neighbours)
         capacity = ring.keys_BHRK.shape[2]
         counts = zip(ring.position_B.tolist(), ring.count_B.tolist(), strict=True)
         for lane, (position, count) in enumerate(counts):
@@ -162,45 +168,46 @@ class _Follower:
         self.kind = kind
         self.index: Any = None
         self.learned = range(0)
-        """Numbers of the pairs that its lists were learned from."""
+        """Numbers of the pairs from which its lists were learned."""
         self.first, self.last = 0, 0
-        """Numbers of the pairs that it holds: from the first, up to but not including the last."""
+        """Numbers of the pairs in the index: from `first` up to `last`, without `last`."""
 
     def follow(self, keys_RK: Tensor, *, position: int, count: int) -> None:
-        """Hold what is readable at this position."""
-        began, learned = position - count, to_learn_from(position, count)
+        """Update the index so that it has the `count` pairs that are readable at this position."""
+        oldest, learned = position - count, to_learn_from(position, count)
         if self.index is not None and position < self.last and self.kind == "ivf":
             self.index.remove_ids(_faiss().IDSelectorRange(position, self.last))
             self.last = position
-        rewound = position < self.last or began < self.first
-        if self.index is None or rewound or learned != self.learned or began > self.last:
-            self.index, self.learned = self._empty(_numbered(keys_RK, learned)), learned
-            self.first, self.last = began, began
+        rewound = position < self.last or oldest < self.first
+        if self.index is None or rewound or learned != self.learned or oldest > self.last:
+            self.index, self.learned = self._empty_index(_numbered(keys_RK, learned)), learned
+            self.first, self.last = oldest, oldest
         if position > self.last:
             numbers = range(self.last, position)
             self.index.add_with_ids(_numbered(keys_RK, numbers), np.arange(numbers.start, numbers.stop))
             self.last = position
 
     def search(self, queries_TK: Any, neighbours: int, start: int, stop: int) -> Any:
-        """Numbers of the best pairs from `start` up to `stop`, best first; -1 where there are no more."""
+        """Numbers of the best pairs from `start` up to `stop`, best first; -1 if there are no more."""
         faiss = _faiss()
         if self.kind == "ivf":
-            among = faiss.IDSelectorRange(start, stop, True)  # each list has its numbers in order
+            readable = faiss.IDSelectorRange(start, stop, True)  # True: numbers in each list are sorted
             probes = max(FEWEST_PROBES, math.ceil(PROBES * self.index.nlist))
             return self.index.search(
-                queries_TK, neighbours, params=faiss.SearchParametersIVF(sel=among, nprobe=probes)
+                queries_TK, neighbours, params=faiss.SearchParametersIVF(sel=readable, nprobe=probes)
             )[1]
-        among = faiss.IDSelectorRange(start, stop)  # translated by the map that gives the graph its numbers
-        wide = max(64, 4 * neighbours)
-        return self.index.search(queries_TK, neighbours, params=faiss.SearchParametersHNSW(sel=among, efSearch=wide))[1]
+        readable = faiss.IDSelectorRange(start, stop)  # IndexIDMap translates the numbers for the graph
+        candidates = max(64, 4 * neighbours)
+        parameters = faiss.SearchParametersHNSW(sel=readable, efSearch=candidates)
+        return self.index.search(queries_TK, neighbours, params=parameters)[1]
 
-    def _empty(self, keys_NK: np.ndarray) -> Any:
-        """An index that holds nothing, with lists learned from these keys."""
+    def _empty_index(self, keys_NK: np.ndarray) -> Any:
+        """An index without pairs, with lists learned from these keys."""
         faiss = _faiss()
         count, size = keys_NK.shape
         if self.kind == "hnsw":
             return faiss.IndexIDMap(faiss.IndexHNSWFlat(size, 32, faiss.METRIC_INNER_PRODUCT))
-        lists = int(2 * (3 * count) ** 0.5)  # two to four times as many are readable
+        lists = int(2 * (3 * count) ** 0.5)  # two to four times `count` pairs are readable
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, min(count, lists), faiss.METRIC_INNER_PRODUCT)
         index.own_fields, index.cp.min_points_per_centroid = False, 1
         index.cp.max_points_per_centroid, index.cp.niter = POINTS_A_LIST, 10
@@ -209,15 +216,17 @@ class _Follower:
 
 
 def to_learn_from(position: int, count: int) -> range:
-    """The pairs that lists are learned from, by number, where `count` are readable before `position`: a quarter to a half of them,
-    readable until the next ones take their place."""
+    """The numbers of the pairs from which lists are learned, if `count` pairs are readable before `position`.
+
+    They are a quarter to a half of the readable pairs, and stay readable until the next pairs are chosen.
+    """
     size = max(1, 1 << count.bit_length() >> 2)
     stop = position // size * size
     return range(stop - size, stop)
 
 
 def _numbered(keys_RK: Tensor, numbers: range) -> np.ndarray:
-    """The keys with these numbers, N K."""
+    """The keys of the pairs with these numbers, N K."""
     slots_N = torch.arange(numbers.start, numbers.stop) % len(keys_RK)
     array: np.ndarray = at_least_fp32(keys_RK[slots_N.to(keys_RK.device)]).cpu().contiguous().numpy()
     return array
@@ -225,7 +234,7 @@ def _numbered(keys_RK: Tensor, numbers: range) -> np.ndarray:
 
 @torch.no_grad()
 def recall(found: Neighbours, queries_BHTK: Tensor, ring: Ring) -> Tensor:
-    """Gauge: the part of the true neighbours of each lane's last token that was found."""
+    """Gauge: the share of the true neighbours of each lane's last token that the search found."""
     true = exact(queries_BHTK[:, :, -1:], ring, found.slots_BHTk.shape[-1])
     last_BHk = found.slots_BHTk[:, :, -1].masked_fill(~found.found_BHTk[:, :, -1], -1)
     hit_BHk = (true.slots_BHTk[:, :, 0, :, None] == last_BHk[:, :, None]).any(-1) & true.found_BHTk[:, :, 0]
@@ -233,7 +242,7 @@ def recall(found: Neighbours, queries_BHTK: Tensor, ring: Ring) -> Tensor:
 
 
 def _faiss() -> Any:
-    """Not every installation has it, and the types that it declares are not those it has."""
+    """The package faiss; imported late because it is optional, and untyped because its type declarations are wrong."""
     import faiss
 
     return faiss
@@ -241,23 +250,23 @@ def _faiss() -> Any:
 
 @cache
 def _gpu_resources() -> Any:
-    """What faiss computes with on a GPU, and room that it reserves there.
+    """The resources of faiss on a GPU, including memory that it reserves.
 
     Raises:
-        UserError: this faiss is for CPUs alone.
+        UserError: the installed faiss is only for CPUs.
     """
     faiss = _faiss()
     if not hasattr(faiss, "StandardGpuResources"):
         raise UserError(
-            "arch.search is faiss_flat on CUDA, but the package faiss here is for CPUs alone; expected that of the extra [gpu] in "
-            "its place (`pip uninstall faiss-cpu`, then `pip install 'memexp[gpu]'`), or arch.search=exact"
+            "arch.search is faiss_flat on CUDA, but the installed package faiss is only for CPUs; expected the one for GPUs "
+            "(`pip uninstall faiss-cpu`, then `pip install 'memexp[gpu]'`), or arch.search=exact"
         )
-    import faiss.contrib.torch_utils  # has faiss take tensors
+    import faiss.contrib.torch_utils  # lets faiss accept tensors
 
     return faiss.StandardGpuResources()
 
 
-def _nothing(queries_BHTK: Tensor, neighbours: int) -> Neighbours:
+def _empty_result(queries_BHTK: Tensor, neighbours: int) -> Neighbours:
     size = (*queries_BHTK.shape[:3], neighbours)
     device = queries_BHTK.device
     return Neighbours(
@@ -266,7 +275,7 @@ def _nothing(queries_BHTK: Tensor, neighbours: int) -> Neighbours:
 
 
 def _readable(ring: Ring) -> list[tuple[int, int, Tensor]]:
-    """Lane, head and the readable slots, for each that has any."""
+    """Lane, head and readable slots, for each lane and head with readable slots."""
     device = ring.keys_BHRK.device
     return [
         (lane, head, torch.cat([torch.arange(start, stop, device=device) for start, stop in spans]))

@@ -1,10 +1,14 @@
 """Exact search: the k pairs of a ring whose keys have the largest inner products with each query.
 
-On a CPU no score is kept. Keys are multiplied tile by tile, and of every few neighbouring ones only the largest score
-stays; the k best pairs lie in the k best groups, whose members are scored again. Where the processor multiplies bf16 fast,
-the tiles are of bf16: more groups are scored again, in fp32, and a bound on what rounding can do proves for each query
-that nothing else belongs among the best. Queries without proof are searched in fp32 altogether, so the result is that of
-fp32 in any case. On an accelerator scores exist for a block of queries at a time, and shapes depend on no value.
+On a CPU, scores are not kept. Keys are split into groups of a few neighbours and multiplied tile by tile. Only the largest
+score of each group is kept, its maximum. The k best pairs are in the k groups with the largest maxima, and the members of
+these groups are scored again.
+
+If the processor multiplies bf16 fast, the tiles are in bf16. Then more groups are scored again in fp32, and a bound on the
+rounding errors proves for each query that no other pair is among the best. Queries without this proof are searched again in
+fp32, so the result is always that of fp32.
+
+On an accelerator, the scores of a block of queries exist at a time, and shapes do not depend on values.
 Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane, G groups, L groups
 that are scored again, M their members.
 """
@@ -22,47 +26,46 @@ from memexp.model.transformer.numerics import at_least_fp32
 from memexp.regions import part
 
 GROUP, SMALL_GROUP = 8, 4
-"""Pairs that are represented by the best of them: smaller groups mean fewer members that are scored again, but more
-maxima, which is little where pairs are few."""
+"""Pairs in a group. With smaller groups, fewer members are scored again, but there are more maxima."""
 SMALL_TO = 1 << 14
-"""Readable pairs up to which groups are small."""
+"""With at most this many readable pairs, groups have the size SMALL_GROUP."""
 QUERIES = 512
-"""Queries searched together on a CPU at most."""
+"""Largest number of queries searched together on a CPU."""
 TILE_BYTES = 1 << 20
-"""Scores that exist at once on a CPU: what stays in the processor's caches."""
+"""Bytes of scores that exist at once on a CPU, so that they stay in the processor's caches."""
 MAXIMA_BYTES = 32 << 20
-"""Group maxima that exist at once on a CPU."""
+"""Bytes of group maxima that exist at once on a CPU."""
 FEW = 2048
-"""Readable pairs up to which all scores are kept."""
+"""With at most this many readable pairs, all scores are kept."""
 HALF_FROM = 2048
-"""Readable pairs from which tiles of bf16 pay."""
+"""Tiles in bf16 are faster from this many readable pairs on."""
 SHORTLIST = 2
-"""Groups scored again after tiles of bf16, over k."""
+"""After tiles in bf16, SHORTLIST * k groups are scored again."""
 ROUNDING = 3.1 * 2**-8
-"""Error of a score in bf16, over the product of the norms: both factors and the result are rounded by 2^-8 each."""
+"""Error bound of a bf16 score, relative to the product of the norms: both factors and the result are rounded by 2^-8."""
 ACCELERATOR_BLOCK_BYTES = 1 << 30
-"""Scores that exist at once on an accelerator."""
+"""Bytes of scores that exist at once on an accelerator."""
 CONVERTED = 1 << 13
-"""Pairs of a half-precision ring that are converted at once where all scores are kept."""
+"""Pairs of a half-precision ring that are converted at once if all scores are kept."""
 STRIDE = 8
 """Members of a group in `best_rows`."""
 SHORT = 256
-"""Rows that are handed to torch's own selection."""
+"""Up to this many rows, `best_rows` uses `torch.topk`."""
 
 
 class Neighbours(NamedTuple):
-    """What a search found."""
+    """The result of a search."""
 
     slots_BHTk: Tensor
-    """Slots of the ring, best first; arbitrary where not found. Ties may come in any order."""
+    """Slots of the ring, best first; arbitrary where `found_BHTk` is false. Ties may be in any order."""
     found_BHTk: Tensor
     """False where the lane holds fewer than k pairs."""
 
 
 @torch.no_grad()
 def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
-    """The best pairs for every query among those that the ring's counts say are readable; scores are of keys as stored."""
-    # under autocast scores would be rounded where nobody asks for it
+    """The best pairs for every query among the readable pairs of the ring; scores use keys as they are stored."""
+    # autocast would round the scores
     with part("search"), torch.autocast(queries_BHTK.device.type, enabled=False):
         if queries_BHTK.device.type == "cpu":
             return _by_spans(at_least_fp32(queries_BHTK), ring, neighbours)
@@ -70,11 +73,11 @@ def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
 
 
 def best_rows(values_RT: Tensor, k: int) -> Tensor:
-    """The rows of the k largest of each column, ... T k in no order; exact, and faster than `torch.topk` on many rows.
+    """The rows of the k largest values of each column, ... T k in no order; exact, and faster than `torch.topk`.
 
-    Rows are taken in groups of `STRIDE` far apart. The k best of a column lie in the k groups with the largest maxima, for
-    a number among the k best is the maximum of its group or shares it with a larger one. So: maxima, a vectorised pass; the
-    best groups, the same question with fewer rows; then the best of their members.
+    Each group has `STRIDE` rows, far apart. The k best values of a column are in the k groups with the largest maxima,
+    because each of them is the maximum of its group or shares its group with a larger value. So the steps are: compute
+    the maxima; select the best groups, by this function with fewer rows; select the best of their members.
     """
     with part("top-k"):
         return _best_rows(values_RT, k)
@@ -97,11 +100,11 @@ def _best_rows(values_RT: Tensor, k: int) -> Tensor:
 
 
 class _Readable(NamedTuple):
-    """The pairs of some heads of one lane that may be read: at most two ranges of slots."""
+    """The readable pairs of some heads of one lane: at most two ranges of slots."""
 
     keys_HRK: Tensor
     spans: list[tuple[int, int]]
-    longest: float
+    largest_norm: float
     """The largest norm of a key."""
 
     @property
@@ -113,7 +116,7 @@ class _Readable(NamedTuple):
         return SMALL_GROUP if self.pairs <= SMALL_TO else GROUP
 
     def members(self, groups_HTL: Tensor) -> tuple[Tensor, Tensor]:
-        """The slots of groups, H T M, and which of these there are; a range's last group may be short."""
+        """The slots of groups, H T M, and which of them exist: the last group of a range may be smaller."""
         firsts, stops = [], []
         for start, stop in self.spans:
             first = torch.arange(start, stop, self.group)
@@ -125,7 +128,7 @@ class _Readable(NamedTuple):
 
 
 def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
-    """On a CPU, where the host knows the counts: only what is readable is multiplied."""
+    """Search on a CPU, where the host knows the counts: only readable pairs are multiplied."""
     lanes, heads, length, _ = queries_BHTK.shape
     slots_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.long)
     found_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.bool)
@@ -136,24 +139,24 @@ def _by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
             continue
         found_BHTk[lane, :, :, :take] = True
         half = count >= max(HALF_FROM, 2 * SHORTLIST * GROUP * take) and _multiplies_bf16_fast()
-        longest = _longest(ring.keys_BHRK[lane], spans) if half else 0.0
+        largest_norm = _largest_norm(ring.keys_BHRK[lane], spans) if half else 0.0
         at_once = max(1, min(QUERIES, MAXIMA_BYTES * GROUP // (4 * count)))
         together = max(1, at_once // length)  # short segments are searched for several heads at once
         for head in range(0, heads, together):
-            readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans, longest)
+            readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans, largest_norm)
             for start in range(0, length, at_once):
-                here = (lane, slice(head, head + together), slice(start, start + at_once))
+                block = (lane, slice(head, head + together), slice(start, start + at_once))
                 if half:
-                    slots_HTk, proven = _best_by_halves(queries_BHTK[here], readable, take)
-                    half = proven >= 0.5  # among keys that are nearly alike bf16 proves little
+                    slots_HTk, proven = _best_by_halves(queries_BHTK[block], readable, take)
+                    half = proven >= 0.5  # if keys are similar, the bound proves little
                 else:
-                    slots_HTk = _best(queries_BHTK[here], readable, take)
-                slots_BHTk[*here, :take] = slots_HTk
+                    slots_HTk = _best(queries_BHTK[block], readable, take)
+                slots_BHTk[*block, :take] = slots_HTk
     return Neighbours(slots_BHTk, found_BHTk)
 
 
 def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
-    """The slots of the k best, H T k, best first."""
+    """The slots of the k best pairs, H T k, best first."""
     if readable.pairs <= FEW:
         return _best_of_few(queries_HTK, readable, k)
     maxima_HGT = _maxima(queries_HTK, readable, queries_HTK.dtype)
@@ -162,7 +165,7 @@ def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
 
 
 def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
-    """The same where all scores are fewer than what would be scored again."""
+    """The slots of the k best pairs, H T k, best first, from all scores; for so few pairs that groups do not pay."""
     keys_HNK = torch.cat([readable.keys_HRK[:, start:stop] for start, stop in readable.spans], dim=1)
     scores_HNT = keys_HNK.to(queries_HTK.dtype) @ queries_HTK.mT
     places_HTk = best_rows(scores_HNT, k)
@@ -172,23 +175,23 @@ def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
 
 
 def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
-    """The same from groups that were chosen in bf16, and the share of queries for which that was proven right."""
+    """The slots of the k best pairs, by groups chosen in bf16, and the share of queries for which the bound is a proof."""
     maxima_HGT = _maxima(queries_HTK, readable, torch.bfloat16)
     groups_HTL = best_rows(_ordered(maxima_HGT), SHORTLIST * k)
     slots_HTk, scores_HTk = _best_members(queries_HTK, readable, groups_HTL, k)
-    # what is in no chosen group has at most the worst maximum of these in bf16, and in truth at most `slack` more
-    worst_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
-    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.longest
-    unproven_HT = (scores_HTk[..., -1] < worst_HT + slack_HT) | (worst_HT <= 0)
+    # a pair outside the chosen groups has at most their smallest maximum in bf16, and at most `slack` more in fp32
+    smallest_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
+    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.largest_norm
+    unproven_HT = (scores_HTk[..., -1] < smallest_HT + slack_HT) | (smallest_HT <= 0)
     for head, unproven_T in enumerate(unproven_HT):
         if unproven_T.any():
-            of_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
-            slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], of_head, k)[0]
+            one_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
+            slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], one_head, k)[0]
     return slots_HTk, 1 - unproven_HT.float().mean().item()
 
 
 def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
-    """The largest inner product in each group of pairs, H G T: queries stand side by side, so that one pass serves many."""
+    """The largest inner product in each group of pairs, H G T; many queries are multiplied at once."""
     heads, length, _ = queries_HTK.shape
     group = readable.group
     groups = sum(-(-(stop - start) // group) for start, stop in readable.spans)
@@ -211,32 +214,32 @@ def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Ten
 
 
 def _ordered(scores: Tensor) -> Tensor:
-    """Numbers in the same memory whose order is that of the scores as far as these are positive; others are below.
+    """The scores in a type that compares fast, without a copy; only positive scores keep their order.
 
-    The bits of positive bf16 numbers, read as integers, stand in their order, and integers compare many times faster.
-    Negative ones are in some order among themselves.
+    The bits of positive bf16 numbers, read as integers, have the same order, and integers compare many times faster.
+    Negative numbers are smaller, in an arbitrary order.
     """
     return scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores
 
 
 def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The slots of the k best members of groups, best first, and their scores, H T k each."""
-    slots_HTM, there_HTM = readable.members(groups_HTL)
+    slots_HTM, exists_HTM = readable.members(groups_HTL)
     heads, capacity, head_size = readable.keys_HRK.shape
     rows_HTM = slots_HTM + torch.arange(heads).view(-1, 1, 1) * capacity
     table = readable.keys_HRK.reshape(-1, head_size)
     scores_NM = dot_rows(queries_HTK.flatten(0, 1), table, rows_HTM.flatten(0, 1))
-    best = scores_NM.view_as(there_HTM).masked_fill_(~there_HTM, float("-inf")).topk(k, dim=-1)
+    best = scores_NM.view_as(exists_HTM).masked_fill_(~exists_HTM, float("-inf")).topk(k, dim=-1)
     return slots_HTM.gather(-1, best.indices), best.values
 
 
-def _longest(keys_HRK: Tensor, spans: list[tuple[int, int]]) -> float:
+def _largest_norm(keys_HRK: Tensor, spans: list[tuple[int, int]]) -> float:
     return max(keys_HRK[:, start:stop].float().norm(dim=-1).max().item() for start, stop in spans)
 
 
 @cache
 def _multiplies_bf16_fast() -> bool:
-    """Whether this CPU has instructions for it; torch before 2.9 cannot say."""
+    """Whether this CPU has instructions for bf16; with torch before 2.9 the answer is always no."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -244,26 +247,26 @@ def _multiplies_bf16_fast() -> bool:
 def inner_products(keys_BHRK: Tensor, queries_BHTK: Tensor) -> Tensor:
     """Scores of all pairs in fp32, B H R T, without a copy of a half-precision ring.
 
-    In half precision many scores are alike, and which pairs are then the best depends on where the ring stands.
+    In half precision many scores would be equal, and the choice among them would depend on the position of the ring.
     """
     if keys_BHRK.dtype == queries_BHTK.dtype:
         return keys_BHRK @ queries_BHTK.mT
     lanes, heads, capacity, _ = keys_BHRK.shape
     scores_BHRT = queries_BHTK.new_empty(lanes, heads, capacity, queries_BHTK.shape[2])
     for start in range(0, capacity, CONVERTED):
-        some_BHRK = keys_BHRK[:, :, start : start + CONVERTED].to(queries_BHTK.dtype)
-        scores_BHRT[:, :, start : start + CONVERTED] = some_BHRK @ queries_BHTK.mT
+        converted_BHRK = keys_BHRK[:, :, start : start + CONVERTED].to(queries_BHTK.dtype)
+        scores_BHRT[:, :, start : start + CONVERTED] = converted_BHRK @ queries_BHTK.mT
     return scores_BHRT
 
 
 def _by_mask(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
-    """On an accelerator: shapes depend on no value, so the host never waits for the device."""
+    """Search on an accelerator: shapes do not depend on values, so the host never waits for the device."""
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
     void_B1R1 = (ages(ring) > ring.count_B[:, None])[:, None, :, None]
     block = max(1, ACCELERATOR_BLOCK_BYTES // (lanes * heads * capacity * queries_BHTK.element_size()))
     take, slots, found = min(k, capacity), [], []
-    for some_BHTK in queries_BHTK.split(block, dim=2):
-        scores_BHRT = inner_products(ring.keys_BHRK, some_BHTK).masked_fill_(void_B1R1, float("-inf"))
+    for block_BHTK in queries_BHTK.split(block, dim=2):
+        scores_BHRT = inner_products(ring.keys_BHRK, block_BHTK).masked_fill_(void_B1R1, float("-inf"))
         places_BHTk = best_rows(scores_BHRT, take)
         best = scores_BHRT.mT.gather(-1, places_BHTk).sort(-1, descending=True)
         slots.append(places_BHTk.gather(-1, best.indices))

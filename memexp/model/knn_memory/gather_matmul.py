@@ -1,6 +1,6 @@
-"""Products with chosen rows of a table, without ever copying the rows together.
+"""Products with chosen rows of a table, without a copy of the chosen rows.
 
-Shapes: N queries, M chosen rows of each, R rows of the table, K numbers of a row.
+Shapes: N queries, M chosen rows for each query, R rows of the table, K entries of a row.
 """
 
 from typing import Any
@@ -12,23 +12,24 @@ from torch.autograd.function import once_differentiable
 
 
 def dot_rows(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
-    """The inner product of each query with each of its rows, N M, with gradient to the queries alone.
+    """The inner product of each query with each of its rows, N M; only the queries get a gradient.
 
     Args:
-        table_RK: may be written to afterwards, but not in the chosen rows: the backward pass reads them again.
+        table_RK: the chosen rows must not be changed before the backward pass, which reads them again.
+        places_NM: the chosen rows of each query.
     """
     products_NM: Tensor = _Dot.apply(queries_NK, table_RK, places_NM)
     return products_NM
 
 
 def sum_rows(weights_NM: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
-    """The sum of each one's chosen rows by weight, N K, with gradient to the weights alone; the table as in `dot_rows`."""
+    """The weighted sum of each query's rows, N K; only the weights get a gradient. The table is as in `dot_rows`."""
     sums_NK: Tensor = _Sum.apply(weights_NM, table_RK, places_NM)
     return sums_NK
 
 
 class _Dot(torch.autograd.Function):
-    """Its backward pass is `_Sum`'s forward, and the other way round."""
+    """Inner products; their backward pass is the forward pass of `_Sum`, and the reverse."""
 
     @staticmethod
     def forward(ctx: Any, queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
@@ -54,16 +55,16 @@ class _Sum(torch.autograd.Function):
 
 
 def _dots(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
-    if table_RK.dtype != queries_NK.dtype:  # rows in half precision count as they are stored, in sums of full precision
+    if table_RK.dtype != queries_NK.dtype:  # rows stored in half precision are summed in full precision
         rows_NMK = table_RK[places_NM].to(queries_NK.dtype)
-        # in this order: a product of many matrices with a vector each is several times slower
+        # queries first, because a batch of products of a matrix with a vector is several times slower
         return torch.bmm(queries_NK[:, None], rows_NMK.mT).squeeze(1)
-    count, each = places_NM.shape
-    starts_N = torch.arange(0, count * each, each, device=places_NM.device)
-    owner = torch.arange(count, device=places_NM.device).repeat_interleave(each)
-    # the gradient of a weighted sum to its weights is just these products, and its kernel reads the rows where they are
+    queries, rows = places_NM.shape
+    starts_N = torch.arange(0, queries * rows, rows, device=places_NM.device)
+    query_of_row = torch.arange(queries, device=places_NM.device).repeat_interleave(rows)
+    # these products are the gradient of a weighted sum with respect to its weights; this kernel copies no rows
     flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        queries_NK, table_RK, places_NM.flatten(), starts_N, owner, 0
+        queries_NK, table_RK, places_NM.flatten(), starts_N, query_of_row, 0
     )
     products_NM: Tensor = flat.view_as(places_NM)
     return products_NM

@@ -1,7 +1,7 @@
-"""One layer's memory of key-value pairs: what queries read of it beside local attention, and what is written to it.
+"""One layer's memory of key-value pairs: how queries read it together with local attention, and how it is written.
 
-Shapes: B lanes, H heads, T tokens, S keys in sight of local attention, K head size, k neighbours, P sets of pairs: T where
-each query has its own, 1 where all of them read the same.
+Shapes: B lanes, H heads, T tokens, S keys in sight of local attention, K head size, k neighbours, P sets of pairs: T if
+each query has its own set, 1 if all queries read the same set.
 """
 
 from typing import NamedTuple
@@ -21,30 +21,30 @@ from memexp.model.transformer.shape import Shape
 
 
 class Reading(NamedTuple):
-    """What the heads get from local attention and the memory together, and where the memory's part comes from."""
+    """The output of the heads from local attention and memory together, and the retrieved slots."""
 
     read_BHTK: Tensor
     slots_BHTk: Tensor
     weights_BHTk: Tensor
-    """Share of the head's attention; 0 where nothing was found. Sums to the memory's share."""
+    """Attention weights of the slots; 0 where nothing was found. Their sum is the memory's share of attention."""
     recall: Tensor | None = None
-    """Of an approximate search."""
+    """Recall of an approximate search."""
 
 
 class PairMemory(nn.Module):
-    """One layer's memory: it reads a ring of its document's past pairs, and tokens are written after they were read."""
+    """The memory of one layer: queries read a ring of past pairs of the document; a segment is written after it was read."""
 
     def __init__(self, shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> None:
         """
         Args:
-            slots: pairs that may be read, a lane and head.
-            cache: tokens of exact recent past that the layer's local attention sees.
+            slots: pairs that may be read, per lane and head.
+            cache: tokens in the cache of the layer's local attention.
             stride: tokens that are read between two writes.
         """
         super().__init__()
         self.shape, self.arch, self.slots = shape, arch, slots
         self.behind = cache if arch.write == "leaving" else 0
-        """Tokens between the ring's newest pair and what is read."""
+        """Tokens between the newest pair of the ring and the first token that is read."""
         self.gate_H = as_gate(torch.full((shape.heads,), arch.gate)) if arch.combine == "gate" else None
         routed = arch.search == "routed"
         self.router = Router(shape, keep=arch.neighbours, context=stride) if routed else None
@@ -54,12 +54,12 @@ class PairMemory(nn.Module):
 
     @property
     def multiplications(self) -> float:
-        """Of a token, to find what it reads."""
+        """Multiplications per token to search the memory."""
         whole = float(self.shape.heads * self.shape.head_size * self.slots)
         return whole if self.router is None else whole / self.router.context
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
-        """A ring that holds nothing; its slack is what a gradient window writes."""
+        """An empty ring; its slack is the number of pairs that a gradient window writes."""
         shape = self.shape
         slack = (shape.bptt_segments + 1) * shape.segment
         if self.arch.stored == "bf16":
@@ -70,7 +70,7 @@ class PairMemory(nn.Module):
         )  # fmt: skip
 
     def search_on(self, device: torch.device) -> str:
-        """Who searches for a model on this device."""
+        """The engine that searches for a model on this device."""
         on = torch.device("cpu") if self.arch.stored_on == "host" else device
         return chosen_engine(self.arch.search, slots=self.slots, device=on)
 
@@ -80,32 +80,32 @@ class PairMemory(nn.Module):
         return self._engines[name]
 
     def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
-        """What queries read from local attention and the ring."""
-        found_recall = None
+        """What queries read from local attention and the ring together."""
+        search_recall = None
         if self.router is None:
-            local, search = seen_where_stored(ring), self.search_on(heads.queries_BHTK.device)
-            queries_BHTK = heads.queries_BHTK.detach().to(local.keys_BHRK.device)
-            found = self._engine(search)(queries_BHTK, local, self.arch.neighbours)
-            retrieved = fetch(heads.queries_BHTK, ring, found)
-            found_recall = recall(found, queries_BHTK, local) if search in APPROXIMATE else None
+            stored, search = seen_where_stored(ring), self.search_on(heads.queries_BHTK.device)
+            queries_BHTK = heads.queries_BHTK.detach().to(stored.keys_BHRK.device)
+            neighbours = self._engine(search)(queries_BHTK, stored, self.arch.neighbours)
+            retrieved = fetch(heads.queries_BHTK, ring, neighbours)
+            search_recall = recall(neighbours, queries_BHTK, stored) if search in APPROXIMATE else None
         else:
             routed = self.router(ring)
             retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)
-            # straight through: chosen pairs count as they are, the soft weight of each is a factor only to the gradient
-            nothing_BH1k = routed.weights_BH1k - routed.weights_BH1k.detach()
-            retrieved = retrieved._replace(scores_BHTk=retrieved.scores_BHTk + nothing_BH1k)
+            # straight-through estimator: this adds 0 to the scores, and gives the soft weights a gradient
+            zero_BH1k = routed.weights_BH1k - routed.weights_BH1k.detach()
+            retrieved = retrieved._replace(scores_BHTk=retrieved.scores_BHTk + zero_BH1k)
         if self.gate_H is None:
             reading = joint(retrieved, local_scores(sight, mask), sight.values_BGSK)
         else:
             reading = gated(retrieved, attend(sight, mask), self.gate_H)
-        return reading._replace(recall=found_recall)
+        return reading._replace(recall=search_recall)
 
     def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache, there_BT: Tensor) -> Ring:
-        """Append what was read, or what then leaves the cache that it was read over.
+        """Append the pairs that were read, or with `arch.write=leaving` the pairs that now leave the cache.
 
         Args:
-            there_BT: which tokens are no padding. Lanes that read nothing else are behind their document's end, and their
-                memory fills no further.
+            cache: the cache before the tokens were read.
+            there_BT: which tokens are not padding. The count of a lane with only padding does not grow.
         """
         keys, values = heads.keys_BGTK, heads.values_BGTK
         length, all_heads = keys.shape[2], (-1, self.shape.heads, -1, -1)
@@ -117,17 +117,19 @@ class PairMemory(nn.Module):
         return write_ring(ring, keys.expand(all_heads), values.expand(all_heads), valid_B=valid_B)
 
     def ages(self, slots_BHTk: Tensor, ring: Ring) -> Tensor:
-        """Tokens from what stands in these slots to the token that reads it, B H T k."""
+        """Distance in tokens from the token stored in each slot to the token that reads it, B H T k."""
         place_T1 = torch.arange(slots_BHTk.shape[2], device=slots_BHTk.device)[:, None]
         return ages_at(ring, slots_BHTk) + self.behind + place_T1
 
     @torch.no_grad()
     def gauges(self, reading: Reading, ring: Ring, attention: SelfAttention) -> dict[str, Tensor]:
-        """Whether it lives.
+        """Gauges that show whether the memory is used.
 
-        Fill is what the fullest lane could read; share is the part of the heads' attention that is on the memory; age is
-        the mean of the tokens from what the last token read, by attention, where a lane that read nothing counts 0; recall
-        is the part of the last token's true neighbours that an approximate engine found.
+        - memory_fill: the filled share of the memory, in the lane where it is largest.
+        - memory_share: the attention weight on the memory.
+        - age: distance in tokens to what the last token retrieved, weighted by attention; a lane that read nothing counts 0.
+        - recall: the share of the last token's true neighbours that an approximate engine found.
+        - gate, scale: means over heads.
         """
         length = reading.weights_BHTk.shape[2]
         last_BH1k = reading.weights_BHTk[:, :, -1:]
@@ -148,13 +150,13 @@ class PairMemory(nn.Module):
 
 
 def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
-    """V_a = g V_m + (1 - g) V_c, with g = sigmoid(b_g), a gate for each head (Wu et al. 2022, section 3.1).
+    """V_a = g V_m + (1 - g) V_c with g = sigmoid(b_g), one gate per head (Wu et al. 2022, section 3.1).
 
-    V_m is the memory's part and V_c local attention. Where a lane's memory is empty the gate is off, so that the layer is
-    plain local attention; the published code scales local attention by 1 - g there.
+    V_m is the output of the memory and V_c that of local attention. The gate is off while a lane's memory is empty, so
+    that the layer is plain local attention. The published code multiplies local attention by 1 - g in this case too.
     """
-    any_BHP1 = retrieved.found_BHPk[..., :1]  # the best comes first: it is there or nothing is
-    # a row without any finite score would be NaN, in the backward pass too
+    any_BHP1 = retrieved.found_BHPk[..., :1]  # the best pair is first, so without it nothing was found
+    # a softmax over a row without a finite score would be NaN, in the backward pass too
     weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
     gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
     weights_BHTk = weights_BHTk * gate_BHP1
@@ -167,7 +169,7 @@ def joint(retrieved: Retrieved, local_scores_BHTS: Tensor, local_values_BHSK: Te
     """One softmax over the retrieved pairs and the local keys, as in the paper's first version.
 
     Args:
-        local_scores_BHTS: as `memexp.model.transformer.attention.local_scores` gives them.
+        local_scores_BHTS: the result of `memexp.model.transformer.attention.local_scores`.
     """
     k = retrieved.scores_BHTk.shape[-1]
     weights = torch.cat([retrieved.scores_BHTk, local_scores_BHTS], dim=-1).softmax(-1)

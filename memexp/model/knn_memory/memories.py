@@ -1,4 +1,4 @@
-"""The memories of pairs of all layers that have one, and one pass of tokens over them.
+"""The memories of pairs of all layers, and one pass of tokens that reads and then writes them.
 
 Shapes: B lanes, L layers with a memory, H heads, T tokens, K head size, k neighbours.
 """
@@ -16,53 +16,53 @@ from memexp.model.transformer.shape import Shape
 
 
 class PairMemories(nn.ModuleDict):
-    """The memories of the layers that have one, by the layer's number from 1; without any it does nothing."""
+    """The memories of pairs by the number of their layer, counted from 1; may be empty."""
 
-    def __getitem__(self, number: str) -> PairMemory:  # says what is in it
+    def __getitem__(self, number: str) -> PairMemory:  # only to declare the type
         return super().__getitem__(number)  # type: ignore[return-value]
 
     @property
     def cost(self) -> MemoryCost:
-        """Every query is compared with every slot of its head; where search is routed, all of a segment once."""
-        full = [self[number] for number in self if self[number].slots]
-        if not full:
+        """Each query is compared with every slot of its head; with routed search, one query per segment."""
+        with_slots = [self[number] for number in self if self[number].slots]
+        if not with_slots:
             return MemoryCost()
         return MemoryCost(
-            what=f"rings, {full[0].arch.stored}",
-            on_host=full[0].arch.stored_on == "host",
+            what=f"rings, {with_slots[0].arch.stored}",
+            on_host=with_slots[0].arch.stored_on == "host",
             search_bytes=2 * ACCELERATOR_BLOCK_BYTES,
-            search=sum(memory.multiplications for memory in full),
+            search=sum(memory.multiplications for memory in with_slots),
         )
 
     def remarks(self, device: torch.device) -> list[str]:
-        """Which engine searches, where that was left to us, and what that means."""
-        found = []
+        """Which engine `auto` chose, and what the user should know about an approximate engine."""
+        lines = []
         for memory in [self[number] for number in self if self[number].slots][:1]:
             search = memory.search_on(device)
             if memory.arch.search == "auto":
-                found.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
+                lines.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
             if search == "faiss_ivf":
-                found.append(
-                    "arch.search=faiss_ivf: when lists are learned is counted from the beginning of the run, so what is found in a "
-                    "document depends a little on where in its lane it begins"
+                lines.append(
+                    "arch.search=faiss_ivf: the index learns its lists at fixed numbers of tokens since the start of the run, so "
+                    "the neighbours in a document depend a little on where in its lane the document begins"
                 )
             if search == "faiss_hnsw":
-                found.append(
-                    "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated in "
-                    "between (validate_every) finds other neighbours than one that is not"
+                lines.append(
+                    "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated "
+                    "during training (validate_every) retrieves other neighbours than a run that is not"
                 )
-        return found
+        return lines
 
     def empty(self, lanes: int, like: Tensor) -> tuple[Ring, ...]:
-        """A ring for each that has slots."""
+        """An empty ring for each memory with slots."""
         return tuple(self[number].empty(lanes, like) for number in self if self[number].slots)
 
 
 def build_memories(shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> PairMemories:
-    """Memories of `slots` pairs for `arch.knn_layers`; for none, the paper's: the 9th of 12, three quarters up.
+    """Memories of `slots` pairs for `arch.knn_layers`; if that is empty, for the layer at three quarters (9th of 12).
 
     Args:
-        cache, stride: as `PairMemory` takes them.
+        cache, stride: as in `PairMemory`.
     """
     chosen = sorted(arch.knn_layers) or [max(1, int(shape.layers * 0.75))]
     return PairMemories(
@@ -71,17 +71,17 @@ def build_memories(shape: Shape, arch: PairArch, *, slots: int, cache: int, stri
 
 
 class PairPass:
-    """What the memories do while tokens go once through the layers, from the rings before to the rings after."""
+    """One pass of tokens through the layers, in which the memories are read and then written."""
 
     def __init__(self, memories: PairMemories, rings: tuple[Ring, ...]) -> None:
         self.memories = memories
-        self.rings = dict(zip(memories, rings, strict=False))  # without slots there are none
+        self.rings = dict(zip(memories, rings, strict=False))  # memories without slots have no rings
         self.gauges: dict[str, Tensor] = {}
         self._seen: dict[str, tuple[Heads, Sight]] = {}
         self._readings: dict[str, Reading] = {}
 
     def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
-        """What the heads of a layer, counted from 0, read: B H T K; in a layer without a ring from local attention alone."""
+        """The output of the heads of layer `index`, counted from 0, B H T K; without a ring only local attention."""
         number = str(index + 1)
         if number not in self.rings:
             return attend(sight, mask)
@@ -93,14 +93,19 @@ class PairPass:
         return reading.read_BHTK
 
     def write(self, cache: Cache, there_BT: Tensor) -> tuple[Ring, ...]:
-        """The rings with what was read, in place; `cache` is the one that it was read over."""
+        """Write the pairs of this pass to the rings, in place.
+
+        Args:
+            cache: the cache before this pass.
+            there_BT: which tokens are not padding.
+        """
         return tuple(
             self.memories[number].write(ring, *self._seen[number], cache, there_BT)
             for number, ring in self.rings.items()
         )
 
     def retrieval(self) -> Retrieval | None:
-        """Where each token read; None where no layer has a ring."""
+        """What each token retrieved; None if no layer has a ring."""
         if not self.rings:
             return None
         ages_BLHTk = torch.stack(

@@ -1,7 +1,7 @@
-"""The pairs that a search chose: their scores with gradient to the queries, and sums of their values by weight.
+"""Retrieved pairs: their scores with gradient to the queries, and weighted sums of their values.
 
 Shapes: B lanes, H heads, T tokens, R ring slots, K head size, k neighbours,
-P sets of pairs: T where each query has its own, 1 where all of them read the same.
+P sets of pairs: T if each query has its own set, 1 if all queries read the same set.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from memexp.regions import part
 
 
 class Retrieved(NamedTuple):
-    """The pairs that a search found; no gradient reaches the ring."""
+    """The pairs that a search has found; no gradient reaches the ring."""
 
     slots_BHPk: Tensor
     found_BHPk: Tensor
@@ -25,23 +25,23 @@ class Retrieved(NamedTuple):
     """Inner products with gradient to the queries; -inf where nothing was found."""
     values_BHRK: Tensor
     places_BHPk: Tensor
-    """Where in `values_BHRK` the pairs' values are: the slots, or where the ring is elsewhere, places among copies."""
+    """Rows of `values_BHRK` with the values of the pairs: slots of the ring, or rows of copies from another device."""
 
 
 def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
-    """Score the pairs of a search, on the device of the queries."""
+    """Score the pairs of a search on the device of the queries."""
     with part("gather"), torch.autocast(queries_BHTK.device.type, enabled=False):
         keys_BHRK, values_BHRK, places_BHPk = ring.keys_BHRK, ring.values_BHRK, found.slots_BHTk
         if keys_BHRK.device != queries_BHTK.device:
             keys_BHRK, values_BHRK, places_BHPk = copies(ring, found.slots_BHTk, queries_BHTK.device)
         scores_BHTk = _dots(at_least_fp32(queries_BHTK), keys_BHRK, places_BHPk)
-    slots_BHPk, found_BHPk = (each.to(queries_BHTK.device) for each in found)
+    slots_BHPk, found_BHPk = found.slots_BHTk.to(queries_BHTK.device), found.found_BHTk.to(queries_BHTK.device)
     scores_BHTk = scores_BHTk.masked_fill(~found_BHPk, float("-inf"))
     return Retrieved(slots_BHPk, found_BHPk, scores_BHTk, values_BHRK, places_BHPk)
 
 
 def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values of some slots, side by side on another device, and where among them each slot's are."""
+    """Copies of the keys and values of some slots on another device, and for each slot its row in the copies."""
     keys_BHRK, values_BHRK = (
         gather(stored, slots_BHPk).flatten(2, 3).to(device) for stored in (ring.keys_BHRK, ring.values_BHRK)
     )
@@ -50,7 +50,7 @@ def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor
 
 
 def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor:
-    """Products of queries with stored keys, B H T k."""
+    """Inner products of queries with stored keys, B H T k."""
     if slots_BHPk.shape[2] == queries_BHTK.shape[2]:
         products_Nk = dot_rows(queries_BHTK.flatten(0, 2), keys_BHRK.flatten(0, 2), _rows(slots_BHPk, keys_BHRK))
         return products_Nk.view(*queries_BHTK.shape[:3], -1)
@@ -58,7 +58,7 @@ def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor
 
 
 def weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
-    """Sums of stored values by weight, B H T K."""
+    """Weighted sums of stored values, B H T K."""
     values_BHRK, places_BHPk = retrieved.values_BHRK, retrieved.places_BHPk
     with part("gather"), torch.autocast(weights_BHTk.device.type, enabled=False):
         if places_BHPk.shape[2] == weights_BHTk.shape[2]:
@@ -69,7 +69,7 @@ def weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
 
 
 def _rows(slots_BHTk: Tensor, stored_BHRK: Tensor) -> Tensor:
-    """Slots as rows of all lanes and heads under one another, N k."""
+    """Slots as rows of the ring with its lanes and heads flattened, N k."""
     lanes, heads, capacity, _ = stored_BHRK.shape
     first_BH11 = torch.arange(lanes * heads, device=slots_BHTk.device).view(lanes, heads, 1, 1) * capacity
     return (slots_BHTk + first_BH11).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""Routed search: one subset of a ring for all tokens that are read together, chosen by coordinate descent (CoLT5, Ainslie et al. 2023).
+"""Routed search: coordinate descent chooses one subset of a ring for all tokens of a segment (CoLT5, Ainslie et al. 2023).
 
 Shapes: B lanes, H heads, R ring slots, N newest pairs, K head size, k pairs kept.
 """
@@ -14,11 +14,11 @@ from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
 ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
-"""Of the descent, as in the published code of CoLT5's router; `SHARPNESS` is its epsilon."""
+"""Parameters of the descent, as in the published code of CoLT5's router; `SHARPNESS` is its epsilon."""
 
 
 class Routed(NamedTuple):
-    """What a router chose for each lane and head; the third axis stands for all tokens."""
+    """The pairs that a router chose for each lane and head; the third axis has size 1, for all tokens."""
 
     neighbours: Neighbours
     weights_BH1k: Tensor
@@ -26,12 +26,12 @@ class Routed(NamedTuple):
 
 
 class Router(nn.Module):
-    """Chooses `keep` pairs a lane and head by their keys' products with a routing query, before a segment is read.
+    """Chooses `keep` pairs per lane and head before a segment is read, by inner products of keys with a routing query.
 
-    The query is a learned vector plus the mean of the newest `context` keys, so it is causal for every token. The
-    best pairs are kept, and their weight is what coordinate descent leaves of them: 1 where a pair is clearly among them,
-    less near the threshold. Its gradient takes the threshold as given, so that it reads the kept pairs alone.
-    *Differs from CoLT5:* the query looks at the past instead of the tokens that are routed, which would not be causal.
+    The query is a learned vector plus the mean of the newest `context` keys, so it is causal for every token. The best
+    pairs are kept. Coordinate descent gives their weights: 1 if a pair is clearly above the threshold, and less near it.
+    The gradient of the weights treats the threshold as a constant, so it needs only the kept pairs.
+    *Differs from CoLT5:* the query depends on the past instead of the routed tokens, which would not be causal.
     """
 
     def __init__(self, shape: Shape, *, keep: int, context: int) -> None:
@@ -65,7 +65,7 @@ class Router(nn.Module):
 
 
 def descend(scores_BHR: Tensor, void_BHR: Tensor, keep_B11: Tensor) -> Tensor:
-    """The threshold, B H 1, with which the `soft_weights` of what is not void approach a sum of `keep_B11` from below.
+    """The threshold, B H 1, for which the `soft_weights` of pairs that are not void approach a sum of `keep_B11` from below.
 
     Coordinate descent (Wright 2015) with a sharpness that grows while it runs:
     a = e (log k - logsumexp((s + b) / e)), b = -relu(s + a), e <- max(e decay, e_last); the threshold is -a.
@@ -83,5 +83,5 @@ def descend(scores_BHR: Tensor, void_BHR: Tensor, keep_B11: Tensor) -> Tensor:
 
 
 def soft_weights(scores: Tensor, threshold: Tensor) -> Tensor:
-    """exp((s + a + b) / e) at the end of the descent: 1 from the threshold on, less below."""
+    """exp((s + a + b) / e) after the descent: 1 at or above the threshold, less below it."""
     return ((scores - threshold).clamp_max(0) / SHARPNESS).exp()

@@ -172,14 +172,14 @@ def test_an_index_that_is_made_again_finds_the_same(monkeypatch: pytest.MonkeyPa
 def test_faiss_for_cpus_alone_is_refused_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_faiss", lambda: object())
     engines._gpu_resources.cache_clear()
-    with pytest.raises(UserError, match=r"for CPUs alone; expected that of the extra \[gpu\].*arch.search=exact"):
+    with pytest.raises(UserError, match=r"only for CPUs; expected the one for GPUs .*memexp\[gpu\].*arch.search=exact"):
         engines._gpu_resources()
 
 
 @pytest.mark.gpu
 def test_faiss_on_cuda_is_that_on_cpu() -> None:
     if not hasattr(pytest.importorskip("faiss"), "StandardGpuResources"):
-        pytest.skip("this faiss is for CPUs alone")
+        pytest.skip("this faiss is only for CPUs")
     torch.manual_seed(4)
     ring = empty_ring(lanes=2, heads=2, head_size=16, slots=SLOTS, slack=0, like=LIKE.cuda())
     keys = some("random", SLOTS).cuda()
