@@ -62,7 +62,7 @@ class Ivf:
                 break
 
     def step(self) -> float:
-        """Seconds to search once and to insert as many keys as there are queries, plus these keys' share of building the index."""
+        """Seconds to search once and insert a key for each query, plus these keys' share of building the index."""
         length, now = self._queries.shape[1], clock()
         began = now()
         self._search()

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 class PlainDecoder(nn.Module):
-    """A pre-norm decoder with RMSNorm, ReLU and tied embeddings; queries and keys have unit norm, and queries a scale per head."""
+    """A pre-norm decoder with RMSNorm, ReLU and tied embeddings.
+
+    Queries and keys have unit norm, and queries a scale per head.
+    """
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from memexp.runs.scores import eval_command
 
 
 def train_words(cell: Wanted, library: Library, *, tag: str) -> list[str]:
-    """The command that trains and scores the run of a cell. If the run that it starts from does not exist yet, it is called RUN."""
+    """The command that trains and scores the run of a cell; RUN stands for a run to start from that does not exist yet."""
     start = None if cell.start is None else library.with_weights(cell.start)
     words = [] if cell.start is None else [f"init_from={start.name if start else 'RUN'}"]
     return ["train", *cell.cell.overrides, *words, f"tag={tag}"]

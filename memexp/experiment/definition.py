@@ -1,4 +1,4 @@
-"""The schema of an experiment, a file in `conf/experiment/<paper>/`: rows and columns of a table, at the paper's scale and smaller."""
+"""The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
 from dataclasses import dataclass, field
 from typing import Any

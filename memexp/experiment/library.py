@@ -49,8 +49,8 @@ def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") 
 class Library:
     """The finished runs below a root: those in `results/runs`, and the light copies beside the tables.
 
-    If the corpus of a cell is prepared here, only runs on exactly this corpus count as runs of the cell. A light copy of a run on
-    a different corpus of that name, made on another machine, is called foreign.
+    If the corpus of a cell is prepared here, only runs on exactly this corpus count as runs of the cell. A light copy of a
+    run on a different corpus of that name, made on another machine, is called foreign.
 
     Attributes:
         left_out: one line for each run that belongs to a cell by its name but cannot be read.

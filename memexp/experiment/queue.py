@@ -56,7 +56,7 @@ class Work:
         keep({run.path: run for run, _ in pairs}.values(), self.root, self.table.experiment.name)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
-        """Each cell that is not done, with the words of the command that fills it; RUN stands for a run that does not exist yet."""
+        """Each cell that is not done, with the command that fills it; RUN stands for a run that does not exist yet."""
         for cell in self.cells:
             if self.library.score(cell) is None:
                 run = self.library.with_weights(cell)
@@ -125,7 +125,7 @@ class Work:
         return train_words(cell, self.library, tag=self.table.experiment.name)
 
     def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
-        """`show`, extended: when a job ends, it makes a light copy, adds the jobs that waited for it, and prints the time left."""
+        """`show`, extended: when a job ends, make its light copy, add the jobs that waited, and print the time left."""
         began, ended = time.monotonic(), set[Path]()
 
         def look() -> None:

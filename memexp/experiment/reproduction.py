@@ -155,7 +155,8 @@ class Reproduction:
     def step_time(self, row: str) -> float | None:
         """Time of a training step relative to the baseline, as the mean over the columns and seeds that both have.
 
-        It is CPU time if that is known for a baseline, because other work on the machine changes it least; else wall-clock time.
+        It is CPU time if that is known for a baseline, because other work on the machine changes it least; else it is
+        wall-clock time.
         """
         shares = []
         for column in self.columns:

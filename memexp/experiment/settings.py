@@ -92,8 +92,8 @@ def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
 def _composed(cell: Cell) -> TrainConfig:
     """The settings of a cell as Hydra composes them.
 
-    Composing is slow. The settings of the data and the other settings do not refer to each other, so both parts are composed and
-    cached separately, and not once for each combination.
+    Composing is slow. The settings of the data and the other settings do not refer to each other, so both parts are
+    composed and cached separately, and not once for each combination.
     """
     groups = {name: value for name, value in cell.settings.items() if name in _groups()}
     values = _fit(groups["data"]) | {name: value for name, value in cell.settings.items() if name not in groups}

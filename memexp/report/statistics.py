@@ -15,7 +15,7 @@ SHARE = 0.95
 """Coverage of a confidence interval."""
 
 PUBLISHED_SHARE = 0.01
-"""If no spread is published, two published numbers count as different from this difference on, relative to the smaller number."""
+"""Without a published spread, two numbers differ if they are further apart than this share of the smaller number."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def seed_spread(groups: Iterable[Iterable[Losses]]) -> SeedSpread | None:
 def gap(a: Losses, b: Losses, spread: SeedSpread | None = None, *, seed: int = 0) -> Gap:
     """`a` minus `b`, over the seeds that both have, or over all seeds if they share none.
 
-    The bootstrap draws documents with the losses of both models, averaged over seeds, so what is hard for both cancels. `spread`
-    adds the variation over seeds, which is independent of the documents. Without common seeds it is not used.
+    The bootstrap draws documents with the losses of both models, averaged over seeds, so what is hard for both cancels.
+    `spread` adds the variation over seeds, which is independent of the documents. Without common seeds it is not used.
     """
     if not np.array_equal(a.weights_D, b.weights_D):
         a, b = a.as_one_document(), b.as_one_document()
@@ -129,7 +129,7 @@ def _over_documents(steps_D: np.ndarray, weights_D: np.ndarray, seed: int) -> tu
 
 
 def widening(documents: int) -> float:
-    """The factor that widens the bootstrap's interval of a mean for few documents, as Student's t widens the normal interval."""
+    """The factor for the bootstrap's interval of a mean, by which Student's t is wider than the normal interval."""
     return float(_student(documents - 1) / _student(np.inf) * (documents / (documents - 1)) ** 0.5)
 
 
