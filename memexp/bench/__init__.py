@@ -1,1 +1,1 @@
-"""Speed and memory, each measured beside what it has to stand comparison with, on the machine at hand."""
+"""Speed and memory on this machine, each measured beside what it is compared with."""

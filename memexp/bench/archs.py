@@ -1,4 +1,4 @@
-"""Every architecture at equal width: time and arithmetic a token, parameters, and what a lane carries."""
+"""Every architecture at equal width: time and FLOPs per token, parameters, and the bytes of state in a lane."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -20,25 +20,25 @@ BASELINE = "vanilla"
 
 
 def measure(config: BenchConfig, work: Work, say: Say, archs: Mapping[str, TrainConfig]) -> list[Figure]:
-    """The time of a training step of one segment a lane, beside that of the baseline; caches and rings are full.
+    """The time of a training step on one segment per lane, beside the baseline's; caches and rings are full.
 
     Args:
-        archs: the settings of each architecture, of which only its options and `mem` are taken.
+        archs: the settings of each architecture; only its options and `mem` are used.
     """
-    settings = {name: settings_of(each.arch, mem=each.mem, work=work) for name, each in archs.items()}
+    settings = {name: settings_of(given.arch, mem=given.mem, work=work) for name, given in archs.items()}
     say("warming up")
-    steps = {name: step_of(each, work) for name, each in settings.items()}
-    found = in_turn({name: timed(step) for name, step in steps.items()}, repeats=config.repeats, say=say)
+    steps = {name: step_of(run, work) for name, run in settings.items()}
+    seconds = in_turn({name: timed(step) for name, step in steps.items()}, repeats=config.repeats, say=say)
     return [
         Figure(
             what=f"step of {name}, mem={settings[name].mem:,}",
             ours=name,
             other=BASELINE,
             unit="s",
-            ours_measured=found[name],
-            other_measured=found[BASELINE],
+            ours_measured=seconds[name],
+            other_measured=seconds[BASELINE],
             facts=_facts(settings[name], work, steps[name])
-            | {"microseconds a token, trained": median(found[name]) / (work.lanes * work.segment) * 1e6},
+            | {"microseconds a token, trained": median(seconds[name]) / (work.lanes * work.segment) * 1e6},
         )
         for name in settings
     ]
@@ -67,23 +67,23 @@ def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Ten
 
 _COUNTS: dict[Any, Callable[..., Any]] = {
     **flop_registry,
-    # the CPU's kernels, which PyTorch does not count
+    # kernels of the CPU, which PyTorch does not count
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 
 
 class _Flops(TorchDispatchMode):
-    """Counts multiplications and additions of matrix products and convolutions, forward and backward.
+    """Counts the FLOPs of matrix products and convolutions, forward and backward.
 
-    PyTorch's own FlopCounterMode also follows which module they are in, which fails where one is called without gradient.
+    PyTorch's FlopCounterMode also tracks modules, and fails if a module is called without gradient.
     """
 
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         count = _COUNTS.get(func._overloadpacket)
         if count is not None:
-            self.total += int(count(*args, **(kwargs or {}), out_val=found))
-        return found
+            self.total += int(count(*args, **(kwargs or {}), out_val=result))
+        return result

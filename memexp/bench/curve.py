@@ -1,4 +1,4 @@
-"""The cost of a search as the memory grows, and how fast it grows."""
+"""The time of a search at several sizes of the memory, and how fast it grows with the size."""
 
 import io
 import math
@@ -15,11 +15,11 @@ from memexp.config.commands import BenchConfig
 from memexp.model.knn_memory.exact_search import exact
 
 ROUNDS = 3
-"""At most: a search of a million slots takes seconds."""
+"""Largest number of rounds, because a search of a million slots takes seconds."""
 
 
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
-    """One search of every head of one lane at five sizes, beside the score product, its floor."""
+    """The time to search every head of one lane at five sizes, beside its floor, the score product."""
     figures = []
     queries_BHTK = some_queries(work)
     for slots in sizes(config):
@@ -28,19 +28,19 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
             "exact": timed(partial(exact, queries_BHTK, ring, work.neighbours)),
             "score product alone": timed(partial(product, queries_BHTK, ring)),
         }
-        if slots <= config.slots:  # beyond, all scores at once take gigabytes
+        if slots <= config.slots:  # with more slots, all scores at once take gigabytes
             sides["scores + topk"] = timed(partial(scores_topk, queries_BHTK, ring, work.neighbours))
-        found = in_turn(sides, repeats=min(ROUNDS, config.repeats), say=about(f"{slots:,} slots", say))
+        seconds = in_turn(sides, repeats=min(ROUNDS, config.repeats), say=about(f"{slots:,} slots", say))
         facts = {"slots": float(slots)}
-        facts["scores + topk, s"] = median(found["scores + topk"]) if "scores + topk" in found else math.nan
+        facts["scores + topk, s"] = median(seconds["scores + topk"]) if "scores + topk" in seconds else math.nan
         figures.append(
             Figure(
                 f"curve: search of {slots:,} slots",
                 "exact",
                 "score product alone",
                 "s",
-                found["exact"],
-                found["score product alone"],
+                seconds["exact"],
+                seconds["score product alone"],
                 facts=facts,
             )
         )
@@ -48,15 +48,15 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
 
 
 def sizes(config: BenchConfig) -> list[int]:
-    """1.5K to 1M slots with the default settings."""
+    """The numbers of slots to search; 1.5K to 1M with the default settings."""
     return [
-        max(work, 1)
-        for work in (config.slots * 3 // 128, config.smaller, config.slots, config.largest, 4 * config.largest)
+        max(slots, 1)
+        for slots in (config.slots * 3 // 128, config.smaller, config.slots, config.largest, 4 * config.largest)
     ]
 
 
 def points(figures: Sequence[Figure]) -> list[tuple[int, float, float, float]]:
-    """Slots, and the seconds of the search, of its floor and of `torch.topk` (nan where that was not measured)."""
+    """For each size, the slots and the seconds of the search, of its floor and of `torch.topk` (nan if not measured)."""
     return [
         (
             int(figure.facts["slots"]),
@@ -70,7 +70,7 @@ def points(figures: Sequence[Figure]) -> list[tuple[int, float, float, float]]:
 
 
 def slope(figures: Sequence[Figure]) -> float:
-    """Of the logarithm of the time over that of the size, by least squares: 1 is linear."""
+    """The slope of log time against log size, by least squares; 1 means linear growth."""
     logs = [(math.log(slots), math.log(seconds)) for slots, seconds, _, _ in points(figures)]
     across, up = (sum(values) / len(logs) for values in zip(*logs, strict=True))
     return sum((x - across) * (y - up) for x, y in logs) / sum((x - across) ** 2 for x, _ in logs)
@@ -90,7 +90,7 @@ def plot(figures: Sequence[Figure]) -> bytes:
         axes.loglog(slots, ours, "o-", color="tab:blue", label=f"exact search (slope {slope(figures):.2f})", base=2)
         axes.loglog(slots, floor, "^--", color="tab:orange", label="floor: the score product alone", base=2)
         axes.set_yscale("log", base=10)
-        axes.set_xticks(slots, [f"{each:,}" for each in slots])
+        axes.set_xticks(slots, [f"{size:,}" for size in slots])
         axes.set_xlabel("slots of the memory")
         axes.set_ylabel("seconds a search")
         axes.legend(frameon=False)

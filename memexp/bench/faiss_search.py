@@ -1,6 +1,6 @@
-"""faiss beside our search, where it is installed: an index a head, as a memory would keep them.
+"""Search with faiss, to measure beside our search if faiss is installed: one index for each head.
 
-Shapes: B lanes (one), H heads, T queries, R slots, K head size, k neighbours.
+Shapes: B lanes (1), H heads, T queries, R slots, K head size, k neighbours.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,18 @@ from memexp.bench.measurement import clock
 from memexp.model.knn_memory.ring import Ring
 
 RECALL = 0.97
+"""Share of the true neighbours that an approximate index has to find."""
 PROBES = (8, 16, 32, 64, 128, 256, 512)
+"""Numbers of lists to probe, tried in turn."""
 
 
 def installed() -> bool:
-    """Whether there is a faiss to measure."""
+    """Whether faiss is installed."""
     return find_spec("faiss") is not None
 
 
 def flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Callable[[], object]:
-    """A search of every head by brute force; the indexes hold the keys before it begins."""
+    """A function that searches every head by brute force; its indexes already hold the keys."""
     faiss = _faiss()
     indexes = [faiss.IndexFlatIP(ring.keys_BHRK.shape[-1]) for _ in range(ring.keys_BHRK.shape[1])]
     for index, keys_RK in zip(indexes, ring.keys_BHRK[0], strict=True):
@@ -34,7 +36,7 @@ def flat(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Callable[[], obje
 
 
 class Ivf:
-    """An index in parts, probed as far as it takes to find `RECALL` of the true neighbours."""
+    """An inverted-file index, which probes as many lists as it needs to find `RECALL` of the true neighbours."""
 
     def __init__(self, queries_BHTK: Tensor, ring: Ring, neighbours: int, true_BHTk: Tensor) -> None:
         faiss = _faiss()
@@ -60,14 +62,14 @@ class Ivf:
                 break
 
     def step(self) -> float:
-        """Seconds of one search, of inserting as many keys as there are queries, and of their part of a building."""
+        """Seconds to search once and insert a key for each query, plus these keys' share of building the index."""
         length, now = self._queries.shape[1], clock()
         began = now()
         self._search()
         for index, keys_RK in zip(self._indexes, self._keys, strict=True):
             index.add(keys_RK[:length].numpy())
         seconds = now() - began
-        for index, keys_RK in zip(self._indexes, self._keys, strict=True):  # as before, for the next round
+        for index, keys_RK in zip(self._indexes, self._keys, strict=True):  # restores the index for the next round
             index.remove_ids(_faiss().IDSelectorRange(len(keys_RK), len(keys_RK) + length))
         return seconds + self.build_seconds * length / self._keys.shape[1]
 

@@ -1,4 +1,4 @@
-"""Figures for people: a table in the terminal and as Markdown."""
+"""Figures as a table, for the terminal and as Markdown."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ HEADINGS = ("what", "ours", "other", "ours / other, median [range]", "wanted", "
 
 
 def to_terminal(figures: Sequence[Figure]) -> "Table":
-    """One row a figure; what is not as wanted stands out."""
+    """A row for each figure; figures that miss a wanted value are red."""
     from rich.table import Table
     from rich.text import Text
 
@@ -30,13 +30,13 @@ def to_terminal(figures: Sequence[Figure]) -> "Table":
 
 
 def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: str) -> str:
-    """The table with what it was measured on, and the notes below it."""
+    """The table as Markdown, with the machine above it and notes below."""
     machine = document["machine"]
     lines = [
         f"{document['date'][:10]}, {machine['cpu']} ({machine['instructions']}, {machine['cores']} cores, load "
         f"{machine['load']}), {machine['threads']} threads, {machine['clock']} time, torch {machine['torch']}, Python {machine['python']}.",
-        f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once in turn, and the "
-        "ratio is taken round by round.",
+        f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once, and the "
+        "ratio is computed in each round.",
         "Floors: " + ", ".join(f"{name} {value:.3g}" for name, value in machine["floors"].items()) + ".",
         "",
         f"| {' | '.join(HEADINGS)} |",
@@ -56,10 +56,10 @@ def _fact(value: float) -> str:
 
 
 def _facts(figures: Sequence[Figure]) -> list[str]:
-    """A table of what else is known for each bench that knows anything."""
+    """A table of the further facts for each bench that has any."""
     lines = []
-    for names, some in groupby((figure for figure in figures if figure.facts), key=lambda figure: list(figure.facts)):
-        lines += _table(names, list(some))
+    for names, group in groupby((figure for figure in figures if figure.facts), key=lambda figure: list(figure.facts)):
+        lines += _table(names, list(group))
     return lines
 
 
@@ -98,7 +98,7 @@ def _wanted(figure: Figure) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A measure for people: 1.23 s, 4.5 ms, 537 MiB."""
+    """A measured value as text: 1.23 s, 4.5 ms, 537 MiB."""
     if unit == "bytes":
         return f"{value / 2**20:,.0f} MiB"
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that figures are measured on: its description and its limits."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from memexp.bench.measurement import clock
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, its load, and versions."""
+    """The processor, its load, and versions of software."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -30,9 +30,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def floors() -> dict[str, float]:
-    """What nothing on this machine can be faster than, with torch's threads: products in GF/s, memory in GB/s.
+    """Upper limits of speed on this machine, with torch's threads: matrix products in GF/s, memory reads in GB/s.
 
-    Products of a search (512 queries, keys of 64) and of a projection (2,048 tokens, width 256 to 1,024).
+    The products are those of a search (512 queries, keys of size 64) and a projection (2,048 tokens, width 256 to 1,024).
     """
     rates = {}
     for name, (rows, inner, columns) in {"search": (512, 64, 4096), "projection": (2048, 256, 1024)}.items():
@@ -46,7 +46,7 @@ def floors() -> dict[str, float]:
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some calls, about a second of them at most."""
+    """Seconds of the fastest call, among calls that take about a second together."""
     times, now = list[float](), clock()
     while len(times) < 2 or (len(times) < 20 and sum(times) < 1):
         began = now()
@@ -56,7 +56,7 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system calls it."""
+    """The processor's name, as the system reports it."""
     information = Path("/proc/cpuinfo")
     text = information.read_text() if information.exists() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

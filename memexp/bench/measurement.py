@@ -1,4 +1,4 @@
-"""Figures: a measure of ours and of what it is held against, taken in turn so that both see the same machine."""
+"""Figures: our measurement beside the one it is compared with, taken in turn so that the machine is equal for both."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,43 +11,43 @@ import torch
 Say = Callable[[str], None]
 """Shows what is being measured."""
 Side = Callable[[], float]
-"""Measures once."""
+"""Measures once, and returns seconds or bytes."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One comparison; place i of both lists was measured in round i."""
+    """One comparison; item i of both lists was measured in round i."""
 
     what: str
     ours: str
     other: str
     unit: str
-    """s or bytes."""
+    """The unit of the measurements: s or bytes."""
     ours_measured: list[float]
     other_measured: list[float]
     ratio_at_most: float | None = None
-    """What the median ratio is wanted to be."""
+    """Largest wanted median ratio."""
     ours_at_most: float | None = None
-    """What the median of ours is wanted to be, in the unit."""
+    """Largest wanted median of our measurements, in the unit."""
     note: str = ""
     facts: dict[str, float] = field(default_factory=dict)
-    """What else is known of ours, by name; the same names in all figures of a bench."""
+    """Further facts about our side, by name; all figures of a bench have the same names."""
 
     @property
     def ratios(self) -> list[float]:
-        """Ours over the other, round by round."""
+        """Our measurement divided by the other one, for each round."""
         return [ours / other for ours, other in zip(self.ours_measured, self.other_measured, strict=True)]
 
     @property
     def met(self) -> bool | None:
-        """Whether it is as wanted; None where nothing is."""
+        """Whether the figure is as wanted; None if nothing is wanted."""
         if self.ratio_at_most is None and self.ours_at_most is None:
             return None
         within_ratio = self.ratio_at_most is None or median(self.ratios) <= self.ratio_at_most
         return within_ratio and (self.ours_at_most is None or median(self.ours_measured) <= self.ours_at_most)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for JSON, with what follows from it."""
+        """All fields for JSON, with medians, ranges and whether the figure is as wanted."""
         summary = {
             name: {"median": median(values), "min": min(values), "max": max(values)}
             for name, values in (
@@ -60,12 +60,12 @@ class Figure:
 
 
 def about(subject: str, say: Say) -> Say:
-    """`say` with what it is about in front."""
+    """`say` with `subject` in front of each message."""
     return lambda what: say(f"{subject}: {what}")
 
 
 def clock() -> Callable[[], float]:
-    """Gives seconds: the processor's where one thread does all the work, which what else runs here lengthens least."""
+    """The clock to measure seconds with: CPU time if one thread does all the work, because other processes disturb it least."""
     return time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
 
 
@@ -73,7 +73,7 @@ def timed(work: Callable[[], object], *, seconds: Callable[[], float] | None = N
     """A side that measures the time of `work`, which runs once now to warm up.
 
     Args:
-        seconds: the clock; by default `clock`'s.
+        seconds: the clock; default: `clock()`.
     """
     now = seconds or clock()
     work()
@@ -87,10 +87,10 @@ def timed(work: Callable[[], object], *, seconds: Callable[[], float] | None = N
 
 
 def in_turn(sides: Mapping[str, Side], *, repeats: int, say: Say) -> dict[str, list[float]]:
-    """What each side measures in each round; every other round goes backwards, so that a drift favours no side."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    """The measurements of each side, one for each round; the order alternates, so that a drift favours no side."""
+    measured: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats):
         say(f"round {number + 1} of {repeats}")
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            found[name].append(sides[name]())
-    return found
+            measured[name].append(sides[name]())
+    return measured

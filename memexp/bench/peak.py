@@ -1,4 +1,4 @@
-"""A program: trains kNN memory for two steps and prints the most bytes that this process ever held."""
+"""A program that trains kNN memory for two steps and prints the peak memory of its process, in bytes."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from memexp.machine import peak_bytes
 
 
 def main() -> None:
-    """Takes the work as JSON, the slots and the threads."""
+    """Read the work as JSON, the slots and the threads from the command line."""
     work, slots, threads = Work(**json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     if threads:
         torch.set_num_threads(threads)

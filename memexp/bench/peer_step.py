@@ -1,7 +1,7 @@
-"""A program for an environment of its own: trains another package's model, a step for every line it reads.
+"""A program that trains the model of another package, one step for each line that it reads.
 
-It knows nothing of memexp, which is not installed there. Takes the package's name, the work as JSON and the threads;
-answers every line with the seconds that a step took.
+It runs in an environment of its own, in which memexp is not installed. Its arguments are the package's name, the work as
+JSON, and the threads. It answers each line with the seconds of a step.
 """
 
 import json
@@ -17,7 +17,7 @@ Work = dict[str, int]
 
 
 def memorizing(work: Work) -> tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
-    """memorizing-transformers-pytorch, its memory full and its cache of a segment in every layer."""
+    """memorizing-transformers-pytorch with a full memory, and a cache of one segment in every layer."""
     from memorizing_transformers_pytorch import MemorizingTransformer
 
     model = MemorizingTransformer(
@@ -41,7 +41,7 @@ def memorizing(work: Work) -> tuple[torch.nn.Module, Callable[[torch.Tensor], to
 
 
 def block_recurrent(work: Work) -> tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
-    """block-recurrent-transformer-pytorch, a segment a window."""
+    """block-recurrent-transformer-pytorch with a window of one segment."""
     from block_recurrent_transformer_pytorch import BlockRecurrentTransformer
 
     model = BlockRecurrentTransformer(
@@ -55,7 +55,7 @@ def block_recurrent(work: Work) -> tuple[torch.nn.Module, Callable[[torch.Tensor
     def loss(text: torch.Tensor) -> torch.Tensor:
         nonlocal cache, states
         nats, cache, states = model(text, return_loss=True, xl_memories=cache, states=states)
-        cache, states = [each.detach() for each in cache], [each.detach() for each in states]
+        cache, states = [tensor.detach() for tensor in cache], [tensor.detach() for tensor in states]
         return nats
 
     return model, loss
@@ -89,7 +89,7 @@ PEERS = {
 
 
 def random_text(work: Work) -> torch.Tensor:
-    """One segment a lane and the token behind it; 0 is padding to some."""
+    """One segment per lane and its next token; without 0, which is padding in some packages."""
     return torch.randint(1, work["vocabulary"], (work["lanes"], work["segment"] + 1))
 
 

@@ -1,4 +1,4 @@
-"""Training steps beside those of the packages that implement the same papers, from an environment of their own."""
+"""Our training steps beside those of packages that implement the same papers, which run in an environment of their own."""
 
 import json
 import subprocess
@@ -15,24 +15,25 @@ from memexp.config.commands import BenchConfig
 from memexp.errors import UserError
 
 OVER_PEER = 0.5
+"""Largest wanted time of our step, relative to the peer's."""
 ENVIRONMENT = ".venv-peers"
 PROGRAM = Path(__file__).with_name("peer_step.py")
 MEMORY_TOKENS = 32
 LONG = 3
-"""Rounds at most."""
+"""Largest number of rounds."""
 
 
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
-    """The time of one step of ours and of theirs at equal shape, in turn, with equally many threads.
+    """The time of our step and of theirs, at equal shape and with as many threads, measured in turn.
 
     Raises:
-        UserError: they are not installed.
+        UserError: the packages are not installed.
     """
     python = Path(sys.prefix).parent / ENVIRONMENT / "bin" / "python"
     if not python.exists():
         raise UserError(
-            f"peers are measured from {python.parents[1]}, which is not there; expected an environment with them. "
-            "`make bench-peers` makes it, and measures"
+            f"{python.parents[1]} does not exist; expected an environment with the peers' packages. `make bench-peers` makes it, and "
+            "measures them"
         )
     numbers = asdict(work) | {"slots": config.smaller, "states": work.segment, "memory_tokens": MEMORY_TOKENS}
     ours = {
@@ -51,16 +52,18 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
             theirs = _side(process, peer)
             theirs()  # to warm up
             sides = {"ours": timed(step), "theirs": theirs}
-            found = in_turn(sides, repeats=min(LONG, config.repeats), say=about(peer, say))
+            seconds = in_turn(sides, repeats=min(LONG, config.repeats), say=about(peer, say))
             assert process.stdin is not None
             process.stdin.close()
         name = peer.removesuffix("-pytorch").removesuffix("-transformers").removesuffix("-transformer")
         figures.append(
-            Figure(f"step beside {name}", "ours", peer, "s", found["ours"], found["theirs"], ratio_at_most=OVER_PEER)
+            Figure(
+                f"step beside {name}", "ours", peer, "s", seconds["ours"], seconds["theirs"], ratio_at_most=OVER_PEER
+            )
         )
     figures[0] = replace(
         figures[0],
-        note=f"memories of {config.smaller:,} full slots, theirs by an approximate index; {numbers['states']} state vectors; "
+        note=f"memories of {config.smaller:,} full slots, theirs with an approximate index; {numbers['states']} state vectors; "
         f"{MEMORY_TOKENS} memory tokens and no cache",
     )
     return figures

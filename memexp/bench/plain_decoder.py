@@ -1,4 +1,4 @@
-"""The decoder that `vanilla` is measured against: the same work in plain PyTorch, sharing no code with memexp.model.
+"""The decoder that `vanilla` is compared with: an equal network in plain PyTorch, without code of memexp.model.
 
 Shapes: B lanes, T tokens, D width, H heads, K head size, V vocabulary.
 """
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 class PlainDecoder(nn.Module):
-    """A pre-norm decoder with gains only, ReLU, tied embedding, and queries and keys of unit norm times a scale a head."""
+    """A pre-norm decoder with RMSNorm, ReLU and tied embeddings.
+
+    Queries and keys have unit norm, and queries a scale per head.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class PlainDecoder(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """Attention, then a feed-forward layer."""
+    """A decoder layer: attention, then the feed-forward network."""
 
     def __init__(self, *, width: int, heads: int, head_size: int, feedforward: int) -> None:
         super().__init__()
@@ -71,14 +74,14 @@ class PlainLayer(nn.Module):
 
 
 def turns(context: int, head_size: int) -> Tensor:
-    """Cosines, then sines, of the angle by which each position turns each pair of coordinates, 2 T K."""
+    """Cosines and sines of the rotation angle of each coordinate at each position, 2 T K."""
     rate = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
     angle = torch.outer(torch.arange(context).float(), rate)
     return torch.stack([angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)])
 
 
 def turn(x_BHTK: Tensor, turns_2TK: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021) in the form that turns coordinate i with i + K / 2."""
+    """Apply rotary positions (Su et al. 2021), in the form that rotates the coordinates i and i + K / 2 together."""
     half = x_BHTK.shape[-1] // 2
     cosine_TK, sine_TK = turns_2TK[:, : x_BHTK.shape[2]]
     turned = torch.cat([-x_BHTK[..., half:], x_BHTK[..., :half]], dim=-1)

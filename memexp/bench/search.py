@@ -1,6 +1,6 @@
-"""Exact search of a full ring beside what else finds the best scores, and beside its floor: the score product alone.
+"""Exact search of a full ring, beside other ways to find the best scores and beside its floor, the score product alone.
 
-Shapes: B lanes (one), H heads, T queries, R slots, K head size, k neighbours, W slots of a tile.
+Shapes: B lanes (1), H heads, T queries, R slots, K head size, k neighbours, C clusters, W slots of a tile.
 """
 
 from dataclasses import replace
@@ -18,19 +18,19 @@ from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.ring import Ring, empty_ring
 
 OVER_FLOOR, OVER_TOPK, OVER_FLAT, OVER_IVF = 3.0, 1 / 8, 1 / 25, 1.0
-"""What the time is wanted to be of the score product's, of scores + `torch.topk`, of faiss's Flat and of its IVF."""
+"""Largest wanted time, relative to the score product, scores + `torch.topk`, faiss Flat and faiss IVF."""
 TILE = 1024
-"""Keys that the product multiplies at a time."""
+"""Keys in each matrix product of the floor."""
 ALIKE = 64
-"""Pairs of each cluster, where keys come in clusters."""
+"""Keys in each cluster."""
 SPREAD = 0.02
-"""Standard deviation of a cluster's keys in every coordinate, against 1 in all together."""
+"""Standard deviation of the keys of a cluster in every coordinate, before they are brought to unit norm."""
 
 
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
-    """The time of one search of every head; before that, whether it finds the same scores.
+    """The time to search every head, after a check that the search finds the correct scores.
 
-    A search may be faster where the best pairs stand out, so keys that are all alike are searched too.
+    A search may be faster if the best keys stand out, so clustered keys, which are similar, are searched too.
     """
     queries_BHTK = some_queries(work)
     rings = {
@@ -41,18 +41,18 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
     for name, ring in rings.items():
         search = partial(exact, queries_BHTK, ring, work.neighbours)
         sort = partial(scores_topk, queries_BHTK, ring, work.neighbours)
-        found_BHTk = (queries_BHTK @ ring.keys_BHRK.transpose(-1, -2)).gather(-1, search().slots_BHTk)
-        torch.testing.assert_close(found_BHTk, sort(), rtol=0, atol=1e-5)
+        scores_BHTk = (queries_BHTK @ ring.keys_BHRK.transpose(-1, -2)).gather(-1, search().slots_BHTk)
+        torch.testing.assert_close(scores_BHTk, sort(), rtol=0, atol=1e-5)
         sides |= {f"{name} ours": timed(search), f"{name} topk": timed(sort)}
     sides["product"] = timed(partial(product, queries_BHTK, rings["random"]))
     if faiss_search.installed():
         sides["flat"] = timed(faiss_search.flat(queries_BHTK, rings["random"], work.neighbours))
-    found = in_turn(sides, repeats=config.repeats, say=say)
+    seconds = in_turn(sides, repeats=config.repeats, say=say)
     what = f"search of {config.slots:,} slots, {work.heads} x {work.segment} queries, k {work.neighbours}"
 
     def figure(kind: str, other: str, side: str, at_most: float | None) -> Figure:
         return Figure(
-            f"{what}, {kind} keys", "exact", other, "s", found[f"{kind} ours"], found[side], ratio_at_most=at_most
+            f"{what}, {kind} keys", "exact", other, "s", seconds[f"{kind} ours"], seconds[side], ratio_at_most=at_most
         )
 
     figures = [
@@ -61,41 +61,44 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
         figure("clustered", "scores + topk", "clustered topk", None),
     ]
     if not faiss_search.installed():
-        figures[0] = replace(figures[0], note="faiss is not installed (the extra `faiss`), so it is not beside it")
+        figures[0] = replace(figures[0], note="faiss (the extra `faiss`) is not installed, so it was not measured")
         return figures
     return [*figures, figure("random", "faiss Flat", "flat", OVER_FLAT), _against_ivf(config, work, say)]
 
 
 def _against_ivf(config: BenchConfig, work: Work, say: Say) -> Figure:
-    """At the largest size, where an index in parts begins to pay; both sides take in a segment of new keys."""
+    """The time at the largest size, at which an inverted-file index begins to pay off.
+
+    The time of the index includes inserting a segment of new keys.
+    """
     torch.manual_seed(1)
     queries_BHTK = some_queries(work)
     ring = full_ring(torch.randn(work.heads, config.largest, work.head_size))
     ours = partial(exact, queries_BHTK, ring, work.neighbours)
     say("building faiss's index")
     ivf = faiss_search.Ivf(queries_BHTK, ring, work.neighbours, ours().slots_BHTk)
-    found = in_turn({"ours": timed(ours), "ivf": ivf.step}, repeats=min(3, config.repeats), say=say)
+    seconds = in_turn({"ours": timed(ours), "ivf": ivf.step}, repeats=min(3, config.repeats), say=say)
     return Figure(
         f"search of {config.largest:,} slots, random keys",
         "exact",
         "faiss IVF",
         "s",
-        found["ours"],
-        found["ivf"],
+        seconds["ours"],
+        seconds["ivf"],
         ratio_at_most=OVER_IVF,
-        note=f"IVF of {ivf.lists} lists, {ivf.probes} probed: recall {ivf.recall:.3f} of these keys; its time has the "
-        f"insertion of a segment, and its building ({ivf.build_seconds:.1f} s) once in as many segments as the ring holds",
+        note=f"IVF of {ivf.lists} lists, {ivf.probes} probed: recall {ivf.recall:.3f} on these keys; its time includes inserting a "
+        f"segment and this segment's share of building the index ({ivf.build_seconds:.1f} s)",
     )
 
 
 def some_queries(work: Work) -> Tensor:
-    """One lane's, B H T K, of unit norm."""
+    """Random queries of one lane, B H T K, of unit norm."""
     torch.manual_seed(0)
     return F.normalize(torch.randn(1, work.heads, work.segment, work.head_size), dim=-1)
 
 
 def full_ring(keys_HRK: Tensor) -> Ring:
-    """One lane whose every slot holds one of these keys, brought to unit norm."""
+    """A ring of one lane, filled with these keys at unit norm."""
     heads, slots, head_size = keys_HRK.shape
     ring = empty_ring(lanes=1, heads=heads, head_size=head_size, slots=slots, slack=0, like=keys_HRK)
     ring.keys_BHRK.copy_(F.normalize(keys_HRK, dim=-1))
@@ -103,19 +106,19 @@ def full_ring(keys_HRK: Tensor) -> Ring:
 
 
 def clustered(queries_HTK: Tensor, *, slots: int) -> Tensor:
-    """Keys in clusters, H R K: around the queries as far as there is room, and more pairs alike than one retrieves."""
+    """Keys in clusters around queries, H R K; a cluster has more keys than a search retrieves."""
     centres_HCK = queries_HTK[:, : max(1, slots // ALIKE)]
     keys_HRK = centres_HCK.repeat(1, -(-slots // centres_HCK.shape[1]), 1)[:, :slots]
     return keys_HRK + SPREAD * torch.randn_like(keys_HRK)
 
 
 def scores_topk(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Tensor:
-    """The best scores, B H T k, as one would first write it."""
+    """The best scores, B H T k, by the simplest code."""
     return (queries_BHTK @ ring.keys_BHRK.transpose(-1, -2)).topk(neighbours, dim=-1).values
 
 
 def product(queries_BHTK: Tensor, ring: Ring) -> None:
-    """All scores, tile by tile into the same memory, and nothing done with them."""
+    """Compute all scores, tile by tile into the same buffer, and do not use them."""
     for queries_TK, keys_RK in zip(queries_BHTK[0], ring.keys_BHRK[0], strict=True):
         scores_TW = queries_TK.new_empty(len(queries_TK), min(TILE, len(keys_RK)))
         for keys_WK in keys_RK.split(TILE):

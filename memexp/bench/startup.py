@@ -1,4 +1,4 @@
-"""How long the program takes to say what it can do, beside the interpreter alone."""
+"""The time that the program takes to print its help, beside the Python interpreter alone."""
 
 import subprocess
 import sys
@@ -10,21 +10,21 @@ from memexp.bench.workload import Work
 from memexp.config.commands import BenchConfig
 
 LIMITS = {"memexp --help": 0.5, "memexp train --help": 1.5}
-"""Seconds."""
+"""Largest wanted time of each command, in seconds."""
 
 
 def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
-    """The time from start to end of a process; `work` plays no part."""
+    """The time from start to end of a process; `work` is not used."""
     floor = "python -c pass"
     programs = {floor: ["-c", "pass"]} | {name: ["-m", *name.split()] for name in LIMITS}
     sides = {name: timed(partial(start, words), seconds=time.perf_counter) for name, words in programs.items()}
-    found = in_turn(sides, repeats=config.repeats, say=say)
+    seconds = in_turn(sides, repeats=config.repeats, say=say)
     return [
-        Figure(f"start-up of {name}", name, floor, "s", found[name], found[floor], ours_at_most=limit)
+        Figure(f"start-up of {name}", name, floor, "s", seconds[name], seconds[floor], ours_at_most=limit)
         for name, limit in LIMITS.items()
     ]
 
 
 def start(words: list[str]) -> None:
-    """Run Python with these words."""
+    """Run Python with these arguments."""
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)

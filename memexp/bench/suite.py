@@ -1,4 +1,4 @@
-"""All benches by name, and what they found as one document."""
+"""All benches by name, and their results as one document."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -25,15 +25,16 @@ MEASURES = {
     "peers": peers.measure,
 }
 ACROSS = {"step": step.measure, "archs": archs.measure}
-"""Those that read the settings of every architecture."""
+"""Benches that read the settings of every architecture."""
 ON_REQUEST = ("peers",)
+"""Benches that run only if they are named."""
 
 
 def run_benches(config: BenchConfig, say: Say, settings: Callable[[], Mapping[str, TrainConfig]]) -> list[Figure]:
-    """The figures of the benches that are asked for, in their own order.
+    """Run the chosen benches in the order of `BENCHES`, and return their figures.
 
     Args:
-        settings: gives those of every architecture, for the benches that compare them.
+        settings: returns the settings of every architecture, for the benches that compare them.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -52,7 +53,7 @@ def chosen(config: BenchConfig) -> list[str]:
 
 
 def document(config: BenchConfig, figures: list[Figure]) -> dict[str, Any]:
-    """Everything that was measured, where and with what settings."""
+    """All measurements, with the machine and the settings, as JSON content."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine() | {"floors": floors()},

@@ -1,4 +1,4 @@
-"""What is measured: the shape of the network, the text it reads, and training steps over both."""
+"""What is measured: the shape of the network, the text that it reads, and its training steps."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ OPTIM = Optim(name="adamw", rate=1e-3, betas=[0.9, 0.98], weight_decay=0.01)
 
 @dataclass(frozen=True)
 class Work:
-    """The size of everything but the memory; in fp32 on the CPU."""
+    """The sizes of the network and the batch, without the memory; everything is fp32 on the CPU."""
 
     vocabulary: int = 256
     layers: int = 6
@@ -34,7 +34,7 @@ class Work:
     neighbours: int = 32
 
     def describe(self) -> str:
-        """In one line."""
+        """The sizes in one line."""
         return (
             f"width {self.width}, {self.layers} layers, {self.heads} heads of {self.head_size}, feed-forward "
             f"{self.feedforward}, vocabulary {self.vocabulary}, {self.lanes} lanes of {self.segment} tokens, "
@@ -63,7 +63,7 @@ def knn(work: Work) -> AttentionArch:
 
 
 def block(work: Work) -> Arch:
-    """Options of block recurrence, a segment a window, in the layer that its paper takes."""
+    """Options of block recurrence with a window of one segment, in the layer that the paper uses."""
     return BlockArch(_target_="memexp.model.block.Block", name="block", window=work.segment, position="rotary")
 
 
@@ -73,12 +73,12 @@ def rmt() -> Arch:
 
 
 def random_text(work: Work) -> Tensor:
-    """One segment a lane and the token behind it, B T+1."""
+    """One segment per lane and its next token, B T+1."""
     return torch.randint(work.vocabulary, (work.lanes, work.segment + 1))
 
 
 def our_step(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
-    """A training step of one of our architectures: forward, backward, AdamW; its memory is full from the start."""
+    """A training step of one of our architectures: forward, backward and AdamW. Its memory is full from the start."""
     return step_of(settings_of(arch, mem=mem, work=work), work)
 
 
@@ -91,7 +91,7 @@ def settings_of(arch: Arch, *, mem: int, work: Work) -> TrainConfig:
 
 
 def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
-    """The same from settings."""
+    """A training step of the model of these settings: forward, backward and AdamW. Its memory is full from the start."""
     torch.manual_seed(0)
     model = build_model(config, vocabulary=work.vocabulary)
     optimizer = build_optimizer(model, OPTIM)
@@ -117,7 +117,7 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
 
 
 def our_reading(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
-    """What evaluation does with one segment a lane of the same architecture."""
+    """A step of evaluation of one of our architectures, on one segment per lane."""
     model = build_model(settings_of(arch, mem=mem, work=work), vocabulary=work.vocabulary).eval()
     text = random_text(work)
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
@@ -135,7 +135,7 @@ def our_reading(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:
 
 
 def plain_step(position: str, *, work: Work) -> Callable[[], None]:
-    """The same of the plain decoder."""
+    """A training step of the plain decoder: forward, backward and AdamW."""
     torch.manual_seed(0)
     model = PlainDecoder(
         vocabulary=work.vocabulary,

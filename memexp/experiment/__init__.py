@@ -1,1 +1,1 @@
-"""Experiments: a paper's table as rows, columns and two scales, and the runs and scores that fill it. Never imports torch."""
+"""Experiments: a paper's table with its rows, columns and two scales, and the runs that fill it. Never imports torch."""

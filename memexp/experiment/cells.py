@@ -1,4 +1,4 @@
-"""From an experiment to its cells: for each row, column and seed the settings of `memexp train`."""
+"""The cells of an experiment: the settings of `memexp train` for each row, column and seed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ class Cell:
     """One row and column of a table with one seed.
 
     Attributes:
-        settings: of the run, by dotted name: groups and values, without those that only say where from.
+        settings: settings of the run by dotted name: config groups and values, without `init_from`.
         start: the cell whose weights the run starts from.
-        mem, memory: how the run is scored, where that is not with its own memory.
+        mem, memory: how the run is scored, if not with the memory of its training.
     """
 
     row: str
@@ -29,7 +29,7 @@ class Cell:
 
     @property
     def overrides(self) -> list[str]:
-        """The words of `memexp train` but for `init_from`."""
+        """The words of `memexp train`, without `init_from`."""
         return [f"{name}={_text(value)}" for name, value in self.settings.items()]
 
     def with_seed(self, seed: int) -> "Cell":
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def trains(self) -> bool:
-        """Whether it is what the run's own score says."""
+        """Whether training the run also makes the score of the cell."""
         return self.mem is None and self.memory == "on"
 
 
@@ -50,15 +50,16 @@ def _text(value: Any) -> str:
 
 
 def cells(experiment: Experiment, scale: str, *, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
-    """Every cell at that scale, in the order that makes the table informative soonest: a seed after the other, and of its
-    rows first those that are furthest apart.
+    """All cells at a scale, in an order in which the table is useful early.
+
+    Seeds come one after another. For each seed, rows that are far apart come first.
 
     Args:
-        data: only the columns with this data, by its name or the paper's; empty: all.
-        seeds: empty: the experiment's.
+        data: the columns to take, by the name of the data or of the paper's column; empty: all.
+        seeds: the seeds to take; empty: those of the experiment.
 
     Raises:
-        UserError: no such scale or column, or rows that do not fit the scale.
+        UserError: the scale or a column does not exist, or a length of a row does not fit the scale.
     """
     if scale not in experiment.scales:
         raise UserError(f"scale is {scale!r}; expected one of {', '.join(experiment.scales)}")
@@ -80,17 +81,17 @@ def data_of(experiment: Experiment, scale: str, column: str) -> str:
 
 
 def chosen_columns(experiment: Experiment, scale: str, data: Sequence[str]) -> list[str]:
-    """The columns of these names or with this data, in the table's order; all when none is named."""
+    """The columns with these names or this data, in the order of the table; all if `data` is empty."""
     names = {label: (label, data_of(experiment, scale, label)) for label in experiment.columns}
     for word in data:
-        if not any(word in both for both in names.values()):
+        if not any(word in pair for pair in names.values()):
             known = list(dict.fromkeys(name for _, name in names.values()))
             raise UserError(f"data is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, known)}")
-    return [label for label, both in names.items() if not data or set(both) & set(data)]
+    return [label for label, pair in names.items() if not data or set(pair) & set(data)]
 
 
 def _spread_out(count: int) -> Iterator[int]:
-    """0, the last, then the middles of what is left: each next one is far from those before."""
+    """Indices of `count` rows: the first, the last, then the middle of each gap, so that each is far from those before it."""
     seen = []
     parts = [(0, count - 1)] if count else []
     for low, high in parts:

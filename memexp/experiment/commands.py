@@ -1,4 +1,4 @@
-"""The commands that do a cell, as words after the program's name."""
+"""The commands that fill a cell, as the words after the program's name."""
 
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
@@ -6,17 +6,17 @@ from memexp.runs.scores import eval_command
 
 
 def train_words(cell: Wanted, library: Library, *, tag: str) -> list[str]:
-    """What trains and scores the cell's run. The run that it starts from is called RUN while it is not there."""
+    """The command that trains and scores the run of a cell; RUN stands for a run to start from that does not exist yet."""
     start = None if cell.start is None else library.with_weights(cell.start)
     words = [] if cell.start is None else [f"init_from={start.name if start else 'RUN'}"]
     return ["train", *cell.cell.overrides, *words, f"tag={tag}"]
 
 
 def eval_words(cell: Wanted, run: str) -> list[str]:
-    """What scores a run as the cell asks."""
+    """The command that scores a run as the cell needs it."""
     return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
 
 
 def reproduce_words(name: str, scale: str, data: str) -> list[str]:
-    """What fills a column."""
+    """The command that fills a column."""
     return ["reproduce", name, f"scale={scale}", f"data={data}"]

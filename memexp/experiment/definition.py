@@ -1,4 +1,4 @@
-"""What an experiment is: one file of `conf/experiment/<paper>/`, a table's rows and columns at the paper's scale and below."""
+"""The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,52 +9,54 @@ from memexp.errors import UserError, did_you_mean
 
 @dataclass
 class Column:
-    """A data set of the table: the settings that choose it, at each scale."""
+    """A data set of the table, by the settings that choose it at each scale."""
 
     paper: dict[str, Any] = field(default_factory=dict)
     small: dict[str, Any] = field(default_factory=dict)
     published: str | None = None
-    """The published column that it stands for, where that is not its own."""
+    """The published column to compare with, if its name differs."""
     slice: str | None = None
-    """The answers that count, such as length=24; None: all."""
+    """The answers to score, such as length=24; None: all."""
     document: int = 0
-    """Inputs of a document, where a step reads whole ones: how many segments it accumulates follows."""
+    """Input tokens of a document, if a step reads whole documents; `accumulate` follows from it. 0: it is set otherwise."""
 
 
 @dataclass
 class Row:
-    """A model of the table, or another way to score one."""
+    """A model of the table, or another way to score the model of another row."""
 
     set: dict[str, Any] = field(default_factory=dict)
-    """Settings of `train`, with lengths as in the paper."""
+    """Settings of `memexp train`, with lengths as in the paper."""
     paper: dict[str, Any] = field(default_factory=dict)
-    """Settings at this scale alone; nothing of them is divided."""
+    """Settings for scale=paper only; their lengths are not divided."""
     small: dict[str, Any] = field(default_factory=dict)
+    """Settings for scale=small only; their lengths are not divided."""
     init_from: str | None = None
-    """The row whose weights it starts from."""
+    """The row whose weights training starts from."""
     scores: str | None = None
-    """The row whose run it scores otherwise, instead of training one."""
+    """The row whose run is scored in another way, so that this row trains no run."""
     mem: int | None = None
-    """Of such a score: the memory's size in the paper, where it is not the run's."""
+    """With `scores`: the size of the memory in the paper, if it differs from the run's."""
     memory: str = "on"
+    """With `scores`: the state of the memory in scoring."""
     columns: list[str] = field(default_factory=list)
-    """The columns that it has a cell in; empty: all."""
+    """The columns that the row has a cell in; empty: all."""
 
 
 @dataclass
 class Scale:
-    """What all cells share at one scale."""
+    """The settings that all cells share at one scale."""
 
     set: dict[str, Any] = field(default_factory=dict)
     divide: int = 1
-    """What the lengths of `divided` are divided by."""
+    """The number that the lengths in `divided` are divided by."""
     divided: list[str] = field(default_factory=list)
+    """Names of the settings that are lengths."""
     tokens_a_step: int = 0
-    """From which the lanes follow, or where these are given the segments that a step accumulates; 0: a row or its size says
-    how many."""
+    """Tokens of an optimizer step; `lanes` follow from it, or `accumulate` if `lanes` are set. 0: both are set otherwise."""
     steps: int | None = None
     differs: list[str] = field(default_factory=list)
-    """How it departs from the paper, a line each."""
+    """How the scale differs from the paper, one line for each difference."""
 
 
 @dataclass
@@ -62,10 +64,10 @@ class Experiment:
     """A table of a paper.
 
     Attributes:
-        name: the paper and the table, as in memorizing/table4.
-        baseline: the row that differences are taken to; default: the first.
-        goal: the row whose difference is all there is to gain; the table says which share of it the others have.
-        needs: what it takes to run it that memexp does not have.
+        name: paper and table, such as memorizing/table4.
+        baseline: the row that differences are taken to; default: the first row.
+        goal: the row whose difference counts as the whole gain; the table shows the share of it that each row has.
+        needs: what is missing in memexp to run the experiment.
     """
 
     name: str
@@ -89,16 +91,16 @@ class Experiment:
 
 
 def experiments() -> list[str]:
-    """Their names, sorted."""
+    """Names of all experiments, sorted."""
     folder = CONF / "experiment"
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.yaml"))
 
 
 def load(name: str) -> Experiment:
-    """The experiment of that name.
+    """Load the experiment of a name.
 
     Raises:
-        UserError: there is none, or its file does not fit the schema.
+        UserError: it does not exist, or its file does not fit the schema.
     """
     import yaml
     from omegaconf import OmegaConf

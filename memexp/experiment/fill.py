@@ -1,4 +1,4 @@
-"""From runs to the cells of a paper's table: which scores fill it, which are set aside, and what is missing."""
+"""Fills the cells of a paper's table with scores of runs, and says which scores are left out and which are missing."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,30 +19,30 @@ from memexp.wording import plural
 
 
 def fill(table: PaperTable, library: Library) -> Reproduction:
-    """The table with the scores that there are, of whichever seed.
+    """The table with all existing scores, of any seed.
 
     Raises:
-        UserError: a damaged file, scores of a column that do not compare, or a metric that slices do not have.
+        UserError: a file is damaged, scores of a column cannot be compared, or slices do not have the metric.
     """
     experiment, metric = table.experiment, METRICS[table.experiment.metric]
-    if (slices := [one.slice for one in experiment.columns.values() if one.slice]) and not metric.of:
+    if (slices := [column.slice for column in experiment.columns.values() if column.slice]) and not metric.of:
         raise UserError(
-            f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers there, such as accuracy"
+            f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers, such as accuracy"
         )
     filled = Reproduction(experiment, table.scale, metric, table.published, table.data)
     own, foreign = _scores(table, library)
     cells: Cells = {}
     for column in table.data:
-        here, others = _of_column(own, column), _all(_of_column(foreign, column))
-        if others and not here:
-            here, others = _of_column(foreign, column), []
+        used, left_out = _of_column(own, column), _all(_of_column(foreign, column))
+        if left_out and not used:
+            used, left_out = _of_column(foreign, column), []
             filled.foreign.append(column)
-        if all(isinstance(entry.score, CopiedScore) for entry in _all(here)):
-            here, unlike = _alike(here)
-            others += _all(unlike)
-        refuse_unlike(_all(here), metric)
-        cells |= here
-        filled.left_out += _set_aside(others, column)
+        if all(isinstance(entry.score, CopiedScore) for entry in _all(used)):
+            used, unlike = _of_most_common_tokens(used)
+            left_out += _all(unlike)
+        refuse_unlike(_all(used), metric)
+        cells |= used
+        filled.left_out += _left_out(left_out, column)
     filled.cells = {place: cells[place] for place in table.places if place in cells}
     filled.missing = _missing(table, filled.cells, library)
     filled.left_out += library.left_out
@@ -50,16 +50,16 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
 
 
 def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells]:
-    """Of every cell the scores of runs that read the corpora as they are here, and those of foreign light copies."""
+    """The scores of each cell: those of runs on the corpora as prepared here, and those of foreign light copies."""
     own: Cells = {}
     foreign: Cells = {}
     for place, first in table.places.items():
         for seed in sorted(library.seeds(first)):
-            one = first.with_seed(seed)
-            if found := library.score(one):
-                own.setdefault(place, []).append(_entry(*found, one, library))
-            elif found := library.foreign_score(one):
-                foreign.setdefault(place, []).append(_entry(*found, one, library))
+            cell = first.with_seed(seed)
+            if scored := library.score(cell):
+                own.setdefault(place, []).append(_entry(*scored, cell, library))
+            elif scored := library.foreign_score(cell):
+                foreign.setdefault(place, []).append(_entry(*scored, cell, library))
     return own, foreign
 
 
@@ -77,8 +77,8 @@ def _all(cells: Cells) -> list[Entry]:
     return [entry for entries in cells.values() for entry in entries]
 
 
-def _alike(cells: Cells) -> tuple[Cells, Cells]:
-    """Of copies from several machines those that scored the tokens that most of them did, and the others."""
+def _of_most_common_tokens(cells: Cells) -> tuple[Cells, Cells]:
+    """Split copies from several machines into those that scored the same tokens as most, and the rest."""
     counts = Counter(entry.summary["tokens_hash"] for entry in _all(cells))
     most = max(counts, key=lambda tokens: counts[tokens], default=None)
     parts: tuple[Cells, Cells] = ({}, {})
@@ -88,36 +88,36 @@ def _alike(cells: Cells) -> tuple[Cells, Cells]:
     return parts
 
 
-def _set_aside(copies: Sequence[Entry], column: str) -> list[str]:
+def _left_out(copies: Sequence[Entry], column: str) -> list[str]:
     if not copies:
         return []
     names = sorted({entry.run.name for entry in copies})
     return [
         f"{plural(len(copies), 'score')} of light copies on {column} ({', '.join(names[:3])}{', ...' * (len(names) > 3)}), which "
-        "read another corpus than the others"
+        "read a different corpus than the other scores"
     ]
 
 
 def _missing(table: PaperTable, cells: Cells, library: Library) -> list[tuple[str, str]]:
-    """What each empty cell is, and the command that fills it; of a column without any score that of the column."""
-    if table.experiment.needs is not None:  # no command fills anything
+    """Each empty cell and the command that fills it; a column without any score is listed as a whole."""
+    if table.experiment.needs is not None:  # it cannot be run
         return []
     name, missing = table.experiment.name, []
     for column, data in table.data.items():
-        here = {row: one for (row, there), one in table.places.items() if there == column}
-        if not any((row, column) in cells for row in here):
+        of_column = {row: cell for (row, label), cell in table.places.items() if label == column}
+        if not any((row, column) in cells for row in of_column):
             missing.append((f"all of {column}", " ".join(["memexp", *reproduce_words(name, table.scale, data)])))
             continue
-        missing += [_filling(one, library, name) for row, one in here.items() if (row, column) not in cells]
+        missing += [_filling(cell, library, name) for row, cell in of_column.items() if (row, column) not in cells]
     return missing
 
 
-def _filling(one: Wanted, library: Library, tag: str) -> tuple[str, str]:
-    """What an empty cell is, how far it is, and the command that fills it or goes on."""
-    what = f"{one.cell.row} on {one.cell.column}"
-    if run := library.with_weights(one):
-        return what, " ".join(["memexp", *eval_words(one, run.name)])
-    if run := library.unfinished(one):
-        what += f" ({progress_of(run)})"
-    then = [] if one.cell.trains else ["then", "memexp", *eval_words(one, "RUN")]
-    return what, " ".join(["memexp", *train_words(one, library, tag=tag), *then])
+def _filling(empty: Wanted, library: Library, tag: str) -> tuple[str, str]:
+    """The name and progress of an empty cell, and the command that starts or resumes what fills it."""
+    name = f"{empty.cell.row} on {empty.cell.column}"
+    if run := library.with_weights(empty):
+        return name, " ".join(["memexp", *eval_words(empty, run.name)])
+    if run := library.unfinished(empty):
+        name += f" ({progress_of(run)})"
+    then = [] if empty.cell.trains else ["then", "memexp", *eval_words(empty, "RUN")]
+    return name, " ".join(["memexp", *train_words(empty, library, tag=tag), *then])

@@ -1,4 +1,4 @@
-"""Which finished run and score fill a cell: those that were made with the cell's settings, whatever their folders are called."""
+"""Finds the run and the score that fill a cell, by their settings and not by the names of their folders."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,96 +19,96 @@ from memexp.runs.identity import read_identity
 
 
 def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") -> dict[str, Any]:
-    """The settings of a run with all that `schema` has: what is newer than the run at its default.
+    """The settings of a run, completed to today's `schema`: settings that are newer than the run get their defaults.
 
     Args:
-        path: where they stand, for the message.
-        group: where in them `config` stands, as in "arch.".
+        path: the file of the settings, for the message.
+        group: the group that `config` is, such as "arch."; empty for the whole.
 
     Raises:
-        UserError: it has a setting that is not known.
+        UserError: the run has a setting that the schema does not have.
     """
     known = {item.name: item for item in fields(schema)}
     for name in config:
         if name not in known:
             raise UserError(
-                f"{path}: there is no setting {group}{name} in this version of memexp; expected settings that it knows. The run "
-                "was made by another version"
+                f"{path}: there is no setting {group}{name} in this version of memexp; expected settings that it knows. Likely "
+                "cause: the run was made by another version"
             )
-    found = {name: config.get(name, default_of(item)) for name, item in known.items()}
-    for name, value in found.items():
+    complete = {name: config.get(name, default_of(item)) for name, item in known.items()}
+    for name, value in complete.items():
         if isinstance(nested := getattr(schema, name), SourceOptions):
-            found[name] = asdict(read_source(value))
+            complete[name] = asdict(read_source(value))
         elif is_dataclass(nested):
             value = value if isinstance(value, dict) else asdict(value)
-            found[name] = _as_today(value, nested, path, f"{group}{name}.")
-    return found
+            complete[name] = _as_today(value, nested, path, f"{group}{name}.")
+    return complete
 
 
 @dataclass
 class Library:
-    """The finished runs below a root: those of `results/runs`, and the light copies beside the tables.
+    """The finished runs below a root: those in `results/runs`, and the light copies beside the tables.
 
-    Where a cell's corpus is prepared, its runs are those that read it as it is; light copies of another one (made on a machine
-    whose corpus of that name is not the same) are foreign.
+    If the corpus of a cell is prepared here, only runs on exactly this corpus count as runs of the cell. A light copy of a
+    run on a different corpus of that name, made on another machine, is called foreign.
 
     Attributes:
-        left_out: one line for each run that is of a cell by its name but cannot be read.
+        left_out: one line for each run that belongs to a cell by its name but cannot be read.
     """
 
     root: Path
     left_out: list[str] = field(default_factory=list)
-    _found: dict[str, list[Run]] = field(default_factory=dict)
+    _finished_of: dict[str, list[Run]] = field(default_factory=dict)
     _copies: list[LightCopy] | None = None
     _corpora: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
 
     def runs(self, wanted: Wanted) -> list[Run]:
         """The finished runs of a cell, light copies last."""
-        return [run for run in self._finished(wanted) if self._read_what_is_here(run, wanted)]
+        return [run for run in self._finished(wanted) if self._read_this_corpus(run, wanted)]
 
     def with_weights(self, wanted: Wanted) -> Run | None:
-        """The finished run of a cell that can be scored or started from."""
+        """The finished run of a cell that still has its weights, so that it can be scored or started from."""
         return next((run for run in self.runs(wanted) if (run.path / "weights.pt").exists()), None)
 
     def score(self, wanted: Wanted) -> tuple[Run, Score] | None:
-        """The score of a cell, and whose it is."""
+        """The score of a cell, with its run."""
         return self._scored(self.runs(wanted), wanted)
 
     def foreign_score(self, wanted: Wanted) -> tuple[Run, Score] | None:
-        """The same of a foreign light copy."""
-        others = [run for run in self._finished(wanted) if not self._read_what_is_here(run, wanted)]
-        return self._scored(others, wanted)
+        """The score of a cell in a foreign light copy, with its run."""
+        foreign = [run for run in self._finished(wanted) if not self._read_this_corpus(run, wanted)]
+        return self._scored(foreign, wanted)
 
     def unfinished(self, wanted: Wanted) -> Run | None:
-        """The run of a cell that has begun and is not done."""
+        """The run of a cell that was started and is not done."""
         begun = [run for run in self._named(wanted) if run.state != "done"]
-        return next((run for run in begun if self._fits(run, wanted) and self._read_what_is_here(run, wanted)), None)
+        return next((run for run in begun if self._fits(run, wanted) and self._read_this_corpus(run, wanted)), None)
 
     def seeds(self, wanted: Wanted) -> set[int]:
-        """The seeds of runs that may be of the cell's row and column."""
-        found = (re.search(r"-s(\d+)-[^-]*$", run.name) for run in self._named(wanted, seed="*"))
-        return {int(match[1]) for match in found if match}
+        """The seeds of all runs that, by their names, may belong to the cell's row and column."""
+        matches = (re.search(r"-s(\d+)-[^-]*$", run.name) for run in self._named(wanted, seed="*"))
+        return {int(match[1]) for match in matches if match}
 
     def forget(self) -> None:
-        """Look again: runs have been made since, and the corpora that they needed."""
-        self._found.clear()
+        """Read everything again, because new runs and corpora may exist."""
+        self._finished_of.clear()
         self._copies = None
         self._corpora = {key: corpus for key, corpus in self._corpora.items() if corpus is not None}
 
     def _finished(self, wanted: Wanted) -> list[Run]:
-        """Those of a cell by their settings, foreign ones too."""
+        """The finished runs of a cell by their settings, including foreign copies."""
         key = wanted.result
-        if key not in self._found:
+        if key not in self._finished_of:
             done = [run for run in self._named(wanted) if run.state == "done"]
-            self._found[key] = [run for run in done if self._is_of(run, wanted)]
-        return self._found[key]
+            self._finished_of[key] = [run for run in done if self._is_of(run, wanted)]
+        return self._finished_of[key]
 
     def _scored(self, runs: Sequence[Run], wanted: Wanted) -> tuple[Run, Score] | None:
         scores = ((run, run.score(wanted.score)) for run in runs)
         return next(((run, score) for run, score in scores if score is not None), None)
 
     def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
-        """Runs of that architecture, data, memory and seed by their name, whole ones before their light copies."""
+        """Runs whose names have the cell's architecture, data, memory and seed; run folders come before light copies."""
         settings = wanted.settings
         names = f"{settings.arch.name}-{settings.data.name}-mem{settings.mem}-s{seed or settings.seed}-*"
         folders = sorted((self.root / "results" / "runs").glob(names))
@@ -127,8 +127,10 @@ class Library:
         ]
 
     def _fits(self, run: Run, wanted: Wanted) -> bool:
-        """Whether it has the settings, its corpus those settings or the content of the one here; which run it started from is
-        not looked at."""
+        """Whether a run has the cell's settings, and its corpus has the cell's settings or the content of the corpus here.
+
+        The run that it started from is not compared.
+        """
         try:
             config = _as_today(run.config, wanted.settings, run.path / "config.yaml")
         except UserError as error:
@@ -141,16 +143,16 @@ class Library:
         by_settings = isinstance(run, LightCopy) or self._corpus(wanted) is None
         if by_settings and config["data"] == asdict(wanted.settings.data):
             return True
-        return self._corpus(wanted) is not None and self._read_what_is_here(run, wanted)
+        return self._corpus(wanted) is not None and self._read_this_corpus(run, wanted)
 
-    def _read_what_is_here(self, run: Run, wanted: Wanted) -> bool:
-        """Whether a run read the corpus as it is here now; true where none is prepared to compare with."""
+    def _read_this_corpus(self, run: Run, wanted: Wanted) -> bool:
+        """Whether a run read the corpus that is prepared here; true if none is prepared."""
         corpus = self._corpus(wanted) or {}
-        there = read_identity(run)["data"] if corpus else {}
-        return all(there.get(name) == value for name, value in corpus.items())
+        of_run = read_identity(run)["data"] if corpus else {}
+        return all(of_run.get(name) == value for name, value in corpus.items())
 
     def _corpus(self, wanted: Wanted) -> Mapping[str, str] | None:
-        """The content of the cell's corpus; None where it is not prepared."""
+        """The content of the cell's corpus; None if it is not prepared."""
         data = wanted.settings.data
         key = fingerprint(asdict(data))
         if key not in self._corpora:

@@ -1,4 +1,4 @@
-"""A paper's table at one scale, before any run is looked at: loaded and composed once, for what fills and what shows it."""
+"""A paper's table at one scale, loaded and composed before any run is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from memexp.experiment.settings import Wanted, wanted
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table as it is to be filled.
+    """A table to fill.
 
     Attributes:
-        data: of each column chosen the name of our data, in the order of the columns.
-        cells: with their settings, in the order that makes the table informative soonest.
+        data: the name of our data for each chosen column, in the order of the columns.
+        cells: the cells with their settings, in an order in which the table is useful early.
     """
 
     experiment: Experiment
@@ -27,22 +27,22 @@ class PaperTable:
 
     @cached_property
     def places(self) -> dict[tuple[str, str], Wanted]:
-        """By row and column the first cell there; those of other seeds are `Wanted.with_seed`."""
+        """The first cell of each row and column; `Wanted.with_seed` gives the cells of other seeds."""
         places: dict[tuple[str, str], Wanted] = {}
-        for one in self.cells:
-            places.setdefault((one.cell.row, one.cell.column), one)
+        for cell in self.cells:
+            places.setdefault((cell.cell.row, cell.cell.column), cell)
         return places
 
 
 def open_table(name: str, *, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> PaperTable:
-    """The table of an experiment.
+    """Load the table of an experiment.
 
     Args:
-        data: only the columns with this data; empty: all.
-        seeds: empty: the experiment's.
+        data: the columns to take, by the name of the data or of the paper's column; empty: all.
+        seeds: the seeds to take; empty: those of the experiment.
 
     Raises:
-        UserError: no such experiment, scale or data, or a cell that cannot be composed.
+        UserError: the experiment, scale or data does not exist, or a cell cannot be composed.
     """
     experiment = load(name)
     composed = wanted(cells(experiment, scale, data=data, seeds=seeds))

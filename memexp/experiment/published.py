@@ -1,4 +1,4 @@
-"""A paper's own numbers: `results/published/<paper>.yaml`, a block a table, a line a row."""
+"""The numbers of papers: `results/published/<paper>.yaml` has a block for each table, and in it a line for each row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from memexp.config.introspection import CONF
 from memexp.errors import UserError
 
 PUBLISHED = CONF.parent / "published"
-"""The papers' numbers: in a checkout a link to those among the results."""
+"""Folder of the papers' numbers; in a checkout it is a link to `results/published`."""
 
 
 class Number(NamedTuple):
@@ -17,7 +17,7 @@ class Number(NamedTuple):
     value: float
     std: float | None = None
     recalled: bool = False
-    """It was recalled, not read in the source."""
+    """Whether it was recalled and not read in the source."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Published:
     """The numbers of one table.
 
     Attributes:
-        cites: which table of which paper.
-        source: where they were read.
-        numbers: by row and column.
-        step_time: of a training step, relative to a row of the paper's choice; by row.
+        cites: the paper and its table.
+        source: where the numbers were read.
+        numbers: the numbers by row and column.
+        step_time: time of a training step by row, relative to a row that the paper chose.
     """
 
     cites: str = ""
@@ -40,7 +40,7 @@ class Published:
 
 
 def load_published(paper: str, table: str) -> Published:
-    """The published numbers of a table; without any where the paper prints none.
+    """The published numbers of a table; empty if there are none.
 
     Raises:
         UserError: the file is damaged.

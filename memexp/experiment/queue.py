@@ -1,4 +1,4 @@
-"""The jobs that fill a paper's table: which are ready, which wait for others, and which are done."""
+"""The jobs that fill a paper's table: which are ready, which wait for another job, and which are done."""
 
 import os
 import sys
@@ -22,8 +22,10 @@ from memexp.runs.archive import keep
 
 @dataclass
 class Work:
-    """The cells of an experiment that are not done, and the jobs that do them: runs that start from others and scores of
-    another memory wait for the runs they are of, and come next once these are done."""
+    """The cells of an experiment that are not done, and the jobs that fill them.
+
+    A run that starts from another run, and a score with another memory, wait for that run and come next once it is done.
+    """
 
     table: PaperTable
     root: Path
@@ -33,7 +35,7 @@ class Work:
     failed: list[JobProcess] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
     _training: dict[str, JobProcess] = field(default_factory=dict)
-    """The job that trains a run, by what determines that: it scores the run too, a while after this is done."""
+    """The job that trains a run, by `Wanted.result`. The job also scores the run, so it ends some time after the training."""
     _folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,19 +44,19 @@ class Work:
         self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
 
     def summary(self) -> str:
-        """How many cells are done, and which others are in other hands."""
+        """How many cells are done, and which runs another process trains."""
         done = sum(self.library.score(cell) is not None for cell in self.cells)
         text = f"{self.table.experiment.name} at scale={self.table.scale}: {done} of {len(self.cells)} cells are done"
         busy = {run.name for cell in self.cells if (run := self.library.unfinished(cell)) and run.state == "running"}
         return text + (f"; another process trains {', '.join(sorted(busy))}" if busy else "")
 
     def keep(self) -> None:
-        """Make light copies of what is done."""
-        scored = [found for cell in self.cells if (found := self.library.score(cell))]
-        keep({run.path: run for run, _ in scored}.values(), self.root, self.table.experiment.name)
+        """Make light copies of the runs that have a score."""
+        pairs = [scored for cell in self.cells if (scored := self.library.score(cell))]
+        keep({run.path: run for run, _ in pairs}.values(), self.root, self.table.experiment.name)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
-        """Each cell that is not done, with the words that do it once the run it starts from or scores, called RUN, is there."""
+        """Each cell that is not done, with the command that fills it; RUN stands for a run that does not exist yet."""
         for cell in self.cells:
             if self.library.score(cell) is None:
                 run = self.library.with_weights(cell)
@@ -65,13 +67,13 @@ class Work:
 
     @property
     def tokens_to_train(self) -> int:
-        """Of the cells that are not done."""
-        missing = [one for one in self.cells if one.cell.trains and not self.library.with_weights(one)]
-        settings = [one.settings for one in missing if not self.library.score(one)]
-        return sum(one.steps * one.accumulate * one.lanes * one.segment for one in settings)
+        """Tokens of training for the cells that are not done."""
+        missing = [cell for cell in self.cells if cell.cell.trains and not self.library.with_weights(cell)]
+        configs = [cell.settings for cell in missing if not self.library.score(cell)]
+        return sum(config.steps * config.accumulate * config.lanes * config.segment for config in configs)
 
     def do(self, console: Console, until: float) -> bool:
-        """Run what is ready until nothing is; gives whether a signal or the budget stopped it."""
+        """Run jobs until none is ready; return whether a signal or the time limit stopped it."""
         interrupted = False
         while not interrupted and (jobs := self.ready()):
             with shown(jobs, console) as show:
@@ -80,33 +82,35 @@ class Work:
         return interrupted
 
     def ready(self) -> list[JobProcess]:
-        """Jobs for which everything is there and that were not tried before, in the order of the cells."""
+        """Jobs that can start now and were not tried before, in the order to run them."""
         self.library.forget()
         self._folder.mkdir(parents=True, exist_ok=True)
         jobs = []
-        for cell in sorted(self.cells, key=lambda one: not one.cell.trains):  # a run is named by the row it is of
+        for cell in sorted(
+            self.cells, key=lambda cell: not cell.cell.trains
+        ):  # a job is named after the row that it trains
             step = None if self.library.score(cell) else self._step(cell)
             if step is None or (key := " ".join(step[1])) in self._tried:
                 continue
-            doing, words = step
+            target, words = step
             self._tried.add(key)
             command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
-            steps = doing.settings.steps if words[0] == "train" else 0
-            job = JobProcess(_label(doing), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps)
+            steps = target.settings.steps if words[0] == "train" else 0
+            job = JobProcess(_label(target), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps)
             if steps:
-                self._training[doing.result] = job
+                self._training[target.result] = job
             jobs.append(job)
         return sorted(jobs, key=_turn)
 
     def _launched(self, words: list[str]) -> list[str]:
-        """A command with what says where it runs."""
+        """A command with the settings of where and how it runs."""
         root = [f"root={self.config.root}"] if self.config.root else []
         if self.config.launcher != "local":
             return [words[0], "-m", *words[1:], *root, f"hydra/launcher={self.config.launcher}"]
         return [*words, f"threads={max(1, cores() // self.config.jobs)}", *root]
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
-        """The command that brings a cell nearer to being done, and of which cell it is; None while it has to wait."""
+        """The next command towards a cell, and the cell that it fills; None while the cell has to wait."""
         if (job := self._training.get(cell.result)) and (job.running or job.state == "waiting"):
             return None
         if run := self.library.with_weights(cell):
@@ -121,8 +125,7 @@ class Work:
         return train_words(cell, self.library, tag=self.table.experiment.name)
 
     def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
-        """`show`, and for every job that ends a light copy, the jobs that waited for it, and a line that says how long all
-        others will take."""
+        """`show`, extended: when a job ends, make its light copy, add the jobs that waited, and print the time left."""
         began, ended = time.monotonic(), set[Path]()
 
         def look() -> None:
@@ -134,7 +137,7 @@ class Work:
                 self.failed += [job] if job.state == "failed" else []
                 self.library.forget()
                 self.keep()
-                waiting = [one for one in jobs if one.state == "waiting"]
+                waiting = [queued for queued in jobs if queued.state == "waiting"]
                 jobs[len(jobs) - len(waiting) :] = sorted(waiting + self.ready(), key=_turn)
                 console.print(f"{len(ended)} of {len(jobs)} jobs ended{_left(jobs, began)}", highlight=False)
 
@@ -142,7 +145,7 @@ class Work:
 
 
 def _turn(job: JobProcess) -> int:
-    """Scores come first, then runs that start from others, which say more of a row that is there already."""
+    """Sort key: scores first, then runs that start from another run, then all other runs."""
     if not job.steps:
         return 0
     return 1 if any(word.startswith("init_from=") for word in job.command) else 2
@@ -153,7 +156,7 @@ def _label(cell: Wanted) -> str:
 
 
 def _left(jobs: list[JobProcess], began: float) -> str:
-    """The time that all jobs will still take if they go on as they did."""
+    """The time that the remaining jobs will take at the speed so far."""
     parts = [1.0 if job.state in ("done", "failed") else job.latest.get("step", 0) / max(1, job.steps) for job in jobs]
     done = sum(parts)
     return f", about {clock((time.monotonic() - began) * (len(jobs) - done) / done)} left" if done < len(jobs) else ""

@@ -1,4 +1,4 @@
-"""From the cells of an experiment to the settings that their overrides make, as `memexp train` would compose them."""
+"""The composed settings of the cells of an experiment, as `memexp train` would compose them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +20,7 @@ from memexp.runs.identity import result_settings
 
 @dataclass(frozen=True)
 class Wanted:
-    """A cell with the settings that its overrides make."""
+    """A cell with its composed settings."""
 
     cell: Cell
     settings: TrainConfig
@@ -28,7 +28,7 @@ class Wanted:
 
     @property
     def score(self) -> ScoreName:
-        """What the cell's score is called."""
+        """The name of the cell's score."""
         asked, mem = self.settings.eval, self.cell.mem
         return ScoreName(
             asked.split,
@@ -40,12 +40,12 @@ class Wanted:
 
     @property
     def scored(self) -> Scored:
-        """The documents that its score is about."""
+        """The documents that are scored."""
         return Scored(self.score.split, self.score.documents, self.score.max_document)
 
     @property
     def changed_mem(self) -> int | None:
-        """The memory's size in its score, where that is not the run's."""
+        """The size of the memory in scoring, if it differs from the run's; else None."""
         return self.score.mem if self.score.mem != self.settings.mem else None
 
     def with_seed(self, seed: int) -> "Wanted":
@@ -55,13 +55,13 @@ class Wanted:
 
     @property
     def result(self) -> str:
-        """A hash of what determines the run; cells of one run share it."""
+        """A hash of what determines the run; cells that share a run have the same hash."""
         start = None if self.start is None else self.start.result
         return fingerprint([determining(asdict(self.settings)), asdict(self.settings.data), start])
 
 
 def determining(config: dict[str, Any]) -> dict[str, Any]:
-    """What determines a run but for its corpus and the run it started from."""
+    """What determines a run, without the content of its corpus and the run that it started from."""
     content = result_settings(config)
     return content | {"data": content["data"] | {"name": config["data"]["name"]}, "init_from": None}
 
@@ -90,8 +90,11 @@ def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
 
 
 def _composed(cell: Cell) -> TrainConfig:
-    """As Hydra composes it, but that takes long, and neither a corpus's settings nor the others refer to each other. So each
-    part is composed once, not in every pair."""
+    """The settings of a cell as Hydra composes them.
+
+    Composing is slow. The settings of the data and the other settings do not refer to each other, so both parts are
+    composed and cached separately, and not once for each combination.
+    """
     groups = {name: value for name, value in cell.settings.items() if name in _groups()}
     values = _fit(groups["data"]) | {name: value for name, value in cell.settings.items() if name not in groups}
     of_data = {name: value for name, value in values.items() if name.startswith("data.")}
@@ -109,7 +112,7 @@ _parts: dict[str, TrainConfig] = {}
 
 
 def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
-    """The settings of a choice of groups with these values, of which something is to be taken; not checked."""
+    """Compose a choice of groups with these values, cached and not checked; the caller uses only a part of it."""
     from omegaconf import OmegaConf
 
     key = repr((groups, values))
@@ -123,7 +126,7 @@ def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
 
 @cache
 def _fit(data: str) -> dict[str, Any]:
-    """What a choice of data changes besides its own settings."""
+    """The settings outside `data` that a choice of data changes."""
     import yaml
 
     path = CONF / "fit" / f"{data}.yaml"

@@ -1,4 +1,4 @@
-"""A paper's table beside ours in words: the same for every way of writing it down."""
+"""A paper's table beside ours as a grid of text with notes; every output format writes these words."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +69,7 @@ def _cell(table: Reproduction, row: str, column: str) -> list[str]:
 
 
 def _as_printed(table: Reproduction, value: float, sign: str = "") -> str:
-    """A paper's number: all digits that it has, also where ours are worth fewer."""
+    """A paper's number with all its digits, even if ours has fewer."""
     given = len(f"{value:.6f}".rstrip("0").partition(".")[2])
     return f"{value:{sign},.{max(table.metric.digits, given)}f}"
 
@@ -83,15 +83,15 @@ def _ours(table: Reproduction, row: str, column: str) -> list[str]:
     return [f"{mark}{spread.mean:,.{digits}f}", deviation, f"{'*' * (spread.n == 1)}{spread.n}"]
 
 
-def _difference(table: Reproduction, column: str, found: Gap | None) -> list[str]:
-    if found is None:
+def _difference(table: Reproduction, column: str, ours: Gap | None) -> list[str]:
+    if ours is None:
         return ["", ""]
     shown = table.shown(column)
-    value = f"{'' if found.paired else '~'}{_signed(table, shown(found.mean))}"
-    if found.low is None or found.high is None:
+    value = f"{'' if ours.paired else '~'}{_signed(table, shown(ours.mean))}"
+    if ours.low is None or ours.high is None:
         return [f"({value})", "unknown"]
-    interval = f"{_signed(table, shown(found.low))} to {_signed(table, shown(found.high))}"
-    return [f"({value})" if not found.seeds else value if found.decided else "none", interval]
+    interval = f"{_signed(table, shown(ours.low))} to {_signed(table, shown(ours.high))}"
+    return [f"({value})" if not ours.seeds else value if ours.decided else "none", interval]
 
 
 def _signed(table: Reproduction, value: float) -> str:
@@ -116,23 +116,23 @@ def _notes(table: Reproduction) -> list[str]:
     if any(spread.n == 1 for spread in spreads):
         notes.append("*: one seed, so its spread is not known.")
     if table.cells:
-        notes.append(f"diff.: less {_baselines(table)}. {_intervals(table)}")
+        notes.append(f"diff.: difference to the baseline ({_baselines(table)}). {_intervals(table)}")
     if table.experiment.goal is not None:
         unit = "" if table.metric.of else ", in nats,"
-        notes.append(f"of the gain: the share of the difference{unit} that {table.experiment.goal} has.")
+        notes.append(f'of the gain: the difference{unit} divided by that of the row "{table.experiment.goal}".')
     if table.experiment.needs is not None:
         notes.append(f"Not run: it needs {table.experiment.needs}.")
     if any(unfilled(entry) for entry in entries):
         notes.append("‡: the memory never filled while scoring.")
     notes += _trends(table)
     if any(table.step_time(row) is not None for row in table.rows):
-        clock = "the CPU's" if table.in_cpu_time else "the clock's, of machines that may have had other work"
+        clock = "CPU time" if table.in_cpu_time else "wall-clock time, on machines that may have done other work"
         notes.append(f"step time: of training, relative to {_baselines(table)}; ours is {clock}.")
     if differs := table.experiment.scales[table.scale].differs:
         notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
     notes += [
-        f"{column}: ours are light copies that read another {table.data[column]} than the one prepared here; `memexp reproduce` "
-        "trains them anew."
+        f"{column}: ours are light copies of runs on a different {table.data[column]} than the one prepared here; "
+        "`memexp reproduce` trains them again."
         for column in table.foreign
     ]
     return notes + [f"Left out: {line}." for line in table.left_out]
@@ -147,22 +147,22 @@ def _baselines(table: Reproduction) -> str:
 
 def _intervals(table: Reproduction) -> str:
     """What the intervals are over, and what is called a difference."""
-    gaps = {place: found for place in table.cells if (found := table.gap_to_baseline(*place)) is not None}
-    known = {place: found for place, found in gaps.items() if found.low is not None}
+    gaps = {place: gap for place in table.cells if (gap := table.gap_to_baseline(*place)) is not None}
+    known = {place: gap for place, gap in gaps.items() if gap.low is not None}
     parts = []
-    if any(found.seeds and found.documents for found in known.values()):
+    if any(gap.seeds and gap.documents for gap in known.values()):
         parts.append(
-            "95 %: over documents (paired bootstrap, widened as Student's t for so few) and seeds (Student's t, their spread "
-            "pooled over the rows of a column)"
+            "95 %: over documents (paired bootstrap, widened as Student's t for few documents) and seeds (Student's t, their "
+            "spread pooled over the rows of a column)"
         )
-    if alone := dict.fromkeys(column for (_, column), found in known.items() if found.seeds and not found.documents):
+    if alone := dict.fromkeys(column for (_, column), gap in known.items() if gap.seeds and not gap.documents):
         parts.append(
-            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), for there is "
-            "one document, or what each loses is not known"
+            f"95 % on {', '.join(alone)}: over seeds alone (Student's t, their spread pooled over the rows), because there "
+            "is one document, or the loss of each document is not known"
         )
-    if any(found.seeds and not found.decided for found in gaps.values()):
+    if any(gap.seeds and not gap.decided for gap in gaps.values()):
         parts.append("none: the interval holds zero, so it is not called a difference")
-    if any(not found.seeds for found in gaps.values()):
+    if any(not gap.seeds for gap in gaps.values()):
         parts.append(
             "(...): what another seed would change is not known, so it is not called a difference; 95 % is over documents "
             "alone"
@@ -171,7 +171,7 @@ def _intervals(table: Reproduction) -> str:
 
 
 def _scored(table: Reproduction) -> list[str]:
-    """Which documents are scored, of which columns where that differs."""
+    """Which documents are scored, for each column if the columns differ."""
     columns: dict[str, list[str]] = {}
     for (_, column), entries in table.cells.items():
         for entry in entries:
@@ -179,7 +179,7 @@ def _scored(table: Reproduction) -> list[str]:
                 columns[entry.asked].append(column)
     if len(columns) == 1:
         return [f"ours: {asked}." for asked in columns]
-    return [f"ours, {', '.join(table.data[column] for column in those)}: {asked}." for asked, those in columns.items()]
+    return [f"ours, {', '.join(table.data[column] for column in same)}: {asked}." for asked, same in columns.items()]
 
 
 def _trends(table: Reproduction) -> list[str]:
@@ -192,13 +192,13 @@ def _trends(table: Reproduction) -> list[str]:
         if close := table.close(column):
             words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])
             notes.append(
-                f"{column}: {words} close=true gives {plural(len(close), 'row')} that lie close one more seed."
+                f"{column}: {words} close=true trains one more seed of {plural(len(close), 'row')} in undecided pairs."
             )
     for column, part in parts.items():
         notes += [
-            f"{column}, against the paper: {one.first} less {one.second} is {_as_printed(table, one.published, '+')} there, "
-            f"{_signed(table, table.shown(column)(one.ours))}{' %' * table.metric.relative} here."
-            for one in part.disagreements
+            f"{column}, against the paper: {pair.first} minus {pair.second} is {_as_printed(table, pair.published, '+')} in the paper, "
+            f"{_signed(table, table.shown(column)(pair.ours))}{' %' * table.metric.relative} in ours."
+            for pair in part.disagreements
         ]
     return notes
 
@@ -207,12 +207,12 @@ def _any_of(table: Reproduction, column: str) -> bool:
     return any((row, column) in table.cells for row in table.rows)
 
 
-def _trend(found: Agreement) -> str:
-    share = _DASH if found.share is None else f"{100 * found.share:.0f} %"
-    coverage = 100 * (found.coverage or 0)
+def _trend(part: Agreement) -> str:
+    share = _DASH if part.share is None else f"{100 * part.share:.0f} %"
+    coverage = 100 * (part.coverage or 0)
     return (
-        f"trend agreement {share} ({found.agree} of {found.decided} pairs of rows in the paper's order) at coverage "
-        f"{coverage:.0f} % ({found.decided} of the {plural(found.published, 'pair')} that the paper decides)"
+        f"trend agreement {share} ({part.agree} of {part.decided} pairs of rows in the paper's order) at coverage "
+        f"{coverage:.0f} % ({part.decided} of the {plural(part.published, 'pair')} that the paper decides)"
     )
 
 
@@ -227,8 +227,8 @@ def _commands(table: Reproduction) -> list[tuple[str, str]]:
 
 
 def records(table: Reproduction) -> list[dict[str, Any]]:
-    """One a seed of each cell, numbers as they are; of an empty cell one without a seed."""
-    found = []
+    """A record for each seed of each cell, with numbers that are not rounded; an empty cell has one record without a seed."""
+    rows = []
     for row in table.rows:
         for column, data in table.data.items():
             published, spread = table.published_number(row, column), table.spread(row, column)
@@ -239,8 +239,8 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
                 "mean": spread and spread.mean, "deviation": spread and spread.deviation, "n": spread.n if spread else 0,
                 **_gap_fields(table, row, column), "step_time": table.step_time(row),
             }  # fmt: skip
-            found += [head | _seed_fields(table, column, entry) for entry in table.cells.get((row, column), [None])]
-    return found
+            rows += [head | _seed_fields(table, column, entry) for entry in table.cells.get((row, column), [None])]
+    return rows
 
 
 def _gap_fields(table: Reproduction, row: str, column: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Reports: pure functions of run folders that make tables, loss differences and plots. Nothing here imports torch."""
+"""Reports: pure functions of run folders that make tables, loss differences and plots. This package never imports torch."""

@@ -1,4 +1,4 @@
-"""Text that was written by others, made safe to show: no control characters, no markup."""
+"""Makes text from documents, names and files safe to show: without control characters and markup."""
 
 from rich.console import Console
 
@@ -11,25 +11,25 @@ _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_|<>[]~#"})
 
 
 def escape(text: str) -> str:
-    """`text` with every character that does not print as an escape: a newline as \\n, a byte 0x1b as \\x1b."""
+    """`text` with an escape for every character that does not print: \\n for a newline, \\x1b for a byte 0x1b."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def latex(text: str) -> str:
-    """`text` for LaTeX, where every special character stands for itself."""
+    """`text` for LaTeX, with every special character escaped."""
     text = "".join(_LATEX.get(char, char) for char in escape(text))
     return f"$-${text[1:]}" if text[:1] == "-" and text[1:2].isdigit() else text
 
 
 def markdown(text: str) -> str:
-    """`text` for a Markdown table or list, where nothing in it is markup."""
+    """`text` for a Markdown table or list, with all markup escaped."""
     return escape(text).translate(_MARKDOWN)
 
 
 def html(text: str) -> str:
-    """`text` for HTML, where nothing in it is markup."""
+    """`text` for HTML, with all markup escaped."""
     from html import escape as quoted
 
     return quoted(escape(text))
@@ -42,7 +42,7 @@ def code(text: str) -> str:
 
 
 def console() -> Console:
-    """Standard output as rich sees it; wide where it is no terminal, so that a pipe gets whole lines."""
+    """A rich console on standard output; 200 columns wide if it is no terminal, so that a pipe gets whole lines."""
     import os
 
     plain = Console()

@@ -1,4 +1,4 @@
-"""How numbers are named and written for people."""
+"""The metrics that a table can show: their names, digits and meaning."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ class Metric:
 
     Attributes:
         field: its key in a score's summary.
-        name: what people call it.
-        digits: decimals that are worth printing.
-        relative: differences are in percent of the baseline; else absolute.
-        of: what only some corpora have and it is of, answers or classes; the better the higher. Else nothing.
-        meaning: of such a one, in words.
+        name: its name in a table.
+        digits: decimals to print.
+        relative: whether differences are in percent of the baseline; else they are absolute.
+        of: "answers" or "classes" if only corpora with these have the metric, which is then better if higher; else empty.
+        meaning: what such a metric measures, in words.
     """
 
     field: str
@@ -37,8 +37,13 @@ METRICS: dict[str, Metric] = {
         "exact_match", "exact match", 3, False, "answers", "share of documents all of whose answers are right"
     ),
     "f1": Metric(
-        "f1", "F1", 3, False, "classes", "of two classes that of the last by name, of more the mean over them"
+        "f1",
+        "F1",
+        3,
+        False,
+        "classes",
+        "with two classes the F1 of the class that is last by name, with more the mean over the classes",
     ),
     "f1_macro": Metric("f1_macro", "macro F1", 3, False, "classes", "mean over the classes"),
 }
-"""By the word that `metric=` takes."""
+"""The metrics by the value of `metric=`."""

@@ -1,4 +1,4 @@
-"""Runs in a list: state, progress and final numbers of each, the one that was written last at the end."""
+"""The list of runs: state, progress and final numbers of each; the run that was written last is at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ class Listed:
 
     Attributes:
         written: when its metrics or summary were last written, in seconds since 1970.
-        loss: mean training nats a token, the last known.
-        perplexity: by split, of the score that training itself makes: the run's own memory and documents.
-        problem: why it cannot be read, or nothing.
+        loss: the last known training loss, in nats per token.
+        perplexity: by split, from the score with the memory and the documents of the run's own settings.
+        problem: why the run cannot be read; empty if it can.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Listed:
 
 
 def list_runs(runs: Sequence[Run]) -> list[Listed]:
-    """What there is to say about each run; one that is damaged says so and hides no other."""
+    """A line for each run, sorted by time; a damaged run gets a line that says so."""
     listed = []
     for run in runs:
         item = Listed(run.name, run.state, _written(run))
@@ -55,7 +55,9 @@ def list_runs(runs: Sequence[Run]) -> list[Listed]:
 
 
 def _unreadable(run: Run, error: Exception) -> str:
-    return f"cannot read {run.path}: {error}; expected what memexp writes. Likely cause: a file was edited or damaged"
+    return (
+        f"cannot read {run.path}: {error}; expected a file as memexp writes it. Likely cause: it was edited or damaged"
+    )
 
 
 def _written(run: Run) -> float:
@@ -83,7 +85,7 @@ def _read(run: Run, item: Listed) -> None:
 
 
 def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
-    """The list for a terminal: long names are folded, never cut off. `now` is in seconds since 1970."""
+    """The list for a terminal; long names are folded and never cut off. `now` is in seconds since 1970."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""All results on one page: papers' tables beside ours, differences, figures, and the records that lie in the folder."""
+"""The page of all results: papers' tables beside ours, differences, figures, and the other files of each folder."""
 
 import os
 import re
@@ -20,9 +20,9 @@ from memexp.runs.folder import COPIES
 from memexp.runs.scores import require
 
 LOCAL = ("diffs", "tables", "bench", "profiles", "data")
-"""Folders of results that are shown but stay out of git."""
+"""Folders of results that the page can show and that stay out of git."""
 _APART = ("runs", "published", "sweeps", "log")
-"""Folders that hold no tables and no figures, or are shown apart."""
+"""Folders that hold no tables and figures, or that have a section of their own."""
 _IMAGES = (".png", ".svg")
 _OF_A_SIDE = ("score", "perplexity", "command")
 _OF_A_DIFFERENCE = ("a", "b", "tokens", "gain", "gain_interval_95", "half", "foreign_gain")
@@ -33,12 +33,12 @@ class Table:
     """A paper's table, and where it comes from.
 
     Attributes:
-        name: the experiment's.
-        config: its file.
-        grid: None where nothing of it was run.
-        filled, of: how many cells it has, and how many there are.
-        agreement: with the paper, of all columns together.
-        needs: what it cannot be run without, where that is not there.
+        name: name of the experiment.
+        config: file of the experiment.
+        grid: the table as text; None if no cell is filled.
+        filled, of: the number of filled cells, and of all cells.
+        agreement: agreement with the paper over all columns.
+        needs: what is missing to run the experiment, if anything.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Link:
-    """A file, as it is found from the page."""
+    """A link from the page to a file."""
 
     text: str
     address: str
@@ -61,24 +61,24 @@ class Link:
 
 @dataclass
 class Records:
-    """What lies in one folder of results."""
+    """The contents of one folder of results."""
 
     name: str
     texts: list[tuple[Link, str]] = field(default_factory=list)
-    """Markdown as HTML."""
+    """Markdown files, with their text as HTML."""
     files: list[Link] = field(default_factory=list)
     figures: list[Link] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Sequence[str], problems: list[str]) -> str:
-    """The page.
+    """The page of all results, as HTML.
 
     Args:
-        results: the folder that is shown.
-        page: where it will lie, for links are relative to that.
+        results: the folder to show.
+        page: where the page will be written; links are relative to it.
         skipped: names of folders directly below `results` to leave out.
-        problems: a line for each thing that could not be read; more are added.
+        problems: a line for each file that could not be read; this function adds more.
     """
     shelf = _Shelf(results, page.parent, problems)
     folders = [
@@ -87,7 +87,7 @@ def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Seq
         if folder.relative_to(results).parts[:1] not in {(name,) for name in skipped}
     ]
     of_tables = {results / table.name for table in tables}
-    differences = [found for folder in folders if (found := shelf.difference(folder)) is not None]
+    differences = [shown for folder in folders if (shown := shelf.difference(folder)) is not None]
     records = [shelf.records(folder) for folder in folders if folder not in of_tables and not _is_difference(folder)]
     log = [results / "README.md", *sorted((results / "log").glob("*.md"), reverse=True)]
     return render(
@@ -104,14 +104,14 @@ def overview(results: Path, tables: Sequence[Table], *, page: Path, skipped: Seq
         ],
         index=tables,
         differences=differences,
-        records=[one for one in records if one.texts or one.files or one.figures or one.runs],
+        records=[record for record in records if record.texts or record.files or record.figures or record.runs],
         log="".join(shelf.markdown(path) for path in log if path.exists()),
         problems=problems,
     )
 
 
 def _folders(results: Path) -> Iterator[Path]:
-    """Folders below `results` that may hold something to show, by name."""
+    """Folders below `results` that may hold something to show, sorted by name."""
     for path, below, _ in os.walk(results):
         below[:] = sorted(name for name in below if name not in _APART and not name.startswith("."))
         if Path(path) != results:
@@ -124,7 +124,7 @@ def _is_difference(folder: Path) -> bool:
 
 @dataclass
 class _Shelf:
-    """Reads what lies in folders, and says where it is as seen from the page."""
+    """Reads the files of folders, with links to them that are relative to the page."""
 
     results: Path
     page_folder: Path
@@ -134,7 +134,7 @@ class _Shelf:
         return Link(text or escape(path.name), quote(os.path.relpath(path, self.page_folder)))
 
     def difference(self, folder: Path) -> dict[str, Any] | None:
-        """The numbers of a difference and its files; None for a folder that holds none."""
+        """The numbers and files of a difference; None if the folder holds no difference."""
         if not _is_difference(folder):
             return None
         try:
@@ -144,24 +144,24 @@ class _Shelf:
         except UserError as error:
             self.problems.append(str(error))
             return None
-        others = [path for path in sorted(folder.iterdir()) if path.name not in ("gain.png", "index.html")]
-        files = [self.link(folder / "index.html", "page"), *map(self.link, others)]
+        rest = [path for path in sorted(folder.iterdir()) if path.name not in ("gain.png", "index.html")]
+        files = [self.link(folder / "index.html", "page"), *map(self.link, rest)]
         return summary | {"plot": self.link(folder / "gain.png"), "files": files}
 
     def records(self, folder: Path) -> Records:
-        """Texts, figures, other files and runs of a folder, without what is below it."""
-        found = Records(str(folder.relative_to(self.results)))
+        """Texts, figures, other files and runs of a folder, without its subfolders."""
+        records = Records(str(folder.relative_to(self.results)))
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not path.is_file():
                 continue
             if path.suffix == ".md":
-                found.texts.append((self.link(path), self.markdown(path)))
+                records.texts.append((self.link(path), self.markdown(path)))
             elif path.suffix in _IMAGES:
-                found.figures.append(self.link(path))
+                records.figures.append(self.link(path))
             else:
-                found.files.append(self.link(path))
-        found.runs += self._runs(folder / COPIES)
-        return found
+                records.files.append(self.link(path))
+        records.runs += self._runs(folder / COPIES)
+        return records
 
     def _runs(self, file: Path) -> Iterator[dict[str, Any]]:
         """Name and command of each light copy."""
@@ -177,7 +177,7 @@ class _Shelf:
                 self.problems.append(str(error))
 
     def markdown(self, path: Path) -> str:
-        """A text as HTML, in which HTML is text, headings are those of a section, and links lead where they led."""
+        """A Markdown file as HTML: markup in it is escaped, headings are lowered by two levels, and links still work."""
         from markdown_it import MarkdownIt
 
         try:
@@ -190,7 +190,7 @@ class _Shelf:
         for token in tokens:
             if token.type in ("heading_open", "heading_close"):
                 token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-            if token.type in ("th_open", "td_open"):  # the policy allows no style in place
+            if token.type in ("th_open", "td_open"):  # the policy allows no style attributes
                 right = "right" in str(token.attrs.pop("style", ""))
                 token.attrs |= {} if right else {"class": "left"}
             for child in token.children or []:

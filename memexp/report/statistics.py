@@ -1,5 +1,4 @@
-"""Differences between models and what can be said of them: an interval over documents and seeds, and whether the order of two
-models is the one that was published.
+"""Statistics of differences between models: intervals over documents and seeds, and agreement with a published order.
 
 Letters: R resamples, D documents, S seeds.
 """
@@ -13,19 +12,19 @@ import numpy as np
 
 RESAMPLES = 10_000
 SHARE = 0.95
-"""Of what could have been found that an interval encloses."""
+"""Coverage of a confidence interval."""
 
 PUBLISHED_SHARE = 0.01
-"""Where no spread is published, a paper decides a pair that is further apart than this, relative to the smaller number."""
+"""Without a published spread, two numbers differ if they are further apart than this share of the smaller number."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What one model loses on the same documents, a seed a row.
+    """The losses of one model on a set of documents, one row for each seed.
 
     Attributes:
         sums_SD: the loss of each document, such as its nats.
-        weights_D: what it is divided by, such as its tokens.
+        weights_D: what the sums are divided by, such as the tokens of each document.
     """
 
     seeds: tuple[int, ...]
@@ -37,7 +36,7 @@ class Losses:
         return np.asarray(self.sums_SD.sum(1) / self.weights_D.sum())
 
     def of(self, seeds: Sequence[int]) -> "Losses":
-        """Those of some of its seeds."""
+        """The losses of some of the seeds, in the given order."""
         return Losses(tuple(seeds), self.sums_SD[[self.seeds.index(seed) for seed in seeds]], self.weights_D)
 
     def as_one_document(self) -> "Losses":
@@ -46,7 +45,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How far the difference of two models moves from one seed to another: a standard deviation and its degrees of freedom."""
+    """How much the difference of two models varies over seeds: a standard deviation and its degrees of freedom."""
 
     deviation: float
     freedom: int
@@ -54,12 +53,12 @@ class SeedSpread:
 
 @dataclass(frozen=True)
 class Gap:
-    """The mean of one model less that of another, with an interval.
+    """The mean of one model minus the mean of another, with a 95 % interval.
 
     Attributes:
-        low, high: None where neither documents nor seeds tell how far it may move.
-        paired: the seeds that both have are compared one by one.
-        documents, seeds: whether the interval is over them.
+        low, high: the interval; None if it can be computed neither over documents nor over seeds.
+        paired: whether the models are compared on the seeds that both have.
+        documents, seeds: whether the interval is over documents, and over seeds.
     """
 
     mean: float
@@ -71,35 +70,35 @@ class Gap:
 
     @property
     def decided(self) -> bool:
-        """Whether it may be called a difference: its interval is over seeds as well, and leaves out zero."""
+        """Whether it may be called a difference: the interval is also over seeds, and does not contain zero."""
         return self.seeds and self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def seed_spread(groups: Iterable[Iterable[Losses]]) -> SeedSpread | None:
-    """The spread of a difference over seeds, pooled over every two models of a group; None where no two share two seeds.
+    """The spread of a difference over seeds, pooled over all pairs of models in a group; None if no pair shares two seeds.
 
-    What a seed does to all models alike cancels. Within the groups models are taken to be equally unsteady, for two seeds of one
-    say nothing of it alone.
+    An effect that a seed has on all models cancels. All models are assumed to vary equally over seeds, because two seeds of a
+    model are too few to estimate its own spread.
     """
     squares, count, freedom = 0.0, 0, 0
     for group in groups:
-        models, before = [one for one in group if len(one.seeds) > 1], count
+        models, before = [model for model in group if len(model.seeds) > 1], count
         for a, b in combinations(models, 2):
             if len(common := sorted(set(a.seeds) & set(b.seeds))) > 1:
                 steps_S = a.of(common).means_S - b.of(common).means_S
                 squares += float(np.square(steps_S - steps_S.mean()).sum())
                 count += len(common) - 1
         if count > before:
-            free = [len(one.seeds) - 1 for one in models]
-            freedom += sum(free) - max(free)  # one of them is what the others differ from
+            free = [len(model.seeds) - 1 for model in models]
+            freedom += sum(free) - max(free)  # one model is the reference of the differences
     return SeedSpread((squares / count) ** 0.5, freedom) if count else None
 
 
 def gap(a: Losses, b: Losses, spread: SeedSpread | None = None, *, seed: int = 0) -> Gap:
-    """`a` less `b`, of the seeds that both have if there are any.
+    """`a` minus `b`, over the seeds that both have, or over all seeds if they share none.
 
-    Documents are drawn with the losses of both (what is hard for both cancels), seeds averaged; `spread` is what seeds add,
-    and the two are independent. Without seeds in common it does not apply.
+    The bootstrap draws documents with the losses of both models, averaged over seeds, so what is hard for both cancels.
+    `spread` adds the variation over seeds, which is independent of the documents. Without common seeds it is not used.
     """
     if not np.array_equal(a.weights_D, b.weights_D):
         a, b = a.as_one_document(), b.as_one_document()
@@ -120,8 +119,7 @@ def gap(a: Losses, b: Losses, spread: SeedSpread | None = None, *, seed: int = 0
 
 
 def _over_documents(steps_D: np.ndarray, weights_D: np.ndarray, seed: int) -> tuple[float, float]:
-    """How far below and above its mean the interval over documents goes: that of the bootstrap, as much wider as Student's is
-    than the normal one for so few documents."""
+    """How far the bootstrap's interval over documents goes below and above the mean, widened for few documents."""
     count = len(weights_D)
     draws_RD = _draws(count, seed)
     drawn_R = (draws_RD @ steps_D) / np.maximum(draws_RD @ weights_D, 1)
@@ -131,13 +129,13 @@ def _over_documents(steps_D: np.ndarray, weights_D: np.ndarray, seed: int) -> tu
 
 
 def widening(documents: int) -> float:
-    """What makes the bootstrap's interval of a mean one that is right for few documents."""
+    """The factor for the bootstrap's interval of a mean, by which Student's t is wider than the normal interval."""
     return float(_student(documents - 1) / _student(np.inf) * (documents / (documents - 1)) ** 0.5)
 
 
 @cache
 def _student(freedom: float) -> float:
-    """How many standard errors Student's interval goes each way."""
+    """Half the width of Student's t interval, in standard errors."""
     from scipy.special import stdtrit  # takes a while to load
 
     return float(stdtrit(freedom, (1 + SHARE) / 2))
@@ -145,13 +143,13 @@ def _student(freedom: float) -> float:
 
 @cache
 def _draws(count: int, seed: int) -> np.ndarray:
-    """How often each resample takes each of `count` documents; the same for every pair of models."""
+    """How often each resample draws each of `count` documents, R D; equal for every pair of models."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two rows whose order is the other way round than published."""
+    """Two rows whose order is the opposite of the published order."""
 
     first: str
     second: str
@@ -161,13 +159,13 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the order of rows is the published one.
+    """How far the order of rows agrees with the published order.
 
     Attributes:
-        published: pairs that the paper decides.
-        decided: of these, pairs that we decide as well.
-        agree: of these, pairs in the paper's order.
-        close: pairs that the paper decides, that we have, and do not decide.
+        published: number of pairs that differ in the paper.
+        decided: how many of these pairs also differ in our runs.
+        agree: how many of the decided pairs are in the paper's order.
+        close: pairs that differ in the paper, that we have run, and that do not differ in our runs.
     """
 
     published: int
@@ -178,19 +176,19 @@ class Agreement:
 
     @property
     def share(self) -> float | None:
-        """Trend agreement; None where no pair is decided."""
+        """Trend agreement: the share of the decided pairs that agree; None if no pair is decided."""
         return self.agree / self.decided if self.decided else None
 
     @property
     def coverage(self) -> float | None:
-        """Of the pairs that the paper decides, those that we decide; None where it decides none."""
+        """The share of the pairs that differ in the paper which we decide; None if no pair differs in the paper."""
         return self.decided / self.published if self.published else None
 
     @staticmethod
     def together(parts: Iterable["Agreement"]) -> "Agreement":
-        """That of several columns; which rows are close is a column's own matter."""
+        """The agreement of several columns, without their close rows."""
         parts = list(parts)
-        disagreements = tuple(one for part in parts for one in part.disagreements)
+        disagreements = tuple(disagreement for part in parts for disagreement in part.disagreements)
         published, decided, agree = (
             sum(getattr(part, name) for part in parts) for name in ("published", "decided", "agree")
         )
@@ -198,7 +196,7 @@ class Agreement:
 
 
 def published_decides(a: tuple[float, float | None], b: tuple[float, float | None]) -> bool:
-    """Whether two values differ by more than the larger of the spreads beside them, or by 1 % where none is published."""
+    """Whether two values differ by more than the larger of their published spreads, or than 1 % if none is published."""
     known = [spread for _, spread in (a, b) if spread is not None]
     margin = max(known) if known else PUBLISHED_SHARE * min(abs(a[0]), abs(b[0]))
     return abs(a[0] - b[0]) > margin
@@ -207,11 +205,11 @@ def published_decides(a: tuple[float, float | None], b: tuple[float, float | Non
 def agreement(
     published: Mapping[str, tuple[float, float | None]], gaps: Mapping[tuple[str, str], Gap], rows: Sequence[str]
 ) -> Agreement:
-    """Compare the order of every two rows with the published one.
+    """Compare the order of every two rows with the published order.
 
     Args:
-        published: value and spread of each row that has one.
-        gaps: of two rows, in the order of `rows`, the first less the second; a pair that is missing is undecided.
+        published: value and spread of each row that has a published value.
+        gaps: for two rows, in the order of `rows`, the first minus the second; a missing pair is undecided.
     """
     known = [row for row in rows if row in published]
     pairs = [(a, b) for at, a in enumerate(known) for b in known[at + 1 :]]

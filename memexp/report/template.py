@@ -1,4 +1,4 @@
-"""Pages that need nothing from elsewhere: a template with its style and its script in one file, under a strict policy."""
+"""Pages in one file: a template with its style and script, and a content security policy that allows nothing else."""
 
 import base64
 import hashlib
@@ -9,9 +9,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(name: str, **values: Any) -> str:
-    """The page of the template NAME.html with base.css, NAME.css and, where there is one, NAME.js; every value is escaped.
+    """Render NAME.html with base.css, NAME.css and, if it exists, NAME.js; every value is escaped.
 
-    Its policy allows no style and no script but these two, by their hashes, images beside it, and no connection.
+    The policy of the page allows only this style and this script, by their hashes, and local images. It allows no connection.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -195,7 +195,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     assert code == 0
     assert "seed 2" not in done
     words = "memexp reproduce tiny/table1 scale=small data=tiny close=true"
-    assert f"Letters: {words} gives 2 rows that lie close one more seed." in out
+    assert f"Letters: {words} trains one more seed of 2 rows in undecided pairs." in out
     code, out, done = call(*dry)
     assert code == 0
     assert done == ""
@@ -204,7 +204,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     assert code == 0
     assert done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"
     assert "close=true: one more seed of 2 cells" in out
-    assert "lie close" not in out
+    assert "undecided pairs" not in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
     assert code == 0
     assert done == ""

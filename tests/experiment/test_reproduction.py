@@ -138,9 +138,9 @@ def test_step_times_are_the_cpus_where_runs_kept_it(experiment: Experiment, make
         make(by_row["memory", seed], summary={"device": "cpu"} | memory)
     found = table()
     assert line(found, "memory")["step time: ours"] == "1.25"  # of the seed in which both did
-    assert "ours is the CPU's" in " ".join(lay_out(found).notes)
+    assert "ours is CPU time" in " ".join(lay_out(found).notes)
     make(by_row["plain", 0], summary={"device": "cuda", "cpu_seconds": 4.0})
-    assert line(table(), "memory")["step time: ours"] == "2.00"  # no baseline did, so it is the clock's of both
+    assert line(table(), "memory")["step time: ours"] == "2.00"  # no baseline has CPU time, so both are wall-clock time
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -> None:
@@ -156,7 +156,7 @@ def test_an_order_against_the_papers_is_named(filled: Table) -> None:
         Published("T", "perplexity", "s", "", {("plain", "Letters"): Number(15), ("memory", "Letters"): Number(20)})
     )
     assert found.agreement("Letters").share == 0
-    assert any("plain less memory is -5.00 there, +28.4 % here" in note for note in lay_out(found).notes)
+    assert any("plain minus memory is -5.00 in the paper, +28.4 % in ours" in note for note in lay_out(found).notes)
 
 
 def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: Make, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_column_has_a_baseline_of_its_own_and_may_stand_for_a_published_one(
     experiment.rows["plain"].columns = ["Poems"]
     found = filled()
     assert (found.baseline("Letters"), found.baseline("Poems")) == ("memory", "plain")
-    assert "diff.: less memory on Letters; plain on Poems." in " ".join(lay_out(found).notes)
+    assert "diff.: difference to the baseline (memory on Letters; plain on Poems)." in " ".join(lay_out(found).notes)
     assert line(found, "memory")["paper's diff. %"] == "baseline"
     assert line(found, "memory")["step time: ours"] == "1.00"
     experiment.columns["Letters"].published = "Poems"
@@ -315,7 +315,7 @@ def test_light_copies_of_another_corpus_are_shown_until_there_are_own_ones(
     copies = filled()
     assert lay_out(copies).lines == before
     assert copies.foreign == ["Letters"]
-    assert "Letters: ours are light copies that read another tiny than" in " ".join(lay_out(copies).notes)
+    assert "Letters: ours are light copies of runs on a different tiny than" in " ".join(lay_out(copies).notes)
     own = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))[0]
     corpus = dict.fromkeys(("tokens_checksum", "documents_checksum", "tokenizer_hash"), "f" * 64)
     make(own, corpus=corpus, name="99999999", score={"tokenizer_hash": "f" * 64})

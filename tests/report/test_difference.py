@@ -96,7 +96,7 @@ def test_bins_by_position_over_documents(fakes: Any) -> None:
     ("change", "said"),
     [
         ({"tokenizer_hash": "bbbb2222"}, "different tokenizers (aaaaaaaa, bbbb2222)"),
-        ({"ids": ["package0", "other"]}, "first unlike: package1 (2 tokens) and other (2 tokens)"),
+        ({"ids": ["package0", "other"]}, "the first that differ: package1 (2 tokens) and other (2 tokens)"),
         ({"tokens_hash": "dddd"}, "different tokens"),
         ({"tokens": [[65, 66], [65, 67]]}, "different tokens"),
     ],
@@ -110,7 +110,7 @@ def test_scores_that_cannot_be_paired_are_refused(fakes: Any, change: Any, said:
 
 def test_a_score_is_not_compared_with_itself(fakes: Any) -> None:
     fakes.score(fakes.run("a", mem=512), 3.0)
-    with pytest.raises(UserError, match="are one score"):
+    with pytest.raises(UserError, match="are the same score"):
         paired(fakes, "a", "a@512-on")
 
 

@@ -90,7 +90,10 @@ def test_a_memory_that_was_off_is_no_unfilled_one(compared: Any) -> None:
 
 def test_a_memory_not_filled_in_training_is_named(compared: Any) -> None:
     compared.score(compared.run("knn-big", mem=65536, summary={"memory_fill": 0.25}), 3.0)
-    assert any("In training the memory never filled in knn-big 25 %" in note for note in lay_out(table(compared)).notes)
+    assert any(
+        "The memory never filled in training (knn-big 25 % full at most)" in note
+        for note in lay_out(table(compared)).notes
+    )
 
 
 def test_missing_cells_print_a_dash_and_the_command(compared: Any) -> None:

@@ -96,7 +96,7 @@ def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str])
     assert main(["data", "inspect", "text", *words, "ngram=3", "split=test", f"out={root / 'out'}"]) == 0
     shown = capsys.readouterr().out
     assert "mine, test: 1 document" in shown
-    assert "3-grams that stood before" in shown
+    assert "3-grams that occurred before" in shown
     written = json.loads((root / "out" / "test.json").read_text())
     assert written["ngram"] == 3
     assert written["tokens"] == corpus.manifest["splits"]["test"]["tokens"]

@@ -182,7 +182,7 @@ def test_filters_and_search(browser: Any, path: Path) -> None:
     wait(browser, "document.getElementById('count').textContent === '– of 2'")
     assert coloured() == [12, 13]
     put(browser, "search", "nowhere")
-    wait(browser, "document.getElementById('count').textContent === 'no such token'")
+    wait(browser, "document.getElementById('count').textContent === 'no matching token'")
     keys(browser, "n")
 
 

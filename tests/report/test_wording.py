@@ -69,7 +69,9 @@ def changed(path: Path) -> Any:
     return types.SimpleNamespace(tokenizer=None, tokenizer_hash="other")
 
 
-@pytest.mark.parametrize(("opening", "said"), [(missing, "does not exist"), (changed, "another tokenizer by now")])
+@pytest.mark.parametrize(
+    ("opening", "said"), [(missing, "does not exist"), (changed, "tokenizer of data/code-bpe has changed")]
+)
 def test_without_its_corpus_tokens_are_numbers(
     fakes: Any, words: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, opening: Any, said: str
 ) -> None:

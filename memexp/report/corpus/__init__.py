@@ -1,1 +1,1 @@
-"""What a corpus is like."""
+"""Reports on corpora: the list of them, and statistics of a single corpus."""

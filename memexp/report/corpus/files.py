@@ -1,4 +1,4 @@
-"""What `memexp data inspect` writes and shows: the numbers as JSON, a plot, and tables for a terminal."""
+"""The output of `memexp data inspect`: the numbers as JSON, a plot, and tables for a terminal."""
 
 import io
 from pathlib import Path
@@ -14,67 +14,67 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _BAR = 24
-"""Characters of the longest bar."""
+"""Length of the longest bar, in characters."""
 
 
-def write_files(folder: Path, found: Inspection) -> list[Path]:
-    """Write the split's .json, .png and .svg into `folder`; gives their paths."""
-    paths = [folder / f"{found.split}.json"]
-    write_json(paths[0], found.summary())
-    for kind, content in plot(found).items():
-        paths.append(folder / f"{found.split}.{kind}")
+def write_files(folder: Path, inspection: Inspection) -> list[Path]:
+    """Write the split's .json, .png and .svg into `folder`; return their paths."""
+    paths = [folder / f"{inspection.split}.json"]
+    write_json(paths[0], inspection.summary())
+    for kind, content in plot(inspection).items():
+        paths.append(folder / f"{inspection.split}.{kind}")
         write_atomically(paths[-1], content)
     return paths
 
 
-def to_terminal(found: Inspection) -> "RenderableType":
-    """Lengths, repetition and tokens, in this order."""
+def to_terminal(inspection: Inspection) -> "RenderableType":
+    """The statistics as text for a terminal: lengths, repetition and tokens, in this order."""
     from rich.console import Group
     from rich.text import Text
 
-    quantiles = ", ".join(f"{name} {tokens:,}" for name, tokens in found.quantiles.items())
+    quantiles = ", ".join(f"{name} {tokens:,}" for name, tokens in inspection.quantiles.items())
     head = (
-        f"{found.name}, {found.split}: {plural(found.documents, 'document')}, {plural(found.tokens, 'token')}, "
-        f"{found.bytes:,} bytes ({found.bytes / max(1, found.tokens):.2f} a token), {found.tokenizer}"
+        f"{inspection.name}, {inspection.split}: {plural(inspection.documents, 'document')}, {plural(inspection.tokens, 'token')}, "
+        f"{inspection.bytes:,} bytes ({inspection.bytes / max(1, inspection.tokens):.2f} a token), {inspection.tokenizer}"
     )
-    frequent = "  ".join(f"'{text}' {100 * share:.1f} %" for text, share in found.frequent)
-    classes = ", ".join(f"{label} {documents:,}" for label, documents in found.classes.items())
+    frequent = "  ".join(f"'{text}' {100 * share:.1f} %" for text, share in inspection.frequent)
+    classes = ", ".join(f"{label} {documents:,}" for label, documents in inspection.classes.items())
     return Group(
         Text(head, style="bold"),
         *([Text(f"Documents of each class: {escape(classes)}")] if classes else []),
         Text(f"\nTokens of a document: {quantiles}"),
-        _lengths(found),
-        Text(f"\n{found.ngram}-grams that stood before in their document, by how far back; of {_sampled(found)}"),
-        _distances(found) if found.distances else Text("none did"),
-        Text(f"\nMost frequent tokens ({found.used:,} of {found.vocabulary:,} are used)"),
+        _lengths(inspection),
+        Text(
+            f"\n{inspection.ngram}-grams that occurred before in their document, by distance; in {_sampled(inspection)}"
+        ),
+        _distances(inspection) if inspection.distances else Text("none"),
+        Text(f"\nMost frequent tokens ({inspection.used:,} of {inspection.vocabulary:,} are used)"),
         Text(escape(frequent)),
-        Text(f"\nA passage of {escape(found.passage_of)}, token by token"),
-        Text(escape("│".join(found.passage))),
+        Text(f"\nA passage of {escape(inspection.passage_of)}, token by token"),
+        Text(escape("│".join(inspection.passage))),
     )
 
 
-def _sampled(found: Inspection) -> str:
-    if found.sampled == found.documents:
+def _sampled(inspection: Inspection) -> str:
+    if inspection.sampled == inspection.documents:
         return "all documents"
-    return (
-        f"the first {found.sampled:,} of {plural(found.documents, 'document')} ({compact(found.sampled_tokens)} tokens)"
-    )
+    return f"the first {inspection.sampled:,} of {plural(inspection.documents, 'document')} ({compact(inspection.sampled_tokens)} tokens)"
 
 
-def _lengths(found: Inspection) -> "RenderableType":
+def _lengths(inspection: Inspection) -> "RenderableType":
     table = _table("tokens", "documents", "% of tokens")
-    most = max((each.share for each in found.lengths), default=0)
-    for each in found.lengths:
-        table.add_row(_range(each.low), f"{each.documents:,}", f"{100 * each.share:.1f}", _bar(each.share, most))
+    most = max((group.share for group in inspection.lengths), default=0)
+    for group in inspection.lengths:
+        table.add_row(_range(group.low), f"{group.documents:,}", f"{100 * group.share:.1f}", _bar(group.share, most))
     return table
 
 
-def _distances(found: Inspection) -> "RenderableType":
-    table = _table("tokens back", f"% of {found.ngram}-grams", "% up to there")
-    most = max(each.share for each in found.distances)
-    for each in found.distances:
-        shares = (f"{100 * value:.2f}" for value in (each.share, each.within))
-        table.add_row(_range(each.low), *shares, _bar(each.share, most))
+def _distances(inspection: Inspection) -> "RenderableType":
+    table = _table("tokens back", f"% of {inspection.ngram}-grams", "% up to there")
+    most = max(group.share for group in inspection.distances)
+    for group in inspection.distances:
+        shares = (f"{100 * value:.2f}" for value in (group.share, group.within))
+        table.add_row(_range(group.low), *shares, _bar(group.share, most))
     return table
 
 
@@ -96,8 +96,8 @@ def _bar(share: float, most: float) -> str:
     return "█" * round(_BAR * share / most) if most else ""
 
 
-def plot(found: Inspection) -> dict[str, bytes]:
-    """Lengths on the left, repetition by distance on the right, as png and svg."""
+def plot(inspection: Inspection) -> dict[str, bytes]:
+    """The plot as PNG and SVG: lengths on the left, repetition by distance on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,19 +107,23 @@ def plot(found: Inspection) -> dict[str, bytes]:
     style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
     with plt.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-        left.set_title(f"{plural(found.documents, 'document')} of {found.name}, {found.split}", fontsize=8, loc="left")
-        _bars(left, [(each.low, 100 * each.share) for each in found.lengths])
-        left.set_xlabel(f"tokens of the document ({found.tokenizer})")
+        left.set_title(
+            f"{plural(inspection.documents, 'document')} of {inspection.name}, {inspection.split}",
+            fontsize=8,
+            loc="left",
+        )
+        _bars(left, [(group.low, 100 * group.share) for group in inspection.lengths])
+        left.set_xlabel(f"tokens of the document ({inspection.tokenizer})")
         left.set_ylabel("% of tokens")
         right.set_title(
-            f"{found.ngram}-grams that stood before in their document, by how far back", fontsize=8, loc="left"
+            f"{inspection.ngram}-grams that occurred before in their document, by distance", fontsize=8, loc="left"
         )
-        _bars(right, [(each.low, 100 * each.share) for each in found.distances])
-        ends = [2 * each.low for each in found.distances]
-        right.plot(ends, [100 * each.within for each in found.distances], color="tab:red", label="up to there")
-        right.set_xlabel(f"tokens back, in {_sampled(found)}")
-        right.set_ylabel(f"% of {found.ngram}-grams")
-        if found.distances:
+        _bars(right, [(group.low, 100 * group.share) for group in inspection.distances])
+        ends = [2 * group.low for group in inspection.distances]
+        right.plot(ends, [100 * group.within for group in inspection.distances], color="tab:red", label="up to there")
+        right.set_xlabel(f"tokens back, in {_sampled(inspection)}")
+        right.set_ylabel(f"% of {inspection.ngram}-grams")
+        if inspection.distances:
             right.legend(frameon=False)
         files = {}
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -131,7 +135,7 @@ def plot(found: Inspection) -> dict[str, bytes]:
 
 
 def _bars(axes: Any, bins: list[tuple[int, float]]) -> None:
-    """A bar from each `low` to its double, on a logarithmic axis."""
+    """Draw a bar from each `low` to twice that, on a logarithmic axis."""
     if bins:
         lows, heights = zip(*bins, strict=True)
         axes.bar(lows, heights, width=lows, align="edge", color="tab:blue", edgecolor="white", linewidth=0.5)

@@ -1,6 +1,6 @@
-"""What a corpus is like: how long its documents are, how much they repeat themselves and how far apart, and its tokens.
+"""Statistics of a corpus: the lengths of its documents, how much they repeat and at what distance, and its tokens.
 
-Shapes: D documents of the split, S of them that are sampled, V entries of the vocabulary.
+Shapes: D documents of the split, V entries of the vocabulary, G n-grams of a document.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from memexp.errors import UserError
 from memexp.report.difference.token_text import visible
 
 _FREQUENT = 16
-"""Tokens to show, the most frequent ones."""
+"""How many of the most frequent tokens to show."""
 _PASSAGE = 48
-"""Tokens of the passage to show, from the middle of a document."""
+"""Length of the passage to show, in tokens."""
 
 
 @dataclass(frozen=True)
 class Length:
-    """Documents of at least `low` and less than twice as many tokens.
+    """The documents with at least `low` and less than `2 * low` tokens.
 
     Attributes:
-        share: of all tokens of the split, those in these documents.
+        share: share of the split's tokens that are in these documents.
     """
 
     low: int
@@ -36,11 +36,11 @@ class Length:
 
 @dataclass(frozen=True)
 class Distance:
-    """n-grams that stood before in their document, at least `low` and less than twice as many tokens back.
+    """The n-grams that occurred before in their document, at least `low` and less than `2 * low` tokens back.
 
     Attributes:
-        share: of all n-grams of the sample.
-        within: share of those less than `2 * low` back: what a past of that many tokens shows again.
+        share: share of all n-grams of the sample.
+        within: share of n-grams that occurred less than `2 * low` tokens back, so that a context of this length holds them.
     """
 
     low: int
@@ -50,16 +50,16 @@ class Distance:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One split of a corpus.
+    """Statistics of one split of a corpus.
 
     Attributes:
-        quantiles: tokens of a document, by p10, median, p90 and max.
-        classes: documents of each label, where the source says one.
-        sampled: documents whose repetition was counted, the first in the order that scores take them in.
+        quantiles: tokens of a document: p10, median, p90 and max.
+        classes: number of documents with each label, if the source gives labels.
+        sampled: number of documents whose repetition was counted; they are the first documents, as in scoring.
         ngram: tokens of an n-gram.
-        used: entries of the vocabulary that stand in the sample.
+        used: number of vocabulary entries that occur in the sample.
         frequent: the most frequent tokens of the sample as text, with their shares.
-        passage: tokens one after another as text, from the middle of `passage_of`.
+        passage: consecutive tokens as text, from the middle of the document `passage_of`.
     """
 
     name: str
@@ -83,16 +83,16 @@ class Inspection:
     passage: list[str]
 
     def summary(self) -> dict[str, Any]:
-        """All of it as JSON content."""
+        """All fields, as JSON content."""
         return asdict(self)
 
 
 def inspect_corpus(corpus: Corpus, *, split: str, ngram: int, sample: int) -> Inspection:
-    """Look into one split.
+    """Compute the statistics of one split.
 
     Args:
-        ngram: tokens of the n-grams whose repetition is looked for.
-        sample: tokens after which no more documents are read for that; 0 reads all.
+        ngram: tokens of the n-grams whose repetition is counted.
+        sample: number of tokens to count repetition in, rounded up to whole documents; 0 for all.
 
     Raises:
         UserError: the split has no document.
@@ -135,13 +135,13 @@ def inspect_corpus(corpus: Corpus, *, split: str, ngram: int, sample: int) -> In
 
 
 def _enough(length_D: np.ndarray, sample: int) -> int:
-    """How many of the first documents hold `sample` tokens: all of the last one is read, so that none is too long."""
+    """How many of the first documents are needed for `sample` tokens; the last of them is read in full."""
     return int(np.searchsorted(np.cumsum(length_D), sample)) + 1 if 0 < sample < length_D.sum() else len(length_D)
 
 
 def _quantiles(length_D: np.ndarray) -> dict[str, int]:
-    found = np.quantile(length_D, [0.1, 0.5, 0.9, 1.0], method="inverted_cdf")
-    return dict(zip(("p10", "median", "p90", "max"), found.tolist(), strict=True))
+    values = np.quantile(length_D, [0.1, 0.5, 0.9, 1.0], method="inverted_cdf")
+    return dict(zip(("p10", "median", "p90", "max"), values.tolist(), strict=True))
 
 
 def _classes(documents: Sequence[TokenDocument]) -> dict[str, int]:
@@ -150,12 +150,12 @@ def _classes(documents: Sequence[TokenDocument]) -> dict[str, int]:
 
 
 def _lengths(length_D: np.ndarray) -> list[Length]:
-    """A bin for every power of two from the shortest document to the longest; empty documents are of none."""
+    """A bin for every power of two from the shortest document to the longest, without empty documents."""
     exponent_D = np.frexp(length_D)[1] - 1
-    held = exponent_D[length_D > 0]
+    present = exponent_D[length_D > 0]
     return [
-        Length(1 << at, int((held == at).sum()), float(length_D[exponent_D == at].sum() / length_D.sum()))
-        for at in (range(int(held.min()), int(held.max()) + 1) if len(held) else ())
+        Length(1 << at, int((present == at).sum()), float(length_D[exponent_D == at].sum() / length_D.sum()))
+        for at in (range(int(present.min()), int(present.max()) + 1) if len(present) else ())
     ]
 
 

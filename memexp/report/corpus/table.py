@@ -1,4 +1,4 @@
-"""Corpora in a list: those that the configuration names, prepared or not, and others that lie beside them."""
+"""The list of corpora: those that the configuration names, prepared or not, and all other prepared corpora."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _LICENCES = 4
-"""Licences that the list names, those of most parts."""
+"""How many licences the list names; it names those of most parts."""
 
 
 @dataclass
 class Listed:
-    """One line of the list: a prepared folder, or a name that has none.
+    """One line of the list: a prepared folder, or a name without a prepared folder.
 
     Attributes:
-        tokenizer: kind and vocabulary, or what stands instead.
-        documents, tokens: of all splits.
+        tokenizer: kind and vocabulary of the tokenizer.
+        documents, tokens: totals over all splits.
         disk: bytes of the folder.
-        licences: of its parts, those of most parts first.
-        problem: why it cannot be read, or nothing.
+        licences: licences of its parts, the most frequent first.
+        problem: why the folder cannot be read; empty if it can.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Listed:
 
 
 def list_corpora(root: Path, names: Iterable[str]) -> list[Listed]:
-    """A line for each prepared folder below `root`, and for each of `names` that has none; sorted by name."""
+    """A line for each prepared folder below `root`, and for each of `names` without such a folder; sorted by name."""
     folders = sorted(path.parent for path in (root / "data").glob("[!.]*/manifest.json"))
-    found = [_read(folder) for folder in folders]
-    there = {item.name for item in found}
-    return sorted([*found, *(Listed(name, "not prepared") for name in names if name not in there)], key=_order)
+    prepared = [_read(folder) for folder in folders]
+    known = {item.name for item in prepared}
+    return sorted([*prepared, *(Listed(name, "not prepared") for name in names if name not in known)], key=_order)
 
 
 def _order(item: Listed) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def _licences(parts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
-    """The list for a terminal; what is unknown before a corpus is prepared is a dash."""
+    """The list for a terminal; a dash stands for what is unknown until a corpus is prepared."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

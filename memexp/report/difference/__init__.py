@@ -1,1 +1,1 @@
-"""Which tokens gain between two scores: numbers, page, files and terminal."""
+"""Which tokens gain from one score to another: the numbers, and the page, files and terminal text that show them."""

@@ -1,4 +1,4 @@
-"""What `memexp diff` writes: every token as CSV, the numbers as JSON, and a plot."""
+"""The files that `memexp diff` writes: a page, every token as CSV, the numbers as JSON, and a plot."""
 
 import csv
 import io
@@ -18,43 +18,43 @@ from memexp.report.difference.tokens import HELPED, Difference, by_position, int
 from memexp.report.escape import escape
 
 _PANELS = 8
-"""Documents in the plot, the first ones."""
+"""Number of documents in the plot; it shows the first documents."""
 
 
-def write_files(folder: Path, found: Difference, breakdown: Breakdown, pieces: Pieces, wording: Wording) -> list[Path]:
-    """Write index.html, tokens.csv, summary.json and the plot as gain.png, .svg and .pdf into `folder`; gives their paths."""
-    numbers = summary(found, breakdown)
-    write_text(folder / "index.html", page(found, numbers, breakdown, wording))
-    write_text(folder / "tokens.csv", tokens_csv(found, pieces))
+def write_files(folder: Path, diff: Difference, breakdown: Breakdown, pieces: Pieces, wording: Wording) -> list[Path]:
+    """Write index.html, tokens.csv, summary.json and the plot as gain.png, .svg and .pdf; return their paths."""
+    numbers = summary(diff, breakdown)
+    write_text(folder / "index.html", page(diff, numbers, breakdown, wording))
+    write_text(folder / "tokens.csv", tokens_csv(diff, pieces))
     write_json(folder / "summary.json", numbers)
-    plots = plot(found)
+    plots = plot(diff)
     for name, content in plots.items():
         write_atomically(folder / name, content)
     return [folder / name for name in ("index.html", "tokens.csv", "summary.json", *plots)]
 
 
-def tokens_csv(found: Difference, pieces: Pieces) -> str:
-    """One line a scored token, in order of reading. Token text is escaped as in Python, backslashes doubled."""
+def tokens_csv(diff: Difference, pieces: Pieces) -> str:
+    """One line for each scored token, in reading order; token text is escaped as in Python, with doubled backslashes."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["document", "position", "token", "nats_a", "nats_b", "gain"])
-    names = [escape(name) for name, _ in found.a.documents]
+    names = [escape(name) for name, _ in diff.a.documents]
     writer.writerows(
         zip(
-            [names[at] for at in found.document_N.tolist()],
-            found.position_N.tolist(),
-            token_texts(found.a.tokens_N, pieces),
-            *([f"{value:.6f}" for value in array.tolist()] for array in (found.a.nats_N, found.b.nats_N, found.gain_N)),
+            [names[at] for at in diff.document_N.tolist()],
+            diff.position_N.tolist(),
+            token_texts(diff.a.tokens_N, pieces),
+            *([f"{value:.6f}" for value in array.tolist()] for array in (diff.a.nats_N, diff.b.nats_N, diff.gain_N)),
             strict=True,
         )
     )
     return out.getvalue()
 
 
-def summary(found: Difference, breakdown: Breakdown) -> dict[str, Any]:
+def summary(diff: Difference, breakdown: Breakdown) -> dict[str, Any]:
     """Every number that the terminal and the page show, in full."""
     sides = {}
-    for side, scores in (("a", found.a), ("b", found.b)):
+    for side, scores in (("a", diff.a), ("b", diff.b)):
         nats = float(scores.nats_N.mean())
         sides[side] = {
             "score": scores.label,
@@ -63,33 +63,33 @@ def summary(found: Difference, breakdown: Breakdown) -> dict[str, Any]:
             "perplexity": math.exp(nats),
             "command": scores.summary["command"],
         }
-    lengths = found.a.lengths.tolist()
+    lengths = diff.a.lengths.tolist()
     return {
         **sides,
-        "tokens": len(found.gain_N),
-        "gain": found.mean,
-        "gain_interval_95": interval(found),
-        "helped": found.helped,
-        "hurt": found.hurt,
+        "tokens": len(diff.gain_N),
+        "gain": diff.mean,
+        "gain_interval_95": interval(diff),
+        "helped": diff.helped,
+        "hurt": diff.hurt,
         "threshold": HELPED,
         "documents": [
             {"id": name, "tokens": tokens, "gain": float(gain / tokens) if tokens else None}
-            for (name, _), tokens, gain in zip(found.a.documents, lengths, found.gain_D, strict=True)
+            for (name, _), tokens, gain in zip(diff.a.documents, lengths, diff.gain_D, strict=True)
         ],
         "half": breakdown.half,
         "foreign_gain": breakdown.foreign,
-        "by_kind": [asdict(one) for one in breakdown.kinds],
-        "by_frequency": [asdict(one) for one in breakdown.frequency],
-        "by_distance": [asdict(one) for one in breakdown.distance],
-        "by_position": [asdict(one) for one in by_position(found)],
+        "by_kind": [asdict(group) for group in breakdown.kinds],
+        "by_frequency": [asdict(group) for group in breakdown.frequency],
+        "by_distance": [asdict(group) for group in breakdown.distance],
+        "by_position": [asdict(positions) for positions in by_position(diff)],
     }
 
 
-def plot(found: Difference) -> dict[str, bytes]:
-    """The gain of each token over its index, a panel a document, as gain.png, gain.svg and gain.pdf.
+def plot(diff: Difference) -> dict[str, bytes]:
+    """The gain of each token by position, one panel for each document, as gain.png, gain.svg and gain.pdf.
 
-    Dots are the tokens that were helped or hurt; the line is the running mean. Beyond a tenth of a nat the scale is
-    logarithmic, for the mean is a hundredth of what single tokens gain.
+    Dots are the tokens that gain or lose; the line is the running mean. Beyond a tenth of a nat the scale is logarithmic,
+    because the mean is about a hundredth of the gains of single tokens.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -97,7 +97,7 @@ def plot(found: Difference) -> dict[str, bytes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    shown = [at for at in range(len(found.a.documents)) if found.a.documents[at][1]][:_PANELS]
+    shown = [at for at in range(len(diff.a.documents)) if diff.a.documents[at][1]][:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     rows = math.ceil(len(shown) / columns)
     spines = {"axes.spines.top": False, "axes.spines.right": False}
@@ -105,26 +105,24 @@ def plot(found: Difference) -> dict[str, bytes]:
     with warnings.catch_warnings(), rc_context(style):
         width, height = 10, 0.9 + (1.35 if columns == 2 else 2.6) * rows
         figure = Figure(figsize=(width, height), dpi=130)
-        # Placed in inches: a layout that looks for what fits would draw everything twice.
+        # Margins are set in inches, because an automatic layout would draw everything twice.
         places = {"left": 0.8 / width, "right": 1 - 0.1 / width, "top": 1 - 0.5 / height, "bottom": 0.5 / height}
         places |= {"wspace": 0.06, "hspace": 0.35}
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=places)
         for axes, document in zip(grid.flat, shown, strict=False):
-            _panel(axes, found, document)
+            _panel(axes, diff, document)
         for axes in list(grid.flat)[len(shown) :]:
             axes.remove()
-        of = (
-            f", first {len(shown)} of {len(found.a.documents)} documents" if len(shown) < len(found.a.documents) else ""
-        )
+        of = f", first {len(shown)} of {len(diff.a.documents)} documents" if len(shown) < len(diff.a.documents) else ""
         figure.suptitle(
-            f"Gain of each token from A = {_literal(found.a.label)} to B = {_literal(found.b.label)}{of}", fontsize=9
+            f"Gain of each token from A = {_literal(diff.a.label)} to B = {_literal(diff.b.label)}{of}", fontsize=9
         )
         figure.supxlabel(f"index of the token in its document (line: mean of {RUNNING} tokens)", fontsize=8)
         figure.supylabel("gain in nats, A - B (logarithmic beyond 0.1)", fontsize=8)
         files = {f"gain.{kind}": io.BytesIO() for kind in ("png", "svg", "pdf")}
-        # A document's name may be written in letters that the font does not have: boxes will do.
+        # A document's name may have letters that the font lacks; they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        # What would make them other files every time is left out. (`savefig` would draw each twice.)
+        # Dates are left out, so that equal plots are equal files. `savefig` would draw each plot twice.
         FigureCanvasAgg(figure).print_png(files["gain.png"], metadata={"Software": None})
         FigureCanvasSVG(figure).print_svg(files["gain.svg"], metadata={"Date": None, "Creator": None})
         nothing = {"CreationDate": None, "Creator": None, "Producer": None}
@@ -132,12 +130,12 @@ def plot(found: Difference) -> dict[str, bytes]:
     return {name: file.getvalue() for name, file in files.items()}
 
 
-def _panel(axes: Any, found: Difference, document: int) -> None:
-    mine = found.document_N == document
-    gain, position = found.gain_N[mine], found.position_N[mine]
+def _panel(axes: Any, diff: Difference, document: int) -> None:
+    mine = diff.document_N == document
+    gain, position = diff.gain_N[mine], diff.position_N[mine]
     moved = np.abs(gain) > HELPED
     axes.axhline(0, color="0.6", linewidth=0.6)
-    # Dots as an image: as many circles would make an SVG of ten megabytes.
+    # Dots are drawn as an image, because single circles would make an SVG of ten megabytes.
     axes.plot(
         position[moved],
         gain[moved],
@@ -155,10 +153,10 @@ def _panel(axes: Any, found: Difference, document: int) -> None:
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)
     axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
     axes.set_yticks([], minor=True)
-    title = f"{_literal(found.a.documents[document][0])}: mean {gain.mean():+.3f}"
-    axes.set_title(title, fontsize=8, loc="left", y=1.0)  # with a height, no place is looked for in each drawing
+    title = f"{_literal(diff.a.documents[document][0])}: mean {gain.mean():+.3f}"
+    axes.set_title(title, fontsize=8, loc="left", y=1.0)  # with a fixed y, matplotlib does not search for a place
 
 
 def _literal(text: str) -> str:
-    """Text of others is no mathematics."""
+    """`text` without control characters, and with dollar signs that do not start mathematics."""
     return escape(text).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""A difference as one HTML file that needs no other: the text coloured by gain, with what the memory was read at."""
+"""A difference as a single HTML file: the text coloured by gain, and where the memory was read for each token."""
 
 import base64
 import json
@@ -15,62 +15,63 @@ from memexp.report.escape import escape
 from memexp.report.template import render
 
 RUNNING = 256
-"""Tokens of the plots' running mean."""
+"""Tokens in a running mean of the plots."""
 _BINS = 12
-"""Bins by position that are shown at most."""
+"""Largest number of bins by position to show."""
 
 
-def page(found: Difference, summary: dict[str, Any], breakdown: Breakdown, wording: Wording) -> str:
-    """The page.
+def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wording: Wording) -> str:
+    """The page as HTML.
 
     Args:
-        summary: what summary.json holds.
+        summary: the content of summary.json.
     """
     return render(
         "difference",
         **summary,
         interval=summary["gain_interval_95"],
-        notes=notes(found, breakdown),
-        tables=_tables(found, breakdown),
+        notes=notes(diff, breakdown),
+        tables=_tables(diff, breakdown),
         running=RUNNING,
-        # Nothing in a document may end the element that holds it.
-        data=json.dumps(_data(found, wording), separators=(",", ":")).replace("<", "\\u003c"),
+        # No text of a document may end the element that holds the data.
+        data=json.dumps(_data(diff, wording), separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 
-def _tables(found: Difference, breakdown: Breakdown) -> list[tuple[str, str, list[Group]]]:
-    """Title, head of the first column, and rows of each."""
-    total = float(found.gain_N.sum()) or 1.0
-    places = [_group(one, total) for one in by_position(found, width=bin_width(found, most=_BINS))]
-    return [*breakdown.titled(), ("By place among the scored tokens of a document", "tokens", places)]
+def _tables(diff: Difference, breakdown: Breakdown) -> list[tuple[str, str, list[Group]]]:
+    """For each table its title, the head of its first column, and its rows."""
+    total = float(diff.gain_N.sum()) or 1.0
+    positions = [_group(group, total) for group in by_position(diff, width=bin_width(diff, most=_BINS))]
+    return [*breakdown.titled(), ("By position among the scored tokens of a document", "tokens", positions)]
 
 
-def _group(one: Bin, total: float) -> Group:
-    return Group(f"{one.first:,} to {one.last:,}", one.tokens, one.gain, one.gain * one.tokens / total)
+def _group(positions: Bin, total: float) -> Group:
+    label = f"{positions.first:,} to {positions.last:,}"
+    return Group(label, positions.tokens, positions.gain, positions.gain * positions.tokens / total)
 
 
-def _data(found: Difference, wording: Wording) -> dict[str, Any]:
-    """What the script reads: numbers of all tokens in columns, packed, and each text once."""
+def _data(diff: Difference, wording: Wording) -> dict[str, Any]:
+    """The data for the script: compressed columns of numbers, one entry for each token, and each distinct text once."""
     strings: dict[str, int] = {}
     text_N = np.array([strings.setdefault(text, len(strings)) for text in wording.texts])
     columns = {
-        "a": _thousandths(found.a.nats_N),
-        "b": _thousandths(found.b.nats_N),
+        "a": _thousandths(diff.a.nats_N),
+        "b": _thousandths(diff.b.nats_N),
         "text": text_N.astype("<u2" if len(strings) <= 1 << 16 else "<u4"),
         "kind": wording.kind_N.astype("u1"),
     }
     places = 0
-    if found.b.retrieved is not None:
-        places = found.b.retrieved.shape[1]
-        columns["distance"] = found.b.retrieved["distance"].T.ravel().astype("<u4")
-        columns["weight"] = _thousandths(found.b.retrieved["weight"].T.ravel())
-    # The wide ones first, so that each begins where its type may.
+    if diff.b.retrieved is not None:
+        places = diff.b.retrieved.shape[1]
+        columns["distance"] = diff.b.retrieved["distance"].T.ravel().astype("<u4")
+        columns["weight"] = _thousandths(diff.b.retrieved["weight"].T.ravel())
+    # Wide types come first, so that every column is aligned for its type.
     ordered = sorted(columns.items(), key=lambda item: -item[1].itemsize)
     packed = zlib.compress(b"".join(column.tobytes() for _, column in ordered))
     return {
         "documents": [
             {"id": escape(name), "tokens": end - start, "start": start, "gain": float(gain / max(end - start, 1))}
-            for (name, _), (start, end), gain in zip(found.a.documents, found.spans, found.gain_D, strict=True)
+            for (name, _), (start, end), gain in zip(diff.a.documents, diff.spans, diff.gain_D, strict=True)
         ],
         "strings": list(strings),
         "kinds": KINDS,

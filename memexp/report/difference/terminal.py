@@ -1,4 +1,4 @@
-"""A difference on the terminal: the numbers, the gain by position, and the tokens that gain and lose most."""
+"""A difference for the terminal: the numbers, the gain by position, and the tokens that gain and lose most."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,56 +14,57 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _LINES = 16
-"""Bins by position that are shown at most; longer documents get wider ones."""
+"""Largest number of bins by position to show; longer documents get wider bins."""
 _BAR = 30
+"""Length of the longest bar, in characters."""
 
 
-def to_terminal(found: Difference, breakdown: Breakdown, pieces: Pieces, *, top: int) -> "RenderableType":
-    """Everything that `memexp diff` prints, `top` tokens at each end."""
+def to_terminal(diff: Difference, breakdown: Breakdown, pieces: Pieces, *, top: int) -> "RenderableType":
+    """Everything that `memexp diff` prints, with the `top` tokens that gain most and the `top` that lose most."""
     from rich.console import Group
     from rich.text import Text
 
-    gainers, losers = extremes(found, top)
+    gainers, losers = extremes(diff, top)
     return Group(
-        *_numbers(found, breakdown),
+        *_numbers(diff, breakdown),
         Text(""),
-        Text("Gain by place among the scored tokens of a document, nats a token", style="bold"),
-        *_positions(found),
+        Text("Gain by position among the scored tokens of a document, nats a token", style="bold"),
+        *_positions(diff),
         Text(""),
         _groups(breakdown),
         Text(""),
         Text("Tokens that gain most" if gainers else "No token gains", style="bold"),
-        *(_token(found, at, pieces, "green") for at in gainers),
+        *(_token(diff, at, pieces, "green") for at in gainers),
         Text(""),
         Text("Tokens that lose most" if losers else "No token loses", style="bold"),
-        *(_token(found, at, pieces, "red") for at in losers),
+        *(_token(diff, at, pieces, "red") for at in losers),
     )
 
 
-def _numbers(found: Difference, breakdown: Breakdown) -> list["Text"]:
+def _numbers(diff: Difference, breakdown: Breakdown) -> list["Text"]:
     from rich.text import Text
 
     lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
-    for side, scores in (("A", found.a), ("B", found.b)):
+    for side, scores in (("A", diff.a), ("B", diff.b)):
         nats = float(scores.nats_N.mean())
         words = f"{side}  {escape(scores.label)}: perplexity {math.exp(nats):,.2f}, {nats:.4f} nats a token"
         lines.append(Text(f"{words} ({scores.path.name})"))
-    counts = f"{plural(len(found.gain_N), 'token')} of {plural(len(found.a.documents), 'document')}"
-    range_of = interval(found)
+    counts = f"{plural(len(diff.gain_N), 'token')} of {plural(len(diff.a.documents), 'document')}"
+    range_of = interval(diff)
     enclosed = (
-        "no interval, for one document says nothing of others"
+        "no interval, because there is only one document"
         if range_of is None
-        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f} over {len(found.a.documents)} documents, as in tables with one seed"
+        else f"95 % {range_of[0]:+.4f} to {range_of[1]:+.4f} over {len(diff.a.documents)} documents, as in tables with one seed"
     )
-    lines.append(Text.assemble("mean gain ", (f"{found.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
+    lines.append(Text.assemble("mean gain ", (f"{diff.mean:+.4f}", "bold"), f" nats a token ({enclosed}); {counts}"))
     lines.append(
         Text(
-            f"{100 * found.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * found.hurt:.1f} % lose more; "
-            f"{100 * breakdown.half:.1f} % make half of what those that gain do"
+            f"{100 * diff.helped:.1f} % of tokens gain more than {HELPED} nats, {100 * diff.hurt:.1f} % lose more; "
+            f"{100 * breakdown.half:.1f} % make up half of all gains"
         )
     )
     lines += [
-        Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text) for note in notes(found, breakdown)
+        Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text) for note in notes(diff, breakdown)
     ]
     return lines
 
@@ -73,7 +74,7 @@ def _groups(breakdown: Breakdown) -> "RenderableType":
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("tokens", "", "mean gain", "part of the sum"):
+    for column in ("tokens", "", "mean gain", "share of the sum"):
         table.add_column(Text(column), justify="left" if column == "tokens" else "right")
     for title, _, groups in breakdown.titled():
         table.add_row(Text(title, style="bold"))
@@ -82,28 +83,29 @@ def _groups(breakdown: Breakdown) -> "RenderableType":
     return table
 
 
-def _positions(found: Difference) -> list["Text"]:
+def _positions(diff: Difference) -> list["Text"]:
     from rich.text import Text
 
-    bins = by_position(found, width=bin_width(found, most=_LINES))
-    largest = max(abs(one.gain) for one in bins) or 1.0
+    bins = by_position(diff, width=bin_width(diff, most=_LINES))
+    largest = max(abs(positions.gain) for positions in bins) or 1.0
     digits = len(f"{bins[-1].last:,}")
     lines = []
-    for one in bins:
-        bar = ("█" if one.gain >= 0 else "░") * round(_BAR * abs(one.gain) / largest)
-        place = f"{one.first:>{digits},} to {one.last:>{digits},}"
-        lines.append(Text.assemble(f"  {place}  {one.gain:+.4f} ", (bar, "green" if one.gain > 0 else "red")))
+    for positions in bins:
+        gain = positions.gain
+        bar = ("█" if gain >= 0 else "░") * round(_BAR * abs(gain) / largest)
+        label = f"{positions.first:>{digits},} to {positions.last:>{digits},}"
+        lines.append(Text.assemble(f"  {label}  {gain:+.4f} ", (bar, "green" if gain > 0 else "red")))
     return lines
 
 
-def _token(found: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
+def _token(diff: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
     from rich.text import Text
 
-    shown = passage(found, at, pieces)
-    name = escape(found.a.documents[int(found.document_N[at])][0])
+    shown = passage(diff, at, pieces)
+    name = escape(diff.a.documents[int(diff.document_N[at])][0])
     return Text.assemble(
-        (f"{found.gain_N[at]:+7.3f}", f"bold {colour}"),
-        f"  {found.a.nats_N[at]:.3f} -> {found.b.nats_N[at]:.3f}  {name}, token {found.position_N[at]:,}\n",
+        (f"{diff.gain_N[at]:+7.3f}", f"bold {colour}"),
+        f"  {diff.a.nats_N[at]:.3f} -> {diff.b.nats_N[at]:.3f}  {name}, token {diff.position_N[at]:,}\n",
         ("         " + shown.before, "dim"),
         (f"«{shown.token}»", f"bold {colour}"),
         (shown.after, "dim"),

@@ -1,4 +1,4 @@
-"""Kinds of tokens: what the word, number or mark is that a token is a part of, told by its form alone."""
+"""Kinds of tokens: the kind of word, number or mark that a token is part of, recognized by its form alone."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 KINDS = ("citation", "number", "name", "identifier", "word", "punctuation", "space", "unknown")
 UNKNOWN = KINDS.index("unknown")
-"""Where there is no text."""
+"""The kind of tokens whose text is not known."""
 _SPACE = KINDS.index("space")
 
 _FORMS = re.compile(
@@ -31,10 +31,11 @@ _FORMS = re.compile(
 
 
 def kinds(texts: Sequence[str]) -> np.ndarray:
-    """The kind of each token of one document, an index of `KINDS`: that of its first character that is no space.
+    """The kind of each token of a document, an index of `KINDS`: the kind of its first character that is no space.
 
     Args:
-        texts: what each token adds to the text; an empty one, the first bytes of a character, counts to the next.
+        texts: what each token adds to the text. A token without text holds the first bytes of a character; it gets the kind of
+            the next token.
     """
     kind_C = np.full(sum(map(len, texts)), _SPACE, dtype=np.uint8)
     for match in _FORMS.finditer("".join(texts)):
@@ -43,6 +44,8 @@ def kinds(texts: Sequence[str]) -> np.ndarray:
     token_C = np.repeat(np.arange(len(texts)), lengths)
     shown_C = kind_C != _SPACE
     kind_N = np.full(len(texts) + 1, _SPACE, dtype=np.uint8)
-    kind_N[token_C[shown_C][::-1]] = kind_C[shown_C][::-1]  # of several the last stays, which is the first character
+    kind_N[token_C[shown_C][::-1]] = kind_C[shown_C][
+        ::-1
+    ]  # the last assignment wins: reversed, it is the first character
     whole_N = np.where(lengths > 0, np.arange(len(texts)), len(texts))
     return kind_N[np.minimum.accumulate(whole_N[::-1])[::-1]]

@@ -1,4 +1,4 @@
-"""The text of scored tokens: from the tokenizer of the corpus, or their numbers where that is gone."""
+"""The text of scored tokens, from the tokenizer of the corpus; if the corpus is missing, the numbers of the tokens."""
 
 import codecs
 from collections.abc import Callable, Sequence
@@ -13,29 +13,29 @@ from memexp.report.difference.tokens import Difference
 from memexp.report.escape import escape
 
 BEFORE, AFTER = 60, 20
-"""Characters of surroundings that are shown, escapes included."""
+"""Characters to show before and after a token, escapes included."""
 _WINDOW = 4 * BEFORE
-"""Tokens that surely hold them, for a character is four bytes at most and a token at least one."""
+"""Tokens that hold at least as many characters: a character has at most four bytes, and a token at least one byte."""
 
 Pieces = Callable[[Sequence[int]], list[bytes]]
-"""The raw bytes of each token; joined they are the text's UTF-8."""
+"""Gives the raw bytes of each token; joined, they are the text in UTF-8."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A token in its surroundings, with everything that does not print as an escape."""
+    """A token and the text around it; characters that do not print are escaped."""
 
     before: str
     token: str
     after: str
 
 
-def find_pieces(found: Difference, root: Path) -> tuple[Pieces, str]:
-    """The pieces of a difference's tokens, and a warning or nothing.
+def find_pieces(diff: Difference, root: Path) -> tuple[Pieces, str]:
+    """The pieces of a difference's tokens, and a warning, if any.
 
-    Where the corpus is gone or is another one by now, tokens stand as their numbers.
+    If the corpus is missing or has changed since, tokens are shown as numbers.
     """
-    summary = found.a.summary
+    summary = diff.a.summary
     where = summary.get("corpus")
     if where is None:
         return numbers, "the score does not say which corpus it read, so tokens are shown as numbers"
@@ -46,11 +46,11 @@ def find_pieces(found: Difference, root: Path) -> tuple[Pieces, str]:
         corpus = open_corpus(root / where)
         tokenizer, tokenizer_hash = corpus.tokenizer, corpus.tokenizer_hash
     except UserError as error:
-        return numbers, f"tokens are shown as numbers, for the corpus cannot be opened: {error}"
+        return numbers, f"tokens are shown as numbers, because the corpus cannot be opened: {error}"
     if tokenizer_hash != summary["tokenizer_hash"]:
         return (
             numbers,
-            f"tokens are shown as numbers, for {where} has another tokenizer by now; score again with force=true",
+            f"tokens are shown as numbers, because the tokenizer of {where} has changed; score again with force=true",
         )
     if classes := summary.get("classes"):
         tokenizer = WithClasses(tokenizer, list(classes))
@@ -59,18 +59,18 @@ def find_pieces(found: Difference, root: Path) -> tuple[Pieces, str]:
 
 def numbers(ids: Sequence[int]) -> list[bytes]:
     """Each token as its number: <812>."""
-    return [f"<{int(one)}>".encode() for one in ids]
+    return [f"<{int(token)}>".encode() for token in ids]
 
 
-def passage(found: Difference, index: int, pieces: Pieces) -> Passage:
-    """The scored token number `index` and what stands around it in its document."""
-    document = int(found.document_N[index])
-    start = int(found.a.lengths[:document].sum())
-    end = start + int(found.a.lengths[document])
+def passage(diff: Difference, index: int, pieces: Pieces) -> Passage:
+    """The scored token `index` and the text around it in its document."""
+    document = int(diff.document_N[index])
+    start = int(diff.a.lengths[:document].sum())
+    end = start + int(diff.a.lengths[document])
 
     def characters(first: int, last: int) -> list[str]:
-        raw = b"".join(pieces(found.a.tokens_N[max(first, start) : min(last, end)].tolist()))
-        # A byte that is part of no whole character stands by itself, as an escape.
+        raw = b"".join(pieces(diff.a.tokens_N[max(first, start) : min(last, end)].tolist()))
+        # A byte that is not part of a whole character is shown as an escape.
         parts = raw.decode("utf-8", errors="surrogateescape")
         return [visible(part.encode("utf-8", errors="surrogateescape")) for part in parts]
 
@@ -80,26 +80,26 @@ def passage(found: Difference, index: int, pieces: Pieces) -> Passage:
 
 
 def _fitting(parts: list[str], width: int) -> list[str]:
-    """The first of `parts` that fit into `width` together, so that no escape is cut in two."""
+    """The first of `parts` that fit into `width` together; none is cut, so escapes stay whole."""
     sizes = np.cumsum([len(part) for part in parts])
     return parts[: int(np.searchsorted(sizes, width, side="right"))]
 
 
 def visible(raw: bytes) -> str:
-    """Bytes as text; those that are no whole character, and characters that do not print, as escapes.
+    """Bytes as text, with escapes for incomplete characters and for characters that do not print.
 
-    A backslash stands doubled, so that the text can be had back.
+    Backslashes are doubled, so that the bytes can be recovered.
     """
     return escape(raw.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace"))
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Every token as it stands in its document.
+    """Text and kind of every token.
 
     Attributes:
-        texts: what each adds to the text; a character comes with its last byte, so some add nothing. Line ends and tabs are
-            kept, everything else that does not print is an escape.
+        texts: what each token adds to the text. A character belongs to the token with its last byte, so some tokens add
+            nothing. Line ends and tabs are kept; other characters that do not print are escaped.
         kind_N: an index of `memexp.report.difference.token_kinds.KINDS`.
     """
 
@@ -107,13 +107,13 @@ class Wording:
     kind_N: np.ndarray
 
 
-def word(found: Difference, pieces: Pieces) -> Wording:
-    """The texts and kinds of a difference's tokens; of numbers nobody knows the kind."""
+def word(diff: Difference, pieces: Pieces) -> Wording:
+    """The texts and kinds of a difference's tokens; tokens that are shown as numbers have no known kind."""
     texts: list[str] = []
     kinds_of = []
-    for start, end in found.spans:
+    for start, end in diff.spans:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
-        parts = [decoder.decode(piece) for piece in pieces(found.a.tokens_N[start:end].tolist())]
+        parts = [decoder.decode(piece) for piece in pieces(diff.a.tokens_N[start:end].tolist())]
         if rest := decoder.decode(b"", final=True):
             parts[-1] += rest
         kinds_of.append(np.full(len(parts), UNKNOWN) if pieces is numbers else kinds(parts))

@@ -1,6 +1,6 @@
-"""The difference between two scores of the same tokens: what each token gains on the way from A to B.
+"""The difference between two scores of the same tokens: what each token gains from A to B.
 
-Gain is A's nats less B's, so a positive gain says that B predicts the token better. Shapes: N scored tokens of D
+The gain is A's nats minus B's nats, so B predicts a token better if its gain is positive. Shapes: N scored tokens of D
 documents, one after another.
 """
 
@@ -15,9 +15,9 @@ from memexp.report.statistics import Losses, gap
 from memexp.runs.scores import TokenScores
 
 HELPED = 0.01
-"""Nats from which a token counts as helped, or below its negative as hurt."""
+"""A token counts as helped if it gains more nats than this, and as hurt if it loses more."""
 BIN = 512
-"""Tokens of a bin of positions."""
+"""Tokens in a bin of positions."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Difference:
 
     @cached_property
     def gain_N(self) -> np.ndarray:
-        """Nats that each token gains; float64."""
+        """The gain of each token in nats, float64."""
         return self.a.nats_N - self.b.nats_N
 
     @cached_property
@@ -39,14 +39,14 @@ class Difference:
 
     @cached_property
     def position_N(self) -> np.ndarray:
-        """Index of each token in its document, or of an answer's among these, from 1: a first token is never scored."""
+        """Index of each token among the scored tokens of its document, from 1, because a first token is never scored."""
         starts = np.cumsum(self.a.lengths) - self.a.lengths
         position_N: np.ndarray = np.arange(len(self.gain_N)) - starts[self.document_N] + 1
         return position_N
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First and last (excluded) index of each document's tokens."""
+        """Start and end of each document's tokens; the end is excluded."""
         ends = np.cumsum(self.a.lengths).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Mean gain in nats a token."""
+        """Mean gain in nats per token."""
         return float(self.gain_N.mean())
 
     @property
@@ -75,28 +75,28 @@ def difference(a: TokenScores, b: TokenScores) -> Difference:
     """Pair two scores.
 
     Raises:
-        UserError: they are one score, or of other tokens.
+        UserError: both are the same score, or they are of different tokens.
     """
     names = f"{a.label} and {b.label}"
     if a.path == b.path:
         raise UserError(
-            f"{names} are one score, {a.path}; expected two, such as RUN and RUN@512, or RUN and RUN@4096-off"
+            f"{names} are the same score, {a.path}; expected two, such as RUN and RUN@512, or RUN and RUN@4096-off"
         )
     if a.summary["tokenizer_hash"] != b.summary["tokenizer_hash"]:
-        hashes = " and ".join(str(one.summary["tokenizer_hash"])[:8] for one in (a, b))
+        hashes = " and ".join(str(scores.summary["tokenizer_hash"])[:8] for scores in (a, b))
         raise UserError(
             f"{names} read tokens of different tokenizers ({hashes}), which cannot be paired; expected the same. "
             "`memexp table metric=bits_per_byte` compares them as a whole"
         )
     if a.documents != b.documents:
         where = next(
-            (i for i, pair in enumerate(zip(a.documents, b.documents, strict=False)) if pair[0] != pair[1]), None
+            (at for at, pair in enumerate(zip(a.documents, b.documents, strict=False)) if pair[0] != pair[1]), None
         )
         counts = f"{len(a.documents)} and {len(b.documents)} documents"
-        first = "" if where is None else f", first unlike: {_named(a, where)} and {_named(b, where)}"
+        first = "" if where is None else f", the first that differ: {_named(a, where)} and {_named(b, where)}"
         raise UserError(
             f"{names} scored different documents ({counts}{first}); expected the same. Likely cause: the corpus was "
-            "prepared again, or one is of other data; score both again with force=true"
+            "prepared again, or one score is of other data; score both again with force=true"
         )
     if a.summary["tokens_hash"] != b.summary["tokens_hash"] or not np.array_equal(a.tokens_N, b.tokens_N):
         raise UserError(
@@ -111,16 +111,18 @@ def _named(scores: TokenScores, index: int) -> str:
     return f"{name} ({tokens:,} tokens)"
 
 
-def interval(found: Difference) -> tuple[float, float] | None:
-    """The 95 % interval of the mean gain over documents, for tokens of one document are not independent: that of tables, of one seed.
+def interval(diff: Difference) -> tuple[float, float] | None:
+    """The 95 % interval of the mean gain over documents, as in a table with one seed.
+
+    It is over documents, because the tokens of a document are not independent.
 
     Returns:
-        Nats a token; None for one document, which says nothing of others.
+        Nats per token; None for a single document.
     """
-    lengths_D = found.a.lengths
-    gain, nothing = Losses((0,), found.gain_D[None], lengths_D), Losses((0,), np.zeros((1, len(lengths_D))), lengths_D)
-    both = gap(gain, nothing)
-    return None if both.low is None or both.high is None else (both.low, both.high)
+    lengths_D = diff.a.lengths
+    gain, zero = Losses((0,), diff.gain_D[None], lengths_D), Losses((0,), np.zeros((1, len(lengths_D))), lengths_D)
+    mean = gap(gain, zero)
+    return None if mean.low is None or mean.high is None else (mean.low, mean.high)
 
 
 @dataclass(frozen=True)
@@ -133,24 +135,24 @@ class Bin:
     gain: float
 
 
-def bin_width(found: Difference, *, most: int) -> int:
-    """The smallest multiple of `BIN` that cuts the longest document into at most that many bins."""
-    return BIN * math.ceil(int(found.position_N.max()) / (BIN * most))
+def bin_width(diff: Difference, *, most: int) -> int:
+    """The smallest multiple of `BIN` that cuts the longest document into at most `most` bins."""
+    return BIN * math.ceil(int(diff.position_N.max()) / (BIN * most))
 
 
-def by_position(found: Difference, *, width: int = BIN) -> list[Bin]:
-    """Mean gain by place among the scored tokens of a document, in bins of `width`."""
-    index = (found.position_N - 1) // width
-    counts, sums = np.bincount(index), np.bincount(index, weights=found.gain_N)
+def by_position(diff: Difference, *, width: int = BIN) -> list[Bin]:
+    """Mean gain by position among the scored tokens of a document, in bins of `width`."""
+    index = (diff.position_N - 1) // width
+    counts, sums = np.bincount(index), np.bincount(index, weights=diff.gain_N)
     return [
         Bin(at * width + 1, (at + 1) * width, int(count), float(total / count))
         for at, (count, total) in enumerate(zip(counts, sums, strict=True))
     ]
 
 
-def extremes(found: Difference, top: int) -> tuple[list[int], list[int]]:
-    """Indices of the tokens that gain most and of those that lose most, the largest first; ties in order of reading."""
-    order = np.argsort(-found.gain_N, kind="stable")
-    gainers = [int(at) for at in order[:top] if found.gain_N[at] > 0]
-    order = np.argsort(found.gain_N, kind="stable")
-    return gainers, [int(at) for at in order[:top] if found.gain_N[at] < 0]
+def extremes(diff: Difference, top: int) -> tuple[list[int], list[int]]:
+    """Indices of the tokens that gain most, and of those that lose most; the largest first, ties in reading order."""
+    order = np.argsort(-diff.gain_N, kind="stable")
+    gainers = [int(at) for at in order[:top] if diff.gain_N[at] > 0]
+    order = np.argsort(diff.gain_N, kind="stable")
+    return gainers, [int(at) for at in order[:top] if diff.gain_N[at] < 0]

@@ -1,4 +1,4 @@
-"""A table before it is written down: which scores stand in one row and column, their spread and differences."""
+"""A table as numbers, before it becomes text: the scores of each cell, their spread and their differences."""
 
 import shlex
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell less the baseline's: in percent for a relative metric.
+    """A cell minus the baseline's cell, in percent for a relative metric.
 
     Attributes:
-        paired: it is the mean over the seeds that both have; otherwise a difference of the two means.
+        paired: True for the mean over the seeds that both cells have, False for a difference of the two means.
     """
 
     spread: Spread
@@ -44,13 +44,13 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """A table before it is written down: rows, columns (data sets or slices) and the scores of each cell, sorted by seed.
+    """A table as numbers: rows, columns (data sets or slices) and the scores of each cell, sorted by seed.
 
     Attributes:
-        by: the slice whose values are columns, or nothing.
-        gauges: names of those to show.
-        finished: every finished run that the metric is of, scored or not.
-        left_out: one line for each other run.
+        by: the slice whose values are columns; empty: none.
+        gauges: names of the gauges to show.
+        finished: every finished run that has the metric, scored or not.
+        left_out: one line for each run that is left out.
     """
 
     metric: Metric
@@ -70,7 +70,7 @@ class Comparison:
         return Spread.of([entry.value(self.metric, column) for entry in entries]) if entries else None
 
     def gauge(self, row: Row, data: str, name: str) -> float | None:
-        """Mean over the row's scores of a data set; None where none has that gauge."""
+        """Mean over the row's scores of a data set; None if no score has that gauge."""
         scores = {entry.score.path: entry for column in self.columns for entry in self.cells.get((row, column), [])}
         summaries = [entry.summary for entry in scores.values() if entry.run.data == data]
         values = [summary["gauges"][name] for summary in summaries if name in summary.get("gauges", {})]
@@ -82,7 +82,7 @@ class Comparison:
         return list(dict.fromkeys(column.data for column in self.columns))
 
     def difference(self, row: Row, column: Column) -> Difference | None:
-        """To the baseline's cell; None where either is missing and for the baseline itself."""
+        """Difference to the baseline's cell; None if either cell is missing, and for the baseline itself."""
         if self.baseline is None or row == self.baseline:
             return None
         ours, theirs = self._by_seed(row, column), self._by_seed(self.baseline, column)
@@ -101,27 +101,27 @@ class Comparison:
 
     @property
     def unscored(self) -> list[Trained]:
-        """Finished runs without the wanted score at their own memory."""
+        """Finished runs without the wanted score at the memory size of their training."""
         return [run for run in self.finished if not any(asked == self._own(run) for _, asked in run.scores)]
 
     def _own(self, run: Trained) -> ScoreName:
         return ScoreName(run.asked.split, run.asked.documents, run.asked.max_document, run.mem, "on")
 
     def filling(self, row: Row, data: str) -> str:
-        """The command that fills a missing cell: an evaluation where the run is there, else a training run."""
+        """The command that fills a missing cell: an evaluation if the run exists, else a training run."""
         changed = row.mem if row.mem != row.trained_mem else None
         for run in self.finished:
             if run.data == data and run.is_of(row):
                 return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
-        like = next(run for run in self.finished if run.is_of(row))
-        there = next(run for run in self.finished if run.data == data)
-        trained = _with_data(like.summary["command"], there.summary["command"])
-        then = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
-        return trained if changed is None and row.variant == "on" else f"{trained}, then {then}"
+        same_row = next(run for run in self.finished if run.is_of(row))
+        same_data = next(run for run in self.finished if run.data == data)
+        training = _with_data(same_row.summary["command"], same_data.summary["command"])
+        evaluation = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
+        return training if changed is None and row.variant == "on" else f"{training}, then {evaluation}"
 
 
 def _with_data(command: str, other: str) -> str:
-    """`command` on the data of the command `other`."""
+    """`command`, with its data settings replaced by those of the command `other`."""
 
     def is_data(word: str) -> bool:
         return word.lstrip("+").startswith(("data=", "data."))
@@ -144,10 +144,10 @@ def compare(
 
     Args:
         by: a slice of the answers whose values become columns.
-        gauges: names of gauges to show beside.
+        gauges: names of gauges to show in columns of their own.
 
     Raises:
-        UserError: nothing to show, scores that do not compare, or no such slice, gauge or baseline.
+        UserError: there is nothing to show, scores cannot be compared, or the slice, gauge or baseline does not exist.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
     if by and comparison.metric.of != "answers":
@@ -159,14 +159,14 @@ def compare(
             if summary is None:
                 raise UserError(f"it is not done ({progress_of(run)})")
             trained = Trained.read(run, summary, root, scored)
-            found = [read_entry(trained, score) for score, _ in trained.scores]
-            if found and (lack := found[0].lacks(comparison.metric, by)):
+            of_run = [read_entry(trained, score) for score, _ in trained.scores]
+            if of_run and (lack := of_run[0].lacks(comparison.metric, by)):
                 raise UserError(lack)
-        except UserError as error:  # one run hides no other
+        except UserError as error:  # a run that cannot be read does not hide the rest
             comparison.left_out.append(f"{run.name} is left out: {error}")
         else:
             comparison.finished.append(trained)
-            known += found
+            known += of_run
     entries = [entry for entry in known if entry.asked_for]
     if not entries:
         raise UserError(_nothing(comparison))
@@ -174,11 +174,11 @@ def compare(
     for entry in entries:
         for column in entry.columns(by):
             comparison.cells.setdefault((row_of(entry, keys), column), []).append(entry)
-    # A run that was scored on other documents alone has a row all the same, with a dash.
+    # A run that was scored only on other documents still has a row, with a dash.
     unscored = [run.name for run in comparison.unscored]
-    others = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
+    on_other_documents = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
     places = comparison.cells.keys() | {
-        (row_of(other, keys), column) for other in others for column in other.columns(by)
+        (row_of(entry, keys), column) for entry in on_other_documents for column in entry.columns(by)
     }
     comparison.rows = sorted({row for row, _ in places}, key=lambda row: row.order)
     comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
@@ -189,7 +189,7 @@ def compare(
         refuse_unlike([entry for entry in entries if entry.run.data == data], comparison.metric)
     _refuse_unknown(gauges, entries)
     comparison.baseline = _baseline(
-        [row for row in comparison.rows if any(row == there for there, _ in comparison.cells)], baseline
+        [row for row in comparison.rows if any(row == filled for filled, _ in comparison.cells)], baseline
     )
     return comparison
 
@@ -206,19 +206,21 @@ def _refuse_unknown(gauges: Sequence[str], entries: Sequence[Entry]) -> None:
 
 def _nothing(comparison: Comparison) -> str:
     if runs := comparison.finished:
-        there = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
+        scored = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
         return (
-            f"no finished run is scored on {describe(runs[0].asked)} (scored are: {', '.join(there) or 'none'}); "
-            f"expected such a score, as `{eval_command(runs[0].name, comparison.scored)}` makes it"
+            f"no finished run is scored on {describe(runs[0].asked)} (scored are: {', '.join(scored) or 'none'}); "
+            f"expected such a score. `{eval_command(runs[0].name, comparison.scored)}` makes it"
         )
-    return f"no run is left to compare; expected a finished one: {'; '.join(comparison.left_out[:3])}"
+    return f"no run is left to compare; expected a finished run: {'; '.join(comparison.left_out[:3])}"
 
 
 def _baseline(rows: list[Row], start: str | None) -> Row:
     if start is None:
         return rows[0]
-    found = [row for row in rows if row.label == start] or [row for row in rows if row.label.startswith(start)]
-    if len(found) == 1:
-        return found[0]
-    labels = ", ".join(row.label for row in (found or rows))
-    raise UserError(f"baseline is {start!r}, which begins {len(found)} rows; expected the start of one of: {labels}")
+    matches = [row for row in rows if row.label == start] or [row for row in rows if row.label.startswith(start)]
+    if len(matches) == 1:
+        return matches[0]
+    labels = ", ".join(row.label for row in (matches or rows))
+    raise UserError(
+        f"baseline is {start!r}, which is the start of {len(matches)} row labels; expected the start of one of: {labels}"
+    )

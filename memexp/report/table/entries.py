@@ -1,4 +1,4 @@
-"""Rows of a table: the finished runs, their scores, and what tells two of them apart."""
+"""The finished runs and scores of a table, and the rows and columns that they belong to."""
 
 import math
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Row:
 
     Attributes:
         mem, trained_mem: the memory's size as scored and as trained; they differ when `eval` was given another.
-        memory: slots as scored, 0 without.
-        variant: on, off (always empty) or foreign (another document's).
-        settings: the other settings in which runs of the table differ, with their values.
+        memory: slots as scored, 0 without a memory.
+        variant: state of the memory in scoring: on, off (always empty) or foreign (the memory of another document).
+        settings: the remaining settings in which runs of the table differ, with their values.
     """
 
     architecture: str
@@ -61,8 +61,8 @@ class Trained:
 
     Attributes:
         config: its settings.
-        root: where the run that it started from is looked for.
-        asked: the documents that the table asks of it.
+        root: where to look for the run that it started from.
+        asked: the documents that the table needs a score on.
     """
 
     name: str
@@ -86,25 +86,25 @@ class Trained:
             name, data = str(config["arch"]["name"]), str(config["data"]["name"])
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(
-                f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected those that train wrote. "
+                f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected what `memexp train` wrote. "
                 "Likely cause: it was edited or damaged"
             ) from error
         return Trained(run.name, seed, data, name, context, mem, config, root, summary, scores, asked_of(run, scored))
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """As text, without what has columns of its own; see `memexp.report.table.settings`."""
+        """The settings as text, without those that have columns of their own; see `memexp.report.table.settings`."""
         return settings_of(self.config, self.root)
 
     def is_of(self, row: Row) -> bool:
-        """Whether a score of it, with its memory changed or not, stands or would stand in `row`."""
+        """Whether a score of this run belongs in `row`, if its memory is set as the row says."""
         same = (self.architecture, self.context, self.mem) == (row.architecture, row.context, row.trained_mem)
         return same and all(self.settings.get(key, value) == value for key, value in row.settings)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set, or of its answers those whose slice `by` has this value."""
+    """A data set, or only the answers of it whose slice `by` has this value."""
 
     data: str
     by: str = ""
@@ -116,7 +116,7 @@ class Column:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """A shorter number is a smaller one."""
+        """Sorts numbers by size, because a shorter number is a smaller number."""
         return (self.data, len(self.value), self.value)
 
 
@@ -134,23 +134,23 @@ class Entry:
 
     @property
     def asked(self) -> str:
-        """The documents in words."""
+        """The documents that are scored, in words."""
         return describe(self.run.asked)
 
     @property
     def asked_for(self) -> bool:
-        """Whether it is about the documents that the table asks of its run."""
+        """Whether the score is on the documents that the table needs."""
         asked = self.score.name
         return asked is not None and asked.matches(self.run.asked)
 
     @property
     def of_own_memory(self) -> bool:
-        """Whether it was made with the memory that its run was trained with."""
+        """Whether the score was made with the memory that the run was trained with."""
         asked = self.score.name
         return asked is not None and (asked.mem, asked.memory) == (self.run.mem, "on")
 
     def columns(self, by: str) -> list[Column]:
-        """Where it stands: in one column, or with `by` in one for each value of that slice."""
+        """The columns that the score belongs to: one, or with `by` one for each value of that slice."""
         if not by:
             return [Column(self.run.data)]
         return [Column(self.run.data, by, value) for value in self.summary["slices"][by]]
@@ -160,7 +160,7 @@ class Entry:
         return float(shown[metric.field])
 
     def lacks(self, metric: Metric, by: str) -> str:
-        """Why it has no such number, or nothing."""
+        """Why the score has no number for this metric and slice; empty if it has."""
         if metric.field not in self.summary:
             return f"{self.run.data} has no {metric.of}, so no {metric.name}"
         if by and by not in (slices := self.summary["slices"]):
@@ -169,10 +169,10 @@ class Entry:
 
 
 def read_entry(run: Trained, score: Score) -> Entry:
-    """A score of `run`.
+    """Read a score of `run`.
 
     Raises:
-        UserError: its summary is damaged or holds no finite number.
+        UserError: its summary is damaged or holds a number that is not finite.
     """
     summary = read_summary(score)
     values = [summary[metric.field] for metric in METRICS.values() if metric.field in summary]
@@ -185,7 +185,7 @@ def read_entry(run: Trained, score: Score) -> Entry:
 
 
 def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[str]:
-    """Settings in which runs differ; the tokenizer's hash with them where no setting of the tokenizer tells it."""
+    """Settings in which runs differ, and the tokenizer's hash if only that shows that tokenizers differ."""
     keys = differing([(run.data, run.settings) for run in runs])
     if any(key.startswith("data.tokenizer.") for key in keys):
         return keys
@@ -193,7 +193,7 @@ def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[
 
 
 def row_of(entry: Entry, keys: Sequence[str]) -> Row:
-    """The row that a score stands in, told apart by the settings `keys` besides what every row shows."""
+    """The row that a score belongs to; `keys` are the settings that it shows besides what every row shows."""
     run, summary, asked = entry.run, entry.summary, entry.score.name
     assert asked is not None
     settings = run.settings | {"data.tokenizer": entry.tokenizer[:8]}

@@ -1,4 +1,4 @@
-"""A table as Markdown, LaTeX, HTML, CSV and on the terminal."""
+"""A table as Markdown, LaTeX, HTML and CSV, and for the terminal."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _DECIMALS = 9
-"""Of numbers in CSV: beyond these, machines round differently."""
+"""Decimals of a number in CSV; further digits differ between machines."""
 
 _STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:100rem;padding:0 1rem}"
@@ -22,7 +22,7 @@ _STYLE = (
 )
 
 _FOLDED = 14
-"""Characters that the settings take at least."""
+"""Smallest width of the column of settings, in characters."""
 
 
 def to_markdown(grid: Grid) -> str:
@@ -60,7 +60,7 @@ def to_latex(grid: Grid) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a seed, numbers to `_DECIMALS`; a missing cell has one line without a seed."""
+    """One line for each seed of a cell; a missing cell has one line without a seed."""
     keys = sorted({key for row in comparison.rows for key, _ in row.settings})
     by = [comparison.by] if comparison.by else []
     out = io.StringIO()
@@ -131,7 +131,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:
-    """One line a record, all of the same fields."""
+    """One line for each record; all records have the same fields."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(records[0])
@@ -163,7 +163,7 @@ def to_html(grid: Grid) -> str:
 
 
 def html_page(title: str, body: str) -> str:
-    """A page of its own around sections, without anything from elsewhere."""
+    """A complete page around sections, which loads no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
@@ -171,14 +171,14 @@ def html_page(title: str, body: str) -> str:
 
 
 def _field(value: object) -> object:
-    """A line break inside a field is legal CSV, but no line-wise reader survives it."""
+    """Round numbers and escape line breaks, which CSV allows but programs that read line by line do not."""
     if isinstance(value, float):
         return round(value, _DECIMALS)
     return escape(value) if isinstance(value, str) else value
 
 
 def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
-    """The grid for a terminal of `width` characters; columns that do not fit are left out and named, never cut."""
+    """The grid for a terminal of `width` characters; columns that do not fit are left out and named below."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
@@ -188,7 +188,7 @@ def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
     table = Table(title=Text(grid.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 0)
     for at in kept:
-        # Only the settings are folded: a number in two lines cannot be read.
+        # Only the settings are folded, because a number on two lines cannot be read.
         table.add_column(
             Text(_heading(grid.headers[at])),
             justify="right" if grid.right[at] else "left",

@@ -1,4 +1,4 @@
-"""In which settings runs differ, beyond what a table shows in columns of its own."""
+"""The settings in which runs differ, without those that a table shows in columns of their own."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from memexp.runs.folder import find_run
 _SHOWN = (
     "arch.name", "arch._target_", "arch.cache", "mem", "segment", "seed", "data.name"
 )  # fmt: skip
-"""Settings that a table shows elsewhere, or that say nothing which the architecture's name does not."""
+"""Settings that a table shows elsewhere, or that follow from the architecture's name."""
 
 _NOT_OF_THE_ORIGIN = (*NOT_OF_THE_RESULT, "seed")
 
 
 def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
-    """Each setting that determines a run's result, apart from the seed and what a table shows elsewhere, as text."""
+    """Each setting that determines a run's result, as text, without the seed and what a table shows elsewhere."""
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_RESULT}
     settings = {key: _text(value) for key, value in flatten(kept).items() if key not in _SHOWN}
     if config.get("init_from"):
@@ -29,7 +29,7 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
 
 
 def _origin(name: str, root: Path) -> str:
-    """What a run started from, the same for every seed of it, so that seeds of a continued run stay in one row."""
+    """A name for the run that a run started from, equal for all seeds, so that all seeds of a continued run share a row."""
     try:
         config = find_run(root, name).saved_config
     except UserError:
@@ -55,12 +55,13 @@ def differing(runs: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
     """The settings in which runs differ, sorted.
 
     Args:
-        runs: the data set and the settings of each. Settings of the data count where they differ inside one data set,
-            for between data sets they always do. A setting that only some architectures have counts among those.
+        runs: the data set and the settings of each run. Settings of the data are compared only within one data set,
+            because they always differ between data sets. A setting that only some architectures have is compared only
+            among the runs that have it.
     """
     keys = sorted({key for _, settings in runs for key in settings})
-    found = [key for key in keys if _differs(key, runs)]
-    return [key for key in found if not _follows_name(key, found, [settings for _, settings in runs])]
+    differ = [key for key in keys if _differs(key, runs)]
+    return [key for key in differ if not _follows_name(key, differ, [settings for _, settings in runs])]
 
 
 def _differs(key: str, runs: Sequence[tuple[str, dict[str, str]]]) -> bool:
@@ -71,10 +72,10 @@ def _differs(key: str, runs: Sequence[tuple[str, dict[str, str]]]) -> bool:
     return any(len(values) > 1 for values in by_data.values())
 
 
-def _follows_name(key: str, found: Iterable[str], runs: Sequence[dict[str, str]]) -> bool:
-    """Whether a preset's name, such as `size.name`, already says this value."""
+def _follows_name(key: str, differ: Iterable[str], runs: Sequence[dict[str, str]]) -> bool:
+    """Whether the name of a preset, such as `size.name`, already determines this value."""
     name = f"{key.split('.')[0]}.name"
-    if key == name or name not in found:
+    if key == name or name not in differ:
         return False
     pairs = {(settings[name], settings[key]) for settings in runs if name in settings and key in settings}
     return len(pairs) == len({preset for preset, _ in pairs})

@@ -1,4 +1,4 @@
-"""A comparison as text in a grid, with the notes below it: the same words for every way of writing it down."""
+"""A comparison as a grid of text with notes below it; every output format writes these words."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -15,15 +15,15 @@ _DASH = "–"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table in words.
+    """A table as text.
 
     Attributes:
-        headers, right: a name and whether it is aligned right, for each column.
-        lines: a text for each column, for each row.
+        headers, right: for each column its name, and whether it is aligned right.
+        lines: for each row, a text for each column.
         notes: what the marks in the table mean, and what was left out.
-        missing: the row and the data set of each missing score, and the command that makes it.
-        commands: run or score, and the command that made it.
-        expendable: the headers that give way where there is no room for all, in this order.
+        missing: row and data set of each missing score, and the command that makes it.
+        commands: each run or score, and the command that made it.
+        expendable: headers of the columns that are left out first, in this order, if the table is too wide.
     """
 
     title: str
@@ -119,7 +119,7 @@ def _all_entries(comparison: Comparison) -> list[Entry]:
 
 
 def unfilled(entry: Entry) -> bool:
-    """Whether a memory that was on was never full while scoring."""
+    """Whether the memory was on and never became full during scoring."""
     fill = entry.summary["memory_fill"]
     return entry.summary["memory"] != "off" and fill is not None and fill < 1
 
@@ -134,15 +134,17 @@ def _notes(comparison: Comparison) -> list[str]:
         notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
     elif len({tokens for _, tokens in trained}) > 1:
         notes.append(
-            "Runs were trained on different numbers of tokens (column tokens): differences are not the architectures' alone."
+            "Runs were trained on different numbers of tokens (column tokens), so the architecture is not the only cause of a difference."
         )
     if comparison.metric.meaning:
         notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")
     for data in comparison.data:
-        here = [entry.summary for entry in entries if entry.run.data == data]
-        sizes = sorted({(summary["tokens"], summary["bytes"]) for summary in here})
+        summaries = [entry.summary for entry in entries if entry.run.data == data]
+        sizes = sorted({(summary["tokens"], summary["bytes"]) for summary in summaries})
         words = " or ".join(f"{plural(tokens, 'token')} ({size:,} bytes)" for tokens, size in sizes)
-        notes.append(f"{data}: {words} scored, {_tokenizers(comparison, data)}." if here else f"{data}: not scored.")
+        notes.append(
+            f"{data}: {words} scored, {_tokenizers(comparison, data)}." if summaries else f"{data}: not scored."
+        )
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
     if any(spread.n == 1 for spread in spreads):
@@ -152,18 +154,21 @@ def _notes(comparison: Comparison) -> list[str]:
             f"baseline: {comparison.baseline.label}. Differences are taken seed by seed; their mean and deviation are over "
             "the seeds that both have."
         )
-    if any(found is not None and not found.paired for found in (comparison.difference(*cell) for cell in cells)):
+    differences = [comparison.difference(*cell) for cell in cells]
+    if any(difference is not None and not difference.paired for difference in differences):
         notes.append("~: no seed in common with the baseline, so a difference of means.")
     if any(unfilled(entry) for entry in entries):
         shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if unfilled(entry)}
         named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(shares.items()))
-        notes.append(f"†: the memory never filled while scoring, so more of it cannot show ({named} full at most).")
+        notes.append(
+            f"†: the memory never filled while scoring, so a larger memory would change nothing ({named} full at most)."
+        )
     in_training = {
         entry.run.name: fill for entry in entries if (fill := entry.run.summary.get("memory_fill")) not in (None, 1)
     }
     if in_training:
         named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(in_training.items()))
-        notes.append(f"In training the memory never filled in {named} full at most.")
+        notes.append(f"The memory never filled in training ({named} full at most).")
     return notes + [f"{line}." for line in comparison.left_out]
 
 
@@ -179,8 +184,8 @@ def _tokenizers(comparison: Comparison, data: str) -> str:
 def _missing(comparison: Comparison) -> list[tuple[str, str]]:
     missing: dict[str, str] = {}
     for run in comparison.unscored:
-        there = ", ".join(score.path.name for score, _ in run.scores) or "no score"
-        missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {there})"
+        scores = ", ".join(score.path.name for score, _ in run.scores) or "no score"
+        missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {scores})"
     for row in comparison.rows:
         for column in comparison.columns:
             if not comparison.cells.get((row, column)):

@@ -1,19 +1,19 @@
 
 "use strict";
-// Draws the text of one document at a time, coloured by gain, and says of the token in focus what it gained and read.
-// Whatever comes from a document becomes text by `textContent` alone.
+// Draws the text of one document at a time, coloured by gain, and shows what the token in focus gained and read.
+// Text of a document is inserted only as `textContent`, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const LEVELS = [0.5, 1, 2, 4];     // nats from which a colour is darker
-const CHUNK = 200;                     // tokens, at least, that are laid out together
-const BEFORE = 24, BEHIND = 12;        // tokens shown around a place that the memory was read at
+const LEVELS = [0.5, 1, 2, 4];     // from so many nats on, a colour is one step darker
+const CHUNK = 200;                     // the browser lays out at least so many tokens together
+const BEFORE = 24, BEHIND = 12;        // tokens to show before and after a token that was read from memory
 const TICKS = [3, 0.3, 0, -0.3, -3];
 const ARRAYS = { "|u1": Uint8Array, "<u2": Uint16Array, "<u4": Uint32Array };
 
 let columns, gains, matches = [];
-let shown = -1, spans = [];            // the document that is drawn and its tokens' elements
-let at = -1, told = -1, match = -1;    // the token in focus, the one that is told about, and the place among the matches
+let shown = -1, spans = [];            // the document that is drawn, and the elements of its tokens
+let at = -1, told = -1, match = -1;    // the token in focus, the token in the side panel, and the index of the current match
 let pointer = "";
 
 async function unpack() {
@@ -88,7 +88,7 @@ function show(index) {
 
 // ------------------------------------------------------------------------------------------------- filters
 
-/** Which tokens a search hits, one flag a token; null where nothing is searched for. */
+/** A flag for each token that the search matches; null without a search. */
 function hits(query) {
   if (!query) return null;
   const hit = new Uint8Array(gains.length), wanted = query.toLowerCase();
@@ -122,7 +122,7 @@ function filter() {
   draw();
 }
 
-/** Take the colour from what the filters leave out. */
+/** Remove the colour from the tokens that the filters leave out. */
 function mark() {
   const off = new Uint8Array(spans.length).fill(1), first = start(shown);
   for (const i of matches) if (i >= first && i < first + spans.length) off[i - first] = 0;
@@ -130,7 +130,7 @@ function mark() {
 }
 
 function say() {
-  $("count").textContent = matches.length ? `${match < 0 ? "–" : count(match + 1)} of ${count(matches.length)}` : "no such token";
+  $("count").textContent = matches.length ? `${match < 0 ? "–" : count(match + 1)} of ${count(matches.length)}` : "no matching token";
 }
 
 function jump(step) {
@@ -142,7 +142,7 @@ function jump(step) {
 
 // --------------------------------------------------------------------------------------------------- focus
 
-/** Make a token of this document the one that the tab key goes to. */
+/** Make a token of this document the target of the tab key. */
 function settle(i) {
   const before = $("text").querySelector("[tabindex]"), span = spans[i - start(shown)];
   before?.removeAttribute("tabindex");
@@ -152,28 +152,28 @@ function settle(i) {
   return span;
 }
 
-/** Put the focus on a token, of whichever document. */
+/** Move the focus to a token of any document. */
 function go(i) {
   at = i;
   show(documentOf(i));
   const span = settle(i);
   span.focus({ preventScroll: true });
   span.scrollIntoView({ block: "center" });
-  span.scrollIntoView({ block: "center" });  // what is laid out only now may have moved it
+  span.scrollIntoView({ block: "center" });  // the first call lays out text above, which may move the token
   $("place").value = i - start(shown) + 1;
-  history.replaceState(null, "", `#${i + 1}`);  // the address leads here again
+  history.replaceState(null, "", `#${i + 1}`);  // so that the address points to this token
   tell(i);
   draw();
 }
 
-/** Be at no token: what was told is of another document. */
+/** Leave the token in focus, because it is of another document. */
 function leave() {
   at = told = -1;
   $("place").value = 1;
   $("detail").replaceChildren(make("p", "Hover, tap or focus a token.", "note"));
 }
 
-/** The tokens that memory was read at for a token: index of the one that was read, distance and weight. */
+/** What a token read from memory: the index of each token that was read, its distance and its weight. */
 function placesOf(i) {
   const places = [];
   for (let k = 0; k < data.places; k++) {
@@ -207,7 +207,7 @@ function tell(i) {
     button.addEventListener("click", () => go(Math.max(first, read)));
     parts.push(make("p", `${count(distance)} tokens before, ${(100 * weight).toFixed(1)} % of attention`), button);
   }
-  if (data.places && !places.length) parts.push(make("p", "Nothing was read from the memory here.", "note"));
+  if (data.places && !places.length) parts.push(make("p", "This token read nothing from the memory.", "note"));
   $("detail").replaceChildren(...parts);
   for (const span of document.querySelectorAll("#text .read")) span.classList.remove("read");
   if (index === shown) for (const { read } of places) spans[read - first]?.classList.add("read");
@@ -215,7 +215,7 @@ function tell(i) {
 
 // ---------------------------------------------------------------------------------------------------- plot
 
-const height = (gain) => Math.asinh(gain / 0.05) / Math.asinh(10 / 0.05);  // logarithmic beyond a few hundredths
+const height = (gain) => Math.asinh(gain / 0.05) / Math.asinh(10 / 0.05);  // logarithmic beyond a few hundredths of a nat
 
 function draw() {
   const canvas = $("plot"), box = canvas.getBoundingClientRect(), scale = window.devicePixelRatio || 1;
@@ -291,7 +291,7 @@ function listen() {
   });
   $("text").addEventListener("mousemove", (event) => {
     const before = pointer;
-    pointer = `${event.screenX} ${event.screenY}`;  // text that scrolls below a mouse at rest is not pointed at
+    pointer = `${event.screenX} ${event.screenY}`;  // scrolling text under a mouse at rest does not count as pointing
     if (pointer !== before && event.target.at !== undefined && event.target.at !== told) tell(event.target.at);
   });
   $("text").addEventListener("mouseleave", () => { if (at >= 0) tell(at); });
@@ -316,7 +316,7 @@ function listen() {
 
 async function begin() {
   if (!("DecompressionStream" in window)) {
-    $("text").textContent = "This browser cannot unpack the page; expected one of 2023 or later.";
+    $("text").textContent = "This browser cannot unpack the page; expected a browser of 2023 or later.";
     return;
   }
   await unpack();
