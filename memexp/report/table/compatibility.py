@@ -41,8 +41,8 @@ def refuse_unlike(entries: Sequence[Entry], metric: Metric) -> None:
             )
             if first.asked != entry.asked:
                 raise UserError(
-                    f"{scored} Each was scored on the documents of its own training settings: {first.asked}, and {entry.asked}. Choose the "
-                    "documents with eval.documents and eval.max_document; the table then says how to score what is missing"
+                    f"{scored} Each was scored on the documents of its own training settings, on {first.asked} and on {entry.asked}. Choose "
+                    "them with eval.documents and eval.max_document; the table then says how to score what is missing"
                 )
             raise UserError(
                 f"{scored} Likely cause: the corpus was prepared again between them, or made with other settings; score "
