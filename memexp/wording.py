@@ -1,9 +1,12 @@
 """How every command and page writes numbers and counts."""
 
+UNKNOWN = "–"
+"""Written where there is no number."""
+
 
 def whole(value: float | None) -> str:
     """Write a whole number, such as 1,024; an unknown number is a dash."""
-    return "–" if value is None else f"{round(value):,}"
+    return UNKNOWN if value is None else f"{round(value):,}"
 
 
 def compact(value: float) -> str:

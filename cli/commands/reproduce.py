@@ -6,11 +6,11 @@ import time
 
 from rich.console import Console
 
-from memexp.cli.commands.table import experiment_path, show_experiment
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import explain
 from memexp.errors import USER_ERROR, UserError
+from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
@@ -79,7 +79,7 @@ def run(config: ReproduceConfig) -> None:
     for job in work.failed:
         console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     work.library.forget()
-    show_experiment(fill(table, work.library), experiment_path(None, root, table, config.corpora))
+    write_and_show_filled(fill(table, work.library), path_of(table, root, config.corpora))
     if interrupted and time.monotonic() < until:
         raise KeyboardInterrupt
     if work.failed:

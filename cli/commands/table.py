@@ -1,7 +1,6 @@
 """`memexp table`: compare runs, or a paper's table with our numbers."""
 
 import re
-from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,16 @@ from typing import Any
 from memexp.config.commands import TableConfig
 from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError
-from memexp.experiment import text as paper_text
 from memexp.experiment.definition import experiments
+from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
-from memexp.experiment.paper_table import PaperTable, open_table
-from memexp.experiment.reproduction import Reproduction
-from memexp.files import find_root, write_text
-from memexp.report.escape import console
+from memexp.experiment.paper_table import open_table
+from memexp.files import find_root
 from memexp.report.table.comparison import compare
-from memexp.report.table.formats import html_page, records_to_csv, to_csv, to_html, to_latex, to_markdown, to_terminal
-from memexp.report.table.text import Grid, lay_out
+from memexp.report.table.files import write_and_show
+from memexp.report.table.formats import to_csv, to_latex, to_markdown
+from memexp.report.table.text import lay_out
 from memexp.runs.folder import COPIES
 from memexp.runs.select import select_runs
 
@@ -34,7 +32,7 @@ def run(config: TableConfig) -> None:
     if named := [word for word in config.runs if _is_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora)
-        show_experiment(fill(table, Library(root)), experiment_path(config.out, root, table, config.corpora))
+        write_and_show_filled(fill(table, Library(root)), path_of(table, root, config.corpora, out=config.out))
         return
     comparison = compare(
         root,
@@ -47,7 +45,9 @@ def run(config: TableConfig) -> None:
     )
     name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
     grid = lay_out(comparison)
-    _show(grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)})
+    write_and_show(
+        grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
+    )
 
 
 def _is_experiment(word: str) -> bool:
@@ -77,34 +77,3 @@ def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
 
 def _value(config: TableConfig, setting: str) -> Any:
     return attrgetter(setting)(config)
-
-
-def experiment_path(out: str | None, root: Path, table: PaperTable, data: Sequence[str]) -> Path:
-    """The path of a paper's written table, without an ending: in the folder `out`, or beside the light copies of its runs.
-
-    Args:
-        data: the chosen columns; empty for all.
-    """
-    folder = root / "results" / table.experiment.name if out is None else Path(out).expanduser()
-    return folder / "-".join([table.scale, *data])
-
-
-def show_experiment(filled: Reproduction, path: Path) -> None:
-    """Print a paper's numbers beside ours, and write the table to `path` with the ending of each format."""
-    grid = paper_text.lay_out(filled)
-    texts = {
-        "md": to_markdown(grid),
-        "csv": records_to_csv(paper_text.records(filled)),
-        "tex": to_latex(grid),
-        "html": html_page(grid.title, to_html(grid)),
-    }
-    _show(grid, path, texts)
-
-
-def _show(grid: Grid, path: Path, texts: dict[str, str]) -> None:
-    for kind, text in texts.items():
-        write_text(path.with_name(f"{path.name}.{kind}"), text)
-    screen = console()
-    screen.print(to_terminal(grid, width=screen.width))
-    others = " and ".join([", ".join(f".{kind}" for kind in list(texts)[1:-1]), f".{list(texts)[-1]}"])
-    screen.print(f"written: {path}.md, {others}", markup=False, highlight=False, soft_wrap=True)

@@ -32,7 +32,6 @@ class Published:
     """
 
     cites: str = ""
-    metric: str = ""
     source: str = ""
     note: str = ""
     numbers: Mapping[tuple[str, str], Number] = field(default_factory=dict)
@@ -55,7 +54,7 @@ def load_published(paper: str, table: str) -> Published:
         return _published(content[table]) if table in content else Published()
     except (OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
         raise UserError(
-            f"cannot read {table} in {path}: {error}; expected cites, metric, source, columns and rows of numbers"
+            f"cannot read {table} in {path}: {error}; expected cites, source, columns and rows of numbers"
         ) from error
 
 
@@ -67,7 +66,7 @@ def _published(block: dict[str, Any]) -> Published:
         if cell is not None
     }
     step_time = {row: _number(cell) for row, cell in block.get("step_time", {}).items()}
-    return Published(block["cites"], block["metric"], block["source"], block.get("note", ""), numbers, step_time)
+    return Published(block["cites"], block["source"], block.get("note", ""), numbers, step_time)
 
 
 def _number(cell: Any) -> Number:

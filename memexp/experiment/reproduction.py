@@ -12,8 +12,7 @@ import numpy as np
 from memexp.experiment.definition import Experiment
 from memexp.experiment.published import Number, Published
 from memexp.report.metrics import Metric
-from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, agreement, gap, seed_spread
-from memexp.report.table.comparison import Spread
+from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, Spread, agreement, gap, seed_spread
 from memexp.report.table.entries import Column, Entry
 from memexp.runs.archive import documents_of
 

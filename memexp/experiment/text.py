@@ -8,9 +8,7 @@ from memexp.experiment.reproduction import Reproduction
 from memexp.report.statistics import Agreement, Gap
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled
-from memexp.wording import compact, plural
-
-_DASH = "–"
+from memexp.wording import UNKNOWN, compact, plural
 
 
 def lay_out(table: Reproduction) -> Grid:
@@ -28,19 +26,19 @@ def lay_out(table: Reproduction) -> Grid:
             right.append(True)
             for line, row in zip(lines, table.rows, strict=True):
                 share = table.share_of_gain(row, column)
-                line.append(_DASH if share is None else f"{round(100 * share)} %")
+                line.append(UNKNOWN if share is None else f"{round(100 * share)} %")
     if table.published.step_time:
         headers.append("step time: paper")
         right.append(True)
         for line, row in zip(lines, table.rows, strict=True):
             theirs = table.published.step_time.get(row)
-            line.append(_DASH if theirs is None else f"{'†' * theirs.recalled}{theirs.value:.2f}")
+            line.append(UNKNOWN if theirs is None else f"{'†' * theirs.recalled}{theirs.value:.2f}")
     headers += ["step time: ours", "tokens"]
     right += [True, True]
     for line, row in zip(lines, table.rows, strict=True):
         time, tokens = table.step_time(row), table.tokens(row)
-        line.append(_DASH if time is None else f"{time:.2f}")
-        line.append(" to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:]))) or _DASH)
+        line.append(UNKNOWN if time is None else f"{time:.2f}")
+        line.append(" to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:]))) or UNKNOWN)
     return Grid(
         title=f"{table.experiment.title}, scale={table.scale}: {table.metric.name}",
         headers=headers,
@@ -57,14 +55,14 @@ def _cell(table: Reproduction, row: str, column: str) -> list[str]:
     if not table.has_cell(row, column):
         return [""] * 7
     published = table.published_number(row, column)
-    paper = _DASH
+    paper = UNKNOWN
     if published is not None:
         paper = f"{'†' * published.recalled}{_as_printed(table, published.value)}"
         paper += "" if published.std is None else f" ± {_as_printed(table, published.std)}"
     texts = [paper, *_ours(table, row, column)]
     theirs = table.published_gap(row, column)
     is_base = row == table.baseline(column)
-    texts.append("baseline" if is_base else _DASH if theirs is None else _signed(table, theirs))
+    texts.append("baseline" if is_base else UNKNOWN if theirs is None else _signed(table, theirs))
     return texts + _difference(table, column, table.gap_to_baseline(row, column))
 
 
@@ -77,7 +75,7 @@ def _as_printed(table: Reproduction, value: float, sign: str = "") -> str:
 def _ours(table: Reproduction, row: str, column: str) -> list[str]:
     spread, digits = table.spread(row, column), table.metric.digits
     if spread is None:
-        return [_DASH, "", ""]
+        return [UNKNOWN, "", ""]
     mark = "‡" * any(map(unfilled, table.cells[row, column]))
     deviation = "" if spread.deviation is None else f"{spread.deviation:,.{digits}f}"
     return [f"{mark}{spread.mean:,.{digits}f}", deviation, f"{'*' * (spread.n == 1)}{spread.n}"]
@@ -208,7 +206,7 @@ def _any_of(table: Reproduction, column: str) -> bool:
 
 
 def _trend(part: Agreement) -> str:
-    share = _DASH if part.share is None else f"{100 * part.share:.0f} %"
+    share = UNKNOWN if part.share is None else f"{100 * part.share:.0f} %"
     coverage = 100 * (part.coverage or 0)
     return (
         f"trend agreement {share} ({part.agree} of {part.decided} pairs of rows in the paper's order) at coverage "

@@ -8,7 +8,7 @@ from memexp.errors import UserError
 from memexp.report.escape import escape
 from memexp.runs.folder import Run
 from memexp.runs.scores import read_summary, require
-from memexp.wording import age, whole
+from memexp.wording import UNKNOWN, age, whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -102,8 +102,8 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
             Text(escape(item.name)),
             Text(item.state, style=styles.get(item.state, "")),
             f"{item.step:,}/{item.steps:,}",
-            "–" if item.loss is None else f"{item.loss:.3f}",
-            *(f"{item.perplexity[split]:,.2f}" if split in item.perplexity else "–" for split in splits),
+            UNKNOWN if item.loss is None else f"{item.loss:.3f}",
+            *(f"{item.perplexity[split]:,.2f}" if split in item.perplexity else UNKNOWN for split in splits),
             whole(item.tokens_per_second),
             age(now - item.written),
         )

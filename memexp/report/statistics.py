@@ -19,6 +19,20 @@ PUBLISHED_SHARE = 0.01
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (None for one value) of n values."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread":
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Spread(float(np.mean(values)), deviation, len(values))
+
+
+@dataclass(frozen=True)
 class Losses:
     """The losses of one model on a set of documents, one row for each seed.
 

@@ -33,7 +33,6 @@ from .conftest import Make, only_copies
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = Published(
     cites="Tiny, Table 1",
-    metric="perplexity",
     source="a test",
     numbers={
         ("plain", "Letters"): Number(20.0, 0.125),  # with more digits than ours
@@ -152,9 +151,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -
 
 
 def test_an_order_against_the_papers_is_named(filled: Table) -> None:
-    found = filled(
-        Published("T", "perplexity", "s", "", {("plain", "Letters"): Number(15), ("memory", "Letters"): Number(20)})
-    )
+    found = filled(Published("T", "s", "", {("plain", "Letters"): Number(15), ("memory", "Letters"): Number(20)}))
     assert found.agreement("Letters").share == 0
     assert any("plain minus memory is -5.00 in the paper, +28.4 % in ours" in note for note in lay_out(found).notes)
 
@@ -275,7 +272,7 @@ def test_a_column_has_a_baseline_of_its_own_and_may_stand_for_a_published_one(
     assert line(found, "memory")["step time: ours"] == "1.00"
     experiment.columns["Letters"].published = "Poems"
     published = {("memory", "Poems"): Number(15), ("more", "Poems"): Number(20)}
-    assert filled(Published("T", "perplexity", "s", "", published)).agreement("Letters").published == 1
+    assert filled(Published("T", "s", "", published)).agreement("Letters").published == 1
 
 
 def test_a_slice_is_of_seeds_even_where_it_says_what_all_of_them_say(

@@ -9,7 +9,7 @@ from memexp.data.manifest import read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
 from memexp.report.escape import escape
-from memexp.wording import whole
+from memexp.wording import UNKNOWN, whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -95,10 +95,10 @@ def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
         table.add_row(
             Text(escape(item.name)),
             Text(item.state, style=styles.get(item.state, "dim")),
-            item.tokenizer or "–",
+            item.tokenizer or UNKNOWN,
             whole(item.documents),
             whole(item.tokens),
-            "–" if item.disk is None else f"{item.disk / 1e6:,.1f}",
+            UNKNOWN if item.disk is None else f"{item.disk / 1e6:,.1f}",
             Text(escape(_shown(item.licences))),
         )
     return Group(table, *(Text(escape(item.problem), style="red") for item in listed if item.problem))
@@ -106,4 +106,4 @@ def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
 
 def _shown(licences: Sequence[str]) -> str:
     more = len(licences) - _LICENCES
-    return "; ".join(licences[:_LICENCES]) + (f" and {more} more" if more > 0 else "") or "–"
+    return "; ".join(licences[:_LICENCES]) + (f" and {more} more" if more > 0 else "") or UNKNOWN

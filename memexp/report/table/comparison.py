@@ -10,24 +10,11 @@ import numpy as np
 from memexp.config.groups import Scored
 from memexp.errors import UserError, did_you_mean
 from memexp.report.metrics import METRICS, Metric
+from memexp.report.statistics import Spread
 from memexp.report.table.compatibility import refuse_twice, refuse_unlike
 from memexp.report.table.entries import Column, Entry, Row, Trained, read_entry, row_of, settings_to_show
 from memexp.runs.folder import Run, ScoreName
 from memexp.runs.scores import describe, eval_command, progress_of, read_run_summary
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (None for one value) of n values."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Spread":
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return Spread(float(np.mean(values)), deviation, len(values))
 
 
 @dataclass(frozen=True)

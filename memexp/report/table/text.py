@@ -7,10 +7,9 @@ from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.entries import Column, Entry, Row
 from memexp.runs.scores import describe, eval_command
-from memexp.wording import compact, plural, whole
+from memexp.wording import UNKNOWN, compact, plural, whole
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
-_DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def lay_out(comparison: Comparison) -> Grid:
         headers.append(f"{data}: {name}")
         for line, row in zip(lines, comparison.rows, strict=True):
             value = comparison.gauge(row, data, name)
-            line.append(_DASH if value is None else f"{value:.3f}")
+            line.append(UNKNOWN if value is None else f"{value:.3f}")
     headers += ["tokens", "params", "tokens/s"]
     for line, row in zip(lines, comparison.rows, strict=True):
         line += _cost_texts(comparison, row)
@@ -79,7 +78,7 @@ def _row_texts(row: Row) -> list[str]:
 def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
     metric, spread = comparison.metric, comparison.spread(row, column)
     if spread is None:
-        return [_DASH, "", "", "", ""]
+        return [UNKNOWN, "", "", "", ""]
     mark = "†" if any(unfilled(entry) for entry in comparison.cells[row, column]) else ""
     texts = [f"{mark}{spread.mean:,.{metric.digits}f}", _deviation(spread.deviation, metric.digits)]
     texts.append(f"{'*' if spread.n == 1 else ''}{spread.n}")
@@ -87,7 +86,7 @@ def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
         return [*texts, "baseline", ""]
     difference = comparison.difference(row, column)
     if difference is None:
-        return [*texts, _DASH, ""]
+        return [*texts, UNKNOWN, ""]
     digits = 1 if metric.relative else metric.digits
     mark = "" if difference.paired else "~"
     return [*texts, f"{mark}{difference.spread.mean:+,.{digits}f}", _deviation(difference.spread.deviation, digits)]

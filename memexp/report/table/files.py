@@ -1,0 +1,20 @@
+"""A table as files and on the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from memexp.files import write_text
+from memexp.report.escape import console
+from memexp.report.table.formats import to_terminal
+from memexp.report.table.text import Grid
+
+
+def write_and_show(grid: Grid, path: Path, texts: Mapping[str, str]) -> None:
+    """Write each of the texts to `path` with its ending, then print the table and the files' names."""
+    for ending, text in texts.items():
+        write_text(path.with_name(f"{path.name}.{ending}"), text)
+    screen = console()
+    screen.print(to_terminal(grid, width=screen.width))
+    first, *middle, last = texts
+    others = " and ".join([", ".join(f".{ending}" for ending in middle), f".{last}"])
+    screen.print(f"written: {path}.{first}, {others}", markup=False, highlight=False, soft_wrap=True)
