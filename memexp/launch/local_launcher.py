@@ -67,7 +67,7 @@ class LocalLauncher(Launcher):
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
-        inherited = [given for given in self._config.hydra.overrides.hydra if not given.startswith(SWEEP_OVERRIDES)]
+        inherited = [word for word in self._config.hydra.overrides.hydra if not word.startswith(SWEEP_OVERRIDES)]
         folders = [
             source.path for source in self._config.hydra.runtime.config_sources if source.provider == "command-line"
         ]

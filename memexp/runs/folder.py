@@ -232,12 +232,12 @@ def find_run(root: Path, name: str, *, tag: str | None = None) -> Run:
             f"{name}` prints the command that trains it again"
         )
     runs = all_runs(root, tag=tag)
-    found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matches = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise UserError(
-            f"{name!r} is the start of {len(found)} runs ({', '.join(run.name for run in found[:3])}{', ...' if len(found) > 3 else ''}); expected the name of one run"
+            f"{name!r} is the start of {len(matches)} runs ({', '.join(run.name for run in matches[:3])}{', ...' if len(matches) > 3 else ''}); expected the name of one run"
         )
     names = [run.name for run in runs]
     raise UserError(

@@ -97,7 +97,7 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     thread.start()
     result = memexp(*SWEEP, "seed=99,1")
     thread.join()
-    assert (result.code, result.err) == (130, "memexp train: interrupted; the same command goes on from there\n")
+    assert (result.code, result.err) == (130, "memexp train: interrupted; the same command continues from there\n")
     assert (empty / "run-99" / "ended").exists()
     assert not (empty / "run-1").exists()
     stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}
