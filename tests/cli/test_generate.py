@@ -114,7 +114,7 @@ REFUSED = [
     (["prompt=a", "tokens=0"], "tokens is 0; expected at least 1 token"),
     (["prompt=a", "memory=foreign"], "memory is 'foreign'; expected one of on, off"),
     (["prompt=a", "memory=off", "mem=0"], "memory is off, but .* has no memory; expected memory=on"),
-    (["prompt=a", "mem=3"], "mem is 3 but arch.neighbours 32"),
+    (["prompt=a", "mem=3"], "mem is 3 but arch.neighbours is 32"),
 ]
 
 

@@ -106,7 +106,7 @@ def test_a_model_without_memory_refuses(request_: dict[str, Any], words: list[st
 
 
 def test_a_memory_smaller_than_what_is_retrieved_is_refused(knn: Run, root: Path) -> None:
-    with pytest.raises(UserError, check=says("mem is 8", "arch.neighbours 32")):
+    with pytest.raises(UserError, check=says("mem is 8", "arch.neighbours is 32")):
         call(knn, root, mem=8)
 
 
