@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import Field
 from typing import Any
 
-from memexp.cli.arguments import FLAGS, OWN_FLAGS, POSITIONALS
+from memexp.cli.arguments import CFG, FLAGS, OWN_FLAGS, POSITIONALS
 from memexp.config.commands import COMMANDS
 from memexp.config.introspection import TYPED_AS, groups_of, is_offered, settings_of, source_of, value_type
 from memexp.errors import UserError, did_you_mean
@@ -82,7 +82,7 @@ def candidates(words: list[str]) -> list[str]:
     if current.startswith("-"):
         return _starting(current, [*FLAGS, *OWN_FLAGS])
     if words[-2] in ("--cfg", "-c"):
-        return _starting(current, ("job", "hydra", "all"))
+        return _starting(current, CFG)
     return _settings(command, current, words)
 
 

@@ -18,7 +18,6 @@ from memexp.config.introspection import (
     source_of,
     value_type,
 )
-from memexp.errors import UserError
 
 USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
@@ -118,14 +117,10 @@ def show(command: str, overrides: list[str]) -> None:
     from rich.console import Console
 
     from memexp.config.compose import compose
-    from memexp.config.hydra_errors import explain
+    from memexp.config.hydra_errors import in_one_line
 
-    try:
+    with in_one_line(command):
         config = compose(command, overrides)
-    except Exception as error:
-        if (reason := explain(error, command)) is None:
-            raise
-        raise UserError(reason) from error
     console = Console(highlight=False)
     console.print(f"{USAGE[command]}\n\n{summary_of(command)[:1].upper()}{summary_of(command)[1:]}.\n", markup=False)
     groups = groups_of(command)

@@ -127,7 +127,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     from hydra.types import RunMode
 
     from memexp.config.compose import register
-    from memexp.config.hydra_errors import explain
+    from memexp.config.hydra_errors import in_one_line
     from memexp.config.introspection import CONF
     from memexp.launch.hydra import register_plugins
 
@@ -139,26 +139,16 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
 
     register()
     register_plugins()
-    try:
+    with in_one_line(command):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
-    except Exception as error:
-        message = explain(error, command)
-        if message is None:
-            raise
-        raise UserError(message) from error
 
 
 def _call(command: str, config: Any) -> None:
     from memexp.config.compose import typed
-    from memexp.config.hydra_errors import explain
+    from memexp.config.hydra_errors import in_one_line
 
-    try:
+    with in_one_line(command):
         settings = typed(config)
-    except Exception as error:
-        message = explain(error, command)
-        if message is None:
-            raise
-        raise UserError(message) from error
     if isinstance(settings, TrainConfig) and settings.dry_run:
         from memexp.launch.sweep import Job, print_plan
 

@@ -3,6 +3,7 @@
 import torch
 
 from memexp.errors import UserError
+from memexp.machine import peak_bytes
 
 
 def pick_device(name: str) -> torch.device:
@@ -19,3 +20,10 @@ def pick_device(name: str) -> torch.device:
             f"(this is torch {torch.__version__}), or device=cpu"
         )
     return torch.device(name)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: of the GPU if there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_bytes()

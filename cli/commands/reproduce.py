@@ -8,7 +8,7 @@ from rich.console import Console
 
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
-from memexp.config.hydra_errors import explain
+from memexp.config.hydra_errors import in_one_line
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
@@ -35,12 +35,8 @@ def seconds_of(budget: str) -> float:
 
 def _check_launcher(name: str) -> None:
     """Refuse a launcher that Hydra does not know, before every job fails on it."""
-    try:
+    with in_one_line("train"):
         compose("train", [f"hydra/launcher={name}"])
-    except Exception as error:
-        if (reason := explain(error, "train")) is None:
-            raise
-        raise UserError(reason) from error
 
 
 def run(config: ReproduceConfig) -> None:

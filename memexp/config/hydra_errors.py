@@ -2,6 +2,8 @@
 
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +25,25 @@ EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "sl
 SOURCE = "data.source."
 
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+@contextmanager
+def in_one_line(command: str, where: str = "") -> Iterator[None]:
+    """Raise a user's error of the block as one line; a bug keeps its traceback.
+
+    Args:
+        command: as `explain` takes it.
+        where: put before the message, such as the row of a table.
+
+    Raises:
+        UserError: the block could not compose or check settings.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (reason := explain(error, command)) is None:
+            raise
+        raise UserError(f"{where}{reason}") from error
 
 
 def explain(error: BaseException, command: str) -> str | None:

@@ -87,13 +87,18 @@ class Corpus:
         return self.vocabulary - len(self.classes) if self.classes else 0
 
     @property
+    def content(self) -> dict[str, str]:
+        """The checksums by which the corpus enters a run's identity; see `content_of`."""
+        return content_of(self.manifest)
+
+    @property
     def tokens_checksum(self) -> str:
         """Checksum of the tokens and, if only some are scored, of which these are."""
-        return content_of(self.manifest)["tokens_checksum"]
+        return self.content["tokens_checksum"]
 
     @property
     def tokenizer_hash(self) -> str:
-        return content_of(self.manifest)["tokenizer_hash"]
+        return self.content["tokenizer_hash"]
 
     def seen_from(self, root: Path) -> str:
         """Its folder relative to `root`, so that it is still right when both have moved."""

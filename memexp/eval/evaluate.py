@@ -24,7 +24,7 @@ from memexp.files import as_json, fingerprint, make_writable, sealed, write_toge
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import identify_corpus, read_identity
+from memexp.runs.identity import read_identity
 from memexp.train.session import load_weights
 from memexp.train.spec import RunSpec
 
@@ -311,7 +311,7 @@ def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
     corpus = for_task(open_corpus(folder) if exists else prepare(config.data, root), config.data)
     identity = read_identity(run)
     trained_on = identity["data"]
-    for name, current in identify_corpus(corpus).items():
+    for name, current in corpus.content.items():
         if trained_on[name] != current:
             raise UserError(
                 f"{run.name} was trained on a corpus with {name} {trained_on[name][:8]}, but {corpus.path} has {current[:8]}; "

@@ -8,10 +8,9 @@ from typing import Any
 from memexp.config.checks import check
 from memexp.config.compose import compose
 from memexp.config.groups import Scored
-from memexp.config.hydra_errors import explain
+from memexp.config.hydra_errors import in_one_line
 from memexp.config.introspection import CONF, flatten, groups_of
 from memexp.config.train import TrainConfig
-from memexp.errors import UserError
 from memexp.experiment.cells import Cell
 from memexp.files import fingerprint
 from memexp.runs.folder import ScoreName
@@ -79,12 +78,8 @@ def wanted(cells: Sequence[Cell]) -> list[Wanted]:
 def _wanted(cell: Cell, known: dict[tuple[str, ...], TrainConfig]) -> Wanted:
     key = tuple(word for word in cell.overrides if not word.startswith("seed="))
     if key not in known:  # seeds are composed once
-        try:
+        with in_one_line("train", f"{cell.row} on {cell.column}: "):
             known[key] = _composed(cell)
-        except Exception as error:
-            if (reason := explain(error, "train")) is None:
-                raise
-            raise UserError(f"{cell.row} on {cell.column}: {reason}") from error
     start = None if cell.start is None else _wanted(cell.start, known)
     return Wanted(cell, replace(known[key], seed=cell.seed), start)
 

@@ -8,7 +8,7 @@ from memexp.config.arch import ARCHS, Arch
 from memexp.config.field import default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.train import TrainConfig
-from memexp.data.corpus import Corpus, content_of
+from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint
 from memexp.runs.folder import Run, find_run
@@ -24,7 +24,7 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     The corpus enters by the checksums of its content. The run that weights come from enters by the hash of its own identity.
     """
     content = of_the_result(config)
-    content["data"] |= {"name": config.data.name, **identify_corpus(corpus)}
+    content["data"] |= {"name": config.data.name, **corpus.content}
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
     return content | {"hash": fingerprint(content)}
@@ -87,11 +87,6 @@ def _affecting(settings: dict[str, Any], schema: Any) -> dict[str, Any]:
         elif not (item.metadata["later"] and value == default_of(item)):
             content[item.name] = value
     return content
-
-
-def identify_corpus(corpus: Corpus) -> dict[str, str]:
-    """The checksums and settings of a corpus that enter a run's identity."""
-    return content_of(corpus.manifest)
 
 
 def read_identity(run: Run) -> dict[str, Any]:

@@ -1,13 +1,10 @@
 """The training loop, the same for every architecture: each segment maps a state to a new state, which is detached at the horizon."""
 
 import math
-import os
-import subprocess
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +14,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.data.lanes import Batch
+from memexp.device import peak_memory
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
-from memexp.machine import peak_bytes
+from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
 from memexp.runs.folder import Run
@@ -270,7 +268,7 @@ def _finish(session: Session, command: str) -> None:
             "tokens": session.tokens,
             "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
             "state_bytes_per_lane": state_bytes(session.model.init_state(1)),
-            "peak_memory_bytes": _peak_memory(session.device),
+            "peak_memory_bytes": peak_memory(session.device),
             "seconds": session.seconds,
             "cpu_seconds": session.cpu_seconds,
             "tokens_per_second": session.tokens / session.seconds,
@@ -317,25 +315,3 @@ def _flat(line: dict[str, Any]) -> dict[str, float]:
     for group in ("gauges", "aux"):
         flat |= {f"{group}/{name}": value for name, value in line.get(group, {}).items()}
     return flat
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of the GPU if there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return peak_bytes()
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this code runs from, followed by + if there are uncommitted changes; None without one."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # installed, perhaps inside another project's checkout
-        return None
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=checkout, capture_output=True, text=True, timeout=5, env=os.environ | {"LC_ALL": "C"},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return text.stdout.strip() or None

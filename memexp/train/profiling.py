@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from memexp.files import write_atomically, write_json, write_text
+from memexp.machine import commit
 from memexp.regions import MARK, marked, part
-from memexp.train.loop import Update, commit, update
+from memexp.train.loop import Update, update
 from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec
 
