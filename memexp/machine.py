@@ -1,4 +1,4 @@
-"""Processor cores and memory of this machine, and the peak memory of this process."""
+"""This machine and this process: processor cores, memory, and the commit of the code that runs."""
 
 import os
 import resource

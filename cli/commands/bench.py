@@ -23,7 +23,12 @@ def run(config: BenchConfig) -> None:
         from memexp.cost.memory import page
 
         memory = [f"mem={config.largest}", f"lanes={config.lanes}", "precision=bf16"]
-        settings = [_settings("knn", SEGMENT, *memory, f"arch.stored={stored}") for stored in ("fp32", "bf16")]
+        settings = {
+            f"arch=knn size=200m segment={SEGMENT} {' '.join(memory)} arch.stored={stored}": _settings(
+                "knn", SEGMENT, *memory, f"arch.stored={stored}"
+            )
+            for stored in ("fp32", "bf16")
+        }
         plan = page(settings, card=config.card, vocabulary=VOCABULARY)
         screen.print(plan, markup=False, highlight=False, soft_wrap=True)
         return

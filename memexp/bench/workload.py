@@ -102,7 +102,7 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
     for ring in (part for part in state.memory if isinstance(part, Ring)):
         ring.keys_BHRK.normal_(std=work.head_size**-0.5)
         ring.values_BHRK.normal_()
-        ring.count_B.fill_(ring.keys_BHRK.shape[2] - work.segment)  # all but the slack
+        ring.count_B.fill_(ring.slots)
 
     def step() -> None:
         nonlocal state

@@ -1,11 +1,17 @@
 """Group `arch`: the options of every architecture, and what its memory is like."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from memexp.config.field import UNSET, default_of, setting
-from memexp.config.groups import Size
+from memexp.config.groups import POSITIONS, Size
 from memexp.errors import UserError
+
+
+def class_name(*names: str) -> Any:
+    """The field for the class of an architecture. Settings may come from another person's run folder, so no other class is allowed."""
+    targets = tuple(f"memexp.model.{name}" for name in names)
+    return setting(targets[0], "the model's class", choices=targets)
 
 
 class Beside(Protocol):
@@ -53,6 +59,12 @@ class Arch:
         Raises:
             UserError: names the option, what was seen and what was expected.
         """
+        names = [name for name, schema in ARCHS.items() if schema is type(self)]
+        if self.name not in names:
+            raise UserError(
+                f"arch.name is {self.name!r}; expected {' or '.join(names)}, the architectures with these options. Likely cause: a "
+                "file of your own in arch/, which keeps the name of the architecture that it configures"
+            )
         if beside.mem > 0 and not self.mem_unit:
             raise UserError(
                 f"mem is {beside.mem} but this architecture has no memory; expected mem=0, or an architecture that has one, such as "
@@ -92,7 +104,7 @@ class AttentionArch(Arch):
     position: str = setting(
         "t5",
         "position encoding of local attention",
-        choices=("t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"),
+        choices=POSITIONS,
     )
     normalise: bool = setting(
         True, "queries and keys have unit norm; scores are multiplied by a learned scale per head"
@@ -135,6 +147,8 @@ class AttentionArch(Arch):
 class VanillaArch(AttentionArch):
     """Group `arch`, a decoder without memory."""
 
+    _target_: str = class_name("vanilla.Vanilla")
+
 
 @dataclass
 class XlArch(AttentionArch):
@@ -142,6 +156,8 @@ class XlArch(AttentionArch):
 
     mem_unit: ClassVar[str] = "tokens of cache in every layer"
     resizable: ClassVar[bool] = True
+
+    _target_: str = class_name("xl.Xl", "xl_enhanced.XlEnhanced")
 
     def tokens_to_fill(self, mem: int) -> int:
         """The cache holds `mem` tokens."""
@@ -227,6 +243,8 @@ class KnnArch(PairArch):
     mem_unit: ClassVar[str] = "pairs per lane and head"
     resizable: ClassVar[bool] = True
 
+    _target_: str = class_name("knn.Knn")
+
     cache: int = setting(
         512, "length of the cache of exact recent keys and values that every layer attends to", unit="tokens", low=0
     )
@@ -248,6 +266,8 @@ class CompressiveArch(AttentionArch):
 
     mem_unit: ClassVar[str] = "compressed pairs in every layer"
     resizable: ClassVar[bool] = True
+
+    _target_: str = class_name("compressive.Compressive")
 
     cache: int = setting(
         512, "length of the cache of exact recent keys and values that every layer attends to", unit="tokens", low=1
@@ -285,6 +305,8 @@ class RmtArch(AttentionArch):
     mem_unit: ClassVar[str] = "memory tokens"
     gradient_through_memory: ClassVar[bool] = True
 
+    _target_: str = class_name("rmt.Rmt")
+
     cache: int = setting(
         0, "length of the cache of exact recent keys and values that tokens also attend to", unit="tokens", low=0
     )
@@ -303,6 +325,8 @@ class BlockArch(AttentionArch):
     mem_unit: ClassVar[str] = "state vectors per recurrent layer"
     gradient_through_memory: ClassVar[bool] = True
     gradient_through_cache: ClassVar[bool] = True
+
+    _target_: str = class_name("block.Block")
 
     window: int = setting(
         512,
@@ -367,6 +391,8 @@ class BlockArch(AttentionArch):
 class BlockKnnArch(BlockArch, PairArch):
     """Group `arch`, Block-Recurrent Transformer with kNN memory."""
 
+    _target_: str = class_name("block_knn.BlockKnn")
+
     pairs: int = setting(8192, "pairs that the kNN memory holds per lane and head", unit="pairs", low=0)
 
     def tokens_to_fill(self, mem: int) -> int:
@@ -390,6 +416,8 @@ class ThoughtArch(AttentionArch):
 
     mem_unit: ClassVar[str] = "memory slots"
     gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("thought.Thought")
 
     updater_layers: int = setting(
         0,

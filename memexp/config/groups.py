@@ -81,11 +81,15 @@ class Data:
     path: str | None = setting(None, "files to read, for a corpus that reads files", unit="path", effect="nothing")
 
 
+POSITIONS = ("t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none")
+"""Schemes of positions in local attention."""
+
+
 @dataclass
 class AttentionAtSize:
     """Defaults of attention options at a size: used where the architecture has the option and the user does not give it."""
 
-    position: str = setting("t5", "default of arch.position at this size")
+    position: str = setting("t5", "default of arch.position at this size", choices=POSITIONS)
     scale: float = setting(1.0, "default of arch.scale at this size", low=0.0)
     key_smear: bool = setting(False, "default of arch.key_smear at this size")
     keys_as_queries: bool = setting(False, "default of arch.keys_as_queries at this size")

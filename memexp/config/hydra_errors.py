@@ -113,6 +113,12 @@ def _missing_choice(error: MissingConfigException) -> str:
     options = choices_of(group) or [name for name in error.options or [] if not name.startswith("base")]
     if not group or not options:
         return _plain(str(error))
+    if choice == "base" and group in ("arch", "data"):
+        known = ARCHS if group == "arch" else SOURCES
+        return (
+            f"there is no {group}=base; expected base_NAME in the defaults list of your own file in {group}/, with NAME one of "
+            f"{', '.join(known)}"
+        )
     if choice in EXTRAS:
         return f"{group}={choice} is not installed; expected `pip install memexp[{EXTRAS[choice]}]` first"
     return f"there is no {group}={choice}; expected one of {', '.join(options)}{did_you_mean(choice, options)}"

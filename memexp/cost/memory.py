@@ -1,6 +1,6 @@
 """Estimate the memory of a training step on one accelerator; nothing is measured or allocated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -133,20 +133,20 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
         )
 
 
-def page(configs: Sequence[TrainConfig], *, card: float, vocabulary: int) -> str:
+def page(configs: Mapping[str, TrainConfig], *, card: float, vocabulary: int) -> str:
     """The estimates of some runs as text.
 
     Args:
+        configs: the settings of each run, by what is written above its estimate.
         card: the memory of the device, in GB (10^9 bytes).
     """
     lines = []
-    for config in configs:
+    for label, config in configs.items():
         parts = items(config, vocabulary=vocabulary)
         whole = total(parts)
         fits = "fits" if whole <= card * 1e9 else "does not fit"
         lines += [
-            f"arch={config.arch.name} size={config.size.name} mem={config.mem:,} lanes={config.lanes} segment={config.segment} "
-            f"precision={config.precision}",
+            label,
             *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in parts),
             f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {card:g} GB",
             "",

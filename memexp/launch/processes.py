@@ -16,6 +16,7 @@ from typing import Any
 
 import memexp
 from memexp.files import write_json
+from memexp.train.interrupt import STOPS
 
 JOB_FILE = "MEMEXP_JOB_FILE"
 """Environment variable with the name of the file into which a job of a sweep writes its run folder."""
@@ -27,7 +28,6 @@ POLL_SECONDS = 0.25
 TAIL_BYTES = 8192
 """More than the length of a line of metrics."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = (*(-number for number in STOPS), *(128 + number for number in STOPS))
 
 

@@ -1,6 +1,7 @@
 """Build a model from its settings."""
 
 import importlib
+from dataclasses import fields
 
 from memexp.config.arch import Arch
 from memexp.config.train import TrainConfig
@@ -33,19 +34,13 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
 
 
 def _class_of(arch: Arch) -> type:
-    """The model class that `arch._target_` names.
-
-    Settings can come from another person's run folder, so anything that is not a model is refused.
-    """
+    """The class that `arch._target_` names."""
+    (allowed,) = [item.metadata["choices"] for item in fields(arch) if item.name == "_target_"]
+    if arch._target_ not in allowed:
+        raise UserError(
+            f"arch._target_ is {arch._target_!r}; expected {' or '.join(allowed)}. Likely cause: the settings are of another version "
+            "of memexp, or were edited"
+        )
     module, _, name = arch._target_.rpartition(".")
-    if module.startswith("memexp.model."):
-        try:
-            model = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            model = None
-        if isinstance(model, type) and issubclass(model, SegmentModel):
-            return model
-    raise UserError(
-        f"arch._target_ is {arch._target_!r}; expected the class of an architecture, such as memexp.model.xl.Xl. Likely cause: "
-        "the settings come from another version of memexp, or were edited"
-    )
+    model: type = getattr(importlib.import_module(module), name)
+    return model

@@ -8,10 +8,12 @@ from omegaconf import OmegaConf
 
 from memexp.config.arch import ARCHS, Arch, AttentionArch
 from memexp.config.checks import remarks
-from memexp.config.compose import as_the_size_says
+from memexp.config.compose import as_the_size_says, compose, typed
 from memexp.config.groups import AttentionAtSize
+from memexp.errors import UserError
 from memexp.model.build import build_model
 
+from ..messages import says
 from ..tiny import configure
 
 
@@ -53,6 +55,20 @@ def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
     (line,) = [line for line in remarks(short) if "full" in line]
     assert "full after 4,096 tokens" in line
     assert "data.max_document cuts documents to 1,024" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["arch=knn", "arch.name=mine"], "arch.name is 'mine'; expected knn or knn_routed"),
+        (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl or xl_enhanced"),
+        (["arch=xl", "arch._target_=memexp.model.knn.Knn"], "arch._target_ is 'memexp.model.knn.Knn'; expected one of"),
+        (["arch=xl", "size.attention.position=foo"], "is 'foo'; expected one of t5"),
+    ],
+)
+def test_an_architecture_keeps_its_name_and_class(words: list[str], seen: str) -> None:
+    with pytest.raises(UserError, check=says(seen)):
+        typed(compose("train", ["size=tiny", "data=tiny", *words]))
 
 
 def test_a_size_sets_attention_where_there_is_attention() -> None:

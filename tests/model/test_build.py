@@ -20,6 +20,8 @@ from memexp.model.build import build_model
         "memexp.model.none.X",
         "memexp.model.build.build_model",
         "memexp.model.transformer.shape.Shape",
+        "memexp.model.knn.Knn",
+        "memexp.model.block.BlockRecurrence",
         "Xl",
         "",
     ],
@@ -27,6 +29,8 @@ from memexp.model.build import build_model
 def test_only_models_are_built(target: str) -> None:
     config: Any = typed(compose("train", ["arch=xl", "size=tiny", "data=tiny"]))
     edited = replace(config, arch=replace(config.arch, _target_=target))
-    with pytest.raises(UserError, match=r"arch._target_ is '.*'; expected the class of an architecture") as refused:
+    with pytest.raises(
+        UserError, match=r"arch._target_ is '.*'; expected memexp.model.xl.Xl or memexp.model.xl_enhanced.XlEnhanced"
+    ) as refused:
         build_model(edited, vocabulary=10)
     assert "\n" not in str(refused.value)

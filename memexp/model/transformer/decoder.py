@@ -76,12 +76,13 @@ class DecoderLayer(PreNormLayer):
     compilable: ClassVar[Compilable] = {"finish": "feed-forward"}
     attention: SelfAttention
 
-    def __init__(self, shape: Shape, arch: AttentionArch, **attention: bool) -> None:
+    def __init__(self, shape: Shape, arch: AttentionArch, *, two_sided: bool, shared_values: bool) -> None:
         """
         Args:
-            attention: options of `SelfAttention`.
+            two_sided, shared_values: as `SelfAttention` takes them.
         """
-        super().__init__(shape, SelfAttention(shape, arch, **attention), dropout=arch.dropout)
+        attention = SelfAttention(shape, arch, two_sided=two_sided, shared_values=shared_values)
+        super().__init__(shape, attention, dropout=arch.dropout)
 
     def finish(self, x_BTD: Tensor, read_BHTK: Tensor) -> Tensor:
         """Add the output of the heads, then that of the feed-forward layer, to the residual stream."""
@@ -95,8 +96,8 @@ Attend = Callable[[int, SelfAttention, Heads, Sight, Mask], Tensor]
 class DecoderLayers(nn.ModuleList):
     """One decoder layer for each of `archs`, from the input to the output."""
 
-    def __init__(self, shape: Shape, archs: Sequence[AttentionArch], **attention: bool) -> None:
-        super().__init__(DecoderLayer(shape, arch, **attention) for arch in archs)
+    def __init__(self, shape: Shape, archs: Sequence[AttentionArch], *, two_sided: bool, shared_values: bool) -> None:
+        super().__init__(DecoderLayer(shape, arch, two_sided=two_sided, shared_values=shared_values) for arch in archs)
 
     def __iter__(self) -> Iterator[DecoderLayer]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
@@ -165,7 +166,12 @@ class DecoderModel(EmbeddingModel):
     layers: DecoderLayers
 
     def add_layers(
-        self, arch: AttentionArch, *, each: Sequence[AttentionArch] | None = None, **attention: bool
+        self,
+        arch: AttentionArch,
+        *,
+        each: Sequence[AttentionArch] | None = None,
+        two_sided: bool = False,
+        shared_values: bool = False,
     ) -> None:
         """Make the head and the layers.
 
@@ -174,10 +180,11 @@ class DecoderModel(EmbeddingModel):
 
         Args:
             each: the options of each layer; None: `arch` for all layers.
-            attention: options of `SelfAttention`.
+            two_sided, shared_values: as `SelfAttention` takes them.
         """
         self.add_head(arch)
-        self.layers = DecoderLayers(self.shape, each or [arch] * self.shape.layers, **attention)
+        archs = each or [arch] * self.shape.layers
+        self.layers = DecoderLayers(self.shape, archs, two_sided=two_sided, shared_values=shared_values)
 
     def empty_cache(self, lanes: int) -> Cache:
         """A cache of `cache_tokens` slots at the start of a document."""

@@ -9,14 +9,13 @@ from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.errors import UserError
 from memexp.files import fingerprint
 from memexp.runs.archive import copies_named
-from memexp.runs.folder import find_run
+from memexp.runs.folder import Run, find_run
+from memexp.runs.identity import read_identity
 
 _SHOWN = (
     "arch.name", "arch._target_", "arch.cache", "mem", "segment", "seed", "data.name"
 )  # fmt: skip
 """Settings that a table shows elsewhere, or that follow from the architecture's name."""
-
-_NOT_OF_THE_ORIGIN = (*NOT_OF_THE_RESULT, "seed")
 
 
 def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
@@ -29,18 +28,21 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
 
 
 def _origin(name: str, root: Path) -> str:
-    """A name for the run that a run started from, equal for all seeds, so that all seeds of a continued run share a row."""
+    """A name for the run that a run started from, equal for all seeds, so that all seeds of a continued run share a row.
+
+    It is made of the identity, which other versions of memexp write alike.
+    """
     try:
-        config = find_run(root, name).saved_config
+        run: Run = find_run(root, name)
     except UserError:
         copies = [copy for copy in copies_named(root, name) if copy.name == name]
         if not copies:
             return name
-        config = copies[0].saved_config
-    kept = {key: _text(value) for key, value in flatten(config).items() if key.split(".")[0] not in _NOT_OF_THE_ORIGIN}
-    if config.get("init_from"):
-        kept["init_from"] = _origin(str(config["init_from"]), root)
-    return f"{config.get('arch', {}).get('name', '')}-{fingerprint(kept)[:6]}"
+        run = copies[0]
+    kept = {key: value for key, value in read_identity(run).items() if key not in ("hash", "seed", "init_from")}
+    if start := run.config.get("init_from"):
+        kept["init_from"] = _origin(str(start), root)
+    return f"{run.config['arch']['name']}-{fingerprint(kept)[:6]}"
 
 
 def _text(value: Any) -> str:
