@@ -63,7 +63,9 @@ def test_all_files_that_are_no_text_are_named_at_once(folder: Path) -> None:
 
 def test_a_source_can_be_read_twice(folder: Path) -> None:
     source = Files(FilesOptions(), str(folder))
-    assert list(source) == list(source)
+    documents = list(source)
+    assert len(documents) == 6
+    assert list(source) == documents
 
 
 def test_identity_is_the_content(folder: Path) -> None:

@@ -102,10 +102,12 @@ def test_named_files_are_read_themselves_for_their_repository_may_hold_a_script(
 
 @pytest.mark.parametrize("name", ["isabelle", "arxiv_math", "github"])
 def test_named_files_of_the_configurations(name: str) -> None:
-    for options in compose("prepare", [f"data={name}"]).data.source.sets:
-        for patterns in options.get("data_files", {}).values():
-            assert patterns
-            assert all(re.fullmatch(r"[\w+-]+(/[\w+*-]+)+\.(parquet|jsonl\.\S+)", one) for one in patterns)
+    sets = compose("prepare", [f"data={name}"]).data.source.sets
+    named = [patterns for options in sets for patterns in options.get("data_files", {}).values()]
+    assert named
+    for patterns in named:
+        assert patterns
+        assert all(re.fullmatch(r"[\w+-]+(/[\w+*-]+)+\.(parquet|jsonl\.\S+)", pattern) for pattern in patterns)
 
 
 def test_a_data_set_without_its_splits_is_assigned(hub: Any) -> None:
