@@ -106,7 +106,7 @@ REFUSED = [
     (["prompt="], "prompt is empty", "expected", "prompt_file"),
     ([], "prompt is empty", "expected", "prompt_file"),
     (["prompt=a", "prompt_file=b"], "prompt and prompt_file", "expected one"),
-    (["prompt_file=/none"], "prompt_file /none", "No such file or directory", "expected a file of text"),
+    (["prompt_file=/none"], "prompt_file /none", "No such file or directory", "expected", "text"),
     (["prompt_file=/dev/null"], "prompt", "no token", "expected"),
     (["prompt=a\udcff"], "prompt", "byte 1", "expected", "UTF-8"),
     (["prompt=a", "temperature=-1"], "temperature is -1.0", "expected at least 0"),
@@ -114,7 +114,7 @@ REFUSED = [
     (["prompt=a", "tokens=0"], "tokens is 0", "expected at least 1"),
     (["prompt=a", "memory=foreign"], "memory is 'foreign'", "expected one of on, off"),
     (["prompt=a", "memory=off", "mem=0"], "memory is off", "no memory", "expected memory=on"),
-    (["prompt=a", "mem=3"], "mem is 3", "arch.neighbours 32"),
+    (["prompt=a", "mem=3"], "mem is 3", "arch.neighbours is 32"),
 ]
 
 

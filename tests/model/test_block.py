@@ -366,8 +366,8 @@ def test_dropout_is_of_whole_lanes_at_the_start_of_a_segment(part: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["arch.window=3"], ("segment is 16", "arch.window 3", "expected whole windows")),
-        (["arch.window=32"], ("segment is 16", "arch.window 32", "expected whole windows")),
+        (["arch.window=3"], ("segment is 16", "arch.window 3", "multiple")),
+        (["arch.window=32"], ("segment is 16", "arch.window 32", "multiple")),
         (["arch.recurrent_layers=[3]"], ("arch.recurrent_layers is [3]", "expected different", "from 1 to 2")),
         (["arch.recurrent_layers=[1,1]"], ("arch.recurrent_layers is [1, 1]", "expected different", "from 1 to 2")),
         (["arch.feedback=true", "mem=0"], ("arch.feedback is true", "mem is 0", "expected arch.feedback=false")),

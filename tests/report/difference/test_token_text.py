@@ -71,12 +71,14 @@ def changed(path: Path) -> Any:
     return types.SimpleNamespace(tokenizer=None, tokenizer_hash="other")
 
 
-@pytest.mark.parametrize(("opening", "said"), [(missing, "does not exist"), (changed, "another tokenizer")])
+@pytest.mark.parametrize(
+    ("opening", "said"), [(missing, ("not exist",)), (changed, ("tokenizer", "data/code-bpe", "force=true"))]
+)
 def test_without_its_corpus_tokens_are_numbers(
-    fakes: Any, words: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, opening: Any, said: str
+    fakes: Any, words: dict[int, bytes], monkeypatch: pytest.MonkeyPatch, opening: Any, said: tuple[str, ...]
 ) -> None:
     found = of_text(fakes, b"abc")
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", opening)
     pieces, warning = find_pieces(found, fakes.root)
-    assert says(said)(warning)
+    assert says(*said)(warning)
     assert passage(found, 1, pieces) == Passage("<97>", "<98>", "<99>")
