@@ -94,6 +94,7 @@ def test_a_peer_is_measured_step_by_step(miniature: Work, tmp_path: Path, monkey
     monkeypatch.setattr(peers, "ENVIRONMENT", "peers")
     found = peers.measure(BenchConfig(repeats=2, slots=256), miniature, lambda what: None)
     assert [figure.other_measured for figure in found] == [[1000.0, 1000.0]] * 3
+    assert [len(figure.ours_measured) for figure in found] == [2] * 3
     assert all(seconds > 0 for figure in found for seconds in figure.ours_measured)
     assert found[0].met
 

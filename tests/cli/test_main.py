@@ -8,6 +8,8 @@ import pytest
 import memexp as package
 from memexp.errors import UserError
 
+from ..messages import says
+
 
 def test_a_command_gets_its_typed_settings(memexp) -> None:
     [settings] = memexp("train", "arch=knn", "mem=64k", "tag=a-1").settings
@@ -64,24 +66,16 @@ def test_dry_run_of_one_job_trains_nothing(memexp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "line"),
+    ("raised", "code", "words"),
     [
-        (UserError("no\nsuch thing"), 2, "memexp runs: no such thing\n"),
-        (KeyboardInterrupt(), 130, "memexp runs: interrupted\n"),
-        (SystemExit(143), 143, ""),
-        (
-            OSError(36, "File name too long", "aaa"),
-            2,
-            "memexp runs: cannot use aaa: File name too long; expected a place that can be used\n",
-        ),
-        (
-            OSError(28, "No space left on device"),
-            2,
-            "memexp runs: cannot write: No space left on device; expected a place that can be used\n",
-        ),
+        (UserError("no\nsuch thing"), 2, ("no such thing",)),
+        (KeyboardInterrupt(), 130, ("interrupted",)),
+        (SystemExit(143), 143, ()),
+        (OSError(36, "File name too long", "aaa"), 2, ("aaa: File name too long", "expected")),
+        (OSError(28, "No space left on device"), 2, ("No space left on device", "expected")),
     ],
 )
-def test_exit_codes(raised, code, line, memexp, monkeypatch, capsys) -> None:
+def test_exit_codes(raised, code, words, memexp, monkeypatch, capsys) -> None:
     from types import SimpleNamespace
 
     from memexp.cli.main import main
@@ -91,7 +85,8 @@ def test_exit_codes(raised, code, line, memexp, monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("memexp.cli.main.command_module", lambda command: SimpleNamespace(run=run))
     assert main(["runs"]) == code
-    assert capsys.readouterr().err == line
+    error = capsys.readouterr().err
+    assert says("memexp runs: ", *words)(error) if words else error == ""
 
 
 def test_version(process) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -132,7 +132,16 @@ def case(request: pytest.FixtureRequest) -> Case:
     return build(name, *overrides)
 
 
-@pytest.fixture(params=cases(*FURTHER), ids=named)
+def further() -> list[Any]:
+    """The cases with the further positions too; every commit tries these on three architectures, `make hard` on all."""
+    usual = cases()
+    return [
+        pytest.param(case, marks=[] if case in usual or case[0] in ("vanilla", "xl", "knn") else pytest.mark.hard)
+        for case in cases(*FURTHER)
+    ]
+
+
+@pytest.fixture(params=further(), ids=named)
 def placed(request: pytest.FixtureRequest) -> Case:
     """A model under contract with any of the positions."""
     name, overrides = request.param
@@ -165,8 +174,9 @@ def text() -> Text:
     return Text(tokens, valid, reset)
 
 
+@torch.no_grad()
 def run(model: SegmentModel, text: Text, state: State | None = None) -> tuple[Tensor, State]:
-    """All segments in turn: hidden S B T D, and the last state."""
+    """All segments in turn, without gradients: hidden S B T D, and the last state."""
     state = model.init_state(text.tokens.shape[1]) if state is None else state
     hidden = []
     for tokens, valid, reset in zip(*text, strict=True):

@@ -17,6 +17,8 @@ from memexp.data.corpus import Corpus, prepare
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.errors import UserError
 
+from ..messages import says
+
 MakeData = Callable[..., Data]
 
 
@@ -125,7 +127,7 @@ def test_a_loaded_model_is_used(folder: Path, tmp_path: Path, text_data: MakeDat
 def test_what_does_not_come_back_is_refused_or_said_to_be_lossy(
     folder: Path, tmp_path: Path, text_data: MakeData
 ) -> None:
-    with pytest.raises(UserError, match=r"the tokenizer changes document file0.txt.*lossless=false"):
+    with pytest.raises(UserError, check=says("document file0.txt", "lossless=false")):
         prepare(text_data(folder, tokenizer=Tokenizer(kind="lines")), tmp_path)
     for file in folder.iterdir():
         file.write_text(file.read_text().replace("return", "<unk>"))
@@ -149,13 +151,10 @@ def test_a_damaged_file_is_named_with_its_checksum(
     expected = corpus.manifest["files"][name]["sha256"]
     for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:]):
         file.write_bytes(damaged)
-        with pytest.raises(UserError) as error:
+        with pytest.raises(UserError, check=says(str(file), expected)):
             prepare(data, tmp_path)
-        assert str(file) in str(error.value)
-        assert expected in str(error.value)
-        assert "\n" not in str(error.value)
     file.unlink()
-    with pytest.raises(UserError, match=f"cannot read .*{name}: No such file"):
+    with pytest.raises(UserError, check=says(f"cannot read {file}", "No such file")):
         prepare(data, tmp_path)
 
 
@@ -166,36 +165,33 @@ def test_a_damaged_manifest_is_named(folder: Path, tmp_path: Path, text_data: Ma
     manifest["splits"]["test"]["documents"] += 1
     for text in (json.dumps(manifest), "[]"):
         file.write_text(text)
-        with pytest.raises(UserError, match=r"manifest.json is damaged: its content has the checksum"):
+        with pytest.raises(UserError, check=says(str(file), "damaged", "checksum")):
             prepare(text_data(folder), tmp_path)
     file.write_text('{"cut')
-    with pytest.raises(UserError, match=r"cannot read .*manifest.json"):
+    with pytest.raises(UserError, check=says(f"cannot read {file}")):
         prepare(text_data(folder), tmp_path)
 
 
 def test_documents_that_cannot_be_used(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
     (folder / "file3.txt").write_text("")
-    with pytest.raises(UserError, match=r"document file3.txt is empty"):
+    with pytest.raises(UserError, check=says("document file3.txt", "empty")):
         prepare(text_data(folder), tmp_path)
     (folder / "file3.txt").unlink()
     (folder / "half.jsonl").write_text('{"text": "ab\\ud83d"}\n')
-    with pytest.raises(UserError, match=r"document half.jsonl:1 holds half of a surrogate pair at character 2"):
+    with pytest.raises(UserError, check=says("document half.jsonl:1", "surrogate pair at character 2")):
         prepare(text_data(folder), tmp_path)
-    with pytest.raises(UserError, match="none of 1 documents has 9000 bytes"):
+    with pytest.raises(UserError, check=says("none of 1 documents", "9000 bytes")):
         prepare(text_data(folder / "file1.txt", min_document=9000), tmp_path)
-    with pytest.raises(UserError, match="there are 1 documents"):
+    with pytest.raises(UserError, check=says("1 documents", "expected")):
         prepare(text_data(folder / "file1.txt"), tmp_path)
     assert all(path.name.startswith(".") for path in (tmp_path / "data").iterdir())
 
 
 def test_settings_that_do_not_fit(folder: Path, tmp_path: Path, text_data: MakeData) -> None:
-    with pytest.raises(UserError, match=r"data.name is '../up'"):
+    with pytest.raises(UserError, check=says("data.name is '../up'", "expected")):
         prepare(text_data(folder, name="../up"), tmp_path)
     source = PythonPackagesOptions(packages=["json"], standard_library=False)
-    with pytest.raises(
-        UserError,
-        match=r"data.path is .*texts, but data=text reads no files; expected data=text or a published data set",
-    ):
+    with pytest.raises(UserError, check=says(f"data.path is {folder}", "data=text", "expected")):
         prepare(text_data(folder, source=source), tmp_path)
 
 

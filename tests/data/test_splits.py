@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from memexp.data.splits import assign
 from memexp.errors import UserError
 
+from ..messages import says
+
 
 class Entry(NamedTuple):
     group: str
@@ -63,5 +65,5 @@ def test_another_group_does_not_reshuffle_the_rest() -> None:
 
 
 def test_too_few_documents_is_one_line() -> None:
-    with pytest.raises(UserError, match="there are 4 documents in 4 groups; expected 2 for the test, 2 for validation"):
+    with pytest.raises(UserError, check=says("4 documents in 4 groups", "expected 2 for the test", "2 for validation")):
         assign(entries_of({"a": [1], "b": [1], "c": [1], "d": [1]}), valid=2, test=2)

@@ -19,6 +19,8 @@ from memexp.data import tokenizers
 from memexp.data.tokenizers import PROBE, Bytes, Lines, SentencePiece, Tokenizer, Words, train
 from memexp.errors import UserError
 
+from ..messages import says
+
 AWKWARD = [
     "\u2581",
     "\x00",
@@ -180,11 +182,10 @@ def test_a_model_that_keeps_text_stays_as_it_is(sentencepiece: Tokenizer) -> Non
 def test_without_bytes_what_has_no_piece_is_named() -> None:
     tokenizer = SentencePiece(_lossy(), name="mine.model")
     assert tokenizer.decode(tokenizer.encode("  two   six ")) == "  two   six "
-    for text, part in (("one\ntwo", "'\\\\n'"), ("a line\ntwo", "'a'"), ("two\u2581", "'\u2581'")):
-        with pytest.raises(UserError, match=f"mine.model has no piece for {part} and no byte pieces") as refused:
+    for text, part in (("one\ntwo", r"'\n'"), ("a line\ntwo", "'a'"), ("two\u2581", "'\u2581'")):
+        words = "mine.model", f"no piece for {part}", "no byte pieces", "lossless=false"
+        with pytest.raises(UserError, check=says(*words)):
             tokenizer.encode(text)
-        assert "\n" not in str(refused.value)
-        assert "lossless=false" in str(refused.value)
 
 
 @pytest.mark.parametrize("options", [{}, FOLDING, LLAMA], ids=["t5", "folding", "llama"])
@@ -210,10 +211,10 @@ def test_a_lossy_model_of_t5s_kind_reads_lines_as_one_text() -> None:
 
 
 def test_what_is_no_model_and_what_loses_nothing_are_refused() -> None:
-    with pytest.raises(UserError, match=r"mine.model is no SentencePiece model"):
+    with pytest.raises(UserError, check=says("mine.model", "no SentencePiece model")):
         SentencePiece(b"not a model", name="mine.model")
     for kind in ("bytes", "bpe", "unigram", "words"):
-        with pytest.raises(UserError, match=f"lossless is false, but kind is {kind} and no model is loaded"):
+        with pytest.raises(UserError, check=says("lossless is false", f"kind is {kind}", "no model is loaded")):
             tokenizers.read(Settings(kind=kind, lossless=False))
     assert tokenizers.read(Settings(kind="lines", lossless=False)) is None
 
@@ -249,24 +250,21 @@ def test_an_unknown_word_of_a_line_is_unk_where_there_is_one() -> None:
     lossy = tokenizers.load(_lines(" a <unk> b \n", lossless=False).save(), name="saved")
     assert not lossy.lossless
     assert lossy.decode(lossy.encode("a  x\n")) == " a <unk> \n"
-    with pytest.raises(
-        UserError, match="the word 'x' is none of the 3 of the training split, and <unk> is none either"
-    ):
+    with pytest.raises(UserError, check=says("the word 'x'", "the 3 of the training split", "<unk>")):
         _lines(" a b \n").encode("a x")
 
 
 def test_an_unfit_vocabulary_is_one_line() -> None:
-    with pytest.raises(UserError, match="vocabulary is 200, which the training split does not allow") as few:
+    with pytest.raises(UserError, check=says("vocabulary is 200", "training split")):
         train(Settings(vocabulary=200), ["some text"])
-    with pytest.raises(UserError, match="Vocabulary size too high") as many:
+    with pytest.raises(UserError, check=says("vocabulary is 5000", "Vocabulary size too high")):
         train(Settings(vocabulary=5000), ["some text"])
-    assert "\n" not in str(few.value) + str(many.value)
 
 
 def test_a_model_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read data.tokenizer.path .*No such file"):
+    with pytest.raises(UserError, check=says("cannot read data.tokenizer.path", "none.model", "No such file")):
         tokenizers.read(Settings(path=str(tmp_path / "none.model")))
-    with pytest.raises(UserError, match="kind is bytes"):
+    with pytest.raises(UserError, check=says("kind is bytes", "path")):
         tokenizers.read(Settings(kind="bytes", path="some.model"))
 
 
@@ -295,13 +293,13 @@ def test_words_give_back_their_texts_and_load_as_they_were(parts: list[str]) -> 
 
 @pytest.mark.parametrize("text", ["a x", "a  b", " a", "a\n"])
 def test_an_unknown_word_is_named(text: str) -> None:
-    with pytest.raises(UserError, match=r"the word .* is none of the 2 of the training split; expected") as refused:
+    unknown = next(part for part in text.split(" ") if part not in ("a", "b"))
+    with pytest.raises(UserError, check=says(f"the word {unknown!r}", "the 2 of the training split", "expected")):
         Words(["a", "b"]).encode(text)
-    assert repr(next(part for part in text.split(" ") if part not in ("a", "b"))) in str(refused.value)
 
 
 def test_words_have_no_model_and_ignore_the_vocabulary() -> None:
-    with pytest.raises(UserError, match="kind is words"):
+    with pytest.raises(UserError, check=says("kind is words", "path")):
         tokenizers.read(Settings(kind="words", path="some.model"))
     assert tokenizers.read(Settings(kind="words")) is None
     assert [tokenizers.tag(Settings(kind=kind)) for kind in ("words", "bytes", "bpe")] == ["words", "bytes", "bpe1024"]

@@ -48,8 +48,13 @@ def scored(model: SegmentModel, text: np.ndarray, tokens_BN: np.ndarray, *, memo
 # ------------------------------------------------------------------------------------------------ reading
 
 
-CASES: list[tuple[str, list[str], int]] = [(arch, [], length) for arch in ARCHS for length in (1, SEGMENT)]
-CASES += [(arch, options, 2 * SEGMENT + 5) for arch in ARCHS for options in [[], *VARIANTS.get(arch, [])]]
+CASES: list[Any] = [(arch, [], length) for arch in ARCHS for length in (1, SEGMENT, 2 * SEGMENT + 5)]
+CASES += [
+    pytest.param(arch, options, 2 * SEGMENT + 5, marks=pytest.mark.hard)
+    for arch in ARCHS
+    for options in VARIANTS.get(arch, [])
+]
+"""Every variant goes through `extend` in the contract, whatever it is used for: here variants are hard."""
 
 
 @pytest.mark.parametrize(("arch", "options", "length"), CASES, ids=str)

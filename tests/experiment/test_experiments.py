@@ -1,6 +1,7 @@
 """The experiments that are there: each composes at both scales, and what it cites is published."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from memexp.config.introspection import choices_of
 from memexp.experiment.cells import Cell, cells
 from memexp.experiment.definition import experiments, load
 from memexp.experiment.published import PUBLISHED, load_published
-from memexp.experiment.settings import wanted
+from memexp.experiment.settings import Wanted, wanted
 from memexp.model.build import build_model
 from memexp.report.metrics import METRICS
 from memexp.train.optimizer import rate_factor
@@ -49,6 +50,12 @@ def one_of_each_row(name: str, scale: str) -> list[Cell]:
     return list(found.values())
 
 
+@cache
+def composed(name: str, scale: str) -> list[Wanted]:
+    """The settings of a cell of each row, which take long to compose; nobody changes them."""
+    return wanted(one_of_each_row(name, scale))
+
+
 PEAKS = {
     "memorizing/larger_memory": 3e-4, "memorizing/table4": 0.0316, "memorizing/table5": 0.0316, "memorizing/figure1": 0.0316,
     "blockrecurrent/table1": 0.0316, "rmt/wikitext103": 2.5e-4, "rmt/enwik8": 2.5e-4, "rmt/algorithmic": 1e-4,
@@ -59,7 +66,7 @@ PEAKS = {
 
 @pytest.mark.parametrize("name", PEAKS)
 def test_the_papers_optimizer(name: str) -> None:
-    for one in wanted(one_of_each_row(name, "paper")):
+    for one in composed(name, "paper"):
         optim, steps = one.settings.optim, one.settings.steps
         some = {*range(2000), steps // 2, steps - 1}
         assert optim.rate * max(rate_factor(step, optim, steps=steps) for step in some) == pytest.approx(
@@ -73,15 +80,15 @@ def test_the_papers_optimizer(name: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_composes(name: str, scale: str) -> None:
-    composed = wanted(one_of_each_row(name, scale))
-    if not composed:
+    rows = composed(name, scale)
+    if not rows:
         pytest.skip(f"{name} at scale={scale} is of data that is not here yet")
-    tokens = [one.settings.lanes * one.settings.segment * one.settings.accumulate for one in composed]
-    trained = [one for one in composed if one.start is None]
+    tokens = [one.settings.lanes * one.settings.segment * one.settings.accumulate for one in rows]
+    trained = [one for one in rows if one.start is None]
     asked = load(name).scales[scale].tokens_a_step
     assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
     assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
-    for one in {(one.settings.arch.name, one.settings.size.name): one for one in composed}.values():
+    for one in {(one.settings.arch.name, one.settings.size.name): one for one in rows}.values():
         with torch.device("meta"):
             build_model(one.settings, vocabulary=256)
 

@@ -28,6 +28,7 @@ from memexp.files import sealed, write_json
 from memexp.report.statistics import widening
 from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
 
+from ..messages import says
 from .conftest import Make, only_copies
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -205,7 +206,7 @@ def test_a_share_of_a_gain_is_of_the_seeds_that_all_have(filled: Table, experime
 
 def test_a_slice_has_no_perplexity(filled: Table, experiment: Experiment) -> None:
     experiment.columns["Letters"].slice = "length=8"
-    with pytest.raises(UserError, match=r"shows perplexity of a slice .length=8.; expected a metric of answers"):
+    with pytest.raises(UserError, check=says("perplexity", "slice", "length=8", "expected a metric of answers")):
         filled()
 
 
@@ -213,14 +214,14 @@ def test_a_summary_edited_by_hand_is_refused(filled: Table, tmp_path: Path) -> N
     path = tmp_path / "results/runs/vanilla-tiny-mem0-s0-12345678/eval/test-2x64-0-on/summary.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"perplexity": 1.0}))
-    with pytest.raises(UserError, match=r"summary.json is not as memexp wrote it: its content has the checksum"):
+    with pytest.raises(UserError, check=says(str(path), "checksum")):
         filled()
 
 
 def test_different_tokenizers_are_refused(filled: Table, experiment: Experiment, make: Make) -> None:
     [one] = wanted(cells(experiment, "small", data=["tiny"], seeds=[7]))[:1]
     make(one, score={"tokenizer_hash": "9" * 64})
-    with pytest.raises(UserError, match="read tiny with different tokenizers"):
+    with pytest.raises(UserError, check=says("tiny", "different tokenizers")):
         filled()
 
 

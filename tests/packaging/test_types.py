@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 WRONG = """
 from memexp.cli.arguments import quote
@@ -23,6 +25,7 @@ Run("a folder")
 """A wrong call for each room that is checked strictly."""
 
 
+@pytest.mark.hard
 def test_wrong_calls_of_every_room_are_errors(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text(WRONG, encoding="utf-8")

@@ -97,6 +97,7 @@ def test_the_program_works_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     assert "0.930 ± 0.020" in done.stdout
 
 
+@pytest.mark.hard
 def test_a_wheel_of_a_source_archive_is_the_same(clone: Path, wheel: Path, tmp_path: Path) -> None:
     run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), "."], clone)
     [again] = tmp_path.glob("*.whl")

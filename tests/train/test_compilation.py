@@ -59,7 +59,13 @@ def assert_same(arch: str, *settings: str, backend: str, tmp_path: Any) -> None:
     assert kinds
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+EVERY_COMMIT = ("vanilla", "xl", "knn", "rmt")
+"""Architectures with no memory and with each kind of memory that layers read; the others take longer to compile."""
+
+
+@pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=[] if arch in EVERY_COMMIT else pytest.mark.hard) for arch in ARCHS]
+)
 def test_losses_are_the_same(arch: str, tmp_path: Any) -> None:
     assert_same(arch, backend="aot_eager", tmp_path=tmp_path)
 

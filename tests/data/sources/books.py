@@ -13,6 +13,8 @@ from memexp.config.sources import TextsOptions
 from memexp.data.sources import Source, Texts
 from memexp.errors import UserError
 
+from ...messages import says
+
 
 def texts(path: Path | None = None, **options: Any) -> Texts:
     """A source of one data set, `owner/books`, whose text is in `text`."""
@@ -20,11 +22,10 @@ def texts(path: Path | None = None, **options: Any) -> Texts:
     return Texts(TextsOptions(**{**values, **options}), None if path is None else str(path))
 
 
-def refused(source: Source) -> str:
-    """The one line that reading ends with."""
-    with pytest.raises(UserError) as error:
+def refused(source: Source, *words: str) -> str:
+    """The one line, with all of these words in it, that reading ends with."""
+    with pytest.raises(UserError, check=says(*words)) as error:
         list(source)
-    assert "\n" not in str(error.value)
     return str(error.value)
 
 

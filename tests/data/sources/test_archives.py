@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from memexp.data.sources.archives import read_archive
 from memexp.errors import UserError
 
+from ...messages import says
 from . import made
 
 MAKERS: dict[str, Callable[[Path, made.Files], Path]] = {
@@ -49,13 +50,12 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, kind: str) -> None:
     whole = archive.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"quite another file" * 10):
         archive.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"cannot read .*a[-_]1.*; expected a .deb, a wheel or a source") as error:
+        with pytest.raises(UserError, check=says("cannot read", archive.name, "expected", ".deb", "wheel", "source")):
             read_archive(archive, lambda name: True)
-        assert "\n" not in str(error.value)
 
 
 def test_a_deb_without_data(tmp_path: Path) -> None:
     archive = tmp_path / "a_1_all.deb"
     archive.write_bytes(b"!<arch>\n" + b"debian-binary   0           0     0     100644  4         `\n2.0\n")
-    with pytest.raises(UserError, match=r"it has no data.tar"):
+    with pytest.raises(UserError, check=says(archive.name, "no data.tar")):
         read_archive(archive, lambda name: True)

@@ -11,6 +11,7 @@ from memexp.data.sources.fetch import PIP, RECORD, Package, fetch
 from memexp.errors import UserError
 from memexp.files import checksum
 
+from ...messages import says
 from . import made
 
 APT = """#!/bin/sh
@@ -57,11 +58,10 @@ def debian(name: str, client: str = "apt", sha256: str | None = None) -> Package
     return Package(client, name, None, sha256)
 
 
-def refused(package: Package, cache: Path) -> str:
-    with pytest.raises(UserError) as error:
+def refuses(package: Package, cache: Path, *words: str) -> None:
+    """Checks that fetching ends with one line that has all of these words in it."""
+    with pytest.raises(UserError, check=says(*words)):
         fetch(package, cache)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def partial(cache: Path) -> list[Path]:
@@ -82,11 +82,10 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(module, "PIP", ("no-such-program",))
     assert fetch(package, cache) == fetched
-    message = refused(package._replace(sha256="0" * 64), cache)
-    assert f"has SHA-256 {checksum(wheel)}; expected {'0' * 64}. Remove {fetched.file.parent}" in message
-    message = refused(package._replace(version="2.0"), cache)
-    assert "no-such-program is not installed, so it cannot fetch made-up" in message
-    assert "copy data/downloads" in message
+    wrong = f"SHA-256 {checksum(wheel)}", f"expected {'0' * 64}", f"Remove {fetched.file.parent}"
+    refuses(package._replace(sha256="0" * 64), cache, str(fetched.file), *wrong)
+    words = "no-such-program is not installed", "made-up", "copy data/downloads"
+    refuses(package._replace(version="2.0"), cache, *words)
 
 
 def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +94,12 @@ def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.Mon
     made.wheel(registry / "made_up-1.0-py3-none-any.whl", made.metadata("made_up", "1.0"))
     monkeypatch.setattr(module, "PIP", (*PIP, "--no-index", f"--find-links={registry}"))
     package = Package("pip", "made-up", "1.0", "0" * 64)
-    message = refused(package, cache)
-    assert "pip cannot fetch made-up: THESE PACKAGES DO NOT MATCH THE HASHES" in message
-    message = refused(package._replace(version="2.0"), cache)
-    assert "pip cannot fetch made-up: Could not find a version that satisfies the requirement made-up==2.0 " in message
+    refuses(package, cache, "pip cannot fetch made-up", "THESE PACKAGES DO NOT MATCH THE HASHES")
+    none = "Could not find a version that satisfies the requirement made-up==2.0 "
+    refuses(package._replace(version="2.0"), cache, "pip cannot fetch made-up", none)
     assert list(cache.iterdir()) == []
     monkeypatch.setattr(module, "PIP", (sys.executable, "-S", "-m", "pip"))  # without site-packages
-    assert "pip is not installed, so it cannot fetch made-up" in refused(package, cache)
+    refuses(package, cache, "pip is not installed", "made-up")
 
 
 def test_a_debian_package(tmp_path: Path, apt: Apt) -> None:
@@ -134,40 +132,33 @@ def test_the_source_of_a_debian_package(tmp_path: Path, apt: Apt) -> None:
 def test_apt_that_was_never_updated(tmp_path: Path, apt: Apt) -> None:
     apt.has_lists("|http://else.example stable main\\n")
     for client in ("apt", "apt-source"):
-        message = refused(debian("made-up", client), tmp_path / "cache")
-        assert "apt-get has no lists of packages" in message
-        assert "`apt-get update` was never run" in message
+        refuses(debian("made-up", client), tmp_path / "cache", "apt-get has no", "`apt-get update`")
         assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_what_apt_cannot_find_and_no_apt(tmp_path: Path, apt: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = refused(debian("gone"), tmp_path / "cache")
-    assert "apt-get cannot fetch gone: Unable to locate package gone" in message
-    assert "release does not have it" in message
-    assert "apt gave 2 files for two; expected one archive" in refused(debian("two"), tmp_path / "cache")
+    cache = tmp_path / "cache"
+    refuses(debian("gone"), cache, "apt-get cannot fetch gone", "Unable to locate package gone", "release")
+    refuses(debian("two"), cache, "2 files for two", "expected one archive")
     monkeypatch.setenv("PATH", str(tmp_path))
-    message = refused(debian("made-up"), tmp_path / "cache")
-    assert "apt-get is not installed, so it cannot fetch made-up; expected a Debian or Ubuntu system" in message
+    refuses(debian("made-up"), cache, "apt-get is not installed", "made-up", "expected", "Debian or Ubuntu")
 
 
 def test_a_damaged_or_half_made_cache(tmp_path: Path, apt: Apt) -> None:
     cache = tmp_path / "cache"
     fetched = fetch(debian("made-up"), cache)
     fetched.file.write_bytes(b"edited")
-    message = refused(debian("made-up"), cache)
-    assert str(fetched.file) in message
-    assert fetched.sha256 in message
-    assert f"Remove {fetched.file.parent}" in message
+    refuses(debian("made-up"), cache, str(fetched.file), fetched.sha256, f"Remove {fetched.file.parent}")
     (fetched.file.parent / RECORD).unlink()  # as where a copy was cut off
     assert fetch(debian("made-up"), cache) == fetched
     assert fetched.file.read_bytes() == b"archive"
     fetched.file.unlink()
-    assert "No such file" in refused(debian("made-up"), cache)
+    refuses(debian("made-up"), cache, str(fetched.file), "No such file")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, apt: Apt) -> None:
     (tmp_path / "cache").write_text("a file")
-    assert "cannot write" in refused(debian("made-up"), tmp_path / "cache")
+    refuses(debian("made-up"), tmp_path / "cache", "cannot write", str(tmp_path / "cache"))
 
 
 def test_what_another_process_has_fetched_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

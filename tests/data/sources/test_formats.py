@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from memexp.data.sources.formats import FORMATS, UNREADABLE
 from memexp.data.sources.package_texts import _joined
 
+from ...messages import says
 from . import made
 
 RULE = {"part": "#" * 79, "section": "#*" * 39 + "#", "subsection": "=-" * 39 + "="}
@@ -74,7 +75,7 @@ def test_the_strings_of_r(version: int) -> None:
 )
 def test_data_of_r_that_is_not_read(value: bytes, expected: str) -> None:
     database, index = made.r_database({"a": value})
-    with pytest.raises(UNREADABLE, match=expected):
+    with pytest.raises(UNREADABLE, check=says(expected)):
         texts("r_books", {"Rdata.rdb": database, "Rdata.rdx": index})
 
 

@@ -10,6 +10,8 @@ from memexp.config.sources import PythonPackagesOptions
 from memexp.data.sources import PythonPackages
 from memexp.errors import UserError
 
+from ...messages import says
+
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -59,12 +61,12 @@ def test_absent_packages_are_named_and_left_out(package: str) -> None:
     source = PythonPackages(PythonPackagesOptions(packages=[package, "no_such_package"], standard_library=False))
     assert [document.id for document in source] == [package]
     assert source.describe()["absent"] == ["no_such_package"]
-    with pytest.raises(UserError, match="none of which is installed"):
+    with pytest.raises(UserError, check=says("no_such_package", "installed")):
         PythonPackages(PythonPackagesOptions(packages=["no_such_package"], standard_library=False))
 
 
 def test_memexp_itself_is_refused() -> None:
-    with pytest.raises(UserError, match="names memexp"):
+    with pytest.raises(UserError, check=says("packages", "memexp")):
         check(PythonPackagesOptions(packages=["memexp"]))
 
 

@@ -22,6 +22,8 @@ from memexp.data.sources import Document, Source, open_source
 from memexp.data.sources.tasks import solve
 from memexp.errors import UserError
 
+from ...messages import says
+
 DOCUMENTS = [300, 20, 30]
 
 OPTIONS: dict[str, TaskOptions] = {
@@ -189,27 +191,27 @@ def test_nothing_held_out_is_trained_on() -> None:
         texts.setdefault(document.split, set()).add(str(document.text))
     assert not texts["train"] & (texts["valid"] | texts["test"])
     assert not texts["valid"] & texts["test"]
-    with pytest.raises(UserError, match="almost all possible documents are held out already"):
+    with pytest.raises(UserError, check=says("almost all possible documents", "held out")):
         list(task_of("copy", documents=[1, 1, 200], lengths=[1]))
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "said"),
+    ("task", "changes", "words"),
     [
-        ("copy", {"lengths": [24, 0]}, r"lengths is \[24, 0\]; expected at least 1 symbol each"),
-        ("copy", {"lengths": []}, r"lengths is \[\]; expected a list"),
-        ("copy", {"documents": [10, 10]}, r"documents is \[10, 10\]; expected three numbers"),
-        ("copy", {"documents": [10, 10, 0]}, r"documents is \[10, 10, 0\]; expected at least 1 document each"),
-        ("retrieval", {"pairs": [4, 27]}, r"pairs is \[4, 27\]; expected 26 at most"),
-        ("retrieval", {"pairs": [0]}, r"pairs is \[0\]; expected at least 1 each"),
-        ("mqar", {"vocabulary": 16}, r"vocabulary is 16 but data.source.pairs \[4, 8\]; expected a vocabulary of 17"),
-        ("mqar", {"length": 31}, r"length is 31 but data.source.pairs \[4, 8\]; expected a length of 32"),
+        ("copy", {"lengths": [24, 0]}, ("lengths is [24, 0]", "at least 1")),
+        ("copy", {"lengths": []}, ("lengths is []", "a list")),
+        ("copy", {"documents": [10, 10]}, ("documents is [10, 10]", "three numbers")),
+        ("copy", {"documents": [10, 10, 0]}, ("documents is [10, 10, 0]", "at least 1")),
+        ("retrieval", {"pairs": [4, 27]}, ("pairs is [4, 27]", "26 at most")),
+        ("retrieval", {"pairs": [0]}, ("pairs is [0]", "at least 1")),
+        ("mqar", {"vocabulary": 16}, ("vocabulary is 16", "data.source.pairs [4, 8]", "a vocabulary of 17")),
+        ("mqar", {"length": 31}, ("length is 31", "data.source.pairs [4, 8]", "a length of 32")),
     ],
 )
-def test_settings_that_make_no_document(task: str, changes: Any, said: str) -> None:
-    with pytest.raises(UserError, match=f"data.source.{said}") as refused:
+def test_settings_that_make_no_document(task: str, changes: Any, words: tuple[str, ...]) -> None:
+    setting, *rest = words
+    with pytest.raises(UserError, check=says(f"data.source.{setting}", "expected", *rest)):
         task_of(task, **changes)
-    assert "\n" not in str(refused.value)
 
 
 def test_the_smallest_that_fit() -> None:
@@ -270,18 +272,17 @@ def test_what_is_scored_is_part_of_the_corpus(corpus: Corpus) -> None:
 def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
     file = prepare(data(), tmp_path).path / "answers.bin"
     file.write_bytes(b"\1" * file.stat().st_size)
-    with pytest.raises(UserError, match=r"answers.bin is damaged"):
+    with pytest.raises(UserError, check=says("answers.bin", "damaged")):
         prepare(data(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram"])
 def test_answers_need_words(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"kind is {kind}, but document test-0 has answers.*kind=words") as refused:
+    with pytest.raises(UserError, check=says(f"kind is {kind}", "document test-0", "answers", "kind=words")):
         prepare(data(tokenizer=Tokenizer(kind=kind)), tmp_path)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_word_that_training_lacks_is_named_with_its_document(tmp_path: Path) -> None:
     source = RetrievalOptions(documents=[1, 1, 50], pairs=[4])
-    with pytest.raises(UserError, match=r"document test-0: the word 'r' is none of the .* of the training split"):
+    with pytest.raises(UserError, check=says("document test-0", "the word 'r'", "training split")):
         prepare(data(source=source), tmp_path)

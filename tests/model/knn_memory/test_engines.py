@@ -11,6 +11,8 @@ from memexp.model.knn_memory.engines import build_engine, chosen_engine, recall
 from memexp.model.knn_memory.ring import Ring, ages, ages_at, clear_ring, empty_ring, write
 from memexp.model.state import fork
 
+from ...messages import says
+
 SLOTS, LENGTH = 300, 32
 LIKE = torch.zeros(())
 
@@ -137,7 +139,9 @@ def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
 
 def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"arch.search is faiss_ivf.*memexp\[faiss\].*arch.search=exact"):
+    with pytest.raises(
+        UserError, check=says("arch.search is faiss_ivf", "expected", "memexp[faiss]", "arch.search=exact")
+    ):
         build_engine("faiss_ivf")
     assert chosen_engine("auto", slots=1 << 24, device=torch.device("cpu")) == "exact"
 
@@ -172,7 +176,7 @@ def test_an_index_that_is_made_again_finds_the_same(monkeypatch: pytest.MonkeyPa
 def test_faiss_for_cpus_alone_is_refused_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_faiss", lambda: object())
     engines._gpu_resources.cache_clear()
-    with pytest.raises(UserError, match=r"only for CPUs; expected the one for GPUs .*memexp\[gpu\].*arch.search=exact"):
+    with pytest.raises(UserError, check=says("faiss", "CPU", "expected", "[gpu]", "arch.search=exact")):
         engines._gpu_resources()
 
 

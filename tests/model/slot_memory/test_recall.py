@@ -126,6 +126,7 @@ def test_separation_is_vicreg() -> None:
     assert found["variance"].item() == pytest.approx(sum(hinge) / 3)
     assert found["covariance"].item() == pytest.approx(off / 3)
     nothing = separation(slots, torch.zeros(3, dtype=torch.bool))
+    assert nothing.keys() == found.keys()
     assert all(torch.isfinite(value) for value in nothing.values())
 
 

@@ -123,6 +123,7 @@ def test_every_architecture_has_it_where_words_are_in_its_order(arch: str) -> No
     there_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
     output = model(tokens_BT, there_BT, model.init_state(2), torch.ones(2, dtype=torch.bool))
     model.head.nats(output.hidden_BTD, tokens_BT).mean().backward()
+    assert len(model.head.clusters) == 2
     assert all(cluster.embedding_VD.grad.abs().sum() > 0 for cluster in model.head.clusters)
     torch.testing.assert_close(model.head.logits(output.hidden_BTD).exp().sum(-1), torch.ones(tokens_BT.shape))
 

@@ -10,8 +10,11 @@ from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import FilesOptions
 from memexp.data.corpus import Corpus, prepare
+from memexp.errors import UserError
 from memexp.report.corpus.statistics import Distance, Length, inspect_corpus
 from memexp.report.corpus.table import list_corpora
+
+from ...messages import says
 
 LETTERS = "".join(chr(code) for code in range(32, 127))
 TEXTS = {"short": "x" + LETTERS[:4], "twice": LETTERS[:60] + LETTERS[:40], "late": LETTERS + "\n" * 100 + LETTERS[:20]}
@@ -86,7 +89,7 @@ def test_the_list_has_prepared_damaged_and_absent_corpora(corpus: Corpus) -> Non
     assert mine.disk == sum(file.stat().st_size for file in corpus.path.iterdir())
     assert (other.name, other.state, other.documents, other.disk) == ("other", "not prepared", None, None)
     assert broken.state == "damaged"
-    assert "manifest.json is damaged" in broken.problem
+    assert says("manifest.json", "damaged")(broken.problem)
 
 
 def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,32 +136,28 @@ def test_a_plot_of_nothing_repeated_is_a_plot(known: Corpus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("typed", "words"),
     [
-        (["inspct"], "did you mean inspect?"),
-        (["inspect", "cod"], "did you mean code?"),
-        (["inspect", "tiny", "extra"], "data takes WHAT DATA only"),
+        (["inspct"], ("inspct", "did you mean inspect?")),
+        (["inspect", "cod"], ("cod", "did you mean code?")),
+        (["inspect", "tiny", "extra"], ("'extra'", "data takes WHAT DATA")),
     ],
 )
 def test_wrong_words_are_refused_in_a_line(
-    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: list[str], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", *words, f"root={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert expected in error
-    assert error.count("\n") == 1
+    assert main(["data", *typed, f"root={tmp_path}"]) == 2
+    assert says("memexp data: ", *words)(capsys.readouterr().err)
 
 
 def test_an_unprepared_corpus_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "inspect", "tiny", "data.tokenizer.vocabulary=300", f"root={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert f"`memexp prepare data=tiny data.tokenizer.vocabulary=300 root={tmp_path}`" in error
-    assert error.startswith("memexp data: tiny is not prepared as tiny-bpe300-")
-    assert error.count("\n") == 1
+    command = f"`memexp prepare data=tiny data.tokenizer.vocabulary=300 root={tmp_path}`"
+    assert says("memexp data: ", "tiny-bpe300-", command)(capsys.readouterr().err)
 
 
 def test_an_empty_split_is_refused(known: Corpus) -> None:
-    with pytest.raises(Exception, match=r"test split of .* is empty"):
+    with pytest.raises(UserError, check=says("test split", "empty")):
         inspect_corpus(known, split="test", ngram=2, sample=0)
 
 
