@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from memexp.bench import archs, curve, evaluation, memory, peers, search, startup, step, write
-from memexp.bench.machine import describe_machine, floors
+from memexp.bench import archs, curve, evaluation, peers, search, startup, step, write
+from memexp.bench import peak_memory as memory
+from memexp.bench.hardware import describe_machine, floors
 from memexp.bench.measurement import Figure, Say, about
 from memexp.bench.workload import Work
 from memexp.config.commands import BENCHES, BenchConfig

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from memexp.errors import UserError
-from memexp.experiment.commands import eval_words, reproduce_words, train_words
+from memexp.experiment.command_lines import eval_words, reproduce_words, train_words
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.reproduction import Cells, Reproduction

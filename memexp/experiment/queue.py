@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from memexp.config.commands import ReproduceConfig
-from memexp.experiment.commands import eval_words, train_words
+from memexp.experiment.command_lines import eval_words, train_words
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.settings import Wanted

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memexp.experiment.commands import reproduce_words
+from memexp.experiment.command_lines import reproduce_words
 from memexp.experiment.reproduction import Reproduction
 from memexp.report.statistics import Agreement, Gap
 from memexp.report.table.entries import Entry

@@ -23,7 +23,7 @@ from memexp.regions import part
 from memexp.runs.folder import Run
 from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, stop_on_signal
-from memexp.train.metrics import MetricsFile
+from memexp.train.metrics_file import MetricsFile
 from memexp.train.progress import Progress
 from memexp.train.session import Session, open_session, save_session
 from memexp.train.spec import RunSpec

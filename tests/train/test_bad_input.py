@@ -18,8 +18,9 @@ from memexp.files import read_json, write_json
 from memexp.model.transformer.head import Head
 from memexp.runs.folder import Run, all_runs
 from memexp.runs.identity import identify, read_identity
-from memexp.train import checkpoint, loop, metrics
-from memexp.train.metrics import MetricsFile
+from memexp.train import checkpoint, loop
+from memexp.train import metrics_file as metrics
+from memexp.train.metrics_file import MetricsFile
 
 from ..messages import says
 from ..tiny import configure
