@@ -315,6 +315,23 @@ class RmtArch(AttentionArch):
         low=0.0,
         of_memory=True,
     )
+    memory_sees_cache: str = setting(
+        "write",
+        "which memory tokens attend to the cache: none of them, as in the published runs; only the write tokens; or both read "
+        "and write tokens, as with read_mem_from_cache in the published code",
+        choices=("none", "write", "both"),
+        of_memory=True,
+        later=True,
+    )
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too to choose who sees a cache that is not there."""
+        super().check(beside)
+        if self.memory_sees_cache != "write" and not self.cache:
+            raise UserError(
+                f"arch.memory_sees_cache is {self.memory_sees_cache} but arch.cache is 0, so it has no effect; expected "
+                "arch.memory_sees_cache=write, or a larger arch.cache"
+            )
 
 
 @dataclass

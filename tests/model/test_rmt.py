@@ -35,11 +35,12 @@ def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
 
 
 @pytest.mark.parametrize("position", ["none", "t5"])
-@pytest.mark.parametrize("cache", [0, 5])
-def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
+@pytest.mark.parametrize(("cache", "sees_cache"), [(0, "write"), (5, "write"), (5, "none"), (5, "both")])
+def test_a_layer_is_its_rules_written_out(position: str, cache: int, sees_cache: str) -> None:
     """Query by query, from the weights by name: who sees whom, at which distance, and what is carried."""
     slots, segment = 3, 6
-    model = rmt(mem=slots, segment=segment, layers=1, cache=cache, position=position)
+    model = rmt(mem=slots, segment=segment, layers=1, cache=cache, position=position, memory_sees_cache=sees_cache)
+    reads_cache = {"none": ["token"], "write": ["token", "write"], "both": ["token", "write", "read"]}[sees_cache]
     own, text = dict(model.named_parameters()), tokens()[:, : 3 * segment]
     attention = {key.removeprefix("layers.0.attention."): value for key, value in own.items()}
     memory = own["initial_MD"].expand(2, -1, -1)
@@ -63,7 +64,7 @@ def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
                     for j, other in enumerate(kinds)
                     if kind == "write" or other == "read" or (kind == "token" and other == "token" and j <= i)
                 ]
-                if kind != "read":
+                if kind in reads_cache:
                     seen += [(place, key[:, here], value[:, here]) for place, key, value in cached]
                 scores = []
                 for place, key, _ in seen:
