@@ -93,6 +93,8 @@ class T5Bias(Position):
     """A learned bias for each head and bucket of distances (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128.
 
     With `two_sided`, keys after their query have another 32 buckets.
+
+    *Differs from the published code:* there, an encoder has 16 buckets for each side.
     """
 
     adds = True
