@@ -124,22 +124,21 @@ class AttentionArch(Arch):
     )
 
     def check(self, beside: Beside) -> None:
-        """Refuse a scale without normalisation too, and heads that do not fit the position encoding."""
+        """Refuse a scale without normalisation too, and sizes that do not fit the position encoding."""
         super().check(beside)
         if not self.normalise and self.scale != 1:
             raise UserError(
                 f"arch.scale is {self.scale:g} but arch.normalise is false, so there is nothing to scale; expected "
                 "arch.scale=1 with it"
             )
-        heads, head_size = beside.size.heads, beside.size.head_size
-        if self.position in ("rotary", "xpos") and head_size % 2:
+        if self.position in ("rotary", "xpos") and beside.size.head_size % 2:
             raise UserError(
-                f"size.head_size is {head_size}; expected an even number with arch.position={self.position}"
+                f"size.head_size is {beside.size.head_size}; expected an even number with arch.position={self.position}"
             )
-        if self.position == "xl" and heads * head_size % 2:
+        if self.position == "xl" and beside.size.width % 2:
             raise UserError(
-                f"size.heads is {heads} and size.head_size {head_size}; expected an even product with arch.position=xl, "
-                "which pairs sines with cosines"
+                f"size.width is {beside.size.width}; expected an even number with arch.position=xl, which pairs sines with "
+                "cosines"
             )
 
 
@@ -316,6 +315,23 @@ class RmtArch(AttentionArch):
         low=0.0,
         of_memory=True,
     )
+    memory_sees_cache: str = setting(
+        "write",
+        "which memory tokens attend to the cache: none of them, as in the published runs; only the write tokens; or both read "
+        "and write tokens, as with read_mem_from_cache in the published code",
+        choices=("none", "write", "both"),
+        of_memory=True,
+        later=True,
+    )
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too to choose who sees a cache that is not there."""
+        super().check(beside)
+        if self.memory_sees_cache != "write" and not self.cache:
+            raise UserError(
+                f"arch.memory_sees_cache is {self.memory_sees_cache} but arch.cache is 0, so it has no effect; expected "
+                "arch.memory_sees_cache=write, or a larger arch.cache"
+            )
 
 
 @dataclass

@@ -4,6 +4,7 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from memexp.config.arch import AttentionArch
 from memexp.config.commands import DataConfig
 from memexp.config.field import UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring
@@ -144,6 +145,11 @@ def remarks(config: Any) -> list[str]:
         lines.append(
             f"warning: steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never reaches "
             "optim.rate; lower optim.warmup"
+        )
+    if isinstance(config.arch, AttentionArch) and config.arch.position == "xl" and config.arch.normalise:
+        lines.append(
+            "warning: arch.position is xl and arch.normalise is true, so queries and keys have unit norm, which is not "
+            "Transformer-XL's attention; for its attention add arch.normalise=false arch.scale=1"
         )
     to_fill = config.arch.tokens_to_fill(config.mem)
     for name, longest in (

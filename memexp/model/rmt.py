@@ -35,6 +35,8 @@ class _Strip(NamedTuple):
     tokens: int
     write: int
     queries: int
+    sees_cache: str
+    """Which memory tokens attend to the cache: none, write or both."""
 
     @property
     def size(self) -> int:
@@ -62,12 +64,15 @@ class _Strip(NamedTuple):
             valid_BT: which tokens are not padding. Only write tokens need it, because padding comes after every token.
         """
         index_S = torch.arange(self.size, device=count_B.device)
+        cached_S = index_S < self.cache
         read_S = (index_S >= self.cache) & (index_S < self.cache + self.read)
         write_S = index_S >= self.size - self.write
         filled_BS = (index_S >= self.cache - count_B[:, None]) | (index_S >= self.cache)
         valid_BS = F.pad(valid_BT, (self.cache + self.read, self.write), value=True)
         index_Q, read_Q, write_Q = (values_S[-self.queries :, None] for values_S in (index_S, read_S, write_S))
+        sees_cache_Q = (~read_Q | (self.sees_cache == "both")) & (~write_Q | (self.sees_cache != "none"))
         by_kind_QS = torch.where(read_Q, read_S, (index_S <= index_Q) | write_Q)
+        by_kind_QS = torch.where(cached_S, sees_cache_Q, by_kind_QS)
         return (by_kind_QS & filled_BS[:, None] & (valid_BS[:, None] | ~write_Q))[:, None]
 
 
@@ -85,8 +90,8 @@ class Rmt(DecoderModel):
     Each lane carries `mem` vectors. They are placed before the segment (read tokens) and once more after it (write
     tokens). The last layer's outputs at the write tokens are the memory of the next segment. Attention is unmasked within
     the read tokens and within the write tokens. Tokens of the text are causal, and read tokens see only one another.
-    Gradients cross segment borders through the memory, within a gradient window. With `mem=0` and no cache this is the
-    plain decoder.
+    `arch.memory_sees_cache` says which memory tokens also see the cache. Gradients cross segment borders through the memory,
+    within a gradient window. With `mem=0` and no cache this is the plain decoder.
 
     *Differs from the paper:*
 
@@ -96,11 +101,20 @@ class Rmt(DecoderModel):
     - The write tokens predict the extra word of the auxiliary loss (section 4.3).
     - Gradient windows of `bptt_segments + 1` segments do not overlap. The published code takes a step after every segment
       and computes the `bptt_segments` segments before it again.
+
+    *Differs from the published code,* in what are errors there:
+
+    - Its relative shift gives keys ahead of a query the score of the row below at a large distance, so read and write tokens
+      see later ones of their block at wrong places. Ours have their true, negative distance. In the text, and with one memory
+      token, there are no such keys.
+    - Its training of language models computes earlier segments again from the current memory. Ours reads each segment with
+      the memory that it had.
+    - Its training on algorithmic tasks gives the initial memory no gradient. Ours learns it.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
-        self.aux_weight = arch.aux_weight
+        self.aux_weight, self.sees_cache = arch.aux_weight, arch.memory_sees_cache
         self.add_layers(arch, two_sided=mem > 1)
         if mem:
             self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * CARRY)
@@ -130,7 +144,7 @@ class Rmt(DecoderModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment between its memory tokens; the outputs at the write tokens are the next memory."""
         slots, length, cache = self.memory_slots, tokens_BT.shape[1], state.cache
-        strip = _Strip(self.cache_tokens, slots, length, slots, queries=slots + length + slots)
+        strip = self._strip(length, queries=slots + length + slots, write=slots)
         parts = [self.head.embed(tokens_BT)]
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [state.memory + self.read_MD, *parts, state.memory + self.write_MD]
@@ -165,7 +179,7 @@ class Rmt(DecoderModel):
             if slots:
                 x_BQD = torch.cat([state.memory + self.read_MD, x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)
-        strip = _Strip(self.cache_tokens, slots, kept.tokens + length, 0, queries=x_BQD.shape[1])
+        strip = self._strip(kept.tokens + length, queries=x_BQD.shape[1], write=0)
         valid_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
         mask, places = strip.mask(state.cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches = []
@@ -175,6 +189,9 @@ class Rmt(DecoderModel):
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
+
+    def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
+        return _Strip(self.cache_tokens, self.memory_slots, tokens, write, queries, self.sees_cache)
 
     def _aux(self, written_BMD: Tensor, valid_BT: Tensor) -> dict[str, Tensor]:
         """The auxiliary loss: write tokens predict an extra word (section 4.3); a mean over lanes that read a token."""

@@ -19,9 +19,11 @@ from memexp.model.transformer.shape import Shape
 class Xl(DecoderModel):
     """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
 
-    `position="xl"` selects its own relative attention (section 3.3). The default is T5's bias, as in the Transformer-XL
-    rows of Table 4 of Memorizing Transformers.
-    *Differs from the paper:* the cache holds keys and values, not activations that are projected again.
+    `position="xl"` with `normalise=false` selects its own relative attention (section 3.3). The default is T5's bias on
+    queries and keys of unit norm, as in the Transformer-XL rows of Table 4 of Memorizing Transformers.
+
+    *Differs from the paper:* the cache holds keys and values, not activations that are projected again, so the weights of
+    keys and values get no gradient through the cache.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:

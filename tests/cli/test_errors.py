@@ -53,7 +53,7 @@ CASES = [
     ("train arch=block mem=0 arch.gate_kind=lstm", "arch.gate_kind is lstm", "mem is 0", "expected arch.gate_kind=fixed", "a larger mem"),
     ("train arch=thought mem=0 arch.recall=1", "arch.recall is 1.0", "mem is 0", "expected arch.recall=0.5", "a larger mem"),
     ("train arch=block_knn arch.write=leaving arch.cache_dropout=0.5", "arch.cache_dropout is 0.5", "arch.write is leaving", "expected arch.write=all", "arch.cache_dropout=0"),
-    ("train arch.position=xl size.heads=1 size.head_size=7", "size.heads is 1", "size.head_size 7", "expected an even product", "arch.position=xl"),
+    ("train arch.position=xl size.width=63", "size.width is 63", "expected an even number", "arch.position=xl"),
     ("train arch=knn arch.search=hashed", "arch.search is 'hashed'", "expected one of auto, exact, bucketed, faiss_flat, faiss_ivf, faiss_hnsw, routed"),
     ("train arch=knn_routed arch.stored_on=host", "arch.stored_on is host", "arch.search is routed", "expected arch.stored_on=device", "arch.search=exact"),
     ("train arch=knn arch.search=faiss_hnsw recompute=true", "recompute is true", "arch.search is faiss_hnsw", "expected recompute=false", "arch.search=faiss_ivf"),

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from memexp.config.arch import ARCHS, Arch, AttentionArch
-from memexp.config.checks import remarks
+from memexp.config.checks import check, remarks
 from memexp.config.compose import as_the_size_says, compose, typed
 from memexp.config.groups import AttentionAtSize
 from memexp.errors import UserError
@@ -69,6 +69,23 @@ def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
 def test_an_architecture_keeps_its_name_and_class(words: list[str], seen: str) -> None:
     with pytest.raises(UserError, check=says(seen)):
         typed(compose("train", ["size=tiny", "data=tiny", *words]))
+
+
+def test_a_remark_says_that_normalised_attention_is_not_transformer_xls() -> None:
+    def warnings(*settings: str) -> list[str]:
+        return [line for line in remarks(configure("arch=xl", *settings)) if "Transformer-XL's attention" in line]
+
+    (line,) = warnings("arch.position=xl")
+    assert "arch.normalise=false" in line
+    assert not warnings("arch.position=xl", "arch.normalise=false", "arch.scale=1")
+    assert not warnings("arch.position=t5")
+
+
+def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
+    for name in ("none", "both"):
+        with pytest.raises(UserError, check=says(f"arch.memory_sees_cache is {name}", "arch.cache is 0")):
+            check(configure("arch=rmt", f"arch.memory_sees_cache={name}"))
+        check(configure("arch=rmt_xl", f"arch.memory_sees_cache={name}"))
 
 
 def test_a_size_sets_attention_where_there_is_attention() -> None:

@@ -5,7 +5,11 @@ import torch
 
 from memexp.config.groups import Size
 from memexp.config.introspection import choices_of
+from memexp.experiment.cells import cells
+from memexp.experiment.definition import load
+from memexp.experiment.settings import wanted
 from memexp.model.build import build_model
+from memexp.model.segment import SegmentModel
 
 from ..tiny import configure
 
@@ -78,6 +82,51 @@ def test_parameters_besides_the_embedding_are_as_published(
     width = configure(f"size={size}", *settings).size.width
     network = built(f"size={size}", *settings, vocabulary=32_000) - 32_000 * width
     assert network == pytest.approx(published, rel=off)
+
+
+ALGORITHMIC = [
+    ("Copy 24", 0.92e6, 0.005),
+    ("Copy 120", 0.92e6, 0.005),
+    ("Retrieval", 0.35e6, 0.01),
+]
+"""Columns of Recurrent Memory Transformer's algorithmic tasks, the parameters that its paper prints, and the share of rounding."""
+
+
+def of_the_paper(experiment: str, column: str, *, vocabulary: int) -> SegmentModel:
+    """Transformer-XL in a column of Recurrent Memory Transformer's experiments, at the paper's scale."""
+    cell = next(
+        cell for cell in cells(load(experiment), "paper") if cell.column == column and cell.settings["arch"] == "xl"
+    )
+    (found,) = wanted([cell])
+    with torch.device("meta"):
+        return build_model(found.settings, vocabulary=vocabulary)
+
+
+def count(model: SegmentModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("column", "published", "off"), ALGORITHMIC)
+def test_parameters_of_algorithmic_tasks_are_as_published(column: str, published: float, off: float) -> None:
+    assert count(of_the_paper("rmt/algorithmic", column, vocabulary=20)) == pytest.approx(published, rel=off)
+
+
+def test_parameters_of_equations_are_as_published() -> None:
+    assert count(of_the_paper("rmt/equations", "Quadratic equations", vocabulary=20)) == pytest.approx(
+        1.88e6, rel=0.005
+    )
+
+
+def test_parameters_of_copying_are_those_of_the_published_code_to_the_last_one() -> None:
+    """LM-RMT's Transformer-XL has 924,180; each difference has a name."""
+    layers, width, feedforward, inner, words = 4, 128, 256, 256, 20
+    biases = (
+        layers * (2 * width + feedforward + width) + words
+    )  # of two norms and the feed-forward layer; of the output
+    own = (layers - 1) * 2 * inner  # u and v of each layer; there all layers share them
+    last_norm = width
+    found = count(of_the_paper("rmt/algorithmic", "Copy 24", vocabulary=words))
+    assert found + biases - own - last_norm == 924_180
 
 
 def test_every_size_of_a_paper_is_compared() -> None:

@@ -66,7 +66,7 @@ VARIANTS = {
         ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"],
     ],
     "rmt": [["mem=0"], ["mem=1"], ["mem=3", "arch.cache=5"], ["arch.aux_weight=0.5"]],
-    "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"]],
+    "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"], ["arch.memory_sees_cache=both"]],
     "thought": [
         ["mem=0"],
         ["mem=3", "arch.recall_target=embeddings", "arch.updater_layers=2"],

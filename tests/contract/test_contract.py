@@ -257,6 +257,7 @@ SEMANTIC = {
     "scale": ["4.0", "5.0"],
     "dropout": ["0.0", "0.5"],
     "cache": ["8", "16"],
+    "memory_sees_cache": ["none arch.cache=8", "write arch.cache=8", "both arch.cache=8"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
     "pairs": ["32", "64"],

@@ -147,5 +147,5 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
 @pytest.mark.parametrize("name", ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"])
 def test_positions_that_are_a_bias_are_known(name: str) -> None:
     queries, keys = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
-    position = build_position(name, heads=2, head_size=8)
+    position = build_position(name, width=16, heads=2, head_size=8)
     assert (position(queries, keys, in_order(4, 4, torch.device("cpu"))).bias is not None) == position.adds

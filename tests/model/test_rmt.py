@@ -35,54 +35,60 @@ def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
 
 
 @pytest.mark.parametrize("position", ["none", "t5"])
-@pytest.mark.parametrize("cache", [0, 5])
-def test_a_layer_is_its_rules_written_out(position: str, cache: int) -> None:
-    """Query by query, from the weights by name: who sees whom, at which distance, and what is carried."""
+@pytest.mark.parametrize(("cache", "sees_cache"), [(0, "write"), (5, "write"), (5, "none"), (5, "both")])
+def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cache: str) -> None:
+    """Query by query, from the weights by name: who sees whom, at which distance, and what is carried.
+
+    What read tokens see shows in the second layer, where tokens read them.
+    """
     slots, segment = 3, 6
-    model = rmt(mem=slots, segment=segment, layers=1, cache=cache, position=position)
+    model = rmt(mem=slots, segment=segment, layers=2, cache=cache, position=position, memory_sees_cache=sees_cache)
+    reads_cache = {"none": ["token"], "write": ["token", "write"], "both": ["token", "write", "read"]}[sees_cache]
     own, text = dict(model.named_parameters()), tokens()[:, : 3 * segment]
-    attention = {key.removeprefix("layers.0.attention."): value for key, value in own.items()}
     memory = own["initial_MD"].expand(2, -1, -1)
-    cached: list[tuple[int, Tensor, Tensor]] = []  # absolute place, key, value
+    cached: dict[int, list[tuple[int, Tensor, Tensor]]] = {0: [], 1: []}  # of each layer: absolute place, key, value
     hidden = []
     for index, part in enumerate(text.split(segment, dim=1)):
         origin = index * segment
         kinds = ["read"] * slots + ["token"] * segment + ["write"] * slots
         places = [*range(origin - slots, origin + segment + slots)]
         x = torch.cat([memory + own["read_MD"], own["head.embedding_VD"][part], memory + own["write_MD"]], dim=1)
-        y = gain(x, own["layers.0.attention_norm.weight"])
-        queries, values = (y @ attention["queries_values.weight"].T).split(16, dim=-1)
-        keys = y @ attention["keys.weight"].T
-        heads = []
-        for head in range(2):
-            here = slice(8 * head, 8 * head + 8)
-            rows = []
-            for i, kind in enumerate(kinds):
-                seen = [
-                    (places[j], keys[:, j, here], values[:, j, here])
-                    for j, other in enumerate(kinds)
-                    if kind == "write" or other == "read" or (kind == "token" and other == "token" and j <= i)
-                ]
-                if kind != "read":
-                    seen += [(place, key[:, here], value[:, here]) for place, key, value in cached]
-                scores = []
-                for place, key, _ in seen:
-                    score = (unit(key) * unit(queries[:, i, here])).sum(-1) * attention["scale_H"][head].abs()
-                    if position == "t5":
-                        distance = places[i] - place
-                        side = "ahead_HR" if distance < 0 else "bias_HR"
-                        score = score + attention[f"position.{side}"][head, t5_bucket(abs(distance))]
-                    scores.append(score)
-                weights = torch.stack(scores, -1).softmax(-1)
-                rows.append((weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1))
-            heads.append(torch.stack(rows, 1))
-        x = x + torch.cat(heads, -1) @ attention["output.weight"].T
-        y = gain(x, own["layers.0.feedforward_norm.weight"])
-        x = x + (y @ own["layers.0.feedforward.rise.weight"].T).relu() @ own["layers.0.feedforward.fall.weight"].T
+        for number in (0, 1):
+            layer = {key.removeprefix(f"layers.{number}."): value for key, value in own.items()}
+            y = gain(x, layer["attention_norm.weight"])
+            queries, values = (y @ layer["attention.queries_values.weight"].T).split(16, dim=-1)
+            keys = y @ layer["attention.keys.weight"].T
+            heads = []
+            for head in range(2):
+                here = slice(8 * head, 8 * head + 8)
+                rows = []
+                for i, kind in enumerate(kinds):
+                    seen = [
+                        (places[j], keys[:, j, here], values[:, j, here])
+                        for j, other in enumerate(kinds)
+                        if kind == "write" or other == "read" or (kind == "token" and other == "token" and j <= i)
+                    ]
+                    if kind in reads_cache:
+                        seen += [(place, key[:, here], value[:, here]) for place, key, value in cached[number]]
+                    scores = []
+                    for place, key, _ in seen:
+                        scale = layer["attention.scale_H"][head].abs()
+                        score = (unit(key) * unit(queries[:, i, here])).sum(-1) * scale
+                        if position == "t5":
+                            distance = places[i] - place
+                            side = "ahead_HR" if distance < 0 else "bias_HR"
+                            score = score + layer[f"attention.position.{side}"][head, t5_bucket(abs(distance))]
+                        scores.append(score)
+                    weights = torch.stack(scores, -1).softmax(-1)
+                    rows.append((weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1))
+                heads.append(torch.stack(rows, 1))
+            x = x + torch.cat(heads, -1) @ layer["attention.output.weight"].T
+            y = gain(x, layer["feedforward_norm.weight"])
+            x = x + (y @ layer["feedforward.rise.weight"].T).relu() @ layer["feedforward.fall.weight"].T
+            new = [(places[j], keys[:, j], values[:, j]) for j, kind in enumerate(kinds) if kind == "token"]
+            cached[number] = (cached[number] + new)[-cache:] if cache else []
         hidden.append(x[:, slots : slots + segment])
         memory = gain(x[:, slots + segment :], own["memory_norm.weight"])
-        new = [(places[j], keys[:, j], values[:, j]) for j, kind in enumerate(kinds) if kind == "token"]
-        cached = (cached + new)[-cache:] if cache else []
     torch.testing.assert_close(read(model, text, segment=segment), torch.cat(hidden, dim=1))
 
 

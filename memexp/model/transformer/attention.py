@@ -87,7 +87,9 @@ class SelfAttention(nn.Module):
         self.queries_values = linear(shape.width, inner + stored)
         self.keys = linear(shape.width, stored)
         self.output = linear(inner, shape.width)
-        self.position = build_position(arch.position, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided)
+        self.position = build_position(
+            arch.position, width=shape.width, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided
+        )
         self.scale_H = as_gate(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
         self.smear_D = nn.Parameter(torch.zeros(shape.width)) if arch.key_smear else None
         if arch.keys_as_queries:

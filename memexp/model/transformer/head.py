@@ -23,7 +23,11 @@ LOGITS_AT_ONCE = 1 << 25
 
 
 class Head(nn.Module):
-    """Tied embedding and softmax as in the Memorizing Transformers code: embeddings of unit variance, logits / sqrt(D)."""
+    """Tied embedding and softmax as in the Memorizing Transformers code: embeddings of unit variance, logits / sqrt(D).
+
+    *Differs from the published code:* its version of 2022 divides logits by the root of the vocabulary's size, the version of
+    2025 by the root of the width, as here.
+    """
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()

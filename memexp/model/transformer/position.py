@@ -1,7 +1,7 @@
 """Position encodings of local attention; each is also correct if a part of the keys comes from a cache.
 
 All schemes depend only on distances, never on absolute positions, so it does not matter how a text is cut into segments.
-Shapes: B lanes, H heads, T queries, S keys, K head size, R distances.
+Shapes: B lanes, H heads, T queries, S keys, K head size, R distances, D width of the model.
 """
 
 import math
@@ -93,6 +93,8 @@ class T5Bias(Position):
     """A learned bias for each head and bucket of distances (Raffel et al. 2020): 16 exact buckets, 16 logarithmic up to 128.
 
     With `two_sided`, keys after their query have another 32 buckets.
+
+    *Differs from the published code:* there, an encoder has 16 buckets for each side.
     """
 
     adds = True
@@ -118,23 +120,32 @@ class T5Bias(Position):
 class RelativeXl(Position):
     """Transformer-XL's relative attention (Dai et al. 2019, section 3.3): scores (q + u) k + (q + v) W R(distance).
 
-    *Differs from the paper:* each layer learns its own u and v, as in the TensorFlow code; cached keys are used as they
-    are, not computed again from cached activations.
+    The waves R have the width of the model, which W maps to the heads, as in the published code.
+
+    *Differs from the paper:*
+
+    - Each layer learns its own u and v, as in the TensorFlow code.
+    - Cached keys and values are used as they were computed. The paper and its code project the cached activations again, so
+      that the weights of keys and values also learn from cached tokens; ours learn from the tokens of the segment alone.
+    - Scores are as in the paper only with `arch.normalise=false`; otherwise q and k have unit norm.
     """
 
     adds = True
 
-    def __init__(self, heads: int, head_size: int) -> None:
+    def __init__(self, heads: int, head_size: int, *, width: int) -> None:
+        """
+        Args:
+            width: hidden size of the model.
+        """
         super().__init__()
-        width = heads * head_size
         self.content_H1K = nn.Parameter(torch.zeros(heads, 1, head_size))
         self.place_H1K = nn.Parameter(torch.zeros(heads, 1, head_size))
-        self.project = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, heads * head_size, bias=False)
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         heads, head_size = queries_BHTK.shape[1], queries_BHTK.shape[3]
         distance_R = places.range()
-        waves_RD = sinusoids(distance_R, heads * head_size)
+        waves_RD = sinusoids(distance_R, self.project.in_features)
         places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(-1, heads, head_size)
         by_distance_BHTR = (queries_BHTK + self.place_H1K) @ places_RHK.permute(1, 2, 0).to(queries_BHTK.dtype)
         index_TS = places.distances() - places.lowest
@@ -205,10 +216,11 @@ class DynamicBias(Position):
         return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
 
 
-def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = False) -> Position:
+def build_position(name: str, *, width: int, heads: int, head_size: int, two_sided: bool = False) -> Position:
     """Build the position encoding that `arch.position` names.
 
     Args:
+        width: hidden size of the model.
         two_sided: whether some keys come after their query.
     """
     match name:
@@ -217,7 +229,7 @@ def build_position(name: str, *, heads: int, head_size: int, two_sided: bool = F
         case "t5":
             return T5Bias(heads, two_sided=two_sided)
         case "xl":
-            return RelativeXl(heads, head_size)
+            return RelativeXl(heads, head_size, width=width)
         case "rotary":
             return Rotary()
         case "xpos":

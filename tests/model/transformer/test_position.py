@@ -35,9 +35,9 @@ def test_t5_bias_depends_on_distance_alone_across_the_cache_border() -> None:
 
 
 def test_transformer_xl_scores_are_its_equation() -> None:
-    """Dai et al. 2019, section 3.3: (q_i + u) k_j + (q_i + v) W R_{i-j}, by loops."""
+    """Dai et al. 2019, section 3.3: (q_i + u) k_j + (q_i + v) W R_{i-j}, by loops; the waves R are as wide as the model."""
     torch.manual_seed(0)
-    scheme = RelativeXl(2, 4)
+    scheme = RelativeXl(2, 4, width=10)
     for parameter in scheme.parameters():
         torch.nn.init.normal_(parameter)
     queries, keys = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 7, 4)
@@ -46,7 +46,7 @@ def test_transformer_xl_scores_are_its_equation() -> None:
     for t in range(3):
         for s in range(4 + t + 1):
             distance = 4 + t - s
-            rates = [10_000 ** (-i / 8) for i in range(0, 8, 2)]
+            rates = [10_000 ** (-i / 10) for i in range(0, 10, 2)]
             waves = torch.tensor([math.sin(distance * r) for r in rates] + [math.cos(distance * r) for r in rates])
             place = (scheme.project.weight @ waves).view(2, 4)
             for head in range(2):
@@ -59,7 +59,7 @@ def test_transformer_xl_scores_are_its_equation() -> None:
 def test_scores_depend_on_distance_alone(name: str) -> None:
     """The same text with more of a cache in front has the same scores; another distance has others."""
     torch.manual_seed(0)
-    scheme = build_position(name, heads=1, head_size=8)
+    scheme = build_position(name, width=8, heads=1, head_size=8)
     for parameter in scheme.parameters():
         torch.nn.init.normal_(parameter)
     queries, keys = torch.randn(1, 1, 4, 8), torch.randn(1, 1, 4, 8)
@@ -82,7 +82,9 @@ def test_xpos_scores_are_rotations_that_fade() -> None:
     """Sun et al. 2022, section 2: Re(q conj(k) e^(i d theta)) zeta^(d / 512) summed over pairs of channels, in complex numbers."""
     torch.manual_seed(0)
     queries, keys = torch.randn(1, 1, 3, 8, dtype=torch.float64), torch.randn(1, 1, 600, 8, dtype=torch.float64)
-    found = scores(build_position("xpos", heads=1, head_size=8)(queries, keys, in_order(3, 600, keys.device)))[0, 0]
+    found = scores(build_position("xpos", width=8, heads=1, head_size=8)(queries, keys, in_order(3, 600, keys.device)))[
+        0, 0
+    ]
     for t, s in [(0, 597), (1, 400), (2, 0), (2, 599)]:
         distance, expected = 597 + t - s, 0.0
         for pair in range(4):
@@ -97,7 +99,7 @@ def test_xpos_scores_are_rotations_that_fade() -> None:
 def test_alibi_slopes_are_the_papers() -> None:
     """Press et al. 2022: 1/2, 1/4, ... 1/256 for eight heads."""
     nothing = torch.zeros(1, 8, 1, 2)
-    placed = build_position("alibi", heads=8, head_size=2)(
+    placed = build_position("alibi", width=16, heads=8, head_size=2)(
         nothing, torch.zeros(1, 8, 4, 2), in_order(1, 4, nothing.device)
     )
     bias = dense(placed.bias)
@@ -128,4 +130,4 @@ def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
 
 def test_an_unknown_scheme_is_a_bug() -> None:
     with pytest.raises(ValueError, check=says("position", "'absolute'")):
-        build_position("absolute", heads=2, head_size=4)
+        build_position("absolute", width=8, heads=2, head_size=4)
