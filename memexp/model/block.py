@@ -65,6 +65,7 @@ class BlockRecurrence(DecoderModel):
             pairs: the number of pairs that each of them holds.
         """
         super().__init__(shape, cache=arch.window, memory=mem + pairs)
+        self.reach = arch.window
         self.state_dropout, self.cache_dropout = arch.state_dropout, arch.cache_dropout
         self.stored_heads = 1 if arch.shared_values else shape.heads
         self.add_layers(arch, shared_values=arch.shared_values)
@@ -170,7 +171,7 @@ class BlockRecurrence(DecoderModel):
         sights: list[Sight] = []
         gauges: Gauges = {}
         pairs = PairPass(self.memories, rings)
-        mask = causal_mask(x_BTD, cache, reach=self.cache_tokens)
+        mask = causal_mask(x_BTD, cache, reach=self.reach)
         for index, (layer, past) in enumerate(zip(self.layers, cache.layers, strict=True)):
             y_BTD = layer.attention_norm(x_BTD)
             heads = layer.attention.project(y_BTD, past)

@@ -26,6 +26,7 @@ class Xl(DecoderModel):
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
+        self.reach = mem if arch.reach == "window" else None
         self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
@@ -38,11 +39,11 @@ class Xl(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and the cache."""
-        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens)
+        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, reach=self.reach)
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the segment so far."""
         cache = self.growing(state.cache if kept is None else kept)
-        read = self.layers.read(self.embed(tokens_BT), cache, size=None)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=None, reach=self.reach)
         return Extension(read.hidden_BTD, read.cache)
