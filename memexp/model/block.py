@@ -54,8 +54,14 @@ class BlockRecurrence(DecoderModel):
     window through the vectors and the cache. So it does not matter how a text is cut into segments, provided that the
     gradient window covers them. With `mem=0` this is the paper's sliding-window baseline.
 
-    *Differs from the paper's code:* a token also attends to itself; LSTM gates always take the tanh of the candidate and
-    fixed gates never do, as in the paper's equations; attention from and to state vectors starts sharper.
+    *Differs from the paper's code:*
+
+    - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
+    - LSTM gates always take the tanh of the candidate and fixed gates never do, and the candidate has a bias, as in the paper's
+      equations. In the code it has no bias, and with `gates=dual` no tanh.
+    - Attention from and to state vectors starts sharper (see `StateAttention`). The output projections of a layer that reads
+      state vectors start a root of 2 larger (see `StateReader`).
+    - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: BlockArch, *, memories: PairMemories, pairs: int) -> None:

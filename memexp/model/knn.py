@@ -32,7 +32,13 @@ class Knn(DecoderModel):
     is the paper's code, in which the last segment is both in the cache and in the memory. With `mem=0` this is
     Transformer-XL with unused gates.
 
-    *Differs from the paper:* the gate is off while the memory is empty; search is exact, not approximate.
+    *Differs from the paper's code:*
+
+    - The gate is off while the memory is empty, and slots that were never written are not found. Search is exact by default,
+      not approximate.
+    - A token sees the whole cache and its segment. The code shows exactly `cache` tokens before it: `reach="window"`.
+    - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
+    - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: KnnArch) -> None:

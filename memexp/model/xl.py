@@ -20,7 +20,8 @@ class Xl(DecoderModel):
     """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
 
     `position="xl"` selects its own relative attention (section 3.3). The default is T5's bias, as in the Transformer-XL
-    rows of Table 4 of Memorizing Transformers.
+    rows of Table 4 of Memorizing Transformers. With `reach="window"` a token sees itself and the `mem` tokens before it, as in
+    the code of that paper (there without itself); otherwise it sees the whole cache and its segment, as in Transformer-XL.
     *Differs from the paper:* the cache holds keys and values, not activations that are projected again.
     """
 

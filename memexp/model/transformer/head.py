@@ -23,7 +23,10 @@ LOGITS_AT_ONCE = 1 << 25
 
 
 class Head(nn.Module):
-    """Tied embedding and softmax as in the Memorizing Transformers code: embeddings of unit variance, logits / sqrt(D)."""
+    """Tied embedding and softmax as in the Memorizing Transformers code: embeddings of unit variance, logits / sqrt(D).
+
+    The published code of 2025 divides by sqrt(D) too. That of 2022 divides by the root of the size of the vocabulary.
+    """
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
