@@ -142,6 +142,12 @@ class AttentionArch(Arch):
             )
 
 
+REACH = (
+    "what a token sees before itself: all: the whole cache and its segment; window: exactly the {cache} tokens before it, as "
+    "in the code of Memorizing Transformers"
+)
+
+
 @dataclass
 class VanillaArch(AttentionArch):
     """Group `arch`, a decoder without memory."""
@@ -157,6 +163,13 @@ class XlArch(AttentionArch):
     resizable: ClassVar[bool] = True
 
     _target_: str = class_name("xl.Xl", "xl_enhanced.XlEnhanced")
+    reach: str = setting(
+        "all",
+        REACH.format(cache="mem"),
+        choices=("all", "window"),
+        of_memory=True,
+        later=True,
+    )
 
     def tokens_to_fill(self, mem: int) -> int:
         """The cache holds `mem` tokens."""
@@ -248,15 +261,21 @@ class KnnArch(PairArch):
         512, "length of the cache of exact recent keys and values that every layer attends to", unit="tokens", low=0
     )
     knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
+    reach: str = setting("all", REACH.format(cache="arch.cache"), choices=("all", "window"), later=True)
 
     def tokens_to_fill(self, mem: int) -> int:
         """Each token writes one pair."""
         return mem
 
     def check(self, beside: Beside) -> None:
-        """Check the memory of pairs too."""
+        """Check the memory of pairs too, and that a window is not empty."""
         super().check(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
+        if self.reach == "window" and not self.cache:
+            raise UserError(
+                "arch.reach is window but arch.cache is 0, so a token would see only itself; expected arch.reach=all, or a larger "
+                "arch.cache"
+            )
 
 
 @dataclass

@@ -48,7 +48,7 @@ def operations(config: TrainConfig) -> float:
 
     - Every weight except the embedding is used once per position; memory tokens have positions too.
     - The head is used once per token, and each cluster of adaptive softmax as often as its words occur by Zipf's law.
-    - A position attends to half its window on average, and to the whole cache.
+    - A position attends to half its window on average, and to the whole cache; where attention has a reach, to as many keys.
     - The backward pass counts twice the forward pass; `recompute` adds one more forward pass.
     - For a memory that is read and written with gradient, the model gives the number.
     - The search scores every slot, once per token or, if routed, once per segment. It has no backward pass.
@@ -58,7 +58,7 @@ def operations(config: TrainConfig) -> float:
         model = build_model(config, vocabulary=vocabulary_of(config))
     inner = size.heads * size.head_size
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
-    attention = 2 * size.layers * inner * ((model.window + 1) / 2 + model.in_sight) if model.window else 0.0
+    attention = 2 * size.layers * inner * model.attended
     layers = (weights + attention) * model.positions / config.segment + model.memory_cost.recurrence
     return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications + model.memory_cost.search)
 

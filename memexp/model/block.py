@@ -54,8 +54,14 @@ class BlockRecurrence(DecoderModel):
     window through the vectors and the cache. So it does not matter how a text is cut into segments, provided that the
     gradient window covers them. With `mem=0` this is the paper's sliding-window baseline.
 
-    *Differs from the paper's code:* a token also attends to itself; LSTM gates always take the tanh of the candidate and
-    fixed gates never do, as in the paper's equations; attention from and to state vectors starts sharper.
+    *Differs from the paper's code:*
+
+    - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
+    - LSTM gates always take the tanh of the candidate and fixed gates never do, and the candidate has a bias, as in the paper's
+      equations. In the code it has no bias, and with `gates=dual` no tanh.
+    - Attention from and to state vectors starts sharper (see `StateAttention`). The output projections of a layer that reads
+      state vectors start a root of 2 larger (see `StateReader`).
+    - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: BlockArch, *, memories: PairMemories, pairs: int) -> None:
@@ -65,6 +71,7 @@ class BlockRecurrence(DecoderModel):
             pairs: the number of pairs that each of them holds.
         """
         super().__init__(shape, cache=arch.window, memory=mem + pairs)
+        self.reach = arch.window
         self.state_dropout, self.cache_dropout = arch.state_dropout, arch.cache_dropout
         self.stored_heads = 1 if arch.shared_values else shape.heads
         self.add_layers(arch, shared_values=arch.shared_values)
@@ -170,7 +177,7 @@ class BlockRecurrence(DecoderModel):
         sights: list[Sight] = []
         gauges: Gauges = {}
         pairs = PairPass(self.memories, rings)
-        mask = causal_mask(x_BTD, cache, reach=self.cache_tokens)
+        mask = causal_mask(x_BTD, cache, reach=self.reach)
         for index, (layer, past) in enumerate(zip(self.layers, cache.layers, strict=True)):
             y_BTD = layer.attention_norm(x_BTD)
             heads = layer.attention.project(y_BTD, past)

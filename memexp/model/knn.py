@@ -14,8 +14,8 @@ from memexp.model.knn_memory.memories import PairPass, build_memories
 from memexp.model.knn_memory.ring import clear_ring
 from memexp.model.segment import Extension, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import clear_cache
-from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.attention import Cache, clear_cache
+from memexp.model.transformer.decoder import DecoderModel, Read
 from memexp.model.transformer.shape import Shape
 
 
@@ -32,11 +32,18 @@ class Knn(DecoderModel):
     is the paper's code, in which the last segment is both in the cache and in the memory. With `mem=0` this is
     Transformer-XL with unused gates.
 
-    *Differs from the paper:* the gate is off while the memory is empty; search is exact, not approximate.
+    *Differs from the paper's code:*
+
+    - The gate is off while the memory is empty, and slots that were never written are not found. Search is exact by default,
+      not approximate.
+    - A token sees the whole cache and its segment. The code shows exactly `cache` tokens before it: `reach="window"`.
+    - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
+    - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: KnnArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
+        self.reach = arch.cache if arch.reach == "window" else None
         self.memories = build_memories(shape, arch, slots=mem, cache=arch.cache, stride=shape.segment)
         without_positions = replace(arch, position="none")
         has_memory = [str(number) in self.memories for number in range(1, shape.layers + 1)]
@@ -65,20 +72,23 @@ class Knn(DecoderModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself, the cache and, in memory layers, the rings; then write the rings."""
         pairs = PairPass(self.memories, state.memory)
-        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, attend=pairs.attend)
+        read = self._read(tokens_BT, state.cache, pairs, size=self.cache_tokens)
         rings = pairs.write(state.cache, valid_BT)  # section 3.1: after reading, so that no token retrieves itself
         return SegmentOutput(read.hidden_BTD, State(read.cache, rings), aux={}, gauges=pairs.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the segment so far, and the rings are those of the segment's start."""
         cache = self.growing(state.cache if kept is None else kept)
-        attend = PairPass(self.memories, state.memory).attend
-        read = self.layers.read(self.embed(tokens_BT), cache, size=None, attend=attend)
+        read = self._read(tokens_BT, cache, PairPass(self.memories, state.memory), size=None)
         return Extension(read.hidden_BTD, read.cache)
 
     def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
         """What each token retrieves; nothing is written."""
         state = self.clear(state, reset_B)
         pairs = PairPass(self.memories, state.memory)
-        self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, attend=pairs.attend)
+        self._read(tokens_BT, state.cache, pairs, size=self.cache_tokens)
         return pairs.retrieval() or super().inspect(tokens_BT, valid_BT, state, reset_B)
+
+    def _read(self, tokens_BT: Tensor, cache: Cache, pairs: PairPass, *, size: int | None) -> Read:
+        """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight."""
+        return self.layers.read(self.embed(tokens_BT), cache, size=size, reach=self.reach, attend=pairs.attend)

@@ -136,6 +136,11 @@ class SegmentModel(nn.Module, ABC):
         return 0
 
     @property
+    def attended(self) -> float:
+        """Keys that a position attends to, on average: half its window, and all that are `in_sight`; 0 without attention."""
+        return (self.window + 1) / 2 + self.in_sight if self.window else 0.0
+
+    @property
     def bias_heads(self) -> int:
         """Heads for which positions add a bias to the attention scores; 0 if positions are not a bias."""
         return 0

@@ -49,12 +49,13 @@ class Thought(DecoderModel):
 
     - In the updater, slots also attend to one another, and have ids, a gate and a norm. Keys have rotary positions; the
       code's distance penalty hides late tokens.
-    - The target of recall is tokens, not activations, and its queries contain their position.
+    - The target of recall is tokens, not activations. Its queries contain their position, and slots do not see them.
     - Composition starts from the memory before the segment, and its target has no dropout.
     - Covariance does not include variance.
 
     `faithful=true` uses the code's formulas for all of these except the dropout, with pieces that are never empty. The
-    code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125.
+    code's weights are then recall=0.5, composition=0.125, variance=0.125 and covariance=0.000125. The decoder stays that of
+    Memorizing Transformers, with `position` (the code has distance penalties, also between slots and tokens).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
@@ -137,13 +138,7 @@ class Thought(DecoderModel):
         """The recall loss: predict the segment from the memory alone, without seeing its tokens."""
         if "recall" not in self.weights:
             return Losses({}, {})
-        lanes, length = tokens_BT.shape
-        recalled_BTD = read_unplaced(
-            self.layers,
-            self.recall_queries(lanes, length),
-            beside=read_unplaced(self.layers, memory_BMD).prefix,
-            bias_1HMS=self.recall_queries.bias(self.memory_slots, length),
-        ).hidden_BMD
+        recalled_BTD = self.recall_queries.read(self.layers, memory_BMD, tokens_BT.shape[1])
         error_BT, right_BT = self.recalled(self.head, recalled_BTD, tokens_BT, hidden_BTD)
         scored_BT = self.recall_queries.scored(valid_BT)
         right_B = (right_BT & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)

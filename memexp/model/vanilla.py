@@ -19,7 +19,8 @@ class Vanilla(DecoderModel):
     """The decoder of Memorizing Transformers (Wu et al. 2022, section 3) without memory or cache.
 
     Pre-norm (RMSNorm), no biases, ReLU, tied embedding, normalised queries and keys, T5 position bias.
-    *Differs from the paper:* the learned scale of a head multiplies its scores but not its position bias.
+    *Differs from the paper's code:* the learned scale of a head multiplies its scores but not its position bias, which starts
+    at 0 (see `T5Bias`).
     """
 
     def __init__(self, shape: Shape, mem: int, arch: VanillaArch) -> None:

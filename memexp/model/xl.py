@@ -20,7 +20,9 @@ class Xl(DecoderModel):
     """Transformer-XL (Dai et al. 2019, section 3.2) on the decoder of Memorizing Transformers; no gradient enters the cache.
 
     `position="xl"` with `normalise=false` selects its own relative attention (section 3.3). The default is T5's bias on
-    queries and keys of unit norm, as in the Transformer-XL rows of Table 4 of Memorizing Transformers.
+    queries and keys of unit norm, as in the Transformer-XL rows of Table 4 of Memorizing Transformers. With `reach="window"` a
+    token sees itself and the `mem` tokens before it, as in the code of that paper (there without itself); otherwise it sees the
+    whole cache and its segment, as in Transformer-XL.
 
     *Differs from the paper:* the cache holds keys and values, not activations that are projected again, so the weights of
     keys and values get no gradient through the cache.
@@ -28,6 +30,7 @@ class Xl(DecoderModel):
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
+        self.reach = mem if arch.reach == "window" else None
         self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
@@ -40,11 +43,11 @@ class Xl(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and the cache."""
-        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens)
+        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, reach=self.reach)
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the segment so far."""
         cache = self.growing(state.cache if kept is None else kept)
-        read = self.layers.read(self.embed(tokens_BT), cache, size=None)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=None, reach=self.reach)
         return Extension(read.hidden_BTD, read.cache)

@@ -39,6 +39,7 @@ class XlEnhanced(DecoderModel):
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
+        self.reach = mem if arch.reach == "window" else None
         self.add_layers(arch)
 
     def init_state(self, lanes: int) -> State:
@@ -54,7 +55,7 @@ class XlEnhanced(DecoderModel):
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and the cache, then put the outputs of the layers into the cache."""
         cache, outputs = state.cache
-        read = self.layers.read(self.embed(tokens_BT), cache, size=0)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=0, reach=self.reach)
         # with mem=0 the cache has no layers, and zip yields nothing
         shifted = [
             self._shift(layer, *arguments)
@@ -69,7 +70,7 @@ class XlEnhanced(DecoderModel):
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the inputs of the segment so far."""
         cache = self.growing(state.cache.cache if kept is None else kept)
-        read = self.layers.read(self.embed(tokens_BT), cache, size=None)
+        read = self.layers.read(self.embed(tokens_BT), cache, size=None, reach=self.reach)
         return Extension(read.hidden_BTD, read.cache)
 
     @torch.no_grad()

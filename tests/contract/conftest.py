@@ -58,6 +58,7 @@ VARIANTS = {
         ["arch.search=faiss_flat"],
         ["arch.search=faiss_ivf", "arch.neighbours=4"],
         ["arch.stored=bf16"],
+        ["arch.reach=window", "arch.combine=joint", "arch.cache=5"],
         ["mem=0"],
     ],
     "knn_routed": [
@@ -73,8 +74,8 @@ VARIANTS = {
         ["arch.recall=0", "arch.composition=0", "arch.variance=0", "arch.covariance=0"],
         ["arch.faithful=true", "arch.recall_target=embeddings"],
     ],
-    "xl": [["mem=0"], ["mem=3"], ["mem=20"]],
-    "xl_enhanced": [["mem=0"], ["mem=3"], ["mem=20"]],
+    "xl": [["mem=0"], ["mem=3"], ["mem=20"], *([f"mem={mem}", "arch.reach=window"] for mem in (3, 20))],
+    "xl_enhanced": [["mem=0"], ["mem=3"], ["mem=20"], ["mem=5", "arch.reach=window"]],
 }
 """Besides each file as it stands, further settings that the whole contract is run with."""
 

@@ -70,6 +70,15 @@ def test_a_cache_is_attended_to_and_slots_are_scored() -> None:
     assert large - small == 2 * inner * 1000
 
 
+def test_a_token_attends_to_itself_and_to_a_window() -> None:
+    """As many keys in block recurrence, and in a cache of which a token sees only the nearest."""
+    inner, layers = 2 * 16, 2
+    whole, near = (operations(configure("arch=xl", "mem=16", f"arch.reach={reach}")) for reach in ("all", "window"))
+    assert whole - near == pytest.approx(2 * 3 * 2 * layers * inner * (17 / 2 + 16 - 17))
+    slide = operations(configure("arch=block", "mem=0", "arch.window=16", "segment=16"))
+    assert slide == pytest.approx(near)
+
+
 def test_devices_share_lanes_and_nothing_else() -> None:
     config = configure("arch=knn", "lanes=64", "mem=4096")
     one, four = (cost(config, HARDWARE["a100"], devices=devices, utilisation=0.5) for devices in (1, 4))

@@ -210,7 +210,7 @@ def test_recall_sees_the_memory_and_nothing_else_of_the_segment(changes: dict[st
 
 @pytest.mark.parametrize("changes", [{}, FAITHFUL])
 def test_recall_is_the_predictor_over_queries_without_a_mask(changes: dict[str, object]) -> None:
-    """Slots in front see slots, queries see slots and one another; against the same written out, one head at a time."""
+    """Queries see slots and one another, slots see slots, and in the published code queries too; one head at a time."""
     model = thought(**changes).eval()
     memory, hidden, valid = memory_and_states()
     tokens, _ = text()
@@ -234,10 +234,10 @@ def test_recall_is_the_predictor_over_queries_without_a_mask(changes: dict[str, 
             scores = unit(asked[..., part]) @ unit(keys[..., part]).mT * own["attention.scale_H"][head].abs()
             for i in range(SLOTS + LENGTH):
                 for j in range(SLOTS + LENGTH):
-                    if i < SLOTS <= j:
-                        scores[:, i, j] = -math.inf
-                    elif changes and i >= SLOTS:
+                    if changes:
                         scores[:, i, j] -= slopes[head] * abs(i - j)
+                    elif i < SLOTS <= j:
+                        scores[:, i, j] = -math.inf
             heads.append(scores.softmax(-1) @ values[..., part])
         x = x + torch.cat(heads, -1) @ own["attention.output.weight"].T
         y = gain(x, own["feedforward_norm.weight"])

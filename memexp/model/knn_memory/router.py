@@ -31,7 +31,8 @@ class Router(nn.Module):
     The query is a learned vector plus the mean of the newest `context` keys, so it is causal for every token. The best
     pairs are kept. Coordinate descent gives their weights: 1 if a pair is clearly above the threshold, and less near it.
     The gradient of the weights treats the threshold as a constant, so it needs only the kept pairs.
-    *Differs from CoLT5:* the query depends on the past instead of the routed tokens, which would not be causal.
+    *Differs from CoLT5:* the query depends on the past instead of the routed tokens, which would not be causal. And there the
+    descent aims at a sum of weights of 9/8 k, of which the best k are kept; here it aims at k.
     """
 
     def __init__(self, shape: Shape, *, keep: int, context: int) -> None:

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.model.slot_memory.prefix import read_unplaced
 from memexp.model.slot_memory.updater import PublishedAlibi, Updater
+from memexp.model.transformer.decoder import DecoderLayers
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.position import Places
@@ -152,8 +154,8 @@ class RecallQueries(nn.Module, ABC):
         """The input of the predictor, B T D."""
 
     @abstractmethod
-    def bias(self, slots: int, length: int) -> Tensor | None:
-        """The position bias of the queries over slots and queries, 1 H T S; None: no bias."""
+    def read(self, layers: DecoderLayers, memory_BMD: Tensor, length: int) -> Tensor:
+        """What the predictor's layers make of the queries beside the memory, B T D."""
 
     @abstractmethod
     def scored(self, valid_BT: Tensor) -> Tensor:
@@ -162,7 +164,10 @@ class RecallQueries(nn.Module, ABC):
 
 @final
 class PlacedQueries(RecallQueries):
-    """A learned mask vector plus a learned vector for each position of the segment; no position bias."""
+    """A learned mask vector plus a learned vector for each position of the segment; the memory is read as in prediction.
+
+    Queries see all slots and one another; slots see only slots. There is no position bias.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -172,8 +177,9 @@ class PlacedQueries(RecallQueries):
     def forward(self, lanes: int, length: int) -> Tensor:
         return (self.mask_D + self.place_TD[:length]).expand(lanes, -1, -1)
 
-    def bias(self, slots: int, length: int) -> None:
-        return None
+    def read(self, layers: DecoderLayers, memory_BMD: Tensor, length: int) -> Tensor:
+        beside = read_unplaced(layers, memory_BMD).prefix
+        return read_unplaced(layers, self(len(memory_BMD), length), beside=beside).hidden_BMD
 
     def scored(self, valid_BT: Tensor) -> Tensor:
         return valid_BT
@@ -181,7 +187,10 @@ class PlacedQueries(RecallQueries):
 
 @final
 class PublishedQueries(RecallQueries):
-    """A recall token, then the same mask vector at all positions; only a penalty of distances gives the position."""
+    """A recall token, then the same mask vector at all positions; only a penalty of distances gives the position.
+
+    Slots and queries are one sequence, slots in front, in which everything sees everything: slots also see the queries.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -192,9 +201,15 @@ class PublishedQueries(RecallQueries):
     def forward(self, lanes: int, length: int) -> Tensor:
         return torch.stack([self.first_D, *[self.mask_D] * (length - 1)]).expand(lanes, -1, -1)
 
-    def bias(self, slots: int, length: int) -> Tensor:
-        place_S = torch.arange(slots + length, device=self.mask_D.device)
-        return self.alibi.penalty(Places(place_S[slots:], place_S, lowest=1 - length, highest=slots + length - 1))
+    def read(self, layers: DecoderLayers, memory_BMD: Tensor, length: int) -> Tensor:
+        slots = memory_BMD.shape[1]
+        both_BSD = torch.cat([memory_BMD, self(len(memory_BMD), length).to(memory_BMD.dtype)], dim=1)
+        return read_unplaced(layers, both_BSD, bias_1HMS=self.bias(slots + length)).hidden_BMD[:, slots:]
+
+    def bias(self, count: int) -> Tensor:
+        """The penalty between `count` places, 1 H S S."""
+        place_S = torch.arange(count, device=self.mask_D.device)
+        return self.alibi.penalty(Places(place_S, place_S, lowest=1 - count, highest=count - 1))
 
     def scored(self, valid_BT: Tensor) -> Tensor:
         return valid_BT & (torch.arange(valid_BT.shape[1], device=valid_BT.device) > 0)

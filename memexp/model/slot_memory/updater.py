@@ -50,7 +50,12 @@ class Updater(nn.Module, ABC):
             text_BTD: the predictor's final activations, not normalised.
             start: the position of the first token in its segment. Tokens of a piece keep their positions, so that the
                 memory knows where each token was, however the segment was cut into pieces.
+
+        Raises:
+            ValueError: there are no tokens, not even padding. (Attention over no keys would end the process.)
         """
+        if not text_BTD.shape[1]:
+            raise ValueError("a memory is to be updated from a piece with no tokens; expected at least one position")
         written_B = valid_BT.any(-1)
         text_BTD = torch.where(valid_BT[..., None], text_BTD, 0)
         # a softmax over no keys is NaN, so lanes without a valid token read zeros, and the result is dropped

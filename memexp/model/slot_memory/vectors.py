@@ -68,7 +68,8 @@ class StateReader(nn.Module):
     """The attention of one layer's tokens to state vectors, in addition to their self-attention.
 
     The paper projects the heads of both attentions together. Here each attention has its own part of this projection. The
-    result is the same, and weights of a decoder without state vectors can be loaded.
+    result is the same, and weights of a decoder without state vectors can be loaded. Each part starts as a projection of its
+    own H K inputs. In the paper's code all 2 H K inputs share one projection, whose weights start a root of 2 smaller.
     """
 
     def __init__(self, shape: Shape, arch: BlockArch) -> None:

@@ -102,15 +102,24 @@ class DecoderLayers(nn.ModuleList):
     def __iter__(self) -> Iterator[DecoderLayer]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
 
-    def read(self, x_BTD: Tensor, cache: Cache, *, size: int | None, attend: Attend | None = None) -> "Read":
+    def read(
+        self,
+        x_BTD: Tensor,
+        cache: Cache,
+        *,
+        size: int | None,
+        reach: int | None = None,
+        attend: Attend | None = None,
+    ) -> "Read":
         """Pass a segment through all layers; each layer attends to the segment and to the cache, as in Transformer-XL.
 
         Args:
             cache: may have no layers; then the segment attends only to itself.
             size: tokens of the next cache; None keeps all tokens in sight.
+            reach: how many tokens before itself a token sees at most; None: all tokens in sight.
             attend: computes the output of the heads; None: local attention.
         """
-        mask = causal_mask(x_BTD, cache)
+        mask = causal_mask(x_BTD, cache, reach=reach)
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -164,6 +173,8 @@ class DecoderModel(EmbeddingModel):
     """Base class of architectures whose layers have softmax self-attention: an embedding, the layers, the output layer."""
 
     layers: DecoderLayers
+    reach: int | None = None
+    """How many tokens before itself a token sees at most; None: all tokens in sight."""
 
     def add_layers(
         self,
@@ -200,6 +211,11 @@ class DecoderModel(EmbeddingModel):
     def window(self) -> int:
         """The tokens that are read at once, and the memory tokens among them."""
         return self.stride + self.positions - self.shape.segment
+
+    @property
+    def attended(self) -> float:
+        """With a reach, the tokens within it and the token itself."""
+        return super().attended if self.reach is None else self.reach + 1
 
     @property
     def bias_heads(self) -> int:

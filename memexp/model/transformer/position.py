@@ -95,6 +95,11 @@ class T5Bias(Position):
     With `two_sided`, keys after their query have another 32 buckets.
 
     *Differs from the published code:* there, an encoder has 16 buckets for each side.
+
+    *Differs from the code of Memorizing and Block-Recurrent Transformers:* there the bias is added before the learned scale of
+    a head multiplies the scores, here after it. With a bias that is divided by the scale both give the same outputs, but not the
+    same gradients. There the bias starts with standard deviation 0.17, here at 0. So Adafactor, whose steps are relative to the
+    size of a parameter, moves it about 100 times more slowly at first.
     """
 
     adds = True
@@ -182,7 +187,11 @@ class Xpos(Position):
 
 
 class Alibi(Position):
-    """A penalty proportional to distance, with slope 2^(-8 h / H) for head h of H (Press et al. 2022, section 3)."""
+    """A penalty proportional to distance, with slope 2^(-8 h / H) for head h of H (Press et al. 2022, section 3).
+
+    *Differs from the paper's code:* there, if H is not a power of two, the slopes are those of the next smaller power of two,
+    and every second slope of twice this power. Here the formula is the same for every H.
+    """
 
     adds = True
 

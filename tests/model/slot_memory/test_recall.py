@@ -27,9 +27,10 @@ def test_published_queries_differ_by_their_distances_alone() -> None:
     asked = queries(LANES, LENGTH)
     assert torch.equal(asked[:, 1], asked[:, 8])
     assert not torch.equal(asked[:, 0], asked[:, 1])
-    bias = queries.bias(SLOTS, LENGTH)
-    assert bias[0, 1, 8, 0] == -(2**-8) * (SLOTS + 8)
-    assert bias[0, 0, 2, SLOTS + 5] == -(2**-4) * 3
+    bias = queries.bias(SLOTS + LENGTH)
+    assert bias[0, 1, SLOTS + 8, 0] == -(2**-8) * (SLOTS + 8)
+    assert bias[0, 0, SLOTS + 2, SLOTS + 5] == -(2**-4) * 3
+    assert bias[0, 0, 0, SLOTS] == -(2**-4) * SLOTS
 
 
 # Composition
