@@ -117,6 +117,12 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(
             f"optim.betas is {config.optim.betas}, but Adafactor does not use it; expected optim=adamw with it"
         )
+    for name in ("momentum", "factor_from"):
+        value = getattr(config.optim, name)
+        if config.optim.name != "adafactor" and value != default_of(Optim.__dataclass_fields__[name]):
+            raise UserError(f"optim.{name} is {value}, but AdamW does not use it; expected optim=adafactor with it")
+    if config.optim.momentum >= 1:
+        raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 

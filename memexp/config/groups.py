@@ -138,8 +138,8 @@ class Optim:
     name: str = setting("adamw", "optimizer", choices=("adamw", "adafactor"))
     rate: float = setting(
         3e-4,
-        "peak learning rate; with schedule rsqrt it is divided by the square root of the step. Adafactor's is at most "
-        "1/sqrt(step)",
+        "peak learning rate; with schedule rsqrt it is divided by the square root of the step. Adafactor multiplies it by the "
+        "root mean square of the weights",
         low=0.0,
     )
     schedule: str = setting(
@@ -150,6 +150,20 @@ class Optim:
         0.05, "final learning rate of cosine and linear, as a fraction of optim.rate", low=0.0, high=1.0
     )
     betas: list[float] = setting([0.9, 0.98], "AdamW's beta1 and beta2")
+    momentum: float = setting(
+        0.0,
+        "Adafactor moves the weights by a running average of its updates, which keeps this share of itself at each step; 0: by "
+        "the updates themselves",
+        low=0.0,
+        later=True,
+    )
+    factor_from: int = setting(
+        1,
+        "Adafactor keeps the squared gradients of a matrix as means of its rows and columns if both its sides are at least "
+        "this long; of smaller ones it keeps all",
+        low=1,
+        later=True,
+    )
     weight_decay: float = setting(
         0.01, "decoupled weight decay of matrices; gates, scales and gains have none", low=0.0
     )

@@ -12,6 +12,7 @@ from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
+from memexp.train.adafactor import state_numbers
 
 HALF, FULL = 2, 4
 """Bytes of a number in bf16 and in fp32."""
@@ -97,14 +98,12 @@ def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number_bytes: 
 
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
-    """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor one per row and column of a matrix."""
+    """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor fewer for large matrices."""
     sizes = [parameter.shape for parameter in model.parameters()]
     if config.optim.name == "adafactor":
-        numbers = sum(
-            shape.numel() if len(shape) < 2 else shape.numel() // shape[-1] + shape.numel() // shape[-2]
-            for shape in sizes
-        )
-        return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} rows and columns x {FULL}", True)
+        momentum, factor_from = config.optim.momentum, config.optim.factor_from
+        numbers = sum(state_numbers(shape, factor_from=factor_from, momentum=momentum) for shape in sizes)
+        return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} x {FULL}", True)
     parameters = sum(shape.numel() for shape in sizes)
     return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}", True)
 

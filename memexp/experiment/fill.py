@@ -7,7 +7,7 @@ from memexp.errors import UserError
 from memexp.experiment.command_lines import eval_words, reproduce_words, train_words
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
-from memexp.experiment.reproduction import Cells, Reproduction
+from memexp.experiment.reproduction import Cells, MadeBefore, Reproduction
 from memexp.experiment.settings import Wanted
 from memexp.report.metrics import METRICS
 from memexp.report.table.compatibility import refuse_unlike
@@ -30,7 +30,7 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
             f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers, such as accuracy"
         )
     filled = Reproduction(experiment, table.scale, metric, table.published, table.data)
-    own, foreign = _scores(table, library)
+    own, foreign, filled.made_before = _scores(table, library)
     cells: Cells = {}
     for column in table.data:
         used, left_out = _of_column(own, column), _all(_of_column(foreign, column))
@@ -49,10 +49,12 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
     return filled
 
 
-def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells]:
-    """The scores of each cell: those of runs on the corpora as prepared here, and those of foreign light copies."""
+def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells, MadeBefore]:
+    """The scores of each cell: those of runs on the corpora as prepared here, those of foreign light copies, and no scores
+    for cells whose runs were made before a revision."""
     own: Cells = {}
     foreign: Cells = {}
+    before: MadeBefore = {}
     for place, first in table.places.items():
         for seed in sorted(library.seeds(first)):
             cell = first.with_seed(seed)
@@ -60,7 +62,9 @@ def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells]:
                 own.setdefault(place, []).append(_entry(*scored, cell, library))
             elif scored := library.foreign_score(cell):
                 foreign.setdefault(place, []).append(_entry(*scored, cell, library))
-    return own, foreign
+            elif later := library.made_before(cell):
+                before.setdefault(tuple(revision.since for revision in later), set()).add(place)
+    return own, foreign, before
 
 
 def _entry(run: Run, score: Score, wanted: Wanted, library: Library) -> Entry:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.field import default_of
+from memexp.config.revisions import Revision, in_force
 from memexp.config.sources import SourceOptions, read_source
 from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
@@ -15,7 +16,7 @@ from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
 from memexp.runs.archive import LightCopy, copies_of_tables
 from memexp.runs.folder import Run, Score
-from memexp.runs.identity import read_identity
+from memexp.runs.identity import read_identity, revisions_of
 
 
 def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") -> dict[str, Any]:
@@ -50,7 +51,8 @@ class Library:
     """The finished runs below a root: those in `results/runs`, and the light copies beside the tables.
 
     If the corpus of a cell is prepared here, only runs on exactly this corpus count as runs of the cell. A light copy of a
-    run on a different corpus of that name, made on another machine, is called foreign.
+    run on a different corpus of that name, made on another machine, is called foreign. A run that was made before a revision
+    of its settings is no run of the cell.
 
     Attributes:
         left_out: one line for each run that belongs to a cell by its name but cannot be read.
@@ -83,6 +85,11 @@ class Library:
         """The run of a cell that was started and is not done."""
         begun = [run for run in self._named(wanted) if run.state != "done"]
         return next((run for run in begun if self._fits(run, wanted) and self._read_this_corpus(run, wanted)), None)
+
+    def made_before(self, wanted: Wanted) -> list[Revision]:
+        """The revisions of the cell's settings since a finished run with these settings; none if there is no such run."""
+        done = [run for run in self._named(wanted) if run.state == "done"]
+        return next((later for run in done if (later := self._revisions_since(run, wanted))), [])
 
     def seeds(self, wanted: Wanted) -> set[int]:
         """The seeds of all runs that, by their names, may belong to the cell's row and column."""
@@ -127,23 +134,39 @@ class Library:
         ]
 
     def _fits(self, run: Run, wanted: Wanted) -> bool:
-        """Whether a run has the cell's settings, and its corpus has the cell's settings or the content of the corpus here.
+        """Whether a run has the cell's settings with the meaning of today, and its corpus.
 
         The run that it started from is not compared.
+        """
+        return self._revisions_since(run, wanted) == []
+
+    def _revisions_since(self, run: Run, wanted: Wanted) -> list[Revision] | None:
+        """The revisions of the cell's settings that a run was made before; None if it is not a run of the settings.
+
+        The corpus must have the cell's settings or the content of the corpus here. The run that it started from is not
+        compared.
         """
         try:
             config = _as_today(run.config, wanted.settings, run.path / "config.yaml")
         except UserError as error:
             if str(error) not in self.left_out:
                 self.left_out.append(str(error))
-            return False
+            return None
+        settings = asdict(wanted.settings)
+        revisions = in_force(settings)
+        later = [revision for revision in revisions if revision.name not in revisions_of(run)]
+        for group, _, name in (setting.partition(".") for revision in later for setting in revision.came_with):
+            config[group][name] = settings[group][name]
         started = config["init_from"] is not None
-        if started != (wanted.start is not None) or determining(config) != determining(asdict(wanted.settings)):
-            return False
+        if started != (wanted.start is not None) or determining(config) != determining(settings):
+            return None
         by_settings = isinstance(run, LightCopy) or self._corpus(wanted) is None
-        if by_settings and config["data"] == asdict(wanted.settings.data):
-            return True
-        return self._corpus(wanted) is not None and self._read_this_corpus(run, wanted)
+        if not (by_settings and config["data"] == settings["data"]) and (
+            self._corpus(wanted) is None or not self._read_this_corpus(run, wanted)
+        ):
+            return None
+        unknown = set(revisions_of(run)) - {revision.name for revision in revisions}  # a newer version made the run
+        return None if unknown else later
 
     def _read_this_corpus(self, run: Run, wanted: Wanted) -> bool:
         """Whether a run read the corpus that is prepared here; true if none is prepared."""

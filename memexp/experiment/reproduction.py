@@ -19,6 +19,9 @@ from memexp.runs.archive import documents_of
 Cells = dict[tuple[str, str], list[Entry]]
 """Scores by row and column."""
 
+MadeBefore = dict[tuple[str, ...], set[tuple[str, str]]]
+"""Rows and columns of runs whose settings mean something else now, by what holds since then."""
+
 
 @dataclass
 class Reproduction:
@@ -29,6 +32,7 @@ class Reproduction:
         cells: the scores of each row and column, sorted by seed, without empty cells.
         missing: each empty cell, and the command that fills it.
         foreign: columns whose scores are light copies of runs on a corpus that differs from the one prepared here.
+        made_before: cells with runs that are not counted, because a setting changed its meaning since they were made.
         left_out: one line for each run that cannot be read, and for the scores of a column that cannot be compared.
     """
 
@@ -40,6 +44,7 @@ class Reproduction:
     cells: Cells = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    made_before: MadeBefore = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     _gaps: dict[tuple[str, str, str], Gap] = field(default_factory=dict)
     _spreads: dict[str, tuple[SeedSpread | None, SeedSpread | None]] = field(default_factory=dict)

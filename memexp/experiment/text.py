@@ -133,7 +133,21 @@ def _notes(table: Reproduction) -> list[str]:
         "`memexp reproduce` trains them again."
         for column in table.foreign
     ]
+    notes += _made_before(table)
     return notes + [f"Left out: {line}." for line in table.left_out]
+
+
+def _made_before(table: Reproduction) -> list[str]:
+    """Which rows have runs that are not counted, because their settings mean something else now."""
+    notes = []
+    for since, places in table.made_before.items():
+        rows = {column: [row for row in table.rows if (row, column) in places] for column in table.columns}
+        shown = "; ".join(f"{', '.join(of_column)} on {column}" for column, of_column in rows.items() if of_column)
+        if shown:
+            notes.append(
+                f"Made before, so not counted: {shown}. `memexp reproduce` trains them again. Since then: {'; '.join(since)}."
+            )
+    return notes
 
 
 def _baselines(table: Reproduction) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from memexp.config.arch import ARCHS, Arch
 from memexp.config.field import default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
+from memexp.config.revisions import REVISIONS, in_force
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
@@ -31,12 +32,17 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
 
 
 def trained_settings(run: Run) -> TrainConfig:
-    """The settings that a run was trained with.
+    """The settings that a run was trained with. They may mean something else now: the run can still be scored.
 
     Raises:
-        UserError: config.yaml and identity.json disagree.
+        UserError: config.yaml and identity.json disagree, or a newer version of memexp made the run.
     """
     settings, identity = run.settings, read_identity(run)
+    if unknown := set(revisions_of(run)) - {revision.name for revision in REVISIONS}:
+        raise UserError(
+            f"{run.path} was trained since {', '.join(sorted(unknown))}, which this version of memexp does not know; expected "
+            "settings with the meaning that they have here. Likely cause: a newer version made the run"
+        )
     for name, value in of_the_result(settings).items():
         trained = identity.get(name, _defaults(settings).get(name))
         if isinstance(value, dict) and isinstance(trained, dict):
@@ -44,7 +50,7 @@ def trained_settings(run: Run) -> TrainConfig:
             for key in value.keys() | (trained.keys() & LATER):
                 default = defaults.get(key)
                 _compare(run, f"{name}.{key}", value.get(key, default), trained.get(key, default))
-        elif name != "init_from":  # the identity holds the hash of that run instead of its name
+        elif name not in ("init_from", "revisions"):  # of the run to start from, the identity holds the hash
             _compare(run, name, value, trained)
     return settings
 
@@ -73,6 +79,8 @@ def result_settings(config: dict[str, Any]) -> dict[str, Any]:
     size = config["size"]
     if softmax := cutoffs_in_force(size["cutoffs"], tokenizer=config["data"]["tokenizer"]["kind"]):
         content["softmax"] = {"cutoffs": softmax, "narrowing": size["narrowing"]}
+    if revisions := in_force(config):
+        content["revisions"] = [revision.name for revision in revisions]
     return content
 
 
@@ -104,6 +112,12 @@ def read_identity(run: Run) -> dict[str, Any]:
             "it. Likely cause: it was edited"
         )
     return identity
+
+
+def revisions_of(run: Run) -> list[str]:
+    """The names of the revisions that the run was trained with."""
+    names: list[str] = read_identity(run).get("revisions", [])
+    return names
 
 
 def run_folder(config: TrainConfig, identity: dict[str, Any], root: Path) -> Run:

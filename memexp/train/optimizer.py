@@ -1,4 +1,4 @@
-"""PyTorch's optimizer and schedule, with a learning rate and weight decay for each kind of parameter."""
+"""The optimizer and PyTorch's schedule, with a learning rate and weight decay for each kind of parameter."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.groups import Optim
 from memexp.model.markers import is_gate
+from memexp.train.adafactor import Adafactor
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
@@ -27,7 +28,7 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=config.rate)
+        return Adafactor(groups, lr=config.rate, momentum=config.momentum, factor_from=config.factor_from)
     return torch.optim.AdamW(groups, lr=config.rate, betas=(config.betas[0], config.betas[1]), fused=True)
 
 

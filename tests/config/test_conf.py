@@ -115,6 +115,7 @@ def test_optimizers_rates() -> None:
     assert settings("optim=adamw", "size=200m").optim.rate == 3e-4
     adafactor = settings("optim=adafactor").optim
     assert (adafactor.rate, adafactor.schedule, adafactor.warmup, adafactor.clip) == (1.0, "rsqrt", 1000, 0.0)
+    assert (adafactor.momentum, adafactor.factor_from) == (0.9, 128)
 
 
 def test_every_file_has_a_description_and_every_group_a_row() -> None:

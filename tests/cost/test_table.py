@@ -11,6 +11,7 @@ from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
 from memexp.model.transformer.position import build_position, in_order
+from memexp.train.optimizer import build_optimizer
 
 from ..messages import says
 from ..tiny import configure
@@ -130,10 +131,27 @@ def test_adaptive_softmax_costs_what_its_words_do() -> None:
 
 def test_adafactor_keeps_less_than_adamw() -> None:
     adamw, adafactor = (
-        cost(configure("arch=vanilla", f"optim={name}"), HARDWARE["h100"], devices=1, utilisation=1)
-        for name in ("adamw", "adafactor")
+        cost(configure("arch=vanilla", *words), HARDWARE["h100"], devices=1, utilisation=1)
+        for words in (["optim=adamw"], ["optim=adafactor", "optim.momentum=0", "optim.factor_from=1"])
     )
     assert 4 * adamw.parameters < adamw.device_bytes - adafactor.device_bytes < 8 * adamw.parameters
+
+
+@pytest.mark.parametrize("factor_from", [1, 40, 128])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("arch", ["vanilla", "compressive"])  # the latter has parameters with three sides
+def test_the_state_of_adafactor_is_what_it_keeps(arch: str, momentum: float, factor_from: int) -> None:
+    config = configure(
+        f"arch={arch}", "optim=adafactor", f"optim.momentum={momentum}", f"optim.factor_from={factor_from}"
+    )
+    [item] = [item for item in plan.items(config, vocabulary=256) if item.what == "optimizer"]
+    model = build_model(config, vocabulary=256)
+    optimizer = build_optimizer(model, config.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    assert item.bytes == sum(value.nbytes for value in kept)
 
 
 def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

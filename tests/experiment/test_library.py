@@ -13,7 +13,9 @@ from memexp.experiment.definition import Column, Experiment, Row, load
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
-from memexp.files import write_json
+from memexp.files import fingerprint, write_json
+from memexp.runs.folder import Run
+from memexp.runs.identity import read_identity
 
 from ..messages import says
 from .conftest import CORPUS, Make, only_copies
@@ -123,3 +125,62 @@ def test_a_run_of_another_version_is_left_out_and_named(rows: dict[str, Wanted],
     assert library.runs(rows["plain"]) == []
     [line] = library.left_out
     assert says(run.name, "of_the_future")(line)
+
+
+def as_before(run: Run) -> Run:
+    """Makes a run one that was trained before all revisions: it has neither their names nor their settings."""
+    content = {name: value for name, value in read_identity(run).items() if name not in ("hash", "revisions")}
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    for setting in ("momentum", "factor_from"):
+        content["optim"].pop(setting, None)
+        del config["optim"][setting]
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    write_json(run.path / "identity.json", content | {"hash": fingerprint(content)})
+    return run
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_run_from_before_a_revision_is_no_run_of_the_cell(
+    experiment: Experiment, make: Make, tmp_path: Path, copied: bool
+) -> None:
+    experiment.rows = {"adamw": Row(set={"arch": "vanilla", "segment": 128}), "adafactor": Row(set={"arch": "vanilla"})}
+    experiment.rows["adafactor"].set |= {"segment": 128, "optim": "adafactor"}
+    adamw, adafactor = compose_cells(cells(experiment, "small", data=["tiny"], seeds=[0]))
+    plain = make(adamw, name="0000aaaa")
+    as_before(make(adafactor, name="0000bbbb"))
+    as_before(make(adafactor, name="0000cccc", steps=9))
+    if copied:
+        [plain, *_] = only_copies(tmp_path)
+    library = Library(tmp_path)
+    assert library.runs(adafactor) == []
+    assert library.score(adafactor) is None
+    assert library.with_weights(adafactor) is None
+    assert [revision.name for revision in library.made_before(adafactor)] == ["adafactor-as-published"]
+    assert library.runs(adamw) == [plain]
+    assert library.made_before(adamw) == []
+    again = make(adafactor, name="0000dddd")
+    library.forget()
+    assert library.runs(adafactor) == [again]
+
+
+def test_an_unfinished_run_from_before_a_revision_is_not_continued(
+    experiment: Experiment, make: Make, tmp_path: Path
+) -> None:
+    experiment.rows = {"adafactor": Row(set={"arch": "vanilla", "segment": 128, "optim": "adafactor"})}
+    [adafactor] = compose_cells(cells(experiment, "small", data=["tiny"], seeds=[0]))
+    run = make(adafactor, done=False)
+    assert Library(tmp_path).unfinished(adafactor) == run
+    as_before(run)
+    assert Library(tmp_path).unfinished(adafactor) is None
+    assert Library(tmp_path).made_before(adafactor) == []
+
+
+def test_a_run_with_a_revision_of_a_newer_version_does_not_count(
+    rows: dict[str, Wanted], make: Make, tmp_path: Path
+) -> None:
+    run = make(rows["plain"])
+    assert Library(tmp_path).runs(rows["plain"]) == [run]
+    content = read_identity(run) | {"revisions": ["of-the-future"]}
+    del content["hash"]
+    write_json(run.path / "identity.json", content | {"hash": fingerprint(content)})
+    assert Library(tmp_path).runs(rows["plain"]) == []

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from memexp.config import revisions
+from memexp.config.revisions import Revision
 from memexp.errors import UserError
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells, data_of
@@ -372,3 +374,22 @@ def test_accuracy_is_of_tokens_and_exact_match_of_documents(
         assert gap is not None
         assert gap.mean == pytest.approx(gain)
         assert gap.high == pytest.approx(gain * (1 + widening(2)))
+
+
+def test_rows_of_runs_from_before_a_revision_are_named(
+    experiment: Experiment, make: Make, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_row = {(one.cell.row, one.cell.seed): one for one in wanted(cells(experiment, "small", data=["tiny"]))}
+    for row, seed in (("plain", 0), ("plain", 1), ("memory", 0)):
+        make(by_row[row, seed])
+    assert not table().made_before
+    revision = Revision("knn-changed", "a memory is something else", lambda settings: settings["arch"]["name"] == "knn")
+    monkeypatch.setattr(revisions, "REVISIONS", [revision])
+    make(by_row["memory", 1])  # its identity names the revision
+    found = table()
+    assert [entry.run.seed for entry in found.cells["memory", "Letters"]] == [1]
+    [note] = [note for note in lay_out(found).notes if "made before" in note.lower()]
+    assert note == (
+        "Made before, so not counted: memory, tested on Letters. `memexp reproduce` trains them again. Since then: a memory is "
+        "something else."
+    )

@@ -2,15 +2,21 @@
 
 import dataclasses
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memexp.config.arch import ARCHS
+from memexp.config.introspection import flatten
+from memexp.config.revisions import REVISIONS, Revision
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
+from memexp.files import fingerprint
+from memexp.runs import identity
 from memexp.runs.archive import LightCopy, light_copies
-from memexp.runs.identity import LATER, of_the_result, trained_settings
+from memexp.runs.identity import LATER, of_the_result, read_identity, revisions_of, trained_settings
 
 from ..messages import says
 from ..tiny import configure
@@ -56,3 +62,81 @@ def test_what_only_describes_or_speeds_up_is_no_part_of_an_identity(arch: str) -
     }  # fmt: skip
     assert of_the_result(dataclasses.replace(config, **others)) == of_the_result(config)
     assert of_the_result(dataclasses.replace(config, seed=5)) != of_the_result(config)
+
+
+@cache
+def committed_settings() -> list[TrainConfig]:
+    """The settings of the committed runs; to read them takes long."""
+    return [copy.settings for copy in COPIES]
+
+
+def content_of(copy: LightCopy, settings: TrainConfig) -> dict[str, Any]:
+    """What the identity of a committed run would hold if its settings were trained now, without the hash."""
+    trained, content = read_identity(copy), of_the_result(settings)
+    content["data"] |= trained["data"]
+    return content | {name: trained[name] for name in ("init_from",) if name in trained}
+
+
+REVISED = {"adafactor-as-published": 0}
+"""How many of the committed runs were made before each revision of their settings."""
+
+
+def test_committed_runs_keep_their_identity_unless_a_revision_is_in_force() -> None:
+    """Four runs have another hash, because their architecture had fewer options."""
+    others, before = set(), dict.fromkeys(REVISED, 0)
+    for copy, settings in zip(COPIES, committed_settings(), strict=True):
+        trained, content = read_identity(copy), content_of(copy, settings)
+        missing = set(content.get("revisions", [])) - set(revisions_of(copy))
+        if not missing and trained["arch"].keys() == content["arch"].keys():
+            assert fingerprint(content) == trained["hash"], copy.name
+        elif missing:
+            assert fingerprint(content) != trained["hash"], copy.name
+        else:
+            others.add(copy.name)
+        for name in missing:
+            before[name] += 1
+    assert (len(others), before) == (4, REVISED)
+
+
+SETTINGS = [configure(*words) for words in (["arch=vanilla"], ["optim=adafactor"], ["arch=xl", "arch.position=xl"])]
+
+
+@pytest.mark.parametrize("entry", REVISIONS, ids=lambda entry: entry.name)
+def test_a_revision_changes_the_identity_of_exactly_the_settings_that_it_is_in_force_for(
+    entry: Revision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [*SETTINGS, *committed_settings()]
+    now = [of_the_result(config) for config in configs]
+    monkeypatch.setattr("memexp.config.revisions.REVISIONS", [other for other in REVISIONS if other != entry])
+    without = [of_the_result(config) for config in configs]
+    concerned = [entry.in_force(dataclasses.asdict(config)) for config in configs]
+    assert {True, False} == set(concerned)
+    for before, after, is_concerned in zip(without, now, concerned, strict=True):
+        assert (entry.name in after.get("revisions", [])) == is_concerned
+        assert entry.name not in before.get("revisions", [])
+        assert (fingerprint(before) != fingerprint(after)) == is_concerned
+
+
+def test_the_table_of_revisions_is_well_formed() -> None:
+    names = [entry.name for entry in REVISIONS]
+    assert len(set(names)) == len(names)
+    known = flatten({name: value for config in SETTINGS for name, value in dataclasses.asdict(config).items()})
+    assert {setting for entry in REVISIONS for setting in entry.came_with} <= set(known)
+    assert not any(entry.since.endswith(".") for entry in REVISIONS)
+
+
+def test_a_run_from_before_a_revision_can_be_scored_and_one_from_after_it_cannot_be_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = COPIES[0]
+    of_all = Revision("all-changed", "everything is new", lambda settings: True)
+    for module in ("memexp.config.revisions", "memexp.runs.identity"):
+        monkeypatch.setattr(f"{module}.REVISIONS", [*REVISIONS, of_all])
+    assert trained_settings(run) == run.settings
+    content = {name: value for name, value in read_identity(run).items() if name != "hash"}
+    content["revisions"] = ["all-changed"]
+    monkeypatch.setattr(LightCopy, "identity", content | {"hash": fingerprint(content)})
+    assert trained_settings(run) == run.settings
+    monkeypatch.setattr(identity, "REVISIONS", REVISIONS)
+    with pytest.raises(UserError, check=says("all-changed", "does not know", "newer version")):
+        trained_settings(run)

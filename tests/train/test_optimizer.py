@@ -1,14 +1,19 @@
 """Schedules against numbers worked out by hand, and which parameter gets what."""
 
+import io
 import math
+from collections.abc import Iterable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memexp.config.groups import Optim
 from memexp.model.build import build_model
+from memexp.train.adafactor import Adafactor, factored_sides
 from memexp.train.optimizer import build_optimizer, build_schedule, rate_factor
 
 from ..tiny import configure
@@ -127,3 +132,86 @@ def test_adamw_is_the_plain_one_to_rounding_and_goes_on_from_its_states() -> Non
     after, again = stepped(plain, models[1], range(5, 8)), stepped(going_on, models[2], range(5, 8))
     assert all(torch.equal(again[name], weight) for name, weight in after.items())
     assert not torch.equal(after["head.embedding_VD"], expected["head.embedding_VD"])
+
+
+SHAPES = [(24, 40), (40, 24), (7, 3), (1, 9), (12,), (), (4, 1, 8)]
+"""Shapes of parameters; in the last one a side of 1 makes the outer product of means equal to the squares."""
+
+
+def parameters_of(shapes: Iterable[tuple[int, ...]], *, seed: int = 0) -> list[nn.Parameter]:
+    torch.manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape) / 8) for shape in shapes]
+
+
+def moved(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> list[torch.Tensor]:
+    """The parameters after steps with gradients that depend on the step alone."""
+    for step in steps:
+        torch.manual_seed(step)
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def test_adafactor_is_pytorchs_where_gradients_are_of_normal_size() -> None:
+    """With rates below 1/sqrt(step), PyTorch's limit. PyTorch factors the last two sides of the parameter with three."""
+    shapes = [shape for shape in SHAPES if len(shape) < 3]
+    mine, theirs = parameters_of(shapes), parameters_of(shapes)
+    for parameter in (mine[0], mine[4], theirs[0], theirs[4]):  # a matrix and a vector that are 0 at first
+        nn.init.zeros_(parameter)
+    groups = [[{"params": each[:3], "weight_decay": 0.1}, {"params": each[3:], "lr": 0.02}] for each in (mine, theirs)]
+    ours = moved(Adafactor(groups[0], lr=0.1), mine, range(30))
+    pytorchs = moved(torch.optim.Adafactor(groups[1], lr=0.1), theirs, range(30))
+    for parameter, expected in zip(ours, pytorchs, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_factored_has_its_two_largest_sides_at_least_so_long() -> None:
+    sides = {shape: factored_sides(torch.Size(shape), 8) for shape in [*SHAPES, (8, 2, 9), (9, 8, 2)]}
+    assert sides == {
+        (24, 40): (0, 1), (40, 24): (1, 0), (7, 3): None, (1, 9): None, (12,): None, (): None, (4, 1, 8): None,
+        (8, 2, 9): (0, 2), (9, 8, 2): (1, 0),
+    }  # fmt: skip
+
+
+def test_adafactor_without_any_gradient_moves_nothing() -> None:
+    parameters = parameters_of(SHAPES)
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer = Adafactor(parameters, lr=0.1, momentum=0.9)
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    assert all(torch.equal(parameter, start) for parameter, start in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_adafactor_goes_on_from_its_state_bit_by_bit(momentum: float) -> None:
+    parameters = parameters_of(SHAPES)
+    optimizer = Adafactor(parameters, lr=0.1, momentum=momentum, factor_from=8)
+    moved(optimizer, parameters, range(3))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    going_on = Adafactor(copies, lr=9.0)
+    going_on.load_state_dict(torch.load(file, weights_only=True))
+    expected, after = (moved(*each, range(3, 6)) for each in ((optimizer, parameters), (going_on, copies)))
+    assert all(torch.equal(*pair) for pair in zip(after, expected, strict=True))
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses to read a number of a tensor, for which the host would wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_adafactor_does_not_wait_for_the_device() -> None:
+    parameters = parameters_of(SHAPES)
+    pytorchs, ours = torch.optim.Adafactor(parameters), Adafactor(parameters, lr=0.1, momentum=0.9, factor_from=8)
+    with pytest.raises(AssertionError), NoWaits():
+        moved(pytorchs, parameters, range(1))
+    with NoWaits():
+        moved(ours, parameters, range(2))

@@ -1,0 +1,157 @@
+"""Adafactor as published: second moments of matrices as rows and columns, steps relative to the size of the weights."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-30
+"""Is added to squared gradients, so that a mean over weights without a gradient is not 0."""
+
+SMALLEST_WEIGHTS = 1e-3
+"""Weights whose root mean square is smaller are moved as if it was this, so that weights of 0 move at all."""
+
+LARGEST_UPDATE = 1.0
+"""The largest root mean square of an update, before it is scaled."""
+
+DECAY = 0.8
+"""At step t an average of squared gradients keeps 1 - t^-DECAY of what it was."""
+
+
+class Adafactor(torch.optim.Optimizer):
+    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) with a given learning rate, as in the code of the papers.
+
+    At step t, for a parameter p with the gradient g:
+        b = 1 - t^-0.8
+        v <- b v + (1 - b) (g^2 + 1e-30)            the average of squared gradients
+        u = g / sqrt(v);  u <- u / max(1, rms u)
+        u <- rate * max(1e-3, rms p) * u
+        m <- momentum * m + (1 - momentum) * u      only with momentum; not corrected for its start at 0
+        p <- (1 - rate * weight_decay) p - u        with m instead of u if there is momentum
+    Of a factored parameter only the means of v along its two largest sides are kept, and v is their outer product, divided
+    by the mean of v. The step never waits for the device: all that depends on tensors is computed there.
+
+    Differs from the paper: the rate is given, and has no limit of its own. Weight decay is PyTorch's, decoupled. Differs
+    from `torch.optim.Adafactor`, which has another floor, limits the rate to 1 / sqrt(t), and has no momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        factor_from: int = 1,
+    ) -> None:
+        """`factor_from`: a parameter is factored if its two largest sides are at least this long."""
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "factor_from": factor_from}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            sides = [factored_sides(parameter.shape, group["factor_from"]) for parameter in moving]
+            # Parameters that are not factored are many and small, so they are moved together. The others are large: one
+            # after another needs less memory.
+            whole = [parameter for parameter, pair in zip(moving, sides, strict=True) if pair is None]
+            if whole:
+                self._move(group, whole, self._scaled_whole(whole))
+            for parameter, pair in zip(moving, sides, strict=True):
+                if pair is not None:
+                    self._move(group, [parameter], [self._scaled_factored(parameter, *pair)])
+        return loss
+
+    def _scaled_whole(self, parameters: list[Tensor]) -> list[Tensor]:
+        """The gradients, each number divided by the root of its average square."""
+        gradients = [_gradient(parameter) for parameter in parameters]
+        kept = [self._advance(parameter) for parameter in parameters]
+        squares = torch._foreach_mul(gradients, gradients)
+        torch._foreach_add_(squares, FLOOR)
+        averages = [self._average(parameter, "squares", parameter.shape) for parameter in parameters]
+        torch._foreach_mul_(averages, kept)
+        torch._foreach_mul_(squares, [1 - share for share in kept])
+        torch._foreach_add_(averages, squares)
+        scaled = torch._foreach_sqrt(averages)
+        torch._foreach_reciprocal_(scaled)
+        torch._foreach_mul_(scaled, gradients)
+        return list(scaled)
+
+    def _scaled_factored(self, parameter: Tensor, short: int, long: int) -> Tensor:
+        """The gradient of a factored parameter, each number divided by the root of its average square.
+
+        The factors are applied one after the other: their product may be too small for fp32.
+        """
+        gradient, kept = _gradient(parameter), self._advance(parameter)
+        squares = gradient.square().add_(FLOOR)
+        means = []
+        for name, along in (("rows", long), ("columns", short)):
+            mean = squares.mean(dim=along, keepdim=True)
+            means.append(self._average(parameter, name, mean.shape).mul_(kept).add_(mean.mul_(1 - kept)))
+        rows, columns = means
+        scaled = torch.mul(gradient, (rows / rows.mean(dim=short, keepdim=True)).rsqrt_(), out=squares)
+        return scaled.mul_(columns.rsqrt())
+
+    def _move(self, group: dict[str, Any], parameters: list[Tensor], updates: list[Tensor]) -> None:
+        """Clip, scale and average the updates, in place, and subtract them from the parameters."""
+        rate, momentum = group["lr"], group["momentum"]
+        roots = [1 / math.sqrt(max(1, parameter.numel())) for parameter in parameters]
+        factors = list(torch._foreach_norm(parameters))
+        torch._foreach_mul_(factors, roots)
+        torch._foreach_clamp_min_(factors, SMALLEST_WEIGHTS)
+        sizes = list(torch._foreach_norm(updates))
+        torch._foreach_mul_(sizes, [root / LARGEST_UPDATE for root in roots])
+        torch._foreach_clamp_min_(sizes, 1.0)
+        torch._foreach_div_(factors, sizes)
+        torch._foreach_mul_(factors, rate)
+        torch._foreach_mul_(updates, factors)
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        if momentum:
+            averages = [self._average(parameter, "momentum", parameter.shape) for parameter in parameters]
+            torch._foreach_mul_(averages, momentum)
+            torch._foreach_add_(averages, updates, alpha=1 - momentum)
+            updates = averages
+        torch._foreach_sub_(parameters, updates)
+
+    def _advance(self, parameter: Tensor) -> float:
+        """Count a step of the parameter; the share that its averages keep at this step."""
+        state = self.state[parameter]
+        state["step"] = int(state.get("step", 0)) + 1
+        return 1.0 - state["step"] ** -DECAY
+
+    def _average(self, parameter: Tensor, name: str, shape: torch.Size) -> Tensor:
+        """The running average of this name, 0 at first."""
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = parameter.new_zeros(shape)
+        average: Tensor = state[name]
+        return average
+
+
+def factored_sides(shape: torch.Size, factor_from: int) -> tuple[int, int] | None:
+    """The dimensions of the second largest and the largest side of what is factored; None: squares are kept whole."""
+    if len(shape) < 2:
+        return None
+    short, long = sorted(range(len(shape)), key=lambda side: shape[side])[-2:]
+    return (short, long) if shape[short] >= factor_from else None
+
+
+def state_numbers(shape: torch.Size, *, factor_from: int, momentum: float) -> int:
+    """How many numbers are kept for a parameter of this shape."""
+    sides = factored_sides(shape, factor_from)
+    squares = shape.numel() if sides is None else sum(shape.numel() // shape[side] for side in sides)
+    return squares + (shape.numel() if momentum else 0)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
