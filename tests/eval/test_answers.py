@@ -21,6 +21,7 @@ from memexp.model.transformer.head import Head
 from memexp.runs.folder import all_runs
 from memexp.train.loop import update
 
+from ..messages import says
 from ..tiny import configure
 from ..train.test_update import open_session
 from .conftest import VOCABULARY, build, documents
@@ -236,9 +237,7 @@ def test_train_and_eval_tell_how_much_is_right(tmp_path: Path, capsys: pytest.Ca
     assert [score.path.name for score in run.scores] == ["test-1000x0-0-on", "test-2x0-0-on"]
 
     assert main(["eval", run.name, f"root={tmp_path}", "eval.max_document=2"]) == 2  # an answer begins at the third
-    error = capsys.readouterr().err
-    assert "holds nothing to score with eval.max_document=2" in error
-    assert error.count("\n") == 1
+    assert says("memexp eval: ", "nothing to score", "eval.max_document=2")(capsys.readouterr().err)
 
 
 def test_what_is_not_asked_for_is_the_runs_own() -> None:

@@ -15,6 +15,11 @@ from memexp.eval.accuracy import classification
 from memexp.eval.score import _others
 from memexp.runs.folder import Run, all_runs
 
+from ..messages import says
+
+UNCUT = "eval.max_document is 9", "task=classify", "expected eval.max_document=0"
+"""What a score of classes says to a cut of documents, of which it would take the class away."""
+
 
 def test_f1_by_hand() -> None:
     true, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 0, 1])
@@ -95,7 +100,7 @@ def test_train_eval_and_table(words: list[str], tmp_path: Path, capsys: pytest.C
     assert main(["eval", run.name, "memory=off", f"root={tmp_path}"]) == 0
     assert "F1 of false" in capsys.readouterr().out
     assert main(["eval", run.name, "eval.max_document=9", f"root={tmp_path}"]) == 2
-    assert "eval.max_document is 9, but with task=classify" in capsys.readouterr().err
+    assert says("memexp eval: ", *UNCUT)(capsys.readouterr().err)
     assert main(["table", "metric=f1_macro", f"root={tmp_path}"]) == 0
     shown = capsys.readouterr().out
     assert f"{summary['f1_macro']:.3f}" in shown
@@ -129,14 +134,10 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def test_what_classification_cannot_be_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, expected in (
-        (
-            ["train", "task=clasify"],
-            "there is no task=clasify; expected one of classify, predict; did you mean classify?",
-        ),
-        (["train", "task=classify", "eval.max_document=9"], "eval.max_document is 9, but with task=classify"),
-        (["train", "task=classify", "data=tiny"], "documents of data=tiny have no label"),
+        (["train", "task=clasify"], ("task=clasify", "expected one of classify, predict", "did you mean classify?")),
+        (["train", "task=classify", "eval.max_document=9"], UNCUT),
+        (["train", "task=classify", "data=tiny"], ("data=tiny", "no label", "data.source.label=FIELD")),
     ):
         assert main([*words, f"root={tmp_path}"]) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert expected in error
+        assert says("memexp train: ", *expected)(capsys.readouterr().err.splitlines()[-1])
     assert all_runs(tmp_path) == []
