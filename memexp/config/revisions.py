@@ -33,6 +33,21 @@ class Revision:
 
 REVISIONS = (
     Revision(
+        name="waves-of-model-width",
+        since="with arch.position=xl the waves have the width of the model instead of the width of all heads",
+        in_force=lambda settings: (
+            settings["arch"].get("position") == "xl"
+            and settings["size"]["width"] != settings["size"]["heads"] * settings["size"]["head_size"]
+        ),
+    ),
+    Revision(
+        name="published-recall",
+        since="with arch.faithful=true the recall loss is that of the published code",
+        in_force=lambda settings: (
+            settings["mem"] > 0 and settings["arch"].get("faithful", False) and settings["arch"]["recall"] > 0
+        ),
+    ),
+    Revision(
         name="adafactor-as-published",
         since="Adafactor adds 1e-30 to squared gradients, has momentum, and keeps the squares of small matrices whole",
         in_force=lambda settings: settings["optim"]["name"] == "adafactor",

@@ -77,7 +77,7 @@ def content_of(copy: LightCopy, settings: TrainConfig) -> dict[str, Any]:
     return content | {name: trained[name] for name in ("init_from",) if name in trained}
 
 
-REVISED = {"adafactor-as-published": 0}
+REVISED = {"waves-of-model-width": 0, "published-recall": 0, "adafactor-as-published": 0}
 """How many of the committed runs were made before each revision of their settings."""
 
 
@@ -98,7 +98,18 @@ def test_committed_runs_keep_their_identity_unless_a_revision_is_in_force() -> N
     assert (len(others), before) == (4, REVISED)
 
 
-SETTINGS = [configure(*words) for words in (["arch=vanilla"], ["optim=adafactor"], ["arch=xl", "arch.position=xl"])]
+SETTINGS = [
+    configure(*words)
+    for words in (
+        ["arch=vanilla"],
+        ["optim=adafactor"],
+        ["arch=xl", "arch.position=xl"],
+        ["arch=rmt_xl", "arch.position=xl", "size.width=24"],
+        ["arch=thought"],
+        ["arch=thought", "arch.faithful=true", "arch.recall_target=embeddings", "mem=8"],
+        ["arch=thought", "arch.faithful=true", "arch.recall_target=embeddings", "mem=8", "arch.recall=0"],
+    )
+]
 
 
 @pytest.mark.parametrize("entry", REVISIONS, ids=lambda entry: entry.name)
