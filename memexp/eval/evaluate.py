@@ -25,7 +25,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
-from memexp.train.session import load_weights
+from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
 
 
@@ -285,7 +285,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
     """The model with the run's last weights.
 
     Raises:
-        UserError: the run has no weights, or `memory` is not "on" and the model has no memory.
+        UserError: the run has no weights, or none that fit; or `memory` is not "on" and the model has no memory.
     """
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
@@ -293,7 +293,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
             f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
             "(A cache is not a memory: mem=0 switches the cache of arch=xl off)"
         )
-    model.load_state_dict(load_weights(spec.run, identity=spec.hash))
+    restore_trained(model, spec.run, identity=spec.hash)
     return model.to(pick_device(device))
 
 

@@ -1,5 +1,7 @@
 """A training session: everything that changes while a run trains, and how it is saved and restored."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,9 +169,38 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
             f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
             "The command that began it continues from its newest checkpoint"
         )
-    remedy = f"delete {run.path / 'summary.json'}, and `{run.summary['command']}` trains it again"
-    weights: dict[str, Any] = checkpoint.load(run.path / "weights.pt", identity=identity, remedy=remedy)["model"]
+    path = run.path / "weights.pt"
+    weights: dict[str, Any] = checkpoint.load(path, identity=identity, remedy=_train_again(run, run.summary))["model"]
     return weights
+
+
+def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
+    """Give a model the last weights of a run with its settings.
+
+    Raises:
+        UserError: as `load_weights`; or the weights do not fit, because another version wrote them.
+    """
+    weights = load_weights(run, identity=identity)
+    assert run.summary is not None
+    with _fitting(run.path / "weights.pt", remedy=_train_again(run, run.summary)):
+        model.load_state_dict(weights)
+
+
+def _train_again(run: Run, summary: dict[str, Any]) -> str:
+    return f"delete {run.path / 'summary.json'}, and `{summary['command']}` trains it again"
+
+
+@contextmanager
+def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
+    """Say in one line that what a file holds does not fit the model."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        seen = str(error).splitlines()[-1].strip()  # torch prints one line for each mismatch
+        raise UserError(
+            f"{path} does not fit this model: {seen}; expected weights of a run with these settings. Likely cause: another "
+            f"version of memexp wrote it; {remedy}"
+        ) from error
 
 
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
@@ -187,15 +218,9 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 def _restore(session: Session, path: Path) -> None:
     remedy = "delete it, and the same command continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
-    try:
+    with _fitting(path, remedy=remedy):
         session.model.load_state_dict(content["model"])
         session.state = unpack(content["state"], like=session.state)
-    except (ValueError, RuntimeError) as error:
-        seen = str(error).splitlines()[-1].strip()  # torch prints one line for each mismatch
-        raise UserError(
-            f"{path} does not fit this model: {seen}; expected a checkpoint of a run with these settings. Likely cause: "
-            f"another version of memexp wrote it; {remedy}"
-        ) from error
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])

@@ -183,6 +183,18 @@ def test_damaged_weights_are_named(copy: Run, root: Path) -> None:
         call(copy, root)
 
 
+def test_weights_of_another_version_are_refused(copy: Run, root: Path) -> None:
+    path = copy.path / "weights.pt"
+    content = torch.load(path, weights_only=True)
+    name, weight = next((name, weight) for name, weight in content["model"].items() if weight.ndim == 2)
+    content["model"][name] = weight[:, :-1].clone()
+    torch.save(content, path)
+    with pytest.raises(
+        UserError, check=says(f"{path} ", "does not fit this model", f"delete {copy.path}/summary.json", "memexp train")
+    ):
+        call(copy, root)
+
+
 def damaged_configs() -> list[tuple[bytes, str]]:
     return [
         (b"", "holds no settings"),

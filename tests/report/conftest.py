@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from memexp.files import fingerprint
 from memexp.runs.folder import Run, Score
 
 TOKENIZER = "aaaaaaaa11111111"
@@ -63,6 +64,8 @@ class Fakes:
         run = Run(self.root / "results" / "runs" / name)
         run.path.mkdir(parents=True)
         (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+        identity = {key: config[key] for key in ("arch", "data", "mem", "seed", "steps")}
+        self.json(run.path / "identity.json", identity | {"hash": fingerprint(identity)})
         lines = [{"step": step, "loss": 7 - step / 400, "tokens_per_second": 3900.0 + step} for step in (10, 500)]
         lines.append({"step": 500, "valid_nats_per_token": 3.5})
         (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
