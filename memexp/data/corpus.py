@@ -244,7 +244,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     """
     from rich.console import Console
 
-    from memexp.data.build import WORK, build
+    from memexp.data.preparation import WORK, build
     from memexp.data.shards import writing
 
     console = Console(stderr=True)

@@ -204,9 +204,9 @@ def test_two_processes_at_once(folder: Path, tmp_path: Path, text_data: MakeData
     code = (
         "import sys; from pathlib import Path; from memexp.config.groups import Data, Tokenizer\n"
         "from memexp.config.sources import FilesOptions\n"
-        "from memexp.data import build, corpus\n"
-        "encode = build._encode\n"
-        "build._encode = lambda *a, **k: (__import__('time').sleep(0.5), encode(*a, **k))\n"
+        "from memexp.data import corpus, preparation\n"
+        "encode = preparation._encode\n"
+        "preparation._encode = lambda *a, **k: (__import__('time').sleep(0.5), encode(*a, **k))\n"
         "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
         "            tokenizer=Tokenizer(kind='bytes'), valid_documents=1, test_documents=1)\n"
         "made = corpus.prepare(data, Path(sys.argv[2]))\n"

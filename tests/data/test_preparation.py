@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
             file.write(line.replace("0123", f"{number:04}"))
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "import memexp.data.build\n"
+        "import memexp.data.preparation\n"
         "from memexp.config.groups import Data, Tokenizer; from memexp.config.sources import FilesOptions\n"
         "from memexp.data.corpus import prepare\n"
         "before = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10\n"
