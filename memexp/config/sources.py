@@ -323,7 +323,7 @@ SOURCES: dict[str, type[SourceOptions]] = {
 TARGETS: dict[str, type[SourceOptions]] = {
     default_of(schema.__dataclass_fields__["_target_"]): schema for schema in SOURCES.values()
 }
-"""The same by the name of the class."""
+"""Schemas of sources by the name of their class."""
 
 
 def read_source(given: Mapping[str, Any]) -> SourceOptions:

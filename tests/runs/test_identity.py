@@ -98,18 +98,27 @@ def test_committed_runs_keep_their_identity_unless_a_revision_is_in_force() -> N
     assert (len(others), before) == (4, REVISED)
 
 
-SETTINGS = [
-    configure(*words)
-    for words in (
-        ["arch=vanilla"],
-        ["optim=adafactor"],
-        ["arch=xl", "arch.position=xl"],
-        ["arch=rmt_xl", "arch.position=xl", "size.width=24"],
-        ["arch=thought"],
-        ["arch=thought", "arch.faithful=true", "arch.recall_target=embeddings", "mem=8"],
-        ["arch=thought", "arch.faithful=true", "arch.recall_target=embeddings", "mem=8", "arch.recall=0"],
-    )
-]
+FAITHFUL = ("arch=thought", "arch.faithful=true", "arch.recall_target=embeddings")
+
+IN_FORCE: dict[tuple[str, ...], list[str]] = {
+    ("arch=vanilla",): [],
+    ("optim=adafactor",): ["adafactor-as-published"],
+    ("arch=xl", "arch.position=xl"): [],  # as wide as all heads
+    ("arch=rmt_xl", "arch.position=xl", "size.width=24"): ["waves-of-model-width"],
+    ("arch=rmt_xl", "arch.position=t5", "size.width=24"): [],
+    ("arch=thought", "mem=8"): [],
+    (*FAITHFUL, "mem=8"): ["published-recall"],
+    (*FAITHFUL, "mem=8", "arch.recall=0"): [],
+    (*FAITHFUL, "mem=8", "optim=adafactor"): ["published-recall", "adafactor-as-published"],
+}
+"""Settings, and the revisions that changed what they mean."""
+
+SETTINGS = [configure(*words) for words in IN_FORCE]
+
+
+@pytest.mark.parametrize("words", IN_FORCE, ids=" ".join)
+def test_revisions_are_in_force_where_the_meaning_changed(words: tuple[str, ...]) -> None:
+    assert of_the_result(configure(*words)).get("revisions", []) == IN_FORCE[words]
 
 
 @pytest.mark.parametrize("entry", REVISIONS, ids=lambda entry: entry.name)
