@@ -410,6 +410,14 @@ class BlockArch(AttentionArch):
         "not in the papers: all heads share one head of keys and values (multi-query attention, Shazeer 2019)",
         departure=True,
     )
+    borrow: bool = setting(
+        False,
+        "not in the papers: state vectors start from what their layer's attention has learned, also that of init_from: they are "
+        "read as its tokens are, and hold means of its values over up to 32 windows; pays where init_from is a trained window model",
+        departure=True,
+        of_memory=True,
+        later=True,
+    )
 
     def check(self, beside: Beside) -> None:
         """Check too that a segment consists of whole windows."""
@@ -420,6 +428,11 @@ class BlockArch(AttentionArch):
                 "so that results do not depend on how a text is cut into segments"
             )
         check_layers("recurrent_layers", self.recurrent_layers, beside)
+        if self.borrow and self.gates != "skip" and beside.size.feedforward < 2 * beside.size.width:
+            raise UserError(
+                f"arch.borrow is true and arch.gates {self.gates}, but size.feedforward is {beside.size.feedforward}; expected at least "
+                f"{2 * beside.size.width}, twice size.width, so that the feed-forward layer can pass on what was read as it is"
+            )
 
 
 @dataclass

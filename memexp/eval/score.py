@@ -37,7 +37,7 @@ class Scores(NamedTuple):
     retrieved: np.ndarray | None
     """`memexp.runs.folder.RETRIEVED`, one row per scored token; None if it was not asked for."""
     gauges: dict[str, float]
-    """The model's gauges, averaged over all strides of all documents; the gauges `memory_fill*` are left out."""
+    """The model's gauges, averaged over all strides of all documents; `memory_fill*` and `memory_between*` are left out."""
 
 
 class _Living(NamedTuple):
@@ -125,7 +125,7 @@ def score_documents(
         for name, value in output.gauges.items():
             if name.startswith("memory_fill"):
                 fill = max(fill or 0.0, float(value))
-            else:
+            elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
         if progress is not None:
             progress(int(batch.valid_BT.sum()))

@@ -1,7 +1,7 @@
 """The cells of an experiment: the settings of `memexp train` for each row, column and seed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,11 @@ class Cell:
         """The cell of the same row and column with another seed."""
         start = self.start and self.start.with_seed(seed)
         return replace(self, seed=seed, settings=self.settings | {"seed": seed}, start=start)
+
+    def with_settings(self, changes: Mapping[str, Any]) -> "Cell":
+        """The cell with other values of settings that it has; likewise the cell that it starts from."""
+        changed = {name: value for name, value in changes.items() if name in self.settings}
+        return replace(self, settings=self.settings | changed, start=self.start and self.start.with_settings(changes))
 
     @property
     def trains(self) -> bool:
@@ -110,7 +115,8 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
         run = _cell(experiment, scale, row.scores, column, seed)
         mem = None if row.mem is None else _divided(experiment, scale, row.mem)
         return Cell(label, column, seed, run.settings, run.start, mem, row.memory)
-    start = None if row.init_from is None else _cell(experiment, scale, row.init_from, column, seed)
+    origin = experiment.start_of(label, scale)
+    start = None if origin is None else _cell(experiment, scale, origin, column, seed)
     shared = experiment.scales[scale]
     settings = dict(shared.set)
     for name, value in row.set.items():

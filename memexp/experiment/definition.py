@@ -44,6 +44,16 @@ class Row:
 
 
 @dataclass
+class Before:
+    """Settings that a table had before. Runs with them fill no cell any more, and the table says which rows they were."""
+
+    set: dict[str, Any] = field(default_factory=dict)
+    """Values that replace those of the settings that a cell has."""
+    since: str = ""
+    """What holds since the table changed, as a sentence without a full stop."""
+
+
+@dataclass
 class Scale:
     """The settings that all cells share at one scale."""
 
@@ -57,6 +67,9 @@ class Scale:
     steps: int | None = None
     differs: list[str] = field(default_factory=list)
     """How the scale differs from the paper, one line for each difference."""
+    before: list[Before] = field(default_factory=list)
+    init_from: str | None = None
+    """The row whose weights all other rows start from, unless a row has its own `init_from`."""
 
 
 @dataclass
@@ -89,6 +102,26 @@ class Experiment:
     def table(self) -> str:
         return self.name.partition("/")[2]
 
+    def start_of(self, row: str, scale: str) -> str | None:
+        """The row whose weights the training of a row starts from; None: it starts from scratch."""
+        of_all = self.scales[scale].init_from
+        return self.rows[row].init_from or (None if of_all == row else of_all)
+
+    def check(self) -> None:
+        """Refuse to start from or to score a row that does not exist.
+
+        Raises:
+            UserError: names the row, and those that exist.
+        """
+        named = [(f"row {label}", name) for label, row in self.rows.items() for name in (row.init_from, row.scores)]
+        named += [(f"scale {label}", scale.init_from) for label, scale in self.scales.items()]
+        for where, name in named:
+            if name is not None and name not in self.rows:
+                raise UserError(
+                    f"{self.name}: {where} names the row {name!r}; expected one of {', '.join(self.rows)}"
+                    f"{did_you_mean(name, self.rows)}"
+                )
+
 
 def experiments() -> list[str]:
     """Names of all experiments, sorted."""
@@ -118,4 +151,5 @@ def load(name: str) -> Experiment:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
     assert isinstance(experiment, Experiment)
+    experiment.check()
     return experiment

@@ -51,7 +51,7 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
 
 def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells, MadeBefore]:
     """The scores of each cell: those of runs on the corpora as prepared here, those of foreign light copies, and no scores
-    for cells whose runs were made before a revision."""
+    for cells whose runs were made before a revision or with the settings that the table had before."""
     own: Cells = {}
     foreign: Cells = {}
     before: MadeBefore = {}
@@ -63,7 +63,12 @@ def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells, MadeBefo
             elif scored := library.foreign_score(cell):
                 foreign.setdefault(place, []).append(_entry(*scored, cell, library))
             elif later := library.made_before(cell):
-                before.setdefault(tuple(revision.since for revision in later), set()).add(place)
+                before.setdefault(tuple(revision.since for revision in later), {}).setdefault(place, [])
+            else:
+                for since, earlier in table.as_before(cell):
+                    if scored := library.score(earlier) or library.foreign_score(earlier):
+                        entry = _entry(*scored, earlier, library)
+                        before.setdefault((since,), {}).setdefault(place, []).append(entry)
     return own, foreign, before
 
 

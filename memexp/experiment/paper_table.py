@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memexp.experiment.cells import cells, chosen_columns, data_of
-from memexp.experiment.definition import Experiment, load
+from memexp.experiment.definition import Experiment, Scale, load
 from memexp.experiment.published import Published, load_published
 from memexp.experiment.settings import Wanted, wanted
 
@@ -32,6 +32,15 @@ class PaperTable:
         for cell in self.cells:
             places.setdefault((cell.cell.row, cell.cell.column), cell)
         return places
+
+    def as_before(self, wanted_now: Wanted) -> list[tuple[str, Wanted]]:
+        """A cell with the settings that the table had before each of its changes, and what holds since then."""
+        changes = [(change.since, wanted_now.cell.with_settings(change.set)) for change in self._scale.before]
+        return [(since, wanted([cell])[0]) for since, cell in changes if cell != wanted_now.cell]
+
+    @property
+    def _scale(self) -> Scale:
+        return self.experiment.scales[self.scale]
 
 
 def open_table(name: str, *, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> PaperTable:

@@ -19,8 +19,8 @@ from memexp.runs.archive import documents_of
 Cells = dict[tuple[str, str], list[Entry]]
 """Scores by row and column."""
 
-MadeBefore = dict[tuple[str, ...], set[tuple[str, str]]]
-"""Rows and columns of runs whose settings mean something else now, by what holds since then."""
+MadeBefore = dict[tuple[str, ...], Cells]
+"""By what holds since then: the rows and columns of runs that no longer count, with those of their scores that are known."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Reproduction:
         cells: the scores of each row and column, sorted by seed, without empty cells.
         missing: each empty cell, and the command that fills it.
         foreign: columns whose scores are light copies of runs on a corpus that differs from the one prepared here.
-        made_before: cells with runs that are not counted, because a setting changed its meaning since they were made.
+        made_before: cells with runs that are not counted, because the table or a setting's meaning changed.
         left_out: one line for each run that cannot be read, and for the scores of a column that cannot be compared.
     """
 
@@ -124,7 +124,7 @@ class Reproduction:
 
     def _training(self, row: str) -> str:
         """The row whose training from scratch this row goes back to."""
-        origin = self.experiment.rows[row].scores or self.experiment.rows[row].init_from
+        origin = self.experiment.rows[row].scores or self.experiment.start_of(row, self.scale)
         return row if origin is None else self._training(origin)
 
     def shown(self, column: str) -> Callable[[float], float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from memexp.experiment.command_lines import reproduce_words
 from memexp.experiment.reproduction import Reproduction
-from memexp.report.statistics import Agreement, Gap
+from memexp.report.statistics import Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled
 from memexp.wording import UNKNOWN, compact, plural
@@ -138,16 +138,26 @@ def _notes(table: Reproduction) -> list[str]:
 
 
 def _made_before(table: Reproduction) -> list[str]:
-    """Which rows have runs that are not counted, because their settings mean something else now."""
+    """Which rows have runs that are not counted, and what they gave, if that is still the same metric."""
     notes = []
-    for since, places in table.made_before.items():
-        rows = {column: [row for row in table.rows if (row, column) in places] for column in table.columns}
-        shown = "; ".join(f"{', '.join(of_column)} on {column}" for column, of_column in rows.items() if of_column)
-        if shown:
+    for since, cells in table.made_before.items():
+        parts = []
+        for column in table.columns:
+            rows = [_before(table, row, column, cells[row, column]) for row in table.rows if (row, column) in cells]
+            parts += [f"{', '.join(rows)} on {column}"] if rows else []
+        if shown := "; ".join(parts):
             notes.append(
                 f"Made before, so not counted: {shown}. `memexp reproduce` trains them again. Since then: {'; '.join(since)}."
             )
     return notes
+
+
+def _before(table: Reproduction, row: str, column: str, entries: Sequence[Entry]) -> str:
+    """A row by name, and the mean of its scores."""
+    if not entries:
+        return f'"{row}"'
+    mean = Spread.of([table.value(entry, column) for entry in entries]).mean
+    return f'"{row}" {mean:,.{table.metric.digits}f}'
 
 
 def _baselines(table: Reproduction) -> str:

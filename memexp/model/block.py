@@ -3,6 +3,7 @@
 Shapes: B lanes, T tokens, D width, M state vectors, H heads, K head size, C cache, S = C + T tokens in sight.
 """
 
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, final
 
 import torch
@@ -59,6 +60,8 @@ class BlockRecurrence(DecoderModel):
     - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
     - LSTM gates always take the tanh of the candidate and fixed gates never do, and the candidate has a bias, as in the paper's
       equations. In the code it has no bias, and with `gates=dual` no tanh.
+    - With `arch.borrow` state vectors start from what the attention of their layer has learned. Readers in layers without
+      state vectors (`feedback`) then start without an effect, because their queries are not that layer's.
     - Attention from and to state vectors starts sharper (see `StateAttention`). The output projections of a layer that reads
       state vectors start a root of 2 larger (see `StateReader`).
     - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
@@ -82,6 +85,8 @@ class BlockRecurrence(DecoderModel):
         reading = range(shape.layers) if arch.feedback else self.recurrent_layers
         self.readers = nn.ModuleDict({str(index): StateReader(shape, arch) for index in reading})
         self.memories = memories
+        if arch.borrow:
+            self._borrow(range(len(self.vectors)))
 
     @property
     def memory_cost(self) -> MemoryCost:
@@ -96,6 +101,27 @@ class BlockRecurrence(DecoderModel):
     def stride(self) -> int:
         """The length of a window."""
         return self.cache_tokens
+
+    def start_new(self, names: Collection[str]) -> None:
+        """With `arch.borrow`, start state vectors that are new from what the attention of their layer has learned."""
+        self._borrow(
+            index
+            for index, vectors in enumerate(self.vectors)
+            if vectors.borrow and any(name.startswith(f"vectors.{index}.") for name in names)
+        )
+
+    def _borrow(self, layers: Iterable[int]) -> None:
+        """Start the state vectors of these recurrent layers, counted from 0, from their layers' attention."""
+        attentions, vectors = [layer.attention for layer in self.layers], list(self.vectors)
+        for index in layers:
+            borrowed = self.recurrent_layers[index]
+            vectors[index].start_as(attentions[borrowed])
+            for name, reader in self.readers.items():
+                assert isinstance(reader, StateReader)
+                if int(name) == borrowed:
+                    reader.start_as(attentions[borrowed])
+                elif int(name) not in self.recurrent_layers:
+                    reader.start_silent()
 
     def init_state(self, lanes: int) -> State:
         """An empty cache of one window, the learned state vectors of each recurrent layer, and empty rings."""

@@ -4,6 +4,7 @@ Shapes: B lanes, T tokens of a segment, D width, H heads, K head size, L layers 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import NamedTuple, final
 
 import torch
@@ -27,7 +28,7 @@ class SegmentOutput(NamedTuple):
     """Detached scalars that show whether the memory is used.
 
     Each is an unweighted mean over lanes, so that it does not depend on how many documents are read together; only
-    `memory_fill...` is the maximum over lanes.
+    `memory_fill...` is the maximum over lanes, and `memory_between...`, which only training shows, compares lanes.
     """
 
 
@@ -113,6 +114,13 @@ class SegmentModel(nn.Module, ABC):
         Args:
             state: the state at the start of the segment; nothing is written to it.
             kept: `Extension.kept` of the piece before; None for the first piece.
+        """
+
+    def start_new(self, names: Collection[str]) -> None:
+        """Start weights that are new in a run that began with the weights of another run; most models have nothing to do.
+
+        Args:
+            names: the names of these weights, as in `state_dict`; until now they have the values of the constructor.
         """
 
     @property

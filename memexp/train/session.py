@@ -261,5 +261,6 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
     missing, unexpected = model.load_state_dict(weights, strict=False)
+    model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"not used here: {key}" for key in unexpected]

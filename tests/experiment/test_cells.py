@@ -54,6 +54,26 @@ def test_a_row_may_start_from_another_or_only_score_its_run(experiment: Experime
     assert [cell.row for cell in cells(experiment, "small", data=["Poems"], seeds=[0])] == ["plain", "memory", "more"]
 
 
+def test_all_rows_of_a_scale_may_start_from_one_row(experiment: Experiment) -> None:
+    """That row itself starts from scratch, and a row with a start of its own keeps it; other scales are as they were."""
+    experiment.scales["small"].init_from = "plain"
+    starts = {row: at(experiment, "small", row, "Letters").start for row in experiment.rows}
+    plain, memory = (at(experiment, "small", row, "Letters") for row in ("plain", "memory"))
+    assert starts == {"plain": None, "memory": plain, "more": memory, "tested": plain}
+    assert at(experiment, "paper", "memory", "Letters").start is None
+
+
+@pytest.mark.parametrize("where", ["a row's init_from", "scores", "a scale's init_from"])
+def test_a_row_that_does_not_exist_is_named(experiment: Experiment, where: str) -> None:
+    experiment.check()
+    if where == "scores":
+        experiment.rows["tested"].scores = "memroy"
+    else:
+        (experiment.rows["more"] if "row" in where else experiment.scales["small"]).init_from = "memroy"
+    with pytest.raises(UserError, check=says("tiny/table1", "'memroy'", "did you mean memory")):
+        experiment.check()
+
+
 def test_a_step_may_read_whole_documents(experiment: Experiment) -> None:
     experiment.columns["Letters"] = Column(small={"data": "copy", "lanes": 32}, document=72)
     for segment, accumulate in ((16, 5), (24, 3)):

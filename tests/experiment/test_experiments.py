@@ -34,7 +34,7 @@ TABLES = {
 def test_every_table_of_the_papers_is_there() -> None:
     figures = {
         "memorizing": ("figure1", "figure6", "per_token"),
-        "blockrecurrent": ("ablations",),
+        "blockrecurrent": ("ablations", "borrowed"),
         "thought": ("ablation",),
     }
     wanted = {"/".join(table) for table in TABLES} | {f"{paper}/{name}" for paper in figures for name in figures[paper]}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from memexp.config.revisions import Revision
 from memexp.errors import UserError
 from memexp.experiment import library as matching
 from memexp.experiment.cells import cells, data_of
-from memexp.experiment.definition import Experiment
+from memexp.experiment.definition import Before, Experiment
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
@@ -390,6 +391,32 @@ def test_rows_of_runs_from_before_a_revision_are_named(
     assert [entry.run.seed for entry in found.cells["memory", "Letters"]] == [1]
     [note] = [note for note in lay_out(found).notes if "made before" in note.lower()]
     assert note == (
-        "Made before, so not counted: memory, tested on Letters. `memexp reproduce` trains them again. Since then: a memory is "
-        "something else."
+        'Made before, so not counted: "memory", "tested" on Letters. `memexp reproduce` trains them again. Since then: a memory '
+        "is something else."
     )
+
+
+def test_rows_of_runs_with_settings_that_the_table_had_before_are_named(
+    experiment: Experiment, make: Make, table: Table
+) -> None:
+    """Also of a row that started from such a run; a row without the setting, and one that was run again, is not."""
+    by_row = {one.cell.row: one for one in wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))}
+    make(by_row["plain"])
+    make(by_row["more"], start=make(by_row["memory"]))
+    for row in ("memory", "more"):
+        experiment.rows[row].set["arch.reach"] = "window"
+    since = "a token sees less"
+    experiment.scales["small"].before = [Before(set={"arch.reach": "all"}, since=since)]
+    found = table()
+    assert {row for row, _ in found.cells} == {"plain"}
+    [note] = [note for note in lay_out(found).notes if "made before" in note.lower()]
+    assert f'"memory" {math.exp(3):.2f}, "more" {math.exp(3):.2f} on Letters.' in note
+    assert note.endswith(f"Since then: {since}.")
+    [again] = wanted([one for one in cells(experiment, "small", data=["tiny"], seeds=[0]) if one.row == "memory"])
+    make(again, name="87654321")
+    found = table()
+    assert {row for row, _ in found.cells} == {"plain", "memory"}
+    assert [*found.made_before] == [(since,)]
+    assert {*found.made_before[since,]} == {("more", "Letters")}
+    experiment.scales["small"].before = []
+    assert not table().made_before

@@ -67,6 +67,14 @@ def test_any_memory_is_added_to_a_trained_decoder(source_arch: str, run: Train, 
         assert all(note.startswith("new, from its initial value: ") for note in notes[1:])
 
 
+def test_new_state_vectors_borrow_from_the_weights_that_came(run: Train, corpus: Corpus, root: Path) -> None:
+    source = run("arch=block", "mem=0", "steps=1")
+    found, _ = initial(corpus, root, "arch=block", "mem=4", "arch.borrow=true", f"init_from={source.name}")
+    [reader] = [name for name in found if name.endswith("attention.queries.weight") and name.startswith("readers.")]
+    trained = weights(source)[f"layers.{reader.split('.')[1]}.attention.queries_values.weight"]
+    assert torch.equal(found[reader], trained[: len(found[reader])])
+
+
 def test_it_is_part_of_the_identity_by_what_determined_it(run: Train, corpus: Corpus, root: Path) -> None:
     one, other = run("steps=2"), run("steps=2", "seed=1")
     hashes = [

@@ -14,14 +14,27 @@ def memory_gauges(old_BMD: Tensor, new_BMD: Tensor) -> dict[str, Tensor]:
     - memory_norm: root mean square of the new memory.
     - memory_change: norm of the change over the norm of the old memory.
     - memory_rank: `effective_rank` of the new memory.
+    - memory_between: `share_between` of the new memory, with at least two lanes.
     """
     old, new = old_BMD.float(), new_BMD.float()
     change_B = (new - old).flatten(1).norm(dim=-1)
-    return {
+    gauges = {
         "memory_norm": new.square().mean((1, 2)).sqrt().mean(),
         "memory_change": (change_B / old.flatten(1).norm(dim=-1).clamp_min(1e-6)).mean(),
         "memory_rank": effective_rank(new),
     }
+    return gauges | ({"memory_between": share_between(new)} if len(new) > 1 else {})
+
+
+@torch.no_grad()
+def share_between(slots_BMD: Tensor) -> Tensor:
+    """The share of a memory's squared norm that differs between lanes, which read different documents.
+
+    It is 0 if all lanes have the same memory, so that nothing in it can come from the document, and 1 on average if the
+    memories of different documents have nothing in common. It is the variance over lanes, unbiased, over the mean square.
+    """
+    slots = slots_BMD.float()
+    return slots.var(0).mean() / slots.square().mean().clamp_min(1e-24)
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from memexp.config.arch import BlockArch
 from memexp.model.markers import as_gate
-from memexp.model.slot_memory.gates import Gated, build_cell
-from memexp.model.transformer.attention import join_heads, linear, scaled, split_heads
+from memexp.model.slot_memory.gates import Cell, Gated, build_cell, keep_of_means
+from memexp.model.transformer.attention import SelfAttention, join_heads, linear, scaled, split_heads
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -44,6 +44,12 @@ class StateAttention(nn.Module):
             scale=1.0,
         )
 
+    @torch.no_grad()
+    def scale_as(self, attention: SelfAttention) -> None:
+        """Take the learned scale of a layer's attention."""
+        if self.scale_H is not None and attention.scale_H is not None:
+            self.scale_H.copy_(attention.scale_H)
+
 
 class Seen(NamedTuple):
     """State vectors at the start of a window; tokens and the vectors themselves read the same keys and values."""
@@ -64,6 +70,10 @@ class FromStates(NamedTuple):
     """The output of each head."""
 
 
+BORROWED_OUTPUT = 0.3
+"""The part of its layer's output projection that a borrowing reader starts with, so that it disturbs the layer little."""
+
+
 class StateReader(nn.Module):
     """The attention of one layer's tokens to state vectors, in addition to their self-attention.
 
@@ -81,17 +91,32 @@ class StateReader(nn.Module):
         read_BHTK = self.attention(x_BTD, seen.keys_BGMK, seen.values_BGMK)
         return FromStates(self.output(join_heads(read_BHTK)), read_BHTK)
 
+    @torch.no_grad()
+    def start_as(self, attention: SelfAttention) -> None:
+        """Start to ask the state vectors what the layer's own attention asks its tokens."""
+        queries = self.attention.queries.weight
+        queries.copy_(attention.queries_values.weight[: len(queries)])
+        self.attention.scale_as(attention)
+        self.output.weight.copy_(BORROWED_OUTPUT * attention.output.weight)
+
+    @torch.no_grad()
+    def start_silent(self) -> None:
+        """Start without an effect, in a layer whose queries are not those of the layer with the state vectors."""
+        self.output.weight.zero_()
+
 
 class StateVectors(nn.Module):
     """The state vectors of one recurrent layer (Hutchins et al. 2022, section 3): initial values and update.
 
     They attend to one another and to tokens, with different queries, and a gate takes the place of every residual
     connection. Learned ids, added after the norm, make them different.
+
+    With `arch.borrow`, a departure, values are computed without the ids, and `start_as` gives the starting weights.
     """
 
     def __init__(self, shape: Shape, arch: BlockArch, *, count: int) -> None:
         super().__init__()
-        self.head_size, self.normalise = shape.head_size, arch.normalise
+        self.head_size, self.normalise, self.borrow = shape.head_size, arch.normalise, arch.borrow
         stored = shape.head_size if arch.shared_values else shape.heads * shape.head_size
         self.initial_MD = nn.Parameter(torch.randn(count, shape.width) * 0.1)
         self.ids_MD = nn.Parameter(torch.randn(count, shape.width))
@@ -100,15 +125,28 @@ class StateVectors(nn.Module):
         self.values = linear(shape.width, stored)
         self.over_vectors = StateAttention(shape, arch)
         self.over_tokens = StateAttention(shape, arch)
-        self.cell = build_cell(shape, arch)
+        self.cell: Cell = build_cell(shape, arch)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
         """The keys and values of the state vectors."""
-        input_BMD = self.norm(vectors_BMD) + self.ids_MD
+        normed_BMD = self.norm(vectors_BMD)
+        input_BMD = normed_BMD + self.ids_MD
         keys_BGMK = split_heads(self.keys(input_BMD), self.head_size)
         if self.normalise:
             keys_BGMK = unit_norm(keys_BGMK)
-        return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(self.values(input_BMD), self.head_size))
+        values_BMF = self.values(normed_BMD if self.borrow else input_BMD)
+        return Seen(vectors_BMD, input_BMD, keys_BGMK, split_heads(values_BMF, self.head_size))
+
+    @torch.no_grad()
+    def start_as(self, attention: SelfAttention) -> None:
+        """Start from a layer's attention: as means of its values over many windows, each found by what it asks for."""
+        self.over_tokens.scale_as(attention)
+        queries_HKD = self.over_tokens.queries.weight.unflatten(0, (-1, self.head_size))
+        stored = self.keys.out_features // self.head_size  # heads that share keys share the mean of their questions
+        keys_GKD = queries_HKD.unflatten(0, (stored, -1)).mean(1) * (len(queries_HKD) / stored) ** 0.5
+        self.keys.weight.copy_(keys_GKD.flatten(0, 1))
+        nn.init.eye_(self.values.weight)
+        self.cell.start_as_mean(keep_of_means(len(self.values.weight.T)))
 
     def rewrite(self, seen: Seen, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor) -> Gated:
         """The state vectors after a window.
