@@ -105,10 +105,8 @@ def with_weights_of_t5(theirs: Any, mem: int, **options: Any) -> Any:
         )  # fmt: skip
         layer.attention.position.bias_HR.copy_(bias_RH.T)
         layer.attention_norm.weight.copy_(block.layer[0].layer_norm.weight)
-        dense_layers = feedforward.DenseReluDense
-        fill_feedforward(
-            layer, gain=feedforward.layer_norm.weight, rise=dense_layers.wi.weight, fall=dense_layers.wo.weight
-        )
+        hidden = feedforward.DenseReluDense
+        fill_feedforward(layer, gain=feedforward.layer_norm.weight, rise=hidden.wi.weight, fall=hidden.wo.weight)
     return model
 
 
@@ -159,6 +157,7 @@ def test_attention_of_llama_is_ours_with_rotary_positions(tolerance: float, mem:
 
 
 def xlnet(mem: int) -> Any:
+    """A model of one layer whose cache holds `mem` tokens."""
     config = transformers.XLNetConfig(
         vocab_size=SHAPE.vocabulary, d_model=SHAPE.width, n_layer=1, n_head=SHAPE.heads, d_inner=SHAPE.feedforward,
         attn_type="uni", bi_data=False, clamp_len=-1, same_length=False, dropout=0.0, mem_len=mem,
