@@ -118,6 +118,42 @@ def test_a_stack_of_t5_is_vanilla_and_with_its_keys_kept_xl(tolerance: float, me
     assert differ(model.head.norm(read(model)), read_theirs(theirs, mem)) < tolerance
 
 
+def test_gradients_of_a_stack_of_t5_are_those_of_vanilla() -> None:
+    """Of all weights; the package shares one bias among layers, ours has one for each."""
+    with in_double(modeling_t5):
+        theirs = t5()
+        model = with_weights_of_t5(theirs, 0)
+        tokens_BT = text()[0]
+        there_BT, starts_B = torch.ones_like(tokens_BT, dtype=torch.bool), torch.ones(LANES, dtype=torch.bool)
+        hidden_BTD = model(tokens_BT, there_BT, model.init_state(LANES), starts_B).hidden_BTD
+        probe_BTD = torch.randn(hidden_BTD.shape, generator=torch.Generator().manual_seed(4))
+        (model.head.norm(hidden_BTD) * probe_BTD).sum().backward()
+        (theirs(input_ids=tokens_BT).last_hidden_state * probe_BTD).sum().backward()
+    published = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+
+    def same(found: Tensor, name: str) -> None:
+        assert differ(found, published.pop(name)) < OUTPUTS, name
+
+    same(model.head.embedding_VD.grad, "embed_tokens.weight")
+    same(model.head.norm.weight.grad, "final_layer_norm.weight")
+    same(
+        sum(layer.attention.position.bias_HR.grad for layer in model.layers).T,
+        "block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    )
+    for number, layer in enumerate(model.layers):
+        first, last = f"block.{number}.layer.0", f"block.{number}.layer.{len(theirs.block[number].layer) - 1}"
+        queries, values = layer.attention.queries_values.weight.grad.chunk(2)
+        same(queries * SHAPE.head_size**0.5, f"{first}.SelfAttention.q.weight")
+        same(layer.attention.keys.weight.grad, f"{first}.SelfAttention.k.weight")
+        same(values, f"{first}.SelfAttention.v.weight")
+        same(layer.attention.output.weight.grad, f"{first}.SelfAttention.o.weight")
+        same(layer.attention_norm.weight.grad, f"{first}.layer_norm.weight")
+        same(layer.feedforward.rise.weight.grad, f"{last}.DenseReluDense.wi.weight")
+        same(layer.feedforward.fall.weight.grad, f"{last}.DenseReluDense.wo.weight")
+        same(layer.feedforward_norm.weight.grad, f"{last}.layer_norm.weight")
+    assert not published
+
+
 def llama() -> Any:
     """Its feed-forward layers are gated; here they are replaced by ours."""
     config = transformers.LlamaConfig(
@@ -229,8 +265,8 @@ def alibi(heads: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 8, 16])
 def test_the_bias_of_bloom_is_ours_with_alibi(heads: int) -> None:
-    """For one to sixteen heads slopes are powers of two or of its roots, which float32 rounds."""
-    assert differ(*alibi(heads)) < (OUTPUTS if heads <= 8 else 1e-6)
+    """To eight heads all slopes are powers of two. For sixteen they are not, and float32 rounds them."""
+    assert differ(*alibi(heads)) < (OUTPUTS if heads <= 8 else SINGLE)
 
 
 @pytest.mark.parametrize("heads", [3, 6, 12])
