@@ -1,10 +1,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PEERS := .venv-peers/bin
+PUBLISHED := .venv-published/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hard lint types format clean report bench bench-peers
+.PHONY: help install demo test hard lint types format clean report bench bench-peers published
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,6 +56,14 @@ bench-peers: $(STAMP)  ## compare training steps with other packages, which get 
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --no-deps memorizing-transformers-pytorch==0.4.1 block-recurrent-transformer-pytorch==0.4.4 recurrent-memory-transformer-pytorch==0.7.0
 	$(BIN)/memexp bench peers
 
+published:  ## compare models with other packages, which get their own environment
+	test -x $(PUBLISHED)/python || $(PYTHON) -m venv .venv-published
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt filelock hydra-core hypothesis omegaconf pytest pyyaml
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt transformers==5.24.0 beartype einops packaging
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check --no-deps block-recurrent-transformer-pytorch==0.4.4 colt5-attention==0.11.2 compressive-transformer-pytorch==0.4.0 hyper-connections==0.4.0 local-attention==1.11.2 mogrifier==0.0.5
+	$(PUBLISHED)/python -m pytest -q tests/published
+
 clean:  ## remove builds and caches; keep data/ and results/
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-published build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
