@@ -9,10 +9,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from memexp.data.sources import kinds
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import read_text
-from memexp.data.sources.published import ROWS, Published, Row
+from memexp.data.sources.kinds import Kind
+from memexp.data.sources.published import Published, Row
+from memexp.data.sources.rows import BadRow
 from memexp.errors import UserError
+from memexp.wording import printable
 
 
 class Grouped(Published):
@@ -51,7 +55,13 @@ class Grouped(Published):
         """The text of a file that is a row; None leaves the file out."""
         return self.text(row)
 
+    def kind(self, file: Path) -> Kind:
+        """Files whose names end as texts do are texts, even if they hold JSON."""
+        found = super().kind(file)
+        return Kind(kinds.TEXT) if not found.packed and file.name.endswith(self.suffixes or ("\0",)) else found
+
     def __iter__(self) -> Iterator[Document]:
+        self._begin()
         for name, files in self._trees() if self._on_disk else self._sorted():
             if files:
                 yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)))
@@ -70,7 +80,7 @@ class Grouped(Published):
     @property
     def _on_disk(self) -> bool:
         """Whether the files are texts and not rows."""
-        return self.files is not None and not self.files.files[0].name.endswith(ROWS)
+        return self.files is not None and not self.kind(self.files.files[0]).rows
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Name and files of each document on disk."""
@@ -83,7 +93,7 @@ class Grouped(Published):
             folder = top(place.parent)
             members.setdefault(folder, {})[str(place.relative_to(folder))] = file
         for folder, files in members.items():
-            name = str(folder) if folder.parts else self.path.resolve().name
+            name = str(folder) if folder.parts else printable(self.path.resolve().name)
             if self.wanted(name):
                 read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
                 yield name, read
@@ -103,7 +113,7 @@ class Grouped(Published):
                     for path, data in base.execute(
                         "SELECT DISTINCT path, text FROM files WHERE name = ? ORDER BY path, text", (name,)
                     ):
-                        text = data.decode("utf-8", "surrogatepass")
+                        text = data.decode()
                         files[path] = f"{files[path]}\n{text}" if path in files else text  # several versions of a file
                     yield name, files
         except sqlite3.OperationalError as error:
@@ -114,11 +124,16 @@ class Grouped(Published):
 
     def _members(self) -> Iterator[tuple[str, str, bytes]]:
         for row in self.rows():
-            path = self.text(row, "path")
-            part = self.part(path)
-            name = self.text(row, "repository") + (f"/{part}" if part else "")
-            if self.wanted(name) and (text := self.file_text(row)) is not None:
-                yield name, path, text.encode("utf-8", "surrogatepass")
+            try:
+                path = self.text(row, "path")
+                part = self.part(path)
+                name = self.text(row, "repository") + (f"/{part}" if part else "")
+                text = self.file_text(row) if self.wanted(name) else None
+            except BadRow as error:
+                self.bad(error)
+                continue
+            if text is not None:
+                yield name, path, text.encode()
 
 
 def _tops(root: Path, mark: str) -> Callable[[PurePosixPath], PurePosixPath]:
