@@ -117,8 +117,8 @@ def _zstd(raw: IO[bytes]) -> Any:
 
 OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
     "gzip": lambda raw: gzip.GzipFile(fileobj=raw),
-    "bzip2": lambda raw: bz2.BZ2File(raw),
-    "xz": lambda raw: lzma.LZMAFile(raw),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
     "zstd": _zstd,
 }
 
@@ -149,6 +149,19 @@ def whole(file: Path, packed: str) -> bytes:
     if packed and len(data) >= LONGEST:
         raise too_long(file, "a text")
     return data
+
+
+def expand(data: bytes, packed: str) -> bytes:
+    """Bytes that are compressed, unpacked.
+
+    Raises:
+        ValueError: they become too many; other errors if they are cut off or damaged.
+    """
+    with OPENERS[packed](io.BytesIO(data)) as content:
+        found: bytes = content.read(LONGEST)
+    if len(found) >= LONGEST:
+        raise ValueError(f"it unpacks to more than {LONGEST >> 20:,} MiB")
+    return found
 
 
 def too_long(file: Path, what: str) -> UserError:
