@@ -138,7 +138,10 @@ def _split(entries: list[Entry], config: Data, causes: list[str]) -> None:
     """
     if unassigned := [entry for entry in entries if not entry.split]:
         _join_what_is_alike(unassigned)
-        splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+        try:
+            splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+        except UserError as error:
+            raise UserError(f"{error}{_and(causes)}") from error
         for entry in unassigned:
             entry.split = splits[entry.group]
     _warn_of_what_is_trained_on(entries)

@@ -33,10 +33,13 @@ class Files:
     hidden files. Every document is a group of its own. A NUL byte is refused, because it often means text of another encoding.
     """
 
-    def __init__(self, options: FilesOptions, path: str | None) -> None:
+    def __init__(
+        self, options: FilesOptions, path: str | None, *, endings_in: str = ", or other endings in data.source.suffixes"
+    ) -> None:
         """
         Args:
             path: a file, or a folder, which is read with all folders in it.
+            endings_in: says for a message where other endings can be set.
 
         Raises:
             UserError: there is no such path, or no file to read in it.
@@ -58,7 +61,7 @@ class Files:
             expected = f"file that ends in {' or '.join(suffixes)}" if suffixes else "file that is not hidden"
             others = "".join(f"; {len(names)} {what}: {_listed(names)}" for what, names in self.left_out.items())
             raise UserError(
-                f"data.path is {printable(path)}, a folder without any {expected}; expected documents in it{others}"
+                f"data.path is {printable(path)}, a folder without any {expected}; expected documents in it{endings_in if suffixes else ''}{others}"
             )
         self.notes = Notes(self.left_out)
         self._kinds: dict[Path, Kind] = {}

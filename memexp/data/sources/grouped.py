@@ -47,6 +47,10 @@ class Grouped(Published):
         """Whether a document is taken."""
         return True
 
+    def unwanted(self) -> str:
+        """What is noted of documents, or files of them in rows, that are not taken."""
+        return "documents left out"
+
     def read(self, file: Path) -> str | None:
         """A file's text; None leaves the file out."""
         return read_text(file)
@@ -74,13 +78,17 @@ class Grouped(Published):
         assert self.files is not None
         assert self.path is not None
         top = _tops(self.path, self.MARK)
-        tops = {str(top(PurePosixPath(self.files.name(file)).parent)) for file in self.files.files}
+        tops = {printable(top(self._place(file).parent)) for file in self.files.files}
         return {**described, "tops": sorted(tops)}
 
     @property
     def _on_disk(self) -> bool:
         """Whether the files are texts and not rows."""
         return self.files is not None and not self.kind(self.files.files[0]).rows
+
+    def _place(self, file: Path) -> PurePosixPath:
+        """Where a file is below the path."""
+        return PurePosixPath(file.name if file == self.path else file.relative_to(self.path or ""))
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Name and files of each document on disk."""
@@ -89,12 +97,14 @@ class Grouped(Published):
         top = _tops(self.path, self.MARK)
         members: dict[PurePosixPath, dict[str, Path]] = {}
         for file in self.files.files:
-            place = PurePosixPath(self.files.name(file))
+            place = self._place(file)
             folder = top(place.parent)
             members.setdefault(folder, {})[str(place.relative_to(folder))] = file
         for folder, files in members.items():
-            name = str(folder) if folder.parts else printable(self.path.resolve().name)
-            if self.wanted(name):
+            name = printable(folder if folder.parts else self.path.resolve().name)
+            if not self.wanted(name):
+                self.notes.add(self.unwanted(), name)
+            else:
                 read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
                 yield name, read
 
@@ -128,7 +138,10 @@ class Grouped(Published):
                 path = self.text(row, "path")
                 part = self.part(path)
                 name = self.text(row, "repository") + (f"/{part}" if part else "")
-                text = self.file_text(row) if self.wanted(name) else None
+                if not self.wanted(name):
+                    self.notes.add(self.unwanted(), name)
+                    continue
+                text = self.file_text(row)
             except BadRow as error:
                 self.bad(error)
                 continue

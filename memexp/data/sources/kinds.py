@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -251,12 +252,10 @@ def _json(head: bytes, content: IO[bytes], names: Sequence[str], rows: bool) -> 
         if isinstance(row, dict):
             return OBJECT if _has(row, names) else TEXT
     if start == b"[":
-        rest = first.strip(b"\xef\xbb\xbf \t\r\n")[1:].lstrip()
-        more = b"" if rest else _line(content)
-        if (rest or more).lstrip()[:1] == b"{":
-            found = _parsed(first + more + content.read(LONGEST))
-            if isinstance(found, list) and all(isinstance(row, dict) for row in found):
-                return ARRAY if _has(found[0], names) else OBJECT
+        # Some rows may be damaged, and the end may be cut off.
+        found = [each for each in _elements(first + content.read(LONGEST)) if isinstance(each, dict)]
+        if found:
+            return ARRAY if any(_has(each, names) for each in found) else OBJECT
     return TEXT
 
 
@@ -266,6 +265,28 @@ def _line(content: IO[bytes]) -> bytes:
         if line.strip(b"\xef\xbb\xbf \t\r\n"):
             return line
     return b""
+
+
+def _elements(text: bytes) -> list[Any]:
+    """The first elements of an array, up to what is no JSON; none if it begins otherwise."""
+    words, decoder = text.decode("utf-8-sig", "replace"), json.JSONDecoder()
+    found: list[Any] = []
+    place = words.index("[") + 1
+    try:
+        while len(found) < FIRST:
+            place = SPACE.match(words, place).end()  # type: ignore[union-attr]
+            element, place = decoder.raw_decode(words, place)
+            found.append(element)
+            place = SPACE.match(words, place).end()  # type: ignore[union-attr]
+            if words[place : place + 1] != ",":
+                break
+            place += 1
+    except (ValueError, RecursionError):
+        pass
+    return found
+
+
+SPACE = re.compile(r"\s*")
 
 
 def _parsed(text: bytes) -> Any:

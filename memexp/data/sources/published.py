@@ -90,7 +90,8 @@ class Published(ABC):
         endings = (*((rows, suffixes) if self.ROWS_FIRST else (suffixes, rows)), (METADATA,))
         walked = Walked(path, [], [], {}) if is_file(path, typed) else walk(path)
         chosen = next((ending for ending in endings if ending and pick(walked, ending).files), suffixes + ROWS)
-        return Files(FilesOptions(suffixes=list(chosen)), typed)
+        settable = ", or other endings in data.source.suffixes" if hasattr(self._options, "suffixes") else ""
+        return Files(FilesOptions(suffixes=list(chosen)), typed, endings_in=settable)
 
     def _begin(self) -> None:
         """Forget what an earlier reading has noted."""

@@ -36,6 +36,9 @@ class Repositories(Grouped):
     def wanted(self, name: str) -> bool:
         return int.from_bytes(hashed(name)[:4]) < self._share * 2**32
 
+    def unwanted(self) -> str:
+        return f"repositories, or their rows, left out (data.source.share={self._share:g})"
+
     def read(self, file: Path) -> str | None:
         try:
             text = whole(file, "").decode("utf-8")

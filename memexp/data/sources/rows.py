@@ -187,6 +187,8 @@ def _or(names: Sequence[str]) -> str:
 def _meant(names: Sequence[str], known: Iterable[str]) -> str:
     """The names that could have been meant; empty if one is there already, with nothing in it."""
     listed = [name for name in known if isinstance(name, str)]
+    if isinstance(known, dict):
+        listed += [f"{name}.{inner}" for name, value in known.items() if isinstance(value, dict) for inner in value]
     return "" if {*names} & {*listed} else next(filter(None, (did_you_mean(name, listed) for name in names)), "")
 
 
