@@ -367,3 +367,44 @@ def data_of(folder: Path, *, valid: int = 1, test: int = 1) -> Data:
         name="text", source=FilesOptions(), path=str(folder), tokenizer=Tokenizer(kind="bytes"),
         min_document=1, valid_documents=valid, test_documents=test,
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_left_out_is_kept_wherever_it_is_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.jsonl").write_text('{"text": "good"}\nnull\n{"text": 3}\n')
+    (folder / "pipe").symlink_to("/dev/null")
+    data = data_of(folder)
+    data.source = FilesOptions(bad_rows="skip")
+    notes, number, stopped = list[Any](), 0, True
+    while stopped:
+        number += 4
+        root = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at(number, patch, Stop())
+            try:
+                prepare(data, root)
+                stopped = False
+            except Stop:
+                pass
+        notes.append(prepare(data, root).manifest["source"]["notes"])
+    assert len(notes) > 3
+    assert all(each == notes[0] for each in notes)
+    assert sorted(note["count"] for note in notes[0].values()) == [1, 2]
+
+
+def test_an_error_of_the_system_while_a_source_is_read_names_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the corpus's folder, which is written at the same time."""
+
+    class Broken(Given):
+        def __iter__(self) -> Iterator[Document]:
+            yield Document("a\n", "a", "text")
+            raise OSError(27, "File too large")
+
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Broken([]))
+    with pytest.raises(UserError, check=says("cannot read documents", "File too large", r"a\n", "expected a source")):
+        prepare(data_of(tmp_path / "a.txt"), tmp_path)

@@ -223,7 +223,7 @@ def test_a_source_is_copied_and_not_built(
         assert fetched.file.read_bytes() == archive.read_bytes()
         where = places(module.PIP, "")
         assert copy_archive("Made.Up", "1.0", sha256, where, tmp_path).read_bytes() == archive.read_bytes()
-        with pytest.raises(NotFound, match="no source archive of made-up==2.0"):
+        with pytest.raises(NotFound, match=r"no source archive of made-up==2\.0"):
             copy_archive("made-up", "2.0", sha256, where, tmp_path)
         with pytest.raises(NotFound, match="0000"):
             copy_archive("made-up", "1.0", "0" * 64, where, tmp_path)
