@@ -64,7 +64,7 @@ class FilesOptions(SourceOptions):
     suffixes: list[str] = setting(
         [], "endings of the files to take, such as .txt; empty: every file that is not hidden"
     )
-    field: str = setting("text", "where a row's text stands, in files of JSON lines, JSON arrays, Parquet and Arrow")
+    field: str = setting("text", "where a row's text stands, in JSON lines and Parquet files")
     label: str | None = setting(
         None, "where a row's class stands, for task=classify: text, a whole number, or true or false"
     )
