@@ -11,6 +11,7 @@ def run(config: PrepareConfig) -> None:
 
     from memexp.data.corpus import prepare
     from memexp.data.manifest import tokenizer_name
+    from memexp.data.sources.notes import said
     from memexp.data.splits import SPLITS
     from memexp.files import find_root
     from memexp.report.escape import escape
@@ -32,6 +33,9 @@ def run(config: PrepareConfig) -> None:
     if left_out["documents"]:
         shortest = config.data.min_document
         console.print(f"left out: {left_out['documents']} documents shorter than {shortest:,} bytes")
+    if not corpus.made:  # else they were said while it was made
+        for line in said(corpus.manifest["source"].get("notes", {})):
+            console.print(escape(line), markup=False, highlight=False, soft_wrap=True)
     if near := corpus.manifest["source"].get("near_duplicates"):
         console.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
     lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in the decoded text"

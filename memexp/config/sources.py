@@ -43,6 +43,17 @@ class SourceOptions:
         """
 
 
+def of_bad_rows() -> Any:
+    """The field that says what becomes of rows that cannot be used."""
+    return setting(
+        "refuse",
+        "rows that cannot be used, such as one without text: refuse: the first ends with an error; skip: they are left out, and "
+        "counted in the manifest",
+        choices=("refuse", "skip"),
+        later=True,
+    )
+
+
 @dataclass
 class FilesOptions(SourceOptions):
     """A user's own text: a file or a folder."""
@@ -57,6 +68,7 @@ class FilesOptions(SourceOptions):
     label: str | None = setting(
         None, "where a row's class stands, for task=classify: text, a whole number, or true or false"
     )
+    bad_rows: str = of_bad_rows()
 
 
 @dataclass
@@ -148,6 +160,7 @@ class PublishedOptions(SourceOptions):
     )
     licence: str = setting(UNSET, "of the texts")
     instead: str = setting(UNSET, "data= of a similar corpus that needs no hub, with the settings that it needs")
+    bad_rows: str = of_bad_rows()
 
     def check(self) -> None:
         for word in self.needed:

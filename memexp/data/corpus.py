@@ -26,6 +26,7 @@ from memexp.config.groups import Data
 from memexp.data import tokenizers
 from memexp.data.manifest import read_manifest
 from memexp.data.sources import Source, open_source
+from memexp.data.sources.notes import said
 from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
@@ -248,7 +249,10 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     from memexp.data.shards import writing
 
     console = Console(stderr=True)
-    absent = source.describe()["absent"]
+    described = source.describe()
+    absent = described["absent"]
+    if described.get("kinds"):
+        _say(console, f"{config.name} reads {', '.join(f'{n} of {kind}' for kind, n in described['kinds'].items())}")
     if absent:
         console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
     partial, replaced, done = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced", "done"))
@@ -259,6 +263,8 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         # On a full disk, closing a file writes its buffer once more, and that error replaces the first error.
         with writing(partial):
             build(config, source=source, settings=settings, folder=partial, console=console)
+        for line in said(read_json(partial / "manifest.json")["source"].get("notes", {})):
+            _say(console, f"{config.name}: {line}")
         (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)
@@ -272,6 +278,10 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
             shutil.rmtree(partial, ignore_errors=True)
         for left in (replaced, done):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _say(console: Any, line: str) -> None:
+    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(path: Path, *, made: bool) -> Corpus:

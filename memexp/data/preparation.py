@@ -18,6 +18,7 @@ from memexp.data import shards, tokenizers
 from memexp.data.encoding import Encoder, as_text
 from memexp.data.shards import Entry, Shard, writing
 from memexp.data.sources import Source
+from memexp.data.sources.notes import said
 from memexp.data.splits import SPLITS, assign
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
@@ -53,8 +54,11 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
     shards.begin(folder / WORK, fingerprint([shards.LAYOUT, settings, described]))
     with Progress(*columns, console=console) as progress:
         parts = _read(source, config, folder / WORK, progress)
+        notes = shards.noted(folder / WORK)
+        if notes:
+            described = described | {"notes": notes}
         entries = [entry for part in parts for entry in part.entries]
-        _split(entries, config)
+        _split(entries, config, _causes(parts, config, notes))
         tokenizer = _tokenizer(parts, config, folder / WORK, progress)
         _encode(parts, tokenizer, folder=folder, progress=progress)
     write_atomically(folder / "tokenizer.model", tokenizer.save())
@@ -99,22 +103,45 @@ def _read(source: Source, config: Data, work: Path, progress: Progress) -> list[
     parts = shards.read(source, config, work, lambda size: progress.advance(task, size))
     progress.update(task, total=progress.tasks[task].completed)
     if not any(part.entries for part in parts):
+        short = sum(part.left_out[0] for part in parts)
+        if short:
+            raise UserError(
+                f"none of {short} documents has {config.min_document} bytes; expected some of at least this length. Set "
+                f"data.min_document lower{_and(_causes([], config, shards.noted(work)))}"
+            )
+        causes = _causes([], config, shards.noted(work))
         raise UserError(
-            f"none of {sum(part.left_out[0] for part in parts)} documents has {config.min_document} bytes; expected some of "
-            "at least this length. Set data.min_document lower"
+            f"the source of data={config.name} gives no document; expected some{_and(causes) or '. Likely cause: its files are empty'}"
         )
     return parts
 
 
-def _split(entries: list[Entry], config: Data) -> None:
+def _causes(parts: list[Shard], config: Data, notes: dict[str, Any]) -> list[str]:
+    """What has left documents out, each with the setting that did it, if one did."""
+    short = sum(part.left_out[0] for part in parts)
+    own = [f"documents shorter than data.min_document={config.min_document} left out: {short:,}"] if short else []
+    return own + said(notes)
+
+
+def _and(causes: list[str]) -> str:
+    return f". What it says: {'; '.join(causes)}" if causes else ""
+
+
+def _split(entries: list[Entry], config: Data, causes: list[str]) -> None:
     """Assign a split to each document whose source does not say it, then check all splits.
+
+    Args:
+        causes: what has left documents out.
 
     Raises:
         UserError: there are too few documents, a split has none, two have the same name, or a group is in two splits.
     """
     if unassigned := [entry for entry in entries if not entry.split]:
         _join_what_is_alike(unassigned)
-        splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+        try:
+            splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+        except UserError as error:
+            raise UserError(f"{error}{_and(causes)}") from error
         for entry in unassigned:
             entry.split = splits[entry.group]
     _warn_of_what_is_trained_on(entries)
@@ -135,7 +162,7 @@ def _split(entries: list[Entry], config: Data) -> None:
     if missing := [split for split in SPLITS if split not in sides.values()]:
         raise UserError(
             f"no document of {missing[0]} is left; expected some in each split. Likely cause: "
-            f"data.min_document={config.min_document} or a limit of data.source is too high"
+            f"{'; '.join(causes) or 'the source has none of that split'}"
         )
 
 

@@ -5,6 +5,7 @@ In the folder `work` of a corpus that is being built:
     begun               what is being built; if it says something else, all of this is useless
     00000.text          documents one after another, as bytes
     00000.json          their rows and the text's checksum; written last, since a shard counts only with it
+    notes               what the source noted of what it left out
     read                the source has no more documents
     00000.encoded.json  how many tokens each document has, and the checksum of the shard's tokens
 """
@@ -21,14 +22,16 @@ from typing import Any
 
 from memexp.config.groups import Data
 from memexp.data.sources import Document, Source
+from memexp.data.sources.notes import notes_of
 from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError
 from memexp.files import checksum, read_json, write_json
+from memexp.wording import printable
 
 SHARD = 32 << 20
 """A shard ends after the document with which it reaches this many bytes."""
 
-BEGUN, READ = "begun", "read"
+BEGUN, READ, NOTES = "begun", "read", "notes"
 
 LAYOUT = 2
 """Raised when the content of rows changes, so that what an older version has begun is not used."""
@@ -109,7 +112,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
     if (work / READ).exists() and read_json(work / READ) == len(shards):
         advance(sum(entry.bytes for shard in shards for entry in shard.entries))
         return shards
-    documents = iter(source)
+    documents = _documents(source)
     for shard in shards:
         # A source can only be read from its start. Reading these documents again also shows whether it has changed.
         again = islice(documents, len(shard.entries) + shard.left_out[0])
@@ -123,8 +126,37 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         advance(sum(entry.bytes for entry in entries))
     while (read_now := _write(documents, Shard(work / f"{len(shards):05}.text"), config, advance)) is not None:
         shards.append(read_now)
+    write_json(work / NOTES, notes_of(source))
     write_json(work / READ, len(shards))
     return shards
+
+
+def noted(work: Path) -> dict[str, Any]:
+    """What the source has noted, after all of it was read."""
+    found: dict[str, Any] = read_json(work / NOTES) if (work / NOTES).exists() else {}
+    return found
+
+
+def _documents(source: Source) -> Iterator[Document]:
+    """The documents of a source.
+
+    Raises:
+        UserError: also where the system refuses and the source has no line of its own for it.
+    """
+    documents, last = iter(source), "the first"
+    while True:
+        try:
+            document = next(documents)
+        except StopIteration:
+            return
+        except OSError as error:
+            file = f" in {printable(error.filename)}" if error.filename is not None else ""
+            raise UserError(
+                f"cannot read documents{file}: {error.strerror or error}; expected a source that can be read. It was after the "
+                f"document {printable(last)}"
+            ) from error
+        last = document.id
+        yield document
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def test_documents_that_cannot_be_used(folder: Path, tmp_path: Path, text_data: 
         prepare(text_data(folder), tmp_path)
     (folder / "file3.txt").unlink()
     (folder / "half.jsonl").write_text('{"text": "ab\\ud83d"}\n')
-    with pytest.raises(UserError, check=says("document half.jsonl:1", "surrogate pair at character 2")):
+    with pytest.raises(UserError, check=says("half.jsonl, line 1", "surrogate pair at character 2")):
         prepare(text_data(folder), tmp_path)
     with pytest.raises(UserError, check=says("none of 1 documents", "9000 bytes")):
         prepare(text_data(folder / "file1.txt", min_document=9000), tmp_path)

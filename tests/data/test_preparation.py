@@ -354,13 +354,12 @@ def test_what_a_source_holds_out_and_trains_on_is_counted(
     assert says("training split", "1, such as test0")(line)
 
 
-def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "texts").mkdir()
-    for number in range(4):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"number {number}")
-    (tmp_path / "texts" / os.fsdecode(b"\xff.txt")).write_text("text")
+def test_a_name_that_is_no_text_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"\xff.txt")
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Given([Document(name, name, "text")]))
     with pytest.raises(UserError, check=says("the name of document", r"'\udcff.txt'", "expected Unicode text")):
-        prepare(data_of(tmp_path / "texts"), tmp_path)
+        prepare(data_of(tmp_path / "a.txt"), tmp_path)
 
 
 def data_of(folder: Path, *, valid: int = 1, test: int = 1) -> Data:
@@ -368,3 +367,44 @@ def data_of(folder: Path, *, valid: int = 1, test: int = 1) -> Data:
         name="text", source=FilesOptions(), path=str(folder), tokenizer=Tokenizer(kind="bytes"),
         min_document=1, valid_documents=valid, test_documents=test,
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_left_out_is_kept_wherever_it_is_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.jsonl").write_text('{"text": "good"}\nnull\n{"text": 3}\n')
+    (folder / "pipe").symlink_to("/dev/null")
+    data = data_of(folder)
+    data.source = FilesOptions(bad_rows="skip")
+    notes, number, stopped = list[Any](), 0, True
+    while stopped:
+        number += 4
+        root = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at(number, patch, Stop())
+            try:
+                prepare(data, root)
+                stopped = False
+            except Stop:
+                pass
+        notes.append(prepare(data, root).manifest["source"]["notes"])
+    assert len(notes) > 3
+    assert all(each == notes[0] for each in notes)
+    assert sorted(note["count"] for note in notes[0].values()) == [1, 2]
+
+
+def test_an_error_of_the_system_while_a_source_is_read_names_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the corpus's folder, which is written at the same time."""
+
+    class Broken(Given):
+        def __iter__(self) -> Iterator[Document]:
+            yield Document("a\n", "a", "text")
+            raise OSError(27, "File too large")
+
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Broken([]))
+    with pytest.raises(UserError, check=says("cannot read documents", "File too large", r"a\n", "expected a source")):
+        prepare(data_of(tmp_path / "a.txt"), tmp_path)

@@ -8,9 +8,12 @@ from typing import Any
 
 from memexp.config.sources import ArticlesOptions
 from memexp.data.sources.document import Document
+from memexp.data.sources.files import read_text
+from memexp.data.sources.kinds import ARCHIVES, lines_of
 from memexp.data.sources.published import Published, Row
-from memexp.data.sources.rows import unreadable
+from memexp.data.sources.rows import BadRow, refuse_mark
 from memexp.errors import UserError
+from memexp.wording import printable
 
 HEADING = re.compile(r"= (?!= ).+ =")
 """`= Title =` begins an article; `= = Section = =` does not."""
@@ -31,15 +34,19 @@ class Articles(Published):
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each line is a row."""
-        number = 0
-        try:
-            with file.open(encoding="utf-8", newline="\n") as lines:
-                for number, line in enumerate(lines, start=1):
-                    yield f"line {number}", {self.fields["text"][0]: line}
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 after line {number}; expected WikiText's lines") from error
-        except OSError as error:
-            raise unreadable(file, error) from error
+        kind = self.kind(file)
+        if kind.form in ARCHIVES:
+            read_text(file, kind)  # says what is wrong
+        for number, line in enumerate(lines_of(file, kind.packed), start=1):
+            if number == 1:
+                refuse_mark(file, line)
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{printable(file)} is not UTF-8 after line {number - 1}; expected WikiText's lines"
+                ) from error
+            yield f"line {number}", {self.fields["text"][0]: text}
 
     def __iter__(self) -> Iterator[Document]:
         # If a split has several files, an article can begin in one file and end in the next.
@@ -53,7 +60,7 @@ class Articles(Published):
         """The lines of each article. A heading has blank lines around it, for some articles have lines that look like one."""
         article: list[str] = []
         before = ""
-        for line, after in pairwise(chain(map(self._line, rows), [""])):
+        for line, after in pairwise(chain(self._lines(rows), [""])):
             if HEADING.fullmatch(line) and not before and not after and any(map(str.strip, article)):
                 yield article
                 article = []
@@ -62,8 +69,12 @@ class Articles(Published):
         if any(map(str.strip, article)):
             yield article
 
-    def _line(self, row: Row) -> str:
-        return self.text(row).strip()
+    def _lines(self, rows: Iterator[Row]) -> Iterator[str]:
+        for row in rows:
+            try:
+                yield self.text(row).strip()
+            except BadRow as error:
+                self.bad(error)
 
 
 def _source(row: Row) -> str:

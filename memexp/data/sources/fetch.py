@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from memexp.data.sources.index import NotFound, copy_archive, places
 from memexp.errors import UserError
 from memexp.files import checksum, read_json, write_json
 
@@ -19,9 +20,9 @@ APT = ("apt-get", "--quiet", "-o", "Acquire::Retries=1", "-o", "Acquire::http::T
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--retries=1")
 
-FORMS = {
-    "": (),
-    "source": ("--no-binary=:all:",),
+FORMS: dict[str, tuple[str, ...] | None] = {
+    "": ("--only-binary=:all:",),
+    "source": None,
     # The same file on every machine, since only texts in it are wanted, not programs.
     "linux": (
         "--only-binary=:all:",
@@ -30,10 +31,14 @@ FORMS = {
         "--platform=manylinux_2_24_x86_64",
     ),
 }
-"""Options of pip for each form of a package: what it would install here, the source, or what it would install on Linux."""
+"""Options of pip for each form of a package: what it would install here, or on Linux. Only wheels, for pip builds a source that
+it downloads, and so runs code of the package; a source is copied from the index without pip."""
 
 DISTRIBUTIONS = ("Debian", "Ubuntu")
 """Only their packages are asked for. Other lists of apt belong to others."""
+
+NO_WHEEL = "Could not find a version"
+"""What pip says where an index has no wheel of a package."""
 
 NEVER_UPDATED = "`apt-get update` was never run on this machine: run it once, as root"
 
@@ -119,11 +124,36 @@ def _download(package: Package, folder: Path) -> None:
 
 
 def _pip(package: Package, folder: Path) -> None:
+    options = FORMS[package.form]
+    if options is None:
+        _source(package, folder)
+        return
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    command = [*PIP, "--require-hashes", "--dest", str(folder), *FORMS[package.form], "--requirement", str(wanted)]
-    _run(command, package, folder)
+    command = [*PIP, "--require-hashes", "--dest", str(folder), *options, "--requirement", str(wanted)]
+    try:
+        _run(command, package, folder)
+    except UserError as error:
+        if package.form or NO_WHEEL not in str(error):
+            raise
+        try:
+            _source(package, folder)  # the pinned archive may be a source
+        except UserError:
+            raise error from None
     wanted.unlink()
+
+
+def _source(package: Package, folder: Path) -> None:
+    """Copy the source archive from where pip looks for packages."""
+    assert package.version is not None  # pip's packages are pinned
+    assert package.sha256 is not None
+    configured = _run([*PIP[:3], "config", "list"], package, folder)
+    try:
+        copy_archive(package.name, package.version, package.sha256, places(PIP, configured), folder)
+    except NotFound as error:
+        raise UserError(
+            f"pip's indexes do not give {package.name}: {error}; expected a download. Likely cause: no network, or no such version"
+        ) from error
 
 
 def _apt(package: Package, folder: Path) -> None:

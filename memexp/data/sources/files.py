@@ -1,45 +1,45 @@
-"""A user's own text: a file, or a folder of text, JSON lines and Parquet files."""
+"""A user's own text: a file, or a folder of text, JSON lines, JSON arrays, Parquet and Arrow files."""
 
-import codecs
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from memexp.config.sources import FilesOptions
+from memexp.data.sources import kinds
 from memexp.data.sources.document import Document
-from memexp.data.sources.rows import LINES, TABLES, label_field, read_rows, text_field, unreadable
+from memexp.data.sources.kinds import Kind
+from memexp.data.sources.notes import Notes
+from memexp.data.sources.places import irregular, pick, reading, unreadable, walk
+from memexp.data.sources.rows import LINES, TABLES, BadRow, BadRows, label_field, read_rows, refuse_mark, text_field
 from memexp.errors import UserError
 from memexp.files import checksum
+from memexp.wording import plural, printable
 
 ROWS = LINES + TABLES
-"""Files with these endings have a document in each row. Any other file is a document and must be UTF-8."""
-
-MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-"""How files of other encodings begin. Longer marks come first, because they begin with the shorter ones."""
-
+"""Files with these endings have always been rows. What any other file is, its content says."""
 
 NAMED = 20
 """The number of files that an error names."""
 
+NO_ROW = "files without a row"
+LIKE_ROWS = "files read as text that are JSON, but not rows with the field"
+
 
 class Files:
-    """A document for each text file, each line of a .jsonl, .jsonl.gz or .jsonl.zst file and each row of a .parquet file.
+    """A document for each text file, and for each row of a file of JSON lines, a JSON array, Parquet or Arrow.
 
-    Files are read in the order of their names, without hidden files. Every document is a group of its own. A NUL byte
-    is refused, because it often means text of another encoding.
+    What a file is, and how it is compressed, is known by its content. Files are read in the order of their names, without
+    hidden files. Every document is a group of its own. A NUL byte is refused, because it often means text of another encoding.
     """
 
-    def __init__(self, options: FilesOptions, path: str | None) -> None:
+    def __init__(
+        self, options: FilesOptions, path: str | None, *, endings_in: str = ", or other endings in data.source.suffixes"
+    ) -> None:
         """
         Args:
             path: a file, or a folder, which is read with all folders in it.
+            endings_in: says for a message where other endings can be set.
 
         Raises:
             UserError: there is no such path, or no file to read in it.
@@ -49,31 +49,77 @@ class Files:
                 "data.path is not given; expected the file or folder to read, as in data=text data.path=DIR"
             )
         self._path = Path(path).expanduser()
-        self._field, self._label = options.field, options.label
+        self._field, self._label, self._bad_rows = options.field, options.label, options.bad_rows
         suffixes = tuple(options.suffixes)
-        if not self._path.exists():
-            raise UserError(
-                f"data.path is {path}, which does not exist; expected a file or a folder (seen from {Path.cwd()})"
-            )
-        self.files = [self._path] if self._path.is_file() else search(self._path, suffixes)
+        self.left_out: dict[str, list[str]] = {}
+        """Names of what is not read, by the reason."""
+        if is_file(self._path, path):
+            self.files = [self._path]
+        else:
+            self.files, self.left_out = pick(walk(self._path), suffixes)
         if not self.files:
-            kinds = f"file that ends in {' or '.join(suffixes)}" if suffixes else "file that is not hidden"
-            raise UserError(f"data.path is {path}, a folder without any {kinds}; expected documents in it")
+            expected = f"file that ends in {' or '.join(suffixes)}" if suffixes else "file that is not hidden"
+            others = "".join(f"; {len(names)} {what}: {_listed(names)}" for what, names in self.left_out.items())
+            raise UserError(
+                f"data.path is {printable(path)}, a folder without any {expected}; expected documents in it{endings_in if suffixes else ''}{others}"
+            )
+        self.notes = Notes(self.left_out)
+        self._kinds: dict[Path, Kind] = {}
 
     def name(self, file: Path) -> str:
-        """The path of a file in the folder."""
-        return file.name if file == self._path else file.relative_to(self._path).as_posix()
+        """The path of a file in the folder, with escapes for what does not print."""
+        return printable(file.name if file == self._path else file.relative_to(self._path).as_posix())
+
+    def kind(self, file: Path) -> Kind:
+        """What a file is."""
+        if file not in self._kinds:
+            self._kinds[file] = kinds.kind_of(file, [self._field])
+        return self._kinds[file]
 
     def __iter__(self) -> Iterator[Document]:
+        self.notes = Notes(self.left_out)
+        bad = BadRows(self._bad_rows, self.notes)
+        self._refuse_unread_fields()
         for file in self.files:
-            name = self.name(file)
-            if not file.name.endswith(ROWS):
+            name, kind = self.name(file), self.kind(file)
+            if not kind.rows:
+                if kind.form == kinds.OBJECT:
+                    self.notes.add(f"{LIKE_ROWS} {self._field!r}", name)
                 yield Document(name, name, self._text(file))
                 continue
-            for where, row in read_rows(file, [self._field, *([self._label] if self._label else [])]):
-                id, at = f"{name}:{where.split()[1]}", f"{file}, {where}"
-                text = text_field(row, [self._field], where=at, setting="data.source.field")
-                yield Document(id, id, text, label=label_field(row, self._label, where=at) if self._label else None)
+            empty = True
+            for where, row in read_rows(file, kind, self._names, bad):
+                empty = False
+                id, at = f"{name}:{where.split()[1]}", f"{printable(file)}, {where}"
+                try:
+                    text = text_field(row, [self._field], where=at, setting="data.source.field")
+                    label = label_field(row, self._label, where=at) if self._label else None
+                except BadRow as error:
+                    bad(error)
+                    continue
+                yield Document(id, id, text, label=label)
+            if empty:
+                self.notes.add(NO_ROW, name)
+
+    @property
+    def _names(self) -> list[str]:
+        return [self._field, *([self._label] if self._label else [])]
+
+    def _refuse_unread_fields(self) -> None:
+        """Refuse fields that are given but that nothing reads.
+
+        Raises:
+            UserError: no file has rows.
+        """
+        given = {"field": self._field} if self._field != FilesOptions.field else {}
+        given |= {"label": self._label} if self._label else {}
+        if given and not any(self.kind(file).rows for file in self.files):
+            name, value = next(iter(given.items()))
+            raise UserError(
+                f"data.source.{name} is {value}, but {plural(len(self.files), 'file')} at {printable(self._path)} hold no rows with the "
+                f"field {self._field!r}: {_kinds([self.kind(file) for file in self.files])}; expected JSON lines, a JSON array, Parquet or "
+                f"Arrow, or no data.source.{name}"
+            )
 
     def _text(self, file: Path) -> str:
         """A file's text.
@@ -82,81 +128,108 @@ class Files:
             UserError: it is not text. All other files like it are then named too, so that they can be fixed together.
         """
         try:
-            return read_text(file)
+            return read_text(file, self.kind(file))
         except UserError as error:
-            others = [
-                self.name(one)
-                for one in self.files
-                if one != file and not one.name.endswith(ROWS) and not _is_text(one)
-            ]
+            others = [self.name(one) for one in self.files if one != file and not self._is_sound(one)]
             if not others:
                 raise
-            named = f"{', '.join(others[:NAMED])}{', ...' if len(others) > NAMED else ''}"
-            raise UserError(f"{error}. {len(others)} other files cannot be read either: {named}") from error
+            raise UserError(f"{error}. {len(others)} other files cannot be read either: {_listed(others)}") from error
+
+    def _is_sound(self, file: Path) -> bool:
+        """Whether a file has rows, or can be read as text."""
+        try:
+            kind = self.kind(file)
+            if not kind.rows:
+                read_text(file, kind)
+        except UserError:
+            return False
+        return True
 
     @cached_property
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file, by its name."""
-        try:
-            return {self.name(file): checksum(file) for file in self.files}
-        except OSError as error:
-            raise unreadable(Path(error.filename), error) from error
+        found = {}
+        for file in self.files:
+            with reading(file):
+                found[self.name(file)] = checksum(file)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """The files with their checksums; their licences are unknown."""
-        part = {"name": str(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
+        return {**self.listed(), **kinds.mixture([self.kind(file) for file in self.files])}
+
+    def listed(self) -> dict[str, Any]:
+        """The files with their checksums, without what they hold."""
+        part = {"name": printable(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
         return {"what": "files", "parts": [part], "absent": [], "files": self.checksums}
 
     def identity(self) -> Any:
         """Names and contents, so that a folder that has changed is prepared again."""
-        content = {"field": self._field, "files": self.checksums}
-        return content | {"label": self._label} if self._label else content
+        content: dict[str, Any] = {"field": self._field, "files": self.checksums}
+        content |= {"label": self._label} if self._label else {}
+        # Older versions read these as texts, or not at all.
+        rows = [self.name(file) for file in self.files if self.kind(file).rows and not file.name.endswith(ROWS)]
+        content |= {"rows": rows} if rows else {}
+        return content | ({"bad_rows": self._bad_rows} if self._bad_rows != FilesOptions.bad_rows else {})
 
 
-def _is_text(file: Path) -> bool:
+def is_file(path: Path, typed: str) -> bool:
+    """Whether data.path is a file and not a folder.
+
+    Raises:
+        UserError: there is nothing, it cannot be looked at, or it is a pipe, a socket or a device.
+    """
     try:
-        read_text(file)
-    except UserError:
-        return False
-    return True
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        link = f", a link to {printable(path.readlink())}," if path.is_symlink() else ","
+        raise UserError(
+            f"data.path is {printable(typed)}{link} which does not exist; expected a file or a folder (seen from "
+            f"{printable(Path.cwd())})"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if odd := irregular(mode):
+        raise UserError(
+            f"data.path is {printable(typed)}, {odd}; expected a file or a folder. Copy what it gives to a file first"
+        )
+    return not path.is_dir()
 
 
-def search(root: Path, suffixes: Sequence[str] = ()) -> list[Path]:
-    """The files in a folder and in all folders below it, sorted by name, without hidden files and folders.
+def _kinds(found: list[Kind]) -> str:
+    return ", ".join(f"{count} of {kind}" for kind, count in kinds.count_kinds(found).items())
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(map(printable, names[:NAMED]))}{', ...' if len(names) > NAMED else ''}"
+
+
+def read_text(file: Path, kind: Kind | None = None) -> str:
+    """The whole text of a file, with its line ends unchanged.
 
     Args:
-        suffixes: only files with these endings; empty: all.
-    """
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if not suffixes or file.name.endswith(tuple(suffixes)))
-
-
-def read_text(file: Path) -> str:
-    """The whole text of a file, with its line ends unchanged.
+        kind: what the file is; default: text that is not compressed.
 
     Raises:
         UserError: it cannot be read or is not text.
     """
-    name_others = "convert it, remove it, or name the endings of the files to take, as in data.source.suffixes=[.txt]"
+    remedy = "convert it, remove it, or name the endings of the files to take, as in data.source.suffixes=[.txt]"
+    if kind is not None and kind.form in kinds.ARCHIVES:
+        raise UserError(
+            f"{printable(file)} is {kind.form}; expected text or rows: unpack it, {remedy.partition(', ')[2]}"
+        )
+    content = kinds.whole(file, kind.packed if kind is not None else "")
+    refuse_mark(file, content, remedy)
     try:
-        content = file.read_bytes()
-        for mark, encoding in MARKS.items():
-            if content.startswith(mark):
-                raise UserError(f"{file} is {encoding}, as its first bytes say; expected UTF-8: {name_others}")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{file} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; expected text. Likely "
-            f"cause: another encoding, or not text; {name_others}"
+            f"{printable(file)} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; expected text. Likely "
+            f"cause: another encoding, or not text; {remedy}"
         ) from error
-    except OSError as error:
-        raise unreadable(file, error) from error
     if "\0" in text:
         raise UserError(
-            f"{file} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding, or "
-            f"not text; {name_others}"
+            f"{printable(file)} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding, or "
+            f"not text; {remedy}"
         )
     return text

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -114,7 +115,18 @@ FORMATS: dict[str, Callable[[Files], Texts]] = {
     "metamath": _metamath,
 }
 
-UNREADABLE = (KeyError, ValueError, OSError, EOFError, zlib.error, sqlite3.Error, ElementTree.ParseError)
+UNREADABLE = (
+    KeyError,
+    ValueError,
+    OSError,
+    EOFError,
+    zlib.error,
+    sqlite3.Error,
+    ElementTree.ParseError,
+    RecursionError,
+    struct.error,
+    IndexError,
+)
 """What they raise if files are not of the format; text that is not UTF-8 is a ValueError."""
 
 

@@ -9,10 +9,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from memexp.data.sources import kinds
 from memexp.data.sources.document import Document
 from memexp.data.sources.files import read_text
-from memexp.data.sources.published import ROWS, Published, Row
+from memexp.data.sources.kinds import Kind
+from memexp.data.sources.published import Published, Row
+from memexp.data.sources.rows import BadRow
 from memexp.errors import UserError
+from memexp.wording import printable
 
 
 class Grouped(Published):
@@ -43,6 +47,10 @@ class Grouped(Published):
         """Whether a document is taken."""
         return True
 
+    def unwanted(self) -> str:
+        """What is noted of documents, or files of them in rows, that are not taken."""
+        return "documents left out"
+
     def read(self, file: Path) -> str | None:
         """A file's text; None leaves the file out."""
         return read_text(file)
@@ -51,7 +59,13 @@ class Grouped(Published):
         """The text of a file that is a row; None leaves the file out."""
         return self.text(row)
 
+    def kind(self, file: Path) -> Kind:
+        """Files whose names end as texts do are texts, even if they hold JSON."""
+        found = super().kind(file)
+        return Kind(kinds.TEXT) if not found.packed and file.name.endswith(self.suffixes or ("\0",)) else found
+
     def __iter__(self) -> Iterator[Document]:
+        self._begin()
         for name, files in self._trees() if self._on_disk else self._sorted():
             if files:
                 yield Document(name, name, "\n".join(files[path] for path in self.order(name, files)))
@@ -64,13 +78,17 @@ class Grouped(Published):
         assert self.files is not None
         assert self.path is not None
         top = _tops(self.path, self.MARK)
-        tops = {str(top(PurePosixPath(self.files.name(file)).parent)) for file in self.files.files}
+        tops = {printable(top(self._place(file).parent)) for file in self.files.files}
         return {**described, "tops": sorted(tops)}
 
     @property
     def _on_disk(self) -> bool:
         """Whether the files are texts and not rows."""
-        return self.files is not None and not self.files.files[0].name.endswith(ROWS)
+        return self.files is not None and not self.kind(self.files.files[0]).rows
+
+    def _place(self, file: Path) -> PurePosixPath:
+        """Where a file is below the path."""
+        return PurePosixPath(file.name if file == self.path else file.relative_to(self.path or ""))
 
     def _trees(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Name and files of each document on disk."""
@@ -79,12 +97,14 @@ class Grouped(Published):
         top = _tops(self.path, self.MARK)
         members: dict[PurePosixPath, dict[str, Path]] = {}
         for file in self.files.files:
-            place = PurePosixPath(self.files.name(file))
+            place = self._place(file)
             folder = top(place.parent)
             members.setdefault(folder, {})[str(place.relative_to(folder))] = file
         for folder, files in members.items():
-            name = str(folder) if folder.parts else self.path.resolve().name
-            if self.wanted(name):
+            name = printable(folder if folder.parts else self.path.resolve().name)
+            if not self.wanted(name):
+                self.notes.add(self.unwanted(), name)
+            else:
                 read = {path: text for path, file in files.items() if (text := self.read(file)) is not None}
                 yield name, read
 
@@ -103,7 +123,7 @@ class Grouped(Published):
                     for path, data in base.execute(
                         "SELECT DISTINCT path, text FROM files WHERE name = ? ORDER BY path, text", (name,)
                     ):
-                        text = data.decode("utf-8", "surrogatepass")
+                        text = data.decode()
                         files[path] = f"{files[path]}\n{text}" if path in files else text  # several versions of a file
                     yield name, files
         except sqlite3.OperationalError as error:
@@ -114,11 +134,19 @@ class Grouped(Published):
 
     def _members(self) -> Iterator[tuple[str, str, bytes]]:
         for row in self.rows():
-            path = self.text(row, "path")
-            part = self.part(path)
-            name = self.text(row, "repository") + (f"/{part}" if part else "")
-            if self.wanted(name) and (text := self.file_text(row)) is not None:
-                yield name, path, text.encode("utf-8", "surrogatepass")
+            try:
+                path = self.text(row, "path")
+                part = self.part(path)
+                name = self.text(row, "repository") + (f"/{part}" if part else "")
+                if not self.wanted(name):
+                    self.notes.add(self.unwanted(), name)
+                    continue
+                text = self.file_text(row)
+            except BadRow as error:
+                self.bad(error)
+                continue
+            if text is not None:
+                yield name, path, text.encode()
 
 
 def _tops(root: Path, mark: str) -> Callable[[PurePosixPath], PurePosixPath]:

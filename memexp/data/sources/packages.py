@@ -1,5 +1,6 @@
 """Source code that every installation has: Python's standard library and installed packages."""
 
+import io
 import platform
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from typing import Any
 
 from memexp.config.sources import PythonPackagesOptions
 from memexp.data.sources.document import Document
+from memexp.data.sources.places import open_file, pick, walk
 from memexp.errors import UserError
 
 LONG_MODULE = 60_000
@@ -141,7 +143,7 @@ def _sources(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     files = []
-    for file in place.rglob("*.py"):
+    for file in pick(walk(place, hidden=True), (".py",)).files:
         folders = file.relative_to(place).parts[:-1]
         if not set(folders) & set(LEFT_OUT_FOLDERS) and not any(fnmatch(file.name, left) for left in LEFT_OUT_FILES):
             files.append(file)
@@ -155,8 +157,11 @@ def _size(files: list[Path]) -> int:
 def _read(file: Path) -> str:
     """A module's text, decoded as Python decodes it."""
     try:
-        with tokenize.open(file) as opened:
-            return opened.read()
+        with open_file(file) as raw:
+            encoding, _ = tokenize.detect_encoding(raw.readline)
+            raw.seek(0)
+            with io.TextIOWrapper(raw, encoding) as opened:
+                return opened.read()
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read {file}: {error}; expected Python source. Likely cause: a damaged installation of that package"

@@ -8,12 +8,17 @@ from typing import IO, Any
 
 from memexp.config.sources import PiecesOptions
 from memexp.data.sources.document import Document
-from memexp.data.sources.published import ROWS, Published
-from memexp.data.sources.rows import unreadable
+from memexp.data.sources.kinds import ZIP, unpacked
+from memexp.data.sources.places import DAMAGED, open_file, reading
+from memexp.data.sources.published import Published
+from memexp.data.sources.rows import BadRow
 from memexp.errors import UserError
+from memexp.wording import printable
 
 SHARES = {"train": 90, "valid": 5, "test": 5}
 """Percent of the text for each split, in this order."""
+
+OTHERS = "smaller files in the zip left out"
 
 
 class Pieces(Published):
@@ -43,7 +48,8 @@ class Pieces(Published):
             text = self._opened(opened)
             start = 0
             for split, share in SHARES.items():
-                end = start + self._size * share // 100
+                # What is left over of a size that is no multiple of 20 is for the test.
+                end = self._size if split == "test" else start + self._size * share // 100
                 while start < end and (piece := self._read(text, min(self._piece, end - start))):
                     id = f"{split}:{start}"
                     yield Document(id, id, piece, split)
@@ -52,7 +58,7 @@ class Pieces(Published):
         if read != self._size:
             seen = f"{read:,}" if read < self._size else f"more than {self._size:,}"
             raise UserError(
-                f"the text has {seen} bytes; expected {self._size:,}. Likely cause: it is cut off, or another text"
+                f"the text has {seen} bytes; expected {self._size:,}, as data.source.size says. Likely cause: it is cut off, or another text"
             )
 
     def chosen(self) -> dict[str, Any]:
@@ -61,19 +67,32 @@ class Pieces(Published):
     def _read(self, text: IO[bytes], size: int) -> bytes:
         try:
             return text.read(size)
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except (*DAMAGED, RuntimeError, NotImplementedError) as error:
             raise UserError(
-                f"cannot read {text.name}: {error}; expected a whole file. Likely cause: it is cut off"
+                f"cannot read {printable(getattr(text, 'name', self.path))}: {error}; expected a whole file. Likely cause: it is cut off"
             ) from error
 
     def _opened(self, stack: ExitStack) -> IO[bytes]:
+        self._begin()
         file = self.files.files[0] if self.files is not None else None
-        if file is None or file.name.endswith(ROWS):
-            return io.BytesIO(b"".join(self.text(row).encode("utf-8", "surrogatepass") for row in self.rows()))
-        try:
-            if not zipfile.is_zipfile(file):
-                return stack.enter_context(file.open("rb"))
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            return stack.enter_context(archive.open(max(archive.infolist(), key=lambda member: member.file_size)))
-        except OSError as error:
-            raise unreadable(file, error) from error
+        if file is None or (kind := self.kind(file)).rows:
+            return io.BytesIO(b"".join(self._rows_text()))
+        if kind.form != ZIP or kind.packed:
+            return stack.enter_context(unpacked(file, kind.packed))
+        with reading(file):
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_file(file))))
+                members = sorted(archive.infolist(), key=lambda member: -member.file_size)
+                for other in members[1:]:
+                    self.notes.add(OTHERS, other.filename)
+                return stack.enter_context(archive.open(members[0]))
+            except (IndexError, RuntimeError, NotImplementedError) as error:
+                reason = "it is empty" if isinstance(error, IndexError) else error
+                raise UserError(f"cannot read {printable(file)}: {reason}; expected a zip with the text") from error
+
+    def _rows_text(self) -> Iterator[bytes]:
+        for row in self.rows():
+            try:
+                yield self.text(row).encode()
+            except BadRow as error:
+                self.bad(error)

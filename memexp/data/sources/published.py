@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 from memexp.config.sources import FilesOptions, PublishedOptions, TextsOptions
 from memexp.data.sources import hub
 from memexp.data.sources.document import Document
-from memexp.data.sources.files import Files, read_text, search
-from memexp.data.sources.rows import JSON, LINES, TABLES, field, label_field, read_rows, text_field, unreadable
+from memexp.data.sources.files import NO_ROW, Files, is_file, read_text
+from memexp.data.sources.kinds import Kind, kind_of, mixture
+from memexp.data.sources.notes import Notes
+from memexp.data.sources.places import Walked, pick, reading, walk
+from memexp.data.sources.rows import JSON, LINES, TABLES, BadRow, BadRows, field, label_field, read_rows, text_field
+from memexp.wording import printable
 
 ROWS = LINES + JSON + TABLES
 """Endings of files that contain rows, like those of the hub."""
@@ -25,6 +29,8 @@ SPLITS = {"train": ["train"], "validation": ["valid"], "test": ["test"]}
 
 NAMED = re.compile(r"(?:^|[-_./])(train|validation|valid|val|dev|test)(?=[-_./]|$)")
 """The split in the name of a file or of its folder: c4-train.00000-of-01024.json.gz, validation/1.txt, wiki.test.raw."""
+
+NO_SPLIT = "files of no published split left out"
 
 ALSO = {"valid": "validation", "val": "validation", "dev": "validation"}
 """Other names of published splits."""
@@ -72,15 +78,36 @@ class Published(ABC):
             UserError: there is nothing at `path`.
         """
         self._options, self._splits, self._rows = options, splits or SPLITS, rows
-        self.fields = options.fields
+        self.fields, self.suffixes = options.fields, tuple(suffixes)
         self.path = None if path is None else Path(path).expanduser()
-        self.files = None if self.path is None else self._search(self.path, tuple(suffixes))
+        self.files = None if self.path is None else self._search(self.path, str(path), self.suffixes)
+        self.notes, self.bad = Notes(), BadRows(options.bad_rows, Notes())
+        self._kinds: dict[Path, Kind] = {}
+        self._begin()
 
-    def _search(self, path: Path, suffixes: tuple[str, ...]) -> Files:
+    def _search(self, path: Path, typed: str, suffixes: tuple[str, ...]) -> Files:
         rows = tuple(suffix for suffix in ROWS if suffix != METADATA)
-        kinds = (*((rows, suffixes) if self.ROWS_FIRST else (suffixes, rows)), (METADATA,))
-        kind = next((kind for kind in kinds if kind and search(path, kind)), suffixes + ROWS)
-        return Files(FilesOptions(suffixes=list(kind)), str(path))
+        endings = (*((rows, suffixes) if self.ROWS_FIRST else (suffixes, rows)), (METADATA,))
+        walked = Walked(path, [], [], {}) if is_file(path, typed) else walk(path)
+        chosen = next((ending for ending in endings if ending and pick(walked, ending).files), suffixes + ROWS)
+        settable = ", or other endings in data.source.suffixes" if hasattr(self._options, "suffixes") else ""
+        return Files(FilesOptions(suffixes=list(chosen)), typed, endings_in=settable)
+
+    def _begin(self) -> None:
+        """Forget what an earlier reading has noted."""
+        self.notes = Notes(self.files.left_out if self.files is not None else None)
+        self.bad = BadRows(self._options.bad_rows, self.notes)
+
+    def kind(self, file: Path) -> Kind:
+        """What a file on disk is."""
+        if file not in self._kinds:
+            self._kinds[file] = kind_of(file, self._names, rows=file.name.endswith(JSON))
+        return self._kinds[file]
+
+    @property
+    def _names(self) -> list[str]:
+        """Every field that is read."""
+        return [name for names in self.fields.values() for name in names]
 
     @abstractmethod
     def __iter__(self) -> Iterator[Document]: ...
@@ -91,17 +118,18 @@ class Published(ABC):
         Raises:
             UserError: the hub cannot be read, or a file.
         """
+        self._begin()
         return self._of_hub() if self.files is None else self._of_files(self.files)
 
     def text_rows(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows of a text file: by default the whole file is one row."""
-        yield "row 1", {self.fields["text"][0]: read_text(file)}
+        yield "row 1", {self.fields["text"][0]: read_text(file, self.kind(file))}
 
     def text(self, row: Row, word: str = "text") -> str:
         """A field of the row that must be there.
 
         Raises:
-            UserError: it is missing or not text.
+            BadRow: it is missing or not text.
         """
         return text_field(row.values, self.fields[word], where=row.where, setting=f"data.source.fields.{word}")
 
@@ -125,17 +153,23 @@ class Published(ABC):
                 yield Row(f"{published}:{number}", where, self._split(published, number) if whole else "", row)
 
     def _of_files(self, files: Files) -> Iterator[Row]:
-        needed = [name for names in self.fields.values() for joined in names for name in joined.split("/")]
         published = {file: self._published(files.name(file)) for file in files.files}
         whole = set(self._splits) <= set(published.values())
         for file in files.files:
             if whole and published[file] not in self._splits:
+                self.notes.add(NO_SPLIT, files.name(file))
                 continue
-            rows = read_rows(file, needed) if file.name.endswith(ROWS) else self.text_rows(file)
+            kind = self.kind(file)
+            rows = read_rows(file, kind, self._names, self.bad) if kind.rows else self.text_rows(file)
             split = published[file] if whole else ""
+            number = 0
             for number, (where, row) in enumerate(islice(rows, self._rows or None), start=1):
-                name = f"{files.name(file)}:{number}" if file.name.endswith(ROWS) else files.name(file)
-                yield Row(name, f"{file}, {where}", self._split(split, number), row)
+                name = f"{files.name(file)}:{number}" if kind.rows else files.name(file)
+                yield Row(name, f"{printable(file)}, {where}", self._split(split, number), row)
+            if not number:
+                self.notes.add(NO_ROW, files.name(file))
+            elif number == self._rows and next(rows, None) is not None:
+                self.notes.add(f"files read up to row {self._rows:,} only (data.source.rows)", files.name(file))
 
     def _published(self, name: str) -> str:
         """The published split in a file's name; empty if there is none."""
@@ -154,7 +188,7 @@ class Published(ABC):
             UserError: the hub cannot be read.
         """
         if self.files is not None:
-            described = self.files.describe()
+            described = {**self.files.listed(), **mixture([self.kind(file) for file in self.files.files])}
             return {**described, "parts": [{**part, "licence": self._options.licence} for part in described["parts"]]}
         part = {"name": self._found.name, "version": self._found.revision, "licence": self._options.licence}
         return {"what": "a data set of the hub", "parts": [part], "absent": []}
@@ -164,18 +198,29 @@ class Published(ABC):
 
         The commit is left out, so that a prepared corpus is still used after a change on the hub.
         """
-        read = {"sets": self._options.sets} if self.files is None else {"files": self._sizes(self.files)}
-        return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self.chosen(), **read}
+        read: dict[str, Any] = {"sets": self._options.sets}
+        if self.files is not None:
+            read = {"files": self._sizes(self.files)}
+            # Older versions read these as texts, or not at all.
+            rows = [
+                self.files.name(each)
+                for each in self.files.files
+                if not each.name.endswith(ROWS) and self.kind(each).rows
+            ]
+            read |= {"rows_of": rows} if rows else {}
+        skipped = {} if self._options.bad_rows == "refuse" else {"bad_rows": self._options.bad_rows}
+        return {"fields": self.fields, "splits": self._splits, "rows": self._rows, **self.chosen(), **read, **skipped}
 
     def chosen(self) -> dict[str, Any]:
         """Other options that determine the documents."""
         return {}
 
     def _sizes(self, files: Files) -> dict[str, int]:
-        try:
-            return {files.name(file): file.stat().st_size for file in files.files}
-        except OSError as error:
-            raise unreadable(Path(error.filename), error) from error
+        sizes = {}
+        for file in files.files:
+            with reading(file):
+                sizes[files.name(file)] = file.stat().st_size
+        return sizes
 
 
 class Texts(Published):
@@ -193,15 +238,32 @@ class Texts(Published):
     def __iter__(self) -> Iterator[Document]:
         for row in self.rows():
             if not self._wanted(row):
+                self.notes.add(
+                    f"documents of other categories left out (data.source.category={self._category})", row.name
+                )
                 continue
-            text = self.text(row)
-            # A character has at least one byte, so most texts need not be encoded to know this.
-            if len(text) <= self._longer_than and len(text.encode("utf-8", "surrogatepass")) <= self._longer_than:
+            try:
+                document = self._document(row)
+            except BadRow as error:
+                self.bad(error)
                 continue
-            title = self.value(row, "title")
-            id = row.name if title is None else f"{row.name} {title}"
-            label = label_field(row.values, self._label, where=row.where) if self._label else None
-            yield Document(id, id, text, row.split, label=label)
+            if document is None:
+                self.notes.add(
+                    f"documents of {self._longer_than:,} bytes or fewer left out (data.source.longer_than)", row.name
+                )
+                continue
+            yield document
+
+    def _document(self, row: Row) -> Document | None:
+        """The document of a row; None if it is too short."""
+        text = self.text(row)
+        # A character has at least one byte, so most texts need not be encoded to know this.
+        if len(text) <= self._longer_than and len(text.encode("utf-8")) <= self._longer_than:
+            return None
+        title = self.value(row, "title")
+        id = row.name if title is None else f"{row.name} {title}".encode("utf-8", "backslashreplace").decode()
+        label = label_field(row.values, self._label, where=row.where) if self._label else None
+        return Document(id, id, text, row.split, label=label)
 
     def _wanted(self, row: Row) -> bool:
         category = self.value(row, "category")

@@ -1,10 +1,11 @@
 """Reads text from R's data files: the strings of each variable of a package's lazy-load database."""
 
-import gzip
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
+
+from memexp.data.sources.kinds import LONGEST, expand
 
 REFERENCES = 255
 NOTHING = 254
@@ -29,13 +30,21 @@ def variables(database: bytes, index: bytes) -> Iterator[tuple[str, str]]:
     Raises:
         ValueError: a variable is in a form that cannot be read here.
     """
-    places = _Reader(gzip.decompress(index)).read()["variables"]
+    places = _Reader(expand(index, "gzip")).read()["variables"]
     for name, (start, length) in sorted(places.items()):
         # The four bytes before the compressed stream are its size when unpacked.
-        value = _Reader(zlib.decompress(database[start + 4 : start + length])).read()
+        value = _Reader(_inflated(database[start + 4 : start + length])).read()
         value = list(value.values()) if isinstance(value, dict) else value
         if value and all(isinstance(line, str) for line in value):
             yield name, "\n".join(value)
+
+
+def _inflated(data: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, LONGEST)
+    if not stream.eof:
+        raise ValueError("a variable is cut off or unpacks to too much")
+    return found
 
 
 class _Reader:

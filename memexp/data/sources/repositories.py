@@ -5,9 +5,11 @@ from typing import Any
 
 from memexp.config.sources import RepositoriesOptions
 from memexp.data.sources.grouped import Grouped
+from memexp.data.sources.kinds import whole
 from memexp.data.sources.published import Row
-from memexp.data.sources.rows import unreadable
 from memexp.data.splits import hashed
+
+BINARY = "binary files left out"
 
 
 class Repositories(Grouped):
@@ -34,18 +36,25 @@ class Repositories(Grouped):
     def wanted(self, name: str) -> bool:
         return int.from_bytes(hashed(name)[:4]) < self._share * 2**32
 
+    def unwanted(self) -> str:
+        return f"repositories, or their rows, left out (data.source.share={self._share:g})"
+
     def read(self, file: Path) -> str | None:
         try:
-            text = file.read_bytes().decode("utf-8")
+            text = whole(file, "").decode("utf-8")
         except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            self.notes.add(BINARY, file)
             return None
-        except OSError as error:
-            raise unreadable(file, error) from error
-        return None if "\0" in text else text
+        return text
 
     def file_text(self, row: Row) -> str | None:
         value = self.value(row, "text")
-        return None if isinstance(value, str) and "\0" in value else self.text(row)
+        if isinstance(value, str) and "\0" in value:
+            self.notes.add(BINARY, row.where)
+            return None
+        return self.text(row)
 
     def order(self, name: str, files: dict[str, str]) -> list[str]:
         """The sort key of a path is a random number for each folder on the path and for the file."""

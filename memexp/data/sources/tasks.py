@@ -66,9 +66,14 @@ class Task(ABC):
             if (text := " ".join(drawn.words)) not in held_out:
                 return text, drawn
         raise UserError(
-            f"data.source.documents is {list(self._documents.values())}, but almost all possible documents are held out "
-            "already; expected fewer, or longer documents"
+            f"data.source.documents is {list(self._documents.values())}{self._drawn_of()}, but almost all possible documents are held "
+            "out already; expected fewer, or longer documents"
         )
+
+    def _drawn_of(self) -> str:
+        """The setting that says how long documents are, for a message."""
+        named = [name for name in ("lengths", "pairs") if hasattr(self._options, name)]
+        return "".join(f" and data.source.{name} {getattr(self._options, name)}" for name in named)
 
     def describe(self) -> dict[str, Any]:
         """Only the task; it has no parts and no licences."""

@@ -1,9 +1,10 @@
 """Articles of a Wikipedia dump, with their markup or as text."""
 
-import bz2
 import io
 from collections.abc import Iterator
 from xml.etree import ElementTree
+
+from memexp.data.sources.kinds import expand
 
 NO_TEXT = ("file:", "image:", "category:")
 """Links that begin with these show a picture or put the article in a category."""
@@ -14,7 +15,7 @@ NO_PROSE = ("table", "ref", "gallery", "math", "timeline")
 
 def articles(dump: bytes) -> Iterator[tuple[str, str]]:
     """Title and markup of every article of a .xml.bz2 dump: the pages of the first namespace that are not redirects."""
-    for _, page in ElementTree.iterparse(io.BytesIO(bz2.decompress(dump))):
+    for _, page in ElementTree.iterparse(io.BytesIO(expand(dump, "bzip2"))):
         namespace, _, tag = page.tag.rpartition("}")
         if tag != "page":
             continue

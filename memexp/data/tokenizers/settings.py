@@ -48,7 +48,10 @@ def read(settings: Settings) -> Tokenizer | None:
             f"data.tokenizer.path is {settings.path} but kind is {settings.kind}, which has no model; expected one of the two"
         )
     try:
-        model = Path(settings.path).expanduser().read_bytes()
+        path = Path(settings.path).expanduser()
+        if path.exists() and not path.is_file():  # a pipe gives its bytes once, and a device without end
+            raise UserError(f"data.tokenizer.path {settings.path} is no regular file; expected a model file")
+        model = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"cannot read data.tokenizer.path {settings.path}: {error.strerror}; expected a model file"

@@ -2,12 +2,19 @@
 
 import json
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial as partial_of
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memexp.data.sources import fetch as module
 from memexp.data.sources.fetch import PIP, RECORD, Package, fetch
+from memexp.data.sources.index import NotFound, _without_password, copy_archive, places
 from memexp.errors import UserError
 from memexp.files import checksum
 
@@ -174,3 +181,101 @@ def test_what_another_process_has_fetched_meanwhile_stays(tmp_path: Path, monkey
     module._download(debian("made-up"), folder)
     assert (folder / "read").exists()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def source_registry(folder: Path, marker: Path) -> Path:
+    """A registry with one source, whose build would leave a mark."""
+    build = f"open({str(marker)!r}, 'w').close()\n".encode()
+    backend = b'[build-system]\nrequires = []\nbuild-backend = "setup"\nbackend-path = ["."]\n'
+    files = {"setup.py": build, "pyproject.toml": backend, "docs/a.txt": b"text"}
+    folder.mkdir()
+    return made.source_archive(folder / "made_up-1.0.tar.gz", files, "made_up-1.0")
+
+
+@pytest.mark.parametrize(
+    ("place", "form"),
+    [
+        ("folder", "source"),
+        pytest.param("html", "source", marks=pytest.mark.hard),
+        pytest.param("json", "source", marks=pytest.mark.hard),
+        pytest.param("folder", "", marks=pytest.mark.hard),
+        pytest.param("html", "", marks=pytest.mark.hard),
+    ],
+)
+def test_a_source_is_copied_and_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, place: str
+) -> None:
+    registry, marker = tmp_path / "registry", tmp_path / "built"
+    archive = source_registry(registry, marker)
+    sha256 = checksum(archive)
+    page = registry / "simple" / "made-up"
+    page.mkdir(parents=True)
+    with served(registry) as address:
+        if place == "html":
+            (page / "index.html").write_text(f'<a href="../../{archive.name}#sha256={sha256}">{archive.name}</a>')
+        elif place == "json":
+            listed = [{"filename": archive.name, "url": f"../../{archive.name}", "hashes": {"sha256": sha256}}]
+            (page / "index.html").write_text(json.dumps({"files": listed}))
+        options = [f"--find-links={registry}", "--no-index"] if place == "folder" else [f"--index-url={address}/simple"]
+        monkeypatch.setattr(module, "PIP", (*PIP, *options))
+        package = Package("pip", "made-up", "1.0", sha256, form)
+        fetched = fetch(package, tmp_path / "cache")
+        assert fetched.file.read_bytes() == archive.read_bytes()
+        where = places(module.PIP, "")
+        assert copy_archive("Made.Up", "1.0", sha256, where, tmp_path).read_bytes() == archive.read_bytes()
+        with pytest.raises(NotFound, match=r"no source archive of made-up==2\.0"):
+            copy_archive("made-up", "2.0", sha256, where, tmp_path)
+        with pytest.raises(NotFound, match="0000"):
+            copy_archive("made-up", "1.0", "0" * 64, where, tmp_path)
+    assert not marker.exists()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a server of a folder's files; JSON is told by its first sign."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def guess_type(self, path: Any) -> str:
+            file = Path(path)
+            is_json = file.suffix == ".html" and file.read_text().startswith("{")
+            return "application/vnd.pypi.simple.v1+json" if is_json else super().guess_type(path)
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial_of(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_no_option_of_pip_lets_it_build() -> None:
+    for form, options in module.FORMS.items():
+        assert options is None or "--only-binary=:all:" in options, form
+
+
+def test_where_pip_looks() -> None:
+    configured = (
+        ":env:.find-links='/wheels'\nglobal.cert='/ca.pem'\nglobal.extra-index-url='https://a/simple https://b/simple'\n"
+        "global.index-url='https://user:word@own/simple'\nglobal.timeout='9'"
+    )
+    found = places(["pip", "download", "--find-links=/more"], configured)
+    assert found.indexes == ["https://user:word@own/simple", "https://a/simple", "https://b/simple"]
+    assert (found.links, found.cert) == (["/wheels", "/more"], "/ca.pem")
+    assert places(["pip", "--no-index"], configured).indexes == []
+    assert places([], "").indexes == ["https://pypi.org/simple"]
+    assert "word" not in _without_password(found.indexes[0])
+
+
+def test_an_index_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("http://127.0.0.1:9/simple", "ftp://127.0.0.1/simple", f"file://{tmp_path}/none"):
+        monkeypatch.setattr(module, "PIP", (*PIP[:3], f"--index-url={address}"))
+        monkeypatch.setattr(module, "_run", lambda *_: "")
+        refuses(
+            Package("pip", "made-up", "1.0", "0" * 64, "source"), tmp_path / "cache", "made-up", "expected a download"
+        )

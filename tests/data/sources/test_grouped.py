@@ -84,12 +84,12 @@ def test_rows_are_sorted_by_repository(tmp_path: Path) -> None:
     write(tmp_path / "tree" / "owner" / "one", {".git/HEAD": ""})
     write(tmp_path / "tree" / "owner" / "two", {".git/HEAD": "", "main.py": "main"})
     rows = [{"repo_name": "owner/one", "path": path, "content": text} for path, text in FILES.items()]
-    rows.append({"repo_name": "owner/two", "path": "main.py", "content": "\ud800"})
+    rows.append({"repo_name": "owner/two", "path": "main.py", "content": "\u2028"})
     rows.append({"repo_name": "owner/two", "path": "binary.py", "content": "NUL \u0000"})
     random.Random(0).shuffle(rows)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     one, two = repositories(tmp_path / "rows.jsonl")
-    assert two == ("owner/two", "owner/two", "\ud800", *two[3:])
+    assert two == ("owner/two", "owner/two", "\u2028", *two[3:])
     assert one == next(iter(repositories(tmp_path / "tree")))
     assert not list(Path(tempfile.gettempdir()).glob("memexp-*/rows.db"))
 
