@@ -148,8 +148,9 @@ def _source(package: Package, folder: Path) -> None:
     assert package.version is not None  # pip's packages are pinned
     assert package.sha256 is not None
     configured = _run([*PIP[:3], "config", "list"], package, folder)
+    help = _run([*PIP[:3], "download", "--help"], package, folder)
     try:
-        copy_archive(package.name, package.version, package.sha256, places(PIP, configured), folder)
+        copy_archive(package.name, package.version, package.sha256, places(PIP, configured, help), folder)
     except NotFound as error:
         raise UserError(
             f"pip's indexes do not give {package.name}: {error}; expected a download. Likely cause: no network, or no such version"

@@ -18,7 +18,6 @@ from urllib.error import URLError
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, url2pathname
 
-PYPI = "https://pypi.org/simple"
 TIMEOUT = 15.0
 """Seconds to wait for an answer."""
 
@@ -27,6 +26,9 @@ LARGEST = 1 << 31
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+
+DEFAULT = re.compile(r"Python Package Index \(default (\S+)\)")
+"""The index of pip's own default, in its help."""
 
 SETTING = re.compile(r"^[^=]*?\.(index-url|extra-index-url|find-links|no-index|cert)='?(.*?)'?$")
 """A line of `pip config list`."""
@@ -53,8 +55,8 @@ class Link(NamedTuple):
     sha256: str | None
 
 
-def places(command: Sequence[str], configured: str) -> Places:
-    """Where pip looks for packages, by its command line and by what `pip config list` says."""
+def places(command: Sequence[str], configured: str, help: str) -> Places:
+    """Where pip looks for packages, by its command line, by what `pip config list` says and by its help."""
     given: dict[str, list[str]] = {}
     for line in configured.splitlines():
         if found := SETTING.match(line):
@@ -67,7 +69,7 @@ def places(command: Sequence[str], configured: str) -> Places:
         if word.startswith("--") and equals:
             given[name] = [*given.get(name, []), value] if name in ("extra-index-url", "find-links") else [value]
     none = "--no-index" in command or given.get("no-index", ["false"])[-1].lower() in ("1", "true", "yes", "on")
-    indexes = [*given.get("index-url", [PYPI])[-1:], *given.get("extra-index-url", [])]
+    indexes = [*given.get("index-url", DEFAULT.findall(" ".join(help.split())))[-1:], *given.get("extra-index-url", [])]
     return Places([] if none else indexes, given.get("find-links", []), next(iter(given.get("cert", [])), None))
 
 

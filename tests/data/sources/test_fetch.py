@@ -1,6 +1,7 @@
 """Fetching with pip as it is, from a folder of wheels, and with an apt-get that a test writes; and the cache."""
 
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -221,7 +222,7 @@ def test_a_source_is_copied_and_not_built(
         package = Package("pip", "made-up", "1.0", sha256, form)
         fetched = fetch(package, tmp_path / "cache")
         assert fetched.file.read_bytes() == archive.read_bytes()
-        where = places(module.PIP, "")
+        where = places(module.PIP, "", "")
         assert copy_archive("Made.Up", "1.0", sha256, where, tmp_path).read_bytes() == archive.read_bytes()
         with pytest.raises(NotFound, match=r"no source archive of made-up==2\.0"):
             copy_archive("made-up", "2.0", sha256, where, tmp_path)
@@ -264,11 +265,14 @@ def test_where_pip_looks() -> None:
         ":env:.find-links='/wheels'\nglobal.cert='/ca.pem'\nglobal.extra-index-url='https://a/simple https://b/simple'\n"
         "global.index-url='https://user:word@own/simple'\nglobal.timeout='9'"
     )
-    found = places(["pip", "download", "--find-links=/more"], configured)
+    help = "Base URL of the Python Package Index (default\n        https://example/simple). This should point"
+    found = places(["pip", "download", "--find-links=/more"], configured, help)
     assert found.indexes == ["https://user:word@own/simple", "https://a/simple", "https://b/simple"]
     assert (found.links, found.cert) == (["/wheels", "/more"], "/ca.pem")
-    assert places(["pip", "--no-index"], configured).indexes == []
-    assert places([], "").indexes == ["https://pypi.org/simple"]
+    assert places(["pip", "--no-index"], configured, help).indexes == []
+    assert places([], "", help).indexes == ["https://example/simple"]
+    own = subprocess.run([sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True, check=True)
+    assert len(places([], "", own.stdout).indexes) == 1
     assert "word" not in _without_password(found.indexes[0])
 
 
