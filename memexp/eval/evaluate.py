@@ -20,13 +20,14 @@ from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import as_json, fingerprint, make_writable, sealed, write_together
+from memexp.files import as_json, fingerprint, make_writable, write_together
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
+from memexp.wording import perplexity_of
 
 
 class Request(NamedTuple):
@@ -101,6 +102,7 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
+    _refuse_nonfinite(run, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
         "run": run.name,
@@ -135,10 +137,20 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
             "tokens.npy": partial(np.save, arr=tokens),
             "retrieved.npy": None if scores.retrieved is None else partial(np.save, arr=scores.retrieved),
             "documents.json": as_json(rows),
-            "summary.json": as_json(sealed(summary)),
         },
+        summary=summary,
     )
     return score
+
+
+def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) -> None:
+    if not np.isfinite(scores.nats).all():
+        at = int(np.flatnonzero(~np.isfinite(scores.nats))[0])
+        document = int(np.searchsorted(np.cumsum(scores.lengths), at, side="right"))
+        raise UserError(
+            f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
+            "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+        )
 
 
 def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: Scores) -> list[dict[str, Any]]:
@@ -198,14 +210,16 @@ def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
     """Means over the tokens, bytes, characters and words of the scored text: nats are summed in float64 and divided once."""
     total = float(nats.sum(dtype=np.float64))
     decoded = text.decode(errors="replace")
-    per_token, bits, per_word = total / len(nats), total / math.log(2), _exp(total / max(1, len(decoded.split())))
+    per_token, bits = total / len(nats), total / math.log(2)
     return {
         "nats_per_token": per_token,
-        "perplexity": _exp(per_token),
+        "perplexity": perplexity_of(per_token),
         "bits_per_token": bits / len(nats),
         "bits_per_byte": bits / max(1, len(text)),
         "bits_per_character": bits / max(1, len(decoded)),
-        "word_perplexity": None if per_word == math.inf else per_word,  # a text without spaces is one long word
+        "word_perplexity": perplexity_of(
+            total / max(1, len(decoded.split()))
+        ),  # a text without spaces is one long word
         "tokens": len(nats),
         "bytes": len(text),
     }
@@ -319,7 +333,3 @@ def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
                 "again from other text, such as after an upgrade"
             )
     return RunSpec(run, config, corpus, identity, root)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -28,7 +28,18 @@ from memexp.config.groups import Data, Scored
 from memexp.config.sources import read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
-from memexp.files import read_json, read_sealed
+from memexp.files import (
+    SUMMARY,
+    encoded,
+    fingerprint,
+    read_json,
+    read_sealed,
+    unsealed,
+    verify,
+    with_last_line,
+    without_last_line,
+    write_atomically,
+)
 from memexp.lock import hold, is_held
 
 COPIES = "runs.jsonl"
@@ -82,8 +93,20 @@ class Score:
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The contents of documents.json: one entry for each document, in the order of the arrays."""
-        documents: list[dict[str, Any]] = read_json(self.path / "documents.json")
+        documents: list[dict[str, Any]] = read_json(self.verified("documents.json"))
         return documents
+
+    def verified(self, name: str) -> Path:
+        """The path of one of its files, after a comparison with the checksum in the summary; older scores have none.
+
+        Raises:
+            UserError: the file was changed after it was written.
+        """
+        summary, path = self.summary, self.path / name
+        sums = summary.get("files", {}) if isinstance(summary, dict) else {}
+        if isinstance(sums, dict) and name in sums and path.exists():
+            verify(path, str(sums[name]), where=f"in {SUMMARY}", remedy="score again with force=true")
+        return path
 
 
 @dataclass(frozen=True)
@@ -111,7 +134,8 @@ class Run:
 
         try:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
-            config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
+            path = self.path / "config.yaml"
+            config = yaml.load(without_last_line(path.read_bytes(), path), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError) as error:
             seen = " ".join(str(error).split())  # a YAML error has several lines
             raise UserError(f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder") from error
@@ -120,6 +144,14 @@ class Run:
                 f"{self.path / 'config.yaml'} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
             )
         return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml, with its checksum in the last line.
+
+        Raises:
+            UserError: a setting would not be read as it is, such as a text that is not UTF-8.
+        """
+        write_atomically(self.path / "config.yaml", as_yaml(config))
 
     @property
     def identity(self) -> Any:
@@ -168,7 +200,7 @@ class Run:
         path = self.path / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            return [json.loads(line) for line in lines]
+            return [unsealed(json.loads(line), path) for line in lines]
         except FileNotFoundError:
             return []
         except ValueError as error:
@@ -207,6 +239,23 @@ class Run:
             )
 
         return hold(self.path / "lock", busy=refuse)
+
+
+def as_yaml(config: dict[str, Any]) -> bytes:
+    """The settings of a run as config.yaml holds them.
+
+    Raises:
+        UserError: a setting would not be read as it is, such as a text that is not UTF-8.
+    """
+    import yaml
+
+    encoded(json.dumps(config, ensure_ascii=False))
+    text = yaml.safe_dump(config, sort_keys=False)
+    if fingerprint(yaml.safe_load(text)) != fingerprint(config):
+        raise UserError(
+            "the settings cannot be written to config.yaml so that they are read as they are; expected plain text and numbers"
+        )
+    return with_last_line(text)
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.utils.checkpoint
-import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.data.lanes import Batch
 from memexp.device import peak_memory
 from memexp.errors import UserError
-from memexp.files import write_json, write_sealed, write_text
+from memexp.files import write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
@@ -66,7 +65,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         # written only now, so that a refused run leaves nothing that is listed
         write_json(run.path / "identity.json", spec.identity)
         # last: a run is listed by its config.yaml, and must then have an identity
-        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        run.write_config(asdict(config))
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
@@ -248,7 +247,7 @@ def _done(spec: RunSpec) -> bool:
     before = run.config.get("tag")
     if tag and before != tag:
         print(f"its tag was {before!r} and is now {tag!r}")
-        write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": tag}, sort_keys=False))
+        run.write_config(run.config | {"tag": tag})
     return True
 
 
