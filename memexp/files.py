@@ -5,19 +5,16 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from memexp.errors import UserError
 from memexp.lock import hold
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write for which there is no space."""
+from memexp.machine import why_full
 
 Content = bytes | Callable[[IO[bytes]], object]
 """The bytes of a file, or a function that writes them to the open binary file."""
@@ -27,9 +24,6 @@ SUMMARY = "summary.json"
 
 SHORT = 8
 """Digits of the checksum of a line. It only has to show damage."""
-
-ALMOST_NOTHING = 1 << 20
-"""With less free space than this many bytes, a file system counts as full."""
 
 
 def write_atomically(path: Path, content: Content, *, make_folder: bool = True) -> None:
@@ -100,6 +94,19 @@ def make_writable(folder: Path) -> None:
         pass
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing was written but a lock, unless another process writes in it."""
+
+    def leave(process: str) -> None:
+        raise UserError(f"{folder} is in use by {process}")
+
+    with suppress(OSError, UserError):
+        if {path.name for path in folder.iterdir()} <= {".lock"}:
+            with hold(folder / ".lock", busy=leave):
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+
+
 def _locked(folder: Path) -> AbstractContextManager[None]:
     def wait(process: str) -> None:
         print(f"Waiting for {process}, which is writing in {folder}", file=sys.stderr)
@@ -137,51 +144,6 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write {path}: {error.strerror}; expected a folder that can be written{why_full(error, path)}"
     )
-
-
-def why_full(error: OSError, path: Path | None = None) -> str:
-    """The end of a message that names the file system that is full; empty if the error is of another kind.
-
-    Args:
-        path: the file that could not be written; None if it is not known.
-    """
-    if error.errno not in FULL:
-        return ""
-    places = [
-        *([_mount(path)] if path else []),
-        *(Path(name) for name in ("/dev/shm", "/tmp", os.environ.get("TMPDIR")) if name),
-    ]
-    free = {place: shutil.disk_usage(place) for place in places if place.is_dir()}
-    full = next((place for place, space in free.items() if space.free < ALMOST_NOTHING), None)
-    if full is None and path is None:
-        return ". Likely cause: the disk is full or a quota is used up"
-    if full is None or (path and full == places[0]):
-        place, cause = full or places[0], "the disk is full or a quota is used up"
-    else:
-        place, cause = (
-            full,
-            f"{full} is full, which is not the disk of the results but holds temporary files or shared memory",
-        )
-    space = free[place]
-    return f". Likely cause: {cause} (file system {place}: {_size(space.free)} of {_size(space.total)} free)"
-
-
-def _mount(path: Path) -> Path:
-    """Where the file system of `path` is mounted."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    place = place.resolve()
-    while not place.is_mount() and place != place.parent:
-        place = place.parent
-    return place
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -243,8 +205,11 @@ def finite(content: Any) -> Any:
     return content
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, remedy: str = "") -> Any:
     """Read a JSON file.
+
+    Args:
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: `path` is absent or is not JSON.
@@ -255,13 +220,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged"
+            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged{'; ' if remedy else ''}{remedy}"
         ) from error
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with a checksum of its content, so that a later edit is detected."""
-    write_json(path, sealed(content))
+    """Write JSON with a checksum of its content, so that a later edit is detected; its folder must exist."""
+    write_atomically(path, as_json(sealed(content)), make_folder=False)
 
 
 def sealed(content: Mapping[str, Any], *, digits: int = 64) -> dict[str, Any]:
@@ -270,20 +235,24 @@ def sealed(content: Mapping[str, Any], *, digits: int = 64) -> dict[str, Any]:
     return plain | {"checksum": fingerprint(plain)[:digits]}
 
 
-def read_sealed(path: Path) -> Any:
+def read_sealed(path: Path, *, remedy: str = "") -> Any:
     """Read a file that `write_sealed` wrote; an older file without a checksum is read unchecked.
+
+    Args:
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: `path` is absent, is not JSON, or was changed after it was written.
     """
-    return unsealed(read_json(path), path)
+    return unsealed(read_json(path, remedy=remedy), path, remedy=remedy)
 
 
-def unsealed(content: Any, path: Path) -> Any:
+def unsealed(content: Any, path: Path, *, remedy: str = "") -> Any:
     """Undo `sealed`: check the checksum and remove it; content without a checksum is returned unchecked.
 
     Args:
         path: the file it was read from, for the message.
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: the content was changed after it was written.
@@ -293,7 +262,7 @@ def unsealed(content: Any, path: Path) -> Any:
     bare = {name: value for name, value in content.items() if name != "checksum"}
     expected, seen = str(content["checksum"]), fingerprint(bare)
     if len(expected) not in (SHORT, len(seen)) or not seen.startswith(expected):
-        raise _changed(path, seen, expected, "written in it")
+        raise _changed(path, seen, expected, "written in it", remedy)
     return bare
 
 

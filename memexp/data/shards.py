@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -23,7 +23,11 @@ from memexp.config.groups import Data
 from memexp.data.sources import Document, Source
 from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError
-from memexp.files import checksum, read_json, write_json
+from memexp.files import checksum, read_json, read_sealed, write_json, write_sealed
+from memexp.machine import why_full
+
+WORK = "work"
+"""Folder of intermediate files, inside the folder of a corpus that is being built."""
 
 SHARD = 32 << 20
 """A shard ends after the document with which it reaches this many bytes."""
@@ -91,7 +95,7 @@ def begin(work: Path, content: str) -> None:
         content: says what is built.
     """
     mark = work / BEGUN
-    if not mark.exists() or read_json(mark) != content:
+    if _said(mark) != content:
         shutil.rmtree(work, ignore_errors=True)
         write_json(mark, content)
 
@@ -106,7 +110,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         UserError: a document cannot be used, or the disk is full.
     """
     shards = list(_whole(work))
-    if (work / READ).exists() and read_json(work / READ) == len(shards):
+    if _said(work / READ) == len(shards):
         advance(sum(entry.bytes for shard in shards for entry in shard.entries))
         return shards
     documents = iter(source)
@@ -116,7 +120,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         entries = [_checked(document, config)[0] for document in again]
         kept = [(entry.id, entry.bytes) for entry in entries if entry.bytes >= config.min_document]
         if kept != [(entry.id, entry.bytes) for entry in shard.entries]:
-            content = read_json(work / BEGUN)
+            content = _said(work / BEGUN)
             shutil.rmtree(work)
             begin(work, content)
             return read(source, config, work, advance)
@@ -125,6 +129,19 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         shards.append(read_now)
     write_json(work / READ, len(shards))
     return shards
+
+
+def record(path: Path) -> Any:
+    """What was kept of a complete part of the work; None if it is not complete, or the record is damaged."""
+    with suppress(UserError):
+        return read_sealed(path)
+    return None
+
+
+def _said(path: Path) -> Any:
+    with suppress(UserError):
+        return read_json(path)
+    return None
 
 
 @contextmanager
@@ -138,8 +155,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. Likely cause: the disk "
-            "is full or a quota is used up. The same command continues from the last complete part"
+            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. The same command continues from "
+            f"the last complete part{why_full(error, path)}"
         ) from error
 
 
@@ -147,9 +164,8 @@ def _whole(work: Path) -> Iterator[Shard]:
     """The complete shards, up to the first that is missing or damaged."""
     for number in count():
         shard = Shard(work / f"{number:05}.text")
-        if not shard.index.exists():
+        if (content := record(shard.index)) is None:
             return
-        content = read_json(shard.index)
         shard.entries = [Entry(**row) for row in content["documents"]]
         shard.left_out = content["left_out"]
         if not shard.path.exists() or checksum(shard.path) != content["sha256"]:
@@ -183,7 +199,7 @@ def _write(documents: Iterator[Document], shard: Shard, config: Data, advance: C
         shard.path.unlink()
         return None
     rows = [{**asdict(entry), "answers": entry.answers and list(entry.answers)} for entry in shard.entries]
-    write_json(shard.index, {"documents": rows, "left_out": shard.left_out, "sha256": digest.hexdigest()})
+    write_sealed(shard.index, {"documents": rows, "left_out": shard.left_out, "sha256": digest.hexdigest()})
     return shard
 
 

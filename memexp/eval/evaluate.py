@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,7 +22,7 @@ from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import as_json, fingerprint, make_writable, write_together
+from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
@@ -59,8 +61,19 @@ def evaluate(
     check_scoring(config.data, request.scoring)
     if not force and (kept := kept_score(run, config, request)) is not None:
         return kept
-    make_writable(_score_of(run, config, request).path)  # before hours of work
-    return score_run(reopen(run, config, root), request, command=command)
+    with _folder_of(_score_of(run, config, request)):
+        return score_run(reopen(run, config, root), request, command=command)
+
+
+@contextmanager
+def _folder_of(score: Score) -> Iterator[None]:
+    """Make the folder of a score, before hours of work; if nothing is written to it, remove it again."""
+    make_writable(score.path)
+    try:
+        yield
+    finally:
+        remove_if_empty(score.path)
+        remove_if_empty(score.path.parent)
 
 
 def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
@@ -85,9 +98,15 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
     Raises:
         UserError: the run has no weights, or the split has nothing to score.
     """
-    run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
+    run, config = spec.run, spec.config
     score = _score_of(run, config, request)
-    make_writable(score.path)
+    with _folder_of(score):
+        _score_and_write(spec, score, request, command=command)
+    return score
+
+
+def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
+    run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
     model = load_model(spec, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
@@ -130,6 +149,11 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         "config_hash": spec.hash,
     }
     rows = _document_rows(documents, tokens, scores)
+    if run.summary is None:
+        raise UserError(
+            f"{run.path} was deleted or moved while it was scored; expected that it stays until then. Train it again, or score it where "
+            "it is now"
+        )
     write_together(
         score.path,
         {
@@ -140,7 +164,6 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         },
         summary=summary,
     )
-    return score
 
 
 def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) -> None:
@@ -211,15 +234,14 @@ def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
     total = float(nats.sum(dtype=np.float64))
     decoded = text.decode(errors="replace")
     per_token, bits = total / len(nats), total / math.log(2)
+    per_word = perplexity_of(total / max(1, len(decoded.split())))
     return {
         "nats_per_token": per_token,
         "perplexity": perplexity_of(per_token),
         "bits_per_token": bits / len(nats),
         "bits_per_byte": bits / max(1, len(text)),
         "bits_per_character": bits / max(1, len(decoded)),
-        "word_perplexity": perplexity_of(
-            total / max(1, len(decoded.split()))
-        ),  # a text without spaces is one long word
+        "word_perplexity": None if per_word == math.inf else per_word,  # a text without spaces is one long word
         "tokens": len(nats),
         "bytes": len(text),
     }

@@ -42,10 +42,12 @@ def list_runs(runs: Sequence[Run]) -> list[Listed]:
     """A line for each run, sorted by time; a damaged run gets a line that says so."""
     listed = []
     for run in runs:
-        item = Listed(run.name, run.state, _written(run))
+        item = Listed(run.name, "", 0.0)
         try:
+            item.written = _written(run)
             _read(run, item)
-        except (UserError, ValueError, TypeError, AttributeError) as error:
+            item.state = run.state
+        except (UserError, OSError, ValueError, TypeError, AttributeError) as error:
             item.state, item.problem = (
                 "damaged",
                 str(error) if isinstance(error, UserError) else _unreadable(run, error),

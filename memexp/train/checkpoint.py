@@ -9,6 +9,7 @@ from torch import Tensor
 
 from memexp.errors import UserError
 from memexp.files import write_atomically
+from memexp.machine import why_full
 
 KEPT = 2
 """How many of the newest checkpoints are kept while a run trains."""
@@ -26,7 +27,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
                 raise error.__context__ from error
             raise
 
-    write_atomically(path, write)
+    try:
+        path.parent.mkdir(exist_ok=True)  # without its parents: a run folder that was deleted stays deleted
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; expected the folder of a run{why_full(error, path)}"
+        ) from error
+    write_atomically(path, write, make_folder=False)
 
 
 def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import UserError
-from memexp.files import SHORT, as_json_line, sealed, unsealed, why_full, write_text
+from memexp.files import SHORT, as_json_line, sealed, unsealed, write_text
+from memexp.machine import why_full
 
 
 class MetricsFile:
