@@ -19,6 +19,9 @@ TRIES = 5
 PAUSE_SECONDS = 0.02
 """How often, and after which pause, a process tries a lock again: `is_held` of another process may hold it for an instant."""
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""Error numbers of file systems that refuse locks. Those that answer ENOSYS have none: there a file's presence is the lock."""
+
 HEALING_SECONDS = 3.0
 """How long filelock watches a lock file that it did not write, such as a copy from a file system with locks, before it replaces
 the file."""
@@ -86,8 +89,12 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno in NO_LOCKS:
             raise _unusable(path, error) from error
+        if error.errno != errno.ENOSYS:
+            raise UserError(
+                f"cannot read {path}: {error.strerror}; expected a file that tells whether a process works in its folder"
+            ) from error
     lock = SoftFileLock(path, timeout=TRIES * PAUSE_SECONDS, poll_interval=PAUSE_SECONDS)
     if lock.pid is None:
         return False
@@ -141,7 +148,7 @@ def _holder(path: Path, *, by_file: bool) -> str:
 
 
 def _unusable(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+    if error.errno in NO_LOCKS:
         return UserError(
             f"cannot lock {path}: {error.strerror}; expected a file system with locks. Likely cause: this one is mounted without "
             "locks; set root=DIR to a folder on another file system"
