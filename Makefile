@@ -29,7 +29,7 @@ demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text
 test: $(STAMP)  ## run the tests, except the slow ones (make hard)
 	$(BIN)/python -m pytest -q -n 2 -m 'not hard'
 
-hard: $(STAMP)  ## run the slow tests: killed processes, generated code, every bench
+hard: $(STAMP)  ## run the slow tests: killed processes, damaged files, full disks, generated code, every bench
 	$(BIN)/python -m pytest -q -n 2 -m hard
 
 lint: $(STAMP)  ## find mistakes and unformatted files

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from memexp import __version__
 from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError, did_you_mean
+from memexp.machine import why_full
+from memexp.train.interrupt import Stopped, stopped_by_signals
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 CONTINUING = ("prepare", "train", "reproduce")
@@ -32,22 +35,23 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after the program's name; default: the arguments of this process.
 
     Returns:
-        The exit code: 0; 2 after a user's error, with one line on stderr; 130 after an interruption.
+        The exit code: 0; 2 after a user's error, with one line on stderr; 130 or 143 after SIGINT or SIGTERM.
     """
     words = sys.argv[1:] if argv is None else argv
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
     try:
-        code = _dispatch(words)
+        with stopped_by_signals(name):
+            code = _dispatch(words)
         if sys.stdout is not None:  # it may have been closed
             sys.stdout.flush()
         return code
     except UserError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
         print(f"{name}: interrupted{later}", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + error.signal_number if isinstance(error, Stopped) else INTERRUPTED
     except BrokenPipeError:
         # The reader has stopped, as `| head` does. Python flushes stdout again at its end: send that to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in OUTSIDE:
             raise
         what = f"use {error.filename}" if error.filename else "write"
-        print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used", file=sys.stderr)
+        cause = why_full(error, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
+        print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used{cause}", file=sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):

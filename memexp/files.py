@@ -3,45 +3,52 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from memexp.errors import UserError
 from memexp.lock import hold
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write for which there is no space."""
+from memexp.machine import why_full
 
 Content = bytes | Callable[[IO[bytes]], object]
 """The bytes of a file, or a function that writes them to the open binary file."""
 
+SUMMARY = "summary.json"
+"""The file that marks a run or a score as complete, because it is written last."""
 
-def write_atomically(path: Path, content: Content) -> None:
+SHORT = 8
+"""Digits of the checksum of a line. It only has to show damage."""
+
+
+def write_atomically(path: Path, content: Content, *, make_folder: bool = True) -> None:
     """Write `path` through a temporary file beside it, so that no reader ever sees half of it.
 
     Args:
-        path: the file to make or replace; its folder is made when absent.
+        path: the file to make or replace.
+        make_folder: make its folder when absent.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file at `path` is unchanged.
     """
-    with _temporary(path, content) as name:
+    with _temporary(path, content, make_folder=make_folder) as name:
         Path(name).replace(path)
 
 
-def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
+def write_together(folder: Path, files: Mapping[str, Content | None], *, summary: Mapping[str, Any]) -> None:
     """Write files that belong together: first all to temporary files, which are then renamed one right after another.
 
     Only one process at a time does this in a folder. Temporary files that a killed process left are deleted.
 
     Args:
-        files: contents by file name; None deletes the file. The last file marks the others as complete: it is deleted first
-            and renamed last.
+        files: contents by file name; None deletes the file.
+        summary: the content of `SUMMARY`, to which the checksums of the files are added under "files". It marks the files
+            as complete: an older one is deleted first, and the new one is renamed last.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old files are unchanged.
@@ -54,12 +61,15 @@ def write_together(folder: Path, files: Mapping[str, Content | None]) -> None:
             for name, content in files.items()
             if content is not None
         }
-        (folder / list(files)[-1]).unlink(missing_ok=True)
+        sums = {name: checksum(Path(written)) for name, written in temporary.items()}
+        last = stack.enter_context(_temporary(folder / SUMMARY, as_json(sealed({**summary, "files": sums}))))
+        (folder / SUMMARY).unlink(missing_ok=True)
         for name in files:
             if name in temporary:
                 Path(temporary[name]).replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
+        Path(last).replace(folder / SUMMARY)
 
 
 def rewrite(path: Path, change: Callable[[str], str]) -> None:
@@ -84,6 +94,19 @@ def make_writable(folder: Path) -> None:
         pass
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing was written but a lock, unless another process writes in it."""
+
+    def leave(process: str) -> None:
+        raise UserError(f"{folder} is in use by {process}")
+
+    with suppress(OSError, UserError):
+        if {path.name for path in folder.iterdir()} <= {".lock"}:
+            with hold(folder / ".lock", busy=leave):
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+
+
 def _locked(folder: Path) -> AbstractContextManager[None]:
     def wait(process: str) -> None:
         print(f"Waiting for {process}, which is writing in {folder}", file=sys.stderr)
@@ -92,10 +115,11 @@ def _locked(folder: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _temporary(path: Path, content: Content) -> Iterator[str]:
+def _temporary(path: Path, content: Content, *, make_folder: bool = True) -> Iterator[str]:
     """Write `content` to a temporary file beside `path` and yield its name; it is deleted at the end unless it was renamed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -104,38 +128,88 @@ def _temporary(path: Path, content: Content) -> Iterator[str]:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
+        if isinstance(content, bytes) and Path(name).read_bytes() != content:
+            raise OSError(errno.EIO, "it does not hold what was written to it")
         Path(name).chmod(0o644)
         yield name
     except OSError as error:
-        full = ". Likely cause: the disk is full or a quota is used up" if error.errno in FULL else ""
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; the old file, if there was one, is untouched{full}"
+            f"cannot write {path}: {error.strerror or error}; the old file, if there was one, is untouched{why_full(error, path)}"
         ) from error
     finally:
         Path(name).unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror}; expected a folder that can be written")
+    return UserError(
+        f"cannot write {path}: {error.strerror}; expected a folder that can be written{why_full(error, path)}"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_atomically(path, text.encode())
+    """Write `text` to `path` as UTF-8, whole or not at all.
+
+    Raises:
+        UserError: the text cannot be written as UTF-8.
+    """
+    write_atomically(path, encoded(text))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path` as indented JSON, whole or not at all."""
+    """Write `content` to `path` as indented JSON, whole or not at all; numbers that are not finite become null.
+
+    Raises:
+        UserError: a text in it cannot be written as UTF-8.
+    """
     write_atomically(path, as_json(content))
 
 
 def as_json(content: Any) -> bytes:
-    """`content` as indented JSON in UTF-8, as `write_json` writes it."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    """`content` as indented JSON in UTF-8, as `write_json` writes it.
+
+    Raises:
+        UserError: a text in it cannot be written as UTF-8.
+    """
+    return encoded(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def as_json_line(content: Any) -> str:
+    """`content` as one line of JSON without its end; numbers that are not finite become null."""
+    return json.dumps(finite(content), allow_nan=False)
+
+
+def encoded(text: str) -> bytes:
+    """The UTF-8 of a text.
+
+    Raises:
+        UserError: it has none, because a part of it was never valid UTF-8.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        seen = text[max(0, error.start - 20) : error.end].splitlines()[-1]
+        raise UserError(
+            f"the text {seen!a} cannot be written to a file; expected UTF-8. Likely cause: a value or a file name on the command "
+            "line is in another encoding, such as Latin-1"
+        ) from error
+
+
+def finite(content: Any) -> Any:
+    """JSON content with None in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+def read_json(path: Path, *, remedy: str = "") -> Any:
     """Read a JSON file.
+
+    Args:
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: `path` is absent or is not JSON.
@@ -146,34 +220,39 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged"
+            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged{'; ' if remedy else ''}{remedy}"
         ) from error
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON with a checksum of its content, so that a later edit is detected."""
-    write_json(path, sealed(content))
+    """Write JSON with a checksum of its content, so that a later edit is detected; its folder must exist."""
+    write_atomically(path, as_json(sealed(content)), make_folder=False)
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """`content` with its checksum added under "checksum"."""
-    return content | {"checksum": fingerprint(content)}
+def sealed(content: Mapping[str, Any], *, digits: int = 64) -> dict[str, Any]:
+    """`content` with the first digits of its checksum added under "checksum"; numbers that are not finite become None."""
+    plain: dict[str, Any] = finite(content)
+    return plain | {"checksum": fingerprint(plain)[:digits]}
 
 
-def read_sealed(path: Path) -> Any:
+def read_sealed(path: Path, *, remedy: str = "") -> Any:
     """Read a file that `write_sealed` wrote; an older file without a checksum is read unchecked.
+
+    Args:
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: `path` is absent, is not JSON, or was changed after it was written.
     """
-    return unsealed(read_json(path), path)
+    return unsealed(read_json(path, remedy=remedy), path, remedy=remedy)
 
 
-def unsealed(content: Any, path: Path) -> Any:
+def unsealed(content: Any, path: Path, *, remedy: str = "") -> Any:
     """Undo `sealed`: check the checksum and remove it; content without a checksum is returned unchecked.
 
     Args:
         path: the file it was read from, for the message.
+        remedy: what the user can do if the file is damaged.
 
     Raises:
         UserError: the content was changed after it was written.
@@ -181,12 +260,65 @@ def unsealed(content: Any, path: Path) -> Any:
     if not isinstance(content, dict) or "checksum" not in content:
         return content
     bare = {name: value for name, value in content.items() if name != "checksum"}
-    if content["checksum"] != (seen := fingerprint(bare)):
-        raise UserError(
-            f"{path} is not as memexp wrote it: its content has the checksum {seen[:8]}; expected {str(content['checksum'])[:8]}, "
-            "the checksum written in it. Likely cause: it was edited"
-        )
+    expected, seen = str(content["checksum"]), fingerprint(bare)
+    if len(expected) not in (SHORT, len(seen)) or not seen.startswith(expected):
+        raise _changed(path, seen, expected, "written in it", remedy)
     return bare
+
+
+def verify(path: Path, expected: str, *, where: str, remedy: str = "") -> None:
+    """Compare a file with the checksum that was kept of it.
+
+    Args:
+        where: where the checksum stands, for the message.
+        remedy: what the user can do if the file is damaged.
+
+    Raises:
+        UserError: the file was changed after it was written, or cannot be read.
+    """
+    try:
+        seen = checksum(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; expected the file that memexp wrote. {remedy}".rstrip(" .")
+        ) from error
+    if seen != expected:
+        raise _changed(path, seen, expected, where, remedy)
+
+
+def with_last_line(text: str) -> bytes:
+    """`text` followed by a comment, in YAML, with the checksum of the text."""
+    data = encoded(text)
+    return data + f"# checksum: {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
+def without_last_line(data: bytes, path: Path) -> str:
+    """Undo `with_last_line`: check the checksum and remove it; a text without one is returned unchecked.
+
+    Raises:
+        UserError: the text was changed after it was written.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    body, _, last = data.rstrip(b"\n").rpartition(b"\n")
+    digits = last[-64:]
+    if len(digits) < 64 or (b"checksum" not in last and not last.startswith(b"# ")):
+        return data.decode()
+    if (seen := hashlib.sha256(body + b"\n").hexdigest()) != digits.decode(errors="replace"):
+        raise _changed(
+            path,
+            seen,
+            digits.decode(errors="replace"),
+            "in its last line",
+            "delete that line if you edited the file yourself",
+        )
+    return (body + b"\n").decode()
+
+
+def _changed(path: Path, seen: str, expected: str, where: str, remedy: str = "") -> UserError:
+    return UserError(
+        f"{path} is not as memexp wrote it: its content has the checksum {seen[:SHORT]}; expected {expected[:SHORT]}, "
+        f"the checksum {where}. Likely cause: it was edited, or the disk or a copy damaged it{'; ' if remedy else ''}{remedy}"
+    )
 
 
 def checksum(path: Path) -> str:

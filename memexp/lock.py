@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memexp.errors import UserError
+from memexp.machine import why_full
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 TRIES = 5
 PAUSE_SECONDS = 0.02
 """How often, and after which pause, a process tries a lock again: `is_held` of another process may hold it for an instant."""
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""Error numbers of file systems that refuse locks. Those that answer ENOSYS have none: there a file's presence is the lock."""
 
 HEALING_SECONDS = 3.0
 """How long filelock watches a lock file that it did not write, such as a copy from a file system with locks, before it replaces
@@ -42,10 +46,9 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
 
     lock = FileLock(path, poll_interval=PAUSE_SECONDS)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "flock not supported")
-            if not _acquired(lock, TRIES * PAUSE_SECONDS):
+            if not _acquired_in_new_folder(lock, path.parent):
                 by_file = isinstance(lock, SoftFileLock)  # filelock changes the class on a file system without locks
                 if not (isinstance(lock, SoftFileLock) and lock.pid is None and _acquired(lock, HEALING_SECONDS)):
                     busy(_holder(path, by_file=by_file))
@@ -58,6 +61,14 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the lock file `path`, which this process took, is still there and not another process's by now."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").split()[:1] == [str(os.getpid())]
+    except OSError:
+        return False
 
 
 def is_held(path: Path) -> bool:
@@ -78,8 +89,12 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno != errno.ENOSYS:
+        if error.errno in NO_LOCKS:
             raise _unusable(path, error) from error
+        if error.errno != errno.ENOSYS:
+            raise UserError(
+                f"cannot read {path}: {error.strerror}; expected a file that tells whether a process works in its folder"
+            ) from error
     lock = SoftFileLock(path, timeout=TRIES * PAUSE_SECONDS, poll_interval=PAUSE_SECONDS)
     if lock.pid is None:
         return False
@@ -91,6 +106,16 @@ def is_held(path: Path) -> bool:
         return True
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def _acquired_in_new_folder(lock: "BaseFileLock", folder: Path) -> bool:
+    for _ in range(TRIES):  # another process may remove a folder in which it has written nothing
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return _acquired(lock, TRIES * PAUSE_SECONDS)
+        except FileNotFoundError:
+            continue
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _acquired(lock: "BaseFileLock", seconds: float) -> bool:
@@ -123,9 +148,12 @@ def _holder(path: Path, *, by_file: bool) -> str:
 
 
 def _unusable(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+    if error.errno in NO_LOCKS:
         return UserError(
             f"cannot lock {path}: {error.strerror}; expected a file system with locks. Likely cause: this one is mounted without "
             "locks; set root=DIR to a folder on another file system"
         )
-    return UserError(f"cannot write {path.parent}: {error.strerror}; expected a folder that can be written")
+    full = why_full(error, path)
+    return UserError(
+        f"cannot write {path if full else path.parent}: {error.strerror}; expected a folder that can be written{full}"
+    )

@@ -1,7 +1,46 @@
 """How every command and page writes numbers and counts."""
 
+import math
+from typing import Any
+
 UNKNOWN = "–"
 """Written where there is no number."""
+
+DIVERGED = "diverged"
+"""Written where a perplexity is larger than any number, because training failed."""
+
+LARGE = 1e9
+"""From here on, numbers are written with a power of ten."""
+
+
+def perplexity_of(nats: float) -> float:
+    """The perplexity of a mean loss in nats; infinite if it is larger than any floating-point number. JSON has null for it."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+def perplexity_in(summary: dict[str, Any]) -> Any:
+    """The perplexity in a score's summary; infinite if it is null because it is larger than any number."""
+    value, nats = summary["perplexity"], summary["nats_per_token"]
+    large = value is None and isinstance(nats, int | float) and perplexity_of(nats) == math.inf
+    return math.inf if large else value
+
+
+def percent_of(nats: float) -> float:
+    """By how many percent a perplexity grows when the loss grows by `nats`."""
+    try:
+        return 100 * math.expm1(nats)
+    except OverflowError:
+        return math.inf
+
+
+def number(value: float | None, digits: int, *, sign: str = "") -> str:
+    """Write a number with these digits, such as 1,024.50; one that is not finite, or null in JSON, has diverged."""
+    if value is None or not math.isfinite(value):
+        return DIVERGED
+    return f"{value:{sign}.{digits}e}" if abs(value) >= LARGE else f"{value:{sign},.{digits}f}"
 
 
 def whole(value: float | None) -> str:

@@ -18,6 +18,7 @@ def run(config: EvalConfig) -> None:
     from memexp.files import find_root
     from memexp.runs.folder import find_run
     from memexp.runs.identity import trained_settings
+    from memexp.wording import number
 
     root = find_root(config.root)
     trained = find_run(root, config.run)
@@ -33,12 +34,12 @@ def run(config: EvalConfig) -> None:
     table.add_column("on these documents")
     table.add_column("", justify="right")
     for name, value in (
-        ("perplexity", f"{summary['perplexity']:.3f}"),
+        ("perplexity", number(summary["perplexity"], 3)),
         ("nats per token", f"{summary['nats_per_token']:.4f}"),
         ("bits per token", f"{summary['bits_per_token']:.4f}"),
         ("bits per byte", f"{summary['bits_per_byte']:.4f}"),
         ("bits per character", f"{summary['bits_per_character']:.4f}"),
-        ("perplexity per word", "–" if summary["word_perplexity"] is None else f"{summary['word_perplexity']:,.1f}"),
+        ("perplexity per word", "–" if summary["word_perplexity"] is None else number(summary["word_perplexity"], 1)),
         ("tokens", f"{summary['tokens']:,}"),
         ("tokens/s", f"{summary['tokens_per_second']:,.0f}"),
     ):

@@ -16,6 +16,7 @@ from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
+from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -77,7 +78,7 @@ def run(config: ReproduceConfig) -> None:
     work.library.forget()
     write_and_show_filled(fill(table, work.library), path_of(table, root, config.corpora))
     if interrupted and time.monotonic() < until:
-        raise KeyboardInterrupt
+        raise Stopped(interrupted)
     if work.failed:
         if all(job.exit_code == USER_ERROR for job in work.failed):
             raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again skips the finished jobs")

@@ -18,7 +18,7 @@ def run(config: TrainConfig) -> None:
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
-    from memexp.wording import plural
+    from memexp.wording import number, plural
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> None:
     score = kept_score(trained, config, request) or score_run(spec, request, command=command)
     summary = score.summary
     print(
-        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats per token) on "
+        f"{trained.name}: perplexity {number(summary['perplexity'], 3)} ({summary['nats_per_token']:.4f} nats per token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
     if "f1" in summary:

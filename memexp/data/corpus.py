@@ -9,12 +9,15 @@
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
 It is built under a lock in a hidden folder next to it, which is renamed at the end. A stopped build leaves the hidden
-folder if it holds a complete shard of text, and the next build continues from there.
+folder if it holds a complete shard of text, and the next build continues from there. A refused build leaves nothing. What a killed
+process leaves is removed at the next start, unless a build can continue from it.
 """
 
 import os
 import shutil
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +27,8 @@ import numpy as np
 
 from memexp.config.groups import Data
 from memexp.data import tokenizers
-from memexp.data.manifest import read_manifest
+from memexp.data.manifest import given_by, read_manifest
+from memexp.data.shards import WORK, writing
 from memexp.data.sources import Source, open_source
 from memexp.data.sources.notes import said
 from memexp.data.splits import SPLITS, hashed
@@ -32,6 +36,7 @@ from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
 from memexp.lock import hold
+from memexp.machine import why_full
 
 FORMAT = 1
 """Raised when the same settings begin to give other tokens, so that old folders are not used for new settings."""
@@ -140,17 +145,127 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     Raises:
         UserError: its documents cannot be read or are too few, the disk is full, or a prepared file is damaged.
     """
+    kept = None if force else _kept(config, root)
+    if kept is not None:
+        print(
+            f"data.path is {config.path}, which is not there any more; uses {kept.name}, which was prepared from it. Not checked: whether "
+            "its text has changed since",
+            file=sys.stderr,
+        )
+        return open_corpus(kept)
     source = open_source(config, root)
     settings = _settings(config, source)
     path = _folder(config, settings, root)
+    left = _clean(path)
     if path.exists() and not force:
         return open_corpus(path)
+    for line in left:
+        print(line, file=sys.stderr)
     with _locked(path):
-        # Another process may have made it while this one waited.
-        if force or not path.exists():
-            _make(config, source, settings, path, anew=force)
-            return _open(path, made=True)
+        _tidy(path)
+        try:
+            # Another process may have made it while this one waited.
+            if force or not path.exists():
+                _make(config, source, settings, path, anew=force)
+                return _open(path, made=True)
+        finally:
+            if not path.exists() and not _beside(path, "partial").exists():
+                _lock_of(path).unlink(missing_ok=True)
     return open_corpus(path)
+
+
+def _kept(config: Data, root: Path) -> Path | None:
+    """The corpus that was prepared from what was at `data.path`, if nothing is there any more; None otherwise.
+
+    Raises:
+        UserError: there is more than one.
+    """
+    if config.path is None or (place := Path(config.path).expanduser()).is_file() or any(_files_in(place)):
+        return None
+    found = []
+    for file in sorted((root / "data").glob(f"{config.name}-*/manifest.json")):
+        with suppress(UserError):
+            if _made_from(read_manifest(file.parent), config):
+                found.append(file.parent)
+    if len(found) > 1:
+        raise UserError(
+            f"data.path is {config.path}, which is not there any more, and {len(found)} corpora were prepared from it, at times when its "
+            f"text differed: {', '.join(path.name for path in found)}; expected one in {root / 'data'}. Bring the text back, or move the "
+            "corpora away that are not wanted"
+        )
+    return found[0] if found else None
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    return (name for _, _, names in os.walk(folder) for name in names)
+
+
+def _made_from(manifest: dict[str, Any], config: Data) -> bool:
+    """Whether a corpus was prepared with these settings, from what was then at `data.path`."""
+    settings, source = manifest["settings"], manifest["source"]
+    if (given := manifest.get("given")) is None:  # older manifests name only the path
+        same = [part["name"] for part in source["parts"]] == [str(Path(str(config.path)).expanduser())]
+        options, identity = asdict(config.source), settings["source"]["identity"]
+        same &= all(identity.get(name, value) == value for name, value in options.items())
+    else:
+        same = given == given_by(config)
+    return same and all(settings[name] == value for name, value in _chosen(config).items() if name != "source")
+
+
+def _beside(path: Path, word: str) -> Path:
+    """A hidden folder of a build, beside the corpus that it makes."""
+    return path.with_name(f".{path.name}.{word}")
+
+
+def _lock_of(path: Path) -> Path:
+    return _beside(path, "lock")
+
+
+def _tidy(path: Path) -> None:
+    """Finish or remove what a killed build of a corpus has left, except what a build can continue. The caller holds the lock."""
+    partial, replaced = _beside(path, "partial"), _beside(path, "replaced")
+    if not path.exists() and replaced.exists():  # killed between two renames
+        whole = (partial / "manifest.json").exists() and not (partial / WORK).exists()
+        (partial if whole else replaced).rename(path)
+    for left in (replaced, _beside(path, "done")):
+        shutil.rmtree(left, ignore_errors=True)
+    if not any(partial.glob(f"{WORK}/*.json")):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clean(path: Path) -> list[str]:
+    """Remove what killed builds of other corpora have left, unless a process is at work there.
+
+    Returns:
+        One line for each build that its own command could continue, which is kept.
+    """
+
+    def leave(process: str) -> None:
+        raise UserError(process)
+
+    lines = []
+    hidden = [each for word in ("partial", "done", "replaced") for each in path.parent.glob(f".*.{word}")]
+    for name in sorted({each.name[1:].rpartition(".")[0] for each in hidden} - {path.name}):
+        other = path.with_name(name)
+        with suppress(UserError, OSError), hold(_lock_of(other), busy=leave):
+            _tidy(other)
+            if (partial := _beside(other, "partial")).exists():
+                size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+                lines.append(
+                    f"{partial} holds {size / 1e6:,.1f} MB of a build that was stopped: its own `memexp prepare` continues it, and you can "
+                    "delete it"
+                )
+            elif not other.exists():
+                _lock_of(other).unlink(missing_ok=True)
+    return lines
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the same build would fail again. What failed because of the disk or the network may succeed later."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return isinstance(error, UserError) and cause is None
 
 
 def content_of(manifest: dict[str, Any]) -> dict[str, str]:
@@ -188,7 +303,7 @@ def folder_of(config: Data, root: Path) -> Path:
     Raises:
         UserError: its source cannot be opened.
     """
-    return _folder(config, settings_of(config, root), root)
+    return _kept(config, root) or _folder(config, settings_of(config, root), root)
 
 
 def settings_of(config: Data, root: Path) -> dict[str, Any]:
@@ -202,6 +317,13 @@ def settings_of(config: Data, root: Path) -> dict[str, Any]:
 
 def _settings(config: Data, source: Source) -> dict[str, Any]:
     """What determines the tokens and the splits."""
+    chosen = _chosen(config)
+    chosen["source"]["identity"] = source.identity()
+    return chosen
+
+
+def _chosen(config: Data) -> dict[str, Any]:
+    """What determines the tokens and the splits, without the documents."""
     tokenizer = asdict(config.tokenizer)
     if config.tokenizer.lossless:  # left out, so that corpora older than this setting keep their hash
         del tokenizer["lossless"]
@@ -211,7 +333,7 @@ def _settings(config: Data, source: Source) -> dict[str, Any]:
         tokenizer = {"hash": tokenizers.tokenizer_hash(loaded)}
     return {
         "format": FORMAT,
-        "source": {"_target_": config.source._target_, "identity": source.identity()},
+        "source": {"_target_": config.source._target_},
         "tokenizer": tokenizer,
         "min_document": config.min_document,
         "valid_documents": config.valid_documents,
@@ -234,7 +356,7 @@ def _locked(path: Path) -> AbstractContextManager[None]:
     def wait(process: str) -> None:
         Console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}")
 
-    return hold(path.with_name(f".{path.name}.lock"), busy=wait)
+    return hold(_lock_of(path), busy=wait)
 
 
 def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *, anew: bool) -> None:
@@ -245,8 +367,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     """
     from rich.console import Console
 
-    from memexp.data.preparation import WORK, build
-    from memexp.data.shards import writing
+    from memexp.data.preparation import build
 
     console = Console(stderr=True)
     described = source.describe()
@@ -255,9 +376,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         _say(console, f"{config.name} reads {', '.join(f'{n} of {kind}' for kind, n in described['kinds'].items())}")
     if absent:
         console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
-    partial, replaced, done = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced", "done"))
-    for left in (replaced, done, *([partial] if anew else [])):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    partial, replaced, done = (_beside(path, word) for word in ("partial", "replaced", "done"))
+    if anew:
+        shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(exist_ok=True)
         # On a full disk, closing a file writes its buffer once more, and that error replaces the first error.
@@ -269,9 +390,13 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         if path.exists():
             path.rename(replaced)
         partial.rename(path)
+    except UserError as error:
+        if _refused(error):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     except OSError as error:
         raise UserError(
-            f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written"
+            f"cannot write {partial}: {error.strerror or error}; expected a folder that can be written{why_full(error, partial)}"
         ) from error
     finally:
         if not any(partial.glob(f"{WORK}/*.json")):  # nothing to continue

@@ -1,8 +1,10 @@
 """What a prepared corpus says of itself."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memexp.config.groups import Data
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 
@@ -22,6 +24,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "Likely cause: it was edited"
         )
     return {**content, "checksum": manifest["checksum"]}
+
+
+def given_by(config: Data) -> dict[str, Any]:
+    """Where documents come from, as the user gave it. It does not determine a corpus: its documents do."""
+    path = None if config.path is None else str(Path(config.path).expanduser().absolute())
+    return {"path": path, "source": asdict(config.source)}
 
 
 def tokenizer_name(manifest: dict[str, Any]) -> str:

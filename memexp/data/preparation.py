@@ -16,19 +16,20 @@ from memexp import __version__
 from memexp.config.groups import Data
 from memexp.data import shards, tokenizers
 from memexp.data.encoding import Encoder, as_text
-from memexp.data.shards import Entry, Shard, writing
+from memexp.data.manifest import given_by
+from memexp.data.shards import WORK, Entry, Shard, writing
 from memexp.data.sources import Source
 from memexp.data.sources.notes import said
 from memexp.data.splits import SPLITS, assign
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
-from memexp.files import checksum, fingerprint, read_json, write_atomically, write_json
+from memexp.files import checksum, fingerprint, write_atomically, write_json, write_sealed
 
 TRAINING_TEXT = 10_000_000
 """A tokenizer is trained on this many bytes, spread evenly over the training split; on fewer if its text is not ASCII."""
 
-WORK = "work"
-"""Folder of intermediate files, inside the folder of a corpus that is being built."""
+DIGEST = 32
+"""Bytes of the checksum with which the trained tokenizer begins while the corpus is being built."""
 
 
 def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Path, console: Console) -> None:
@@ -73,6 +74,7 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
     manifest = {
         "name": config.name,
         "settings": settings,
+        "given": given_by(config),
         "source": described,
         "tokenizer": {
             **asdict(config.tokenizer),
@@ -201,8 +203,9 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
     if (given := tokenizers.read(config.tokenizer)) is not None:
         return given
     trained = work / "tokenizer.model"
-    if trained.exists():
-        return tokenizers.load(trained.read_bytes(), name=str(trained))
+    model = trained.read_bytes() if trained.exists() else b""
+    if model[:DIGEST] == hashlib.sha256(model[DIGEST:]).digest():  # else it is damaged, or an older version wrote it
+        return tokenizers.load(model[DIGEST:], name=str(trained))
     size = sum(entry.bytes for part in parts for entry in part.entries if entry.split == "train")
     task = progress.add_task("Training the tokenizer", total=size)
 
@@ -215,7 +218,8 @@ def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress)
 
     whole = config.tokenizer.kind in tokenizers.WITHOUT_MODEL
     tokenizer = tokenizers.train(config.tokenizer, texts() if whole else _sample(texts(), size))
-    write_atomically(trained, tokenizer.save())
+    model = tokenizer.save()
+    write_atomically(trained, hashlib.sha256(model).digest() + model)
     return tokenizer
 
 
@@ -262,15 +266,15 @@ def _encode(parts: list[Shard], tokenizer: Tokenizer, *, folder: Path, progress:
                 file.flush()
                 os.fsync(file.fileno())
             counts = [entry.tokens for entry in part.entries]
-            write_json(part.encoded, {"tokens": counts, "sha256": digest.hexdigest()})
+            write_sealed(part.encoded, {"tokens": counts, "sha256": digest.hexdigest()})
         file.truncate()
 
 
 def _written(part: Shard, file: IO[bytes], tokenizer: Tokenizer) -> bool:
     """Whether the tokens of a shard come next in `file`. If so `file` is then after them, else where it was."""
-    if not part.encoded.exists():
+    if (record := shards.record(part.encoded)) is None:
         return False
-    record, start = read_json(part.encoded), file.tell()
+    start = file.tell()
     left, digest = sum(record["tokens"]) * tokenizer.encode("").dtype.itemsize, hashlib.sha256()
     while left and (data := file.read(min(left, 1 << 20))):
         digest.update(data)

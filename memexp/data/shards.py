@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -25,8 +25,12 @@ from memexp.data.sources import Document, Source
 from memexp.data.sources.notes import notes_of
 from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError
-from memexp.files import checksum, read_json, write_json
+from memexp.files import checksum, read_json, read_sealed, write_json, write_sealed
+from memexp.machine import why_full
 from memexp.wording import printable
+
+WORK = "work"
+"""Folder of intermediate files, inside the folder of a corpus that is being built."""
 
 SHARD = 32 << 20
 """A shard ends after the document with which it reaches this many bytes."""
@@ -94,7 +98,7 @@ def begin(work: Path, content: str) -> None:
         content: says what is built.
     """
     mark = work / BEGUN
-    if not mark.exists() or read_json(mark) != content:
+    if _said(mark) != content:
         shutil.rmtree(work, ignore_errors=True)
         write_json(mark, content)
 
@@ -109,7 +113,7 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         UserError: a document cannot be used, or the disk is full.
     """
     shards = list(_whole(work))
-    if (work / READ).exists() and read_json(work / READ) == len(shards):
+    if _said(work / READ) == len(shards) and record(work / NOTES) is not None:
         advance(sum(entry.bytes for shard in shards for entry in shard.entries))
         return shards
     documents = _documents(source)
@@ -119,22 +123,21 @@ def read(source: Source, config: Data, work: Path, advance: Callable[[int], None
         entries = [_checked(document, config)[0] for document in again]
         kept = [(entry.id, entry.bytes) for entry in entries if entry.bytes >= config.min_document]
         if kept != [(entry.id, entry.bytes) for entry in shard.entries]:
-            content = read_json(work / BEGUN)
+            content = _said(work / BEGUN)
             shutil.rmtree(work)
             begin(work, content)
             return read(source, config, work, advance)
         advance(sum(entry.bytes for entry in entries))
     while (read_now := _write(documents, Shard(work / f"{len(shards):05}.text"), config, advance)) is not None:
         shards.append(read_now)
-    write_json(work / NOTES, notes_of(source))
+    write_sealed(work / NOTES, notes_of(source))
     write_json(work / READ, len(shards))
     return shards
 
 
 def noted(work: Path) -> dict[str, Any]:
     """What the source has noted, after all of it was read."""
-    found: dict[str, Any] = read_json(work / NOTES) if (work / NOTES).exists() else {}
-    return found
+    return dict(record(work / NOTES) or {})
 
 
 def _documents(source: Source) -> Iterator[Document]:
@@ -159,6 +162,19 @@ def _documents(source: Source) -> Iterator[Document]:
         yield document
 
 
+def record(path: Path) -> Any:
+    """What was kept of a complete part of the work; None if it is not complete, or the record is damaged."""
+    with suppress(UserError):
+        return read_sealed(path)
+    return None
+
+
+def _said(path: Path) -> Any:
+    with suppress(UserError):
+        return read_json(path)
+    return None
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn errors of the system into one line that names `path`.
@@ -170,8 +186,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. Likely cause: the disk "
-            "is full or a quota is used up. The same command continues from the last complete part"
+            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. The same command continues from "
+            f"the last complete part{why_full(error, path)}"
         ) from error
 
 
@@ -179,9 +195,8 @@ def _whole(work: Path) -> Iterator[Shard]:
     """The complete shards, up to the first that is missing or damaged."""
     for number in count():
         shard = Shard(work / f"{number:05}.text")
-        if not shard.index.exists():
+        if (content := record(shard.index)) is None:
             return
-        content = read_json(shard.index)
         shard.entries = [Entry(**row) for row in content["documents"]]
         shard.left_out = content["left_out"]
         if not shard.path.exists() or checksum(shard.path) != content["sha256"]:
@@ -215,7 +230,7 @@ def _write(documents: Iterator[Document], shard: Shard, config: Data, advance: C
         shard.path.unlink()
         return None
     rows = [{**asdict(entry), "answers": entry.answers and list(entry.answers)} for entry in shard.entries]
-    write_json(shard.index, {"documents": rows, "left_out": shard.left_out, "sha256": digest.hexdigest()})
+    write_sealed(shard.index, {"documents": rows, "left_out": shard.left_out, "sha256": digest.hexdigest()})
     return shard
 
 

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,13 +22,14 @@ from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
-from memexp.files import as_json, fingerprint, make_writable, sealed, write_together
+from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
+from memexp.wording import perplexity_of
 
 
 class Request(NamedTuple):
@@ -58,8 +61,19 @@ def evaluate(
     check_scoring(config.data, request.scoring)
     if not force and (kept := kept_score(run, config, request)) is not None:
         return kept
-    make_writable(_score_of(run, config, request).path)  # before hours of work
-    return score_run(reopen(run, config, root), request, command=command)
+    with _folder_of(_score_of(run, config, request)):
+        return score_run(reopen(run, config, root), request, command=command)
+
+
+@contextmanager
+def _folder_of(score: Score) -> Iterator[None]:
+    """Make the folder of a score, before hours of work; if nothing is written to it, remove it again."""
+    make_writable(score.path)
+    try:
+        yield
+    finally:
+        remove_if_empty(score.path)
+        remove_if_empty(score.path.parent)
 
 
 def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
@@ -84,9 +98,15 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
     Raises:
         UserError: the run has no weights, or the split has nothing to score.
     """
-    run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
+    run, config = spec.run, spec.config
     score = _score_of(run, config, request)
-    make_writable(score.path)
+    with _folder_of(score):
+        _score_and_write(spec, score, request, command=command)
+    return score
+
+
+def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
+    run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
     model = load_model(spec, memory=request.memory, device=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
@@ -101,6 +121,7 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         title=f"{run.name} {score.path.name}",
     )
     seconds = time.perf_counter() - began
+    _refuse_nonfinite(run, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
         "run": run.name,
@@ -128,6 +149,11 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         "config_hash": spec.hash,
     }
     rows = _document_rows(documents, tokens, scores)
+    if run.summary is None:
+        raise UserError(
+            f"{run.path} was deleted or moved while it was scored; expected that it stays until then. Train it again, or score it where "
+            "it is now"
+        )
     write_together(
         score.path,
         {
@@ -135,10 +161,19 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
             "tokens.npy": partial(np.save, arr=tokens),
             "retrieved.npy": None if scores.retrieved is None else partial(np.save, arr=scores.retrieved),
             "documents.json": as_json(rows),
-            "summary.json": as_json(sealed(summary)),
         },
+        summary=summary,
     )
-    return score
+
+
+def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) -> None:
+    if not np.isfinite(scores.nats).all():
+        at = int(np.flatnonzero(~np.isfinite(scores.nats))[0])
+        document = int(np.searchsorted(np.cumsum(scores.lengths), at, side="right"))
+        raise UserError(
+            f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
+            "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+        )
 
 
 def _document_rows(documents: list[TokenDocument], tokens: np.ndarray, scores: Scores) -> list[dict[str, Any]]:
@@ -198,10 +233,11 @@ def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
     """Means over the tokens, bytes, characters and words of the scored text: nats are summed in float64 and divided once."""
     total = float(nats.sum(dtype=np.float64))
     decoded = text.decode(errors="replace")
-    per_token, bits, per_word = total / len(nats), total / math.log(2), _exp(total / max(1, len(decoded.split())))
+    per_token, bits = total / len(nats), total / math.log(2)
+    per_word = perplexity_of(total / max(1, len(decoded.split())))
     return {
         "nats_per_token": per_token,
-        "perplexity": _exp(per_token),
+        "perplexity": perplexity_of(per_token),
         "bits_per_token": bits / len(nats),
         "bits_per_byte": bits / max(1, len(text)),
         "bits_per_character": bits / max(1, len(decoded)),
@@ -319,7 +355,3 @@ def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
                 "again from other text, such as after an upgrade"
             )
     return RunSpec(run, config, corpus, identity, root)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -72,9 +72,9 @@ class Work:
         configs = [cell.settings for cell in missing if not self.library.score(cell)]
         return sum(config.steps * config.accumulate * config.lanes * config.segment for config in configs)
 
-    def do(self, console: Console, until: float) -> bool:
-        """Run jobs until none is ready; return whether a signal or the time limit stopped it."""
-        interrupted = False
+    def do(self, console: Console, until: float) -> int:
+        """Run jobs until none is ready; return the signal that stopped it, SIGTERM for the time limit, else 0."""
+        interrupted = 0
         while not interrupted and (jobs := self.ready()):
             with shown(jobs, console) as show:
                 watched = self.watched(jobs, show, console)
@@ -84,7 +84,6 @@ class Work:
     def ready(self) -> list[JobProcess]:
         """Jobs that can start now and were not tried before, in the order to run them."""
         self.library.forget()
-        self._folder.mkdir(parents=True, exist_ok=True)
         jobs = []
         for cell in sorted(
             self.cells, key=lambda cell: not cell.cell.trains
@@ -100,6 +99,8 @@ class Work:
             if steps:
                 self._training[target.result] = job
             jobs.append(job)
+        if jobs:
+            self._folder.mkdir(parents=True, exist_ok=True)
         return sorted(jobs, key=_turn)
 
     def _launched(self, words: list[str]) -> list[str]:

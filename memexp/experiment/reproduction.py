@@ -1,6 +1,5 @@
 """A paper's table beside ours as numbers: the published numbers, our scores, and their differences and agreement."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from memexp.report.metrics import Metric
 from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, Spread, agreement, gap, seed_spread
 from memexp.report.table.entries import Column, Entry
 from memexp.runs.archive import documents_of
+from memexp.wording import percent_of
 
 Cells = dict[tuple[str, str], list[Entry]]
 """Scores by row and column."""
@@ -130,7 +130,7 @@ class Reproduction:
     def shown(self, column: str) -> Callable[[float], float]:
         """A function from a gap to the number in the table: percent for a relative metric, else the unit of the metric."""
         if self.metric.relative:
-            return lambda nats: 100 * math.expm1(nats)
+            return percent_of
         entry = next(entries[0] for (_, of_column), entries in self.cells.items() if of_column == column)
         unit = 1.0 if self.metric.of else entry.summary[self.metric.field] / entry.summary["nats_per_token"]
         return lambda nats: unit * nats

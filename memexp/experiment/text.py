@@ -8,7 +8,7 @@ from memexp.experiment.reproduction import Reproduction
 from memexp.report.statistics import Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled
-from memexp.wording import UNKNOWN, compact, plural
+from memexp.wording import UNKNOWN, compact, number, plural
 
 
 def lay_out(table: Reproduction) -> Grid:
@@ -77,8 +77,8 @@ def _ours(table: Reproduction, row: str, column: str) -> list[str]:
     if spread is None:
         return [UNKNOWN, "", ""]
     mark = "‡" * any(map(unfilled, table.cells[row, column]))
-    deviation = "" if spread.deviation is None else f"{spread.deviation:,.{digits}f}"
-    return [f"{mark}{spread.mean:,.{digits}f}", deviation, f"{'*' * (spread.n == 1)}{spread.n}"]
+    deviation = "" if spread.deviation is None else number(spread.deviation, digits)
+    return [f"{mark}{number(spread.mean, digits)}", deviation, f"{'*' * (spread.n == 1)}{spread.n}"]
 
 
 def _difference(table: Reproduction, column: str, ours: Gap | None) -> list[str]:
@@ -93,7 +93,7 @@ def _difference(table: Reproduction, column: str, ours: Gap | None) -> list[str]
 
 
 def _signed(table: Reproduction, value: float) -> str:
-    return f"{value:+,.{1 if table.metric.relative else table.metric.digits}f}"
+    return number(value, 1 if table.metric.relative else table.metric.digits, sign="+")
 
 
 def _entries(table: Reproduction) -> list[Entry]:
@@ -157,7 +157,7 @@ def _before(table: Reproduction, row: str, column: str, entries: Sequence[Entry]
     if not entries:
         return f'"{row}"'
     mean = Spread.of([table.value(entry, column) for entry in entries]).mean
-    return f'"{row}" {mean:,.{table.metric.digits}f}'
+    return f'"{row}" {number(mean, table.metric.digits)}'
 
 
 def _baselines(table: Reproduction) -> str:

@@ -14,6 +14,7 @@ from memexp.errors import USER_ERROR, UserError
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
+from memexp.train.interrupt import Stopped
 
 SWEEP_OVERRIDES = (
     "hydra.mode",
@@ -40,7 +41,7 @@ class LocalLauncher(Launcher):
             One result per job; for a failed job it holds the error.
 
         Raises:
-            KeyboardInterrupt: a signal arrived; the jobs have saved and ended.
+            Stopped: a signal arrived; the jobs have saved and ended.
         """
         folder = Path(str(self._config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ class LocalLauncher(Launcher):
                 console.rule(job.label, align="left")
                 console.out(job.output.rstrip(), highlight=False)
         if interrupted:
-            raise KeyboardInterrupt
+            raise Stopped(interrupted)
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:

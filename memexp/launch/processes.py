@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from typing import Any
 
 import memexp
 from memexp.files import write_json
+from memexp.machine import PARENT
 from memexp.train.interrupt import STOPS
 
 JOB_FILE = "MEMEXP_JOB_FILE"
@@ -67,6 +68,7 @@ class JobProcess:
     def start(self) -> None:
         """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
         environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
+        environment[PARENT] = str(os.getpid())
         if (CHECKOUT / "pyproject.toml").is_file():
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
@@ -118,7 +120,9 @@ class JobProcess:
 
     @property
     def reason(self) -> str:
-        """The last line that the job printed."""
+        """The signal that killed the job, or else the last line that it printed."""
+        if self.state == "failed" and (name := _signal_of(self.exit_code)):
+            return f"it was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
         lines = [line.strip() for line in self.output.splitlines()]
         return next((line for line in reversed(lines) if line), "it printed nothing")
 
@@ -136,13 +140,19 @@ class JobProcess:
         return (time.monotonic() - self._first[0]) / (step - self._first[1]) * (self.steps - step)
 
 
+def _signal_of(code: int | None) -> str:
+    """The signal that ended a process with this exit code; a shell adds 128 to its number. Empty if none did."""
+    number = 0 if code is None else -code if code < 0 else code - 128
+    return signal.Signals(number).name if number in list(signal.Signals) else ""
+
+
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     """A label for each job of a sweep: the overrides that not all jobs share."""
     common = set.intersection(*(set(job) for job in jobs)) if len(jobs) > 1 else set()
     return [" ".join(override for override in job if override not in common) or "defaults" for job in jobs]
 
 
-def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> bool:
+def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> int:
     """Run every job, `at_a_time` of them in parallel, and call `show` a few times a second.
 
     Args:
@@ -150,8 +160,8 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
         until: the time of `time.monotonic` at which jobs are interrupted.
 
     Returns:
-        Whether the jobs were interrupted, by the time limit or by a signal. The running jobs get the signal once; they save
-        and end. A second signal kills them.
+        The signal by which the jobs were interrupted, SIGTERM for the time limit; 0 if they were not. The running jobs get the
+        signal once; they save and end. A second signal kills them.
     """
     with _signals_handed_on(jobs) as stop:
         try:
@@ -175,7 +185,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
             for job in jobs:
                 job.wait()
             raise
-    return stop.asked
+    return stop.number or 0
 
 
 class _Stop:
@@ -185,6 +195,11 @@ class _Stop:
         self._jobs, self._signals = jobs, 0
         self._number: int | None = None
         self._told: list[JobProcess] = []
+
+    @property
+    def number(self) -> int | None:
+        """The signal of the first request; None before."""
+        return self._number
 
     @property
     def asked(self) -> bool:
@@ -225,7 +240,7 @@ def _signals_handed_on(jobs: Sequence[JobProcess]) -> Iterator[_Stop]:
 def _announced(path: Path) -> Path | None:
     try:
         return Path(json.loads(path.read_text(encoding="utf-8"))["run"])
-    except FileNotFoundError:
+    except (OSError, ValueError, TypeError, KeyError):  # it is only needed to show progress
         return None
 
 
@@ -235,9 +250,10 @@ def last_metrics(run: Path) -> dict[str, Any]:
         with (run / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
+    except OSError:
         return {}
     for line in reversed(lines):
         if line.startswith(b"{") and b'"loss"' in line:
-            return dict(json.loads(line))
+            with suppress(ValueError):
+                return dict(json.loads(line))
     return {}

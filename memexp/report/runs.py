@@ -8,7 +8,7 @@ from memexp.errors import UserError
 from memexp.report.escape import escape
 from memexp.runs.folder import Run
 from memexp.runs.scores import read_summary, require
-from memexp.wording import UNKNOWN, age, whole
+from memexp.wording import UNKNOWN, age, number, perplexity_in, whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,10 +42,12 @@ def list_runs(runs: Sequence[Run]) -> list[Listed]:
     """A line for each run, sorted by time; a damaged run gets a line that says so."""
     listed = []
     for run in runs:
-        item = Listed(run.name, run.state, _written(run))
+        item = Listed(run.name, "", 0.0)
         try:
+            item.written = _written(run)
             _read(run, item)
-        except (UserError, ValueError, TypeError, AttributeError) as error:
+            item.state = run.state
+        except (UserError, OSError, ValueError, TypeError, AttributeError) as error:
             item.state, item.problem = (
                 "damaged",
                 str(error) if isinstance(error, UserError) else _unreadable(run, error),
@@ -81,7 +83,7 @@ def _read(run: Run, item: Listed) -> None:
     for score in run.scores:
         asked = score.name
         if asked is not None and (asked.documents, asked.max_document, asked.mem, asked.memory) == own:
-            item.perplexity[asked.split] = float(read_summary(score)["perplexity"])
+            item.perplexity[asked.split] = float(perplexity_in(read_summary(score)))
 
 
 def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
@@ -103,7 +105,7 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
             Text(item.state, style=styles.get(item.state, "")),
             f"{item.step:,}/{item.steps:,}",
             UNKNOWN if item.loss is None else f"{item.loss:.3f}",
-            *(f"{item.perplexity[split]:,.2f}" if split in item.perplexity else UNKNOWN for split in splits),
+            *(number(item.perplexity[split], 2) if split in item.perplexity else UNKNOWN for split in splits),
             whole(item.tokens_per_second),
             age(now - item.written),
         )

@@ -28,8 +28,9 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread":
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return Spread(float(np.mean(values)), deviation, len(values))
+        mean = float(np.mean(values))
+        known = len(values) > 1 and np.isfinite(mean)  # a diverged value has no distance to the others
+        return Spread(mean, float(np.std(values, ddof=1)) if known else None, len(values))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from memexp.wording import number
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -16,6 +18,7 @@ def render(name: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = number
     style, script = _read("base.css") + _read(f"{name}.css"), _read(f"{name}.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' file:; "

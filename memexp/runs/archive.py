@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from memexp.errors import UserError
-from memexp.files import read_json, rewrite, sealed, unsealed
+from memexp.files import SUMMARY, read_json, rewrite, sealed, unsealed
 from memexp.runs.folder import COPIES, Run, Score, ScoreName
 
 _BEGIN = re.compile(r'\{"run": "([^"\\]+)", ')
@@ -188,7 +188,7 @@ def _merged(lines: Mapping[str, str]) -> str:
 def line_of(run: Run) -> str:
     """The line of a packed file that holds a run."""
     scores = {
-        score.path.name: {"documents": documents_of(score), "summary": read_json(score.path / "summary.json")}
+        score.path.name: {"documents": documents_of(score), "summary": _checked(score.path / SUMMARY)}
         for score in run.scores
     }
     content = {
@@ -196,10 +196,17 @@ def line_of(run: Run) -> str:
         "config": run.saved_config,
         "identity": run.identity,
         "metrics": run.metrics,
-        "summary": read_json(run.path / "summary.json"),
+        "summary": _checked(run.path / SUMMARY),
         "eval": scores,
     }
-    return json.dumps(sealed(content), ensure_ascii=False)
+    return json.dumps(sealed(content), ensure_ascii=False, allow_nan=False)
+
+
+def _checked(path: Path) -> Any:
+    """The content of a sealed file with its checksum, after a comparison with it."""
+    content = read_json(path)
+    unsealed(content, path)
+    return content
 
 
 def documents_of(score: Score) -> list[dict[str, Any]]:
@@ -214,7 +221,7 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
     if all("nats" in row for row in rows):
         return rows
     try:
-        nats = np.load(score.path / "token_nats.npy")
+        nats = np.load(score.verified("token_nats.npy"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, because documents.json "

@@ -4,6 +4,7 @@ results/runs/<name>/
   config.yaml               resolved settings
   identity.json             the settings and data that determine the result, and their hash
   metrics.jsonl             one JSON object per line: step, tokens, loss, rate, gauges, ...
+  weights.pt                the weights after the last step
   summary.json              final numbers; exists only when the run is done
   checkpoints/step-N.pt     the newest checkpoints
   lock                      held by the training process
@@ -13,12 +14,16 @@ results/runs/<name>/
     retrieved.npy           RETRIEVED, one row per scored token; exists only if it was asked for
     documents.json          [{"id", "tokens", "nats"}, ...]: for each document the number of scored tokens and the sum of
                             their nats, in order; with answers also the number of "correct" tokens
-    summary.json            means, sizes and the settings of the score
+    summary.json            means, sizes and the settings of the score, and the checksums of its other files
+
+Checksums are verified when a file is read: of config.yaml it is in the last line; of identity.json under "hash"; of summaries,
+weights, checkpoints and each line of metrics under "checksum". Older versions wrote files without one, which are read unchecked.
 """
 
 import json
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +33,25 @@ from memexp.config.groups import Data, Scored
 from memexp.config.sources import read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
-from memexp.files import read_json, read_sealed
-from memexp.lock import hold, is_held
+from memexp.files import (
+    SUMMARY,
+    encoded,
+    fingerprint,
+    read_json,
+    read_sealed,
+    unsealed,
+    verify,
+    with_last_line,
+    without_last_line,
+    write_atomically,
+)
+from memexp.lock import hold, is_held, is_ours
 
 COPIES = "runs.jsonl"
 """Name of the packed file beside a table, with light copies of its runs; see `memexp.runs.archive`."""
+
+WEIGHTS = "weights.pt"
+"""The file in a run's folder with the weights after the last step."""
 
 RETRIEVED = [("distance", "<i4"), ("weight", "<f2")]
 """NumPy type of a memory position that was read to predict a token. `distance`: how many tokens it lies before the input token,
@@ -76,14 +95,26 @@ class Score:
     @property
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json: settings, sizes and means."""
-        summary: dict[str, Any] = read_sealed(self.path / "summary.json")
+        summary: dict[str, Any] = read_sealed(self.path / SUMMARY, remedy="score again with force=true")
         return summary
 
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The contents of documents.json: one entry for each document, in the order of the arrays."""
-        documents: list[dict[str, Any]] = read_json(self.path / "documents.json")
+        documents: list[dict[str, Any]] = read_json(self.verified("documents.json"))
         return documents
+
+    def verified(self, name: str) -> Path:
+        """The path of one of its files, after a comparison with the checksum in the summary; older scores have none.
+
+        Raises:
+            UserError: the file was changed after it was written.
+        """
+        summary, path = self.summary, self.path / name
+        sums = summary.get("files", {}) if isinstance(summary, dict) else {}
+        if isinstance(sums, dict) and name in sums and path.exists():
+            verify(path, str(sums[name]), where=f"in {SUMMARY}", remedy="score again with force=true")
+        return path
 
 
 @dataclass(frozen=True)
@@ -111,15 +142,26 @@ class Run:
 
         try:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
-            config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
+            path = self.path / "config.yaml"
+            config = yaml.load(without_last_line(path.read_bytes(), path), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError) as error:
             seen = " ".join(str(error).split())  # a YAML error has several lines
-            raise UserError(f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder") from error
+            raise UserError(
+                f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
+            ) from error
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
             )
         return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml, with its checksum in the last line.
+
+        Raises:
+            UserError: a setting would not be read as it is, such as a text that is not UTF-8.
+        """
+        write_atomically(self.path / "config.yaml", as_yaml(config))
 
     @property
     def identity(self) -> Any:
@@ -154,8 +196,9 @@ class Run:
     @property
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
-        path = self.path / "summary.json"
-        summary = read_sealed(path) if path.exists() else None
+        path = self.path / SUMMARY
+        remedy = f"delete {path}, and the same `memexp train` trains the run again"
+        summary = read_sealed(path, remedy=remedy) if path.exists() else None
         if summary is not None and not isinstance(summary, dict):
             raise UserError(
                 f"{path} holds no summary; expected the summary of a run. Likely cause: it was edited or damaged"
@@ -168,7 +211,7 @@ class Run:
         path = self.path / "metrics.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            return [json.loads(line) for line in lines]
+            return [unsealed(json.loads(line), path) for line in lines]
         except FileNotFoundError:
             return []
         except ValueError as error:
@@ -188,13 +231,18 @@ class Run:
 
     @property
     def state(self) -> str:
-        """'done', 'running' (a process holds its lock) or 'stopped'."""
-        if (self.path / "summary.json").exists():
+        """'done', 'running' (a process holds its lock) or 'stopped'.
+
+        Raises:
+            UserError: the lock cannot be read.
+        """
+        if (self.path / SUMMARY).exists():
             return "done"
         return "running" if is_held(self.path / "lock") else "stopped"
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock the folder for writing; the lock ends with the process.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder for writing; the lock ends with the process. A folder in which nothing is written is removed.
 
         Raises:
             UserError: another process holds the lock, or the folder cannot be written.
@@ -206,13 +254,62 @@ class Run:
                 "Wait for that process, or change a setting or the seed"
             )
 
-        return hold(self.path / "lock", busy=refuse)
+        lock = self.path / "lock"
+        with hold(lock, busy=refuse):
+            try:
+                yield
+            finally:
+                if [path.name for path in self.path.glob("*")] == [lock.name]:
+                    with suppress(OSError):
+                        lock.unlink()
+                        self.path.rmdir()
+
+    def refuse_if_gone(self) -> None:
+        """Check that the folder that this process has locked is still there.
+
+        Raises:
+            UserError: it was deleted, and another process may have made it again.
+        """
+        if not is_ours(self.path / "lock"):
+            raise UserError(
+                f"{self.path} was deleted or moved while this process trained in it; expected that it stays until the run is done. The "
+                "same command trains the run anew"
+            )
+
+
+def as_yaml(config: dict[str, Any]) -> bytes:
+    """The settings of a run as config.yaml holds them.
+
+    Raises:
+        UserError: a setting would not be read as it is, such as a text that is not UTF-8.
+    """
+    import yaml
+
+    encoded(json.dumps(config, ensure_ascii=False))
+    text = yaml.safe_dump(config, sort_keys=False)
+    if fingerprint(yaml.safe_load(text)) != fingerprint(config):
+        raise UserError(
+            "the settings cannot be written to config.yaml so that they are read as they are; expected plain text and numbers"
+        )
+    return with_last_line(text)
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:
-    """Every run in `root`, sorted by name; with `tag`, only the runs with this tag."""
+    """Every run in `root`, sorted by name; with `tag`, only the runs with this tag and those whose settings cannot be read."""
     runs = [Run(path.parent) for path in sorted((root / "results" / "runs").glob("*/config.yaml"))]
-    return [run for run in runs if tag is None or run.config.get("tag") == tag]
+    return [run for run in runs if tag is None or tag_of(run) in (tag, UNREADABLE)]
+
+
+UNREADABLE = "\0"
+"""In place of the tag of a run whose settings cannot be read. Whatever reads them then names the run and the reason."""
+
+
+def tag_of(run: Run) -> str:
+    """The tag of a run; empty without one, and `UNREADABLE` if its settings cannot be read."""
+    try:
+        return str(run.config.get("tag") or "")
+    except UserError:
+        return UNREADABLE
 
 
 def find_run(root: Path, name: str, *, tag: str | None = None) -> Run:

@@ -109,7 +109,7 @@ def read_identity(run: Run) -> dict[str, Any]:
     if not content or identity.get("hash") != fingerprint(content):
         raise UserError(
             f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the hash written in "
-            "it. Likely cause: it was edited"
+            "it. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
         )
     return identity
 

@@ -96,6 +96,10 @@ def progress_of(run: Run) -> str:
     return f"{run.state}, step {step:,} of {run.config.get('steps', 0):,}"
 
 
+SUMS_AGREE = 1e-11
+"""Relative difference up to which two sums of the same nats can differ, since processors add in different orders."""
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """The nats of every token of one score.
@@ -196,7 +200,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
     """
     again = "Likely cause: it was cut short or edited; score again with force=true"
     summary = read_summary(score)
-    nats, tokens = (_array(score.path / name, again) for name in ("token_nats.npy", "tokens.npy"))
+    nats, tokens = (_array(score.verified(name), again) for name in ("token_nats.npy", "tokens.npy"))
     try:
         documents = [(str(item["id"]), int(item["tokens"])) for item in score.documents]
     except (TypeError, KeyError, ValueError) as error:
@@ -217,8 +221,26 @@ def load_scores(label: str, score: Score) -> TokenScores:
         raise UserError(
             f"{score.path / 'token_nats.npy'} holds {nats[where]} at index {where:,}; expected finite losses. {again}"
         )
-    retrieved = _retrieved(score.path / "retrieved.npy", expected, again)
+    _refuse_other_sums(score, nats, again)
+    retrieved = _retrieved(score.verified("retrieved.npy"), expected, again)
     return TokenScores(label, score.path, summary, nats.astype(np.float64), tokens, documents, retrieved)
+
+
+def _refuse_other_sums(score: Score, nats_N: np.ndarray, again: str) -> None:
+    """Compare the nats with their sums in documents.json, because scores of older versions have no checksums.
+
+    Raises:
+        UserError: the sum of a document is another.
+    """
+    end = 0
+    for row in score.documents:
+        start, end = end, end + int(row["tokens"])
+        seen = float(nats_N[start:end].sum(dtype=np.float64))
+        if not np.isclose(seen, row.get("nats", seen), rtol=SUMS_AGREE, atol=0):
+            raise UserError(
+                f"{score.path / 'token_nats.npy'} holds {seen:.9g} nats for {row['id']}; expected {row['nats']:.9g}, as documents.json "
+                f"says. {again}"
+            )
 
 
 def _retrieved(path: Path, expected: int, again: str) -> np.ndarray | None:

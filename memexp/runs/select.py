@@ -5,7 +5,7 @@ from pathlib import Path
 
 from memexp.errors import UserError, did_you_mean
 from memexp.runs.archive import copies_named, light_copies
-from memexp.runs.folder import COPIES, Run, all_runs, find_run
+from memexp.runs.folder import COPIES, UNREADABLE, Run, all_runs, find_run, tag_of
 
 
 def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None) -> list[Run]:
@@ -20,7 +20,7 @@ def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None
     runs = all_runs(root, tag=tag)
     matches = {name: _beginning(runs, name) or _with_tag(_light_copies(root, name), tag) for name in names}
     if not runs and not any(matches.values()):
-        tags = sorted({str(run.config.get("tag")) for run in all_runs(root) if run.config.get("tag")})
+        tags = sorted({tag_of(run) for run in all_runs(root)} - {"", UNREADABLE})
         if tag is not None and tags:
             raise UserError(f"no run has the tag {tag!r}; expected one of: {', '.join(tags)}{did_you_mean(tag, tags)}")
         tagged = f" with the tag {tag!r}" if tag is not None else ""
@@ -52,7 +52,7 @@ def _light_copies(root: Path, name: str) -> list[Run]:
 
 
 def _with_tag(runs: Sequence[Run], tag: str | None) -> list[Run]:
-    return [run for run in runs if tag is None or run.config.get("tag") == tag]
+    return [run for run in runs if tag is None or tag_of(run) in (tag, UNREADABLE)]
 
 
 def _beginning(runs: Sequence[Run], name: str) -> list[Run]:

@@ -1,5 +1,6 @@
 """Checkpoints: everything that a run needs to continue as if it had never stopped, in plain tensors, numbers and lists."""
 
+import hashlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,24 +9,31 @@ from torch import Tensor
 
 from memexp.errors import UserError
 from memexp.files import write_atomically
+from memexp.machine import why_full
 
 KEPT = 2
 """How many of the newest checkpoints are kept while a run trains."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint with the checksum of its content, whole or not at all."""
 
     def write(file: IO[bytes]) -> None:
         try:
-            torch.save(content, file)
+            torch.save(content | {"checksum": digest(content)}, file)
         except RuntimeError as error:
             # torch reports that the file is too short and hides the real error, such as a full disk
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
 
-    write_atomically(path, write)
+    try:
+        path.parent.mkdir(exist_ok=True)  # without its parents: a run folder that was deleted stays deleted
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; expected the folder of a run{why_full(error, path)}"
+        ) from error
+    write_atomically(path, write, make_folder=False)
 
 
 def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
@@ -47,6 +55,12 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
             f"{path} ({path.stat().st_size} bytes) cannot be read; expected a whole checkpoint of plain tensors and "
             f"numbers. Likely cause: it is cut off or damaged; {remedy}"
         ) from error
+    expected = content.pop("checksum", None) if isinstance(content, dict) else None
+    if expected is not None and expected != (seen := digest(content)):  # older files have none
+        raise UserError(
+            f"{path} is damaged: its content has the checksum {seen[:8]}; expected {str(expected)[:8]}, the checksum written in "
+            f"it. Likely cause: a fault of the disk or of a copy; {remedy}"
+        )
     if not isinstance(content, dict) or content.get("identity") != identity:
         seen = str(content.get("identity"))[:8] if isinstance(content, dict) else "none"
         raise UserError(
@@ -54,6 +68,31 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
             "Likely cause: it was copied from another run, or identity.json was edited"
         )
     return content
+
+
+def digest(content: Any) -> str:
+    """The SHA-256 of tensors, numbers and texts in lists and dicts, in hexadecimal; torch does not check what it loads."""
+    found = hashlib.sha256()
+    _add(content, found)
+    return found.hexdigest()
+
+
+def _add(content: Any, found: Any) -> None:
+    if isinstance(content, Tensor):
+        found.update(f"{content.dtype} {tuple(content.shape)}".encode())
+        if content.numel():
+            found.update(content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        found.update(f"{{{len(content)}".encode())
+        for name, value in content.items():
+            found.update(repr(name).encode())
+            _add(value, found)
+    elif isinstance(content, list | tuple):
+        found.update(f"[{len(content)}".encode())
+        for value in content:
+            _add(value, found)
+    else:
+        found.update(repr(content).encode())
 
 
 def newest(folder: Path) -> Path | None:

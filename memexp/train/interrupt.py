@@ -1,9 +1,13 @@
-"""Stopping a run at the end of a step after Ctrl-C, SIGTERM or the loss of the terminal."""
+"""What SIGINT, SIGTERM and SIGHUP do: end a command with one line, or a run at the end of a step."""
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -14,7 +18,18 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+class Stopped(KeyboardInterrupt):
+    """The signal `signal_number` ends this command."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+GRACE_SECONDS = 2.0
+"""How long a step may go on after a second signal, before the process ends in the middle of it."""
 
 
 class StopRequest:
@@ -23,12 +38,61 @@ class StopRequest:
     signal_number: int | None = None
 
 
+def _handlers() -> dict[signal.Signals, Any]:
+    """The handlers of the signals. A signal that is already ignored stays ignored, as nohup intends."""
+    return {number: found for number in STOPS if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
+
+
+def leave(name: str, number: int) -> None:
+    """End this process at once, with one line."""
+    os.write(2, f"{name}: interrupted\n".encode())
+    os._exit(128 + number)
+
+
+@contextmanager
+def stopped_by_signals(name: str) -> Iterator[None]:
+    """Turn the first signal into `Stopped`; a second one, before the command has ended, ends the process at once.
+
+    Args:
+        name: of the command, for the line that is printed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can have handlers
+        return
+    before, hook = _handlers(), sys.unraisablehook
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if asked:
+            leave(name, number)
+        asked.append(number)
+        raise Stopped(number)
+
+    def unraisable(what: Any) -> None:
+        if isinstance(what.exc_value, Stopped):  # Python would print a traceback and go on
+            leave(name, what.exc_value.signal_number)
+        hook(what)
+
+    sys.unraisablehook = unraisable
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except BaseException as error:
+        if asked and not isinstance(error, Stopped):  # such as an import that the signal broke off
+            raise Stopped(asked[0]) from error
+        raise
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Record the first SIGINT, SIGTERM or SIGHUP instead of ending the process; the second signal ends it."""
+    """Record the first signal instead of ending the process; the second signal ends it, even in the middle of a long step."""
     request = StopRequest()
-    # a signal that is already ignored stays ignored, as nohup intends
-    before = {number: handler for number in STOPS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    before = _handlers()
 
     def note(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
@@ -38,7 +102,39 @@ def stop_on_signal() -> Iterator[StopRequest]:
     for number in before:
         signal.signal(number, note)
     try:
-        yield request
+        with _told(before):
+            yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _told(caught: Any) -> Iterator[None]:
+    """Tell the user at once what a signal does. Python's own handlers wait for the end of a long call into C, such as a step."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    ended = threading.Event()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        count = 0
+        while heard := os.read(reader, 1):
+            if heard[0] not in caught:
+                continue
+            count += 1
+            if count == 1:
+                os.write(2, b"stopping after this step; again to stop now\n")
+            elif not ended.wait(GRACE_SECONDS):
+                leave("memexp", heard[0])
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)  # the listener reads its end
+        listener.join()
+        os.close(reader)

@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.utils.checkpoint
-import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.data.lanes import Batch
 from memexp.device import peak_memory
 from memexp.errors import UserError
-from memexp.files import write_json, write_sealed, write_text
+from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
-from memexp.runs.folder import Run
+from memexp.runs.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics_file import MetricsFile
@@ -53,6 +52,8 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         Interrupted: a signal stopped the run; a checkpoint was saved.
     """
     run, config = spec.run, spec.config
+    encoded(command)  # what cannot be written is refused before the work
+    as_yaml(asdict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
     if _done(spec):
@@ -66,7 +67,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         # written only now, so that a refused run leaves nothing that is listed
         write_json(run.path / "identity.json", spec.identity)
         # last: a run is listed by its config.yaml, and must then have an identity
-        write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        run.write_config(asdict(config))
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
@@ -214,6 +215,7 @@ def _run_to_the_end(
             }
             if result.aux:
                 line["aux"] = result.aux
+            session.spec.run.refuse_if_gone()
             metrics.append(line)
             sink.log(session.step, _flat(line))
         shown = session.losses[-1] if session.losses else session.loss
@@ -223,15 +225,19 @@ def _run_to_the_end(
             metrics.append({"step": session.step, "valid_nats_per_token": nats})
             sink.log(session.step, {"valid_nats_per_token": nats})
         if request.signal_number is not None and session.step < config.steps:
-            metrics.flush()
-            save_session(session)
+            _save(session, metrics)
             raise _interrupted(session, request.signal_number)
         if (
             session.step % config.checkpoint_every == 0 and session.step < config.steps
         ):  # the last step needs no checkpoint: `_finish` saves the weights
-            metrics.flush()
-            save_session(session)
+            _save(session, metrics)
     metrics.flush()
+
+
+def _save(session: Session, metrics: MetricsFile) -> None:
+    session.spec.run.refuse_if_gone()
+    metrics.flush()
+    save_session(session)
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
@@ -240,25 +246,41 @@ def _interrupted(session: Session, signal_number: int) -> Interrupted:
 
 
 def _done(spec: RunSpec) -> bool:
-    """Whether the run is finished; if so, print that, and give the run the tag in its settings if there is a new one."""
+    """Whether the run is finished; if so, print that, and give the run the tag in its settings if there is a new one.
+
+    Its settings and identity are known, so they are written again if they were damaged or deleted.
+    """
     run, tag = spec.run, spec.config.tag
-    if run.summary is None:
+    if run.summary is None or not (run.path / WEIGHTS).exists():
         return False
     print(f"{run.name} is done; nothing to train")
+    if tag_of(run) == UNREADABLE:
+        print(f"{run.path / 'config.yaml'} was damaged; it is written again from these settings")
+        run.write_config(asdict(spec.config))
+    if not _as_written(run, spec.identity):
+        print(f"{run.path / 'identity.json'} was damaged; it is written again from these settings")
+        write_json(run.path / "identity.json", spec.identity)
     before = run.config.get("tag")
     if tag and before != tag:
         print(f"its tag was {before!r} and is now {tag!r}")
-        write_text(run.path / "config.yaml", yaml.safe_dump(run.config | {"tag": tag}, sort_keys=False))
+        run.write_config(run.config | {"tag": tag})
     return True
+
+
+def _as_written(run: Run, identity: dict[str, Any]) -> bool:
+    try:
+        return fingerprint(run.identity) == fingerprint(identity)
+    except UserError:
+        return False
 
 
 def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
-    checkpoint.save(
-        path / "weights.pt", {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()}
-    )
+    spec.run.refuse_if_gone()
+    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()})
+    spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
         {

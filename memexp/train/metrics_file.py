@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import UserError
-from memexp.files import write_text
+from memexp.files import SHORT, as_json_line, sealed, unsealed, write_text
+from memexp.machine import why_full
 
 
 class MetricsFile:
@@ -27,9 +28,9 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, line: dict[str, Any]) -> None:
-        """Append a line."""
+        """Append a line with its checksum."""
         try:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(as_json_line(sealed(line, digits=SHORT)) + "\n")
             self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
@@ -48,15 +49,15 @@ class MetricsFile:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write {self._path}: {error.strerror}; the newest checkpoint is whole. "
-            "Likely cause: the disk is full. Free some space, then the same command continues"
+            f"cannot write {self._path}: {error.strerror}; the newest checkpoint is whole, and "
+            f"the same command continues from it{why_full(error, self._path)}"
         )
 
 
 def _step(path: Path, number: int, line: str) -> int:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError) as error:
+        return int(unsealed(json.loads(line), path)["step"])
+    except (ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(
             f"line {number} of {path} is {line[:40]!r}; expected JSON with a step. Likely cause: it was edited or damaged; "
             "delete that line, then the same command continues"

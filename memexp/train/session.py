@@ -18,7 +18,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
 from memexp.regions import part
-from memexp.runs.folder import Run
+from memexp.runs.folder import WEIGHTS, Run
 from memexp.runs.identity import read_identity
 from memexp.train import checkpoint
 from memexp.train.compilation import compile_layers, missing_compiler
@@ -169,7 +169,7 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
             f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
             "The command that began it continues from its newest checkpoint"
         )
-    path = run.path / "weights.pt"
+    path = run.path / WEIGHTS
     weights: dict[str, Any] = checkpoint.load(path, identity=identity, remedy=_train_again(run, run.summary))["model"]
     return weights
 
@@ -182,7 +182,7 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
     """
     weights = load_weights(run, identity=identity)
     assert run.summary is not None
-    with _fitting(run.path / "weights.pt", remedy=_train_again(run, run.summary)):
+    with _fitting(run.path / WEIGHTS, remedy=_train_again(run, run.summary)):
         model.load_state_dict(weights)
 
 

@@ -24,6 +24,7 @@ from memexp.files import write_sealed
 from memexp.model.build import build_model
 from memexp.runs.folder import Run, Score
 from memexp.runs.identity import trained_settings
+from memexp.train import checkpoint
 
 from ..messages import says
 from ..tiny import configure
@@ -188,7 +189,8 @@ def test_weights_of_another_version_are_refused(copy: Run, root: Path) -> None:
     content = torch.load(path, weights_only=True)
     name, weight = next((name, weight) for name, weight in content["model"].items() if weight.ndim == 2)
     content["model"][name] = weight[:, :-1].clone()
-    torch.save(content, path)
+    del content["checksum"]
+    checkpoint.save(path, content)
     with pytest.raises(
         UserError, check=says(f"{path} ", "does not fit this model", f"delete {copy.path}/summary.json", "memexp train")
     ):
@@ -224,7 +226,11 @@ def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: 
 def test_edited_settings_are_named(written: str, edited: str, named: str, copy: Run, root: Path) -> None:
     config = copy.path / "config.yaml"
     assert written in config.read_text()
-    config.write_text(config.read_text().replace(written, edited))
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(lines).replace(written, edited))
+    with pytest.raises(UserError, check=says("config.yaml", "checksum", "delete that line")):
+        call(copy, root)
+    config.write_text("".join(lines[:-1]).replace(written, edited))
     with pytest.raises(UserError, check=says("config.yaml", named, "expected the same", "edited")):
         call(copy, root)
 

@@ -103,7 +103,7 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     thread.start()
     result = memexp(*SWEEP, "seed=99,1")
     thread.join()
-    assert result.code == 130
+    assert result.code == 128 + getattr(signal, number)
     assert says("memexp train: interrupted", "the same command")(result.err)
     assert (empty / "run-99" / "ended").exists()
     assert not (empty / "run-1").exists()

@@ -77,7 +77,7 @@ def test_the_program_works_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
         archive.extractall(tmp_path / "site")
         names = archive.namelist()
         entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "memexp = memexp.cli.main:main" in archive.read(entry).decode()
+        assert "memexp = memexp.__main__:run" in archive.read(entry).decode()
         assert any(name.endswith("licenses/LICENSE") for name in names)
     program = (
         "import sys; sys.path.insert(0, 'site'); import memexp; assert 'site' in memexp.__file__, memexp.__file__; "

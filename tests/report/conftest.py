@@ -14,6 +14,7 @@ import yaml
 
 from memexp.files import fingerprint
 from memexp.runs.folder import Run, Score
+from memexp.wording import perplexity_of
 
 TOKENIZER = "aaaaaaaa11111111"
 
@@ -112,7 +113,7 @@ class Fakes:
         content = {
             "data": config["data"]["name"], "split": split, "documents": len(lists), "max_document": 8192, "mem": own,
             "memory": memory, "context": 64, "cache": own if arch == "xl" else 64 if arch == "knn" else 0,
-            "memory_slots": own if arch == "knn" else 0, "nats_per_token": mean, "perplexity": float(np.exp(mean)),
+            "memory_slots": own if arch == "knn" else 0, "nats_per_token": mean, "perplexity": perplexity_of(mean),
             "bits_per_token": mean / float(np.log(2)), "bits_per_byte": mean / float(np.log(2)) / 2.5,
             "bits_per_character": 1.0, "word_perplexity": 100.0, "tokens": len(all_nats),
             "bytes": 10 * len(all_nats) // 4,

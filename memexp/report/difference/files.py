@@ -16,6 +16,7 @@ from memexp.report.difference.page import RUNNING, page
 from memexp.report.difference.token_text import Pieces, Wording, token_texts
 from memexp.report.difference.tokens import HELPED, Difference, by_position, interval
 from memexp.report.escape import escape
+from memexp.wording import perplexity_of
 
 _PANELS = 8
 """Number of documents in the plot; it shows the first documents."""
@@ -60,7 +61,7 @@ def summary(diff: Difference, breakdown: Breakdown) -> dict[str, Any]:
             "score": scores.label,
             "folder": scores.path.name,
             "nats_per_token": nats,
-            "perplexity": math.exp(nats),
+            "perplexity": perplexity_of(nats),
             "command": scores.summary["command"],
         }
     lengths = diff.a.lengths.tolist()

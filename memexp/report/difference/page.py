@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from memexp.files import finite
 from memexp.report.difference.breakdown import Breakdown, Group, notes
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.token_text import Wording
@@ -34,7 +35,7 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         tables=_tables(diff, breakdown),
         running=RUNNING,
         # No text of a document may end the element that holds the data.
-        data=json.dumps(_data(diff, wording), separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(finite(_data(diff, wording)), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
 
 

@@ -1,13 +1,12 @@
 """A difference for the terminal: the numbers, the gain by position, and the tokens that gain and lose most."""
 
-import math
 from typing import TYPE_CHECKING
 
 from memexp.report.difference.breakdown import Breakdown, notes
 from memexp.report.difference.token_text import Pieces, passage
 from memexp.report.difference.tokens import HELPED, Difference, bin_width, by_position, extremes, interval
 from memexp.report.escape import escape
-from memexp.wording import plural
+from memexp.wording import number, perplexity_of, plural
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +46,7 @@ def _numbers(diff: Difference, breakdown: Breakdown) -> list["Text"]:
     lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
     for side, scores in (("A", diff.a), ("B", diff.b)):
         nats = float(scores.nats_N.mean())
-        words = f"{side}  {escape(scores.label)}: perplexity {math.exp(nats):,.2f}, {nats:.4f} nats a token"
+        words = f"{side}  {escape(scores.label)}: perplexity {number(perplexity_of(nats), 2)}, {nats:.4f} nats a token"
         lines.append(Text(f"{words} ({scores.path.name})"))
     counts = f"{plural(len(diff.gain_N), 'token')} of {plural(len(diff.a.documents), 'document')}"
     range_of = interval(diff)

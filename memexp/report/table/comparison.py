@@ -1,5 +1,6 @@
 """A table as numbers, before it becomes text: the scores of each cell, their spread and their differences."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Comparison:
         """Mean over the row's scores of a data set; None if no score has that gauge."""
         scores = {entry.score.path: entry for column in self.columns for entry in self.cells.get((row, column), [])}
         summaries = [entry.summary for entry in scores.values() if entry.run.data == data]
-        values = [summary["gauges"][name] for summary in summaries if name in summary.get("gauges", {})]
+        values = [value for summary in summaries if (value := summary.get("gauges", {}).get(name)) is not None]
         return float(np.mean(values)) if values else None
 
     @property
@@ -69,12 +70,14 @@ class Comparison:
         return list(dict.fromkeys(column.data for column in self.columns))
 
     def difference(self, row: Row, column: Column) -> Difference | None:
-        """Difference to the baseline's cell; None if either cell is missing, and for the baseline itself."""
+        """Difference to the baseline's cell; None if either cell is missing or has diverged, and for the baseline itself."""
         if self.baseline is None or row == self.baseline:
             return None
         ours, theirs = self._by_seed(row, column), self._by_seed(self.baseline, column)
         if not ours or not theirs:
             return None
+        if not all(math.isfinite(value) for value in [*ours.values(), *theirs.values()]):
+            return None  # a diverged run has no distance to another
         if common := sorted(ours.keys() & theirs.keys()):
             return Difference(Spread.of([self._step(ours[seed], theirs[seed]) for seed in common]), True)
         means = (float(np.mean(list(values.values()))) for values in (ours, theirs))

@@ -14,6 +14,10 @@ from memexp.report.metrics import METRICS, Metric
 from memexp.report.table.settings import differing, settings_of
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.scores import asked_of, describe, read_summary, require
+from memexp.wording import perplexity_in
+
+DIVERGES = math.inf
+"""The perplexity of a run that has diverged; its loss is still a finite number."""
 
 _VARIANTS = ("on", "off", "foreign")
 
@@ -156,8 +160,10 @@ class Entry:
         return [Column(self.run.data, by, value) for value in self.summary["slices"][by]]
 
     def value(self, metric: Metric, column: Column) -> float:
+        """Its number for the metric; infinite if it has diverged."""
         shown = self.summary["slices"][column.by][column.value] if column.by else self.summary
-        return float(shown[metric.field])
+        value = shown[metric.field]
+        return math.inf if value is None else float(value)
 
     def lacks(self, metric: Metric, by: str) -> str:
         """Why the score has no number for this metric and slice; empty if it has."""
@@ -175,8 +181,9 @@ def read_entry(run: Trained, score: Score) -> Entry:
         UserError: its summary is damaged or holds a number that is not finite.
     """
     summary = read_summary(score)
+    summary = {**summary, "perplexity": perplexity_in(summary)}
     values = [summary[metric.field] for metric in METRICS.values() if metric.field in summary]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values if value != DIVERGES):
         raise UserError(
             f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "
             "Likely cause: it was edited; score again with force=true"

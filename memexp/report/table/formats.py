@@ -2,12 +2,14 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from memexp.report.escape import code, escape, html, latex, markdown
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.text import Grid
+from memexp.wording import DIVERGED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,7 +175,7 @@ def html_page(title: str, body: str) -> str:
 def _field(value: object) -> object:
     """Round numbers and escape line breaks, which CSV allows but programs that read line by line do not."""
     if isinstance(value, float):
-        return round(value, _DECIMALS)
+        return round(value, _DECIMALS) if math.isfinite(value) else DIVERGED
     return escape(value) if isinstance(value, str) else value
 
 

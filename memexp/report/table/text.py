@@ -7,7 +7,7 @@ from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.entries import Column, Entry, Row
 from memexp.runs.scores import describe, eval_command
-from memexp.wording import UNKNOWN, compact, plural, whole
+from memexp.wording import UNKNOWN, compact, number, plural, whole
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
 
@@ -80,7 +80,7 @@ def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
     if spread is None:
         return [UNKNOWN, "", "", "", ""]
     mark = "†" if any(unfilled(entry) for entry in comparison.cells[row, column]) else ""
-    texts = [f"{mark}{spread.mean:,.{metric.digits}f}", _deviation(spread.deviation, metric.digits)]
+    texts = [f"{mark}{number(spread.mean, metric.digits)}", _deviation(spread.deviation, metric.digits)]
     texts.append(f"{'*' if spread.n == 1 else ''}{spread.n}")
     if row == comparison.baseline:
         return [*texts, "baseline", ""]
@@ -89,11 +89,15 @@ def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
         return [*texts, UNKNOWN, ""]
     digits = 1 if metric.relative else metric.digits
     mark = "" if difference.paired else "~"
-    return [*texts, f"{mark}{difference.spread.mean:+,.{digits}f}", _deviation(difference.spread.deviation, digits)]
+    return [
+        *texts,
+        f"{mark}{number(difference.spread.mean, digits, sign='+')}",
+        _deviation(difference.spread.deviation, digits),
+    ]
 
 
 def _deviation(deviation: float | None, digits: int) -> str:
-    return "" if deviation is None else f"{deviation:,.{digits}f}"
+    return "" if deviation is None else number(deviation, digits)
 
 
 def _cost_texts(comparison: Comparison, row: Row) -> list[str]:

@@ -271,7 +271,9 @@ def test_where_pip_looks() -> None:
     assert (found.links, found.cert) == (["/wheels", "/more"], "/ca.pem")
     assert places(["pip", "--no-index"], configured, help).indexes == []
     assert places([], "", help).indexes == ["https://example/simple"]
-    own = subprocess.run([sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True, check=True)
+    own = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True, check=True
+    )
     assert len(places([], "", own.stdout).indexes) == 1
     assert "word" not in _without_password(found.indexes[0])
 
