@@ -8,15 +8,18 @@ from typing import Any
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(name: str, **values: Any) -> str:
-    """Render NAME.html with base.css, NAME.css and, if it exists, NAME.js; every value is escaped.
+def render(name: str, *, like: str | None = None, **values: Any) -> str:
+    """Render NAME.html with base.css, and with NAME.css and NAME.js if they exist; every value is escaped.
 
     The policy of the page allows only this style and this script, by their hashes, and local images. It allows no connection.
+
+    Args:
+        like: the name of the style and script, if they are not NAME's own.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    style, script = _read("base.css") + _read(f"{name}.css"), _read(f"{name}.js")
+    style, script = _read("base.css") + _read(f"{like or name}.css"), _read(f"{like or name}.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' file:; "
         "base-uri 'none'; form-action 'none'"
