@@ -1,5 +1,6 @@
 """`memexp report`: write the pages with all results."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def of_filled(filled: Reproduction, config: Path) -> Table:
     """What the pages show of a table; columns with decided pairs come first."""
     shown = filled.with_filled_columns()
     parts = {column: shown.agreement(column) for column in shown.columns}
-    order = sorted(shown.columns, key=lambda column: (-parts[column].decided, -parts[column].published))
+    gaps = [(column, gap) for row, column in shown.cells if (gap := shown.gap_to_baseline(row, column)) is not None]
+    known = Counter(column for column, _ in gaps)
+    decided = Counter(column for column, gap in gaps if gap.decided)
+    order = sorted(shown.columns, key=lambda column: (-parts[column].decided, -decided[column], -known[column]))
     shown = replace(shown, data={column: shown.data[column] for column in order})
     return Table(
         filled.experiment.name,

@@ -29,8 +29,7 @@ def lay_out(table: Reproduction) -> Grid:
             for line, row in zip(lines, table.rows, strict=True):
                 share = table.share_of_gain(row, column)
                 line.append(UNKNOWN if share is None else f"{round(100 * share)} %")
-        named = column if data == column else f"{column}, ours on {data}"
-        groups += [named] * (len(headers) - len(groups))
+        groups += [_named(column, data)] * (len(headers) - len(groups))
     if table.published.step_time:
         headers.append("step time: paper")
         right.append(True)
@@ -70,7 +69,7 @@ def points(table: Reproduction) -> list[Point]:
             found.append(
                 Point(
                     row=row,
-                    column=table.data[column],
+                    column=_named(column, table.data[column]),
                     unit=_unit(table.metric),
                     higher=bool(table.metric.of),
                     paper=table.published_gap(row, column),
@@ -81,6 +80,10 @@ def points(table: Reproduction) -> list[Point]:
                 )
             )
     return found
+
+
+def _named(column: str, data: str) -> str:
+    return column if data == column else f"{column}, ours on {data}"
 
 
 def _unit(metric: Metric) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from memexp.report.escape import escape, html
 
-_SIDE, _LEFT, _BELOW, _AROUND = 320, 44, 26, 8
+_SIDE, _LEFT, _BELOW, _AROUND = 320, 44, 26, 16
 """Size of a panel's square, and the room around it: for numbers on the left and below, and for the rest."""
 _WIDE, _HIGH, _EDGE = 600, 20, 10
 """Size of a strip, and the room at its ends."""
@@ -43,7 +43,7 @@ class Point:
     def words(self) -> str:
         paper, ours, interval = self.texts
         known = f"paper {paper}, " if self.paper is not None else ""
-        return f"{self.row} on {self.column}: {known}ours {ours}, 95 % {interval}"
+        return f"{self.row}, {self.column}: {known}ours {ours}, 95 % {interval}"
 
     @property
     def reach(self) -> list[float]:

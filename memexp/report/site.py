@@ -225,11 +225,11 @@ class _Site:
         folder = self.results / table.name
         below = [path for path in self.folders if folder in (path, *path.parents) and path in self.page_of]
         # A title may end with what a paper says whose numbers are printed nowhere.
-        stated = re.search(r"\((.*)\)$", table.title)
+        stated = re.search(r" \((.*)\)$", table.title)
         return self._render(
             "table",
             page,
-            title=table.title,
+            title=table.title[: stated.start()] if stated else table.title,
             table=table,
             stated=stated.group(1) if stated else "",
             html=to_html(table.grid) if table.grid else "",

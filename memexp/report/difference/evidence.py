@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 TITLES = {
-    "by_distance": ("By distance to the last occurrence of the same token in the document", "tokens"),
+    "by_distance": ("By distance to the last occurrence of the same token in the document", "tokens before"),
     "by_kind": ("By kind of token", "kind"),
     "by_frequency": ("By frequency in the scored text", "times"),
-    "by_position": ("By position among the scored tokens of a document", "tokens"),
+    "by_position": ("By position among the scored tokens of a document", "position"),
 }
 """The tables of groups by their key in summary.json: a title, and the head of the column of labels."""
 

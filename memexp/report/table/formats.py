@@ -180,7 +180,7 @@ def to_html(grid: Grid) -> str:
 
 def _groups(groups: Sequence[str]) -> str:
     """The upper line of headers: a cell for neighbours of the same group."""
-    cells = []
+    cells: list[str] = []
     for name, same in groupby(groups):
         span = len(list(same))
         if name:
