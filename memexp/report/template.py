@@ -2,8 +2,12 @@
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -16,15 +20,19 @@ def render(name: str, *, like: str | None = None, **values: Any) -> str:
     Args:
         like: the name of the style and script, if they are not NAME's own.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
     style, script = _read("base.css") + _read(f"{like or name}.css"), _read(f"{like or name}.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' file:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template(f"{name}.html").render(**values, policy=policy, style=style, script=script)
+    return _environment().get_template(f"{name}.html").render(**values, policy=policy, style=style, script=script)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
 
 
 def _read(name: str) -> str:

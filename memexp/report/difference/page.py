@@ -31,7 +31,8 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         "difference",
         **summary,
         interval=summary["gain_interval_95"],
-        notes=notes(diff, breakdown),
+        # The gain with another document's memory has a card of its own.
+        notes=[note for note in notes(diff, breakdown) if note.command],
         evidence=evidence(summary),
         rest=[bars("by_frequency", summary["by_frequency"]), bars("by_position", _positions(diff))],
         running=RUNNING,
