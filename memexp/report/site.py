@@ -172,7 +172,9 @@ class _Site:
             if path in self.page_of:
                 page = self.page_of[path]
                 title = "About these results" if path.name == "README.md" else f"Log, {escape(path.stem)}"
-                written[page] = self._render("text", page, title=title, text=self._markdown(path, page))
+                entries: list[Link] = []
+                text = self._markdown(path, page, entries)
+                written[page] = self._render("text", page, title=title, text=text, entries=entries)
         # The start page comes last, because it shows the problems of all others.
         written[self.start] = self._start(records, differences)
         return written
@@ -314,8 +316,12 @@ class _Site:
             self.problems.append(f"cannot read {path}: {error}; expected text in UTF-8")
             return ""
 
-    def _markdown(self, path: Path, page: Path) -> str:
-        """A Markdown file as HTML for a page: markup in it is escaped, headings are lowered by one level, and links still work."""
+    def _markdown(self, path: Path, page: Path, entries: list[Link] | None = None) -> str:
+        """A Markdown file as HTML for a page: markup in it is escaped, headings are lowered by one level, and links still work.
+
+        Args:
+            entries: gets a link to each heading of the second level.
+        """
         from markdown_it import MarkdownIt
 
         reader = MarkdownIt("js-default")
@@ -326,6 +332,9 @@ class _Site:
                 token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
             if token.type == "heading_open":
                 heading = escape(tokens[at + 1].content)
+                if entries is not None and token.tag == "h3":
+                    entries.append(Link(heading, f"#entry-{len(entries) + 1}"))
+                    token.attrSet("id", entries[-1].address[1:])
             if token.type == "table_open":
                 token.attrSet("aria-label", heading)
             if token.type in ("th_open", "td_open"):  # the policy allows no style attributes

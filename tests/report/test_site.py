@@ -106,7 +106,7 @@ def results(fakes: Any) -> Path:
     (folder / "log").mkdir()
     text = f"{EVIL} [tasks](../tasks/copy.md) [out](../../table4.yaml) [bad](javascript:alert(1))"
     for month in ("2026-10", "2026-11"):
-        (folder / "log" / f"{month}.md").write_text(f"# {month}\n\n## A day of {month}\n\n{text}\n")
+        (folder / "log" / f"{month}.md").write_text(f"# {month}\n\n## A day of {month}\n\n{text}\n\n## Before\n")
     (folder / "memorizing" / "table4" / "small.md").write_text("# Table\n\n[outside](../../../table4.yaml)\n")
     for name in (f"diffs/a~b {EVIL[:4]}", "memorizing/table4/1-to-2"):
         (folder / name).mkdir(parents=True)
@@ -338,7 +338,9 @@ def test_what_is_shown_of_what_lies_there(results: Path) -> None:
     assert "memexp train arch=xl mem=64" in tasks
     assert 'href="../../tasks/copy.csv">csv</a></td>' in tasks
     assert "<td>2</td>" in tasks
-    assert re.findall("<h[23]>(.*)</h[23]>", of_name(texts, "log/2026-11.html")) == ["2026-11", "A day of 2026-11"]
+    log = of_name(texts, "log/2026-11.html")
+    assert re.findall("<h[23].*>(.*)</h[23]>", log) == ["2026-11", "A day of 2026-11", "Before"]
+    assert re.findall('<a href="#(.*)">(.*)</a>', log) == [("entry-1", "A day of 2026-11"), ("entry-2", "Before")]
     assert 'href="../records/tasks.html#copy">tasks</a>' in of_name(texts, "log/2026-11.html")
     assert 'href="log/2026-11.html">November</a>' in of_name(texts, "pages/about.html")
     start = texts[results / "index.html"]
