@@ -43,7 +43,7 @@ format: $(STAMP)  ## format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-report: $(STAMP)  ## build results/index.html, the page of all tables and records
+report: $(STAMP)  ## build results/index.html, the start page of all tables and records
 	$(BIN)/memexp report local=false
 
 bench: $(STAMP)  ## measure search, training step and memory, and compare each with its floor

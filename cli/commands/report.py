@@ -1,5 +1,7 @@
-"""`memexp report`: write one page with all results."""
+"""`memexp report`: write the pages with all results."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from memexp.config.commands import ReportConfig
@@ -9,26 +11,30 @@ from memexp.experiment.definition import experiments
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
-from memexp.experiment.text import lay_out
+from memexp.experiment.reproduction import Reproduction
+from memexp.experiment.text import lay_out, points
 from memexp.files import find_root, write_text
 from memexp.report.escape import console, escape
-from memexp.report.site import LOCAL, Table, overview
+from memexp.report.site import LOCAL, Table, pages
 
 
 def run(config: ReportConfig) -> None:
-    """Write the page, and print a warning for each result that could not be read."""
+    """Write the pages, and print a warning for each result that could not be read."""
     root = find_root(config.root)
     page = root / "results" / "index.html" if config.out is None else Path(config.out).expanduser().resolve()
     problems: list[str] = []
     tables = [_table(root, name, problems) for name in experiments()]
-    text = overview(root / "results", tables, page=page, skipped=() if config.local else LOCAL, problems=problems)
-    write_text(page, text)
+    texts = pages(root / "results", tables, page=page, skipped=() if config.local else LOCAL, problems=problems)
+    # The start page is written last, so that it never leads to a page that is not there.
+    for path, text in reversed(texts.items()):
+        write_text(path, text)
     screen = console()
     for problem in problems:
         screen.print(f"warning: {escape(problem)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     shown = sum(table.grid is not None for table in tables)
+    size = sum(path.stat().st_size for path in texts)
     screen.print(
-        f"written: {page}: {shown} of {len(tables)} papers' tables, {page.stat().st_size:,} bytes",
+        f"written: {page}: {shown} of {len(tables)} papers' tables, and {len(texts) - 1} pages that it leads to, {size:,} bytes",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -42,9 +48,30 @@ def _table(root: Path, name: str, problems: list[str]) -> Table:
         table = open_table(name, scale="small")
         title = table.experiment.title
         filled = fill(table, Library(root))
-        of = sum(filled.has_cell(row, column) for row in filled.rows for column in filled.columns)
-        grid = lay_out(filled.with_filled_columns()) if filled.cells else None
-        return Table(name, title, config, grid, len(filled.cells), of, filled.whole_agreement, filled.experiment.needs)
+        return of_filled(filled, config)
     except UserError as error:
         problems.append(f"{name}: {error}")
         return Table(name, title, config, None)
+
+
+def of_filled(filled: Reproduction, config: Path) -> Table:
+    """What the pages show of a table; columns with decided pairs come first."""
+    shown = filled.with_filled_columns()
+    parts = {column: shown.agreement(column) for column in shown.columns}
+    gaps = [(column, gap) for row, column in shown.cells if (gap := shown.gap_to_baseline(row, column)) is not None]
+    known = Counter(column for column, _ in gaps)
+    decided = Counter(column for column, gap in gaps if gap.decided)
+    order = sorted(shown.columns, key=lambda column: (-parts[column].decided, -decided[column], -known[column]))
+    shown = replace(shown, data={column: shown.data[column] for column in order})
+    return Table(
+        filled.experiment.name,
+        filled.experiment.title,
+        config,
+        lay_out(shown) if shown.cells else None,
+        len(filled.cells),
+        sum(filled.has_cell(row, column) for row in filled.rows for column in filled.columns),
+        filled.whole_agreement,
+        filled.experiment.needs,
+        [(column, parts[column]) for column in order],
+        points(shown),
+    )

@@ -201,12 +201,14 @@ class DiffConfig(Command):
 
 @dataclass
 class ReportConfig(Command):
-    """memexp report: write all tables, differences, figures and records as one page."""
+    """memexp report: write all tables, differences, figures and records as pages that link to each other."""
 
     local: bool = setting(
-        True, "include files that are not in git; links of the page to them do not work in another checkout"
+        True, "include files that are not in git; links of the pages to them do not work in another checkout"
     )
-    out: str | None = setting(None, "the page; default: results/index.html", unit="path")
+    out: str | None = setting(
+        None, "the start page; the others go into a folder beside it; default: results/index.html", unit="path"
+    )
 
 
 @dataclass

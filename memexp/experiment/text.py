@@ -5,6 +5,8 @@ from typing import Any
 
 from memexp.experiment.command_lines import reproduce_words
 from memexp.experiment.reproduction import Reproduction
+from memexp.report.chart import Point
+from memexp.report.metrics import Metric
 from memexp.report.statistics import Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled
@@ -13,7 +15,7 @@ from memexp.wording import UNKNOWN, compact, number, plural
 
 def lay_out(table: Reproduction) -> Grid:
     """Write a table into cells."""
-    headers, right = ["model"], [False]
+    headers, right, groups = ["model"], [False], [""]
     lines = [[row] for row in table.rows]
     unit = " %" if table.metric.relative else ""
     for column, data in table.data.items():
@@ -27,6 +29,7 @@ def lay_out(table: Reproduction) -> Grid:
             for line, row in zip(lines, table.rows, strict=True):
                 share = table.share_of_gain(row, column)
                 line.append(UNKNOWN if share is None else f"{round(100 * share)} %")
+        groups += [_named(column, data)] * (len(headers) - len(groups))
     if table.published.step_time:
         headers.append("step time: paper")
         right.append(True)
@@ -39,6 +42,7 @@ def lay_out(table: Reproduction) -> Grid:
         time, tokens = table.step_time(row), table.tokens(row)
         line.append(UNKNOWN if time is None else f"{time:.2f}")
         line.append(" to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:]))) or UNKNOWN)
+    groups += ["step time"] * (len(headers) - len(groups) - 1) + [""]
     return Grid(
         title=f"{table.experiment.title}, scale={table.scale}: {table.metric.name}",
         headers=headers,
@@ -48,7 +52,45 @@ def lay_out(table: Reproduction) -> Grid:
         missing=table.missing,
         commands=_commands(table),
         expendable=("tokens", "±", f"paper's diff.{unit}", "step time: paper", "step time: ours", "95 %", "n"),
+        groups=groups,
     )
+
+
+def points(table: Reproduction) -> list[Point]:
+    """Our differences beside the paper's for a chart, column by column, with the words of the table."""
+    found = []
+    for column in table.columns:
+        for row in table.rows:
+            ours = table.gap_to_baseline(row, column) if (row, column) in table.cells else None
+            if ours is None:
+                continue
+            shown, (theirs, mine, between) = table.shown(column), _cell(table, row, column)[4:7]
+            interval = None if ours.low is None or ours.high is None else (shown(ours.low), shown(ours.high))
+            found.append(
+                Point(
+                    row=row,
+                    column=_named(column, table.data[column]),
+                    unit=_unit(table.metric),
+                    higher=bool(table.metric.of),
+                    paper=table.published_gap(row, column),
+                    ours=shown(ours.mean),
+                    interval=interval,
+                    decided=ours.decided,
+                    texts=(theirs, mine, between),
+                )
+            )
+    return found
+
+
+def _named(column: str, data: str) -> str:
+    return column if data == column else f"{column}, ours on {data}"
+
+
+def _unit(metric: Metric) -> str:
+    """What numbers are called that may share an axis."""
+    if metric.relative:
+        return f"{metric.name}, %"
+    return f"share of right {metric.of}" if metric.of else metric.name.split()[0]
 
 
 def _cell(table: Reproduction, row: str, column: str) -> list[str]:

@@ -2,29 +2,41 @@
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memexp.wording import number
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(name: str, **values: Any) -> str:
-    """Render NAME.html with base.css, NAME.css and, if it exists, NAME.js; every value is escaped.
+def render(name: str, *, like: str | None = None, **values: Any) -> str:
+    """Render NAME.html with base.css, and with NAME.css and NAME.js if they exist; every value is escaped.
 
     The policy of the page allows only this style and this script, by their hashes, and local images. It allows no connection.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    environment.filters["number"] = number
-    style, script = _read("base.css") + _read(f"{name}.css"), _read(f"{name}.js")
+    Args:
+        like: the name of the style and script, if they are not NAME's own.
+    """
+    style, script = _read("base.css") + _read(f"{like or name}.css"), _read(f"{like or name}.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' file:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template(f"{name}.html").render(**values, policy=policy, style=style, script=script)
+    return _environment().get_template(f"{name}.html").render(**values, policy=policy, style=style, script=script)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = number
+    return environment
 
 
 def _read(name: str) -> str:

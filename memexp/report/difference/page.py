@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from memexp.files import finite
-from memexp.report.difference.breakdown import Breakdown, Group, notes
+from memexp.report.difference.breakdown import Breakdown, notes
+from memexp.report.difference.evidence import bars, evidence
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.token_text import Wording
-from memexp.report.difference.tokens import Bin, Difference, bin_width, by_position
+from memexp.report.difference.tokens import Difference, bin_width, by_position
 from memexp.report.escape import escape
 from memexp.report.template import render
 
@@ -31,24 +32,28 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         "difference",
         **summary,
         interval=summary["gain_interval_95"],
-        notes=notes(diff, breakdown),
-        tables=_tables(diff, breakdown),
+        # The gain with another document's memory has a card of its own.
+        notes=[note for note in notes(diff, breakdown) if note.command],
+        evidence=evidence(summary),
+        rest=[bars("by_frequency", summary["by_frequency"]), bars("by_position", _positions(diff))],
         running=RUNNING,
         # No text of a document may end the element that holds the data.
         data=json.dumps(finite(_data(diff, wording)), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     )
 
 
-def _tables(diff: Difference, breakdown: Breakdown) -> list[tuple[str, str, list[Group]]]:
-    """For each table its title, the head of its first column, and its rows."""
+def _positions(diff: Difference) -> list[dict[str, Any]]:
+    """Groups of tokens by position, as wide as a page has room for."""
     total = float(diff.gain_N.sum()) or 1.0
-    positions = [_group(group, total) for group in by_position(diff, width=bin_width(diff, most=_BINS))]
-    return [*breakdown.titled(), ("By position among the scored tokens of a document", "tokens", positions)]
-
-
-def _group(positions: Bin, total: float) -> Group:
-    label = f"{positions.first:,} to {positions.last:,}"
-    return Group(label, positions.tokens, positions.gain, positions.gain * positions.tokens / total)
+    return [
+        {
+            "label": f"{group.first:,} to {group.last:,}",
+            "tokens": group.tokens,
+            "gain": group.gain,
+            "share": group.gain * group.tokens / total,
+        }
+        for group in by_position(diff, width=bin_width(diff, most=_BINS))
+    ]
 
 
 def _data(diff: Difference, wording: Wording) -> dict[str, Any]:

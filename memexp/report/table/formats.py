@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from memexp.report.escape import code, escape, html, latex, markdown
@@ -18,9 +19,12 @@ _DECIMALS = 9
 """Decimals of a number in CSV; further digits differ between machines."""
 
 _STYLE = (
-    "body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:100rem;padding:0 1rem}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}"
-    ".left{text-align:left}th{border-bottom:1px solid;vertical-align:bottom}code{overflow-wrap:anywhere}"
+    ":root{color-scheme:light dark}body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:100rem;padding:0 1rem}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}thead th{border-bottom:1px solid;vertical-align:bottom}"
+    "th{font-weight:500}.groups th{text-align:left}.start{border-left:1px solid GrayText}.left{text-align:left}"
+    "tr>:first-child{position:sticky;left:0;background:Canvas}li,code,h2{overflow-wrap:anywhere}"
+    "@media(max-width:40rem){tbody .left{max-width:40vw;white-space:normal}}"
 )
 
 _FOLDED = 14
@@ -143,18 +147,30 @@ def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:
 
 def to_html(grid: Grid) -> str:
     """The grid as a section of a page, with notes below it and commands folded away."""
+    starts = [
+        bool(grid.groups) and at > 0 and grid.groups[at] != grid.groups[at - 1] for at in range(len(grid.headers))
+    ]
 
-    def row(tag: str, line: list[str]) -> str:
-        sides = ["" if right else ' class="left"' for right in grid.right]
-        return (
-            "<tr>"
-            + "".join(f"<{tag}{side}>{html(text)}</{tag}>" for text, side in zip(line, sides, strict=True))
-            + "</tr>"
-        )
+    def row(tag: str, line: Sequence[str], scope: str = "") -> str:
+        cells = []
+        for at, text in enumerate(line):
+            name = "th" if at == 0 else tag
+            scoped = ' scope="row"' if at == 0 and not scope else scope
+            kind = _class("left" * (not grid.right[at]), "start" * starts[at])
+            cells.append(f"<{name}{scoped}{kind}>{html(text)}</{name}>")
+        return f"<tr>{''.join(cells)}</tr>"
 
-    text = [f'<section class="table">\n<h2>{html(grid.title)}</h2>\n<div class="scroll"><table>']
-    text += [f"<thead>{row('th', grid.headers)}</thead>\n<tbody>", *(row("td", line) for line in grid.lines)]
-    text += ["</tbody></table></div>", "<ul>", *(f"<li>{html(note)}</li>" for note in grid.notes), "</ul>"]
+    name, headers = html(grid.title), grid.headers
+    text = [f'<section class="table">\n<h2>{name}</h2>']
+    # A box that scrolls must be reached by keyboard, and then says what it is.
+    text.append(f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table aria-label="{name}">')
+    text.append("<thead>")
+    if grid.groups:
+        headers = [header.rpartition(": ")[2] for header in grid.headers]
+        text.append(f'<tr class="groups">{_groups(grid.groups)}</tr>')
+    text.append(f"{row('th', headers, ' scope=col')}</thead>")
+    text += ["<tbody>", *(row("td", line) for line in grid.lines), "</tbody></table></div>"]
+    text += ["<ul>", *(f"<li>{html(note)}</li>" for note in grid.notes), "</ul>"]
     for summary, pairs in (
         ("Missing, and what fills it", grid.missing),
         ("Commands that made these numbers", grid.commands),
@@ -164,11 +180,27 @@ def to_html(grid: Grid) -> str:
     return "\n".join([*text, "</section>"]) + "\n"
 
 
+def _groups(groups: Sequence[str]) -> str:
+    """The upper line of headers: a cell for neighbours of the same group."""
+    cells: list[str] = []
+    for name, same in groupby(groups):
+        span = len(list(same))
+        if name:
+            cells.append(f'<th scope="colgroup" colspan="{span}"{_class("start" if cells else "")}>{html(name)}</th>')
+        else:
+            cells.append(f'<td colspan="{span}"{_class("start" if cells else "")}></td>')
+    return "".join(cells)
+
+
+def _class(*names: str) -> str:
+    return f' class="{" ".join(filter(None, names))}"' if any(names) else ""
+
+
 def html_page(title: str, body: str) -> str:
     """A complete page around sections, which loads no other file."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
     )
 
 

@@ -1,5 +1,6 @@
 """A comparison as a grid of text with notes below it; every output format writes these words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -23,6 +24,7 @@ class Grid:
         missing: row and data set of each missing score, and the command that makes it.
         commands: each run or score, and the command that made it.
         expendable: headers of the columns that are left out first, in this order, if the table is too wide.
+        groups: for each column the name of what it and its neighbours show, for formats with two lines of headers; may be "".
     """
 
     title: str
@@ -33,6 +35,7 @@ class Grid:
     missing: list[tuple[str, str]]
     commands: list[tuple[str, str]]
     expendable: tuple[str, ...] = ("tokens/s", "params", "±")
+    groups: Sequence[str] = ()
 
 
 def lay_out(comparison: Comparison) -> Grid:

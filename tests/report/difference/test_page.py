@@ -97,6 +97,20 @@ def test_a_document_full_of_markup_is_text(browser: Any, path: Path) -> None:
     assert "://" not in path.read_text()  # and nothing is of another place
 
 
+def test_the_evidence_stands_before_the_text(browser: Any, path: Path) -> None:
+    opened(browser, path)
+    top = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    places = [browser.execute_script(top, one) for one in (".evidence", "#tools", "#text", ".groups")]
+    assert places == sorted(places)
+    assert places[0] < 300  # it begins on the first screen
+    assert browser.find_element("css selector", ".evidence .number").text == "0.1 %"  # one of 717 tokens makes half
+    titles = [one.text for one in browser.find_elements("css selector", "caption")]
+    assert [title.split()[1] for title in titles] == ["distance", "kind", "frequency", "position"]
+    assert "not scored" in browser.find_element("css selector", ".pair").text
+    rows = [one.text.split() for one in browser.find_elements("css selector", ".evidence tbody tr")]
+    assert ["number", "1", "+0.6000", "13.2", "%"] in rows
+
+
 def test_hover_shows_losses_and_what_was_read(browser: Any, path: Path) -> None:
     from selenium.webdriver import ActionChains
 
