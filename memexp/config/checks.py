@@ -73,6 +73,23 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
             raise UserError(f"{name} is {value}; expected {expected}{unit}{' each' if isinstance(value, list) else ''}")
 
 
+def check_values(config: Any, where: str = "") -> None:
+    """Refuse values out of range and unknown choices, but nothing that was allowed when a run was trained.
+
+    Args:
+        config, where: as `check` takes them.
+
+    Raises:
+        UserError: as `check`.
+    """
+    for item in fields(config):
+        name, value = f"{where}.{item.name}" if where else item.name, getattr(config, item.name)
+        if is_dataclass(value):
+            check_values(value, name)
+        else:
+            _check_value(name, value, item.metadata)
+
+
 def _check_data(config: DataConfig) -> None:
     unused = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
     for name in unused:

@@ -16,6 +16,9 @@ from memexp.errors import UserError, did_you_mean
 NO_LONGER = ("root",)
 """Options that older runs still have in their settings. They changed no document."""
 
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
+"""The start of an interpolation, and the backslashes before it, which OmegaConf would halve."""
+
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 """Names and versions of packages, which go into the commands that fetch them."""
 
@@ -347,12 +350,23 @@ def read_source(given: Mapping[str, Any]) -> SourceOptions:
         for name, part in parts.items():
             _refuse_unknown(part, Part, f"data.source.parts.{name}")
     try:
-        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), options))
+        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), literal(options)))
     except OmegaConfBaseException as error:
         where = f"data.source.{error.full_key}" if error.full_key else "data.source"
         raise UserError(f"{where}: {str(error).splitlines()[0]}; expected what `memexp prepare --help` says") from error
     assert isinstance(source, SourceOptions)
     return source
+
+
+def literal(content: Any) -> Any:
+    """`content` such that OmegaConf reads every text in it as it stands: an interpolation in a file is text like any other."""
+    if isinstance(content, Mapping):
+        return {key: literal(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [literal(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    return _INTERPOLATION.sub(r"\1\1\\${", content)
 
 
 def _refuse_unknown(options: Any, schema: Any, where: str) -> None:

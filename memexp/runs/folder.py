@@ -16,7 +16,6 @@ results/runs/<name>/
     summary.json            means, sizes and the settings of the score
 """
 
-import json
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,12 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memexp.config.arch import ARCHS, RETIRED
+from memexp.config.checks import check_values
 from memexp.config.groups import Data, Scored
-from memexp.config.sources import read_source
+from memexp.config.sources import literal, read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
-from memexp.files import read_json, read_sealed
+from memexp.files import parse_json, read_json, read_sealed, read_text
 from memexp.lock import hold, is_held
+from memexp.runs.shape import CONFIG, METRICS, SCORE, SUMMARY, checked, checked_documents, plain_yaml
 
 COPIES = "runs.jsonl"
 """Name of the packed file beside a table, with light copies of its runs; see `memexp.runs.archive`."""
@@ -76,14 +77,15 @@ class Score:
     @property
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json: settings, sizes and means."""
-        summary: dict[str, Any] = read_sealed(self.path / "summary.json")
+        path = self.path / "summary.json"
+        summary: dict[str, Any] = checked(read_sealed(path), SCORE, path)
         return summary
 
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The contents of documents.json: one entry for each document, in the order of the arrays."""
-        documents: list[dict[str, Any]] = read_json(self.path / "documents.json")
-        return documents
+        path = self.path / "documents.json"
+        return checked_documents(read_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the training, without settings that no longer exist."""
-        config = self.saved_config
+        config = checked(self.saved_config, CONFIG, self.path / "config.yaml")
         if isinstance(arch := config.get("arch"), dict):
             return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
         return config
@@ -107,14 +109,10 @@ class Run:
     @property
     def saved_config(self) -> dict[str, Any]:
         """The contents of config.yaml."""
-        import yaml
-
         try:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
-            config = yaml.load((self.path / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            seen = " ".join(str(error).split())  # a YAML error has several lines
-            raise UserError(f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder") from error
+            config = plain_yaml(read_text(self.path / "config.yaml"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder") from error
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
@@ -141,14 +139,18 @@ class Run:
             data = dict(config["data"])
             source = read_source(data.pop("source"))
             schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source)))
-            settings = OmegaConf.to_object(OmegaConf.merge(schema, config | {"data": data}))
-        except (OmegaConfBaseException, KeyError, TypeError) as error:
+            settings = OmegaConf.to_object(OmegaConf.merge(schema, literal(config | {"data": data})))
+        except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
             seen = str(error).splitlines()[0]
             raise UserError(
                 f"{self.path / 'config.yaml'} does not fit this version of memexp ({seen}); expected settings that "
                 "this version knows. Likely cause: another version trained the run, or the file was edited"
             ) from error
         assert isinstance(settings, TrainConfig)
+        try:
+            check_values(settings)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}. Likely cause: the file was edited") from error
         return settings
 
     @property
@@ -160,21 +162,36 @@ class Run:
             raise UserError(
                 f"{path} holds no summary; expected the summary of a run. Likely cause: it was edited or damaged"
             )
-        return summary
+        return None if summary is None else checked(summary, SUMMARY, path)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; a last line that is still being written is left out."""
         path = self.path / "metrics.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            return [json.loads(line) for line in lines]
+            lines = read_text(path).split("\n")[:-1]
         except FileNotFoundError:
             return []
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot read {path}: {error}; expected one JSON object per line. Likely cause: it was edited or damaged"
             ) from error
+        metrics: list[dict[str, Any]] = checked([parse_json(line, path) for line in lines], METRICS, path)
+        return metrics
+
+    def within(self, path: Path) -> Path:
+        """`path`, a place in the folder to write to, if no link leads out of the folder on the way.
+
+        Raises:
+            UserError: a link does. The folder may come from somebody else, and its links must not choose what is overwritten.
+        """
+        home = self.path.resolve()
+        if not path.resolve().is_relative_to(home):
+            raise UserError(
+                f"{path} is a link that leads out of {self.path}, to {path.resolve()}; expected a folder of the run. Likely cause: the "
+                "run comes from somebody else; remove the link"
+            )
+        return path
 
     @property
     def scores(self) -> list[Score]:

@@ -13,6 +13,7 @@ from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint
 from memexp.runs.folder import Run, find_run
+from memexp.runs.shape import IDENTITY, checked
 
 _SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
 LATER = {item.name for schema in _SCHEMAS for item in fields(schema) if item.metadata.get("later")}
@@ -111,6 +112,7 @@ def read_identity(run: Run) -> dict[str, Any]:
             f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the hash written in "
             "it. Likely cause: it was edited"
         )
+    identity = checked(identity, IDENTITY, path)
     return identity
 
 
