@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from memexp.config.shape import METRICS, SCORE, SUMMARY, checked, checked_documents
 from memexp.errors import UserError
 from memexp.files import parse_json, read_json, read_text, rewrite, sealed, unsealed
 from memexp.runs.folder import COPIES, Run, Score, ScoreName
-from memexp.runs.shape import METRICS, SCORE, SUMMARY, checked, checked_documents
 
 _COPY = {
     "run": str, "config": dict, "identity": dict, "metrics": METRICS, "summary": dict,
     "eval": {None: {"summary": dict, "documents": list}},
 }  # fmt: skip
-"""What a line holds; see `memexp.runs.shape`."""
+"""What a line holds; see `memexp.config.shape`."""
 _BEGIN = re.compile(r'\{"run": "([^"\\]+)", ')
 
 
@@ -216,6 +216,8 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
     if all("nats" in row for row in rows):
         return rows
     try:
+        if not (score.path / "token_nats.npy").is_file():
+            raise ValueError("it is no ordinary file")
         nats = np.load(score.path / "token_nats.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(

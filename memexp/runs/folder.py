@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 from memexp.config.arch import ARCHS, RETIRED
 from memexp.config.checks import check_values
 from memexp.config.groups import Data, Scored
+from memexp.config.shape import CONFIG, METRICS, SCORE, SUMMARY, checked, checked_documents, plain_yaml
 from memexp.config.sources import literal, read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import parse_json, read_json, read_sealed, read_text
 from memexp.lock import hold, is_held
-from memexp.runs.shape import CONFIG, METRICS, SCORE, SUMMARY, checked, checked_documents, plain_yaml
 
 COPIES = "runs.jsonl"
 """Name of the packed file beside a table, with light copies of its runs; see `memexp.runs.archive`."""
@@ -101,7 +101,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the training, without settings that no longer exist."""
-        config = checked(self.saved_config, CONFIG, self.path / "config.yaml")
+        config: dict[str, Any] = checked(self.saved_config, CONFIG, self.path / "config.yaml")
         if isinstance(arch := config.get("arch"), dict):
             return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
         return config
@@ -162,7 +162,9 @@ class Run:
             raise UserError(
                 f"{path} holds no summary; expected the summary of a run. Likely cause: it was edited or damaged"
             )
-        return None if summary is None else checked(summary, SUMMARY, path)
+        if summary is not None:
+            checked(summary, SUMMARY, path)
+        return summary
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

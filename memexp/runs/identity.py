@@ -8,12 +8,12 @@ from memexp.config.arch import ARCHS, Arch
 from memexp.config.field import default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.revisions import REVISIONS, in_force
+from memexp.config.shape import IDENTITY, checked
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint
 from memexp.runs.folder import Run, find_run
-from memexp.runs.shape import IDENTITY, checked
 
 _SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
 LATER = {item.name for schema in _SCHEMAS for item in fields(schema) if item.metadata.get("later")}

@@ -242,6 +242,8 @@ def _array(path: Path, again: str) -> np.ndarray:
 
 def _load(path: Path, again: str) -> np.ndarray:
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no ordinary file")
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected the numbers of a score. {again}") from error

@@ -55,6 +55,8 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     run, config = spec.run, spec.config
     if config.threads:
         torch.set_num_threads(config.threads)
+    for name in ("checkpoints", "metrics.jsonl", "tensorboard", "wandb"):
+        run.within(run.path / name)
     if _done(spec):
         return run
     with run.locked(), stop_on_signal() as request:

@@ -27,7 +27,7 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
     return settings
 
 
-def _origin(name: str, root: Path) -> str:
+def _origin(name: str, root: Path, before: tuple[str, ...] = ()) -> str:
     """A name for the run that a run started from, equal for all seeds, so that all seeds of a continued run share a row.
 
     It is made of the identity, which other versions of memexp write alike.
@@ -41,8 +41,11 @@ def _origin(name: str, root: Path) -> str:
         run = copies[0]
     kept = {key: value for key, value in read_identity(run).items() if key not in ("hash", "seed", "init_from")}
     if start := run.config.get("init_from"):
-        kept["init_from"] = _origin(str(start), root)
-    return f"{run.config['arch']['name']}-{fingerprint(kept)[:6]}"
+        if run.name in before:
+            raise UserError(f"{run.path} started from itself, by way of init_from; expected a run that began. Likely cause: it was edited")
+        kept["init_from"] = _origin(str(start), root, (*before, run.name))
+    arch = run.config.get("arch", {}).get("name", "run")
+    return f"{arch}-{fingerprint(kept)[:6]}"
 
 
 def _text(value: Any) -> str:

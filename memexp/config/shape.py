@@ -51,6 +51,19 @@ SCORE: Shape = {
 }  # fmt: skip
 """summary.json of a score. The key None stands for every key."""
 
+_FILE = {"bytes": _COUNT, "sha256": str}
+MANIFEST: Shape = {
+    "name": str, "dtype": str, "settings": dict, "source": {"what": str, "parts": list},
+    "tokenizer": {"kind": str, "hash": str, "vocabulary": _COUNT, "path": (str, type(None))},
+    "files": {None: _FILE}, "splits": {None: {"documents": _COUNT, "bytes": _COUNT, "tokens": _COUNT}}, "seconds": _NUMBER,
+}  # fmt: skip
+"""manifest.json of a prepared corpus."""
+
+CORPUS: Shape = [{
+    "id": str, "group": str, "bytes": _COUNT, "split": str, "tokens": _COUNT, "slices": (dict, type(None)), "label": (str, type(None)),
+}]  # fmt: skip
+"""documents.json of a prepared corpus."""
+
 DOCUMENTS: Shape = [{"id": str, "tokens": _COUNT, "nats": _NUMBER, "correct": _COUNT}]
 """documents.json of a score."""
 
@@ -65,7 +78,9 @@ def checked(content: Any, shape: Shape, path: Path) -> Any:
         UserError: names the first value of another type.
     """
     if (fault := _fault(content, shape, "")) is not None:
-        raise UserError(f"{path} does not fit this version of memexp: it {fault}. Likely cause: it was edited or damaged")
+        raise UserError(
+            f"{path} does not fit this version of memexp: it {fault}. Likely cause: it was edited or damaged"
+        )
     return content
 
 
@@ -108,13 +123,23 @@ def _fault(content: Any, shape: Shape, where: str) -> str | None:
         return None if type(content) is int and content >= 0 else _other(where, content, _COUNT)
     types = shape if isinstance(shape, tuple) else (shape,)
     if not isinstance(content, types) or (isinstance(content, bool) and bool not in types):
-        return _other(where, content, "finite numbers" if float in types else " or ".join(_NAMES[each] for each in types))
-    if isinstance(content, float) and not math.isfinite(content) and not where.startswith("["):  # metrics may diverge
+        return _other(
+            where, content, "finite numbers" if float in types else " or ".join(_NAMES[each] for each in types)
+        )
+    if isinstance(content, float) and not math.isfinite(content):
         return _other(where, content, "finite numbers")
     return None
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "text", dict: "a mapping", list: "a list", type(None): "null", bool: "true or false"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+    bool: "true or false",
+}
 
 
 def _other(where: str, seen: Any, expected: str) -> str:
@@ -149,7 +174,9 @@ def plain_yaml(text: str) -> Any:
 
 def _refuse_nested(text: str) -> None:
     """Refuse what is nested so deep that the parser itself would fail."""
-    if sum(text.count(mark) for mark in "[{") > 1000 or any(len(line) - len(line.lstrip(" -?:")) > 200 for line in text.split("\n")):
+    if sum(text.count(mark) for mark in "[{") > 1000 or any(
+        len(line) - len(line.lstrip(" -?:")) > 200 for line in text.split("\n")
+    ):
         raise RecursionError
 
 
