@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from memexp.report.difference.breakdown import Breakdown, Group, notes
+from memexp.report.difference.settings import differing, told
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.token_text import Wording
 from memexp.report.difference.tokens import Bin, Difference, bin_width, by_position
 from memexp.report.escape import escape
 from memexp.report.template import render
+from memexp.wording import whole
 
 RUNNING = 256
 """Tokens in a running mean of the plots."""
@@ -30,6 +32,8 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         "difference",
         **summary,
         interval=summary["gain_interval_95"],
+        differ=[(escape(name), *(escape(told(value)) for value in values)) for name, values in differing(diff).items()],
+        trained=[whole(summary[side]["trained_tokens"]) for side in "ab"],
         notes=notes(diff, breakdown),
         tables=_tables(diff, breakdown),
         running=RUNNING,
