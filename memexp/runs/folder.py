@@ -26,7 +26,7 @@ from memexp.config.arch import ARCHS, RETIRED
 from memexp.config.checks import check_values
 from memexp.config.groups import Data, Scored
 from memexp.config.shape import CONFIG, METRICS, SCORE, SUMMARY, checked, checked_documents, plain_yaml
-from memexp.config.sources import SourceOptions, literal, read_source
+from memexp.config.sources import SourceOptions, filled, read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import parse_json, read_json, read_sealed, read_text
@@ -131,15 +131,14 @@ class Run:
         Raises:
             UserError: a setting is unknown to this version, or a needed setting is missing.
         """
-        from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
         config = self.config
         try:
             data = dict(config["data"])
             source = self._source(data.pop("source"))
-            schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source)))
-            settings = OmegaConf.to_object(OmegaConf.merge(schema, literal(config | {"data": data})))
+            schema = TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source))
+            settings = filled(schema, config | {"data": data})
         except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
             seen = str(error).splitlines()[0]
             raise UserError(
