@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from memexp.config.train import TrainConfig
 from memexp.data.built_in import is_built_in
 from memexp.data.classes import for_task
 from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare, recorded, with_content
-from memexp.device import pick_device
+from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
@@ -95,6 +96,8 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
     make_writable(score.path)
     refuse_too_large(spec, lanes=scoring.lanes)
     model = load_model(spec, memory=request.memory, device=request.device)
+    device = describe(next(model.parameters()).device, asked=request.device)
+    print(f"device: {device}", file=sys.stderr)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
@@ -129,6 +132,7 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
         "corpus": corpus.seen_from(spec.root),
         "memory_fill": scores.memory_fill,
         "retrieved": request.retrieved,
+        "hardware": device.record,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.data.lanes import Batch
-from memexp.device import peak_memory
+from memexp.device import describe, peak_memory
 from memexp.errors import UserError
 from memexp.files import write_json, write_sealed, write_text
 from memexp.machine import commit
@@ -69,6 +69,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         write_json(run.path / "identity.json", spec.identity)
         # last: a run is listed by its config.yaml, and must then have an identity
         write_text(run.path / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        print(f"device: {describe(session.device, asked=config.device)}")
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
@@ -284,6 +285,7 @@ def _finish(session: Session, command: str) -> None:
             "tokenizer_hash": corpus.tokenizer_hash,
             "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},
             "device": str(session.device),
+            "hardware": describe(session.device, asked=session.spec.config.device).record,
             "threads": torch.get_num_threads(),
         },
     )
