@@ -95,7 +95,7 @@ def checked_documents(content: Any, path: Path) -> list[dict[str, Any]]:
         fault = "has rows without them"
     if fault is not None:
         raise UserError(
-            f"{path} is not a list of documents, each with id and tokens: it {fault}. Likely cause: it was cut short or edited; score "
+            f"{path} is not a list of documents (it {fault}); expected each document's id and tokens. Likely cause: it was cut short or edited; score "
             "again with force=true"
         )
     documents: list[dict[str, Any]] = content

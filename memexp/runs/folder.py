@@ -162,13 +162,14 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / "summary.json"
-        summary = read_sealed(path) if path.exists() else None
-        if summary is not None and not isinstance(summary, dict):
+        if not path.exists():
+            return None
+        summary: Any = read_sealed(path)
+        if not isinstance(summary, dict):
             raise UserError(
                 f"{path} holds no summary; expected the summary of a run. Likely cause: it was edited or damaged"
             )
-        if summary is not None:
-            checked(summary, SUMMARY, path)
+        checked(summary, SUMMARY, path)
         return summary
 
     @property
