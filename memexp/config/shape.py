@@ -11,6 +11,9 @@ from memexp.files import DIGITS, check_depth
 Shape = Any
 """A type; a tuple of types; a list with the shape of its items; or a mapping of keys, each with its shape if it is there."""
 
+LARGEST_NUMBER = 1e100
+"""No loss, time or size is this large, and means and squares of smaller numbers are finite."""
+
 _NUMBER = (int, float)
 _COUNT = "a whole number of at least 0"
 _TEXT = {"name": str}
@@ -126,7 +129,7 @@ def _fault(content: Any, shape: Shape, where: str) -> str | None:
         return _other(
             where, content, "finite numbers" if float in types else " or ".join(_NAMES[each] for each in types)
         )
-    if isinstance(content, float) and not math.isfinite(content):
+    if isinstance(content, float) and not (math.isfinite(content) and abs(content) < LARGEST_NUMBER):
         return _other(where, content, "finite numbers")
     return None
 
