@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import Field, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memexp.config.field import AS_TYPED, SIZE_UNITS
@@ -33,6 +34,9 @@ GRAMMAR = re.compile(r"""^null$|[,'"\[\](){}$]""")
 
 INTERPOLATION, OUT_OF_USE = re.compile(r"(\\*)\$\{"), r"\1\1\\${"
 """The start of an interpolation, also in quotes, and its replacement, which Hydra reads literally."""
+
+CALLBACKS = re.compile(rb"callbacks|\\x|\\u", re.IGNORECASE)
+"""What sets a callback in a file of settings; escapes, which could hide the word, are refused too."""
 
 NOT_TEXT = ("true", "false", "null", "inf", "nan")
 
@@ -99,7 +103,29 @@ def parse(command: str, words: list[str]) -> Arguments:
         else:
             bare.append(word)
     arguments.overrides[:0] = _positionals(command, bare, known)
+    _refuse_callbacks(arguments)
     return arguments
+
+
+def _refuse_callbacks(arguments: Arguments) -> None:
+    """Refuse Hydra's callbacks, on the command line and in a folder given with --config-dir: they would run any code.
+
+    Raises:
+        UserError: names the word or the file.
+    """
+    for word in arguments.overrides:
+        if re.match(r"[+~]*hydra[./]callbacks", word):
+            raise UserError(
+                f"{word.partition('=')[0]} is not allowed, because it would run other code; expected no callbacks of Hydra"
+            )
+    for flag, folder in zip(arguments.flags, arguments.flags[1:], strict=False):
+        if flag not in ("--config-dir", "-cd"):
+            continue
+        for path in sorted(Path(folder).expanduser().rglob("*.y*ml")):
+            if "callbacks" in path.relative_to(Path(folder).expanduser()).parts or CALLBACKS.search(path.read_bytes()):
+                raise UserError(
+                    f"{path} sets callbacks of Hydra, which would run other code; expected a folder of settings without them"
+                )
 
 
 def _following(flag: str, rest: Any) -> str:

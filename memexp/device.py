@@ -1,9 +1,34 @@
 """The device that a model runs on."""
 
+import os
+import warnings
+from typing import Any, NamedTuple
+
 import torch
 
 from memexp.errors import UserError
-from memexp.machine import peak_bytes
+from memexp.machine import cores, memory_bytes, peak_bytes, processor
+
+
+class Description(NamedTuple):
+    """A device by its name.
+
+    Attributes:
+        memory: bytes of the GPU, or of the machine.
+        reason: why it is not a GPU; empty if it is, or if the CPU was asked for.
+    """
+
+    name: str
+    memory: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory / 1e9:,.0f} GB" + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For a summary."""
+        return {"name": self.name, "memory_bytes": self.memory} | ({"reason": self.reason} if self.reason else {})
 
 
 def pick_device(name: str) -> torch.device:
@@ -12,14 +37,50 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: the setting is cuda, but torch sees no CUDA device.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu":
+        return torch.device("cpu")
+    reason = why_no_gpu()
+    if name == "cuda" and reason:
         raise UserError(
-            "device is cuda, but torch sees no CUDA device; expected a GPU and a CUDA build of torch "
+            f"device is cuda, but torch sees no CUDA device: {reason}; expected a GPU, its driver and a CUDA build of torch "
             f"(this is torch {torch.__version__}), or device=cpu"
         )
-    return torch.device(name)
+    return torch.device("cpu" if reason else "cuda")
+
+
+def describe(device: torch.device, *, asked: str) -> Description:
+    """The name and memory of a device.
+
+    Args:
+        asked: the setting `device`; with auto, the description of a CPU says why it is not a GPU.
+    """
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Description(properties.name, properties.total_memory)
+    count = cores()
+    name = f"{processor()}, {count} core{'' if count == 1 else 's'}"
+    return Description(name, memory_bytes(), f"no GPU: {why_no_gpu()}" if asked == "auto" else "")
+
+
+def why_no_gpu() -> str:
+    """Why torch cannot use a GPU, in a few words; empty if it can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own warning has several lines, and is said here in one
+        if torch.cuda.is_available():
+            return ""
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return f"torch {torch.__version__} is a CPU build"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:  # the kind of error depends on torch's version and on what is wrong
+        seen = str(error).split(". ")[0].split("\n")[0]
+        if "too old" in seen:
+            version = torch.version.cuda
+            return f"the NVIDIA driver is too old for CUDA {version}, which torch {torch.__version__} is built for ({seen})"
+        if "no CUDA GPUs" not in seen.replace("No", "no"):
+            return seen
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "no device is visible" + ("" if hidden is None else f", and CUDA_VISIBLE_DEVICES is {hidden!r}")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,18 @@ from typing import IO, Any
 from memexp.errors import UserError
 from memexp.lock import hold
 from memexp.machine import why_full
+
+LARGEST = 1 << 30
+"""Bytes of the largest file of text that is read at once."""
+
+DEEPEST = 50
+"""Lists and mappings within each other that are read back. What memexp writes has fewer than ten."""
+
+DIGITS = 18
+"""Digits of the longest whole number that is read back; it fits into 64 bits."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half a character, as JSON can write it. No file and no terminal takes it."""
 
 Content = bytes | Callable[[IO[bytes]], object]
 """The bytes of a file, or a function that writes them to the open binary file."""
@@ -215,13 +229,87 @@ def read_json(path: Path, *, remedy: str = "") -> Any:
         UserError: `path` is absent or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged{'; ' if remedy else ''}{remedy}"
         ) from error
+    return parse_json(text, path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, in UTF-8. The file may come from somebody else: a device or a pipe, which never ends, is not read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no ordinary file, is too large, or is not UTF-8.
+    """
+    return read_bytes(path).decode("utf-8").replace("\r\n", "\n")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, as `read_text` reads it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no ordinary file, or is too large.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no ordinary file")
+        if found.st_size > LARGEST:
+            raise ValueError(f"it has {found.st_size:,} bytes, more than {LARGEST:,}")
+        return file.read()
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """The content of JSON text, which may come from somebody else.
+
+    Args:
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: it is not JSON, or holds what memexp never writes: numbers beyond 64 bits, or deeply nested lists.
+    """
+    try:
+        content = json.loads(text, parse_int=_whole_number)
+        check_depth(content)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        seen = "lists or mappings are nested too deep" if isinstance(error, RecursionError) else error
+        raise UserError(
+            f"cannot read {path}: {seen}; expected JSON as memexp writes it. Likely cause: it was edited or damaged"
+        ) from error
+    return content
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > DIGITS + 1:
+        raise ValueError(f"it holds a number of {len(text)} digits")
+    return int(text)
+
+
+def check_depth(content: Any) -> None:
+    """Refuse lists and mappings that are nested deeper than `DEEPEST`, before something walks them recursively.
+
+    Raises:
+        RecursionError: they are.
+    """
+    level, depth = [content], 0
+    while level:
+        if (depth := depth + 1) > DEEPEST + 1:
+            raise RecursionError
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
     from filelock import FileLock, SoftFileLock
 
     lock = FileLock(path, poll_interval=PAUSE_SECONDS)
+    if path.is_symlink():  # in a folder from somebody else it could lead to any file, which would be overwritten
+        raise UserError(f"{path} is a link; expected a lock file. Remove the link")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "flock not supported")

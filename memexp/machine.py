@@ -2,6 +2,8 @@
 
 import errno
 import os
+import platform
+import re
 import resource
 import shutil
 import signal
@@ -31,6 +33,14 @@ def memory_bytes() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else ""
     return min(installed, int(text)) if text.isdigit() else installed
+
+
+def processor() -> str:
+    """The processor's name, as the system reports it."""
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def peak_bytes() -> int:

@@ -95,3 +95,14 @@ UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Signs that turn the direction of the text after them."""
+
+
+def duration(seconds: float) -> str:
+    """Write a time that was calculated, with two digits or more, in hours, minutes or seconds: 1,234 h, 3.4 h, 12 min, 0.5 s."""
+    if seconds < 0.1:
+        return "under 0.1 s" if seconds > 0 else "0 s"
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        value = seconds / size
+        if value >= 0.995 or unit == "s":
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"
+    raise AssertionError

@@ -16,6 +16,7 @@ def run(config: GenerateConfig) -> None:
     """Print the first continuation while it is drawn, then the others; everything that is not text goes to stderr."""
     import torch
 
+    from memexp.device import why_no_gpu
     from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.eval.generate import Sampling, generate
     from memexp.files import find_root
@@ -30,6 +31,8 @@ def run(config: GenerateConfig) -> None:
     settings = with_mem(trained_settings(trained), config.mem, run=trained)
     spec = reopen(trained, settings, root)
     model = load_model(spec, memory=config.memory, device=config.device)
+    if config.device == "auto" and torch.version.cuda is not None and (reason := why_no_gpu()):
+        print(f"device: cpu, because {reason}", file=sys.stderr)
     tokenizer = spec.corpus.tokenizer
     prompt = tokenizer.encode(text)
     output = _Output(config.samples, len(prompt))

@@ -12,12 +12,10 @@ from memexp.experiment.settings import wanted
 from memexp.report.escape import console
 from memexp.report.table.formats import to_terminal
 from memexp.report.table.text import Grid
-from memexp.wording import compact, whole
+from memexp.wording import compact, duration, plural, whole
 
 if TYPE_CHECKING:  # this module loads torch
     from memexp.cost.table import Cost, Hardware
-
-HOUR = 3600
 
 
 def run(config: PlanConfig) -> None:
@@ -36,10 +34,14 @@ def run(config: PlanConfig) -> None:
     costs = [
         (item.cell.row, cost(item.settings, hardware, devices=devices, utilisation=utilisation)) for item in composed
     ]
+    precisions = sorted({item.settings.precision for item in composed})
     title = f"{experiment.title}, scale={config.scale}, {column}"
     screen = console()
     screen.print(
-        to_terminal(page(title, costs, hardware, devices=devices, utilisation=utilisation), width=screen.width)
+        to_terminal(
+            page(title, costs, hardware, devices=devices, utilisation=utilisation, precisions=precisions),
+            width=screen.width,
+        )
     )
 
 
@@ -50,33 +52,61 @@ def page(
     *,
     devices: int,
     utilisation: float,
+    precisions: Sequence[str],
 ) -> Grid:
-    """The plan as a table, with a line for each row that trains."""
+    """The plan as a table, with a line for each row that trains; `precisions` are those that the rows train in."""
+    several = devices > 1
     lines = [
         [
             label, compact(cost.parameters), compact(cost.tokens), whole(cost.operations_a_token / 1e6),
             f"{cost.tokens * cost.operations_a_token:.2e}", f"{cost.device_bytes / 1e9:.1f}",
-            "yes" if cost.device_bytes <= hardware.memory else "no", f"{cost.seconds / HOUR:,.1f}",
+            _fits(cost.device_bytes, hardware), *([_fits(cost.one_device_bytes, hardware)] if several else []),
+            duration(cost.seconds),
         ]
         for label, cost in costs
     ]  # fmt: skip
-    hours = sum(cost.seconds for _, cost in costs) / HOUR
+    together = duration(sum(cost.seconds for _, cost in costs))
+    rates = {"bf16": hardware.bf16, "fp32": hardware.fp32}
+    shown = " and ".join(f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "fp32"}))
+    today = (
+        f"memexp trains a run in one process on one device today. {plural(devices, 'device')} could share its lanes: these times and "
+        "the first column `fits` say what a program that does so could reach."
+        if several
+        else "memexp trains a run in one process on one device."
+    )
     return Grid(
         title=f"{title}: {devices} x {hardware.name}",
-        headers=["model", "parameters", "tokens", "MFLOP per token", "FLOP", "GB per device", "fits", "hours"],
-        right=[False] + [True] * 7,
+        headers=[
+            "model",
+            "parameters",
+            "tokens",
+            "MFLOP per token",
+            "FLOP",
+            "GB per device",
+            "fits",
+            *(["fits one"] if several else []),
+            "time",
+        ],
+        right=[False] + [True] * (8 if several else 7),
         lines=lines,
         notes=[
-            f"All rows together: {hours:,.1f} hours per seed and data set.",
+            f"All rows together: {together} per seed and data set. {today}"
+            + ("" if hardware.runs_memexp else f" It does not run on a {hardware.name}; this is arithmetic alone."),
             "FLOP per token: 2 x (3 x (positions per token x (weights without the embedding + attention) + head) + search). "
             "Positions include memory tokens. Attention: 2 x layers x heads x head size x (half the window + cache). Search: heads "
             "x head size x slots, for each layer that searches. Adaptive softmax: each cluster is used as often as its words occur "
             "by Zipf's law.",
-            "GB per device: all weights, gradients and optimizer states, in fp32 with a copy in bf16; and for its share of the "
-            "lanes: states, activations of a gradient window in bf16, position biases of the attention scores, and logits.",
-            f"Assumed: {100 * utilisation:.0f} % of the {hardware.peak / 1e12:,.1f} TFLOP/s that {hardware.name} reaches by its "
-            f"data sheet ({hardware.memory / 1e9:.0f} GB), no time for communication or input, one row after another.",
+            "GB per device: all weights, gradients and optimizer states, in fp32; and for its share of the lanes: states, activations of a "
+            "gradient window in the row's precision, position biases of the attention scores, and logits; with precision=bf16 also a copy "
+            "of the weights in bf16.",
+            f"Layers and head are computed in {' or '.join(precisions)}, as the rows train; a search is always in fp32.",
+            f"Assumed: {100 * utilisation:.0f} % of the rates that {hardware.name} reaches by its data sheet ({shown}; "
+            f"{hardware.memory / 1e9:.0f} GB), no time for communication or input, one row after another.",
         ],
         missing=[],
         commands=[],
     )
+
+
+def _fits(size: int, hardware: Hardware) -> str:
+    return "yes" if size <= hardware.memory else "no"

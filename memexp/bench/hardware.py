@@ -2,22 +2,21 @@
 
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from memexp.bench.measurement import clock
+from memexp.machine import processor
 
 
 def describe_machine() -> dict[str, Any]:
     """The processor, its load, and versions of software."""
     return {
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),
@@ -53,11 +52,3 @@ def _fastest(work: Callable[[], object]) -> float:
         work()
         times.append(now() - began)
     return min(times)
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system reports it."""
-    information = Path("/proc/cpuinfo")
-    text = information.read_text() if information.exists() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()

@@ -7,13 +7,16 @@ from typing import Any
 from memexp.config.arch import AttentionArch
 from memexp.config.commands import DataConfig
 from memexp.config.field import UNSET, default_of
-from memexp.config.groups import Data, Optim, Scoring
+from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
 from memexp.config.train import TrainConfig, departures
 from memexp.errors import UserError, did_you_mean
 
 BEYOND = 1 << 48
 """No size or count is this large; some libraries fail at larger numbers."""
+
+LONGEST_PROJECT = 128
+"""Characters of a project's name in Weights & Biases."""
 
 
 def check(config: Any, where: str = "") -> None:
@@ -73,6 +76,23 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
             raise UserError(f"{name} is {value}; expected {expected}{unit}{' each' if isinstance(value, list) else ''}")
 
 
+def check_values(config: Any, where: str = "") -> None:
+    """Refuse values out of range and unknown choices, but nothing that was allowed when a run was trained.
+
+    Args:
+        config, where: as `check` takes them.
+
+    Raises:
+        UserError: as `check`.
+    """
+    for item in fields(config):
+        name, value = f"{where}.{item.name}" if where else item.name, getattr(config, item.name)
+        if is_dataclass(value):
+            check_values(value, name)
+        else:
+            _check_value(name, value, item.metadata)
+
+
 def _check_data(config: DataConfig) -> None:
     unused = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
     for name in unused:
@@ -97,6 +117,7 @@ def _check_train(config: TrainConfig) -> None:
             "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
             "data.max_document"
         )
+    _check_tracker(config.tracker)
     cutoffs = config.size.cutoffs
     if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
         raise UserError(
@@ -125,6 +146,17 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
+
+
+def _check_tracker(tracker: Tracker) -> None:
+    """Refuse a project that Weights & Biases would refuse after the corpus is prepared and the model built."""
+    wrong = sorted({mark for mark in tracker.project if mark in "/\\#?%:" or not mark.isprintable()})
+    if tracker.name == "wandb" and (wrong or not tracker.project.strip() or len(tracker.project) > LONGEST_PROJECT):
+        marks = f" with {', '.join(map(repr, wrong))}" if wrong else ""
+        raise UserError(
+            f"tracker.project is {tracker.project!r}{marks}; expected 1 to {LONGEST_PROJECT} characters without / \\ # ? % :, as Weights & "
+            "Biases names projects"
+        )
 
 
 def check_scoring(data: Data, scoring: Scoring) -> None:

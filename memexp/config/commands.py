@@ -178,8 +178,17 @@ class PlanConfig(OfAnExperiment):
     """memexp plan NAME: estimate what the runs of a paper's table cost on given hardware."""
 
     scale: str = setting("paper", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
-    hardware: str = setting("h100", "type of each device", choices=("h100", "a100", "tpu-v3-core", "tpu-v4"))
-    devices: int = setting(8, "devices over which the lanes of a run are distributed", unit="devices", low=1)
+    hardware: str = setting(
+        "h100",
+        "type of each device",
+        choices=("h100", "h200", "b200", "a100", "rtx-3090", "rtx-4090", "rtx-5090", "tpu-v3-core", "tpu-v4"),
+    )
+    devices: int = setting(
+        1,
+        "devices that share the lanes of a run. memexp trains a run on one; with more the estimate is of what others could reach",
+        unit="devices",
+        low=1,
+    )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 
 

@@ -6,7 +6,7 @@ entry of `SOURCES`, a class in `memexp/data/sources/`, and a case of `open_sourc
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from string import ascii_lowercase
 from typing import Any, ClassVar
 
@@ -15,6 +15,9 @@ from memexp.errors import UserError, did_you_mean
 
 NO_LONGER = ("root",)
 """Options that older runs still have in their settings. They changed no document."""
+
+_HIDDEN = re.compile(r"text (\d{1,9}) with a dollar sign")
+"""What stands for a text with a dollar sign while OmegaConf checks types."""
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 """Names and versions of packages, which go into the commands that fetch them."""
@@ -345,7 +348,6 @@ def read_source(given: Mapping[str, Any]) -> SourceOptions:
     Raises:
         UserError: there is no such source, it has no such option, or a value is of another type.
     """
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     target = given.get("_target_") if isinstance(given, Mapping) else None
@@ -360,12 +362,52 @@ def read_source(given: Mapping[str, Any]) -> SourceOptions:
         for name, part in parts.items():
             _refuse_unknown(part, Part, f"data.source.parts.{name}")
     try:
-        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), options))
+        source = filled(schema, options)
     except OmegaConfBaseException as error:
         where = f"data.source.{error.full_key}" if error.full_key else "data.source"
         raise UserError(f"{where}: {str(error).splitlines()[0]}; expected what `memexp prepare --help` says") from error
     assert isinstance(source, SourceOptions)
     return source
+
+
+def filled(schema: Any, content: Mapping[str, Any]) -> Any:
+    """An instance of the schema with the values of a file.
+
+    Every text is kept as it stands. OmegaConf never sees a text with an interpolation, which could read the environment.
+
+    Args:
+        schema: an instance of a schema, with the defaults.
+
+    Raises:
+        OmegaConfBaseException: there is no such setting, or a value is of another type.
+    """
+    from omegaconf import OmegaConf
+
+    texts: list[str] = []
+
+    def hidden(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: hidden(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [hidden(inner) for inner in value]
+        if not isinstance(value, str) or ("$" not in value and not _HIDDEN.fullmatch(value)):
+            return value
+        texts.append(value)
+        return f"text {len(texts) - 1} with a dollar sign"
+
+    def shown(value: Any) -> Any:
+        if is_dataclass(value):
+            for item in fields(value):
+                setattr(value, item.name, shown(getattr(value, item.name)))
+        elif isinstance(value, dict):
+            return {key: shown(inner) for key, inner in value.items()}
+        elif isinstance(value, list):
+            return [shown(inner) for inner in value]
+        elif isinstance(value, str) and (match := _HIDDEN.fullmatch(value)) and int(match[1]) < len(texts):
+            return texts[int(match[1])]
+        return value
+
+    return shown(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), hidden(content))))
 
 
 def _refuse_unknown(options: Any, schema: Any, where: str) -> None:

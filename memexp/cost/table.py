@@ -14,17 +14,27 @@ class Hardware(NamedTuple):
     """An accelerator as its data sheet describes it."""
 
     name: str
-    peak: float
-    """Operations per second in bf16, dense."""
+    bf16: float
+    """Operations per second in bf16, dense, with sums in fp32."""
+    fp32: float
+    """Operations per second in fp32, without TF32, which memexp does not switch on."""
     memory: float
     """Bytes."""
+    runs_memexp: bool = True
+    """Whether memexp runs there; else the estimate is arithmetic alone."""
 
 
 HARDWARE = {
-    "h100": Hardware("NVIDIA H100 SXM", 989e12, 80e9),
-    "a100": Hardware("NVIDIA A100 80GB", 312e12, 80e9),
-    "tpu-v3-core": Hardware("TPU v3 core", 61.5e12, 16e9),
-    "tpu-v4": Hardware("TPU v4 chip", 275e12, 32e9),
+    "h100": Hardware("NVIDIA H100 SXM", 989e12, 67e12, 80e9),
+    "h200": Hardware("NVIDIA H200", 989e12, 67e12, 141e9),
+    "b200": Hardware("NVIDIA B200", 2250e12, 75e12, 180e9),
+    "a100": Hardware("NVIDIA A100 80GB", 312e12, 19.5e12, 80e9),
+    "rtx-3090": Hardware("NVIDIA RTX 3090", 71e12, 35.6e12, 24e9),
+    "rtx-4090": Hardware("NVIDIA RTX 4090", 165e12, 82.6e12, 24e9),
+    "rtx-5090": Hardware("NVIDIA RTX 5090", 209e12, 105e12, 32e9),
+    # a TPU multiplies in bf16; a product in fp32 takes six of these
+    "tpu-v3-core": Hardware("TPU v3 core", 61.5e12, 61.5e12 / 6, 16e9, runs_memexp=False),
+    "tpu-v4": Hardware("TPU v4 chip", 275e12, 275e12 / 6, 32e9, runs_memexp=False),
 }
 
 
@@ -35,6 +45,9 @@ class Cost(NamedTuple):
     tokens: int
     operations_a_token: float
     device_bytes: int
+    """On each of the devices."""
+    one_device_bytes: int
+    """On one device that reads all lanes."""
     seconds: float
 
 
@@ -43,8 +56,22 @@ def vocabulary_of(config: TrainConfig) -> int:
     return 256 if config.data.tokenizer.kind == "bytes" else config.data.tokenizer.vocabulary
 
 
+class Operations(NamedTuple):
+    """Additions and multiplications per token of training, forward and backward, by the precision that they have."""
+
+    in_precision: float
+    """In `precision` of the run: the layers, the head, and reading and writing a memory."""
+    in_fp32: float
+    """Always in fp32: the search, whose scores must not be rounded."""
+
+
 def operations(config: TrainConfig) -> float:
-    """Additions and multiplications per token of training, forward and backward.
+    """Additions and multiplications per token of training; see `operations_by_precision`."""
+    return sum(operations_by_precision(config))
+
+
+def operations_by_precision(config: TrainConfig) -> Operations:
+    """The operations per token of training.
 
     - Every weight except the embedding is used once per position; memory tokens have positions too.
     - The head is used once per token, and each cluster of adaptive softmax as often as its words occur by Zipf's law.
@@ -60,20 +87,33 @@ def operations(config: TrainConfig) -> float:
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
     attention = 2 * size.layers * inner * model.attended
     layers = (weights + attention) * model.positions / config.segment + model.memory_cost.recurrence
-    return 2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications + model.memory_cost.search)
+    return Operations(
+        2 * ((4 if config.recompute else 3) * layers + 3 * model.head.multiplications), 2 * model.memory_cost.search
+    )
 
 
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
-    """The cost of one run on several devices, which only share its lanes; the device with the most lanes sets the time."""
+    """The cost of one run in its own precision.
+
+    Several devices would only share its lanes, and the device with the most lanes would set the time; memexp itself uses one.
+    """
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
     tokens = config.steps * config.accumulate * config.lanes * config.segment
-    operations_a_token = operations(config)
-    on_a_device = replace(config, lanes=-(-config.lanes // devices), precision="bf16")
+    counted = operations_by_precision(config)
+    on_a_device = replace(config, lanes=-(-config.lanes // devices))
+    peak = hardware.bf16 if config.precision == "bf16" else hardware.fp32
+    seconds_a_token = (counted.in_precision / peak + counted.in_fp32 / hardware.fp32) / utilisation
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens=tokens,
-        operations_a_token=operations_a_token,
-        device_bytes=total(items(on_a_device, vocabulary=vocabulary_of(config))),
-        seconds=tokens * operations_a_token / (hardware.peak * utilisation) * on_a_device.lanes / config.lanes,
+        operations_a_token=sum(counted),
+        device_bytes=_on_device(on_a_device),
+        one_device_bytes=_on_device(config),
+        seconds=tokens * seconds_a_token * on_a_device.lanes / config.lanes,
     )
+
+
+def _on_device(config: TrainConfig) -> int:
+    """Bytes on the device itself; a memory in the host's memory is not there."""
+    return total([item for item in items(config, vocabulary=vocabulary_of(config)) if not item.on_host])

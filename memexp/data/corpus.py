@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memexp.config.groups import Data
+from memexp.config.shape import CORPUS, checked
 from memexp.data import tokenizers
 from memexp.data.manifest import given_by, read_manifest
 from memexp.data.shards import WORK, writing
@@ -117,7 +118,7 @@ class Corpus:
         answers = np.memmap(self.path / "answers.bin", dtype=bool, mode="r").view(np.ndarray) if masked else None
         splits: dict[str, list[TokenDocument]] = {split: [] for split in SPLITS}
         start = 0
-        for row in read_json(self.path / "documents.json"):
+        for row in self._rows(len(tokens)):
             end = start + row["tokens"]
             mask = None if answers is None else answers[start:end]
             document = TokenDocument(
@@ -128,6 +129,17 @@ class Corpus:
         for documents in splits.values():
             documents.sort(key=lambda document: hashed(document.id))
         return splits
+
+    def _rows(self, tokens: int) -> list[dict[str, Any]]:
+        path = self.path / "documents.json"
+        rows: list[dict[str, Any]] = checked(read_json(path), CORPUS, path)
+        whole = all({"id", "bytes", "split", "tokens"} <= row.keys() and row["split"] in SPLITS for row in rows)
+        if not whole or sum(row["tokens"] for row in rows) != tokens:
+            raise UserError(
+                f"{path} does not list documents of {tokens:,} tokens in all, each with id, bytes, split and tokens; expected the list of "
+                "a prepared corpus. Likely cause: it was edited"
+            )
+        return rows
 
     def split(self, name: str) -> list[TokenDocument]:
         """The documents of `train`, `valid` or `test`, sorted by a hash of their ids, so that the first documents of a
@@ -297,6 +309,32 @@ def open_corpus(path: Path) -> Corpus:
     return _open(path, made=False)
 
 
+def recorded(where: str, root: Path) -> Path:
+    """The folder of the corpus that a summary names; the summary may come from somebody else.
+
+    Raises:
+        UserError: it is none of the root's corpora.
+    """
+    folder = Path(os.path.normpath(root / where))
+    if folder.parent != root / "data":
+        raise UserError(
+            f"the summary names the corpus {where!r}; expected a folder of {root / 'data'}. Likely cause: the run comes from somebody "
+            "else, or was edited"
+        )
+    return folder
+
+
+def with_content(content: dict[str, str], root: Path) -> Path | None:
+    """The folder of a prepared corpus with these checksums; None if there is none."""
+    for path in sorted((root / "data").glob("[!.]*/manifest.json")):
+        try:
+            if content_of(read_manifest(path.parent)) == content:
+                return path.parent
+        except UserError:  # a damaged corpus does not hide the others
+            continue
+    return None
+
+
 def folder_of(config: Data, root: Path) -> Path:
     """The folder of the corpus of these settings, whether it is prepared or not.
 
@@ -417,15 +455,19 @@ def _open(path: Path, *, made: bool) -> Corpus:
         raise UserError(f"{error}. {again}") from error
     for name, expected in manifest["files"].items():
         _verify(path / name, expected, again)
-    model = (path / "tokenizer.model").read_bytes()
-    return Corpus(path, manifest, tokenizers.load(model, name=str(path / "tokenizer.model")), made)
+    model = path / "tokenizer.model"
+    try:
+        tokenizer = tokenizers.load(model.read_bytes(), name=str(model))
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise UserError(f"{model} is no tokenizer ({error}); expected one that memexp saved. {again}") from error
+    return Corpus(path, manifest, tokenizer, made)
 
 
 def _verify(file: Path, expected: dict[str, Any], again: str) -> None:
     """Compare a file's size and checksum with those of the manifest."""
     try:
         size = file.stat().st_size
-        seen = checksum(file) if size == expected["bytes"] else f"of {size:,} bytes"
+        seen = checksum(file) if file.is_file() and size == expected["bytes"] else f"of {size:,} bytes"
     except OSError as error:
         raise UserError(
             f"cannot read {file}: {error.strerror}; expected a file with SHA-256 {expected['sha256']}. {again}"

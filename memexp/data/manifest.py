@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.groups import Data
+from memexp.config.shape import MANIFEST, checked
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
+
+ALWAYS, ANSWERS = ("tokens.bin", "tokenizer.model", "documents.json"), "answers.bin"
+"""The files of every corpus, and the one of corpora with answers."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -22,6 +26,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged: its content has the checksum {fingerprint(content)}, expected the checksum that stands in it. "
             "Likely cause: it was edited"
+        )
+    checked(content, MANIFEST, path)
+    missing = [key for key in ("name", "dtype", "files", "tokenizer") if key not in content]
+    files = content.get("files", {})
+    if missing or not set(ALWAYS) <= set(files) <= {*ALWAYS, ANSWERS} or content["dtype"] not in ("uint16", "uint32"):
+        raise UserError(
+            f"{path} does not describe a corpus as memexp prepares it (files {', '.join(files)}; numbers of type {content.get('dtype')}); "
+            f"expected {', '.join(ALWAYS)}, and uint16 or uint32. Likely cause: it was edited"
         )
     return {**content, "checksum": manifest["checksum"]}
 

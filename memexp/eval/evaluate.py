@@ -1,6 +1,8 @@
 """Scoring a run: choosing the model, the documents and the memory, and writing the result to a folder."""
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,25 +13,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from memexp.config.checks import check, check_scoring
 from memexp.config.groups import Scoring
 from memexp.config.train import TrainConfig
+from memexp.data.built_in import is_built_in
 from memexp.data.classes import for_task
-from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare
-from memexp.device import pick_device
+from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare, recorded, with_content
+from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.score import Scores, score_documents
 from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
+from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
+from memexp.model.state import state_bytes
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
-from memexp.wording import perplexity_of
+from memexp.wording import perplexity_of, plural
 
 
 class Request(NamedTuple):
@@ -86,7 +92,7 @@ def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
 def _score_of(run: Run, config: TrainConfig, request: Request) -> Score:
     scoring = request.scoring
     name = ScoreName(scoring.split, scoring.documents, scoring.max_document, config.mem, request.memory)
-    return Score(run.path / "eval" / name.folder)
+    return Score(run.within(run.path / "eval" / name.folder))
 
 
 def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
@@ -107,7 +113,10 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
 
 def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
     run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
+    refuse_too_large(spec, lanes=scoring.lanes)
     model = load_model(spec, memory=request.memory, device=request.device)
+    device = describe(next(model.parameters()).device, asked=request.device)
+    print(f"device: {device}", file=sys.stderr)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
@@ -143,6 +152,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         "corpus": corpus.seen_from(spec.root),
         "memory_fill": scores.memory_fill,
         "retrieved": request.retrieved,
+        "hardware": device.record,
         "seconds": seconds,
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
@@ -323,6 +333,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
     Raises:
         UserError: the run has no weights, or none that fit; or `memory` is not "on" and the model has no memory.
     """
+    refuse_too_large(spec)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
@@ -331,6 +342,35 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
         )
     restore_trained(model, spec.run, identity=spec.hash)
     return model.to(pick_device(device))
+
+
+def refuse_too_large(spec: RunSpec, *, lanes: int = 1) -> None:
+    """Refuse settings of a run folder that ask for more memory than the weights or this machine have, before any is taken.
+
+    Args:
+        lanes: how many documents are read in parallel.
+
+    Raises:
+        UserError: the model has more parameters than the run's weights, or its state does not fit.
+    """
+    config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
+    saved = path.stat().st_size if path.is_file() else 0
+    needed = 4 * size.width * max(size.layers, spec.corpus.vocabulary)  # each layer and token has a vector
+    if saved and needed <= saved:
+        with torch.device("meta"):
+            model = build_model(config, vocabulary=spec.corpus.vocabulary)
+            needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+            state = lanes * (state_bytes(model.init_state(1)) + 4 * config.segment * size.width)
+        if state > (available := memory_bytes()):
+            raise UserError(
+                f"mem={config.mem} and segment={config.segment} need {state / 1e9:,.1f} GB in {plural(lanes, 'lane')}; expected at most "
+                f"{available / 1e9:,.1f} GB, the memory of this machine. A smaller eval.lanes or mem may help"
+            )
+    if saved and needed > 1.01 * saved + 4096:
+        raise UserError(
+            f"{path} has {saved:,} bytes, but the settings of the run ask for a model of {needed:,} bytes; expected weights of "
+            "that model. Likely cause: config.yaml was edited"
+        )
 
 
 def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
@@ -342,16 +382,44 @@ def reopen(run: Run, config: TrainConfig, root: Path) -> RunSpec:
     Raises:
         UserError: the corpus is not the one the run was trained on, or the identity is damaged.
     """
-    folder = root / str((run.summary or {}).get("corpus", ""))
-    exists = (folder / "manifest.json").exists()
-    corpus = for_task(open_corpus(folder) if exists else prepare(config.data, root), config.data)
     identity = read_identity(run)
-    trained_on = identity["data"]
+    trained_on = identity.get("data", {})
+    corpus = for_task(_corpus_of(run, config, trained_on, root), config.data)
     for name, current in corpus.content.items():
-        if trained_on[name] != current:
+        if (trained := str(trained_on.get(name))) != current:
             raise UserError(
-                f"{run.name} was trained on a corpus with {name} {trained_on[name][:8]}, but {corpus.path} has {current[:8]}; "
+                f"{run.name} was trained on a corpus with {name} {trained[:8]}, but {corpus.path} has {current[:8]}; "
                 "expected the same, because otherwise training documents could be scored. Likely cause: the corpus was prepared "
                 "again from other text, such as after an upgrade"
             )
     return RunSpec(run, config, corpus, identity, root)
+
+
+def _corpus_of(run: Run, config: TrainConfig, trained_on: dict[str, Any], root: Path) -> Corpus:
+    """The corpus of a run. What a run folder asks for is prepared only if memexp itself has it, for another person may have written
+    the folder, and preparing can read files, fetch packages and build them.
+
+    Raises:
+        UserError: the corpus is not here and has settings of its own.
+    """
+    summary = run.summary or {}
+    folder = recorded(str(summary["corpus"]), root) if summary.get("corpus") else None
+    if folder is not None and (folder / "manifest.json").exists():
+        return open_corpus(folder)
+    content = {name: str(trained_on.get(name)) for name in ("tokens_checksum", "documents_checksum", "tokenizer_hash")}
+    if (other := with_content(content, root)) is not None:
+        return open_corpus(other)
+    if not is_built_in(config.data):
+        words = [word for word in _words(str(summary.get("command", ""))) if word.startswith(("data=", "data."))]
+        raise UserError(
+            f"the corpus of {run.name} is not in {root / 'data'}, and its settings are none of memexp's own; expected it to be prepared. "
+            f"`{shlex.join(['memexp', 'prepare', *(words or [f'data={config.data.name}'])])}` does that, if you trust where it comes from"
+        )
+    return prepare(config.data, root)
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []

@@ -275,6 +275,9 @@ class _Site:
             summary = require(read_json(folder / "summary.json"), _OF_A_DIFFERENCE, folder / "summary.json")
             for side in "ab":
                 require(summary[side], _OF_A_SIDE, folder / "summary.json")
+            # written since differences name settings
+            for values in require(summary.setdefault("settings", {}), (), folder / "summary.json").values():
+                require(values, ("a", "b"), folder / "summary.json")
         except UserError as error:
             self.problems.append(str(error))
             return None

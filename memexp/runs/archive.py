@@ -19,10 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from memexp.config.shape import METRICS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents
 from memexp.errors import UserError
-from memexp.files import SUMMARY, read_json, rewrite, sealed, unsealed
+from memexp.files import SUMMARY, parse_json, read_json, read_text, rewrite, sealed, unsealed
 from memexp.runs.folder import COPIES, Run, Score, ScoreName
 
+_COPY = {
+    "run": str, "config": dict, "identity": dict, "metrics": METRICS, "summary": dict,
+    "eval": {None: {"summary": dict, "documents": list}},
+}  # fmt: skip
+"""What a line holds; see `memexp.config.shape`."""
 _BEGIN = re.compile(r'\{"run": "([^"\\]+)", ')
 
 
@@ -34,7 +40,8 @@ class CopiedScore(Score):
 
     @property
     def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = unsealed(self.content["summary"], self.path / "summary")
+        path = self.path / "summary"
+        summary: dict[str, Any] = checked(unsealed(self.content["summary"], path), SCORE_SUMMARY, path)
         return summary
 
     @property
@@ -44,8 +51,7 @@ class CopiedScore(Score):
                 f"{self.path} does not list its documents; expected their lengths and losses. Likely cause: an older version of "
                 "memexp made the copy"
             )
-        documents: list[dict[str, Any]] = self.content["documents"]
-        return documents
+        return checked_documents(self.content["documents"], self.path / "documents")
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,10 @@ class LightCopy(Run):
         Raises:
             UserError: the line is damaged or was edited.
         """
-        try:
-            content = json.loads(self.line)
-        except ValueError as error:
-            raise UserError(
-                f"cannot read {self.path}: {error}; expected JSON. Likely cause: it was edited or damaged"
-            ) from error
-        content = unsealed(content, self.path)
+        content = unsealed(parse_json(self.line, self.path), self.path)
         if missing := {"config", "identity", "metrics", "summary", "eval"} - set(content):
             raise UserError(f"{self.path} lacks {', '.join(sorted(missing))}; expected all keys of a light copy")
+        checked(content, _COPY, self.path)
         assert isinstance(content, dict)
         return content
 
@@ -89,7 +90,8 @@ class LightCopy(Run):
 
     @property
     def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = unsealed(self.content["summary"], self.path / "summary")
+        path = self.path / "summary"
+        summary: dict[str, Any] = checked(unsealed(self.content["summary"], path), RUN_SUMMARY, path)
         return summary
 
     @property
@@ -119,10 +121,10 @@ def light_copies(file: Path) -> list[LightCopy]:
         UserError: the file cannot be read, or a line does not begin with a run's name.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}; expected light copies of runs, one a line") from error
     return [LightCopy(file / name, line) for name, line in _lines(file, text).items()]
 
@@ -221,7 +223,10 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
     if all("nats" in row for row in rows):
         return rows
     try:
-        nats = np.load(score.verified("token_nats.npy"))
+        path = score.verified("token_nats.npy")
+        if not path.is_file():
+            raise ValueError("it is no ordinary file")
+        nats = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, because documents.json "

@@ -29,16 +29,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memexp.config.arch import ARCHS, RETIRED
+from memexp.config.checks import check_values
 from memexp.config.groups import Data, Scored
-from memexp.config.sources import read_source
+from memexp.config.shape import CONFIG, METRICS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents, plain_yaml
+from memexp.config.sources import SourceOptions, filled, read_source
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError, did_you_mean
 from memexp.files import (
     SUMMARY,
     encoded,
     fingerprint,
+    parse_json,
+    read_bytes,
     read_json,
     read_sealed,
+    read_text,
     unsealed,
     verify,
     with_last_line,
@@ -95,14 +100,16 @@ class Score:
     @property
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json: settings, sizes and means."""
-        summary: dict[str, Any] = read_sealed(self.path / SUMMARY, remedy="score again with force=true")
+        path = self.path / SUMMARY
+        content = read_sealed(path, remedy="score again with force=true")
+        summary: dict[str, Any] = checked(content, SCORE_SUMMARY, path)
         return summary
 
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The contents of documents.json: one entry for each document, in the order of the arrays."""
-        documents: list[dict[str, Any]] = read_json(self.verified("documents.json"))
-        return documents
+        path = self.verified("documents.json")
+        return checked_documents(read_json(path), path)
 
     def verified(self, name: str) -> Path:
         """The path of one of its files, after a comparison with the checksum in the summary; older scores have none.
@@ -130,7 +137,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the training, without settings that no longer exist."""
-        config = self.saved_config
+        config: dict[str, Any] = checked(self.saved_config, CONFIG, self.path / "config.yaml")
         if isinstance(arch := config.get("arch"), dict):
             return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
         return config
@@ -138,16 +145,12 @@ class Run:
     @property
     def saved_config(self) -> dict[str, Any]:
         """The contents of config.yaml."""
-        import yaml
-
         try:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
             path = self.path / "config.yaml"
-            config = yaml.load(without_last_line(path.read_bytes(), path), Loader=loader)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            seen = " ".join(str(error).split())  # a YAML error has several lines
+            config = plain_yaml(without_last_line(read_bytes(path), path))
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot read {self.path / 'config.yaml'}: {seen}; expected a run folder. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
+                f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
             ) from error
         if not isinstance(config, dict):
             raise UserError(
@@ -175,34 +178,46 @@ class Run:
         Raises:
             UserError: a setting is unknown to this version, or a needed setting is missing.
         """
-        from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
         config = self.config
         try:
             data = dict(config["data"])
-            source = read_source(data.pop("source"))
-            schema = OmegaConf.structured(TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source)))
-            settings = OmegaConf.to_object(OmegaConf.merge(schema, config | {"data": data}))
-        except (OmegaConfBaseException, KeyError, TypeError) as error:
+            source = self._source(data.pop("source"))
+            schema = TrainConfig(arch=ARCHS[config["arch"]["name"]](), data=Data(source=source))
+            settings = filled(schema, config | {"data": data})
+        except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
             seen = str(error).splitlines()[0]
             raise UserError(
                 f"{self.path / 'config.yaml'} does not fit this version of memexp ({seen}); expected settings that "
                 "this version knows. Likely cause: another version trained the run, or the file was edited"
             ) from error
         assert isinstance(settings, TrainConfig)
+        try:
+            check_values(settings)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}. Likely cause: the file was edited") from error
         return settings
+
+    def _source(self, given: Any) -> SourceOptions:
+        try:
+            return read_source(given)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / SUMMARY
+        if not path.exists():
+            return None
         remedy = f"delete {path}, and the same `memexp train` trains the run again"
-        summary = read_sealed(path, remedy=remedy) if path.exists() else None
-        if summary is not None and not isinstance(summary, dict):
+        summary: Any = read_sealed(path, remedy=remedy)
+        if not isinstance(summary, dict):
             raise UserError(
                 f"{path} holds no summary; expected the summary of a run. Likely cause: it was edited or damaged"
             )
+        checked(summary, RUN_SUMMARY, path)
         return summary
 
     @property
@@ -210,14 +225,31 @@ class Run:
         """The complete lines of metrics.jsonl; a last line that is still being written is left out."""
         path = self.path / "metrics.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            return [unsealed(json.loads(line), path) for line in lines]
+            lines = read_text(path).split("\n")[:-1]
         except FileNotFoundError:
             return []
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot read {path}: {error}; expected one JSON object per line. Likely cause: it was edited or damaged"
             ) from error
+        metrics: list[dict[str, Any]] = checked(
+            [unsealed(parse_json(line, path), path) for line in lines], METRICS, path
+        )
+        return metrics
+
+    def within(self, path: Path) -> Path:
+        """`path`, a place in the folder to write to, if no link leads out of the folder on the way.
+
+        Raises:
+            UserError: a link does. The folder may come from somebody else, and its links must not choose what is overwritten.
+        """
+        home = self.path.resolve()
+        if not path.resolve().is_relative_to(home):
+            raise UserError(
+                f"{path} is a link that leads out of {self.path}, to {path.resolve()}; expected a folder of the run. Likely cause: the "
+                "run comes from somebody else; remove the link"
+            )
+        return path
 
     @property
     def scores(self) -> list[Score]:

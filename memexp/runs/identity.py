@@ -8,6 +8,7 @@ from memexp.config.arch import ARCHS, Arch
 from memexp.config.field import default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.revisions import REVISIONS, in_force
+from memexp.config.shape import IDENTITY, checked
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
@@ -111,6 +112,7 @@ def read_identity(run: Run) -> dict[str, Any]:
             f"{path} is damaged: its content has the hash {fingerprint(content)[:8]}; expected the hash written in "
             "it. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
         )
+    identity = checked(identity, IDENTITY, path)
     return identity
 
 

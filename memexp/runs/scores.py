@@ -1,7 +1,7 @@
 """Scores on disk: finding the score that a user names, checking it and loading its arrays."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def asked_of(run: Run, scored: Scored) -> Scoring:
     """
     path = run.path / "config.yaml"
     own = require(run.config, ("eval",), path)["eval"]
-    return scored.of(require(own, ("documents", "max_document", "lanes"), path))
+    require(own, ("documents", "max_document", "lanes"), path)
+    return scored.of({item.name: own[item.name] for item in fields(Scoring) if item.name in own})
 
 
 def describe(scored: Scoring) -> str:
@@ -264,6 +265,8 @@ def _array(path: Path, again: str) -> np.ndarray:
 
 def _load(path: Path, again: str) -> np.ndarray:
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no ordinary file")
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected the numbers of a score. {again}") from error

@@ -47,6 +47,8 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, cut off or damaged, or a run with other settings wrote it.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no ordinary file")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected the weights of a trained run; {remedy}") from error
@@ -97,13 +99,13 @@ def _add(content: Any, found: Any) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the highest step; None if there is none."""
-    paths = sorted(folder.glob("step-*.pt"), key=_step)
+    paths = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), key=_step)
     return paths[-1] if paths else None
 
 
 def forget_old(folder: Path, *, keep: int = KEPT) -> None:
     """Delete all but the `keep` newest checkpoints."""
-    paths = sorted(folder.glob("step-*.pt"), key=_step)
+    paths = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), key=_step)
     for path in paths[: len(paths) - keep]:
         path.unlink()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.data.lanes import Batch
-from memexp.device import peak_memory
+from memexp.device import describe, peak_memory
 from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
@@ -56,6 +56,8 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     as_yaml(asdict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
+    for name in ("checkpoints", "metrics.jsonl", "tensorboard", "wandb"):
+        run.within(run.path / name)
     if _done(spec):
         return run
     with run.locked(), stop_on_signal() as request:
@@ -68,6 +70,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         write_json(run.path / "identity.json", spec.identity)
         # last: a run is listed by its config.yaml, and must then have an identity
         run.write_config(asdict(config))
+        print(f"device: {describe(session.device, asked=config.device)}")
         for note in session.notes:
             print(note)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
@@ -304,6 +307,7 @@ def _finish(session: Session, command: str) -> None:
             "tokenizer_hash": corpus.tokenizer_hash,
             "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},
             "device": str(session.device),
+            "hardware": describe(session.device, asked=session.spec.config.device).record,
             "threads": torch.get_num_threads(),
         },
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memexp.device import describe
 from memexp.files import write_atomically, write_json, write_text
 from memexp.machine import commit
 from memexp.regions import MARK, marked, part
@@ -90,6 +91,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
         "compile": config.compile,
         "recompute": config.recompute,
         "device": str(session.device),
+        "hardware": describe(session.device, asked=session.spec.config.device).record,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "commit": commit(),

@@ -170,7 +170,12 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
             "The command that began it continues from its newest checkpoint"
         )
     path = run.path / WEIGHTS
-    weights: dict[str, Any] = checkpoint.load(path, identity=identity, remedy=_train_again(run, run.summary))["model"]
+    remedy = _train_again(run, run.summary)
+    weights: Any = checkpoint.load(path, identity=identity, remedy=remedy).get("model")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(
+            f"{path} holds no weights; expected a tensor for each name. Likely cause: it was edited; {remedy}"
+        )
     return weights
 
 
@@ -187,7 +192,7 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
 
 
 def _train_again(run: Run, summary: dict[str, Any]) -> str:
-    return f"delete {run.path / 'summary.json'}, and `{summary['command']}` trains it again"
+    return f"delete {run.path / 'summary.json'}, and `{summary.get('command', 'the command that trained it')}` trains it again"
 
 
 @contextmanager
@@ -236,15 +241,16 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
     weights = load_weights(run, identity=theirs["hash"])
     for setting in NETWORK:
-        source, target = theirs["size"][setting], asdict(spec.config.size)[setting]
+        source, target = theirs.get("size", {}).get(setting), asdict(spec.config.size)[setting]
         if source != target:
             raise UserError(
                 f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "
                 "network apart from its memory. Use the same size= as that run"
             )
-    if theirs["data"]["tokenizer_hash"] != corpus.tokenizer_hash:
+    tokenizer = str(theirs.get("data", {}).get("tokenizer_hash"))
+    if tokenizer != corpus.tokenizer_hash:
         raise UserError(
-            f"init_from={run.name}: it reads tokenizer {theirs['data']['tokenizer_hash'][:8]}, but {corpus.path} has "
+            f"init_from={run.name}: it reads tokenizer {tokenizer[:8]}, but {corpus.path} has "
             f"{corpus.tokenizer_hash[:8]}; expected the same, because token ids have other meanings otherwise. Use the same "
             "data= as that run"
         )

@@ -13,6 +13,10 @@ FINISH_TIMEOUT = 60
 """Seconds to wait at the end of a run until all metrics are sent; `wandb sync` sends the rest later."""
 
 
+FAILURES = (Exception, SystemExit)
+"""What a tracker's package may raise. An interruption by the user is none."""
+
+
 class Sink(Protocol):
     """Receives metrics while a run trains."""
 
@@ -43,20 +47,20 @@ class Forgiving:
         """Pass on the numbers of a step."""
         try:
             self._sink.log(step, values)
-        except Exception as error:
+        except FAILURES as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Send the remaining metrics and finish."""
         try:
             self._sink.close()
-        except Exception as error:
+        except FAILURES as error:
             self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException) -> None:
         self._sink = Nowhere()
         print(
-            f"{self._name} failed ({type(error).__name__}: {error}) and gets no more metrics; metrics.jsonl has all of them"
+            f"warning: {self._name} failed ({_in_a_line(error)}) and gets no more metrics; metrics.jsonl has all of them"
         )
 
 
@@ -83,9 +87,8 @@ class Wandb:
             wandb.errors.UsageError,
             TimeoutError,
         ) as error:
-            reason = str(error).splitlines()[0]
             print(
-                f"wandb cannot be reached ({reason}); this run is kept offline, and `wandb sync {folder / 'wandb'}` sends it later"
+                f"wandb cannot be reached ({_in_a_line(error)}); this run is kept offline, and `wandb sync {folder / 'wandb'}` sends it later"
             )
             wandb.teardown()  # its service still holds the run's id from the first attempt
             self._run = wandb.init(**options, mode="offline", settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT))
@@ -123,12 +126,32 @@ class Tensorboard:
 
 
 def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: Path, step: int) -> Sink:
-    """The tracker in the settings, for a run that continues after `step`."""
-    if tracker.name == "wandb":
-        return Forgiving(Wandb(tracker.project, run=run, config=config, folder=folder), tracker.name)
-    if tracker.name == "tensorboard":
-        return Forgiving(Tensorboard(folder, step=step), tracker.name)
+    """The tracker in the settings, for a run that continues after `step`; if it fails to open, one that discards all metrics.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    try:
+        if tracker.name == "wandb":
+            return Forgiving(Wandb(tracker.project, run=run, config=config, folder=folder), tracker.name)
+        if tracker.name == "tensorboard":
+            return Forgiving(Tensorboard(folder, step=step), tracker.name)
+    except UserError:
+        raise
+    except FAILURES as error:
+        print(
+            f"warning: tracker={tracker.name} cannot be opened ({_in_a_line(error)}) and gets no metrics; metrics.jsonl has all of them"
+        )
     return Nowhere()
+
+
+def _in_a_line(error: BaseException) -> str:
+    """The kind of an error and the first line that it says."""
+    try:
+        said = " ".join(str(error).split("\n")[0].split())
+    except Exception:  # an error that cannot even be printed
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _has_netrc_key() -> bool:
@@ -136,5 +159,5 @@ def _has_netrc_key() -> bool:
 
     try:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False

@@ -5,13 +5,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memexp.cli.main import main
+from memexp.config.commands import PlanConfig
 from memexp.cost import memory as plan
-from memexp.cost.table import HARDWARE, cost, operations
+from memexp.cost.table import HARDWARE, cost, operations, operations_by_precision
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
 from memexp.model.transformer.position import build_position, in_order
 from memexp.train.optimizer import build_optimizer
+from memexp.wording import duration
 
 from ..messages import says
 from ..tiny import configure
@@ -86,10 +88,19 @@ def test_devices_share_lanes_and_nothing_else() -> None:
     assert four.seconds == pytest.approx(one.seconds / 4)
     assert four.parameters == one.parameters
     assert one.tokens == four.tokens == config.steps * 64 * 16
-    assert one.seconds == pytest.approx(one.tokens * one.operations_a_token / (312e12 * 0.5))
+    counted = operations_by_precision(config)
+    assert one.operations_a_token == sum(counted)
+    assert one.seconds == pytest.approx(one.tokens * sum(counted) / (19.5e12 * 0.5))  # the run is in fp32
+    half = cost(
+        configure("arch=knn", "lanes=64", "mem=4096", "precision=bf16"), HARDWARE["a100"], devices=1, utilisation=0.5
+    )
+    expected = one.tokens * (counted.in_precision / 312e12 + counted.in_fp32 / 19.5e12) / 0.5
+    assert half.seconds == pytest.approx(expected)
+    assert counted.in_fp32 == 2 * 2 * 16 * 4096  # the search
     shared = one.device_bytes - four.device_bytes
     assert 0 < shared < one.device_bytes
     assert four.device_bytes > 4 * four.parameters
+    assert four.one_device_bytes == one.one_device_bytes == one.device_bytes
 
 
 def test_more_devices_than_lanes_are_of_no_use() -> None:
@@ -159,10 +170,14 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     assert main(["plan", "rmt/equations", "hardware=tpu-v4", "devices=16"]) == 0
     out = capsys.readouterr().out
     assert "16 x TPU v4 chip" in out
-    assert "Assumed: 40 % of the 275.0 TFLOP/s" in out
-    assert [line.split()[0] for line in out.splitlines() if line.rstrip().endswith(("0.0", "0.1")) and " yes " in line] == [
-        "Baseline", "Transformer-XL", "RMT"
-    ]  # fmt: skip
+    flat = " ".join(out.split())
+    assert "Assumed: 40 % of the rates" in flat
+    assert "45.8 TFLOP/s in fp32" in flat
+    assert "one process on one device today. 16 devices could share" in flat
+    assert "does not run on a TPU v4 chip" in flat
+    rows = [line.split() for line in out.splitlines() if " yes " in line]
+    assert [row[0] for row in rows] == ["Baseline", "Transformer-XL", "RMT"]
+    assert all(row[-1] in ("s", "min", "h") for row in rows)
     assert main(["plan", "rmt/algorithmic"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " yes " in line]
     assert len(rows) == 9
@@ -176,3 +191,32 @@ def test_positions_that_are_a_bias_are_known(name: str) -> None:
     queries, keys = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
     position = build_position(name, width=16, heads=2, head_size=8)
     assert (position(queries, keys, in_order(4, 4, torch.device("cpu"))).bias is not None) == position.adds
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_all_hardware_is_offered_and_has_its_rates(hardware: str) -> None:
+    known = HARDWARE[hardware]
+    assert hardware in PlanConfig.__dataclass_fields__["hardware"].metadata["choices"]
+    assert set(PlanConfig.__dataclass_fields__["hardware"].metadata["choices"]) == set(HARDWARE)
+    assert 1 < known.bf16 / known.fp32 < 40  # bf16 is never as slow as fp32
+    assert 8e9 < known.memory < 300e9
+    assert PlanConfig.__dataclass_fields__["devices"].default == 1  # on as many a run trains
+
+
+def test_a_memory_on_the_host_needs_no_room_on_the_device() -> None:
+    device, host = (
+        cost(configure("arch=knn", "mem=65536", f"arch.stored_on={where}"), HARDWARE["h200"], devices=1, utilisation=1)
+        for where in ("device", "host")
+    )
+    assert device.one_device_bytes > host.one_device_bytes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"), (1e-6, "under 0.1 s"), (0.1, "0.1 s"), (9.94, "9.9 s"), (12.3, "12 s"), (59.8, "1.0 min"), (90, "1.5 min"), (3599, "1.0 h"),
+        (12_000, "3.3 h"), (86_400, "24 h"), (4e6, "1,111 h"),
+    ],
+)  # fmt: skip
+def test_a_time_is_never_zero_hours(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

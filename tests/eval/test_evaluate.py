@@ -264,8 +264,10 @@ def test_the_corpus_is_found_where_it_lies_whatever_its_source_says_now(
     monkeypatch.setattr(module, "prepare", unreachable)
     assert call(copy, root).summary["tokens"] > 0
     write_sealed(copy.path / "summary.json", copy.summary | {"corpus": "data/gone"})
+    assert call(copy, root, memory="off").summary["tokens"] > 0  # a corpus of the same content
+    monkeypatch.setattr(module, "with_content", lambda *given: None)
     with pytest.raises(UserError, check=says("the source has changed")):
-        call(copy, root, memory="off")
+        call(copy, root, memory="foreign")
 
 
 def test_validation_is_the_mean_over_the_validation_split(corpus: Corpus) -> None:

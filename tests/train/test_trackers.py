@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from memexp.config.checks import check
+from memexp.config.groups import Tracker
 from memexp.errors import UserError
+from memexp.train import trackers
 
 from ..messages import says
-from ..tiny import TINY
+from ..tiny import TINY, configure
 from .conftest import CHECKOUT, Train
 
 SCRIPT = """
@@ -121,3 +127,95 @@ def test_a_run_is_whole_before_its_tracker_takes_leave(run: Train, monkeypatch: 
 
 def whole(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("weights.pt", "summary.json"))
+
+
+class Broken:
+    """A package of a tracker in which one call fails: the `at`-th of the method `fails`."""
+
+    def __init__(self, fails: str, at: int, error: BaseException) -> None:
+        self.fails, self.at, self.error, self.calls = fails, at, error, 0
+        self.errors = SimpleNamespace(CommError=OSError, AuthenticationError=PermissionError, UsageError=LookupError)
+
+    def _call(self, name: str) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            if name == self.fails:
+                self.calls += 1
+                if self.calls >= self.at:
+                    raise self.error
+            return self
+
+        return call
+
+    def __getattr__(self, name: str) -> Any:
+        return self._call(name)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+ERRORS = [
+    OSError(28, "No space left"),
+    ValueError("two\nlines"),
+    SystemExit(1),
+    Unprintable(),
+    RuntimeError(),
+    AttributeError("x"),
+]
+METHODS = [("wandb", name) for name in ("Settings", "init", "teardown", "log", "finish")] + [
+    ("tensorboard", name) for name in ("SummaryWriter", "add_scalar", "close")
+]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize(("name", "fails"), METHODS)
+def test_no_failure_of_a_tracker_ends_a_run(
+    name: str, fails: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every method of every tracker, at its first, second or third call, with each kind of error."""
+    for error in ERRORS:
+        broken = Broken(fails, at, error)
+        monkeypatch.setitem(sys.modules, "wandb", broken)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=broken.SummaryWriter))  # type: ignore[arg-type]
+        sink = trackers.open_tracker(Tracker(name=name), run="run", config={}, folder=tmp_path, step=0)
+        for step in range(1, 5):
+            sink.log(step, {"loss": 1.0})
+        sink.close()
+        sink.close()
+        told = capsys.readouterr().out.splitlines()
+        happened = broken.calls >= at
+        warned = [line for line in told if line.startswith("warning: ")]
+        reached = [line for line in told if line.startswith("wandb cannot be reached")]
+        assert len(warned) == (1 if happened and not (fails == "init" and reached and broken.calls < at) else 0), (
+            told,
+            error,
+        )
+        assert len(told) == len(warned) + len(reached)
+
+
+def test_the_second_try_of_wandb_may_fail_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Broken("init", 1, OSError("no network")))  # type: ignore[arg-type]
+    trackers.open_tracker(Tracker(name="wandb"), run="run", config={}, folder=tmp_path, step=0).log(1, {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert says("wandb cannot be reached", "no network")(first)
+    assert says("tracker=wandb cannot be opened", "no network", "metrics.jsonl")(second)
+
+
+def test_a_run_goes_on_without_its_tracker(
+    run: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Broken("init", 1, ValueError("Invalid project name 'a/b'")))  # type: ignore[arg-type]
+    assert run("tracker=wandb").summary is not None
+    assert "warning: tracker=wandb cannot be opened (ValueError: Invalid project name 'a/b')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("project", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", " ", "a\nb", "x" * 129])
+def test_a_project_that_wandb_refuses_is_refused_before_training(project: str) -> None:
+    config = replace(configure("arch=vanilla"), tracker=Tracker(name="wandb", project=project))
+    with pytest.raises(UserError, check=says("tracker.project is ", "expected 1 to 128 characters")):
+        check(config)
+    check(replace(config, tracker=Tracker(name="none", project=project)))
+    check(replace(config, tracker=Tracker(name="wandb", project="A name-of_mine.2")))

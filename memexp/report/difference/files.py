@@ -13,6 +13,7 @@ import numpy as np
 from memexp.files import write_atomically, write_json, write_text
 from memexp.report.difference.breakdown import Breakdown
 from memexp.report.difference.page import RUNNING, page
+from memexp.report.difference.settings import Side, differing
 from memexp.report.difference.token_text import Pieces, Wording, token_texts
 from memexp.report.difference.tokens import HELPED, Difference, by_position, interval
 from memexp.report.escape import escape
@@ -62,11 +63,13 @@ def summary(diff: Difference, breakdown: Breakdown) -> dict[str, Any]:
             "folder": scores.path.name,
             "nats_per_token": nats,
             "perplexity": perplexity_of(nats),
+            "trained_tokens": Side(scores).tokens,
             "command": scores.summary["command"],
         }
     lengths = diff.a.lengths.tolist()
     return {
         **sides,
+        "settings": {name: {"a": a, "b": b} for name, (a, b) in differing(diff).items()},
         "tokens": len(diff.gain_N),
         "gain": diff.mean,
         "gain_interval_95": interval(diff),

@@ -10,11 +10,13 @@ import numpy as np
 from memexp.files import finite
 from memexp.report.difference.breakdown import Breakdown, notes
 from memexp.report.difference.evidence import bars, evidence
+from memexp.report.difference.settings import differing, told
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.token_text import Wording
 from memexp.report.difference.tokens import Difference, bin_width, by_position
 from memexp.report.escape import escape
 from memexp.report.template import render
+from memexp.wording import whole
 
 RUNNING = 256
 """Tokens in a running mean of the plots."""
@@ -32,6 +34,8 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         "difference",
         **summary,
         interval=summary["gain_interval_95"],
+        differ=[(escape(name), *(escape(told(value)) for value in values)) for name, values in differing(diff).items()],
+        trained=[whole(summary[side]["trained_tokens"]) for side in "ab"],
         # The gain with another document's memory has a card of its own.
         notes=[note for note in notes(diff, breakdown) if note.command],
         evidence=evidence(summary),

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from memexp.report.difference.breakdown import Breakdown, notes
+from memexp.report.difference.settings import Side, differing, told
 from memexp.report.difference.token_text import Pieces, passage
 from memexp.report.difference.tokens import HELPED, Difference, bin_width, by_position, extremes, interval
 from memexp.report.escape import escape
-from memexp.wording import number, perplexity_of, plural
+from memexp.wording import number, perplexity_of, plural, whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +48,9 @@ def _numbers(diff: Difference, breakdown: Breakdown) -> list["Text"]:
     for side, scores in (("A", diff.a), ("B", diff.b)):
         nats = float(scores.nats_N.mean())
         words = f"{side}  {escape(scores.label)}: perplexity {number(perplexity_of(nats), 2)}, {nats:.4f} nats a token"
-        lines.append(Text(f"{words} ({scores.path.name})"))
+        trained = whole(Side(scores).tokens)
+        lines.append(Text(f"{words} ({scores.path.name}), trained on {trained} tokens"))
+    lines += _settings(diff)
     counts = f"{plural(len(diff.gain_N), 'token')} of {plural(len(diff.a.documents), 'document')}"
     range_of = interval(diff)
     enclosed = (
@@ -66,6 +69,19 @@ def _numbers(diff: Difference, breakdown: Breakdown) -> list["Text"]:
         Text(f"{note.text} `{escape(note.command)}`" if note.command else note.text) for note in notes(diff, breakdown)
     ]
     return lines
+
+
+def _settings(diff: Difference) -> list["Text"]:
+    from rich.text import Text
+
+    differ = differing(diff)
+    if not differ:
+        return [Text("A and B differ in no setting besides the memory")]
+    it = "it" if len(differ) == 1 else "these"
+    head = f"A and B differ in {plural(len(differ), 'setting')} besides the memory, so the gain may come from {it}:"
+    longest = max(map(len, differ))
+    values = [f"  {name:<{longest}}  {told(a)} -> {told(b)}" for name, (a, b) in differ.items()]
+    return [Text(head, style="bold yellow"), *(Text(escape(line)) for line in values)]
 
 
 def _groups(breakdown: Breakdown) -> "RenderableType":

@@ -41,9 +41,9 @@ def find_pieces(diff: Difference, root: Path) -> tuple[Pieces, str]:
         return numbers, "the score does not say which corpus it read, so tokens are shown as numbers"
     try:
         from memexp.data.classes import WithClasses
-        from memexp.data.corpus import open_corpus
+        from memexp.data.corpus import open_corpus, recorded
 
-        corpus = open_corpus(root / where)
+        corpus = open_corpus(recorded(str(where), root))
         tokenizer, tokenizer_hash = corpus.tokenizer, corpus.tokenizer_hash
     except UserError as error:
         return numbers, f"tokens are shown as numbers, because the corpus cannot be opened: {error}"

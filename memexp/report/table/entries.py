@@ -11,8 +11,9 @@ from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.report.metrics import METRICS, Metric
-from memexp.report.table.settings import differing, settings_of
+from memexp.report.table.settings import BEFORE, differing, made_before, settings_of
 from memexp.runs.folder import Run, Score, ScoreName
+from memexp.runs.identity import revisions_of
 from memexp.runs.scores import asked_of, describe, read_summary, require
 from memexp.wording import perplexity_in
 
@@ -67,6 +68,7 @@ class Trained:
         config: its settings.
         root: where to look for the run that it started from.
         asked: the documents that the table needs a score on.
+        revisions: those that its identity names.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Trained:
     summary: dict[str, Any]
     scores: tuple[tuple[Score, ScoreName], ...]
     asked: Scoring
+    revisions: tuple[str, ...]
 
     @staticmethod
     def read(run: Run, summary: dict[str, Any], root: Path, scored: Scored) -> "Trained":
@@ -93,12 +96,25 @@ class Trained:
                 f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected what `memexp train` wrote. "
                 "Likely cause: it was edited or damaged"
             ) from error
-        return Trained(run.name, seed, data, name, context, mem, config, root, summary, scores, asked_of(run, scored))
+        return Trained(
+            run.name,
+            seed,
+            data,
+            name,
+            context,
+            mem,
+            config,
+            root,
+            summary,
+            scores,
+            asked_of(run, scored),
+            tuple(revisions_of(run)),
+        )
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """The settings as text, without those that have columns of their own; see `memexp.report.table.settings`."""
-        return settings_of(self.config, self.root)
+        return settings_of(self.config, self.root) | {BEFORE: made_before(self.config, self.revisions)}
 
     def is_of(self, row: Row) -> bool:
         """Whether a score of this run belongs in `row`, if its memory is set as the row says."""

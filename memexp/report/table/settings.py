@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.introspection import flatten
+from memexp.config.revisions import REVISIONS, in_force
 from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.errors import UserError
 from memexp.files import fingerprint
@@ -17,6 +18,9 @@ _SHOWN = (
 )  # fmt: skip
 """Settings that a table shows elsewhere, or that follow from the architecture's name."""
 
+BEFORE = "before"
+"""What a table calls the revisions that a run was made before; it shows them where rows differ in nothing else."""
+
 
 def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
     """Each setting that determines a run's result, as text, without the seed and what a table shows elsewhere."""
@@ -27,7 +31,25 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
     return settings
 
 
-def _origin(name: str, root: Path) -> str:
+def made_before(config: dict[str, Any], revisions: Sequence[str]) -> str:
+    """The revisions of a run's settings that it was made before, so that its settings mean something else in it.
+
+    Args:
+        revisions: those that its identity names. Revisions that this version does not know are named too.
+    """
+    known = [revision.name for revision in REVISIONS]
+    try:
+        missed = [revision.name for revision in in_force(config) if revision.name not in revisions]
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # a run of an older version, without a setting that a revision looks at
+        missed = []
+    return "+".join([*missed, *(f"after-{name}" for name in revisions if name not in known)]) or "none"
+
+
+def _origin(name: str, root: Path, before: tuple[str, ...] = ()) -> str:
     """A name for the run that a run started from, equal for all seeds, so that all seeds of a continued run share a row.
 
     It is made of the identity, which other versions of memexp write alike.
@@ -41,8 +63,13 @@ def _origin(name: str, root: Path) -> str:
         run = copies[0]
     kept = {key: value for key, value in read_identity(run).items() if key not in ("hash", "seed", "init_from")}
     if start := run.config.get("init_from"):
-        kept["init_from"] = _origin(str(start), root)
-    return f"{run.config['arch']['name']}-{fingerprint(kept)[:6]}"
+        if run.name in before:
+            raise UserError(
+                f"{run.path} started from itself, by way of init_from; expected a run that began. Likely cause: it was edited"
+            )
+        kept["init_from"] = _origin(str(start), root, (*before, run.name))
+    arch = run.config.get("arch", {}).get("name", "run")
+    return f"{arch}-{fingerprint(kept)[:6]}"
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Rows, columns, means, spreads and differences of a table, against numbers worked out here."""
 
+import json
 import math
 import shutil
 import statistics
@@ -7,11 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import yaml
 
 from memexp.config.groups import Scored
+from memexp.config.revisions import REVISIONS, Revision
 from memexp.errors import UserError
+from memexp.files import fingerprint
 from memexp.report.table.comparison import Comparison, compare
 from memexp.report.table.entries import Column
+from memexp.report.table.text import lay_out
 from memexp.runs.folder import all_runs
 
 from ...messages import says
@@ -301,3 +306,29 @@ def test_a_mean_that_is_no_number_is_left_out(compared: Any, value: Any) -> None
     shutil.rmtree(run.path / "eval")
     compared.score(run, 3.0, perplexity=value)
     assert left_out(compared, "xl-64-s0 is left out: ", "expected finite numbers") == ["xl-64-s0"]
+
+
+@pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.name)
+def test_runs_before_and_after_a_revision_have_rows_of_their_own(fakes: Any, revision: Revision) -> None:
+    """Also where only the seed differs, and a revision that this version does not know."""
+    settings = {
+        "arch.position": "xl", "arch.faithful": True, "arch.recall": 0.5, "size.heads": 3, "size.head_size": 7, "optim.name": "adafactor",
+    }  # fmt: skip
+    everything = [each.name for each in REVISIONS]
+    for seed, names in enumerate(
+        (everything, [name for name in everything if name != revision.name], [*everything, "of-tomorrow"])
+    ):
+        run = fakes.run(f"knn-s{seed}", mem=512, seed=seed, settings={})
+        config = yaml.safe_load((run.path / "config.yaml").read_text())
+        for name, value in settings.items():
+            group, last = name.split(".")
+            config[group][last] = value
+        (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+        identity = {"arch": config["arch"], "revisions": names}
+        (run.path / "identity.json").write_text(json.dumps(identity | {"hash": fingerprint(identity)}))
+        fakes.score(run, 3.0)
+    found = compare(fakes.root, all_runs(fakes.root), metric="perplexity", scored=Scored())
+    assert sorted(dict(row.settings)["before"] for row in found.rows) == sorted(
+        ["none", revision.name, "after-of-tomorrow"]
+    )
+    assert all(f"before={value}" in " ".join(map(str, lay_out(found).lines)) for value in ("none", revision.name))
