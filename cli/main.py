@@ -13,6 +13,7 @@ from memexp import __version__
 from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError, did_you_mean
+from memexp.terminal import escape, suit_the_terminal
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 CONTINUING = ("prepare", "train", "reproduce")
@@ -36,13 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
+    suit_the_terminal()
     try:
         code = _dispatch(words)
         if sys.stdout is not None:  # it may have been closed
             sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {escape(' '.join(str(error).split()))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
-        what = f"use {error.filename}" if error.filename else "write"
+        what = f"use {escape(str(error.filename))}" if error.filename else "write"
         print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used", file=sys.stderr)
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
@@ -74,8 +76,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     command, *rest = words or ["--help"]
-    if command in ("help", "--help", "-h") and rest and rest[0] in COMMANDS:
-        command, rest = rest[0], ["--help"]
+    if not all(word.isprintable() for word in words):
+        from memexp.cli.arguments import refuse_unreadable
+
+        for word in words:
+            refuse_unreadable(word)
+    if command in ("help", "--help", "-h") and rest and rest[0] not in ("help", "--help", "-h"):
+        command, rest = rest[0], [*rest[1:], "--help"]
+    if command in ("help", "--help", "-h", "--version", "-V") and rest and rest != ["--help"]:
+        raise UserError(f"{command} takes no {escape(rest[0])!r}; expected it alone, or `memexp help COMMAND`")
     if command in ("help", "--help", "-h"):
         from memexp.cli.help import overview
 
@@ -95,7 +104,7 @@ def _dispatch(words: list[str]) -> int:
     else:
         known = [*COMMANDS, "completion"]
         raise UserError(
-            f"there is no command {command!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
+            f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
         )
     return 0
 
@@ -113,6 +122,8 @@ def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
     composed: list[Any] = []
     with _argv(["memexp", *arguments.for_hydra()]):
         _through_hydra(command, composed)
+    if composed and (unused := [word for word in arguments.overrides if word.startswith("hydra")]):
+        raise UserError(f"{unused[0]} has an effect only in a sweep; expected the flag -m with it")
     with _argv(["memexp", *typed_words]):
         for config in composed:
             _call(command, config)

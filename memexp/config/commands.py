@@ -73,7 +73,7 @@ class GenerateConfig(Command):
     """memexp generate RUN: continue a prompt with a trained model, which keeps its memory of the text."""
 
     run: str = setting(UNSET, "a run's folder, or the start of its name", unit="run")
-    prompt: str = setting("", "text to continue, taken literally", unit=AS_TYPED)
+    prompt: str = setting("", "text to continue, taken literally", unit=AS_TYPED, empty=True)
     prompt_file: str | None = setting(None, "file with the text to continue, in UTF-8; instead of prompt", unit="path")
     tokens: int = setting(200, "length of the continuation", unit="tokens", low=1)
     samples: int = setting(1, "continuations of the same prompt, sampled in parallel", unit="lanes", low=1)

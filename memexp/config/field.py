@@ -27,6 +27,7 @@ def setting(
     of_memory: bool = False,
     effect: Effect = "result",
     later: bool = False,
+    empty: bool = False,
 ) -> Any:
     """A dataclass field that carries what `--help` prints and `memexp.config.checks` enforces.
 
@@ -40,10 +41,11 @@ def setting(
         effect: what another value changes. Only settings that change the result are part of a run's identity.
         later: the first runs did not have this setting. Its default is left out of a run's identity, so that the
             identities of these runs do not change.
+        empty: text without a letter means something. Elsewhere it is refused, because as a path it would mean the working folder.
     """
     metadata = {
         "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
-        "of_memory": of_memory, "effect": effect, "later": later,
+        "of_memory": of_memory, "effect": effect, "later": later, "empty": empty,
     }  # fmt: skip
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)

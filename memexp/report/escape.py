@@ -1,6 +1,8 @@
 """Makes text from documents, names and files safe to show: without control characters and markup."""
 
-from rich.console import Console
+from memexp.terminal import console, escape
+
+__all__ = ["code", "console", "escape", "html", "latex", "markdown"]
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -8,13 +10,6 @@ _LATEX = {
     "±": r"$\pm$", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "–": "--",
 }  # fmt: skip
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_|<>[]~#"})
-
-
-def escape(text: str) -> str:
-    """`text` with an escape for every character that does not print: \\n for a newline, \\x1b for a byte 0x1b."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def latex(text: str) -> str:
@@ -39,11 +34,3 @@ def code(text: str) -> str:
     """`text` as a code span of Markdown."""
     fence = "``" if "`" in text else "`"
     return f"{fence}{escape(text)}{fence}"
-
-
-def console() -> Console:
-    """A rich console on standard output; 200 columns wide if it is no terminal, so that a pipe gets whole lines."""
-    import os
-
-    plain = Console()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=200)
