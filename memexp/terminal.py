@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -11,12 +12,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 PLAINER = {
     "–": "-", "—": "-", "…": "...", "±": "+-", "×": "x", "†": "+", "‡": "++", "•": "*", "≥": ">=", "≤": "<=", "→": "->",
 }  # fmt: skip
 """Signs that we print ourselves, for a terminal that lacks them."""
+
+PIPED = 200
+"""Columns of what is no terminal."""
+
+NARROWEST = 12
+"""Columns that a name or sentence in a table needs; with less, the table is written as a list."""
+
+NUMBER = re.compile(r"[-+±~]?\d[\d.,:/x%e+-]*")
 
 OWN_HANDLER = "memexp-plainer"
 
@@ -62,22 +72,23 @@ def _in_ascii(char: str) -> str:
     return bare if bare and bare.isprintable() else "?"
 
 
-def console(file: TextIO | None = None, *, stderr: bool = False, **options: Any) -> Console:
-    """A rich console that never sends a control character of a text; on a pipe 200 columns wide, so that it gets whole lines.
+def console(file: TextIO | None = None, *, stderr: bool = False, piped: int = PIPED, **options: Any) -> Console:
+    """A rich console that never sends a control character of a text.
 
     Args:
+        piped: its width if it is no terminal and COLUMNS does not say it; wide by default, so that a pipe gets whole lines.
         options: of `rich.console.Console`.
     """
     made = _safe()(file=file, stderr=stderr, **options)
     if not (made.is_terminal or "COLUMNS" in os.environ or "width" in options):
-        made.width = 200
+        made.width = piped
     return made
 
 
 @cache
 def _safe() -> type[Console]:
     """The class of our consoles; rich is imported late, because some commands print without it."""
-    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.console import Console, RenderableType
     from rich.segment import Segment
 
     class Safe(Console):
@@ -88,3 +99,76 @@ def _safe() -> type[Console]:
                 yield segment if segment.control else Segment(escape_lines(segment.text), segment.style)
 
     return Safe
+
+
+class Fitting:
+    """A table as wide as the terminal: names fold, numbers do not; without room for that, a list with a line for each cell."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        table, wide = self._table, options.update(width=10_000)
+        for column in table.columns:
+            column.width = None
+        title, table.title = table.title, None  # it folds, so it needs no room
+        cells = [[column.header, *column.cells] for column in table.columns]
+        wanted = [max(Measurement.get(console, wide, cell).maximum for cell in column) for column in cells]
+        frame = Measurement.get(console, wide, table).maximum - sum(wanted)
+        table.title = title
+        room = options.max_width - frame
+        least = [
+            max(
+                [_longest_word(column.header), *(Measurement.get(console, wide, cell).maximum for cell in column.cells)]
+            )
+            if column.justify == "right"
+            else max([min(want, NARROWEST), *map(_longest_number, column.cells)])
+            for column, want in zip(table.columns, wanted, strict=True)
+        ]
+        if sum(wanted) <= room:
+            yield table
+        elif sum(least) <= room:
+            for column, width in zip(table.columns, _shared(least, wanted, room), strict=True):
+                column.width, column.no_wrap, column.overflow = width, False, "fold"
+            yield table
+        else:
+            yield from _as_list(table)
+
+
+def _longest_word(header: Any) -> int:
+    return max(map(len, getattr(header, "plain", str(header)).split()), default=0)
+
+
+def _longest_number(cell: Any) -> int:
+    return max(map(len, NUMBER.findall(getattr(cell, "plain", str(cell)))), default=0)
+
+
+def _shared(least: list[int], wanted: list[int], room: int) -> list[int]:
+    """Widths that together fill the room: what is left after the least goes to the narrowest columns that want more."""
+    widths = list(least)
+    while (left := room - sum(widths)) > 0 and (open_ := [at for at, width in enumerate(widths) if width < wanted[at]]):
+        for at in open_[:left]:
+            widths[at] += min(max(1, left // len(open_)), wanted[at] - widths[at])
+    return widths
+
+
+def _as_list(table: Table) -> RenderResult:
+    """Each row of a table as lines: its first cell, and below it the other cells after their headers."""
+    from rich.text import Text
+
+    def plain(cell: Any) -> Text:
+        text = Text.from_markup(cell) if isinstance(cell, str) else cell
+        return (
+            Text(text.plain.replace("\n", " "), style=text.style, overflow="fold") if isinstance(text, Text) else text
+        )
+
+    if table.title:
+        yield plain(table.title)
+    headers = [plain(column.header) for column in table.columns]
+    for number, (first, *others) in enumerate(zip(*(column.cells for column in table.columns), strict=True)):
+        yield Text.assemble(plain(first), style=table.rows[number].style or "bold", overflow="fold")
+        for header, cell in zip(headers[1:], map(plain, others), strict=True):
+            if cell.plain.strip():
+                yield Text.assemble("  ", header, " " * bool(header.plain), cell, overflow="fold")

@@ -15,6 +15,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
+    from memexp.terminal import escape, escape_lines
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
@@ -28,15 +29,15 @@ def run(config: TrainConfig) -> None:
     if config.profile:
         from memexp.train.profiling import profile
 
-        print(profile(spec, command=command))
+        print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
     for line in remarks(config):
-        print(line)
+        print(escape(line))
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
     if not (trained.summary or {}).get("tokens"):
         print(
@@ -47,7 +48,7 @@ def run(config: TrainConfig) -> None:
     score = kept_score(trained, config, request) or score_run(spec, request, command=command)
     summary = score.summary
     print(
-        f"{trained.name}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats per token) on "
+        f"{escape(trained.name)}: perplexity {summary['perplexity']:.3f} ({summary['nats_per_token']:.4f} nats per token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
     if "f1" in summary:
@@ -59,4 +60,4 @@ def run(config: TrainConfig) -> None:
             f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
-    print(trained.path)
+    print(escape(str(trained.path)))

@@ -228,10 +228,10 @@ def _folder(config: Data, settings: dict[str, Any], root: Path) -> Path:
 
 def _locked(path: Path) -> AbstractContextManager[None]:
     """Hold the lock for making `path`. Waits if another process holds it."""
-    from rich.console import Console
+    from memexp.terminal import console
 
     def wait(process: str) -> None:
-        Console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}")
+        console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}", markup=False)
 
     return hold(path.with_name(f".{path.name}.lock"), busy=wait)
 
@@ -242,15 +242,14 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     Args:
         anew: do not continue what a stopped build has left.
     """
-    from rich.console import Console
-
     from memexp.data.preparation import WORK, build
     from memexp.data.shards import writing
+    from memexp.terminal import console
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     absent = source.describe()["absent"]
     if absent:
-        console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
+        screen.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow", markup=False)
     partial, replaced, done = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced", "done"))
     for left in (replaced, done, *([partial] if anew else [])):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -258,7 +257,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         partial.mkdir(exist_ok=True)
         # On a full disk, closing a file writes its buffer once more, and that error replaces the first error.
         with writing(partial):
-            build(config, source=source, settings=settings, folder=partial, console=console)
+            build(config, source=source, settings=settings, folder=partial, console=screen)
         (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)

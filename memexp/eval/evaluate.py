@@ -25,6 +25,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
+from memexp.terminal import console
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
 
@@ -225,7 +226,7 @@ def score_with_progress(
     """Score documents and show a progress bar with tokens and time left."""
     total = sum(min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=console()) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
         return _score(
             model,

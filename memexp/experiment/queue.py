@@ -15,9 +15,10 @@ from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.settings import Wanted
 from memexp.launch.processes import JobProcess, run_jobs
-from memexp.launch.progress import clock, shown
+from memexp.launch.progress import shown
 from memexp.machine import cores
 from memexp.runs.archive import keep
+from memexp.wording import clock
 
 
 @dataclass

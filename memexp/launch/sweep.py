@@ -11,14 +11,15 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from memexp.config.checks import remarks
 from memexp.config.compose import typed
 from memexp.config.hydra_errors import explain
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
+from memexp.terminal import Fitting, console, escape
 
 
 @dataclass
@@ -71,7 +72,7 @@ class CheckedSweeper(Sweeper):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
         for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
-            print(line)
+            print(escape(line))
         results: list[JobReturn] = []
         size = self._batch or len(kept)
         for start in range(0, len(kept), size):
@@ -105,7 +106,7 @@ def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
 def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
     refused = [job for job in jobs if job.refusal]
     kept = [job for job in jobs if not job.refusal]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for job in refused:
         errors.print(f"{'dropped' if skip else 'refused'} {job.label}: {job.refusal}")
     count = f"{len(refused)} of {len(jobs)} jobs {'is' if len(refused) == 1 else 'are'} refused"
@@ -127,12 +128,12 @@ def print_plan(jobs: Sequence[Job]) -> None:
     for job in jobs:
         table.add_row(
             str(job.number),
-            job.label,
+            Text(job.label),
             str(getattr(job.settings, "steps", "")),
-            job.refusal,
+            Text(job.refusal),
             style="red" if job.refusal else "",
         )
-    Console().print(table)
+    console().print(Fitting(table))
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
@@ -144,7 +145,7 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
     ]
     if not failures:
         return
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for job, error in failures:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):

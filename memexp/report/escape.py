@@ -1,8 +1,13 @@
 """Makes text from documents, names and files safe to show: without control characters and markup."""
 
-from memexp.terminal import console, escape
+import csv
+import io
+import re
+from collections.abc import Iterable
 
-__all__ = ["code", "console", "escape", "html", "latex", "markdown"]
+from memexp.terminal import Fitting, console, escape
+
+__all__ = ["Fitting", "code", "console", "csv_text", "escape", "html", "latex", "markdown"]
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -28,6 +33,23 @@ def html(text: str) -> str:
     from html import escape as quoted
 
     return quoted(escape(text))
+
+
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*)?\.?\d+([eE][+-]?\d+)?\s?%?", re.ASCII)
+_OF_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 -- spreadsheets take the wide ones for the others
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV in which no cell is a formula: text that begins as one has an apostrophe before it, but a number has none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([_inert(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def _inert(cell: str) -> str:
+    begins = cell.lstrip(" ").startswith(_OF_A_FORMULA) and not _NUMBER.fullmatch(cell)
+    return f"'{escape(cell)}" if begins else escape(cell)
 
 
 def code(text: str) -> str:
