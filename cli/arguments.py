@@ -9,7 +9,7 @@ from typing import Any
 
 from memexp.config.field import SIZE_UNITS, UNSET
 from memexp.config.introspection import TYPED_AS, groups_of, is_list, settings_of, value_type
-from memexp.config.words import GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
+from memexp.config.words import FUNCTION, GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
 from memexp.errors import UserError, did_you_mean
 from memexp.terminal import escape
 
@@ -40,6 +40,9 @@ NUMBERS = {
     float: re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"),
 }
 """How numbers are written. What Hydra also reads, such as 1_000 and 007, is more often a slip."""
+
+CHOICE = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+"""The name of a file in a group, ours or of --config-dir."""
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 """Another setting, whose value is taken."""
@@ -203,8 +206,12 @@ def _override(word: str, known: dict[str, Field[Any]], command: str, *, sweep: b
             _refuse_empty(typed, value, known[name])
             return f"{name}={value if value.startswith('[') else f'[{value}]'}"
     if key in groups_of(command):
-        if "${" in value or "\\" in value:
-            raise UserError(f"{key} is {shown(value)}; expected one of {', '.join(groups_of(command)[key])}")
+        chosen = separated(value) if not FUNCTION.fullmatch(value) else []
+        if not all(CHOICE.fullmatch(unquoted(one.strip())) for one in chosen):
+            choices = groups_of(command)[key]
+            raise UserError(
+                f"there is no {key}={escape(value)}; expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
+            )
         return f"{key}={quote(value)}" if value == "null" or not GRAMMAR.search(value) else word
     item = known.get(bare)
     if item is None or not equals:

@@ -9,6 +9,7 @@ from rich.console import Console
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
+from memexp.config.words import quote
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
@@ -37,7 +38,7 @@ def seconds_of(budget: str) -> float:
 def _check_launcher(name: str) -> None:
     """Refuse a launcher that Hydra does not know, before every job fails on it."""
     with in_one_line("train"):
-        compose("train", [f"hydra/launcher={name}"])
+        compose("train", [f"hydra/launcher={quote(name)}"])
 
 
 def run(config: ReproduceConfig) -> None:

@@ -3,7 +3,9 @@
 import shlex
 import sys
 
+from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
+from memexp.errors import UserError
 
 
 def run(config: TrainConfig) -> None:
@@ -23,6 +25,7 @@ def run(config: TrainConfig) -> None:
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
+    _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
     refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
     spec = specify(config, corpus, root)
     command = shlex.join(["memexp", *sys.argv[1:]])
@@ -61,3 +64,23 @@ def run(config: TrainConfig) -> None:
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(escape(str(trained.path)))
+
+
+def _refuse_padding(config: TrainConfig, longest: int) -> None:
+    """Refuse a long segment that no document fills: a step would take its time for padding.
+
+    A segment may be as long as the power of two above the longest document, so that it holds whole documents, or as the default.
+
+    Args:
+        longest: tokens of the longest document of the training split.
+
+    Raises:
+        UserError: says how long the documents are.
+    """
+    longest = min(longest, config.data.max_document or longest)
+    default = default_of(TrainConfig.__dataclass_fields__["segment"])
+    if config.segment > max(default, 1 << max(longest - 1, 0).bit_length()):
+        raise UserError(
+            f"segment is {config.segment:,}, but the longest document that training on data={config.data.name} reads has {longest:,} "
+            f"tokens, so most of every segment would be padding; expected segment={longest} or less"
+        )

@@ -1,12 +1,13 @@
 """Sweeps: every job is composed and checked before the first job runs, and all refused jobs are listed."""
 
+import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, ValueType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -20,6 +21,9 @@ from memexp.config.hydra_errors import explain
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
 from memexp.terminal import Fitting, console, escape
+
+MOST_JOBS = 10_000
+"""Jobs of a sweep; each is composed before the first one runs."""
 
 
 @dataclass
@@ -57,8 +61,13 @@ class CheckedSweeper(Sweeper):
         # Imported late: Hydra's scan for plugins executes this module again, and the class of the first import would be stale.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parser = OverridesParser.create(config_loader=self._context.config_loader)
+        loader: Any = _OwnChoices(self._context.config_loader)
+        parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
+        if (count := math.prod(_values(each) for each in given)) > MOST_JOBS:
+            raise UserError(
+                f"the sweep has {count:,} jobs; expected at most {MOST_JOBS:,}. Likely cause: a range with too many values"
+            )
         [chosen] = BasicSweeper.split_arguments(given, None)
         if not chosen:
             raise UserError(
@@ -95,6 +104,25 @@ class CheckedSweeper(Sweeper):
                 raise
             job.refusal = reason
         return job
+
+
+class _OwnChoices:
+    """The choices of a group that a glob can mean: the files that a user can choose, not the schemas that they begin with."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+        names = self._loader.get_group_options(group_name, results_filter)
+        return [name for name in names if name != "base" and not name.startswith("base_")]
+
+
+def _values(override: Override) -> int:
+    """How many values an override sweeps over, counted without making them."""
+    swept: Any = override.value()
+    if override.value_type == ValueType.RANGE_SWEEP:
+        return max(0, math.ceil((swept.stop - swept.start) / swept.step)) if swept.step else MOST_JOBS + 1
+    return len(swept.list) if isinstance(swept, ChoiceSweep) else 1
 
 
 def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
