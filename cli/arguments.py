@@ -11,7 +11,7 @@ from memexp.config.field import SIZE_UNITS, UNSET
 from memexp.config.introspection import TYPED_AS, groups_of, is_list, settings_of, value_type
 from memexp.config.words import FUNCTION, GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
 from memexp.errors import UserError, did_you_mean
-from memexp.terminal import escape
+from memexp.terminal import escape, unreadable
 
 POSITIONALS = {
     "data": ("what", "data"), "eval": ("run",), "reproduce": ("table",), "plan": ("table",), "generate": ("run",),
@@ -147,8 +147,9 @@ def refuse_unreadable(word: str) -> None:
         )
     if any(unicodedata.category(char) == "Cs" for char in name):
         raise UserError(f"{shown(name)} is not UTF-8; expected text in UTF-8")
-    inside = word.replace("\n", " ").replace("\t", " ") if word.startswith(LINES_ALLOWED) else word
-    if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in inside):
+    if word.startswith(LINES_ALLOWED):
+        word = word.replace("\n", " ").replace("\t", " ")
+    if unreadable(word):
         raise UserError(
             f"{shown(word)} has a control character or a line end; expected text without them. Likely cause: a variable or "
             "the output of a command in it"

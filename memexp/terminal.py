@@ -28,6 +28,9 @@ NARROWEST = 12
 
 NUMBER = re.compile(r"[-+±~]?\d[\d.,:/x%e+-]*")
 
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Marks that turn the direction of writing, so that a name looks like another."""
+
 OWN_HANDLER = "memexp-plainer"
 
 
@@ -46,6 +49,14 @@ def escape_lines(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char in "\n\t" else escape(char) for char in text)
+
+
+def unreadable(text: str) -> bool:
+    """Whether a text has what no name has: control characters, line ends, marks that turn the direction, halves of characters."""
+    return not text.isprintable() and any(
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in TURNS
+        for char in text
+    )
 
 
 def suit_the_terminal() -> None:

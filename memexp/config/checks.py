@@ -1,7 +1,6 @@
 """Checks before anything is computed: values out of range, unknown choices, settings that make no sense together."""
 
 import math
-import unicodedata
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from memexp.config.sources import SourceOptions
 from memexp.config.train import TrainConfig, departures
 from memexp.config.words import shown
 from memexp.errors import UserError, did_you_mean
+from memexp.terminal import unreadable
 
 BEYOND = 1 << 48
 """No size or count is this large; some libraries fail at larger numbers."""
@@ -82,8 +82,7 @@ def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
 def _check_text(name: str, text: str, metadata: Any, *, given: bool) -> None:
     if given and not text.strip() and not metadata.get("empty"):
         raise UserError(f"{name} is {text!r}; expected {metadata['help']}")
-    unreadable = any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
-    if unreadable and metadata.get("unit") != AS_TYPED:
+    if unreadable(text) and metadata.get("unit") != AS_TYPED:
         raise UserError(f"{name} is {shown(text)}; expected UTF-8 without control characters and line ends")
     if text.startswith("~") and metadata.get("unit") in ("path", "run", "runs"):
         try:

@@ -17,17 +17,6 @@ from memexp.launch.progress import shown
 from memexp.machine import cores
 from memexp.terminal import console, escape_lines
 
-SWEEP_OVERRIDES = (
-    "hydra.mode",
-    "hydra/launcher",
-    "hydra.launcher",
-    "hydra/sweeper",
-    "hydra.sweeper",
-    "+hydra.sweeper",
-    "hydra.sweep",
-)
-"""Overrides that a job does not inherit, because a job is not a sweep."""
-
 
 class LocalLauncher(Launcher):
     """Runs jobs as processes: a job that fails does not stop the others, and each job starts with empty memory."""
@@ -70,7 +59,7 @@ class LocalLauncher(Launcher):
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
-        inherited = [word for word in self._config.hydra.overrides.hydra if not word.startswith(SWEEP_OVERRIDES)]
+        # Settings of Hydra itself are not inherited: all that have an effect are of the sweep, and a job is none.
         folders = [
             source.path for source in self._config.hydra.runtime.config_sources if source.provider == "command-line"
         ]
@@ -84,7 +73,6 @@ class LocalLauncher(Launcher):
             self._config.hydra.job.config_name,
             *flags,
             *overrides,
-            *inherited,
         ]
 
 

@@ -46,6 +46,8 @@ UNREADABLE = [
     "a\x85b",
     "a\x9bb",
     "a\u2028b",
+    "a\u202eb",
+    "\u2066a",
     "\ud800",
 ]
 

@@ -128,7 +128,7 @@ def nasty(fakes: Any, words: Any, empty: Path) -> Any:
 @pytest.mark.parametrize(
     "line",
     [
-        ["runs"], ["table"], ["table", "metric=nats"], ["diff", "{0}", "{1}"], ["report"], ["data", "list"], ["eval", "nobody"],
+        ["runs"], ["table"], ["table", "metric=nats"], ["diff", "{0}", "{1}"], pytest.param(["report"], marks=pytest.mark.hard), ["data", "list"], ["eval", "nobody"],
         ["eval", "{0}"], ["generate", "{0}", "prompt=a"], ["table", "nobody"], ["runs", "tag=nobody"],
     ],
     ids=" ".join,
