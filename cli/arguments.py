@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memexp.config.field import SIZE_UNITS, UNSET
+from memexp.config.field import SIZE_UNITS, UNSET, default_of
 from memexp.config.introspection import TYPED_AS, groups_of, is_list, settings_of, value_type
 from memexp.config.words import FUNCTION, GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
 from memexp.errors import UserError, did_you_mean
@@ -243,9 +243,10 @@ def _refuse_empty(name: str, value: str, item: Field[Any]) -> None:
             f"{name} is {UNSET}, which stands for a value that is not given; expected {item.metadata['help']}"
         )
     if value_type(item) is str and not value.strip() and not item.metadata["empty"]:
+        default = "" if default_of(item) == UNSET else f"; without {name} it has its default"
         raise UserError(
-            f"{name} is {'empty' if not value else 'only spaces'}; expected {item.metadata['help']}. To have the default, leave "
-            f"{name} out. Likely cause: an empty variable of the shell"
+            f"{name} is {'empty' if not value else 'only spaces'}; expected {item.metadata['help']}{default}. Likely cause: an empty "
+            "variable of the shell"
         )
 
 
