@@ -114,29 +114,28 @@ def show(command: str, overrides: list[str]) -> None:
     Raises:
         UserError: `overrides` cannot be composed.
     """
-    from rich.console import Console
-
     from memexp.config.compose import compose
     from memexp.config.hydra_errors import in_one_line
+    from memexp.terminal import Fitting, console
 
     with in_one_line(command):
         config = compose(command, overrides)
-    console = Console(highlight=False)
-    console.print(f"{USAGE[command]}\n\n{summary_of(command)[:1].upper()}{summary_of(command)[1:]}.\n", markup=False)
+    screen = console(highlight=False, piped=80)
+    screen.print(f"{USAGE[command]}\n\n{summary_of(command)[:1].upper()}{summary_of(command)[1:]}.\n", markup=False)
     groups = groups_of(command)
     if groups:
-        console.print(_group_table(groups, config))
+        screen.print(Fitting(_group_table(groups, config)))
     known = settings_of(command, arch=_chosen("arch", config), source=source_of(_chosen("data", config) or ""))
-    console.print(_settings_table(known, config, groups))
+    screen.print(Fitting(_settings_table(known, config, groups)))
     if "arch" in groups:
-        console.print(_mem_table())
+        screen.print(Fitting(_mem_table()))
     if "data" in groups:
-        console.print(_source_table(config, known))
+        screen.print(Fitting(_source_table(config, known)))
     flags = [flag for flag in FLAGS if SETTING_OF.get(flag[0]) in (None, *settings_of(command))]
-    console.print(_plain_table("Flags", flags))
-    console.print("Examples", style="bold")
+    screen.print(Fitting(_plain_table("Flags", flags)))
+    screen.print("Examples", style="bold")
     for example in EXAMPLES[command]:
-        console.print(f"  {example}", markup=False)
+        screen.print(f"  {example}", markup=False)
 
 
 def _table(title: str, *columns: str) -> Any:

@@ -15,6 +15,7 @@ from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError, did_you_mean
 from memexp.machine import why_full
+from memexp.terminal import escape, suit_the_terminal
 from memexp.train.interrupt import Stopped, stopped_by_signals
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
+    suit_the_terminal()
     try:
         with stopped_by_signals(name):
             code = _dispatch(words)
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {escape(' '.join(str(error).split()))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as error:
         later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
-        what = f"use {error.filename}" if error.filename else "write"
+        what = f"use {escape(str(error.filename))}" if error.filename else "write"
         cause = why_full(error, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
         print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used{cause}", file=sys.stderr)
         return USER_ERROR
@@ -79,8 +81,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     command, *rest = words or ["--help"]
-    if command in ("help", "--help", "-h") and rest and rest[0] in COMMANDS:
-        command, rest = rest[0], ["--help"]
+    if not all(word.isprintable() for word in words):
+        from memexp.cli.arguments import refuse_unreadable
+
+        for word in words:
+            refuse_unreadable(word)
+    if command in ("help", "--help", "-h") and rest and rest[0] not in ("help", "--help", "-h"):
+        command, rest = rest[0], [*rest[1:], "--help"]
+    if command in ("help", "--help", "-h", "--version", "-V") and rest and rest != ["--help"]:
+        raise UserError(f"{command} takes no {escape(rest[0])!r}; expected it alone, or `memexp help COMMAND`")
     if command in ("help", "--help", "-h"):
         from memexp.cli.help import overview
 
@@ -100,7 +109,7 @@ def _dispatch(words: list[str]) -> int:
     else:
         known = [*COMMANDS, "completion"]
         raise UserError(
-            f"there is no command {command!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
+            f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
         )
     return 0
 
@@ -118,6 +127,8 @@ def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
     composed: list[Any] = []
     with _argv(["memexp", *arguments.for_hydra()]):
         _through_hydra(command, composed)
+    if composed and (unused := [word for word in arguments.overrides if word.startswith("hydra")]):
+        raise UserError(f"{unused[0]} has an effect only in a sweep; expected the flag -m with it")
     with _argv(["memexp", *typed_words]):
         for config in composed:
             _call(command, config)

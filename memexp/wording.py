@@ -61,6 +61,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def clock(seconds: float) -> str:
+    """Write a time as 1:02:03, or as 2:03 if it is less than an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def age(seconds: float) -> str:
     """Write a time in the largest unit that fits: 40 s, 3 min, 2 h, 5 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

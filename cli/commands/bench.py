@@ -9,7 +9,7 @@ from memexp.config.commands import BenchConfig
 from memexp.config.introspection import choices_of
 from memexp.config.train import TrainConfig
 from memexp.files import find_root, write_json, write_text
-from memexp.report.escape import console
+from memexp.report.escape import Fitting, console
 
 SEGMENT, VOCABULARY = 512, 32_000
 """Sizes of the papers' model, for the plan."""
@@ -50,7 +50,7 @@ def run(config: BenchConfig) -> None:
         written.append(path.with_name("curve.svg"))
         write_text(written[-1], plot(figures).decode())
     write_text(path.with_suffix(".md"), to_markdown(figures, results, work=WORK.describe()))
-    screen.print(to_terminal(figures))
+    screen.print(Fitting(to_terminal(figures)))
     screen.print(f"written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -10,12 +10,12 @@ from memexp.config.commands import EvalConfig
 def run(config: EvalConfig) -> None:
     """Make the score, unless it exists, and print its means."""
     import torch
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from memexp.eval.evaluate import Request, evaluate
     from memexp.files import find_root
+    from memexp.report.escape import Fitting, console, escape
     from memexp.runs.folder import find_run
     from memexp.runs.identity import trained_settings
     from memexp.wording import number
@@ -30,7 +30,7 @@ def run(config: EvalConfig) -> None:
     command = shlex.join(["memexp", *sys.argv[1:]])
     score = evaluate(trained, settings, request, root, command=command, force=config.force)
     summary = score.summary
-    table = Table(title=f"{trained.name}  {score.path.name}")
+    table = Table(title=Text(escape(f"{trained.name}  {score.path.name}")))
     table.add_column("on these documents")
     table.add_column("", justify="right")
     for name, value in (
@@ -50,9 +50,9 @@ def run(config: EvalConfig) -> None:
     if "f1" in summary:
         table.add_row("F1", f"{summary['f1']:.4f}")
         for name, scores in summary["classes"].items():
-            table.add_row(f"F1 of {escape(name)} ({scores['documents']} documents)", f"{scores['f1']:.4f}")
+            table.add_row(Text(escape(f"F1 of {name} ({scores['documents']} documents)")), f"{scores['f1']:.4f}")
         table.add_row("F1, macro", f"{summary['f1_macro']:.4f}")
     if summary["memory_fill"] is not None:
         table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
-    Console().print(table)
-    print(score.path)
+    console().print(Fitting(table))
+    print(escape(str(score.path)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memexp.config.commands import GenerateConfig
 from memexp.errors import UserError
+from memexp.terminal import escape_lines
 
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 """Visible signs for control characters. A terminal would obey the characters themselves, and could hide or type text."""
@@ -28,7 +29,12 @@ def run(config: GenerateConfig) -> None:
     trained = find_run(root, config.run)
     if config.threads:
         torch.set_num_threads(config.threads)
-    settings = with_mem(trained_settings(trained), config.mem, run=trained)
+    own = trained_settings(trained)
+    if own.data.task == "classify":
+        raise UserError(
+            f"{trained.name} classifies documents (task=classify), so it predicts no text; expected a run of task=predict"
+        )
+    settings = with_mem(own, config.mem, run=trained)
     spec = reopen(trained, settings, root)
     model = load_model(spec, memory=config.memory, device=config.device)
     if config.device == "auto" and torch.version.cuda is not None and (reason := why_no_gpu()):
@@ -122,7 +128,7 @@ class _Output:
 
     def _write(self, text: str) -> None:
         self._last = text or self._last
-        sys.stdout.write(text.translate(PICTURES) if sys.stdout.isatty() else text)
+        sys.stdout.write(escape_lines(text.translate(PICTURES)) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
     def _end_line(self) -> None:

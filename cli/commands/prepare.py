@@ -5,7 +5,6 @@ from memexp.config.commands import PrepareConfig
 
 def run(config: PrepareConfig) -> None:
     """Prepare the corpus, unless that is done already, and print its splits."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -14,12 +13,12 @@ def run(config: PrepareConfig) -> None:
     from memexp.data.sources.notes import said
     from memexp.data.splits import SPLITS
     from memexp.files import find_root
-    from memexp.report.escape import escape
+    from memexp.report.escape import Fitting, console, escape
 
     root = find_root(config.root)
     corpus = prepare(config.data, root, force=config.force)
     splits = corpus.manifest["splits"]
-    console = Console()
+    screen = console()
     table = Table(title=Text(escape(f"{corpus.name}: {corpus.path}")))
     table.add_column("split")
     for heading in ("documents", "bytes", "tokens", "bytes/token"):
@@ -28,27 +27,27 @@ def run(config: PrepareConfig) -> None:
         count = splits[split]
         ratio = count["bytes"] / max(count["tokens"], 1)
         table.add_row(split, *(f"{count[key]:,}" for key in ("documents", "bytes", "tokens")), f"{ratio:.2f}")
-    console.print(table)
+    screen.print(Fitting(table))
     left_out = corpus.manifest["left_out"]
     if left_out["documents"]:
         shortest = config.data.min_document
-        console.print(f"left out: {left_out['documents']} documents shorter than {shortest:,} bytes")
+        screen.print(f"left out: {left_out['documents']} documents shorter than {shortest:,} bytes")
     if not corpus.made:  # else they were said while it was made
         for line in said(corpus.manifest["source"].get("notes", {})):
-            console.print(escape(line), markup=False, highlight=False, soft_wrap=True)
+            screen.print(escape(line), markup=False, highlight=False, soft_wrap=True)
     if near := corpus.manifest["source"].get("near_duplicates"):
-        console.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
+        screen.print(f"left out: {len(near)} documents that are near-duplicates of longer ones")
     lossy = "" if corpus.tokenizer.lossless else ", lossy: bytes are counted in the decoded text"
     name = escape(tokenizer_name(corpus.manifest))
-    console.print(f"tokenizer: {name}, {corpus.tokenizer_hash[:8]}{lossy}", markup=False)
+    screen.print(f"tokenizer: {name}, {corpus.tokenizer_hash[:8]}{lossy}", markup=False)
     by_licence: dict[str, list[str]] = {}
     for part in corpus.manifest["source"]["parts"]:
         by_licence.setdefault(part["licence"], []).append(f"{part['name']} {part['version']}")
     for licence, parts in sorted(by_licence.items()):
-        console.print(escape(f"{licence}: {', '.join(parts)}"), style="dim", markup=False, highlight=False)
+        screen.print(escape(f"{licence}: {', '.join(parts)}"), style="dim", markup=False, highlight=False)
     made = (
         f"prepared in {corpus.manifest['seconds']} s"
         if corpus.made
         else "was prepared already; force=true prepares it again"
     )
-    console.print(made)
+    screen.print(made)

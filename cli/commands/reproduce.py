@@ -9,6 +9,7 @@ from rich.console import Console
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
+from memexp.config.words import quote
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
@@ -16,6 +17,7 @@ from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
+from memexp.report.escape import console
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
@@ -37,7 +39,7 @@ def seconds_of(budget: str) -> float:
 def _check_launcher(name: str) -> None:
     """Refuse a launcher that Hydra does not know, before every job fails on it."""
     with in_one_line("train"):
-        compose("train", [f"hydra/launcher={name}"])
+        compose("train", [f"hydra/launcher={quote(name)}"])
 
 
 def run(config: ReproduceConfig) -> None:
@@ -54,27 +56,27 @@ def run(config: ReproduceConfig) -> None:
     if (needs := table.experiment.needs) is not None:
         raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
     work = Work(table, root, config)
-    console = Console()
-    console.print(work.summary(), highlight=False)
+    screen = console()
+    screen.print(work.summary(), highlight=False)
     if config.dry_run:
-        _print_plan(work, console)
+        _print_plan(work, screen)
         if config.close and any(work.plan()):
-            console.print(
+            screen.print(
                 "close=true: the cells that get one more seed are known only after these commands", highlight=False
             )
         elif config.close:
-            work.cells = _close(work, console)
-            _print_plan(work, console)
+            work.cells = _close(work, screen)
+            _print_plan(work, screen)
         return
     work.keep()
-    interrupted = work.do(console, until)
+    interrupted = work.do(screen, until)
     if config.close and (interrupted or work.failed):
-        console.print("close=true: no more seeds yet, because not all cells are done", highlight=False)
+        screen.print("close=true: no more seeds yet, because not all cells are done", highlight=False)
     elif config.close:
-        work.cells += _close(work, console)
-        interrupted = work.do(console, until)
+        work.cells += _close(work, screen)
+        interrupted = work.do(screen, until)
     for job in work.failed:
-        console.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     work.library.forget()
     write_and_show_filled(fill(table, work.library), path_of(table, root, config.corpora))
     if interrupted and time.monotonic() < until:
@@ -85,12 +87,12 @@ def run(config: ReproduceConfig) -> None:
         raise SystemExit(1)
 
 
-def _print_plan(work: Work, console: Console) -> None:
+def _print_plan(work: Work, screen: Console) -> None:
     plan, tokens = list(work.plan()), work.tokens_to_train
     for label, words in plan:
-        console.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"  {label}: memexp {' '.join(words)}", highlight=False, markup=False, soft_wrap=True)
     if tokens:
-        console.print(
+        screen.print(
             f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train. For the speed on this machine see `memexp runs`; for the "
             f"time at the paper's scale, `memexp plan {work.table.experiment.name}`",
             highlight=False,
@@ -98,10 +100,10 @@ def _print_plan(work: Work, console: Console) -> None:
         )
 
 
-def _close(work: Work, console: Console) -> list[Wanted]:
+def _close(work: Work, screen: Console) -> list[Wanted]:
     """The cells whose rows are too close for the trend agreement, each with one more seed; prints how many there are."""
     shown = fill(work.table, work.library)
     seeds = {(row, column): seed for column in shown.columns for row, seed in shown.close(column).items()}
     more = [first.with_seed(seeds[place]) for place, first in work.table.places.items() if place in seeds]
-    console.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
+    screen.print(f"close=true: one more seed of {plural(len(more), 'cell')}", highlight=False)
     return more

@@ -3,7 +3,9 @@
 import shlex
 import sys
 
+from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
+from memexp.errors import UserError
 
 
 def run(config: TrainConfig) -> None:
@@ -15,6 +17,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
+    from memexp.terminal import escape, escape_lines
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
@@ -22,21 +25,22 @@ def run(config: TrainConfig) -> None:
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
+    _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
     refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
     spec = specify(config, corpus, root)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
 
-        print(profile(spec, command=command))
+        print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
     for line in remarks(config):
-        print(line)
+        print(escape(line))
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
     if not (trained.summary or {}).get("tokens"):
         print(
@@ -47,7 +51,7 @@ def run(config: TrainConfig) -> None:
     score = kept_score(trained, config, request) or score_run(spec, request, command=command)
     summary = score.summary
     print(
-        f"{trained.name}: perplexity {number(summary['perplexity'], 3)} ({summary['nats_per_token']:.4f} nats per token) on "
+        f"{escape(trained.name)}: perplexity {number(summary['perplexity'], 3)} ({summary['nats_per_token']:.4f} nats per token) on "
         f"{summary['tokens']:,} tokens of {summary['documents']} {summary['split']} documents"
     )
     if "f1" in summary:
@@ -59,4 +63,24 @@ def run(config: TrainConfig) -> None:
             f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
-    print(trained.path)
+    print(escape(str(trained.path)))
+
+
+def _refuse_padding(config: TrainConfig, longest: int) -> None:
+    """Refuse a long segment that no document fills: a step would take its time for padding.
+
+    A segment may be as long as the power of two above the longest document, so that it holds whole documents, or as the default.
+
+    Args:
+        longest: tokens of the longest document of the training split.
+
+    Raises:
+        UserError: says how long the documents are.
+    """
+    longest = min(longest, config.data.max_document or longest)
+    default = default_of(TrainConfig.__dataclass_fields__["segment"])
+    if config.segment > max(default, 1 << max(longest - 1, 0).bit_length()):
+        raise UserError(
+            f"segment is {config.segment:,}, but the longest document that training on data={config.data.name} reads has {longest:,} "
+            f"tokens, so most of every segment would be padding; expected segment={longest} or less"
+        )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
-from memexp.config.field import UNSET, default_of, setting
+from memexp.config.field import MOST_LAYERS, UNSET, default_of, setting
 from memexp.config.groups import POSITIONS, Size
 from memexp.errors import UserError
 
@@ -473,6 +473,7 @@ class ThoughtArch(AttentionArch):
         "(4 of 8)",
         unit="layers",
         low=0,
+        high=MOST_LAYERS,
         of_memory=True,
     )
     recall: float = setting(

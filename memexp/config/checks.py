@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import AttentionArch
 from memexp.config.commands import DataConfig
-from memexp.config.field import UNSET, default_of
+from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
 from memexp.config.train import TrainConfig, departures
+from memexp.config.words import shown
 from memexp.errors import UserError, did_you_mean
+from memexp.terminal import unreadable
 
 BEYOND = 1 << 48
 """No size or count is this large; some libraries fail at larger numbers."""
@@ -38,7 +41,7 @@ def check(config: Any, where: str = "") -> None:
         for key, nested in value.items() if isinstance(value, dict) else ():
             if is_dataclass(nested):
                 check(nested, f"{name}.{key}")
-        _check_value(name, value, item.metadata)
+        _check_value(name, value, item.metadata, default_of(item))
     if isinstance(config, SourceOptions):
         config.check()
     if isinstance(config, Data) and config.path is not None and not config.source.reads_files:
@@ -52,11 +55,14 @@ def check(config: Any, where: str = "") -> None:
         _check_data(config)
 
 
-def _check_value(name: str, value: Any, metadata: Any) -> None:
+def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
     if value == UNSET:
         raise UserError(f"{name} is not given; expected {metadata['help']}")
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
     values = value if isinstance(value, list) else [] if value is None else [value]
+    for text in values:
+        if isinstance(text, str):
+            _check_text(name, text, metadata, given=value != default)
     for word in values if choices else []:
         if word not in choices:
             raise UserError(
@@ -65,10 +71,10 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
     for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
+        if isinstance(number, int) and abs(number) >= BEYOND:
+            raise UserError(f"{name} is {shown(value)[1:-1]}; expected less than 2^48")
         if not math.isfinite(number):
             raise UserError(f"{name} is {value}; expected a finite number")
-        if abs(number) >= BEYOND and isinstance(number, int):
-            raise UserError(f"{name} is {value}; expected less than 2^48")
         if (low is not None and not number >= low) or (high is not None and not number <= high):
             expected = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             unit = f" {metadata['unit']}" if metadata.get("unit") else ""
@@ -90,7 +96,22 @@ def check_values(config: Any, where: str = "") -> None:
         if is_dataclass(value):
             check_values(value, name)
         else:
-            _check_value(name, value, item.metadata)
+            _check_value(name, value, item.metadata, default_of(item))
+
+
+def _check_text(name: str, text: str, metadata: Any, *, given: bool) -> None:
+    if given and not text.strip() and not metadata.get("empty"):
+        raise UserError(f"{name} is {text!r}; expected {metadata['help']}")
+    if unreadable(text) and metadata.get("unit") != AS_TYPED:
+        raise UserError(f"{name} is {shown(text)}; expected UTF-8 without control characters and line ends")
+    if text.startswith("~") and metadata.get("unit") in ("path", "run", "runs"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} is {shown(text)}, but there is no user {text[1:].partition('/')[0]}; expected a path. A file of this "
+                f"name is ./{text}"
+            ) from error
 
 
 def _check_data(config: DataConfig) -> None:

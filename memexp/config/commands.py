@@ -7,7 +7,7 @@ unless the unit says otherwise.
 
 from dataclasses import dataclass, field
 
-from memexp.config.field import AS_TYPED, UNSET, setting
+from memexp.config.field import AS_TYPED, MOST_JOBS, MOST_THREADS, UNSET, setting
 from memexp.config.groups import Data, Rescoring, Scored
 from memexp.config.train import Command, TrainConfig
 
@@ -64,7 +64,7 @@ class EvalConfig(Command):
         high=64,
     )
     device: str = setting("auto", "auto: CUDA if there is a GPU", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0: torch decides", unit="threads", low=0)
+    threads: int = setting(0, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
     force: bool = setting(False, "score again even if this score exists already")
 
 
@@ -73,10 +73,10 @@ class GenerateConfig(Command):
     """memexp generate RUN: continue a prompt with a trained model, which keeps its memory of the text."""
 
     run: str = setting(UNSET, "a run's folder, or the start of its name", unit="run")
-    prompt: str = setting("", "text to continue, taken literally", unit=AS_TYPED)
+    prompt: str = setting("", "text to continue, taken literally", unit=AS_TYPED, empty=True)
     prompt_file: str | None = setting(None, "file with the text to continue, in UTF-8; instead of prompt", unit="path")
     tokens: int = setting(200, "length of the continuation", unit="tokens", low=1)
-    samples: int = setting(1, "continuations of the same prompt, sampled in parallel", unit="lanes", low=1)
+    samples: int = setting(1, "continuations of the same prompt, sampled in parallel", unit="lanes", low=1, high=10_000)
     temperature: float = setting(
         1.0, "sampling temperature; below 1 likely tokens become more likely, 0 takes the most likely token", low=0.0
     )
@@ -97,7 +97,7 @@ class GenerateConfig(Command):
         choices=("on", "off"),
     )
     device: str = setting("auto", "auto: CUDA if there is a GPU", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0: torch decides", unit="threads", low=0)
+    threads: int = setting(0, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
 
 
 SCALES = ("paper", "small")
@@ -164,7 +164,7 @@ class ReproduceConfig(OfAnExperiment):
     close: bool = setting(
         False, "then add a seed to the rows that differ in the paper but not significantly in our runs"
     )
-    jobs: int = setting(2, "runs that train at the same time", unit="jobs", low=1)
+    jobs: int = setting(2, "runs that train at the same time", unit="jobs", low=1, high=MOST_JOBS)
     launcher: str = setting(
         "local",
         "what starts the runs: local: this command; or a launcher of Hydra, such as submitit_slurm, which makes each run a job. "
@@ -242,7 +242,7 @@ class BenchConfig(Command):
         unit="pairs",
         low=256,
     )
-    threads: int = setting(1, "CPU threads; 0: torch decides", unit="threads", low=0)
+    threads: int = setting(1, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
     plan: bool = setting(
         False,
         "measure nothing; print an estimate of what the largest memory needs on an accelerator; also --plan",

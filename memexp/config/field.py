@@ -27,6 +27,7 @@ def setting(
     of_memory: bool = False,
     effect: Effect = "result",
     later: bool = False,
+    empty: bool = False,
 ) -> Any:
     """A dataclass field that carries what `--help` prints and `memexp.config.checks` enforces.
 
@@ -40,10 +41,11 @@ def setting(
         effect: what another value changes. Only settings that change the result are part of a run's identity.
         later: the first runs did not have this setting. Its default is left out of a run's identity, so that the
             identities of these runs do not change.
+        empty: text without a letter means something. Elsewhere it is refused, because as a path it would mean the working folder.
     """
     metadata = {
         "help": help, "unit": unit, "low": low, "high": high, "choices": choices, "departure": departure,
-        "of_memory": of_memory, "effect": effect, "later": later,
+        "of_memory": of_memory, "effect": effect, "later": later, "empty": empty,
     }  # fmt: skip
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -58,6 +60,9 @@ def group(schema: type, *, effect: Effect = "result") -> Any:
 SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
 """Units whose values may be written with a binary suffix: 64k = 65,536, 1m = 1,048,576."""
 
+
+MOST_THREADS, MOST_JOBS, MOST_LAYERS = 1024, 1024, 1000
+"""More threads fail in libraries, and more layers take minutes to build; no machine needs them."""
 
 AS_TYPED = "text"
 """Unit of text that is taken literally, whatever special characters it contains."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memexp.config.field import UNSET, group, setting
+from memexp.config.field import MOST_LAYERS, UNSET, group, setting
 from memexp.config.sources import SourceOptions
 
 
@@ -100,7 +100,7 @@ class Size:
     """Group `size`: the shape of the network, apart from its memory."""
 
     name: str = setting(UNSET, "name of the preset", effect="nothing")
-    layers: int = setting(12, "decoder layers", unit="layers", low=1)
+    layers: int = setting(12, "decoder layers", unit="layers", low=1, high=MOST_LAYERS)
     width: int = setting(1024, "hidden size of the model", low=1)
     heads: int = setting(8, "attention heads per layer", unit="heads", low=1)
     head_size: int = setting(128, "dimension of a head", low=1)

@@ -14,6 +14,7 @@ from memexp.config.arch import ARCHS
 from memexp.config.field import SIZE_UNITS
 from memexp.config.introspection import choices_of, groups_of, is_list, settings_of, source_of, value_type
 from memexp.config.sources import SOURCES
+from memexp.config.words import shown
 from memexp.errors import UserError, did_you_mean
 
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
@@ -76,7 +77,7 @@ def explain(error: BaseException, command: str) -> str | None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             return unknown_setting(match[2], command)
         if isinstance(cause, ValidationError):
-            return _wrong_type(match[2], match[3], command)
+            return wrong_type(match[2], match[3], command)
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_in_hydra(error):
         return _plain(text or str(cause))
     return None
@@ -124,16 +125,19 @@ def _missing_choice(error: MissingConfigException) -> str:
     return f"there is no {group}={choice}; expected one of {', '.join(options)}{did_you_mean(choice, options)}"
 
 
-def _wrong_type(key: str, value: str, command: str) -> str:
+def wrong_type(key: str, value: str, command: str) -> str:
+    """The message about a value that is not of its setting's type."""
     known = settings_of(command)
     if item := known.get(re.sub(r"\[\d+\]$", "", key)):
         expected = EXPECTED.get(value_type(item), "key: value pairs in braces")
         if item.metadata["unit"] in SIZE_UNITS:
             expected += ", such as 4096 or 64k"
-        return f"{key} is {value!r}; expected {f'a list in brackets, each {expected}' if is_list(item) else expected}"
+        return (
+            f"{key} is {shown(value)}; expected {f'a list in brackets, each {expected}' if is_list(item) else expected}"
+        )
     members = [name for name in known if name.startswith(f"{key}.")]
     expected = f"its settings one by one, such as {members[0]}=..." if members else "another type"
-    return f"{key} is {value!r}; expected {expected}"
+    return f"{key} is {shown(value)}; expected {expected}"
 
 
 def _raised_in_hydra(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def settings_of(command: str, *, arch: str | None = None, source: str | None = N
 
 def settings_of_schema(schema: type, *, arch: str | None = None, source: str | None = None) -> dict[str, Field[Any]]:
     """Every setting of a schema by its dotted name; see `settings_of`."""
+    return dict(_settings(schema, arch, source))
+
+
+@cache
+def _settings(schema: type, arch: str | None, source: str | None) -> dict[str, Field[Any]]:
     alternatives: dict[type, list[type]] = {
         Arch: [ARCHS[arch]] if arch in ARCHS else [*ARCHS.values()],
         SourceOptions: [SOURCES[source]] if source in SOURCES else [*SOURCES.values()],

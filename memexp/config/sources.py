@@ -106,18 +106,21 @@ class Part:
         "how texts stand in the files",
         choices=("text", "book", "html", "r_books", "bible", "wiki_markup", "wiki_text", "metamath"),
     )
-    folder: str = setting("", "folder in the package; empty: its top")
+    folder: str = setting("", "folder in the package; empty: its top", empty=True)
     without: list[str] = setting([], "patterns of names that are left out")
     group: str = setting(
         "",
         "a regular expression: its match in a document's name is the group, such as an author; empty: the whole name",
+        empty=True,
     )
     join: int = setting(
         0, "consecutive texts are joined until they have this length; 0: each stays as it is", unit="bytes", low=0
     )
     version: str | None = setting(None, "with client=pip")
     sha256: str | None = setting(None, "of the archive, with client=pip")
-    form: str = setting("", "which of a registry's files; empty: the usual one", choices=("", "source", "linux"))
+    form: str = setting(
+        "", "which of a registry's files; empty: the usual one", choices=("", "source", "linux"), empty=True
+    )
 
 
 @dataclass
@@ -185,7 +188,9 @@ class TextsOptions(PublishedOptions):
     rows: int = setting(0, "how many are read of each split or file, its first; 0: all", unit="rows", low=0)
     longer_than: int = setting(0, "documents of as many bytes or fewer are left out", unit="bytes", low=0)
     category: str = setting(
-        "", "only rows whose category, the first of several, begins with this, or that have none; empty: all"
+        "",
+        "only rows whose category, the first of several, begins with this, or that have none; empty: all",
+        empty=True,
     )
     label: str | None = setting(None, "where a row's class stands, for task=classify")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from memexp.config.arch import Arch
-from memexp.config.field import default_of, group, setting
+from memexp.config.field import MOST_JOBS, MOST_THREADS, default_of, group, setting
 from memexp.config.groups import Data, Optim, Scoring, Size, Tracker, cutoffs_in_force
 
 
@@ -63,6 +63,7 @@ class TrainConfig(Command):
         "CPU threads; 0: torch decides, or in a sweep each job gets an equal share of the cores",
         unit="threads",
         low=0,
+        high=MOST_THREADS,
         effect="speed",
     )
     init_from: str | None = setting(None, "run whose final weights training starts from", unit="run")
@@ -78,7 +79,9 @@ class TrainConfig(Command):
         effect="nothing",
     )
     dry_run: bool = setting(False, "print the plan and train nothing; also --dry-run", effect="nothing")
-    jobs: int = setting(1, "jobs of a sweep that train at the same time", unit="jobs", low=1, effect="nothing")
+    jobs: int = setting(
+        1, "jobs of a sweep that train at the same time", unit="jobs", low=1, high=MOST_JOBS, effect="nothing"
+    )
     skip_refused: bool = setting(
         False, "leave out the jobs of a sweep whose settings are refused, instead of stopping", effect="nothing"
     )

@@ -114,7 +114,7 @@ def total(parts: list[Item]) -> int:
 
 
 def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
-    """Refuse a run whose weights, optimizer and state alone are larger than the device's memory.
+    """Refuse a run that needs more than the device's memory, for weights, optimizer and state alone or with a step's activations.
 
     Raises:
         UserError: names the largest part.
@@ -122,11 +122,14 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
     available = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
-    parts = [item for item in items(config, vocabulary=vocabulary) if item.lasting and not (on_gpu and item.on_host)]
-    if (needed := total(parts)) > available:
-        largest = max(parts, key=lambda item: item.bytes)
+    parts = [item for item in items(config, vocabulary=vocabulary) if not (on_gpu and item.on_host)]
+    lasting = [item for item in parts if item.lasting]
+    for counted, when in ((lasting, "before it reads a token"), (parts, "in a training step")):
+        if (needed := total(counted)) <= available:
+            continue
+        largest = max(counted, key=lambda item: item.bytes)
         raise UserError(
-            f"this run needs {needed / 1e9:,.1f} GB before it reads a token, of which {largest.bytes / 1e9:,.1f} GB are for "
+            f"this run needs {needed / 1e9:,.1f} GB {when}, of which {largest.bytes / 1e9:,.1f} GB are for "
             f"{largest.what} ({largest.how} bytes); expected at most {available / 1e9:,.1f} GB, the memory of this device. "
             f"Likely cause: mem={config.mem}, lanes={config.lanes}, segment={config.segment} or the model"
         )

@@ -389,10 +389,10 @@ def _folder(config: Data, settings: dict[str, Any], root: Path) -> Path:
 
 def _locked(path: Path) -> AbstractContextManager[None]:
     """Hold the lock for making `path`. Waits if another process holds it."""
-    from rich.console import Console
+    from memexp.terminal import console
 
     def wait(process: str) -> None:
-        Console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}")
+        console(stderr=True).print(f"Waiting for {process}, which prepares {path.name}", markup=False)
 
     return hold(_lock_of(path), busy=wait)
 
@@ -403,17 +403,16 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     Args:
         anew: do not continue what a stopped build has left.
     """
-    from rich.console import Console
-
     from memexp.data.preparation import build
+    from memexp.terminal import console
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     described = source.describe()
     absent = described["absent"]
     if described.get("kinds"):
-        _say(console, f"{config.name} reads {', '.join(f'{n} of {kind}' for kind, n in described['kinds'].items())}")
+        _say(screen, f"{config.name} reads {', '.join(f'{n} of {kind}' for kind, n in described['kinds'].items())}")
     if absent:
-        console.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow")
+        screen.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow", markup=False)
     partial, replaced, done = (_beside(path, word) for word in ("partial", "replaced", "done"))
     if anew:
         shutil.rmtree(partial, ignore_errors=True)
@@ -421,9 +420,9 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         partial.mkdir(exist_ok=True)
         # On a full disk, closing a file writes its buffer once more, and that error replaces the first error.
         with writing(partial):
-            build(config, source=source, settings=settings, folder=partial, console=console)
+            build(config, source=source, settings=settings, folder=partial, console=screen)
         for line in said(read_json(partial / "manifest.json")["source"].get("notes", {})):
-            _say(console, f"{config.name}: {line}")
+            _say(screen, f"{config.name}: {line}")
         (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)

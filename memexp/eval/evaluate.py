@@ -33,6 +33,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
 from memexp.runs.folder import Run, Score, ScoreName
 from memexp.runs.identity import read_identity
+from memexp.terminal import console
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
 from memexp.wording import perplexity_of, plural
@@ -271,7 +272,7 @@ def score_with_progress(
     """Score documents and show a progress bar with tokens and time left."""
     total = sum(min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=console()) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
         return _score(
             model,

@@ -10,14 +10,16 @@ from pathlib import Path
 from rich.console import Console
 
 from memexp.config.commands import ReproduceConfig
+from memexp.config.words import quote
 from memexp.experiment.command_lines import eval_words, train_words
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.settings import Wanted
 from memexp.launch.processes import JobProcess, run_jobs
-from memexp.launch.progress import clock, shown
+from memexp.launch.progress import shown
 from memexp.machine import cores
 from memexp.runs.archive import keep
+from memexp.wording import clock
 
 
 @dataclass
@@ -107,7 +109,8 @@ class Work:
         """A command with the settings of where and how it runs."""
         root = [f"root={self.config.root}"] if self.config.root else []
         if self.config.launcher != "local":
-            return [words[0], "-m", *words[1:], *root, f"hydra/launcher={self.config.launcher}"]
+            quoted = [f"root={quote(self.config.root, always=True)}"] if self.config.root else []
+            return [words[0], "-m", *words[1:], *quoted, f"hydra/launcher={self.config.launcher}"]
         return [*words, f"threads={max(1, cores() // self.config.jobs)}", *root]
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:

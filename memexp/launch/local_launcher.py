@@ -8,24 +8,15 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
-from rich.console import Console
 
+from memexp.config.introspection import settings_of
+from memexp.config.words import typed_again
 from memexp.errors import USER_ERROR, UserError
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
+from memexp.terminal import console, escape_lines
 from memexp.train.interrupt import Stopped
-
-SWEEP_OVERRIDES = (
-    "hydra.mode",
-    "hydra/launcher",
-    "hydra.launcher",
-    "hydra/sweeper",
-    "hydra.sweeper",
-    "+hydra.sweeper",
-    "hydra.sweep",
-)
-"""Overrides that a job does not inherit, because a job is not a sweep."""
 
 
 class LocalLauncher(Launcher):
@@ -47,28 +38,29 @@ class LocalLauncher(Launcher):
         folder.mkdir(parents=True, exist_ok=True)
         composed = [self._context.config_loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
         at_a_time = int(composed[0].get("jobs", 1))
+        known = settings_of(self._config.hydra.job.config_name)
         jobs = []
         for number, (given, label, settings) in enumerate(
             zip(job_overrides, labels(job_overrides), composed, strict=True)
         ):
-            words = list(given)
+            words = [typed_again(word, known) for word in given]
             if at_a_time > 1 and settings.get("threads") == 0:
                 words.append(f"threads={max(1, cores() // min(at_a_time, len(job_overrides)))}")
             log = folder / f"{initial_job_idx + number}.log"
             jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0)))
-        console = Console()
-        with shown(jobs, console) as show:
+        screen = console()
+        with shown(jobs, screen) as show:
             interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)
         for job in jobs:
             if job.state == "done" and not job.steps:  # a command that trains nothing: its output is its result
-                console.rule(job.label, align="left")
-                console.out(job.output.rstrip(), highlight=False)
+                screen.rule(job.label, align="left")
+                screen.out(escape_lines(job.output.rstrip()), highlight=False)
         if interrupted:
             raise Stopped(interrupted)
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
-        inherited = [word for word in self._config.hydra.overrides.hydra if not word.startswith(SWEEP_OVERRIDES)]
+        # Settings of Hydra itself are not inherited: all that have an effect are of the sweep, and a job is none.
         folders = [
             source.path for source in self._config.hydra.runtime.config_sources if source.provider == "command-line"
         ]
@@ -82,7 +74,6 @@ class LocalLauncher(Launcher):
             self._config.hydra.job.config_name,
             *flags,
             *overrides,
-            *inherited,
         ]
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from memexp.launch.processes import JobProcess
+from memexp.terminal import Fitting
+from memexp.wording import clock
 
 LINE_SECONDS = 30.0
 """Time between two progress lines of a job without a terminal."""
@@ -23,8 +26,8 @@ def shown(jobs: list[JobProcess], console: Console) -> Iterator[Callable[[], Non
     if not console.is_terminal:
         yield Lines(jobs, console)
         return
-    with Live(progress_table(jobs), console=console, refresh_per_second=2) as live:
-        yield lambda: live.update(progress_table(jobs))
+    with Live(Fitting(progress_table(jobs)), console=console, refresh_per_second=2) as live:
+        yield lambda: live.update(Fitting(progress_table(jobs)))
 
 
 class Lines:
@@ -62,7 +65,7 @@ def progress_table(jobs: list[JobProcess]) -> Table:
     for name in ("job", "state", "step", "loss", "tokens/s", "left", "run"):
         table.add_column(name, justify="left" if name in ("job", "state", "run") else "right", overflow="fold")
     for job in jobs:
-        table.add_row(job.label, job.state, *_cells(job), style=STYLES.get(job.state, ""))
+        table.add_row(Text(job.label), job.state, *map(Text, _cells(job)), style=STYLES.get(job.state, ""))
     return table
 
 
@@ -75,10 +78,3 @@ def _cells(job: JobProcess) -> tuple[str, str, str, str, str]:
         "" if left is None else clock(left),
         job.run.name if job.run else "",
     )
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03, or as 2:03 if less than an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,24 +1,29 @@
 """Sweeps: every job is composed and checked before the first job runs, and all refused jobs are listed."""
 
+import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, ValueType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from memexp.config.checks import remarks
 from memexp.config.compose import typed
 from memexp.config.hydra_errors import explain
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
+from memexp.terminal import Fitting, console, escape
+
+MOST_JOBS = 10_000
+"""Jobs of a sweep; each is composed before the first one runs."""
 
 
 @dataclass
@@ -56,8 +61,13 @@ class CheckedSweeper(Sweeper):
         # Imported late: Hydra's scan for plugins executes this module again, and the class of the first import would be stale.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parser = OverridesParser.create(config_loader=self._context.config_loader)
+        loader: Any = _OwnChoices(self._context.config_loader)
+        parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides([*(f"{key}={value}" for key, value in self._params.items()), *arguments])
+        if (count := math.prod(_values(each) for each in given)) > MOST_JOBS:
+            raise UserError(
+                f"the sweep has {count:,} jobs; expected at most {MOST_JOBS:,}. Likely cause: a range with too many values"
+            )
         [chosen] = BasicSweeper.split_arguments(given, None)
         if not chosen:
             raise UserError(
@@ -71,7 +81,7 @@ class CheckedSweeper(Sweeper):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
         for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
-            print(line)
+            print(escape(line))
         results: list[JobReturn] = []
         size = self._batch or len(kept)
         for start in range(0, len(kept), size):
@@ -96,6 +106,25 @@ class CheckedSweeper(Sweeper):
         return job
 
 
+class _OwnChoices:
+    """The choices of a group that a glob can mean: the files that a user can choose, not the schemas that they begin with."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+        names = self._loader.get_group_options(group_name, results_filter)
+        return [name for name in names if name != "base" and not name.startswith("base_")]
+
+
+def _values(override: Override) -> int:
+    """How many values an override sweeps over, counted without making them."""
+    swept: Any = override.value()
+    if override.value_type == ValueType.RANGE_SWEEP:
+        return max(0, math.ceil((swept.stop - swept.start) / swept.step)) if swept.step else MOST_JOBS + 1
+    return len(swept.list) if isinstance(swept, ChoiceSweep) else 1
+
+
 def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
     # A refused job has no settings, so the typed overrides count as well.
     was_typed = any(override.key_or_group == name and override.value() is True for override in given)
@@ -105,7 +134,7 @@ def _asked(name: str, given: list[Override], jobs: list[Job]) -> bool:
 def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
     refused = [job for job in jobs if job.refusal]
     kept = [job for job in jobs if not job.refusal]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for job in refused:
         errors.print(f"{'dropped' if skip else 'refused'} {job.label}: {job.refusal}")
     count = f"{len(refused)} of {len(jobs)} jobs {'is' if len(refused) == 1 else 'are'} refused"
@@ -127,12 +156,12 @@ def print_plan(jobs: Sequence[Job]) -> None:
     for job in jobs:
         table.add_row(
             str(job.number),
-            job.label,
+            Text(job.label),
             str(getattr(job.settings, "steps", "")),
-            job.refusal,
+            Text(job.refusal),
             style="red" if job.refusal else "",
         )
-    Console().print(table)
+    console().print(Fitting(table))
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
@@ -144,7 +173,7 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
     ]
     if not failures:
         return
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     for job, error in failures:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):

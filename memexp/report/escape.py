@@ -1,6 +1,13 @@
 """Makes text from documents, names and files safe to show: without control characters and markup."""
 
-from rich.console import Console
+import csv
+import io
+import re
+from collections.abc import Iterable
+
+from memexp.terminal import Fitting, console, escape
+
+__all__ = ["Fitting", "code", "console", "csv_text", "escape", "html", "latex", "markdown"]
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -8,13 +15,6 @@ _LATEX = {
     "±": r"$\pm$", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "–": "--",
 }  # fmt: skip
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_|<>[]~#"})
-
-
-def escape(text: str) -> str:
-    """`text` with an escape for every character that does not print: \\n for a newline, \\x1b for a byte 0x1b."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def latex(text: str) -> str:
@@ -35,15 +35,24 @@ def html(text: str) -> str:
     return quoted(escape(text))
 
 
+_NUMBER = re.compile(r"[+-]?(\d[\d,]*)?\.?\d+([eE][+-]?\d+)?\s?%?", re.ASCII)
+_OF_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 -- spreadsheets take the wide ones for the others
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV in which no cell is a formula: text that begins as one has an apostrophe before it, but a number has none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([_inert(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def _inert(cell: str) -> str:
+    begins = cell.lstrip(" ").startswith(_OF_A_FORMULA) and not _NUMBER.fullmatch(cell)
+    return f"'{escape(cell)}" if begins else escape(cell)
+
+
 def code(text: str) -> str:
     """`text` as a code span of Markdown."""
     fence = "``" if "`" in text else "`"
     return f"{fence}{escape(text)}{fence}"
-
-
-def console() -> Console:
-    """A rich console on standard output; 200 columns wide if it is no terminal, so that a pipe gets whole lines."""
-    import os
-
-    plain = Console()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=200)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memexp.errors import UserError
-from memexp.report.escape import escape
+from memexp.report.escape import Fitting, escape
 from memexp.runs.folder import Run
 from memexp.runs.scores import read_summary, require
 from memexp.wording import UNKNOWN, age, number, perplexity_in, whole
@@ -94,7 +94,7 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
 
     splits = [split for split in _SPLITS if any(split in item.perplexity for item in listed)]
     table = Table(header_style="bold")
-    table.add_column("run", overflow="fold", min_width=20)
+    table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
     for name in ("step", "loss", *(f"{split} ppl" for split in splits), "tokens/s", "age"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -110,4 +110,4 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
             age(now - item.written),
         )
     problems = [Text(f"{escape(item.name)}: {escape(item.problem)}", style="red") for item in listed if item.problem]
-    return Group(table, *problems)
+    return Group(Fitting(table), *problems)

@@ -9,7 +9,9 @@ the graph wherever the host reads a count, and keep a copy of every ring that is
 import os
 import shutil
 import sys
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +22,23 @@ from memexp.regions import part
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """The tool that torch.compile needs on this device and that is missing; None if it can compile."""
+    """The tool that torch.compile needs on this device and that is missing; None if it can compile.
+
+    Both compilers build modules of Python: Triton a launcher for each kernel, in C, and the other its kernels in C++.
+    """
+    if device.type == "cuda" and not find_spec("triton"):
+        return "the package triton"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return f"Python's headers ({sysconfig.get_path('include')}/Python.h)"
     if device.type == "cuda":
-        return None if find_spec("triton") else "the package triton"
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+        compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
+    else:
+        compilers = [os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")]
+    return (
+        None
+        if any(map(shutil.which, compilers))
+        else f"a C{'' if device.type == 'cuda' else '++'} compiler ({compilers[0]})"
+    )
 
 
 def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:

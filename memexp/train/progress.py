@@ -6,6 +6,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from memexp.terminal import console, escape
+from memexp.wording import clock
+
+WIDE = 100
+"""Columns of a terminal that has room for a run's name, a bar and the numbers on one line."""
+
 QUIET_SECONDS = 15.0
 """Time between two lines without a terminal."""
 
@@ -14,23 +20,31 @@ class Progress:
     """Shows step, speed, time left, loss and gauges."""
 
     def __init__(self, name: str, *, done: int, steps: int) -> None:
-        self._name, self._first, self._steps = name, done, steps
+        self._name, self._first, self._steps = escape(name), done, steps
         self._began = self._shown = time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> Self:
         if self._first:
-            print(f"{self._name} continues from step {self._first} of {self._steps}", flush=True)
+            print(f"{self._name} continues from step {self._first:,} of {self._steps:,}", flush=True)
         if sys.stdout.isatty():
             from rich import progress
+            from rich.table import Column
 
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(bar_width=20),
+            def text(what: str) -> progress.TextColumn:
+                return progress.TextColumn(what, markup=False, table_column=Column(overflow="fold"))  # long lines fold
+
+            screen = console()
+            columns = [
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(elapsed_when_finished=True),
-                progress.TextColumn("{task.fields[numbers]}"),
-            )
+                text("{task.fields[numbers]}"),
+            ]
+            if screen.width < WIDE:  # numbers need the place of the name and the bar
+                print(self._name, flush=True)
+            else:
+                columns = [text("{task.description}"), progress.BarColumn(bar_width=20), *columns]
+            self._bar = progress.Progress(*columns, console=screen)
             self._bar.start()
             self._task = self._bar.add_task(self._name, total=self._steps, completed=self._first, numbers="")
         return self
@@ -51,4 +65,4 @@ class Progress:
             self._bar.update(self._task, completed=step, numbers="  ".join(words))
             return
         left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
-        print(f"{self._name}  step {step}/{self._steps}  {'  '.join(words)}  {left:.0f} s left", flush=True)
+        print(f"{self._name}  step {step:,}/{self._steps:,}  {'  '.join(words)}  {clock(left)} left", flush=True)

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memexp.cli.arguments import parse, quote
+from memexp.cli.arguments import parse
+from memexp.config.words import quote
+from memexp.errors import UserError
+
+from ..messages import says
 
 
 def parsed(override: str):
@@ -26,11 +30,9 @@ def parsed(override: str):
         ("data.min_document=40k", "data.min_document=40960"),
         ("steps=10k", "steps=10000"),
         ("lanes=1k", "lanes=1000"),
-        ("mem=64kb", "mem=64kb"),
-        ("mem=k", "mem=k"),
         ("optim.rate=3e-4", "optim.rate=3e-4"),
         ("tag=64k", "tag='64k'"),
-        ("tag=a,b", "tag=a,b"),
+        ("tag=a,b", "tag='a,b'"),
         ("init_from=null", "init_from=null"),
         ("data.path=~/my texts", "data.path='~/my texts'"),
         ("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs=2"),
@@ -38,6 +40,12 @@ def parsed(override: str):
 )
 def test_values(typed, read) -> None:
     assert parse("train", [typed]).overrides == [read]
+
+
+@pytest.mark.parametrize("typed", ["mem=64kb", "mem=k"])
+def test_no_size_is_refused(typed) -> None:
+    with pytest.raises(UserError, check=says(f"mem is '{typed[4:]}'", "expected a whole number", "64k")):
+        parse("train", [typed])
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=20))

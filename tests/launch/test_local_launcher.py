@@ -2,6 +2,7 @@
 
 import sys
 
+from memexp.config.words import quote
 from memexp.launch.local_launcher import LocalLauncher
 
 
@@ -17,8 +18,23 @@ def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monke
 
     monkeypatch.setattr(LocalLauncher, "_command", keep)
     assert (
-        memexp("train", "-m", "root=.", "--config-dir", "more", "tracker=mine", "seed=3", "hydra.verbose=false").code
+        memexp("train", "-m", "root=.", "--config-dir", "more", "tracker=mine", "seed=3", "hydra.sweep.dir=there").code
         == 0
     )
     assert commands[0][:5] == [sys.executable, "-P", "-m", "memexp", "train"]
     assert memexp(*commands[0][4:]).settings[0].tracker.project == "mine"
+
+
+def test_a_job_gets_its_texts_as_a_user_types_them(memexp, empty, monkeypatch) -> None:
+    commands = []
+    command = LocalLauncher._command
+
+    def keep(self: LocalLauncher, overrides: list[str]) -> list[str]:
+        commands.append(command(self, overrides))
+        return ["true"]
+
+    monkeypatch.setattr(LocalLauncher, "_command", keep)
+    tags = ["it's, ${x}", "[d", r"back\slash\\"]
+    typed = ",".join(quote(tag, always=True) for tag in tags)
+    assert memexp("train", "-m", "root=.", f"tag={typed}").code == 0
+    assert [memexp(*words[4:]).settings[0].tag for words in commands] == tags

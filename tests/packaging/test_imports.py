@@ -11,7 +11,15 @@ import networkx
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LIGHT_BASE = ("memexp", "memexp.errors", "memexp.machine", "memexp.lock", "memexp.files", "memexp.wording")
+LIGHT_BASE = (
+    "memexp",
+    "memexp.errors",
+    "memexp.machine",
+    "memexp.lock",
+    "memexp.files",
+    "memexp.wording",
+    "memexp.terminal",
+)
 BASE = (*LIGHT_BASE, "memexp.device", "memexp.regions")
 LAYERS = [
     BASE, ("memexp.config",), ("memexp.data",), ("memexp.runs",), ("memexp.model",), ("memexp.train",), ("memexp.eval",),

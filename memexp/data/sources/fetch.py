@@ -96,9 +96,9 @@ def _verify(file: Path, expected: str, hint: str) -> None:
 
 def _download(package: Package, folder: Path) -> None:
     """Make `folder` with the archive and its record, completely or not at all."""
-    from rich.console import Console
+    from memexp.terminal import console
 
-    Console(stderr=True).print(f"Fetching {package.name} with {package.client}", highlight=False)
+    console(stderr=True).print(f"Fetching {package.name} with {package.client}", highlight=False, markup=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))

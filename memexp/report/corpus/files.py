@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from memexp.files import write_atomically, write_json
 from memexp.report.corpus.statistics import Inspection
-from memexp.report.escape import escape
+from memexp.report.escape import Fitting, escape
 from memexp.wording import compact, plural
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _lengths(inspection: Inspection) -> "RenderableType":
     most = max((group.share for group in inspection.lengths), default=0)
     for group in inspection.lengths:
         table.add_row(_range(group.low), f"{group.documents:,}", f"{100 * group.share:.1f}", _bar(group.share, most))
-    return table
+    return Fitting(table)
 
 
 def _distances(inspection: Inspection) -> "RenderableType":
@@ -75,7 +75,7 @@ def _distances(inspection: Inspection) -> "RenderableType":
     for group in inspection.distances:
         shares = (f"{100 * value:.2f}" for value in (group.share, group.within))
         table.add_row(_range(group.low), *shares, _bar(group.share, most))
-    return table
+    return Fitting(table)
 
 
 def _table(*headings: str) -> "Table":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memexp.data.manifest import read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
-from memexp.report.escape import escape
+from memexp.report.escape import Fitting, escape
 from memexp.wording import UNKNOWN, whole
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
             UNKNOWN if item.disk is None else f"{item.disk / 1e6:,.1f}",
             Text(escape(_shown(item.licences))),
         )
-    return Group(table, *(Text(escape(item.problem), style="red") for item in listed if item.problem))
+    return Group(Fitting(table), *(Text(escape(item.problem), style="red") for item in listed if item.problem))
 
 
 def _shown(licences: Sequence[str]) -> str:

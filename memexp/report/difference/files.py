@@ -1,6 +1,5 @@
 """The files that `memexp diff` writes: a page, every token as CSV, the numbers as JSON, and a plot."""
 
-import csv
 import io
 import math
 import warnings
@@ -16,7 +15,7 @@ from memexp.report.difference.page import RUNNING, page
 from memexp.report.difference.settings import Side, differing
 from memexp.report.difference.token_text import Pieces, Wording, token_texts
 from memexp.report.difference.tokens import HELPED, Difference, by_position, interval
-from memexp.report.escape import escape
+from memexp.report.escape import csv_text, escape
 from memexp.wording import perplexity_of
 
 _PANELS = 8
@@ -37,20 +36,15 @@ def write_files(folder: Path, diff: Difference, breakdown: Breakdown, pieces: Pi
 
 def tokens_csv(diff: Difference, pieces: Pieces) -> str:
     """One line for each scored token, in reading order; token text is escaped as in Python, with doubled backslashes."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["document", "position", "token", "nats_a", "nats_b", "gain"])
-    names = [escape(name) for name, _ in diff.a.documents]
-    writer.writerows(
-        zip(
-            [names[at] for at in diff.document_N.tolist()],
-            diff.position_N.tolist(),
-            token_texts(diff.a.tokens_N, pieces),
-            *([f"{value:.6f}" for value in array.tolist()] for array in (diff.a.nats_N, diff.b.nats_N, diff.gain_N)),
-            strict=True,
-        )
+    names = [name for name, _ in diff.a.documents]
+    rows = zip(
+        [names[at] for at in diff.document_N.tolist()],
+        diff.position_N.tolist(),
+        token_texts(diff.a.tokens_N, pieces),
+        *([f"{value:.6f}" for value in array.tolist()] for array in (diff.a.nats_N, diff.b.nats_N, diff.gain_N)),
+        strict=True,
     )
-    return out.getvalue()
+    return csv_text([["document", "position", "token", "nats_a", "nats_b", "gain"], *rows])
 
 
 def summary(diff: Difference, breakdown: Breakdown) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from memexp.report.difference.breakdown import Breakdown, notes
 from memexp.report.difference.settings import Side, differing, told
 from memexp.report.difference.token_text import Pieces, passage
 from memexp.report.difference.tokens import HELPED, Difference, bin_width, by_position, extremes, interval
-from memexp.report.escape import escape
+from memexp.report.escape import Fitting, escape
 from memexp.wording import number, perplexity_of, plural, whole
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _groups(breakdown: Breakdown) -> "RenderableType":
         table.add_row(Text(title, style="bold"))
         for group in groups:
             table.add_row(f"  {group.label}", f"{group.tokens:,}", f"{group.gain:+.4f}", f"{100 * group.share:.1f} %")
-    return table
+    return Fitting(table)
 
 
 def _positions(diff: Difference) -> list["Text"]:

@@ -1,13 +1,11 @@
 """A table as Markdown, LaTeX, HTML and CSV, and for the terminal."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from memexp.report.escape import code, escape, html, latex, markdown
+from memexp.report.escape import Fitting, code, csv_text, escape, html, latex, markdown
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.text import Grid
 from memexp.wording import DIVERGED
@@ -69,9 +67,7 @@ def to_csv(comparison: Comparison) -> str:
     """One line for each seed of a cell; a missing cell has one line without a seed."""
     keys = sorted({key for row in comparison.rows for key, _ in row.settings})
     by = [comparison.by] if comparison.by else []
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
+    lines: list[list[object]] = [
         [
             "row",
             "architecture",
@@ -104,7 +100,7 @@ def to_csv(comparison: Comparison) -> str:
             *comparison.gauges,
             "command",
         ]
-    )
+    ]
     for row in comparison.rows:
         settings = dict(row.settings)
         sizes = [row.context, row.cache, row.memory, row.mem, row.trained_mem, row.variant]
@@ -114,7 +110,7 @@ def to_csv(comparison: Comparison) -> str:
             spread, difference = comparison.spread(row, column), comparison.difference(row, column)
             if spread is None:
                 line = [*head, *[None] * 5, 0, *[None] * (11 + len(comparison.gauges))]
-                writer.writerow([_field(value) for value in line])
+                lines.append([_field(value) for value in line])
                 continue
             gaps = (
                 [difference.spread.mean, difference.spread.deviation, difference.spread.n] if difference else [None] * 3
@@ -132,17 +128,13 @@ def to_csv(comparison: Comparison) -> str:
                 line += [spread.n, *gaps, difference.paired if difference else None, entry.tokenizer]
                 line += [entry.summary["memory_fill"], *cost]
                 line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
-                writer.writerow([_field(value) for value in [*line, entry.summary["command"]]])
-    return out.getvalue()
+                lines.append([_field(value) for value in [*line, entry.summary["command"]]])
+    return csv_text(lines)
 
 
 def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:
     """One line for each record; all records have the same fields."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(records[0])
-    writer.writerows([_field(value) for value in record.values()] for record in records)
-    return out.getvalue()
+    return csv_text([records[0], *([_field(value) for value in record.values()] for record in records)])
 
 
 def to_html(grid: Grid) -> str:
@@ -222,12 +214,12 @@ def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
     table = Table(title=Text(grid.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 0)
     for at in kept:
-        # Only the settings are folded, because a number on two lines cannot be read.
+        # Only names and settings are folded, because a number on two lines cannot be read.
         table.add_column(
             Text(_heading(grid.headers[at])),
             justify="right" if grid.right[at] else "left",
             overflow="fold",
-            no_wrap=grid.headers[at] != "settings",
+            no_wrap=grid.headers[at] != "settings" and grid.right[at],
         )
     for line in grid.lines:
         table.add_row(*(Text(escape(line[at])) for at in kept))
@@ -237,7 +229,7 @@ def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
         below.append(Text(f"No room here for: {names}; the written files have them.", style="dim"))
     for what, command in grid.missing:
         below.append(Text.assemble(f"missing: {escape(what)}; fill it with ", (escape(command), "bold")))
-    return Group(table, *below)
+    return Group(Fitting(table), *below)
 
 
 def _heading(header: str) -> str:

@@ -1,0 +1,185 @@
+"""What is printed, made readable on every terminal: no control characters of foreign text, no letters that it cannot write."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+PLAINER = {
+    "–": "-", "—": "-", "…": "...", "±": "+-", "×": "x", "†": "+", "‡": "++", "•": "*", "≥": ">=", "≤": "<=", "→": "->",
+}  # fmt: skip
+"""Signs that we print ourselves, for a terminal that lacks them."""
+
+PIPED = 200
+"""Columns of what is no terminal."""
+
+NARROWEST = 12
+"""Columns that a name or sentence in a table needs; with less, the table is written as a list."""
+
+NUMBER = re.compile(r"[-+±~]?\d[\d.,:/x%e+-]*")
+
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Marks that turn the direction of writing, so that a name looks like another."""
+
+OWN_HANDLER = "memexp-plainer"
+
+
+def escape(text: str) -> str:
+    """`text` with an escape for every character that does not print: \\n for a newline, \\x1b for a byte 0x1b.
+
+    These are all control characters, marks that turn the direction of writing, and halves of characters.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def escape_lines(text: str) -> str:
+    """`text` as `escape` makes it, but with its line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" else escape(char) for char in text)
+
+
+def unreadable(text: str) -> bool:
+    """Whether a text has what no name has: control characters, line ends, marks that turn the direction, halves of characters."""
+    return not text.isprintable() and any(
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in TURNS
+        for char in text
+    )
+
+
+def suit_the_terminal() -> None:
+    """Let standard output and errors replace characters that their encoding lacks, instead of failing on them."""
+    codecs.register_error(OWN_HANDLER, _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=OWN_HANDLER)
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks: a similar one in ASCII, else a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(char: str) -> str:
+    if char in PLAINER:
+        return PLAINER[char]
+    if 0x2500 <= ord(char) < 0x2580:  # lines of tables
+        return "-" if char in "─━╌╍╴╶╸╺╼╾═" else "|" if char in "│┃║╎╏" else "+"
+    bare = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode("ascii")
+    return bare if bare and bare.isprintable() else "?"
+
+
+def console(file: TextIO | None = None, *, stderr: bool = False, piped: int = PIPED, **options: Any) -> Console:
+    """A rich console that never sends a control character of a text.
+
+    Args:
+        piped: its width if it is no terminal and COLUMNS does not say it; wide by default, so that a pipe gets whole lines.
+        options: of `rich.console.Console`.
+    """
+    made = _safe()(file=file, stderr=stderr, **options)
+    if not (made.is_terminal or "COLUMNS" in os.environ or "width" in options):
+        made.width = piped
+    return made
+
+
+@cache
+def _safe() -> type[Console]:
+    """The class of our consoles; rich is imported late, because some commands print without it."""
+    from rich.console import Console, RenderableType
+    from rich.segment import Segment
+
+    class Safe(Console):
+        """Escapes what a text still has when it is drawn; styles and the movements of live displays are no text."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(escape_lines(segment.text), segment.style)
+
+    return Safe
+
+
+class Fitting:
+    """A table as wide as the terminal: names fold, numbers do not; without room for that, a list with a line for each cell."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        table, wide = self._table, options.update(width=10_000)
+        for column in table.columns:
+            column.width = None
+        title, table.title = table.title, None  # it folds, so it needs no room
+        cells = [[column.header, *column.cells] for column in table.columns]
+        wanted = [max(Measurement.get(console, wide, cell).maximum for cell in column) for column in cells]
+        frame = Measurement.get(console, wide, table).maximum - sum(wanted)
+        table.title = title
+        room = options.max_width - frame
+        least = [
+            max(
+                [_longest_word(column.header), *(Measurement.get(console, wide, cell).maximum for cell in column.cells)]
+            )
+            if column.justify == "right"
+            else max([min(want, NARROWEST), *map(_longest_number, column.cells)])
+            for column, want in zip(table.columns, wanted, strict=True)
+        ]
+        if sum(wanted) <= room:
+            yield table
+        elif sum(least) <= room:
+            for column, width in zip(table.columns, _shared(least, wanted, room), strict=True):
+                column.width, column.no_wrap, column.overflow = width, False, "fold"
+            yield table
+        else:
+            yield from _as_list(table)
+
+
+def _longest_word(header: Any) -> int:
+    return max(map(len, getattr(header, "plain", str(header)).split()), default=0)
+
+
+def _longest_number(cell: Any) -> int:
+    return max(map(len, NUMBER.findall(getattr(cell, "plain", str(cell)))), default=0)
+
+
+def _shared(least: list[int], wanted: list[int], room: int) -> list[int]:
+    """Widths that together fill the room: what is left after the least goes to the narrowest columns that want more."""
+    widths = list(least)
+    while (left := room - sum(widths)) > 0 and (open_ := [at for at, width in enumerate(widths) if width < wanted[at]]):
+        for at in open_[:left]:
+            widths[at] += min(max(1, left // len(open_)), wanted[at] - widths[at])
+    return widths
+
+
+def _as_list(table: Table) -> RenderResult:
+    """Each row of a table as lines: its first cell, and below it the other cells after their headers."""
+    from rich.text import Text
+
+    def plain(cell: Any) -> Text:
+        text = Text.from_markup(cell) if isinstance(cell, str) else cell
+        return (
+            Text(text.plain.replace("\n", " "), style=text.style, overflow="fold") if isinstance(text, Text) else text
+        )
+
+    if table.title:
+        yield plain(table.title)
+    headers = [plain(column.header) for column in table.columns]
+    for number, (first, *others) in enumerate(zip(*(column.cells for column in table.columns), strict=True)):
+        yield Text.assemble(plain(first), style=table.rows[number].style or "bold", overflow="fold")
+        for header, cell in zip(headers[1:], map(plain, others), strict=True):
+            if cell.plain.strip():
+                yield Text.assemble("  ", header, " " * bool(header.plain), cell, overflow="fold")
