@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -97,7 +96,6 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
     refuse_too_large(spec, lanes=scoring.lanes)
     model = load_model(spec, memory=request.memory, device=request.device)
     device = describe(next(model.parameters()).device, asked=request.device)
-    print(f"device: {device}", file=sys.stderr)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(
