@@ -203,7 +203,9 @@ def test_a_file_that_is_something_else_is_one_line(name: str, text: str, runs: A
     path.write_text(text)
     (runs.root / "results" / "copies").mkdir()
     refused = read_all(runs.root)
-    unnoticed = name == "metrics.jsonl" and (not text.endswith("\n") or "1e999" in text)  # the last line may be in the making
+    unnoticed = name == "metrics.jsonl" and (
+        not text.endswith("\n") or "1e999" in text
+    )  # the last line may be in the making
     assert unnoticed or any(path.name in line for line in refused), refused
 
 
