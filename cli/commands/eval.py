@@ -54,5 +54,7 @@ def run(config: EvalConfig) -> None:
         table.add_row("F1, macro", f"{summary['f1_macro']:.4f}")
     if summary["memory_fill"] is not None:
         table.add_row("memory filled at most", f"{summary['memory_fill']:.0%}")
+    if hardware := summary.get("hardware"):
+        table.add_row("device", ": ".join(str(hardware[key]) for key in ("name", "reason") if key in hardware))
     console().print(Fitting(table))
     print(escape(str(score.path)))

@@ -11,8 +11,8 @@ from memexp.files import DIGITS, check_depth
 Shape = Any
 """A type; a tuple of types; a list with the shape of its items; or a mapping of keys, each with its shape if it is there."""
 
-LARGEST_NUMBER = 1e100
-"""No loss, time or size is this large, and means and squares of smaller numbers are finite."""
+_UNBOUNDED = "perplexity"
+"""The number that is infinite after a training that diverged; tables leave such a score out."""
 
 _NUMBER = (int, float)
 _COUNT = "a whole number of at least 0"
@@ -49,7 +49,7 @@ SCORE_SUMMARY: Shape = {
     "bits_per_byte": _NUMBER, "bits_per_character": _NUMBER, "word_perplexity": _KNOWN, "tokens": _COUNT, "bytes": _COUNT,
     "tokenizer_hash": str, "tokens_hash": str, "memory_fill": _KNOWN, "command": str, "corpus": str, "retrieved": _COUNT,
     "seconds": _NUMBER, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,
-    "f1_macro": _NUMBER, "gauges": {None: _NUMBER}, "classes": {None: {"documents": _COUNT, "f1": _NUMBER}},
+    "f1_macro": _NUMBER, "gauges": {None: _NUMBER}, "hardware": {"name": str, "memory_bytes": _COUNT, "reason": str}, "classes": {None: {"documents": _COUNT, "f1": _NUMBER}},
     "slices": {None: {None: {"accuracy": _NUMBER, "exact_match": _NUMBER, "answers": _COUNT}}},
 }  # fmt: skip
 """summary.json of a score. The key None stands for every key."""
@@ -129,7 +129,7 @@ def _fault(content: Any, shape: Shape, where: str) -> str | None:
         return _other(
             where, content, "finite numbers" if float in types else " or ".join(_NAMES[each] for each in types)
         )
-    if isinstance(content, float) and not (math.isfinite(content) and abs(content) < LARGEST_NUMBER):
+    if isinstance(content, float) and not (math.isfinite(content) or (where == _UNBOUNDED and content > 0)):
         return _other(where, content, "finite numbers")
     return None
 

@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,7 +116,6 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
     refuse_too_large(spec, lanes=scoring.lanes)
     model = load_model(spec, memory=request.memory, device=request.device)
     device = describe(next(model.parameters()).device, asked=request.device)
-    print(f"device: {device}", file=sys.stderr)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
     scores = score_with_progress(

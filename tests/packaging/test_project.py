@@ -51,7 +51,7 @@ def test_constraints_pin_every_dependency() -> None:
 
 
 def test_hydra_is_held_below_the_next_minor_release() -> None:
-    assert {"hydra-core>=1.3.2,<1.4", "omegaconf>=2.3,<2.4"} <= set(PROJECT["project"]["dependencies"])
+    assert {"hydra-core>=1.3.8,<1.4", "omegaconf>=2.3,<2.4"} <= set(PROJECT["project"]["dependencies"])
 
 
 def test_make_help_lists_every_target() -> None:
