@@ -45,7 +45,7 @@ RUN_SUMMARY: Shape = {
 
 SCORE_SUMMARY: Shape = {
     "data": str, "split": str, "documents": _COUNT, "max_document": _COUNT, "mem": _COUNT, "memory": str, "context": _COUNT,
-    "cache": _COUNT, "memory_slots": _COUNT, "nats_per_token": _NUMBER, "perplexity": _NUMBER, "bits_per_token": _NUMBER,
+    "cache": _COUNT, "memory_slots": _COUNT, "nats_per_token": _NUMBER, "perplexity": _KNOWN, "bits_per_token": _NUMBER,
     "bits_per_byte": _NUMBER, "bits_per_character": _NUMBER, "word_perplexity": _KNOWN, "tokens": _COUNT, "bytes": _COUNT,
     "tokenizer_hash": str, "tokens_hash": str, "memory_fill": _KNOWN, "command": str, "corpus": str, "retrieved": _COUNT,
     "seconds": _NUMBER, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,

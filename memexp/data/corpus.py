@@ -316,7 +316,7 @@ def recorded(where: str, root: Path) -> Path:
         UserError: it is none of the root's corpora.
     """
     folder = Path(os.path.normpath(root / where))
-    if folder.parent != root / "data":
+    if folder.parent not in (root / "data", (root / "data").resolve()):  # data may be a link to a larger disk
         raise UserError(
             f"the summary names the corpus {where!r}; expected a folder of {root / 'data'}. Likely cause: the run comes from somebody "
             "else, or was edited"

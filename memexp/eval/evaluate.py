@@ -113,8 +113,7 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
 
 def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
     run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
-    refuse_too_large(spec, lanes=scoring.lanes)
-    model = load_model(spec, memory=request.memory, device=request.device)
+    model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
     device = describe(next(model.parameters()).device, asked=request.device)
     documents = pick_documents(corpus, scoring)
     began = time.perf_counter()
@@ -326,13 +325,16 @@ def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig
     return settings
 
 
-def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
+def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> SegmentModel:
     """The model with the run's last weights.
+
+    Args:
+        lanes: how many documents it will read in parallel.
 
     Raises:
         UserError: the run has no weights, or none that fit; or `memory` is not "on" and the model has no memory.
     """
-    refuse_too_large(spec)
+    _refuse_too_large(spec, lanes=lanes)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
@@ -343,7 +345,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str) -> SegmentModel:
     return model.to(pick_device(device))
 
 
-def refuse_too_large(spec: RunSpec, *, lanes: int = 1) -> None:
+def _refuse_too_large(spec: RunSpec, *, lanes: int) -> None:
     """Refuse settings of a run folder that ask for more memory than the weights or this machine have, before any is taken.
 
     Args:

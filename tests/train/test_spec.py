@@ -53,7 +53,7 @@ def test_all_is_looked_up_once_and_before_the_first_step(root: Path) -> None:
     first = seen.index("update")
     assert sorted(seen[:first]) == ["build_model on cpu", "build_model on meta", "identify", "prepare", "run_folder"]
     # a score is of the weights that are kept, so they are read back from their file
-    assert seen[first:] == ["update"] * 4 + ["build_model on cpu"]
+    assert seen[first:] == ["update"] * 4 + ["build_model on meta", "build_model on cpu"]
 
 
 def test_a_run_that_is_done_builds_and_asks_for_nothing(root: Path) -> None:
@@ -82,7 +82,14 @@ def test_a_score_of_a_run_that_is_done_reads_its_settings_once(run: Train, root:
     done = run("steps=1")
     with watched(*LOOKED_UP, Run.config.fget, open_corpus) as seen:  # type: ignore[arg-type]
         assert main(["eval", done.name, "device=cpu", f"root={root}"]) == 0
-    assert sorted(seen) == ["build_model on cpu", "config", "find_run", "open_corpus", "trained_settings"]
+    assert sorted(seen) == [
+        "build_model on cpu",
+        "build_model on meta",
+        "config",
+        "find_run",
+        "open_corpus",
+        "trained_settings",
+    ]
 
 
 @pytest.mark.parametrize("by", ["name", "path"])

@@ -92,7 +92,10 @@ def test_the_list_has_prepared_damaged_and_absent_corpora(corpus: Corpus) -> Non
     assert says("manifest.json", "damaged")(broken.problem)
 
 
-def test_on_the_command_line(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # room for a table
     root = corpus.path.parents[1]
     words = ["data.name=mine", "data.tokenizer.kind=bytes", "data.valid_documents=1", "data.test_documents=1"]
     words += [f"data.path={root.parent / 'texts'}", f"root={root}"]
