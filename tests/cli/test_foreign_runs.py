@@ -413,6 +413,7 @@ def test_an_honest_folder_is_read(root: Path, guard: Guard, capsys: pytest.Captu
     assert not [command for command, text in said.items() if "expected" in text], said
 
 
+@pytest.mark.hard
 def test_no_setting_of_a_folder_is_an_interpolation(root: Path) -> None:
     """Every setting, each with two kinds of interpolation."""
     run = Run(the_run(root))

@@ -39,6 +39,7 @@ def test_what_only_a_sweep_uses_needs_its_flag(memexp) -> None:
         assert says(word, "expected the flag -m")(result.err)
 
 
+@pytest.mark.hard
 def test_a_glob_means_only_what_can_be_chosen(memexp) -> None:
     for group in ("arch", "optim"):
         result = memexp("train", "-m", f"{group}=glob(*)", "mem=0", "--dry-run")
@@ -80,6 +81,7 @@ def test_words_of_help_are_not_ignored(words, said, memexp) -> None:
     assert says(said)(result.err)
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("name", ["threads", "jobs", "size.layers"])
 def test_counts_that_fail_in_a_library_are_refused(name, memexp) -> None:
     bare = {

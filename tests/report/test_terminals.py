@@ -71,6 +71,7 @@ def made(compared: Any, words: Any, empty: Path) -> Any:
     return compared
 
 
+@pytest.mark.hard
 @EVERY
 def test_every_command_on_terminals_of_every_width(words: list[str], made: Any, screen: Callable[..., Any]) -> None:
     whole, code = screen(words, made.root, 400)

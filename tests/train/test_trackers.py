@@ -217,5 +217,6 @@ def test_a_project_that_wandb_refuses_is_refused_before_training(project: str) -
     config = replace(configure("arch=vanilla"), tracker=Tracker(name="wandb", project=project))
     with pytest.raises(UserError, check=says("tracker.project is ", "expected")):
         check(config)
-    check(replace(config, tracker=Tracker(name="none", project=project)))
+    if project.strip() and project.isprintable():  # other text is refused in every setting
+        check(replace(config, tracker=Tracker(name="none", project=project)))
     check(replace(config, tracker=Tracker(name="wandb", project="A name-of_mine.2")))

@@ -79,6 +79,7 @@ def test_without_a_change_it_is_prepared(
     assert main(["prepare", *words, f"root={tmp_path}"]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize(("base", "changed", "blamed"), CHANGED)
 def test_the_setting_that_was_changed_is_blamed(
     base: str, changed: str, blamed: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
