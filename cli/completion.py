@@ -116,7 +116,7 @@ def _values(item: Field[Any]) -> list[str]:
         return experiments()
     if unit in ("run", "runs"):
         from memexp.files import find_root
-        from memexp.runs.folder import all_runs
+        from memexp.store.folder import all_runs
 
         runs = [run.name for run in all_runs(find_root(None))]
         return runs + experiments() if unit == "runs" else runs

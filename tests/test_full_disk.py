@@ -17,7 +17,7 @@ from memexp.errors import UserError
 from memexp.files import make_writable, rewrite, write_atomically, write_json, write_sealed, write_text, write_together
 from memexp.lock import hold
 from memexp.machine import why_full
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train import checkpoint
 from memexp.train.metrics_file import MetricsFile
 

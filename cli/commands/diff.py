@@ -11,7 +11,7 @@ from memexp.report.difference.terminal import to_terminal
 from memexp.report.difference.token_text import find_pieces, word
 from memexp.report.difference.tokens import difference
 from memexp.report.escape import console, escape
-from memexp.runs.scores import find_foreign, find_score, load_scores
+from memexp.store.scores import find_foreign, find_score, load_scores
 
 
 def run(config: DiffConfig) -> None:

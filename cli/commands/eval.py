@@ -16,8 +16,8 @@ def run(config: EvalConfig) -> None:
     from memexp.eval.evaluate import Request, evaluate
     from memexp.files import find_root
     from memexp.report.escape import Fitting, console, escape
-    from memexp.runs.folder import find_run
-    from memexp.runs.identity import trained_settings
+    from memexp.store.folder import find_run
+    from memexp.store.identity import trained_settings
     from memexp.wording import number
 
     root = find_root(config.root)

@@ -21,8 +21,8 @@ def run(config: GenerateConfig) -> None:
     from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.eval.generate import Sampling, generate
     from memexp.files import find_root
-    from memexp.runs.folder import find_run
-    from memexp.runs.identity import trained_settings
+    from memexp.store.folder import find_run
+    from memexp.store.identity import trained_settings
 
     text = _prompt(config)
     root = find_root(config.root)

@@ -6,7 +6,7 @@ from memexp.config.commands import RunsConfig
 from memexp.files import find_root
 from memexp.report.escape import console
 from memexp.report.runs import list_runs, runs_table
-from memexp.runs.select import select_runs
+from memexp.store.select import select_runs
 
 
 def run(config: RunsConfig) -> None:

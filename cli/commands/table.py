@@ -8,7 +8,7 @@ from typing import Any
 from memexp.config.commands import TableConfig
 from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError
-from memexp.experiment.definition import experiments
+from memexp.experiment.definition import means_experiment
 from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
@@ -18,8 +18,7 @@ from memexp.report.table.comparison import compare
 from memexp.report.table.files import write_and_show
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
-from memexp.runs.folder import COPIES
-from memexp.runs.select import select_runs
+from memexp.store.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
 """Settings that can be used with an experiment; the others need runs."""
@@ -29,7 +28,7 @@ def run(config: TableConfig) -> None:
     """Print the table and write it as Markdown, CSV and LaTeX; a paper's table also as HTML."""
     root = find_root(config.root)
     folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
-    if named := [word for word in config.runs if _is_experiment(word)]:
+    if named := [word for word in config.runs if means_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora)
         write_and_show_filled(fill(table, Library(root)), path_of(table, root, config.corpora, out=config.out))
@@ -48,13 +47,6 @@ def run(config: TableConfig) -> None:
     write_and_show(
         grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
     )
-
-
-def _is_experiment(word: str) -> bool:
-    """Whether a word means an experiment, known or unknown, and not a run's folder."""
-    path = Path(word).expanduser()
-    named = word.count("/") == 1 and COPIES not in path.parts and not path.parent.is_dir()
-    return word in experiments() or named
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

@@ -120,7 +120,7 @@ class Size:
         "number of words before each cluster of adaptive softmax, used with data.tokenizer.kind=lines; empty: one softmax over "
         "all words",
         unit="entries",
-        effect="nothing",  # cutoffs that are in force count in a run's identity; see `memexp.runs.identity`
+        effect="nothing",  # cutoffs that are in force count in a run's identity; see `memexp.store.identity`
     )
     narrowing: int = setting(
         1,

@@ -30,8 +30,8 @@ from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
-from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import read_identity
+from memexp.store.folder import Run, Score, ScoreName
+from memexp.store.identity import read_identity
 from memexp.terminal import console
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec

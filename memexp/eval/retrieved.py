@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from memexp.model.segment import Retrieval
-from memexp.runs.folder import RETRIEVED
+from memexp.store.folder import RETRIEVED
 
 
 def strongest(retrieval: Retrieval, most: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from memexp.errors import UserError
 from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
-from memexp.runs.folder import RETRIEVED
+from memexp.store.folder import RETRIEVED
 from memexp.train.batch import to_device
 
 
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
     said: np.ndarray | None
     """int64, the token that the model predicts in place of each scored token; None if no document has answers."""
     retrieved: np.ndarray | None
-    """`memexp.runs.folder.RETRIEVED`, one row per scored token; None if it was not asked for."""
+    """`memexp.store.folder.RETRIEVED`, one row per scored token; None if it was not asked for."""
     gauges: dict[str, float]
     """The model's gauges, averaged over all strides of all documents; `memory_fill*` and `memory_between*` are left out."""
 

@@ -2,7 +2,7 @@
 
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
-from memexp.runs.scores import eval_command
+from memexp.store.scores import eval_command
 
 
 def train_words(cell: Wanted, library: Library, *, tag: str) -> list[str]:

@@ -1,10 +1,12 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memexp.config.introspection import CONF
 from memexp.errors import UserError, did_you_mean
+from memexp.store.folder import COPIES
 
 
 @dataclass
@@ -127,6 +129,13 @@ def experiments() -> list[str]:
     """Names of all experiments, sorted."""
     folder = CONF / "experiment"
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.yaml"))
+
+
+def means_experiment(word: str) -> bool:
+    """Whether a word means an experiment, known or unknown, and not a run's folder."""
+    path = Path(word).expanduser()
+    named = word.count("/") == 1 and COPIES not in path.parts and not path.parent.is_dir()
+    return word in experiments() or named
 
 
 def load(name: str) -> Experiment:

@@ -12,9 +12,9 @@ from memexp.experiment.settings import Wanted
 from memexp.report.metrics import METRICS
 from memexp.report.table.compatibility import refuse_unlike
 from memexp.report.table.entries import Entry, Trained, read_entry
-from memexp.runs.archive import CopiedScore
-from memexp.runs.folder import Run, Score
-from memexp.runs.scores import progress_of, read_run_summary
+from memexp.store.archive import CopiedScore
+from memexp.store.folder import Run, Score
+from memexp.store.scores import progress_of, read_run_summary
 from memexp.wording import plural
 
 

@@ -14,9 +14,9 @@ from memexp.data.corpus import content_of, prepared
 from memexp.errors import UserError
 from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
-from memexp.runs.archive import LightCopy, copies_of_tables
-from memexp.runs.folder import Run, Score
-from memexp.runs.identity import read_identity, revisions_of
+from memexp.store.archive import LightCopy, copies_of_tables
+from memexp.store.folder import Run, Score
+from memexp.store.identity import read_identity, revisions_of
 
 
 def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") -> dict[str, Any]:

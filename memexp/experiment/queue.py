@@ -18,7 +18,7 @@ from memexp.experiment.settings import Wanted
 from memexp.launch.processes import JobProcess, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
-from memexp.runs.archive import keep
+from memexp.store.archive import keep
 from memexp.wording import clock
 
 

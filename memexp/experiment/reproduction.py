@@ -13,7 +13,7 @@ from memexp.experiment.published import Number, Published
 from memexp.report.metrics import Metric
 from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, Spread, agreement, gap, seed_spread
 from memexp.report.table.entries import Column, Entry
-from memexp.runs.archive import documents_of
+from memexp.store.archive import documents_of
 from memexp.wording import percent_of
 
 Cells = dict[tuple[str, str], list[Entry]]

@@ -13,8 +13,8 @@ from memexp.config.introspection import CONF, flatten, groups_of
 from memexp.config.train import TrainConfig
 from memexp.experiment.cells import Cell
 from memexp.files import fingerprint
-from memexp.runs.folder import ScoreName
-from memexp.runs.identity import result_settings
+from memexp.store.folder import ScoreName
+from memexp.store.identity import result_settings
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from memexp.errors import UserError
 from memexp.report.escape import Fitting, escape
-from memexp.runs.folder import Run
-from memexp.runs.scores import read_summary, require
+from memexp.store.folder import Run
+from memexp.store.scores import read_summary, require
 from memexp.wording import UNKNOWN, age, number, perplexity_in, whole
 
 if TYPE_CHECKING:

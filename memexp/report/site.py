@@ -17,9 +17,9 @@ from memexp.report.statistics import Agreement
 from memexp.report.table.formats import to_html
 from memexp.report.table.text import Grid
 from memexp.report.template import render
-from memexp.runs.archive import light_copies
-from memexp.runs.folder import COPIES
-from memexp.runs.scores import require
+from memexp.store.archive import light_copies
+from memexp.store.folder import COPIES
+from memexp.store.scores import require
 
 LOCAL = ("diffs", "tables", "bench", "profiles", "data")
 """Folders of results that the pages can show and that stay out of git."""

@@ -19,7 +19,7 @@ from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
-from memexp.runs.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
+from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics_file import MetricsFile

@@ -18,8 +18,8 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
 from memexp.regions import part
-from memexp.runs.folder import WEIGHTS, Run
-from memexp.runs.identity import read_identity
+from memexp.store.folder import WEIGHTS, Run
+from memexp.store.identity import read_identity
 from memexp.train import checkpoint
 from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.loader import Reader

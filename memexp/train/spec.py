@@ -6,8 +6,8 @@ from typing import Any
 
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
-from memexp.runs.folder import Run, find_run
-from memexp.runs.identity import identify, run_folder
+from memexp.store.folder import Run, find_run
+from memexp.store.identity import identify, run_folder
 
 
 @dataclass(frozen=True)

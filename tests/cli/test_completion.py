@@ -42,7 +42,7 @@ def shell(empty: Path, environment: dict[str, str]):
     program = empty / "bin" / "memexp"
     program.parent.mkdir()
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nimport memexp.runs.folder\nfrom memexp.cli.main import main\n"
+        f"#!{sys.executable}\nimport sys\nimport memexp.store.folder\nfrom memexp.cli.main import main\n"
         "memexp.files.find_root = lambda root: __import__('pathlib').Path.cwd()\nsys.exit(main())\n"
     )
     program.chmod(0o755)

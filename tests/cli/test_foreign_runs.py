@@ -22,7 +22,7 @@ from memexp.data.corpus import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import Request, evaluate
 from memexp.files import as_json, fingerprint
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train.loop import train
 from memexp.train.spec import specify
 

@@ -16,7 +16,7 @@ from memexp.data.corpus import Corpus, prepare
 from memexp.eval import generate as module
 from memexp.eval.evaluate import load_model, reopen
 from memexp.eval.generate import Drawn, Sampling, generate
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train.loop import train
 from memexp.train.spec import specify
 

@@ -130,8 +130,8 @@ def test_a_classifier_generates_no_text(tmp_path: Path, monkeypatch: pytest.Monk
 
     run = SimpleNamespace(name="classifier")
     settings = SimpleNamespace(data=SimpleNamespace(task="classify"))
-    monkeypatch.setattr("memexp.runs.folder.find_run", lambda root, name: run)
-    monkeypatch.setattr("memexp.runs.identity.trained_settings", lambda run: settings)
+    monkeypatch.setattr("memexp.store.folder.find_run", lambda root, name: run)
+    monkeypatch.setattr("memexp.store.identity.trained_settings", lambda run: settings)
     with pytest.raises(UserError, check=says("classifier", "task=classify", "expected")):
         generate.run(GenerateConfig(run="classifier", prompt="a", root=str(tmp_path)))
 

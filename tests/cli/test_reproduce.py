@@ -20,7 +20,7 @@ from memexp.errors import UserError
 from memexp.experiment import definition, published, queue, settings
 from memexp.experiment.paper_table import open_table
 from memexp.launch.processes import JobProcess, run_jobs
-from memexp.runs.archive import light_copies
+from memexp.store.archive import light_copies
 
 from ..messages import says
 

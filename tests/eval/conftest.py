@@ -9,7 +9,7 @@ import torch
 from memexp.data.corpus import Corpus, TokenDocument, prepare
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train.loop import train
 from memexp.train.spec import specify
 

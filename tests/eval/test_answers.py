@@ -18,7 +18,7 @@ from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.transformer import head
 from memexp.model.transformer.head import Head
-from memexp.runs.folder import all_runs
+from memexp.store.folder import all_runs
 from memexp.train.loop import update
 
 from ..messages import says

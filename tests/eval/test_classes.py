@@ -13,7 +13,7 @@ from memexp.cli.main import main
 from memexp.data.corpus import TokenDocument
 from memexp.eval.accuracy import classification
 from memexp.eval.score import _others
-from memexp.runs.folder import Run, all_runs
+from memexp.store.folder import Run, all_runs
 
 from ..messages import says
 

@@ -22,8 +22,8 @@ from memexp.eval.evaluate import Request, evaluate, means, pick_documents, valid
 from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
-from memexp.runs.folder import Run, Score
-from memexp.runs.identity import trained_settings
+from memexp.store.folder import Run, Score
+from memexp.store.identity import trained_settings
 from memexp.train import checkpoint
 
 from ..messages import says

@@ -13,9 +13,9 @@ import yaml
 from memexp.experiment.definition import Column, Experiment, Row, Scale
 from memexp.experiment.settings import Wanted
 from memexp.files import fingerprint, write_json, write_sealed
-from memexp.runs.archive import LightCopy, keep, light_copies
-from memexp.runs.folder import Run, Score, all_runs
-from memexp.runs.identity import of_the_result
+from memexp.store.archive import LightCopy, keep, light_copies
+from memexp.store.folder import Run, Score, all_runs
+from memexp.store.identity import of_the_result
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import fingerprint, rewrite, write_json, write_sealed
-from memexp.runs import archive
-from memexp.runs.archive import LightCopy, documents_of, keep, light_copies, line_of
-from memexp.runs.identity import read_identity
-from memexp.runs.scores import read_run_summary, read_summary
-from memexp.runs.select import select_runs
+from memexp.store import archive
+from memexp.store.archive import LightCopy, documents_of, keep, light_copies, line_of
+from memexp.store.identity import read_identity
+from memexp.store.scores import read_run_summary, read_summary
+from memexp.store.select import select_runs
 
 from ..messages import says
 from .conftest import Make, only_copies

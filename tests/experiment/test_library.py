@@ -14,8 +14,8 @@ from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import fingerprint, write_json
-from memexp.runs.folder import Run
-from memexp.runs.identity import read_identity
+from memexp.store.folder import Run
+from memexp.store.identity import read_identity
 
 from ..messages import says
 from .conftest import CORPUS, Make, only_copies

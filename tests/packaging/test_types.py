@@ -13,7 +13,7 @@ from memexp.config.field import setting
 from memexp.experiment.definition import load
 from memexp.launch.processes import announce
 from memexp.report.escape import escape
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 
 quote(1)
 setting(1)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from memexp.files import fingerprint
-from memexp.runs.folder import Run, Score
+from memexp.store.folder import Run, Score
 from memexp.wording import perplexity_of
 
 TOKENIZER = "aaaaaaaa11111111"

@@ -16,7 +16,7 @@ import pytest
 from memexp.config.commands import DiffConfig, RunsConfig, TableConfig
 from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 
 from ..messages import says
 

@@ -24,10 +24,10 @@ from memexp.report.runs import list_runs, runs_table
 from memexp.report.table.comparison import compare
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
-from memexp.runs.archive import light_copies, line_of
-from memexp.runs.folder import Run, all_runs
-from memexp.runs.identity import trained_settings
-from memexp.runs.scores import find_foreign, find_score, load_scores
+from memexp.store.archive import light_copies, line_of
+from memexp.store.folder import Run, all_runs
+from memexp.store.identity import trained_settings
+from memexp.store.scores import find_foreign, find_score, load_scores
 
 from ..messages import says
 

@@ -21,7 +21,7 @@ from memexp.report.chart import Point
 from memexp.report.site import LOCAL, Table, pages
 from memexp.report.statistics import Agreement
 from memexp.report.table.text import Grid
-from memexp.runs.archive import line_of
+from memexp.store.archive import line_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EVIL = "<img src=x onerror=alert(1)>"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memexp.data.corpus import Corpus, prepare
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train.loop import train
 from memexp.train.spec import specify
 

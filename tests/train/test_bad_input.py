@@ -16,8 +16,8 @@ from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
 from memexp.model.transformer.head import Head
-from memexp.runs.folder import Run, all_runs
-from memexp.runs.identity import identify, read_identity
+from memexp.store.folder import Run, all_runs
+from memexp.store.identity import identify, read_identity
 from memexp.train import checkpoint, loop
 from memexp.train import metrics_file as metrics
 from memexp.train.metrics_file import MetricsFile

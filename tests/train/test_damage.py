@@ -16,8 +16,8 @@ from memexp.cli.main import main
 from memexp.data.corpus import prepare
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
-from memexp.runs.folder import Run, all_runs
-from memexp.runs.scores import load_scores
+from memexp.store.folder import Run, all_runs
+from memexp.store.scores import load_scores
 from memexp.train import checkpoint, loop
 
 from ..messages import says

@@ -13,7 +13,7 @@ from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.eval import evaluate as scoring
 from memexp.files import read_json
-from memexp.runs.folder import Run, all_runs
+from memexp.store.folder import Run, all_runs
 from memexp.train import checkpoint, loop
 from memexp.train.spec import specify
 

@@ -9,8 +9,8 @@ import torch
 from memexp.config.introspection import choices_of
 from memexp.data.corpus import Corpus, prepare
 from memexp.errors import UserError
-from memexp.runs.folder import all_runs
-from memexp.runs.identity import identify
+from memexp.store.folder import all_runs
+from memexp.store.identity import identify
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train
 from memexp.train.session import open_session

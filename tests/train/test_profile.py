@@ -13,7 +13,7 @@ from torch import Tensor
 from memexp.cli.main import main
 from memexp.files import read_json
 from memexp.regions import MARK, marked, part
-from memexp.runs.folder import Run, all_runs
+from memexp.store.folder import Run, all_runs
 from memexp.train.profiling import STEPS, shares
 
 from ..tiny import TINY

@@ -19,7 +19,7 @@ from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.eval.evaluate import Request, evaluate
-from memexp.runs.folder import Run, all_runs
+from memexp.store.folder import Run, all_runs
 from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
 from memexp.train.spec import specify

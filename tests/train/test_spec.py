@@ -13,8 +13,8 @@ import torch
 from memexp.cli.main import main
 from memexp.data.corpus import Corpus, open_corpus, prepare
 from memexp.model.build import build_model
-from memexp.runs.folder import Run, find_run
-from memexp.runs.identity import identify, read_identity, run_folder, trained_settings
+from memexp.store.folder import Run, find_run
+from memexp.store.identity import identify, read_identity, run_folder, trained_settings
 from memexp.train.loop import update
 from memexp.train.spec import specify
 

@@ -18,7 +18,7 @@ from memexp.model.segment import Extension, SegmentModel, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.shape import Shape
-from memexp.runs.folder import Run
+from memexp.store.folder import Run
 from memexp.train.batch import to_device
 from memexp.train.loader import Reader
 from memexp.train.loop import update

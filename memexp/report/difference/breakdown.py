@@ -7,7 +7,7 @@ import numpy as np
 
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.tokens import Difference
-from memexp.runs.scores import TokenScores
+from memexp.store.scores import TokenScores
 
 _COUNTS = (1, 2, 10, 100, 1000)
 """Smallest frequency of each group."""

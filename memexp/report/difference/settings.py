@@ -7,9 +7,9 @@ from memexp.config.field import UNSET, default_of
 from memexp.config.introspection import flatten, settings_of
 from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.report.difference.tokens import Difference
-from memexp.runs.folder import Run
-from memexp.runs.identity import revisions_of
-from memexp.runs.scores import TokenScores
+from memexp.store.folder import Run
+from memexp.store.identity import revisions_of
+from memexp.store.scores import TokenScores
 
 OF_THE_MEMORY = ("mem",)
 """What the names of scores tell already."""

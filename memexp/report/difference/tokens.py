@@ -12,7 +12,7 @@ import numpy as np
 
 from memexp.errors import UserError
 from memexp.report.statistics import Losses, gap
-from memexp.runs.scores import TokenScores
+from memexp.store.scores import TokenScores
 
 HELPED = 0.01
 """A token counts as helped if it gains more nats than this, and as hurt if it loses more."""

@@ -14,8 +14,8 @@ from memexp.report.metrics import METRICS, Metric
 from memexp.report.statistics import Spread
 from memexp.report.table.compatibility import refuse_twice, refuse_unlike
 from memexp.report.table.entries import Column, Entry, Row, Trained, read_entry, row_of, settings_to_show
-from memexp.runs.folder import Run, ScoreName
-from memexp.runs.scores import describe, eval_command, progress_of, read_run_summary
+from memexp.store.folder import Run, ScoreName
+from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
 
 
 @dataclass(frozen=True)

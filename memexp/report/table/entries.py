@@ -12,9 +12,9 @@ from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.report.metrics import METRICS, Metric
 from memexp.report.table.settings import BEFORE, differing, made_before, settings_of
-from memexp.runs.folder import Run, Score, ScoreName
-from memexp.runs.identity import revisions_of
-from memexp.runs.scores import asked_of, describe, read_summary, require
+from memexp.store.folder import Run, Score, ScoreName
+from memexp.store.identity import revisions_of
+from memexp.store.scores import asked_of, describe, read_summary, require
 from memexp.wording import perplexity_in
 
 DIVERGES = math.inf

@@ -9,9 +9,9 @@ from memexp.config.revisions import REVISIONS, in_force
 from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.errors import UserError
 from memexp.files import fingerprint
-from memexp.runs.archive import copies_named
-from memexp.runs.folder import Run, find_run
-from memexp.runs.identity import read_identity
+from memexp.store.archive import copies_named
+from memexp.store.folder import Run, find_run
+from memexp.store.identity import read_identity
 
 _SHOWN = (
     "arch.name", "arch._target_", "arch.cache", "mem", "segment", "seed", "data.name"

@@ -7,7 +7,7 @@ from itertools import product
 from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.entries import Column, Entry, Row
-from memexp.runs.scores import describe, eval_command
+from memexp.store.scores import describe, eval_command
 from memexp.wording import UNKNOWN, compact, number, plural, whole
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}

@@ -19,7 +19,7 @@ from memexp.data.corpus import folder_of
 from memexp.data.sources.fetch import CLIENTS, FORMS
 from memexp.data.sources.formats import FORMATS
 from memexp.errors import UserError
-from memexp.runs.archive import light_copies
+from memexp.store.archive import light_copies
 
 from ...messages import says
 

@@ -12,7 +12,7 @@ from memexp.report.difference.breakdown import break_down, half, notes, since_la
 from memexp.report.difference.token_kinds import KINDS, kinds
 from memexp.report.difference.token_text import word
 from memexp.report.difference.tokens import Difference, difference
-from memexp.runs.scores import find_foreign, find_score, load_scores
+from memexp.store.scores import find_foreign, find_score, load_scores
 
 TOKENS = [[7, 8, 7, 7, 9, 8], [7, 9, 7]]
 

@@ -12,8 +12,8 @@ from memexp.report.difference.files import summary
 from memexp.report.difference.page import page
 from memexp.report.difference.token_text import find_pieces, word
 from memexp.report.difference.tokens import difference
-from memexp.runs.folder import RETRIEVED
-from memexp.runs.scores import find_score, load_scores
+from memexp.store.folder import RETRIEVED
+from memexp.store.scores import find_score, load_scores
 
 DOCUMENT = [
     b"<script>", b"window.hacked = 1", b"</script>", b"\n", b"<img src=x onerror=", b"'window.hacked=1'>", b"&lt;b>",

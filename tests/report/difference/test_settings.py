@@ -20,9 +20,9 @@ from memexp.report.difference.settings import differing, told
 from memexp.report.difference.terminal import to_terminal
 from memexp.report.difference.token_text import Wording, numbers
 from memexp.report.difference.tokens import Difference, difference
-from memexp.runs.folder import Run
-from memexp.runs.identity import result_settings
-from memexp.runs.scores import find_score, load_scores
+from memexp.store.folder import Run
+from memexp.store.identity import result_settings
+from memexp.store.scores import find_score, load_scores
 
 from ...tiny import configure
 

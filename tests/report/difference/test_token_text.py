@@ -12,7 +12,7 @@ from memexp.config.groups import Scored
 from memexp.errors import UserError
 from memexp.report.difference.token_text import AFTER, BEFORE, Passage, find_pieces, passage, token_texts, visible
 from memexp.report.difference.tokens import Difference, difference
-from memexp.runs.scores import find_score, load_scores
+from memexp.store.scores import find_score, load_scores
 
 from ...messages import says
 

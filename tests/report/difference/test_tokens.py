@@ -11,8 +11,8 @@ from scipy import stats
 from memexp.config.groups import Scored
 from memexp.errors import UserError
 from memexp.report.difference.tokens import Difference, by_position, difference, extremes, interval
-from memexp.runs.folder import RETRIEVED
-from memexp.runs.scores import find_score, load_scores
+from memexp.store.folder import RETRIEVED
+from memexp.store.scores import find_score, load_scores
 
 from ...messages import says
 

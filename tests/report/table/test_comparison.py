@@ -17,7 +17,7 @@ from memexp.files import fingerprint
 from memexp.report.table.comparison import Comparison, compare
 from memexp.report.table.entries import Column
 from memexp.report.table.text import lay_out
-from memexp.runs.folder import all_runs
+from memexp.store.folder import all_runs
 
 from ...messages import says
 

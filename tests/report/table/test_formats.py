@@ -14,7 +14,7 @@ from memexp.config.groups import Scored
 from memexp.report.table.comparison import Comparison, compare
 from memexp.report.table.formats import to_csv, to_latex, to_markdown, to_terminal
 from memexp.report.table.text import lay_out
-from memexp.runs.folder import all_runs
+from memexp.store.folder import all_runs
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = "a|b*[red]_c_ & 100% $x$ #1 {}~^\\<i>`\n\x1b[31m"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memexp.errors import UserError, did_you_mean
-from memexp.runs.archive import copies_named, light_copies
-from memexp.runs.folder import COPIES, UNREADABLE, Run, all_runs, find_run, tag_of
+from memexp.store.archive import copies_named, light_copies
+from memexp.store.folder import COPIES, UNREADABLE, Run, all_runs, find_run, tag_of
 
 
 def select_runs(root: Path, names: Sequence[str] = (), *, tag: str | None = None) -> list[Run]:

@@ -22,7 +22,7 @@ import numpy as np
 from memexp.config.shape import METRICS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents
 from memexp.errors import UserError
 from memexp.files import SUMMARY, parse_json, read_json, read_text, rewrite, sealed, unsealed
-from memexp.runs.folder import COPIES, Run, Score, ScoreName
+from memexp.store.folder import COPIES, Run, Score, ScoreName
 
 _COPY = {
     "run": str, "config": dict, "identity": dict, "metrics": METRICS, "summary": dict,

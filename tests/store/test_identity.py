@@ -14,9 +14,9 @@ from memexp.config.revisions import REVISIONS, Revision
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.files import fingerprint
-from memexp.runs import identity
-from memexp.runs.archive import LightCopy, light_copies
-from memexp.runs.identity import LATER, of_the_result, read_identity, revisions_of, trained_settings
+from memexp.store import identity
+from memexp.store.archive import LightCopy, light_copies
+from memexp.store.identity import LATER, of_the_result, read_identity, revisions_of, trained_settings
 
 from ..messages import says
 from ..tiny import configure
@@ -148,7 +148,7 @@ def test_a_run_from_before_a_revision_can_be_scored_and_one_from_after_it_cannot
 ) -> None:
     run = COPIES[0]
     of_all = Revision("all-changed", "everything is new", lambda settings: True)
-    for module in ("memexp.config.revisions", "memexp.runs.identity"):
+    for module in ("memexp.config.revisions", "memexp.store.identity"):
         monkeypatch.setattr(f"{module}.REVISIONS", [*REVISIONS, of_all])
     assert trained_settings(run) == run.settings
     content = {name: value for name, value in read_identity(run).items() if name != "hash"}

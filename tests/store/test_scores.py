@@ -3,7 +3,7 @@
 import pytest
 
 from memexp.config.groups import Scoring
-from memexp.runs.scores import describe
+from memexp.store.scores import describe
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ from memexp.files import (
 from memexp.lock import hold, is_held, is_ours
 
 COPIES = "runs.jsonl"
-"""Name of the packed file beside a table, with light copies of its runs; see `memexp.runs.archive`."""
+"""Name of the packed file beside a table, with light copies of its runs; see `memexp.store.archive`."""
 
 WEIGHTS = "weights.pt"
 """The file in a run's folder with the weights after the last step."""
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def identity(self) -> Any:
-        """The contents of identity.json, unchecked; `memexp.runs.identity.read_identity` also checks them."""
+        """The contents of identity.json, unchecked; `memexp.store.identity.read_identity` also checks them."""
         return read_json(self.path / "identity.json")
 
     @property

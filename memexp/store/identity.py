@@ -13,7 +13,7 @@ from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint
-from memexp.runs.folder import Run, find_run
+from memexp.store.folder import Run, find_run
 
 _SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
 LATER = {item.name for schema in _SCHEMAS for item in fields(schema) if item.metadata.get("later")}

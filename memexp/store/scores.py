@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
-from memexp.runs.folder import RETRIEVED, Run, Score, ScoreName, find_run
+from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, find_run
 
 _NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d+)(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
@@ -110,7 +110,7 @@ class TokenScores:
         path: the score's folder.
         nats_N, tokens_N: float64 and integer, documents one after another; N scored tokens.
         documents: id and number of scored tokens of each document, in the order of the arrays.
-        retrieved: `memexp.runs.folder.RETRIEVED`, one row per scored token; None if it was not kept.
+        retrieved: `memexp.store.folder.RETRIEVED`, one row per scored token; None if it was not kept.
     """
 
     label: str
