@@ -243,8 +243,8 @@ def read_text(path: Path) -> str:
     """The text of a file, in UTF-8. The file may come from somebody else: a device or a pipe, which never ends, is not read.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no ordinary file, is too large, or is not UTF-8.
+        OSError: it cannot be read, or is no ordinary file.
+        ValueError: it is too large, or is not UTF-8.
     """
     return read_bytes(path).decode("utf-8").replace("\r\n", "\n")
 
@@ -253,16 +253,26 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file, as `read_text` reads it.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no ordinary file, or is too large.
+        OSError: it cannot be read, or is no ordinary file.
+        ValueError: it is too large.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no ordinary file")
-        if found.st_size > LARGEST:
-            raise ValueError(f"it has {found.st_size:,} bytes, more than {LARGEST:,}")
+    with open_ordinary(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise ValueError(f"it has {size:,} bytes, more than {LARGEST:,}")
         return file.read()
+
+
+def open_ordinary(path: Path) -> IO[bytes]:
+    """Open a file to read it; of a pipe or device one could wait for bytes without end.
+
+    Raises:
+        OSError: it cannot be opened, or is no ordinary file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+    return file
 
 
 def parse_json(text: str, path: Path) -> Any:
@@ -410,8 +420,8 @@ def _changed(path: Path, seen: str, expected: str, where: str, remedy: str = "")
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    """The SHA-256 of a file's bytes, in hexadecimal; of no pipe or device, as `open_ordinary`."""
+    with open_ordinary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
