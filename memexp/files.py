@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -262,7 +263,7 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def open_ordinary(path: Path) -> IO[bytes]:
+def open_ordinary(path: Path) -> BufferedReader:
     """Open a file to read it; of a pipe or device one could wait for bytes without end.
 
     Raises:
