@@ -73,7 +73,9 @@ class BadRows:
             UserError: the row is refused.
         """
         if not self._skip:
-            raise BadRow(f"{error}. With data.source.bad_rows=skip such rows are left out and counted") from error
+            raise BadRow(
+                f"{error}{'' if str(error).endswith('?') else '.'} With data.source.bad_rows=skip such rows are left out and counted"
+            ) from error
         self._notes.add(ROWS_LEFT_OUT, str(error).partition("; expected")[0])
 
 
