@@ -65,7 +65,11 @@ def test_what_a_killed_build_left_goes_at_the_next_start_of_any_build(
 ) -> None:
     """Only what its own command can continue stays, and is named."""
     data = tmp_path / "data"
-    for name, inside in (("a", "done/00000.text"), ("b", "partial/tokens.bin"), ("c", "partial/work/00000.text")):
+    for name, inside in (
+        ("a", "done/00000.text"),
+        ("b", "partial/tokens.bin"),
+        ("c", f"partial/{shards.WORK}/00000.text"),
+    ):
         word, _, rest = inside.partition("/")
         (data / f".{name}.{word}" / rest).parent.mkdir(parents=True)
         (data / f".{name}.{word}" / rest).write_bytes(b"0" * 5000)

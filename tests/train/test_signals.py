@@ -156,10 +156,16 @@ def test_jobs_end_with_the_sweep_that_started_them(
         sweep.send_signal(number)
         sweep.stdout.read()
         sweep.wait(HANG)
-    deadline = time.monotonic() + HANG
-    while alive(job):
-        assert time.monotonic() < deadline
+    wait_until(lambda: not alive(job))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Return when it has happened; fail if it does not at all."""
+    for _ in range(20 * HANG):
+        if happened():
+            return
         time.sleep(0.05)
+    pytest.fail("it did not happen")
 
 
 def alive(process: int) -> bool:
@@ -178,10 +184,7 @@ def test_a_sweep_whose_sigint_is_ignored_hears_sigterm(root: Path, environment: 
         ["sh", "-c", f"trap '' INT; exec setsid {line}"], env=environment, cwd=root, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as sweep:  # fmt: skip
-        deadline = time.monotonic() + HANG
-        while len(list(root.glob("results/runs/*/metrics.jsonl"))) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: len(list(root.glob("results/runs/*/metrics.jsonl"))) == 2)
         sweep.send_signal(signal.SIGINT)
         time.sleep(1)
         assert sweep.poll() is None
