@@ -8,14 +8,14 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WRONG = """
-from memexp.cli.arguments import quote
+from memexp.cli.arguments import parse
 from memexp.config.field import setting
 from memexp.experiment.definition import load
 from memexp.launch.processes import announce
 from memexp.report.escape import escape
 from memexp.store.folder import Run
 
-quote(1)
+parse(1, [])
 setting(1)
 load("a folder", "a name")
 announce("a folder")
