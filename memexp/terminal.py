@@ -34,14 +34,20 @@ TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 OWN_HANDLER = "memexp-plainer"
 
 
-def escape(text: str) -> str:
-    """`text` with an escape for every character that does not print: \\n for a newline, \\x1b for a byte 0x1b.
+def escape(text: object) -> str:
+    """Text on one line, with an escape for every sign that is none: \\n for a line end, \\x1b for a byte 0x1b.
 
-    These are all control characters, marks that turn the direction of writing, and halves of characters.
+    These are control characters, marks that turn the direction of writing, and halves of characters, such as bytes of a file's
+    name that is no UTF-8.
     """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    words = str(text)
+    if words.isprintable():
+        return words
+    of_bytes = all("\udc80" <= char <= "\udcff" for char in words if "\ud800" <= char <= "\udfff")
+    words = words.encode("utf-8", "surrogateescape" if of_bytes else "backslashreplace").decode(
+        "utf-8", "backslashreplace"
+    )
+    return "".join(char.encode("unicode_escape").decode("ascii") if _unseen(char) else char for char in words)
 
 
 def escape_lines(text: str) -> str:
@@ -53,10 +59,11 @@ def escape_lines(text: str) -> str:
 
 def unreadable(text: str) -> bool:
     """Whether a text has what no name has: control characters, line ends, marks that turn the direction, halves of characters."""
-    return not text.isprintable() and any(
-        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in TURNS
-        for char in text
-    )
+    return not text.isprintable() and any(map(_unseen, text))
+
+
+def _unseen(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in TURNS
 
 
 def suit_the_terminal() -> None:

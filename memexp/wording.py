@@ -76,34 +76,6 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def printable(text: object) -> str:
-    """Text on one line that every terminal and file can show: signs that are none, such as a line end, are escaped."""
-    from unicodedata import category
-
-    words = str(text)
-    if words.isprintable():
-        return words
-    words = words.encode("utf-8", "surrogateescape" if _are_bytes(words) else "backslashreplace").decode(
-        "utf-8", "backslashreplace"
-    )
-    return "".join(
-        char.encode("unicode_escape").decode("ascii") if category(char) in UNSEEN or char in TURNING else char
-        for char in words
-    )
-
-
-def _are_bytes(words: str) -> bool:
-    """Whether every half of a surrogate pair stands for a byte of a file's name that is no UTF-8."""
-    return all("\udc80" <= char <= "\udcff" for char in words if "\ud800" <= char <= "\udfff")
-
-
-UNSEEN = ("Cc", "Cs", "Zl", "Zp")
-"""Categories of signs that end a line, steer a terminal, or stand for a byte of a name that is no UTF-8."""
-
-TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Signs that turn the direction of the text after them."""
-
-
 def duration(seconds: float) -> str:
     """Write a time that was calculated, with two digits or more, in hours, minutes or seconds: 1,234 h, 3.4 h, 12 min, 0.5 s."""
     if seconds < 0.1:

@@ -27,7 +27,7 @@ from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError
 from memexp.files import checksum, read_json, read_sealed, write_json, write_sealed
 from memexp.machine import why_full
-from memexp.wording import printable
+from memexp.terminal import escape
 
 WORK = "work"
 """Folder of intermediate files, inside the folder of a corpus that is being built."""
@@ -153,10 +153,10 @@ def _documents(source: Source) -> Iterator[Document]:
         except StopIteration:
             return
         except OSError as error:
-            file = f" in {printable(error.filename)}" if error.filename is not None else ""
+            file = f" in {escape(error.filename)}" if error.filename is not None else ""
             raise UserError(
                 f"cannot read documents{file}: {error.strerror or error}; expected a source that can be read. It was after the "
-                f"document {printable(last)}"
+                f"document {escape(last)}"
             ) from error
         last = document.id
         yield document

@@ -13,7 +13,7 @@ from memexp.data.sources.kinds import ARCHIVES, lines_of
 from memexp.data.sources.published import Published, Row
 from memexp.data.sources.rows import BadRow, refuse_mark
 from memexp.errors import UserError
-from memexp.wording import printable
+from memexp.terminal import escape
 
 HEADING = re.compile(r"= (?!= ).+ =")
 """`= Title =` begins an article; `= = Section = =` does not."""
@@ -44,7 +44,7 @@ class Articles(Published):
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{printable(file)} is not UTF-8 after line {number - 1}; expected WikiText's lines"
+                    f"{escape(file)} is not UTF-8 after line {number - 1}; expected WikiText's lines"
                 ) from error
             yield f"line {number}", {self.fields["text"][0]: text}
 

@@ -14,7 +14,8 @@ from memexp.data.sources.places import irregular, pick, reading, unreadable, wal
 from memexp.data.sources.rows import LINES, TABLES, BadRow, BadRows, label_field, read_rows, refuse_mark, text_field
 from memexp.errors import UserError
 from memexp.files import checksum
-from memexp.wording import plural, printable
+from memexp.terminal import escape
+from memexp.wording import plural
 
 ROWS = LINES + TABLES
 """Files with these endings have always been rows. What any other file is, its content says."""
@@ -61,14 +62,14 @@ class Files:
             expected = f"file that ends in {' or '.join(suffixes)}" if suffixes else "file that is not hidden"
             others = "".join(f"; {len(names)} {what}: {_listed(names)}" for what, names in self.left_out.items())
             raise UserError(
-                f"data.path is {printable(path)}, a folder without any {expected}; expected documents in it{endings_in if suffixes else ''}{others}"
+                f"data.path is {escape(path)}, a folder without any {expected}; expected documents in it{endings_in if suffixes else ''}{others}"
             )
         self.notes = Notes(self.left_out)
         self._kinds: dict[Path, Kind] = {}
 
     def name(self, file: Path) -> str:
         """The path of a file in the folder, with escapes for what does not print."""
-        return printable(file.name if file == self._path else file.relative_to(self._path).as_posix())
+        return escape(file.name if file == self._path else file.relative_to(self._path).as_posix())
 
     def kind(self, file: Path) -> Kind:
         """What a file is."""
@@ -90,7 +91,7 @@ class Files:
             empty = True
             for where, row in read_rows(file, kind, self._names, bad):
                 empty = False
-                id, at = f"{name}:{where.split()[1]}", f"{printable(file)}, {where}"
+                id, at = f"{name}:{where.split()[1]}", f"{escape(file)}, {where}"
                 try:
                     text = text_field(row, [self._field], where=at, setting="data.source.field")
                     label = label_field(row, self._label, where=at) if self._label else None
@@ -116,7 +117,7 @@ class Files:
         if given and not any(self.kind(file).rows for file in self.files):
             name, value = next(iter(given.items()))
             raise UserError(
-                f"data.source.{name} is {value}, but {plural(len(self.files), 'file')} at {printable(self._path)} hold no rows with the "
+                f"data.source.{name} is {value}, but {plural(len(self.files), 'file')} at {escape(self._path)} hold no rows with the "
                 f"field {self._field!r}: {_kinds([self.kind(file) for file in self.files])}; expected JSON lines, a JSON array, Parquet or "
                 f"Arrow, or no data.source.{name}"
             )
@@ -160,7 +161,7 @@ class Files:
 
     def listed(self) -> dict[str, Any]:
         """The files with their checksums, without what they hold."""
-        part = {"name": printable(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
+        part = {"name": escape(self._path), "version": f"{len(self.files)} files", "licence": "not stated"}
         return {"what": "files", "parts": [part], "absent": [], "files": self.checksums}
 
     def identity(self) -> Any:
@@ -182,16 +183,16 @@ def is_file(path: Path, typed: str) -> bool:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        link = f", a link to {printable(path.readlink())}," if path.is_symlink() else ","
+        link = f", a link to {escape(path.readlink())}," if path.is_symlink() else ","
         raise UserError(
-            f"data.path is {printable(typed)}{link} which does not exist; expected a file or a folder (seen from "
-            f"{printable(Path.cwd())})"
+            f"data.path is {escape(typed)}{link} which does not exist; expected a file or a folder (seen from "
+            f"{escape(Path.cwd())})"
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
     if odd := irregular(mode):
         raise UserError(
-            f"data.path is {printable(typed)}, {odd}; expected a file or a folder. Copy what it gives to a file first"
+            f"data.path is {escape(typed)}, {odd}; expected a file or a folder. Copy what it gives to a file first"
         )
     return not path.is_dir()
 
@@ -201,7 +202,7 @@ def _kinds(found: list[Kind]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return f"{', '.join(map(printable, names[:NAMED]))}{', ...' if len(names) > NAMED else ''}"
+    return f"{', '.join(map(escape, names[:NAMED]))}{', ...' if len(names) > NAMED else ''}"
 
 
 def read_text(file: Path, kind: Kind | None = None) -> str:
@@ -215,21 +216,19 @@ def read_text(file: Path, kind: Kind | None = None) -> str:
     """
     remedy = "convert it, remove it, or name the endings of the files to take, as in data.source.suffixes=[.txt]"
     if kind is not None and kind.form in kinds.ARCHIVES:
-        raise UserError(
-            f"{printable(file)} is {kind.form}; expected text or rows: unpack it, {remedy.partition(', ')[2]}"
-        )
+        raise UserError(f"{escape(file)} is {kind.form}; expected text or rows: unpack it, {remedy.partition(', ')[2]}")
     content = kinds.whole(file, kind.packed if kind is not None else "")
     refuse_mark(file, content, remedy)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{printable(file)} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; expected text. Likely "
+            f"{escape(file)} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; expected text. Likely "
             f"cause: another encoding, or not text; {remedy}"
         ) from error
     if "\0" in text:
         raise UserError(
-            f"{printable(file)} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding, or "
+            f"{escape(file)} has a NUL byte at offset {content.index(0)}; expected text. Likely cause: another encoding, or "
             f"not text; {remedy}"
         )
     return text

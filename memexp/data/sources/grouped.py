@@ -16,7 +16,7 @@ from memexp.data.sources.kinds import Kind
 from memexp.data.sources.published import Published, Row
 from memexp.data.sources.rows import BadRow
 from memexp.errors import UserError
-from memexp.wording import printable
+from memexp.terminal import escape
 
 
 class Grouped(Published):
@@ -78,7 +78,7 @@ class Grouped(Published):
         assert self.files is not None
         assert self.path is not None
         top = _tops(self.path, self.MARK)
-        tops = {printable(top(self._place(file).parent)) for file in self.files.files}
+        tops = {escape(top(self._place(file).parent)) for file in self.files.files}
         return {**described, "tops": sorted(tops)}
 
     @property
@@ -101,7 +101,7 @@ class Grouped(Published):
             folder = top(place.parent)
             members.setdefault(folder, {})[str(place.relative_to(folder))] = file
         for folder, files in members.items():
-            name = printable(folder if folder.parts else self.path.resolve().name)
+            name = escape(folder if folder.parts else self.path.resolve().name)
             if not self.wanted(name):
                 self.notes.add(self.unwanted(), name)
             else:

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from memexp.data.sources.places import open_file, reading
 from memexp.errors import UserError
-from memexp.wording import printable
+from memexp.terminal import escape
 
 TEXT, LINES, ARRAY, PARQUET, ARROW = "text", "JSON lines", "a JSON array", "Parquet", "Arrow"
 ARCHIVES = ZIP, TAR = "a zip archive", "a tar archive"
@@ -168,7 +168,7 @@ def expand(data: bytes, packed: str) -> bytes:
 def too_long(file: Path, what: str) -> UserError:
     """The error for a compressed file that would fill the memory."""
     return UserError(
-        f"{printable(file)} unpacks to {what} of more than {LONGEST >> 20:,} MiB; expected less. Likely cause: it is no text; unpack "
+        f"{escape(file)} unpacks to {what} of more than {LONGEST >> 20:,} MiB; expected less. Likely cause: it is no text; unpack "
         "it first if it is"
     )
 

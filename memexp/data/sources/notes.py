@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from memexp.wording import printable
+from memexp.terminal import escape
 
 FIRST = 3
 """The number of names that are kept and said."""
@@ -25,7 +25,7 @@ class Notes:
         note = self._noted.setdefault(what, {"count": 0, "first": []})
         note["count"] += 1
         if note["count"] <= FIRST:
-            note["first"].append(printable(name))
+            note["first"].append(escape(name))
 
     def content(self) -> dict[str, Any]:
         """For the manifest."""

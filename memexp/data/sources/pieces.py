@@ -13,7 +13,7 @@ from memexp.data.sources.places import DAMAGED, open_file, reading
 from memexp.data.sources.published import Published
 from memexp.data.sources.rows import BadRow
 from memexp.errors import UserError
-from memexp.wording import printable
+from memexp.terminal import escape
 
 SHARES = {"train": 90, "valid": 5, "test": 5}
 """Percent of the text for each split, in this order."""
@@ -69,7 +69,7 @@ class Pieces(Published):
             return text.read(size)
         except (*DAMAGED, RuntimeError, NotImplementedError) as error:
             raise UserError(
-                f"cannot read {printable(getattr(text, 'name', self.path))}: {error}; expected a whole file. Likely cause: it is cut off"
+                f"cannot read {escape(getattr(text, 'name', self.path))}: {error}; expected a whole file. Likely cause: it is cut off"
             ) from error
 
     def _opened(self, stack: ExitStack) -> IO[bytes]:
@@ -88,7 +88,7 @@ class Pieces(Published):
                 return stack.enter_context(archive.open(members[0]))
             except (IndexError, RuntimeError, NotImplementedError) as error:
                 reason = "it is empty" if isinstance(error, IndexError) else error
-                raise UserError(f"cannot read {printable(file)}: {reason}; expected a zip with the text") from error
+                raise UserError(f"cannot read {escape(file)}: {reason}; expected a zip with the text") from error
 
     def _rows_text(self) -> Iterator[bytes]:
         for row in self.rows():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from memexp.errors import UserError
-from memexp.wording import printable
+from memexp.terminal import escape
 
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a file raises that cannot be read, is cut off or damaged."""
@@ -56,7 +56,7 @@ def unreadable(file: Path, error: BaseException) -> UserError:
     """The error for a file that cannot be read or is damaged."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
     return UserError(
-        f"cannot read {printable(file)}: {reason or type(error).__name__}; expected a file of documents that can be read"
+        f"cannot read {escape(file)}: {reason or type(error).__name__}; expected a file of documents that can be read"
     )
 
 
@@ -91,7 +91,7 @@ def open_file(file: Path) -> IO[bytes]:
             handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno == errno.ENXIO:  # a socket
-                raise UserError(f"{printable(file)} is a socket or a device; expected a regular file") from error
+                raise UserError(f"{escape(file)} is a socket or a device; expected a regular file") from error
             raise
         mode = os.fstat(handle).st_mode
         if stat.S_ISREG(mode):
@@ -99,9 +99,7 @@ def open_file(file: Path) -> IO[bytes]:
         os.close(handle)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    raise UserError(
-        f"{printable(file)} is {irregular(mode)}; expected a regular file. Copy what it gives to a file first"
-    )
+    raise UserError(f"{escape(file)} is {irregular(mode)}; expected a regular file. Copy what it gives to a file first")
 
 
 def walk(root: Path, *, hidden: bool = False) -> Walked:

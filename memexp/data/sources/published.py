@@ -16,7 +16,7 @@ from memexp.data.sources.kinds import Kind, kind_of, mixture
 from memexp.data.sources.notes import Notes
 from memexp.data.sources.places import Walked, pick, reading, walk
 from memexp.data.sources.rows import JSON, LINES, TABLES, BadRow, BadRows, field, label_field, read_rows, text_field
-from memexp.wording import printable
+from memexp.terminal import escape
 
 ROWS = LINES + JSON + TABLES
 """Endings of files that contain rows, like those of the hub."""
@@ -165,7 +165,7 @@ class Published(ABC):
             number = 0
             for number, (where, row) in enumerate(islice(rows, self._rows or None), start=1):
                 name = f"{files.name(file)}:{number}" if kind.rows else files.name(file)
-                yield Row(name, f"{printable(file)}, {where}", self._split(split, number), row)
+                yield Row(name, f"{escape(file)}, {where}", self._split(split, number), row)
             if not number:
                 self.notes.add(NO_ROW, files.name(file))
             elif number == self._rows and next(rows, None) is not None:

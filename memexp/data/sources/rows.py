@@ -11,7 +11,7 @@ from memexp.data.sources.kinds import Kind
 from memexp.data.sources.notes import ROWS_LEFT_OUT, Notes
 from memexp.data.sources.places import open_file, unreadable
 from memexp.errors import UserError, did_you_mean
-from memexp.wording import printable
+from memexp.terminal import escape
 
 __all__ = [
     "JSON",
@@ -205,7 +205,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _fields(row: dict[str, Any], names: Sequence[str]) -> str:
     empty = [name for name in names if name in row]
-    shown = [printable(name) for name in sorted(row)[:SHOWN]]
+    shown = [escape(name) for name in sorted(row)[:SHOWN]]
     listed = f"the fields {', '.join(shown)}{', ...' if len(row) > SHOWN else ''}" if row else "no fields"
     return f"nothing in {empty[0]!r}" if empty else listed
 
@@ -254,7 +254,7 @@ def refuse_mark(file: Path, head: bytes, remedy: str = "convert it") -> None:
     """
     for mark, encoding in MARKS.items():
         if head.startswith(mark):
-            raise UserError(f"{printable(file)} is {encoding}, as its first bytes say; expected UTF-8: {remedy}")
+            raise UserError(f"{escape(file)} is {encoding}, as its first bytes say; expected UTF-8: {remedy}")
 
 
 def _array(file: Path, packed: str, names: Sequence[str], bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -264,7 +264,7 @@ def _array(file: Path, packed: str, names: Sequence[str], bad: BadRows) -> Itera
         rows = _decoded(content.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{printable(file)} is not JSON: {_reason(error)}; expected an array of objects, or one object a line. Likely cause: it was "
+            f"{escape(file)} is not JSON: {_reason(error)}; expected an array of objects, or one object a line. Likely cause: it was "
             "cut off"
         ) from error
     if not isinstance(rows, list):
@@ -280,7 +280,7 @@ def _array(file: Path, packed: str, names: Sequence[str], bad: BadRows) -> Itera
 
 
 def _reason(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else printable(error)
+    return "it is nested too deeply" if isinstance(error, RecursionError) else escape(error)
 
 
 def _row(file: Path, where: str, line: bytes, names: Sequence[str]) -> dict[str, Any]:
@@ -288,12 +288,12 @@ def _row(file: Path, where: str, line: bytes, names: Sequence[str]) -> dict[str,
         return _checked(file, where, _decoded(line), names)
     except UnicodeDecodeError as error:
         raise BadRow(
-            f"{printable(file)}, {where} is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start} of the line; "
+            f"{escape(file)}, {where} is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start} of the line; "
             "expected JSON in UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
         raise BadRow(
-            f"{printable(file)}, {where} is not JSON: {_reason(error)}; expected one object a line. Likely cause: JSON over many "
+            f"{escape(file)}, {where} is not JSON: {_reason(error)}; expected one object a line. Likely cause: JSON over many "
             "lines, or a file that was cut off"
         ) from error
 
@@ -301,14 +301,12 @@ def _row(file: Path, where: str, line: bytes, names: Sequence[str]) -> dict[str,
 def _checked(file: Path, where: str, row: Any, names: Sequence[str]) -> dict[str, Any]:
     if not isinstance(row, dict):
         shown = json.dumps(row)[:30] if row is None or isinstance(row, str | int | float) else f"a {type(row).__name__}"
-        raise BadRow(
-            f"{printable(file)}, {where} is not a JSON object but {shown}; expected an object with named fields"
-        )
+        raise BadRow(f"{escape(file)}, {where} is not a JSON object but {shown}; expected an object with named fields")
     for part in [part for name in names for part in (name, *name.split("/"))] if _has_twice(row) else ():
         inside: Any = row
         for step in (part,) if part in row else part.split("."):
             if isinstance(inside, _Twice) and step in inside.names:
-                raise BadRow(f"{printable(file)}, {where} has {step!r} more than once; expected each field once")
+                raise BadRow(f"{escape(file)}, {where} has {step!r} more than once; expected each field once")
             inside = inside.get(step) if isinstance(inside, dict) else None
     return row
 
@@ -331,10 +329,10 @@ def _table_rows(file: Path, form: str, names: Sequence[str], bad: BadRows) -> It
                     if isinstance(row, dict):
                         yield where, row
                         continue
-                    bad(BadRow(f"{printable(file)}, {where} cannot be read: {printable(row)}; expected text"))
+                    bad(BadRow(f"{escape(file)}, {where} cannot be read: {escape(row)}; expected text"))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {printable(file)}: {(str(error).splitlines() or [type(error).__name__])[0]}; expected "
+            f"cannot read {escape(file)}: {(str(error).splitlines() or [type(error).__name__])[0]}; expected "
             f"{'a Parquet' if form == kinds.PARQUET else 'an Arrow'} file"
         ) from error
 
@@ -365,15 +363,13 @@ def _columns(file: Path, columns: Sequence[str], names: Sequence[str]) -> list[s
     needed = {part if part in columns else part.partition(".")[0] for part in parts}
     found = [name for name in columns if name in needed]
     if not found:
-        shown = [printable(name) for name in columns[:SHOWN]]
+        shown = [escape(name) for name in columns[:SHOWN]]
         raise UserError(
-            f"{printable(file)} has the columns {', '.join(shown)}{', ...' if len(columns) > SHOWN else ''}; expected {_or(sorted(names))}, "
+            f"{escape(file)} has the columns {', '.join(shown)}{', ...' if len(columns) > SHOWN else ''}; expected {_or(sorted(names))}, "
             f"or another named in data.source{_meant(names, columns)}"
         )
     if len({*found}) < len(found):
-        raise UserError(
-            f"{printable(file)} has several columns called {_or(sorted({*found}))}; expected one of each name"
-        )
+        raise UserError(f"{escape(file)} has several columns called {_or(sorted({*found}))}; expected one of each name")
     return found
 
 
