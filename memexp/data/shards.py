@@ -25,7 +25,7 @@ from memexp.data.sources import Document, Source
 from memexp.data.sources.notes import notes_of
 from memexp.data.splits import HELD_OUT
 from memexp.errors import UserError
-from memexp.files import checksum, read_json, read_sealed, write_json, write_sealed
+from memexp.files import checksum, read_json, unsealed, write_json, write_sealed
 from memexp.machine import why_full
 from memexp.terminal import escape
 
@@ -164,8 +164,9 @@ def _documents(source: Source) -> Iterator[Document]:
 
 def record(path: Path) -> Any:
     """What was kept of a complete part of the work; None if it is not complete, or the record is damaged."""
+    content = _said(path)
     with suppress(UserError):
-        return read_sealed(path)
+        return unsealed(content, path) if isinstance(content, dict) and "checksum" in content else None
     return None
 
 

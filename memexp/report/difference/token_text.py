@@ -90,7 +90,8 @@ def visible(raw: bytes) -> str:
 
     Backslashes are doubled, so that the bytes can be recovered.
     """
-    return escape(raw.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace"))
+    text = raw.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 @dataclass(frozen=True)
