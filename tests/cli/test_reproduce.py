@@ -97,6 +97,7 @@ def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return run
 
 
+@pytest.mark.hard
 def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
     _, _, done = call("reproduce", "tiny/table1", "seeds=[0,1]")
     words = done.split(" | ")
@@ -182,6 +183,7 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert table.splitlines()[:8] == out.splitlines()[1:9]
 
 
+@pytest.mark.hard
 def test_close_rows_get_one_more_seed_and_no_second_one(
     call: Call, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monke
     assert memexp(*commands[0][4:]).settings[0].tracker.project == "mine"
 
 
+@pytest.mark.hard
 def test_a_job_gets_its_texts_as_a_user_types_them(memexp, empty, monkeypatch) -> None:
     commands = []
     command = LocalLauncher._command

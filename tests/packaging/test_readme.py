@@ -54,6 +54,7 @@ def test_lines_are_short_and_links_lead_somewhere() -> None:
         assert file or heading in headings, target
 
 
+@pytest.mark.hard
 def test_every_command_line_is_one_that_memexp_takes(memexp: Any) -> None:
     """Each is parsed and composed as it stands, but for the sweep, which would start its jobs.
 
