@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from memexp.config.words import quote
 from memexp.launch.local_launcher import LocalLauncher
 
