@@ -171,11 +171,15 @@ def _refuse_callbacks(arguments: Arguments) -> None:
             raise UserError(
                 f"{word.partition('=')[0]} is not allowed, because it would run other code; expected no callbacks of Hydra"
             )
+    from memexp.data.sources.places import walk
+
     for flag, folder in zip(arguments.flags, arguments.flags[1:], strict=False):
         if flag not in ("--config-dir", "-cd"):
             continue
-        for path in sorted(Path(folder).expanduser().rglob("*.y*ml")):
-            if "callbacks" in path.relative_to(Path(folder).expanduser()).parts or CALLBACKS.search(path.read_bytes()):
+        place = Path(folder).expanduser()
+        found = walk(place, hidden=True).members if place.is_dir() else []  # Hydra follows links too
+        for path in sorted(member.path for member in found if member.path.suffix in (".yaml", ".yml")):
+            if "callbacks" in path.relative_to(place).parts or CALLBACKS.search(path.read_bytes()):
                 raise UserError(
                     f"{path} sets callbacks of Hydra, which would run other code; expected a folder of settings without them"
                 )

@@ -16,7 +16,6 @@ process leaves is removed at the next start, unless a build can continue from it
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,6 +31,7 @@ from memexp.data.manifest import given_by, read_manifest
 from memexp.data.shards import WORK, writing
 from memexp.data.sources import Source, open_source
 from memexp.data.sources.notes import said
+from memexp.data.sources.places import walk
 from memexp.data.splits import SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
@@ -190,15 +190,17 @@ def _kept(config: Data, root: Path) -> Path | None:
     """The corpus that was prepared from what was at `data.path`, if nothing is there any more; None otherwise.
 
     Raises:
-        UserError: there is more than one.
+        UserError: there is more than one, or a folder cannot be read.
     """
-    if config.path is None or (place := Path(config.path).expanduser()).is_file() or any(_files_in(place)):
+    if config.path is None or (place := Path(config.path).expanduser()).is_file():
         return None
-    found = []
+    found: list[Path] = []
     for file in sorted((root / "data").glob(f"{config.name}-*/manifest.json")):
         with suppress(UserError):
             if _made_from(read_manifest(file.parent), config):
                 found.append(file.parent)
+    if not found or (place.is_dir() and walk(place, hidden=True).members):  # a purge may leave empty folders
+        return None
     if len(found) > 1:
         raise UserError(
             f"data.path is {config.path}, which is not there any more, and {len(found)} corpora were prepared from it, at times when its "
@@ -206,10 +208,6 @@ def _kept(config: Data, root: Path) -> Path | None:
             "corpora away that are not wanted"
         )
     return found[0] if found else None
-
-
-def _files_in(folder: Path) -> Iterator[str]:
-    return (name for _, _, names in os.walk(folder) for name in names)
 
 
 def _made_from(manifest: dict[str, Any], config: Data) -> bool:

@@ -134,6 +134,42 @@ def test_a_corpus_is_used_when_its_source_is_gone(
         prepare(text_data(folder), tmp_path, force=True)
 
 
+@pytest.mark.parametrize("way", ["linked folder", "folder in a folder"])
+def test_a_source_whose_files_lie_deeper_is_not_gone(
+    way: str, folder: Path, tmp_path: Path, text_data: MakeData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a changed text gives another corpus, and not the one that was prepared before."""
+    above = tmp_path / "above"
+    above.mkdir()
+    if way == "linked folder":
+        (above / "link").symlink_to(folder)
+    else:
+        folder = folder.rename(above / "below")
+    first = prepare(text_data(above), tmp_path)
+    file = sorted(path for path in folder.rglob("*") if path.is_file())[0]
+    file.write_text("another text, which is as long as a document has to be\n" * 50)
+    second = prepare(text_data(above), tmp_path)
+    assert second.made
+    assert second.path != first.path
+    assert "any more" not in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_listed_is_not_gone(
+    folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(text_data(folder), tmp_path)
+    listed = os.scandir
+
+    def denied(place: Any) -> Any:
+        if Path(os.fspath(place)) == folder:
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, check=says(str(folder), "Permission denied")):
+        prepare(text_data(folder), tmp_path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
