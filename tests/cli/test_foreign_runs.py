@@ -521,3 +521,15 @@ def test_callbacks_in_a_folder_of_settings_are_refused(name: str, text: str, mem
     result = memexp("train", "--config-dir", str(tmp_path / "conf"))
     assert (result.code, result.settings) == (2, [])
     assert says(str(path), "callbacks", "expected")(result.err)
+
+
+def test_callbacks_behind_a_link_are_refused(memexp: Any, tmp_path: Path) -> None:
+    """Hydra follows links to folders too."""
+    path = tmp_path / "elsewhere" / "callbacks" / "x.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("x: {_target_: os.mkdir}")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "hydra").symlink_to(tmp_path / "elsewhere")
+    result = memexp("train", "--config-dir", str(tmp_path / "conf"))
+    assert (result.code, result.settings) == (2, [])
+    assert says("hydra/callbacks/x.yaml", "expected")(result.err)
