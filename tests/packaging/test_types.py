@@ -12,14 +12,14 @@ from memexp.cli.arguments import parse
 from memexp.config.field import setting
 from memexp.experiment.definition import load
 from memexp.launch.processes import announce
-from memexp.report.escape import escape
+from memexp.report.escape import latex
 from memexp.store.folder import Run
 
 parse(1, [])
 setting(1)
 load("a folder", "a name")
 announce("a folder")
-escape(1)
+latex(1)
 Run("a folder")
 """
 """A wrong call for each room that is checked strictly."""
