@@ -138,6 +138,7 @@ def _check_train(config: TrainConfig) -> None:
             "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
             "data.max_document"
         )
+    _check_growth(config)
     _check_tracker(config.tracker)
     cutoffs = config.size.cutoffs
     if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
@@ -167,6 +168,20 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
+
+
+def _check_growth(config: TrainConfig) -> None:
+    first, data = config.data.grow_from, config.data
+    if not first:
+        return
+    if data.cut != "crop" or data.task == "classify":
+        seen = f"data.cut is {data.cut}" if data.cut != "crop" else "task=classify reads the start of each document"
+        raise UserError(f"data.grow_from is {first}, but {seen}, so nothing is cropped; expected data.grow_from=0")
+    if data.drop_tails and first % config.segment:
+        raise UserError(
+            f"data.grow_from is {first} with data.drop_tails=true; expected a multiple of segment={config.segment}, because crops "
+            "then consist of whole segments"
+        )
 
 
 def _check_tracker(tracker: Tracker) -> None:

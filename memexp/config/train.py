@@ -33,6 +33,14 @@ class TrainConfig(Command):
     mem: int = setting(
         0, "size of the memory; its unit and default depend on the architecture (table below)", unit="slots", low=0
     )
+    largest_mem: int = setting(
+        0,
+        "memory for which size=small chooses the number of steps and the lengths of crops and scored documents; default: mem, and in "
+        "a sweep the largest mem of its jobs, so that all of them read and score the same",
+        unit="slots",
+        low=0,
+        effect="nothing",
+    )
     segment: int = setting(512, "tokens of each lane in one forward pass", unit="tokens", low=1)
     lanes: int = setting(
         8, "rows of a batch: documents that are read in parallel, each with a state of its own", unit="lanes", low=1
@@ -85,6 +93,11 @@ class TrainConfig(Command):
     skip_refused: bool = setting(
         False, "leave out the jobs of a sweep whose settings are refused, instead of stopping", effect="nothing"
     )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that training reads, padding included."""
+        return self.steps * self.accumulate * self.segment * self.lanes
 
     @property
     def cutoffs(self) -> list[int]:

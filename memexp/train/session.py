@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.train import TrainConfig
-from memexp.data.lanes import Batch, TrainingLanes
+from memexp.data.lanes import Batch, Growth, TrainingLanes
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
@@ -111,6 +111,7 @@ def open_session(spec: RunSpec) -> Session:
         seed=config.seed,
         max_document=config.data.max_document,
         cut=config.data.cut,
+        growth=Growth(config.data.grow_from, config.tokens) if config.data.grow_from else None,
         drop_tails=config.data.drop_tails,
     )
     session = Session(

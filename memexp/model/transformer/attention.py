@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import AttentionArch
-from memexp.model.markers import Compilable, as_gate
+from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
         self.position = build_position(
             arch.position, width=shape.width, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided
         )
-        self.scale_H = as_gate(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
+        self.scale_H = as_scale(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
         self.smear_D = nn.Parameter(torch.zeros(shape.width)) if arch.key_smear else None
         if arch.keys_as_queries:
             with torch.no_grad():
