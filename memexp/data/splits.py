@@ -111,7 +111,8 @@ def assign(documents: Sequence[Sized], *, valid: int, test: int) -> dict[str, st
     if "train" not in splits.values():
         raise UserError(
             f"there are {len(documents)} documents in {len(count)} groups; expected {test} for the test, {valid} for "
-            "validation and more to train on. Give more, or set data.test_documents and data.valid_documents lower"
+            "validation and more to train on. Give more, set data.test_documents and data.valid_documents lower, or set both to "
+            "null, and few documents are cut by bytes"
         )
     return splits
 
@@ -254,16 +255,15 @@ def said_of_cuts(share: float, *, documents: int, groups: int, whole: int, left_
         whole: how many were too short to be cut.
         left_out: bytes between the parts.
     """
-    there_are = f"there {'is' if groups == 1 else 'are'} {plural(groups, 'document')}"
     why = (
-        f"whole documents are held out from {NEEDED} on, and {there_are}" if groups < NEEDED else
-        f"{there_are}, so different in size that of whole ones test or valid would get fewer than {FEWEST}"
+        f"{plural(groups, 'document')}; from {NEEDED} on, whole ones are held out" if groups < NEEDED else
+        f"so much do {groups:,} documents differ in size that of whole ones test or valid would get fewer than {FEWEST}"
     )  # fmt: skip
     of_each, held = ("" if documents == 1 else " of each"), f"{100 * share:.3g} %"
-    short = f"; short, and so trained on whole: {plural(whole, 'document')}" if whole else ""
+    short = f"; short, so trained on whole: {plural(whole, 'document')}" if whole else ""
     return (
-        f"split by bytes ({why}): the last {held}{of_each} for the test, the {held} before it for valid, the rest to train on; cut at line ends "
-        f"where there are any; {left_out:,} bytes between the parts left out, so that no passage is on both sides{short}"
+        f"split by bytes ({why}): the last {held}{of_each} for the test, the {held} before it for valid, the rest to train on; {left_out:,} "
+        f"bytes between them left out, so that no passage is on both sides{short}"
     )
 
 
