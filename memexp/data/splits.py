@@ -45,7 +45,7 @@ SEARCHED = 1000
 """A cut is made at the last line end in so many bytes before its place, or as many as the held-out part has if that is less."""
 
 PIECE = 16_000
-"""A held-out part is cut into documents of at least so many bytes, up to `DOCUMENTS` of them: there is a spread between documents, and
+"""A held-out part is cut into documents of about so many bytes or more, up to `DOCUMENTS` of them: there is a spread between documents, and
 each is long enough to fill the memory that a small model has by default."""
 
 RULE = {
