@@ -116,6 +116,7 @@ def test_each_of_two_texts_is_cut(tmp_path: Path, text_data: MakeData) -> None:
     corpus = prepare(text_data(tmp_path / "own", **CUT), tmp_path)
     for split in ("train", "valid", "test"):
         assert {document.id.split(":")[0] for document in corpus.split(split)} == {"a.txt", "b.txt"}
+        assert all(text.endswith("\n") for text in texts_of(corpus, split))  # of the second as well
     assert says("2 documents", "of each")(corpus.manifest["splitting"]["said"])
 
 
