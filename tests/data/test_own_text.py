@@ -112,7 +112,7 @@ def test_short_documents_beside_a_text_are_trained_on_whole(tmp_path: Path, text
 def test_each_of_two_texts_is_cut(tmp_path: Path, text_data: MakeData) -> None:
     (tmp_path / "own").mkdir()
     for name, size in (("a.txt", 300_000), ("b.txt", 60_000)):
-        (tmp_path / "own" / name).write_text(lines_of(size))
+        (tmp_path / "own" / name).write_text(lines_of(size, seed=size))
     corpus = prepare(text_data(tmp_path / "own", **CUT), tmp_path)
     for split in ("train", "valid", "test"):
         assert {document.id.split(":")[0] for document in corpus.split(split)} == {"a.txt", "b.txt"}
