@@ -67,8 +67,8 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
     )
     whole = Rows(ring.keys_BHRK.flatten(0, 1), position_N, count_N)
     groups = Groups(group_size(scores, whole, take), scores.APART, capacity)
-    candidates = min(take, groups.count) * groups.size
-    row_bytes = length * (groups.count * queries_NTK.element_size() + candidates * scores.member_bytes())
+    candidates = min(take, groups.number) * groups.size
+    row_bytes = length * (groups.number * queries_NTK.element_size() + candidates * scores.member_bytes())
     first, slots, found = 0, [], []
     for keys_NRK in keys_on(queries_BHTK.device, ring, max(1, MAXIMA_BYTES // row_bytes)):
         some = slice(first, first + len(keys_NRK))
@@ -90,7 +90,7 @@ def group_size(scores: Scores, rows: Rows, k: int) -> int:
 
 def _best(scores: Scores, queries_NTK: Tensor, rows: Rows, groups: Groups, k: int) -> tuple[Tensor, Tensor]:
     """The slots of the k best pairs, best first, and which of them were found, N T k each."""
-    groups_NTL = best_rows(scores.maxima(queries_NTK, rows, groups), min(k, groups.count))
+    groups_NTL = best_rows(scores.maxima(queries_NTK, rows, groups), min(k, groups.number))
     best = scores.members(queries_NTK, rows, groups, groups_NTL).topk(k, dim=-1)
     chosen_NTk = groups_NTL.gather(-1, best.indices // groups.size)
     slots_NTk = groups.slots(chosen_NTk, best.indices % groups.size)
@@ -114,7 +114,7 @@ def _scores(device: torch.device, queries: torch.dtype, keys: torch.dtype, head_
 
 def fault_of(scores: Scores, device: torch.device, keys: torch.dtype, head_size: int) -> str:
     """Why scores cannot be computed in this way on a device, found by a small search; empty if they can."""
-    if scores is scores_fused and scores_fused.triton is None:
+    if scores is scores_fused and not scores_fused.INSTALLED:
         return "the package triton is not installed"
     generator = torch.Generator().manual_seed(0)
     heads, length, capacity, k = 2, 128, 400, 8

@@ -25,6 +25,7 @@ try:
 except ImportError:
     triton = tl = None
 
+INSTALLED = triton is not None
 APART = 64
 """Slots of a tile of keys. Members of a group are in different tiles at the same place, so that maxima need no exchange."""
 MAXIMA_PASSES = 2
@@ -43,15 +44,15 @@ def maxima(queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor:
     The scores of each query are multiplied by a power of two of its own.
     """
     count, length, head_size = queries_NTK.shape
-    maxima_NGT = queries_NTK.new_empty(count, groups.count, length)
+    maxima_NGT = queries_NTK.new_empty(count, groups.number, length)
     large_NTK, small_NTK = _halves(queries_NTK)
     tile_T = max(16, min(QUERIES, _power_of_two(length)))
     tile_K = max(16, min(ENTRIES, _power_of_two(head_size)))
-    blocks = groups.count // groups.apart
+    blocks = groups.number // groups.apart
     with torch.cuda.device_of(queries_NTK):
         maxima_kernel[(blocks * -(-length // tile_T), count)](
             large_NTK, small_NTK, rows.keys_NRK, rows.position_N, rows.count_N, maxima_NGT, length, groups.capacity,
-            groups.count, HEAD_SIZE=head_size, SIZE=groups.size, SPLIT=rows.keys_NRK.element_size() == 4,
+            groups.number, HEAD_SIZE=head_size, SIZE=groups.size, SPLIT=rows.keys_NRK.element_size() == 4,
             TILE_R=groups.apart, TILE_T=tile_T, TILE_K=tile_K, num_warps=8,
         )  # fmt: skip
     return maxima_NGT

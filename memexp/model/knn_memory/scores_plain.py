@@ -41,7 +41,8 @@ class Groups(NamedTuple):
     """Number of slots."""
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
+        """How many groups there are."""
         return -(-self.capacity // (self.size * self.apart)) * self.apart
 
     def slots(self, groups: Tensor, members: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def maxima(queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor:
     """The largest score of each group among its readable pairs, N G T; -inf in a group without any."""
     count, capacity, head_size = rows.keys_NRK.shape
     length = queries_NTK.shape[1]
-    maxima_NGT = queries_NTK.new_empty(count, groups.count, length)
+    maxima_NGT = queries_NTK.new_empty(count, groups.number, length)
     size = groups.size
     converted = head_size if rows.keys_NRK.dtype != queries_NTK.dtype else 0
     numbers = BLOCK_BYTES // (queries_NTK.element_size() * (length + converted))  # columns of scores in a block
@@ -92,7 +93,9 @@ def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor)
     at_once = max(1, BLOCK_BYTES // copied) if copied else count * length
     pairs = zip(queries_NTK.flatten(0, 1).split(at_once), places_NTM.flatten(0, 1).split(at_once), strict=True)
     table = rows.keys_NRK.flatten(0, 1)
-    scores_NTM = torch.cat([dot_rows(queries_nK, table, places_nM) for queries_nK, places_nM in pairs]).view(slots_NTM.shape)
+    scores_NTM = torch.cat([dot_rows(queries_nK, table, places_nM) for queries_nK, places_nM in pairs]).view(
+        slots_NTM.shape
+    )
     return scores_NTM.masked_fill_(~rows.readable(slots_NTM), float("-inf"))
 
 
@@ -108,7 +111,7 @@ def member_bytes() -> int:
 
 def _members(groups: Groups, device: torch.device) -> tuple[Tensor, Tensor]:
     """The numbers of all groups, G 1, and of their members, g."""
-    return torch.arange(groups.count, device=device)[:, None], torch.arange(groups.size, device=device)
+    return torch.arange(groups.number, device=device)[:, None], torch.arange(groups.size, device=device)
 
 
 def _largest(scores_NWT: Tensor, size: int, *, out: Tensor) -> None:

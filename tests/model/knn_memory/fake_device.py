@@ -11,7 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 META = torch.device("meta")
 NO_KERNEL = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "_reshape_alias"}
-CHOSEN = {"gather": 1, "index": 1, "index_select": 1, "_embedding_bag_per_sample_weights_backward": 1, "embedding_bag": 1}
+CHOSEN = {
+    "gather": 1,
+    "index": 1,
+    "index_select": 1,
+    "_embedding_bag_per_sample_weights_backward": 1,
+    "embedding_bag": 1,
+}
 """Operations that read only chosen rows of their first or second tensor, and not all of it."""
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "repeat_interleave", "bincount"}
 
@@ -82,5 +88,3 @@ def _bytes(func: Any, name: str, args: Any, kwargs: Any, given: list[Tensor], ma
     if name == "scatter_":
         sizes[0], output = 0, sizes[-1]
     return sum(sizes) + output
-
-
