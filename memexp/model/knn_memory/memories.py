@@ -31,7 +31,8 @@ class PairMemories(nn.ModuleDict):
             return MemoryCost()
         first = with_slots[0]
         on_host, number_bytes = first.arch.stored_on == "host", 2 if first.arch.stored == "bf16" else 4
-        carried = max(PIECE_BYTES, first.slots * first.shape.head_size * number_bytes)
+        row = first.slots * first.shape.head_size * number_bytes
+        carried = max(row, min(PIECE_BYTES, first.shape.heads * row))  # of one lane, or at most PIECE_BYTES more
         return MemoryCost(
             what=f"rings, {first.arch.stored}",
             on_host=on_host,

@@ -1,10 +1,11 @@
 """Scores on a GPU by two kernels of Triton: the largest of each group of pairs, and all of chosen groups.
 
-The scores of a tile of keys stay in registers, and only the maxima of groups are written, so the keys are read once. The
-tiles are multiplied by tensor cores, which take half precision. So that nothing is rounded, each factor is the sum of two
-fp16 numbers: a power of two, which is exact, takes a key or query to the range of fp16, and two numbers of 11 bits hold as
-many bits as one in fp32. The products of the large parts and of one large and one small part are added in fp32; what is
-left out, the product of the small parts, is as small as the rounding of fp32. A key in bf16 is one fp16 number.
+The scores of a tile of keys stay in registers, and only the maxima of groups are written, so the keys are read once. Tensor
+cores multiply the tiles, in half precision. So that hardly anything is rounded, each factor is the sum of two fp16 numbers:
+a power of two, which is exact, takes a key or query to the range of fp16, and two numbers of 11 bits hold nearly as many
+bits as one in fp32. The products of the large parts, and of one large and one small part, are added in fp32. The product of
+the small parts is left out: it is at most 2^-22 of the product of the norms, about as much as sums in fp32 round. A key in
+bf16 is one fp16 number. So the maxima need no proof that rounding did not change the choice, as a CPU's in bf16 do.
 
 The functions are those of `scores_plain`. This module can be imported without Triton, which comes with torch for CUDA.
 Shapes: N lanes and heads, T queries, R slots, K head size, G groups, L chosen groups, M their members.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from memexp.model.knn_memory.ring import Ring, readable_spans
 
-PIECE_BYTES = 256 << 20
+PIECE_BYTES = 32 << 20
 """Bytes that are carried at a time; the keys of one lane and head may be more."""
 
 
