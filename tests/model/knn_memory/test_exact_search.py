@@ -94,7 +94,7 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     expected = exact(queries, ring, 16).slots_BHTk
     for where, name, value in (
         (cpu_search, "FEW", 0), (cpu_search, "TILE_BYTES", 1), (cpu_search, "MAXIMA_BYTES", 1), (cpu_search, "QUERIES", 128),
-        (cpu_search, "QUERIES", 512), (cpu_search, "TILE_BYTES", 1 << 16), (scores_plain, "BLOCK_BYTES", 1),
+        (cpu_search, "QUERIES", 512), (cpu_search, "TILE_BYTES", 1 << 16),
         (scores_plain, "BLOCK_BYTES", 1 << 15), (accelerator_search, "MAXIMA_BYTES", 1),
     ):  # fmt: skip
         monkeypatch.setattr(where, name, value)
