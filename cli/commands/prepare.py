@@ -9,7 +9,7 @@ def run(config: PrepareConfig) -> None:
     from rich.text import Text
 
     from memexp.data.corpus import prepare
-    from memexp.data.manifest import tokenizer_name
+    from memexp.data.manifest import splitting_of, tokenizer_name
     from memexp.data.sources.notes import said
     from memexp.data.splits import SPLITS
     from memexp.files import find_root
@@ -28,6 +28,8 @@ def run(config: PrepareConfig) -> None:
         ratio = count["bytes"] / max(count["tokens"], 1)
         table.add_row(split, *(f"{count[key]:,}" for key in ("documents", "bytes", "tokens")), f"{ratio:.2f}")
     screen.print(Fitting(table))
+    if splitting := splitting_of(corpus.manifest):
+        screen.print(escape(splitting), markup=False, highlight=False, soft_wrap=True)
     left_out = corpus.manifest["left_out"]
     if left_out["documents"]:
         shortest = config.data.min_document

@@ -6,6 +6,7 @@ import sys
 from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
+from memexp.wording import plural
 
 
 def run(config: TrainConfig) -> None:
@@ -14,6 +15,7 @@ def run(config: TrainConfig) -> None:
     from memexp.cost.memory import refuse_what_cannot_fit
     from memexp.data.classes import for_task
     from memexp.data.corpus import prepare
+    from memexp.data.manifest import is_cut, splitting_of
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
@@ -21,7 +23,7 @@ def run(config: TrainConfig) -> None:
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
-    from memexp.wording import number, plural
+    from memexp.wording import number
 
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
@@ -35,7 +37,9 @@ def run(config: TrainConfig) -> None:
         print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
-    for line in remarks(config):
+    if is_cut(corpus.manifest):
+        print(escape(f"{corpus.name} is {splitting_of(corpus.manifest)}"))
+    for line in [*remarks(config), *_read_alike(config, len(corpus.split("train")))]:
         print(escape(line))
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
@@ -64,6 +68,20 @@ def run(config: TrainConfig) -> None:
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(escape(str(trained.path)))
+
+
+def _read_alike(config: TrainConfig, documents: int) -> list[str]:
+    """A warning if lanes read the same text at the same time, because there are fewer documents than lanes.
+
+    Args:
+        documents: of the training split.
+    """
+    if config.data.max_document or documents >= config.lanes:
+        return []
+    return [
+        f"warning: {config.lanes} lanes read {plural(documents, 'training document')} from the start, so most of them read the same text at "
+        "the same time; data.max_document=4096 lets each read a random part of this length"
+    ]
 
 
 def _refuse_padding(config: TrainConfig, longest: int) -> None:

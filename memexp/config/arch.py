@@ -198,8 +198,8 @@ class PairArch(AttentionArch):
     stored: str = setting("fp32", "precision of the stored keys and values", choices=("fp32", "bf16"))
     stored_on: str = setting(
         "device",
-        "where keys and values are stored: on the model's device, or in the host's memory, which is larger and is searched by "
-        "the CPU",
+        "where keys and values are stored: on the model's device, or in the host's memory, which is larger; exact search carries "
+        "the keys to the device, other engines run on the CPU",
         choices=("device", "host"),
         effect="speed",
     )

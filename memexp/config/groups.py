@@ -42,11 +42,16 @@ class Data:
     source: SourceOptions = group(SourceOptions, effect="nothing")
     tokenizer: Tokenizer = group(Tokenizer, effect="nothing")
     min_document: int = setting(0, "shorter documents are left out", unit="bytes", low=0, effect="nothing")
-    valid_documents: int = setting(
-        8, "smallest number of documents in the validation split", unit="documents", low=1, effect="nothing"
+    valid_documents: int | None = setting(
+        8,
+        "smallest number of documents in the validation split; null, here and below: 5 % of the text for each, in whole documents if there "
+        "are 40, otherwise cut from each",
+        unit="documents",
+        low=1,
+        effect="nothing",
     )
-    test_documents: int = setting(
-        8, "smallest number of documents in the test split", unit="documents", low=1, effect="nothing"
+    test_documents: int | None = setting(
+        8, "smallest number of documents in the test split, or null", unit="documents", low=1, effect="nothing"
     )
     max_document: int = setting(
         0,

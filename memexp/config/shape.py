@@ -59,11 +59,13 @@ MANIFEST: Shape = {
     "name": str, "dtype": str, "settings": dict, "source": {"what": str, "parts": list},
     "tokenizer": {"kind": str, "hash": str, "vocabulary": _COUNT, "path": (str, type(None))},
     "files": {None: _FILE}, "splits": {None: {"documents": _COUNT, "bytes": _COUNT, "tokens": _COUNT}}, "seconds": _NUMBER,
+    "splitting": {"by": str, "said": str},
 }  # fmt: skip
 """manifest.json of a prepared corpus."""
 
 CORPUS: Shape = [{
     "id": str, "group": str, "bytes": _COUNT, "split": str, "tokens": _COUNT, "slices": (dict, type(None)), "label": (str, type(None)),
+    "start": _COUNT,
 }]  # fmt: skip
 """documents.json of a prepared corpus."""
 

@@ -4,7 +4,8 @@
       tokens.bin        all documents one after another, uint16 or uint32
       answers.bin       bool, whether each token is scored; there only where some document has answers
       documents.json    [{"id", "group", "bytes", "split", "tokens"}, ...] in the order of tokens.bin; documents
-                        with answers also have their number and, if held out, slices; those with a class have a label
+                        with answers also have their number and, if held out, slices; those with a class have a label;
+                        parts of a document that was cut have their start in it, in bytes
       tokenizer.model   SentencePiece model, or the words; empty for bytes
       manifest.json     source with versions and licences, settings, counts, checksums of the files and of itself
 
@@ -32,7 +33,7 @@ from memexp.data.shards import WORK, writing
 from memexp.data.sources import Source, open_source
 from memexp.data.sources.notes import said
 from memexp.data.sources.places import walk
-from memexp.data.splits import SPLITS, hashed
+from memexp.data.splits import RULE, SPLITS, hashed
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
@@ -219,7 +220,7 @@ def _made_from(manifest: dict[str, Any], config: Data) -> bool:
         same &= all(identity.get(name, value) == value for name, value in options.items())
     else:
         same = given == given_by(config)
-    return same and all(settings[name] == value for name, value in _chosen(config).items() if name != "source")
+    return same and all(settings.get(name) == value for name, value in _chosen(config).items() if name != "source")
 
 
 def _beside(path: Path, word: str) -> Path:
@@ -374,6 +375,7 @@ def _chosen(config: Data) -> dict[str, Any]:
         "min_document": config.min_document,
         "valid_documents": config.valid_documents,
         "test_documents": config.test_documents,
+        **({"splits": RULE} if None in (config.valid_documents, config.test_documents) else {}),
     }
 
 

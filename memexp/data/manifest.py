@@ -49,3 +49,13 @@ def tokenizer_name(manifest: dict[str, Any]) -> str:
     tokenizer = manifest["tokenizer"]
     kind = tokenizer["kind"] if tokenizer["path"] is None else Path(tokenizer["path"]).stem
     return str(kind) if kind == "bytes" else f"{kind} {tokenizer['vocabulary']:,}"
+
+
+def splitting_of(manifest: dict[str, Any]) -> str:
+    """How the corpus was split, in a line; empty for one that was prepared by an older version."""
+    return str(manifest.get("splitting", {}).get("said", ""))
+
+
+def is_cut(manifest: dict[str, Any]) -> bool:
+    """Whether documents were cut by bytes, so that the same document has a part in each split."""
+    return manifest.get("splitting", {}).get("by") == "bytes"

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from memexp import __version__
 from memexp.config.groups import Data
-from memexp.data import shards, tokenizers
+from memexp.data import shards, splits, tokenizers
 from memexp.data.encoding import Encoder, as_text
 from memexp.data.manifest import given_by
 from memexp.data.shards import WORK, Entry, Shard, writing
 from memexp.data.sources import Source
 from memexp.data.sources.notes import said
-from memexp.data.splits import SPLITS, assign
+from memexp.data.splits import SPLITS
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, write_atomically, write_json, write_sealed
@@ -59,8 +59,8 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
         notes = shards.noted(folder / WORK)
         if notes:
             described = described | {"notes": notes}
+        splitting = _split(parts, config, _causes(parts, config, notes))
         entries = [entry for part in parts for entry in part.entries]
-        _split(entries, config, _causes(parts, config, notes))
         tokenizer = _tokenizer(parts, config, folder / WORK, progress)
         _encode(parts, tokenizer, folder=folder, progress=progress)
     write_atomically(folder / "tokenizer.model", tokenizer.save())
@@ -83,6 +83,7 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
             "hash": tokenizers.tokenizer_hash(tokenizer),
         },
         "splits": {split: _count([entry for entry in entries if entry.split == split]) for split in SPLITS},
+        "splitting": splitting,
         "left_out": {"documents": left_out[0], "bytes": left_out[1]},
         "dtype": tokenizer.encode("").dtype.name,
         "seconds": round(time.monotonic() - started, 1),
@@ -130,23 +131,27 @@ def _and(causes: list[str]) -> str:
     return f". What it says: {'; '.join(causes)}" if causes else ""
 
 
-def _split(entries: list[Entry], config: Data, causes: list[str]) -> None:
-    """Assign a split to each document whose source does not say it, then check all splits.
+def _split(parts: list[Shard], config: Data, causes: list[str]) -> dict[str, Any]:
+    """Assign a split to each document whose source does not say it, or cut documents; then check all splits.
 
     Args:
         causes: what has left documents out.
 
+    Returns:
+        For the manifest: `by` which rule it was, its numbers, and what is said of it.
+
     Raises:
         UserError: there are too few documents, a split has none, two have the same name, or a group is in two splits.
     """
+    entries = [entry for part in parts for entry in part.entries]
+    splitting: dict[str, Any] = {"by": "source", "said": "split as the source says"}
     if unassigned := [entry for entry in entries if not entry.split]:
         _join_what_is_alike(unassigned)
         try:
-            splits = assign(unassigned, valid=config.valid_documents, test=config.test_documents)
+            splitting = _assign(parts, unassigned, config)
         except UserError as error:
             raise UserError(f"{error}{_and(causes)}") from error
-        for entry in unassigned:
-            entry.split = splits[entry.group]
+        entries = [entry for part in parts for entry in part.entries]
     _warn_of_what_is_trained_on(entries)
     names: set[str] = set()
     sides: dict[str, str] = {}
@@ -167,6 +172,42 @@ def _split(entries: list[Entry], config: Data, causes: list[str]) -> None:
             f"no document of {missing[0]} is left; expected some in each split. Likely cause: "
             f"{'; '.join(causes) or 'the source has none of that split'}"
         )
+    return splitting
+
+
+def _assign(parts: list[Shard], unassigned: list[Entry], config: Data) -> dict[str, Any]:
+    """Split the documents whose source does not say it, by the settings or, if they give nothing, by what there is.
+
+    Raises:
+        UserError: there are too few, or there is too little text.
+    """
+    valid, test = config.valid_documents, config.test_documents
+    if valid is not None or test is not None:
+        other = splits.number_of(unassigned)
+        numbers = {"valid": other if valid is None else valid, "test": other if test is None else test}
+        _take(unassigned, splits.assign(unassigned, **numbers))
+        return {"by": "numbers", **numbers, "said": splits.said_of_numbers(**numbers)}
+    if (held_out := splits.hold_out(unassigned)) is not None:
+        _take(unassigned, held_out)
+        return {"by": "shares", "said": splits.said_of_shares()}
+    groups = len({entry.group for entry in unassigned})
+    whole = any(entry.answers is not None or entry.label is not None for entry in unassigned)
+    if whole or any(entry.split for part in parts for entry in part.entries):
+        raise UserError(splits.uncuttable(groups))
+    sizes = [entry.bytes for entry in unassigned]
+    cut = {entry.id for entry, is_cut in zip(unassigned, splits.to_cut(sizes), strict=True) if is_cut}
+    if (share := splits.held_share(sum(entry.bytes for entry in unassigned if entry.id in cut))) is None:
+        raise UserError(splits.too_little(sizes))
+    for part in parts:
+        part.cut(share, cuts=lambda entry: entry.id in cut)
+    left_out = sum(sizes) - sum(entry.bytes for part in parts for entry in part.entries)
+    seen = {"documents": len(cut), "groups": groups, "whole": len(unassigned) - len(cut), "left_out": left_out}
+    return {"by": "bytes", "share": share, **seen, "said": splits.said_of_cuts(share, **seen)}
+
+
+def _take(entries: list[Entry], split_of: dict[str, str]) -> None:
+    for entry in entries:
+        entry.split = split_of[entry.group]
 
 
 def _join_what_is_alike(entries: list[Entry]) -> None:
@@ -189,7 +230,7 @@ def _join_what_is_alike(entries: list[Entry]) -> None:
 
 def _warn_of_what_is_trained_on(entries: list[Entry]) -> None:
     """Warn of held-out documents whose text is also in the training split, where the source itself says what is held out."""
-    trained = {entry.digest for entry in entries if entry.split == "train"}
+    trained = {entry.digest for entry in entries if entry.split == "train" and entry.digest}  # parts have none
     alike = [entry for entry in entries if entry.split != "train" and entry.digest in trained and entry.answers is None]
     if alike:
         console(stderr=True).print(

@@ -15,15 +15,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from memexp.config.groups import Data
 from memexp.data.sources import Document, Source
 from memexp.data.sources.notes import notes_of
-from memexp.data.splits import HELD_OUT
+from memexp.data.splits import HELD_OUT, cut
 from memexp.errors import UserError
 from memexp.files import checksum, read_json, unsealed, write_json, write_sealed
 from memexp.machine import why_full
@@ -56,11 +56,15 @@ class Entry:
     label: str | None = None
     digest: str = ""
     """Of its text."""
+    start: int | None = None
+    """Of a part of a document that was cut: its first byte in that document."""
+    skipped: int = 0
+    """Bytes before it in the shard that are of no document, because they are between two parts."""
 
     def row(self) -> dict[str, Any]:
-        """Its row of documents.json. Keys that only documents with answers have are left out of other rows."""
+        """Its row of documents.json. Keys that only documents with answers, or parts, have are left out of other rows."""
         answers = None if self.answers is None else len(self.answers)
-        kept = asdict(self) | {"answers": answers, "digest": None}
+        kept = asdict(self) | {"answers": answers, "digest": None, "skipped": None}
         return {name: value for name, value in kept.items() if value is not None}
 
 
@@ -88,7 +92,42 @@ class Shard:
         """Its documents with their text."""
         with self.path.open("rb") as file:
             for entry in self.entries:
+                file.seek(entry.skipped, os.SEEK_CUR)
                 yield entry, file.read(entry.bytes)
+
+    def cut(self, share: float, *, cuts: Callable[[Entry], bool]) -> None:
+        """Replace documents by their parts, each a document of its own.
+
+        Args:
+            share: of a document, for each of validation and test.
+            cuts: whether a document is cut; others are for training.
+        """
+        entries: list[Entry] = []
+        begin = 0
+        with self.path.open("rb") as file:
+            for entry in self.entries:
+                if cuts(entry):
+                    entries += _parts(entry, share, file, begin)
+                else:
+                    entries.append(replace(entry, split="train"))
+                begin += entry.bytes
+        self.entries = entries
+
+
+def _parts(entry: Entry, share: float, file: IO[bytes], begin: int) -> Iterator[Entry]:
+    """The parts of a document, whose first byte in the file is `begin`."""
+
+    def read(start: int, end: int) -> bytes:
+        file.seek(begin + start)
+        return file.read(min(end, entry.bytes) - start)
+
+    parts, end = cut(entry.bytes, share, read), 0
+    splits = [part.split for part in parts]
+    for place, part in enumerate(parts):
+        group = f"{entry.id}:{part.split}"
+        id = f"{group}:{place + 1 - splits.index(part.split)}" if splits.count(part.split) > 1 else group
+        yield Entry(id, group, part.end - part.start, part.split, start=part.start, skipped=part.start - end)
+        end = part.end
 
 
 def begin(work: Path, content: str) -> None:

@@ -13,7 +13,7 @@ from memexp.bench.workload import Work
 from memexp.cli.commands import bench
 from memexp.cli.main import main
 from memexp.config.commands import BENCHES, BenchConfig
-from memexp.model.knn_memory.exact_search import Neighbours
+from memexp.model.knn_memory.selection import Neighbours
 from memexp.report.escape import markdown
 
 from ..tiny import configure

@@ -124,6 +124,16 @@ def test_a_segment_that_no_document_fills_is_refused() -> None:
         _refuse_padding(configure("segment=4096", "data.max_document=1024"), 5000)
 
 
+def test_lanes_that_read_the_same_text_are_warned_of() -> None:
+    from memexp.cli.commands.train import _read_alike
+
+    assert _read_alike(configure("lanes=8"), 1) == []  # each reads a random part
+    whole = configure("lanes=8", "data.max_document=0")
+    assert _read_alike(whole, 8) == []
+    (line,) = _read_alike(whole, 7)
+    assert says("warning", "8 lanes", "7 training documents", "data.max_document")(line)
+
+
 def test_a_classifier_generates_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from memexp.cli.commands import generate
     from memexp.config.commands import GenerateConfig

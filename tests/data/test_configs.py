@@ -64,6 +64,7 @@ def test_signs_in_a_path_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFix
         folder.mkdir(parents=True)
     for number in range(20):
         (folders["path"] / f"{number}.txt").write_text(f"text {number}")
-    data = composed("text", f"data.path='{folders['path']}'", "data.tokenizer.kind=bytes")
+    numbers = "data.valid_documents=2", "data.test_documents=2"
+    data = composed("text", f"data.path='{folders['path']}'", "data.tokenizer.kind=bytes", *numbers)
     run(PrepareConfig(data=data, root=str(folders["root"])))
     assert f"/[/mine]/{odd}" in "".join(line.strip() for line in capsys.readouterr().out.splitlines())

@@ -49,6 +49,17 @@ def test_sentencepiece_gives_back_every_text(sentencepiece: Tokenizer, text: str
     assert not len(ids) or ids.max() < sentencepiece.vocabulary
 
 
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def spaceless(request: pytest.FixtureRequest) -> Tokenizer:
+    """A model of a text without a space, such as a Chinese one."""
+    return train(Settings(kind=request.param, vocabulary=271), ["中文注释中文。\n天地玄黄。宇宙洪荒。\n" * 40])
+
+
+@given(TEXTS)
+def test_a_model_of_text_without_spaces_gives_spaces_back(spaceless: Tokenizer, text: str) -> None:
+    assert spaceless.decode(spaceless.encode(text)) == text
+
+
 @given(TEXTS)
 def test_bytes_are_the_texts_utf8(text: str) -> None:
     ids = Bytes().encode(text)

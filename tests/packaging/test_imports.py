@@ -30,7 +30,10 @@ LIGHT_ROOMS = ("config", "data", "store", "launch", "experiment", "report", "cli
 """Rooms that never load torch when they are imported."""
 NEVER_TORCH = ("config", "data", "store", "launch", "experiment", "report")
 """Rooms that name torch nowhere but inside functions."""
-DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu", "markdown_it": "markdown-it-py"}
+DISTRIBUTIONS = {
+    "hydra": "hydra-core", "yaml": "pyyaml", "faiss": "faiss-cpu", "markdown_it": "markdown-it-py",
+    "triton": "torch",  # a build for CUDA requires the Triton that fits it
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

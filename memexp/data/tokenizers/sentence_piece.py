@@ -72,6 +72,10 @@ class SentencePiece:
         self._mark: np.ndarray | None = None
         if self.lossless and len(byte_ids) == 256:
             self._mark = np.array([byte_ids[value] for value in SPACE_MARK.encode()], dtype=self._dtype)
+        self._space: np.ndarray | None = None
+        """Stands for a space where the model has no piece for it, because the text that it was trained on has none or few."""
+        if self._mark is not None and self._processor.is_unknown(self._processor.piece_to_id(SPACE_MARK)):
+            self._space = np.array([byte_ids[ord(" ")]], dtype=self._dtype)
         self._pieces = [self._piece(id) for id in range(self.vocabulary)]
 
     def _keeps_text(self) -> bool:
@@ -101,10 +105,13 @@ class SentencePiece:
         for index, part in enumerate([text] if self._mark is None else text.split(SPACE_MARK)):
             if index and self._mark is not None:
                 encoded.append(self._mark)
-            lines = _lines(part)
-            while batch := list(islice(lines, LINES)):
-                ids = chain.from_iterable(self._processor.encode(batch, num_threads=1))
-                encoded.append(np.fromiter(ids, dtype=self._dtype))
+            for place, between in enumerate([part] if self._space is None else part.split(" ")):
+                if place and self._space is not None:
+                    encoded.append(self._space)
+                lines = _lines(between)
+                while batch := list(islice(lines, LINES)):
+                    ids = chain.from_iterable(self._processor.encode(batch, num_threads=1))
+                    encoded.append(np.fromiter(ids, dtype=self._dtype))
         tokens = np.concatenate(encoded) if encoded else np.empty(0, dtype=self._dtype)
         if self.lossless and self._mark is None and (unknown := self._unknown(text, tokens)):
             raise UserError(

@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.model.knn_memory.exact_search import ACCELERATOR_BLOCK_BYTES, Neighbours, exact
+from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.ring import Ring, newest_keys, readable_spans
+from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
+from memexp.model.knn_memory.selection import Neighbours
 from memexp.model.transformer.numerics import at_least_fp32
 
 INDEX_FROM = 1 << 20
@@ -86,7 +88,7 @@ def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     queries_BHTK = queries_BHTK.to(keys_BHRK.dtype)
     size = -(-capacity // neighbours)
     void_B1R1 = ~readable_BR[:, None, :, None]
-    block = max(1, ACCELERATOR_BLOCK_BYTES // (8 * lanes * heads * capacity * keys_BHRK.element_size()))
+    block = max(1, BLOCK_BYTES // (8 * lanes * heads * capacity * keys_BHRK.element_size()))
     numbers, found = [], []
     with torch.autocast(queries_BHTK.device.type, enabled=False):
         for block_BHTK in queries_BHTK.split(block, dim=2):

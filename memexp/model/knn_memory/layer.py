@@ -83,8 +83,9 @@ class PairMemory(nn.Module):
         """What queries read from local attention and the ring together."""
         search_recall = None
         if self.router is None:
-            stored, search = seen_where_stored(ring), self.search_on(heads.queries_BHTK.device)
-            queries_BHTK = heads.queries_BHTK.detach().to(stored.keys_BHRK.device)
+            search = self.search_on(heads.queries_BHTK.device)
+            stored = ring if search == "exact" else seen_where_stored(ring)  # exact search fetches the keys by itself
+            queries_BHTK = heads.queries_BHTK.detach().to(stored.count_B.device)
             neighbours = self._engine(search)(queries_BHTK, stored, self.arch.neighbours)
             retrieved = fetch(heads.queries_BHTK, ring, neighbours)
             search_recall = recall(neighbours, queries_BHTK, stored) if search in APPROXIMATE else None

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
-from memexp.model.knn_memory.exact_search import ACCELERATOR_BLOCK_BYTES
+from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES
 from memexp.model.knn_memory.layer import PairMemory, Reading
 from memexp.model.knn_memory.ring import Ring
+from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
+from memexp.model.knn_memory.streaming import PIECE_BYTES
 from memexp.model.segment import MemoryCost, Retrieval
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
 from memexp.model.transformer.shape import Shape
@@ -27,10 +29,14 @@ class PairMemories(nn.ModuleDict):
         with_slots = [self[number] for number in self if self[number].slots]
         if not with_slots:
             return MemoryCost()
+        first = with_slots[0]
+        on_host, number_bytes = first.arch.stored_on == "host", 2 if first.arch.stored == "bf16" else 4
+        row = first.slots * first.shape.head_size * number_bytes
+        carried = max(row, min(PIECE_BYTES, first.shape.heads * row))  # of one lane, or at most PIECE_BYTES more
         return MemoryCost(
-            what=f"rings, {with_slots[0].arch.stored}",
-            on_host=with_slots[0].arch.stored_on == "host",
-            search_bytes=2 * ACCELERATOR_BLOCK_BYTES,
+            what=f"rings, {first.arch.stored}",
+            on_host=on_host,
+            search_bytes=MAXIMA_BYTES + BLOCK_BYTES + 2 * carried * on_host,
             search=sum(memory.multiplications for memory in with_slots),
         )
 

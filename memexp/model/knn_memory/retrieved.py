@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memexp.model.knn_memory.exact_search import Neighbours
 from memexp.model.knn_memory.gather_matmul import dot_rows, sum_rows
 from memexp.model.knn_memory.ring import Ring, gather
+from memexp.model.knn_memory.selection import Neighbours
+from memexp.model.knn_memory.streaming import rows_on
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.regions import part
 
@@ -42,8 +43,11 @@ def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
 
 def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Copies of the keys and values of some slots on another device, and for each slot its row in the copies."""
+    lanes, heads, _, head_size = ring.keys_BHRK.shape
+    rows_M = _rows(slots_BHPk.to(ring.keys_BHRK.device), ring.keys_BHRK).flatten()
     keys_BHRK, values_BHRK = (
-        gather(stored, slots_BHPk).flatten(2, 3).to(device) for stored in (ring.keys_BHRK, ring.values_BHRK)
+        rows_on(device, stored.flatten(0, 2), rows_M).view(lanes, heads, -1, head_size)
+        for stored in (ring.keys_BHRK, ring.values_BHRK)
     )
     places_Pk = torch.arange(keys_BHRK.shape[2], device=device).view(slots_BHPk.shape[2:])
     return keys_BHRK, values_BHRK, places_Pk.expand_as(slots_BHPk)

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memexp.model.knn_memory.exact_search import Neighbours, best_rows, inner_products
 from memexp.model.knn_memory.ring import Ring, ages, gather, newest_keys
+from memexp.model.knn_memory.selection import Neighbours, best_rows
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
 ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
 """Parameters of the descent, as in the published code of CoLT5's router; `SHARPNESS` is its epsilon."""
+CONVERTED = 1 << 13
+"""Pairs of a half-precision ring that are converted at once."""
 
 
 class Routed(NamedTuple):
@@ -63,6 +65,21 @@ class Router(nn.Module):
         keys_BHNK, found_BN = newest_keys(ring, self.context)
         keys_BHNK = at_least_fp32(keys_BHNK) * found_BN[:, None, :, None]
         return keys_BHNK.sum(2) / found_BN.sum(-1).clamp_min(1).view(-1, 1, 1)
+
+
+def inner_products(keys_BHRK: Tensor, queries_BHTK: Tensor) -> Tensor:
+    """Scores of all pairs in fp32, B H R T, without a copy of a half-precision ring.
+
+    In half precision many scores would be equal, and the choice among them would depend on the position of the ring.
+    """
+    if keys_BHRK.dtype == queries_BHTK.dtype:
+        return keys_BHRK @ queries_BHTK.mT
+    lanes, heads, capacity, _ = keys_BHRK.shape
+    scores_BHRT = queries_BHTK.new_empty(lanes, heads, capacity, queries_BHTK.shape[2])
+    for start in range(0, capacity, CONVERTED):
+        converted_BHRK = keys_BHRK[:, :, start : start + CONVERTED].to(queries_BHTK.dtype)
+        scores_BHRT[:, :, start : start + CONVERTED] = converted_BHRK @ queries_BHTK.mT
+    return scores_BHRT
 
 
 def descend(scores_BHR: Tensor, void_BHR: Tensor, keep_B11: Tensor) -> Tensor:

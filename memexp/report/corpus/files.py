@@ -41,6 +41,7 @@ def to_terminal(inspection: Inspection) -> "RenderableType":
     classes = ", ".join(f"{label} {documents:,}" for label, documents in inspection.classes.items())
     return Group(
         Text(head, style="bold"),
+        *([Text(escape(inspection.splitting))] if inspection.splitting else []),
         *([Text(f"Documents of each class: {escape(classes)}")] if classes else []),
         Text(f"\nTokens of a document: {quantiles}"),
         _lengths(inspection),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from memexp.data.corpus import Corpus, TokenDocument
-from memexp.data.manifest import tokenizer_name
+from memexp.data.manifest import splitting_of, tokenizer_name
 from memexp.data.repetition import counts_by_distance, distances
 from memexp.errors import UserError
 from memexp.report.difference.token_text import visible
@@ -53,6 +53,7 @@ class Inspection:
     """Statistics of one split of a corpus.
 
     Attributes:
+        splitting: how the corpus was split; empty for one that an older version prepared.
         quantiles: tokens of a document: p10, median, p90 and max.
         classes: number of documents with each label, if the source gives labels.
         sampled: number of documents whose repetition was counted; they are the first documents, as in scoring.
@@ -65,6 +66,7 @@ class Inspection:
     name: str
     folder: str
     split: str
+    splitting: str
     tokenizer: str
     vocabulary: int
     documents: int
@@ -115,6 +117,7 @@ def inspect_corpus(corpus: Corpus, *, split: str, ngram: int, sample: int) -> In
         name=corpus.name,
         folder=corpus.path.name,
         split=split,
+        splitting=splitting_of(corpus.manifest),
         tokenizer=tokenizer_name(corpus.manifest),
         vocabulary=corpus.vocabulary,
         documents=len(documents),

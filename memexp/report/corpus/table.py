@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memexp.data.manifest import read_manifest, tokenizer_name
+from memexp.data.manifest import is_cut, read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
 from memexp.report.escape import Fitting, escape
@@ -24,6 +24,7 @@ class Listed:
 
     Attributes:
         tokenizer: kind and vocabulary of the tokenizer.
+        cut: whether documents were cut by bytes, so that each split has a part of them.
         documents, tokens: totals over all splits.
         disk: bytes of the folder.
         licences: licences of its parts, the most frequent first.
@@ -33,6 +34,7 @@ class Listed:
     name: str
     state: str
     tokenizer: str = ""
+    cut: bool = False
     documents: int | None = None
     tokens: int | None = None
     disk: int | None = None
@@ -63,6 +65,7 @@ def _read(folder: Path) -> Listed:
         name=str(manifest["name"]),
         state="prepared",
         tokenizer=tokenizer_name(manifest),
+        cut=is_cut(manifest),
         documents=sum(int(split["documents"]) for split in splits),
         tokens=sum(int(split["tokens"]) for split in splits),
         disk=disk,
@@ -93,7 +96,7 @@ def corpora_table(listed: Sequence[Listed]) -> "RenderableType":
     styles = {"prepared": "green", "damaged": "red"}
     for item in listed:
         table.add_row(
-            Text(escape(item.name)),
+            Text(escape(item.name) + (" (cut by bytes)" if item.cut else "")),
             Text(item.state, style=styles.get(item.state, "dim")),
             item.tokenizer or UNKNOWN,
             whole(item.documents),

@@ -31,7 +31,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 BASE = {
-    "text": "data=text",
+    "text": "data=text data.valid_documents=2 data.test_documents=2",
     "c4": "data=c4_4k data.source.longer_than=0 data.valid_documents=2 data.test_documents=2",
     "arxiv": "data=arxiv_math data.source.category= data.valid_documents=2 data.test_documents=2 data.source.fields.text=[text]",
     "github": "data=github data.source.share=1 data.valid_documents=2 data.test_documents=2",

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.model.knn_memory import engines
+from memexp.model.knn_memory import engines, scores_plain
+from memexp.model.knn_memory.accelerator_search import by_scores
 from memexp.model.knn_memory.engines import build_engine, chosen_engine, recall
 from memexp.model.knn_memory.ring import Ring, ages, ages_at, clear_ring, empty_ring, write
 from memexp.model.state import fork
@@ -132,9 +133,7 @@ def test_half_precision_keys_are_searched_as_they_are_stored() -> None:
     ring = write(ring, keys, keys, valid_B=torch.tensor([3000, 3000]))
     queries = F.normalize(torch.randn(2, 2, 40, 16), dim=-1)
     check("exact", build_engine("exact")(queries, ring, 64), queries, ring)
-    from memexp.model.knn_memory.exact_search import _by_mask
-
-    check("exact", _by_mask(queries, ring, 64), queries, ring)
+    check("exact", by_scores(scores_plain, queries, ring, 64), queries, ring)
 
 
 def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

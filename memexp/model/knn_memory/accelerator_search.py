@@ -1,0 +1,135 @@
+"""Exact search on an accelerator: shapes do not depend on values, so the host never waits for the device.
+
+Only the largest score of each group of pairs is kept, its maximum. The k best pairs are in the k groups with the largest
+maxima, because each of them is the maximum of its group or shares its group with a larger score. The members of these
+groups are scored again. All queries of a lane and head are searched together, so its keys are read once.
+
+Shapes: B lanes, H heads, N lanes and heads, T queries, R slots, K head size, k neighbours, G groups, L chosen groups, M their
+members.
+"""
+
+import math
+import sys
+from functools import cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memexp.model.knn_memory import scores_fused, scores_plain
+from memexp.model.knn_memory.ring import Ring
+from memexp.model.knn_memory.scores_plain import Groups, Rows
+from memexp.model.knn_memory.selection import Neighbours, best_rows
+from memexp.model.knn_memory.streaming import keys_on
+from memexp.terminal import escape
+
+MAXIMA_BYTES = 1 << 30
+"""Bytes of the maxima and members of as many lanes and heads as are searched together."""
+LARGEST_GROUP = 64
+"""Largest number of pairs in a group."""
+TOLERANCE = 1e-4
+"""Largest difference of two scores of the same pair by different kernels, relative to the largest score."""
+
+
+class Scores(Protocol):
+    """How scores are computed: `scores_plain` or `scores_fused`."""
+
+    APART: int
+    MAXIMA_PASSES: int
+
+    def maxima(self, queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor: ...
+
+    def members(self, queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor: ...
+
+    def entry_bytes(self, rows: Rows) -> int: ...
+
+    def member_bytes(self) -> int: ...
+
+
+def by_groups(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
+    """The best pairs for every query.
+
+    Args:
+        ring: with its counts on the device of the queries; the keys may be in the host's memory.
+    """
+    scores = _scores(queries_BHTK.device, queries_BHTK.dtype, ring.keys_BHRK.dtype, queries_BHTK.shape[-1])
+    return by_scores(scores, queries_BHTK, ring, k)
+
+
+def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
+    """As `by_groups`, with scores that are computed in this way."""
+    lanes, heads, capacity, _ = ring.keys_BHRK.shape
+    length, take = queries_BHTK.shape[2], min(k, capacity)
+    queries_NTK = queries_BHTK.flatten(0, 1)
+    position_N, count_N = (
+        each.view(-1, 1).expand(-1, heads).contiguous().flatten() for each in (ring.position_B, ring.count_B)
+    )
+    whole = Rows(ring.keys_BHRK.flatten(0, 1), position_N, count_N)
+    groups = Groups(group_size(scores, whole, take), scores.APART, capacity)
+    candidates = min(take, groups.number) * groups.size
+    row_bytes = length * (groups.number * queries_NTK.element_size() + candidates * scores.member_bytes())
+    first, slots, found = 0, [], []
+    for keys_NRK in keys_on(queries_BHTK.device, ring, max(1, MAXIMA_BYTES // row_bytes)):
+        some = slice(first, first + len(keys_NRK))
+        rows = Rows(keys_NRK, position_N[some], count_N[some])
+        slots_NTk, found_NTk = _best(scores, queries_NTK[some], rows, groups, take)
+        slots.append(slots_NTk)
+        found.append(found_NTk)
+        first += len(keys_NRK)
+    size, padding = (lanes, heads, length, take), (0, k - take)
+    return Neighbours(F.pad(torch.cat(slots).view(size), padding), F.pad(torch.cat(found).view(size), padding))
+
+
+def group_size(scores: Scores, rows: Rows, k: int) -> int:
+    """The power of two for which the maxima in fp32 and the keys of members together are the fewest bytes."""
+    capacity, head_size = rows.keys_NRK.shape[1:]
+    balance = 4 * scores.MAXIMA_PASSES * capacity / (k * head_size * scores.entry_bytes(rows))
+    return min(LARGEST_GROUP, 1 << max(0, round(math.log2(balance) / 2)))
+
+
+def _best(scores: Scores, queries_NTK: Tensor, rows: Rows, groups: Groups, k: int) -> tuple[Tensor, Tensor]:
+    """The slots of the k best pairs, best first, and which of them were found, N T k each."""
+    groups_NTL = best_rows(scores.maxima(queries_NTK, rows, groups), min(k, groups.number))
+    best = scores.members(queries_NTK, rows, groups, groups_NTL).topk(k, dim=-1)
+    chosen_NTk = groups_NTL.gather(-1, best.indices // groups.size)
+    slots_NTk = groups.slots(chosen_NTk, best.indices % groups.size)
+    return slots_NTk.clamp_max_(groups.capacity - 1), best.values > float("-inf")
+
+
+@cache
+def _scores(device: torch.device, queries: torch.dtype, keys: torch.dtype, head_size: int) -> Scores:
+    """The fastest way to compute these scores on a device that is right there; says why if it is not the fastest of all."""
+    if device.type != "cuda" or queries != torch.float32 or keys not in (torch.float32, torch.bfloat16):
+        return scores_plain
+    if not (fault := fault_of(scores_fused, device, keys, head_size)):
+        return scores_fused
+    print(
+        f"warning: exact search on {device} takes several times as long as it could, because its kernel cannot be used: "
+        f"{escape(fault)}",
+        file=sys.stderr,
+    )
+    return scores_plain
+
+
+def fault_of(scores: Scores, device: torch.device, keys: torch.dtype, head_size: int) -> str:
+    """Why scores cannot be computed in this way on a device, found by a small search; empty if they can."""
+    if scores is scores_fused and not scores_fused.INSTALLED:
+        return "the package triton is not installed"
+    generator = torch.Generator().manual_seed(0)
+    heads, length, capacity, k = 2, 128, 400, 8
+    queries_BHTK = torch.randn(1, heads, length, head_size, generator=generator).to(device)
+    keys_BHRK = torch.randn(1, heads, capacity, head_size, generator=generator).to(device, keys)
+    position_B, count_B = (torch.tensor([number], device=device) for number in (capacity + 100, capacity - 50))
+    ring = Ring(keys_BHRK, keys_BHRK, position_B, count_B, capacity - 50)
+    try:
+        found = by_scores(scores, queries_BHTK, ring, k)
+    except Exception as error:  # a compiler, a driver and a device can fail in many ways
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    expected = by_scores(scores_plain, queries_BHTK, ring, k)
+    all_BHTR = queries_BHTK @ keys_BHRK.to(queries_BHTK.dtype).mT
+    best, other = (all_BHTR.gather(-1, each.slots_BHTk) for each in (expected, found))
+    difference = ((best - other).abs().amax() / best.abs().amax()).item()
+    if not (found.found_BHTk.all() and difference < TOLERANCE):
+        return f"in a small search it finds other pairs, whose scores differ by {difference:.1e} of the largest"
+    return ""
