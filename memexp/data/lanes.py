@@ -255,11 +255,12 @@ class TrainingLanes:
                 "data.drop_tails is true, but documents have answers, which stand at their ends; expected "
                 "data.drop_tails=false"
             )
-        cut_off = (one for one in documents if one.answers is not None and 0 < max_document < len(one.tokens) - 1)
+        name, shortest = ("data.max_document", max_document) if growth is None else ("data.grow_from", growth.first)
+        cut_off = (one for one in documents if one.answers is not None and 0 < shortest < len(one.tokens) - 1)
         if (document := next(cut_off, None)) is not None:
             raise UserError(
-                f"data.max_document is {max_document}, but document {document.id} has {len(document.tokens) - 1} tokens to predict, and "
-                "its answers need all that stands before them; expected data.max_document=0, or more"
+                f"{name} is {shortest}, but document {document.id} has {len(document.tokens) - 1} tokens to predict, and "
+                f"its answers need all that stands before them; expected {name}=0, or more"
             )
         if lanes % ranks:
             raise UserError(f"lanes is {lanes} with {ranks} processes; expected a multiple, for all read as many")
