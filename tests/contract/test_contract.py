@@ -59,7 +59,7 @@ def test_1_shapes_types_and_bytes_do_not_change(case: Case, text: Text) -> None:
 
 def test_1_packed_state_comes_back(case: Case, text: Text) -> None:
     _, state = run(case.model, text)
-    restored = unpack(pack(state), like=case.model.init_state(3))
+    restored = unpack(pack(state), like=case.model.init_state(1), lanes=3)
     more = text.tokens[:1], text.valid[:1], torch.zeros_like(text.reset[:1])
     expected, _ = run(case.model, Text(*more), fork(state))
     found, _ = run(case.model, Text(*more), restored)
