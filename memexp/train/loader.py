@@ -62,4 +62,6 @@ class Reader:
     def _read(self) -> Step:
         batches = [next(self._lanes) for _ in range(self._segments)]
         scored = int(sum(batch.weight_BT.sum() for batch in batches))
-        return Step([to_device(batch, self._device) for batch in batches], scored, self._lanes.state(), self._lanes.epoch)
+        return Step(
+            [to_device(batch, self._device) for batch in batches], scored, self._lanes.state(), self._lanes.epoch
+        )

@@ -12,13 +12,13 @@ POSITIONS = ("none", "xl", "rotary", "xpos", "alibi", "dynamic")
 
 CASES: tuple[tuple[str, ...], ...] = (
     *((f"arch={arch}",) for arch in ARCHS),
-    *((f"arch={arch}", HALF) for arch in ARCHS),
     *(
         (f"arch={arch}", HALF, "recompute=true", "accumulate=2", "arch.key_smear=true", "arch.dropout=0.1")
         for arch in ARCHS
     ),
     ("arch=block", "accumulate=2", "bptt_segments=0"), ("arch=rmt", "accumulate=4", "bptt_segments=1"),
-    *((f"arch={arch}", HALF, f"arch.position={name}") for arch in ("compressive", "rmt_xl", "thought") for name in POSITIONS),
+    *(("arch=rmt_xl", HALF, f"arch.position={name}") for name in POSITIONS),
+    *((f"arch={arch}", HALF, f"arch.position={name}") for arch in ("compressive", "thought") for name in ("rotary", "xl")),
     ("arch=knn", "arch.combine=joint", "arch.position=xl"),
     ("arch=vanilla", "arch.normalise=false", "arch.scale=1", "arch.keys_as_queries=true"),
     ("arch=xl", "arch.reach=window", HALF), ("arch=xl_enhanced", "arch.reach=window", "mem=5"),

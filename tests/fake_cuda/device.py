@@ -180,7 +180,9 @@ class Watch(TorchDispatchMode):
         indices = list(args[1])
         adds = "put" in name and len(args) > 3 and args[3]
         if on_cuda and adds:
-            places = [(index.numel(), size) for index, size in zip(indices, args[0].shape, strict=False) if index is not None]
+            places = [
+                (index.numel(), size) for index, size in zip(indices, args[0].shape, strict=False) if index is not None
+            ]
             many, few = max(count for count, _ in places), prod(size for _, size in places)
             if many > SERIAL * few:
                 self.seen.serial[place()] += many

@@ -11,9 +11,7 @@ from .cases import CASES, MANY_WORDS, QUICK, searches_on_the_host
 from .work import Walk, on_gpu, walk
 
 
-@pytest.mark.parametrize(
-    "case", [QUICK, *(pytest.param(case, marks=pytest.mark.hard) for case in CASES)], ids=" ".join
-)
+@pytest.mark.parametrize("case", [QUICK, *(pytest.param(case, marks=pytest.mark.hard) for case in CASES)], ids=" ".join)
 def test_a_run_does_the_same_on_a_gpu(case: tuple[str, ...], there: Callable[..., Walk]) -> None:
     seen = there(walk, *case)
     assert seen.same_form

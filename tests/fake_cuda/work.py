@@ -36,10 +36,9 @@ class Walk(NamedTuple):
     save: Seen
     resume: Seen
     score: Seen
+    """Of scoring with every memory but the document's own, if it is inspected instead."""
     inspect: Seen
     generate: Seen
-    strides: int
-    """How many strides of documents were scored."""
     same_form: bool
     """Whether the state has the shapes, types and devices that it had before the step, also after the resume."""
     state_on: set[str]
@@ -100,22 +99,21 @@ def walk(*overrides: str, vocabulary: int = VOCABULARY, steps: int = 1) -> Walk:
         same = same and before == forms(opened.state)
         model = opened.model
         texts = documents(vocabulary, config.segment + 3, config.segment)
-        strides: list[int] = []
         watch.begin()
-        for memory in ("on", "off", "foreign") if model.memory_slots else ("on",):
-            score_documents(
-                model, texts, lanes=2, max_document=0, memory=memory, bf16=half, progress=strides.append
-            )
+        retrieves = bool(getattr(config.arch, "neighbours", 0) and (config.mem or getattr(config.arch, "pairs", 0)))
+        of_others = ("off", "foreign") if model.memory_slots else ()
+        for memory in of_others if retrieves else ("on", *of_others):
+            score_documents(model, texts, lanes=2, max_document=0, memory=memory, bf16=half)
         score = watch.end()
         watch.begin()
-        if getattr(config.arch, "neighbours", 0) and (config.mem or getattr(config.arch, "pairs", 0)):
+        if retrieves:
             score_documents(model, texts, lanes=2, max_document=0, retrieved=3, bf16=half)
         inspect = watch.end()
         watch.begin()
         prompt = np.arange(config.segment - 2) % vocabulary
         for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, bf16=half):
             pass
-        return Walk(step, save, resume, score, inspect, watch.end(), len(strides), same, state_on)
+        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on)
 
 
 def some_cuts(length: int) -> list[int]:
@@ -148,7 +146,7 @@ def interruption(*overrides: str, vocabulary: int) -> Interruption:
         rings = state_bytes([ring.keys_BHRK for ring in opened.state.memory if isinstance(ring, Ring)])
         content, save = saved(opened, watch)
         del opened
-        opened, resume = resumed(spec, content, watch)
+        _, resume = resumed(spec, content, watch)
     planned = plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
     return Interruption(step, save, resume, planned, rings)
 
@@ -172,8 +170,8 @@ def resumed(spec: RunSpec, content: dict[str, Any], watch: Watch) -> tuple[sessi
     content = content | {"random": []}
     watch.begin()
     with (
-        mock.patch.object(checkpoint, "newest", lambda folder: folder),
-        mock.patch.object(checkpoint, "load", lambda *_, **__: content),
+        mock.patch.object(checkpoint, "newest", return_value=Path("newest")),
+        mock.patch.object(checkpoint, "load", return_value=content),
         mock.patch.object(checkpoint, "restore_random_state"),
     ):
         opened = session.open_session(spec)

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from memexp.config.arch import AttentionArch
 from memexp.model.transformer.attention import SelfAttention, local_scores
-from memexp.model.transformer.position import ByDistance, Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
+from memexp.model.transformer.position import (
+    ByDistance,
+    Positioned,
+    RelativeXl,
+    T5Bias,
+    bucket,
+    build_position,
+    dense,
+    in_order,
+)
 from memexp.model.transformer.shape import Shape
 
 from ...messages import says
