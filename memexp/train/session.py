@@ -121,7 +121,8 @@ def open_session(spec: RunSpec) -> Session:
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
-        state=model.init_state(config.lanes),
+        # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
+        state=model.init_state(config.lanes if newest is None else 1),
         notes=notes,
     )
     if newest is not None:
@@ -213,7 +214,10 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
     """Compile the model if asked; returns messages on what cannot be done, or is slow, on this device."""
     notes = model.remarks(device)
     if config.precision == "bf16" and slow_here(device):
-        notes.append("precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster")
+        processor = "GPU" if device.type == "cuda" else "CPU"
+        notes.append(
+            f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
+        )
     if config.compile and (missing := missing_compiler(device)):
         notes.append(f"compile=true has no effect: {missing} was not found; torch.compile needs it")
     elif config.compile and not compile_layers(model):
@@ -226,7 +230,7 @@ def _restore(session: Session, path: Path) -> None:
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     with _fitting(path, remedy=remedy):
         session.model.load_state_dict(content["model"])
-        session.state = unpack(content["state"], like=session.state)
+        session.state = unpack(content["state"], like=session.state, lanes=session.spec.config.lanes)
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
