@@ -187,6 +187,7 @@ class Optim:
         1.0,
         "further factor on the learning rate of the learned scales of attention (arch.normalise=true)",
         low=0.0,
+        departure=True,
         later=True,
     )
     clip: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", low=0.0)

@@ -3,7 +3,7 @@
 import math
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,10 +18,13 @@ from rich.text import Text
 from memexp.config.checks import remarks
 from memexp.config.compose import typed
 from memexp.config.hydra_errors import explain
+from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
 from memexp.terminal import Fitting, console, escape
 
+LARGEST = "largest_mem"
+"""The setting by which a sweep makes its jobs read and score the same."""
 MOST_JOBS = 10_000
 """Jobs of a sweep; each is composed before the first one runs."""
 
@@ -77,6 +80,7 @@ class CheckedSweeper(Sweeper):
         for job in jobs:
             if (first := chosen.index(job.overrides)) < job.number:
                 job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
+        self._read_the_same(jobs, given)
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
@@ -89,6 +93,20 @@ class CheckedSweeper(Sweeper):
             results += self._launcher.launch(batch, initial_job_idx=start)
         _report_failures(kept, results)
         return results
+
+    def _read_the_same(self, jobs: list[Job], given: list[Override]) -> None:
+        """Choose the lengths of all jobs for the largest memory among them, if some would read or score less than others.
+
+        Otherwise a difference between two memories would be one between their texts.
+        """
+        largest = max((getattr(job.settings, LARGEST, 0) for job in jobs), default=0)
+        if any(override.key_or_group == LARGEST for override in given):
+            return
+        for job in jobs:
+            if isinstance(job.settings, TrainConfig) and job.settings.largest_mem < largest:
+                same = self._checked(job.number, [*job.overrides, f"{LARGEST}={largest}"], job.label)
+                if replace(same.settings or job.settings, largest_mem=job.settings.largest_mem) != job.settings:
+                    jobs[job.number] = same
 
     def _checked(self, number: int, overrides: list[str], label: str) -> Job:
         job = Job(number, overrides, label)
