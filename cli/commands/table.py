@@ -1,11 +1,13 @@
 """`memexp table`: compare runs, or a paper's table with our numbers."""
 
 import re
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from memexp.config.commands import TableConfig
+from memexp.config.groups import Scored
 from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError
 from memexp.experiment.definition import means_experiment
@@ -14,10 +16,12 @@ from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
 from memexp.files import find_root
+from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
 from memexp.report.table.files import show, write
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
+from memexp.store.folder import Run
 from memexp.store.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
@@ -48,6 +52,17 @@ def run(config: TableConfig) -> None:
         name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
         texts = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
         write(folder / (name or "runs"), texts)
+
+
+def show_finished(folders: Sequence[Path]) -> None:
+    """Print the table of the runs of a sweep, or why there is none."""
+    runs = [Run(path) for path in dict.fromkeys(folders) if (path / "summary.json").exists()]
+    if not runs:
+        return
+    try:
+        show(lay_out(compare(runs[0].path.parents[2], runs, metric="perplexity", scored=Scored())))
+    except UserError as error:
+        console().print(f"no table: {escape(error)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

@@ -29,7 +29,7 @@ class LocalLauncher(Launcher):
         """Run the jobs and wait for them.
 
         Returns:
-            One result per job; for a failed job it holds the error.
+            One result per job; for a failed job it holds the error, for a finished one the run folder if it has one.
 
         Raises:
             Stopped: a signal arrived; the jobs have saved and ended.
@@ -79,7 +79,9 @@ class LocalLauncher(Launcher):
 
 def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:
     result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED if job.state == "done" else JobStatus.FAILED)
-    if job.state == "failed":
+    if job.state == "done":
+        result.return_value = job.run
+    elif job.state == "failed":
         message = job.reason.partition(": ")[2] or job.reason
         result.return_value = (
             UserError(message) if job.exit_code == USER_ERROR else JobCrashed(f"{job.reason}; see {job.log}")

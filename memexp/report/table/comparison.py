@@ -205,7 +205,7 @@ def compare(
     places = comparison.cells.keys() | {
         (row_of(entry, keys[entry.run.name]), column)
         for entry in on_other_documents
-        for column in entry.columns(by, *_first(comparison.texts.get(entry.run.data)))
+        for column in entry.columns(by, _first_text(comparison, entry.run.data))
     }
     comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
     for cell in comparison.cells.values():
@@ -221,8 +221,9 @@ def compare(
     return comparison
 
 
-def _first(texts: Sequence[Text] | None) -> tuple[str, ...]:
-    return (texts[0].name,) if texts else ()
+def _first_text(comparison: Comparison, data: str) -> str:
+    texts = comparison.texts.get(data)
+    return texts[0].name if texts else ""
 
 
 def _sorted(rows: set[Row], comparison: Comparison) -> list[Row]:
@@ -244,10 +245,9 @@ def _baselines(comparison: Comparison) -> dict[tuple[Column, tuple[Any, ...]], R
 
 
 def _plainest(rows: Sequence[Row]) -> Row:
-    """The row without a memory and with the settings that most rows have, so that a single trial is not what all are compared with."""
-    shared = Counter(row.settings for row in rows)
-    plain = [row for row in rows if row.variant == "on" and row.mem == row.trained_mem] or list(rows)
-    return min(plain, key=lambda row: (row.memory > 0, -shared[row.settings], row.order))
+    """The first row without a memory, or with the smallest, as it was trained."""
+    as_trained = [row for row in rows if row.variant == "on" and row.mem == row.trained_mem]
+    return min(as_trained or rows, key=lambda row: (row.memory > 0, row.order))
 
 
 def _refuse_unknown(gauges: Sequence[str], entries: Sequence[Entry]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Row:
         memory: slots as scored, 0 without a memory.
         variant: state of the memory in scoring: on, off (always empty) or foreign (the memory of another document).
         settings: the remaining settings in which runs of the table differ and that its presets do not imply, with their values.
+        changed: how many of them have another value than the presets give.
     """
 
     architecture: str
@@ -47,6 +48,7 @@ class Row:
     trained_mem: int
     variant: str
     settings: tuple[tuple[str, str], ...]
+    changed: int = field(default=0, compare=False)
 
     @property
     def label(self) -> str:
@@ -58,11 +60,11 @@ class Row:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Architectures as the settings list them, then by size."""
+        """Architectures as the settings list them, then by size, then those first whose settings are as the presets give them."""
         known = list(ARCHS)
         place = known.index(self.architecture) if self.architecture in known else len(known)
         sizes = (self.context, self.cache, self.trained_mem, self.memory, _VARIANTS.index(self.variant))
-        return (place, self.architecture, *sizes, self.settings)
+        return (place, self.architecture, *sizes, self.changed, self.settings)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class Trained:
     def settings(self) -> dict[str, str]:
         """The settings as text, without those that have columns of their own; see `memexp.report.table.settings`."""
         return settings_of(self.config, self.root) | {BEFORE: made_before(self.config, self.revisions)}
+
+    @cached_property
+    def described(self) -> Described:
+        return Described(self.config, self.settings)
 
     @cached_property
     def scale(self) -> tuple[Any, ...]:
@@ -234,7 +240,7 @@ def read_entry(run: Trained, score: Score) -> Entry:
 
 def keys_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> dict[str, list[str]]:
     """By a run's name the settings that it shows, and the tokenizer's hash if only that shows that tokenizers differ."""
-    shown = settings_to_show([Described(run.config, run.settings) for run in runs])
+    shown = settings_to_show([run.described for run in runs])
     if not any(key.startswith(f"{TOKENIZER}.") for keys in shown for key in keys):
         hashes = differing([(entry.run.data, {TOKENIZER: entry.tokenizer[:8]}) for entry in entries])
         shown = [[*keys, *hashes] for keys in shown]
@@ -245,7 +251,7 @@ def row_of(entry: Entry, keys: Sequence[str]) -> Row:
     """The row that a score belongs to; `keys` are the settings that it shows besides what every row shows."""
     run, summary, asked = entry.run, entry.summary, entry.score.name
     assert asked is not None
-    settings = run.settings | {TOKENIZER: entry.tokenizer[:8]}
+    shown = tuple((key, (run.settings | {TOKENIZER: entry.tokenizer[:8]})[key]) for key in keys)
     return Row(
         architecture=run.architecture,
         context=run.context,
@@ -254,5 +260,6 @@ def row_of(entry: Entry, keys: Sequence[str]) -> Row:
         mem=asked.mem,
         trained_mem=run.mem,
         variant=asked.memory,
-        settings=tuple((key, settings[key]) for key in keys),
+        settings=shown,
+        changed=sum(run.described.implied.get(key) != value for key, value in shown),
     )

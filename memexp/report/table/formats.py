@@ -1,6 +1,7 @@
 """A table as Markdown, LaTeX, HTML and CSV, and for the terminal."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ _STYLE = (
     "tr>:first-child{position:sticky;left:0;background:Canvas}li,code,h2{overflow-wrap:anywhere}"
     "@media(max-width:40rem){tbody .left{max-width:40vw;white-space:normal}}"
 )
+
+_WORD = re.compile(r"(?:\d[\d.,]*|[^\d=._+ -])+[=._+ -]?|.")
+"""What a setting can be broken after; the digits of a number stay together."""
 
 _FOLDED = 14
 """Smallest width of the column of settings, in characters."""
@@ -237,8 +241,12 @@ def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
                 overflow="fold",
                 no_wrap=grid.headers[at] != "settings" and grid.right[at],
             )
+        room = _FOLDED + max(0, width - _needed(grid, kept))
         for line in lines:
-            table.add_row(*(Text(escape(line[at])) for at in kept))
+            texts = (
+                _folded(escape(line[at]), room) if grid.headers[at] == "settings" else escape(line[at]) for at in kept
+            )
+            table.add_row(*map(Text, texts))
         tables.append(Fitting(table))
         title = None
     below = [Text(escape(note), style="dim") for note in grid.notes]
@@ -252,6 +260,21 @@ def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
 
 def _heading(header: str) -> str:
     return header.replace(" ", "\n")
+
+
+def _folded(settings: str, width: int) -> str:
+    """Settings on lines of `width` characters, broken between them or else between their words, but not in a number."""
+    lines = [""]
+    for setting in re.split(r"(?<=,) ", settings):
+        if len(lines[-1]) + 1 + len(setting) <= width:
+            lines[-1] = f"{lines[-1]} {setting}".lstrip()
+            continue
+        lines.append("")
+        for word in _WORD.findall(setting):
+            if len(lines[-1]) + len(word) > width:
+                lines.append("")
+            lines[-1] += word
+    return "\n".join(line for line in lines if line)
 
 
 def _parts(grid: Grid, width: int) -> list[tuple[list[int], list[list[str]]]]:

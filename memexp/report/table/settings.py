@@ -155,7 +155,7 @@ def _with_references(composed: Mapping[str, Any], given: Mapping[str, Any]) -> d
 
 
 def settings_to_show(runs: Sequence[Described]) -> list[list[str]]:
-    """For each run the settings to show, sorted: those in which runs differ, and which its presets do not imply.
+    """For each run the settings to show: those in which runs differ, and which its presets do not imply.
 
     A setting that was changed in one run is shown for all with the same presets, so that its values stand beside each other.
     """
@@ -180,15 +180,16 @@ def _follows(key: str, runs: Sequence[Described]) -> bool:
 
 
 def differing(runs: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
-    """The settings in which runs differ, sorted.
+    """The settings in which runs differ, sorted, choices of groups first.
 
     Args:
         runs: the data set and the settings of each run. Settings of the data are compared only within one data set,
             because they always differ between data sets. A setting that only some architectures have is compared only
             among the runs that have it.
     """
-    keys = sorted({key for _, settings in runs for key in settings})
-    return [key for key in keys if _differs(key, runs)]
+    keys = {key for _, settings in runs for key in settings}
+    in_order = sorted(keys, key=lambda key: (key not in _TYPED.values(), key))
+    return [key for key in in_order if _differs(key, runs)]
 
 
 def _differs(key: str, runs: Sequence[tuple[str, dict[str, str]]]) -> bool:

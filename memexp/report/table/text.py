@@ -232,23 +232,20 @@ def _of_baselines(comparison: Comparison) -> list[str]:
         without = [column.label for column in comparison.columns if (chosen, column) not in comparison.cells]
         lack = f" It has no score on {', '.join(without)}." if without else ""
         return [f"baseline: {chosen.label}. {seeds}{lack}"]
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for column in comparison.columns:
+        if rows := comparison.baseline_rows(column):
+            columns.setdefault(tuple(row.label for row in rows), []).append(column.label)
+    several = len(comparison.columns) > 1 and any(len(labels) < len(comparison.columns) for labels in columns.values())
     named = "; ".join(
-        " and ".join(row.label for row in rows) + (f" ({column.label})" if len(comparison.columns) > 1 else "")
-        for column in comparison.columns
-        if (rows := comparison.baseline_rows(column))
+        " and ".join(rows) + (f" ({', '.join(labels)})" if several else "") for rows, labels in columns.items()
     )
     notes = [
-        f"baseline: {named}. In each column a row is compared with the one of the same size, the same amount of training and the same "
-        f"text that has no memory, or the smallest; baseline=ROW chooses another. {seeds}"
+        f"baseline: {named}. A row is compared with the row of its size, its amount of training and its text that has no memory, or the "
+        f"smallest; baseline=ROW chooses another. {seeds}"
     ]
-    alone = [
-        row.label for row in comparison.rows
-        if any(comparison.baseline_rows(column) for column in comparison.columns)
-        and any((row, column) in comparison.cells for column in comparison.columns)
-        and all(comparison.baseline(row, column) is None for column in comparison.columns)
-    ]  # fmt: skip
-    if alone:
-        notes.append(f"No other row has the size and the amount of training of {', '.join(alone)}.")
+    if any(comparison.baseline(*cell) is None for cell in cells if cell in comparison.cells):
+        notes.append(f"vs. baseline {UNKNOWN}: no other row has this size and amount of training.")
     return notes
 
 
