@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ class LocalLauncher(Launcher):
                 screen.out(escape_lines(job.output.rstrip()), highlight=False)
         if interrupted:
             raise Stopped(interrupted)
+        if all(job.state == "done" and not job.steps for job in jobs):  # everything in the logs was shown
+            for job in jobs:
+                job.log.unlink()
+                job.log.with_suffix(".json").unlink(missing_ok=True)
+            with suppress(OSError):  # it holds other files
+                folder.rmdir()
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:

@@ -261,5 +261,5 @@ def row_of(entry: Entry, keys: Sequence[str]) -> Row:
         trained_mem=run.mem,
         variant=asked.memory,
         settings=shown,
-        changed=sum(run.described.implied.get(key) != value for key, value in shown),
+        changed=sum(run.described.implied(key) != value for key, value in shown),
     )

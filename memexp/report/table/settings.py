@@ -1,11 +1,15 @@
 """The settings in which runs differ, without those that a table shows in columns of their own or that a preset implies."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from memexp.config.compose import compose
 from memexp.config.introspection import choices_of, flatten
 from memexp.config.revisions import REVISIONS, in_force
 from memexp.config.train import NOT_OF_THE_RESULT
@@ -119,39 +123,47 @@ class Described:
         flat = flatten(self.config)
         return tuple((group, str(flat.get(key, "predict"))) for group, key in _PRESETS.items())
 
-    @cached_property
-    def implied(self) -> dict[str, str]:
-        """What each setting would be if only the presets and what other settings refer to were given; empty if a preset is not known."""
+    def implied(self, key: str) -> str | None:
+        """What a setting would be if only the presets and the settings that it refers to were given; None if a preset is not known."""
         presets = _known(self.presets)
-        return {} if presets is None else _named(_with_references(_composed(presets), flatten(self.config)))
+        if presets is None:
+            return None
+        plain, referring = _composed(presets)
+        return _text(OmegaConf.select(self._with_references, key)) if key in referring else plain.get(key)
+
+    @cached_property
+    def _with_references(self) -> Any:
+        """The run's settings, where those that refer to others do so again."""
+        presets = _known(self.presets)
+        assert presets is not None
+        settings = copy.deepcopy(self.config)
+        for key, reference in _composed(presets)[1].items():
+            *path, last = key.split(".")
+            node = settings
+            for name in path:
+                node = node.setdefault(name, {})
+            node[last] = reference
+        return OmegaConf.create(settings)
 
 
 def _known(presets: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...] | None:
     """The presets whose files are here. A corpus may have a name of its own; without any other file nothing is known."""
-    found = tuple((group, name) for group, name in presets if name in choices_of(group))
+    found = tuple((group, name) for group, name in presets if name in _choices(group))
     return found if {group for group, _ in presets} - {group for group, _ in found} <= {"data"} else None
 
 
 @cache
-def _composed(presets: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Every setting as the presets alone give it, with references to other settings unresolved."""
-    from omegaconf import OmegaConf
+def _choices(group: str) -> list[str]:
+    return choices_of(group)
 
-    from memexp.config.compose import compose
 
+@cache
+def _composed(presets: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings as the presets alone give them: those with a value, and those that refer to other settings, unresolved."""
     composed: Any = OmegaConf.to_container(compose("train", [f"{group}={name}" for group, name in presets]))
-    return flatten(composed)
-
-
-def _with_references(composed: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The composed settings, where a reference to another setting has the value that this setting has in the run."""
-    from omegaconf import OmegaConf
-
-    refer = {key: value for key, value in composed.items() if isinstance(value, str) and "${" in value}
-    config = OmegaConf.create()
-    for key, value in ({name: given.get(name, value) for name, value in composed.items()} | refer).items():
-        OmegaConf.update(config, key, value)
-    return {key: OmegaConf.select(config, key) if key in refer else value for key, value in composed.items()}
+    flat = flatten(composed)
+    referring = {key: value for key, value in flat.items() if isinstance(value, str) and "${" in value}
+    return _named({key: value for key, value in flat.items() if key not in referring}), referring
 
 
 def settings_to_show(runs: Sequence[Described]) -> list[list[str]]:
@@ -172,7 +184,7 @@ def _follows(key: str, runs: Sequence[Described]) -> bool:
     if key in _TYPED.values():
         return False
     having = [run for run in runs if key in run.settings]
-    if not having or all(run.implied.get(key) == run.settings[key] for run in having):
+    if not having or all(run.implied(key) == run.settings[key] for run in having):
         return True
     # Of a preset whose file is not here, only its own settings are known to be its own, if they do not vary.
     group, values = key.partition(".")[0], {run.settings[key] for run in having}
