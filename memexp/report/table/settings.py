@@ -1,6 +1,5 @@
 """The settings in which runs differ, without those that a table shows in columns of their own or that a preset implies."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -128,21 +127,27 @@ class Described:
         presets = _known(self.presets)
         if presets is None:
             return None
-        plain, referring = _composed(presets)
-        return _text(OmegaConf.select(self._with_references, key)) if key in referring else plain.get(key)
+        composed = _composed(presets)
+        return (
+            _text(OmegaConf.select(self._with_references, key))
+            if key in composed.referring
+            else composed.texts.get(key)
+        )
 
     @cached_property
     def _with_references(self) -> Any:
-        """The run's settings, where those that refer to others do so again."""
+        """What the presets give, with the run's numbers in place of theirs except where they refer to other settings."""
         presets = _known(self.presets)
         assert presets is not None
-        settings = copy.deepcopy(self.config)
-        for key, reference in _composed(presets)[1].items():
+        composed, given = _composed(presets), flatten(self.config)
+        settings: dict[str, Any] = {}
+        for key, value in composed.values.items():
             *path, last = key.split(".")
             node = settings
             for name in path:
                 node = node.setdefault(name, {})
-            node[last] = reference
+            own = given.get(key) if key not in composed.referring else None
+            node[last] = own if isinstance(own, int | float) else value
         return OmegaConf.create(settings)
 
 
@@ -157,13 +162,27 @@ def _choices(group: str) -> list[str]:
     return choices_of(group)
 
 
+@dataclass(frozen=True)
+class _Composed:
+    """The settings that presets alone give.
+
+    Attributes:
+        values: all by dotted name; those that refer to other settings are unresolved.
+        referring: the names of these.
+        texts: the others, as a table shows them.
+    """
+
+    values: dict[str, Any]
+    referring: frozenset[str]
+    texts: dict[str, str]
+
+
 @cache
-def _composed(presets: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """The settings as the presets alone give them: those with a value, and those that refer to other settings, unresolved."""
-    composed: Any = OmegaConf.to_container(compose("train", [f"{group}={name}" for group, name in presets]))
-    flat = flatten(composed)
-    referring = {key: value for key, value in flat.items() if isinstance(value, str) and "${" in value}
-    return _named({key: value for key, value in flat.items() if key not in referring}), referring
+def _composed(presets: tuple[tuple[str, str], ...]) -> _Composed:
+    container: Any = OmegaConf.to_container(compose("train", [f"{group}={name}" for group, name in presets]))
+    values = flatten(container)
+    referring = frozenset(key for key, value in values.items() if isinstance(value, str) and "${" in value)
+    return _Composed(values, referring, _named({key: values[key] for key in values.keys() - referring}))
 
 
 def settings_to_show(runs: Sequence[Described]) -> list[list[str]]:
