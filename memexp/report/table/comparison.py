@@ -180,7 +180,7 @@ def compare(
             if summary is None:
                 raise UserError(f"it is not done ({progress_of(run)})")
             trained = Trained.read(run, summary, root, scored)
-            _ = trained.settings  # read now, so that what is wrong with them leaves out this run only
+            _ = trained.settings, trained.scale  # read now, so that what is wrong with them leaves out this run only
             of_run = [read_entry(trained, score) for score, _ in trained.scores]
             if of_run and (lack := of_run[0].lacks(comparison.metric, by)):
                 raise UserError(lack)

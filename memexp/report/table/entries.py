@@ -9,6 +9,7 @@ from typing import Any
 
 from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
+from memexp.config.introspection import flatten
 from memexp.errors import UserError
 from memexp.report.metrics import METRICS, Metric
 from memexp.report.table.settings import BEFORE, Described, differing, made_before, settings_of, settings_to_show
@@ -128,11 +129,21 @@ class Trained:
         return Described(self.config, self.settings)
 
     @cached_property
-    def scale(self) -> tuple[Any, ...]:
-        """The shape of the network, the number of positions that training read, and the run that it started from."""
-        shape = (self.config.get("size", {}).get(name) for name in _SHAPE)
-        read = math.prod(int(self.config.get(name, 1)) for name in ("steps", "lanes", "segment", "accumulate"))
-        return (*shape, read, self.settings.get("init_from", "none"))
+    def scale(self) -> tuple[str, ...]:
+        """The shape of the network, the number of positions that training read, and the run that it started from.
+
+        Raises:
+            UserError: a length or a number of steps is no number.
+        """
+        flat = flatten(self.config)
+        counts = [flat.get(name, 1) for name in ("steps", "lanes", "segment", "accumulate")]
+        if not all(isinstance(count, int) for count in counts):
+            raise UserError(
+                f"the config.yaml of {self.name} holds {counts} as its steps, lanes, segment and accumulate; expected whole numbers. Likely "
+                "cause: it was edited or damaged"
+            )
+        shape = (str(flat.get(f"size.{name}")) for name in _SHAPE)
+        return (*shape, str(math.prod(counts)), self.settings.get("init_from", "none"))
 
     def is_of(self, row: Row, keys: Sequence[str]) -> bool:
         """Whether a score of this run belongs in `row`, if its memory is set as the row says; the run shows the settings `keys`."""

@@ -147,7 +147,7 @@ class Described:
             for name in path:
                 node = node.setdefault(name, {})
             own = given.get(key) if key not in composed.referring else None
-            node[last] = own if isinstance(own, int | float) else value
+            node[last] = own if type(own) is type(value) and isinstance(own, int | float) else value
         return OmegaConf.create(settings)
 
 
