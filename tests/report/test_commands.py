@@ -16,7 +16,7 @@ import pytest
 from memexp.config.commands import DiffConfig, RunsConfig, TableConfig
 from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.store.folder import Run
+from memexp.store.folder import Run, all_runs
 
 from ..messages import says
 
@@ -109,6 +109,23 @@ def test_runs_lists_state_progress_and_numbers_newest_last(
     unfinished = next(line for line in lines if line[1] == "running")
     assert unfinished[2:7] == ["500/1,367", "5.750", "–", "–", "4,400"]
     assert all(len(line) <= 100 for line in shown.splitlines())
+
+
+def test_a_sweep_ends_with_a_table_of_what_differs(fakes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes of a memory in the rows, whose seeds are together; everything else is the same and no column."""
+    for mem, losses in ((0, (3.5, 3.625)), (8192, (3.25, 3.375)), (65536, (3.0, 3.125))):
+        for seed, loss in enumerate(losses):
+            fakes.score(fakes.run(f"knn-{mem}-s{seed}", mem=mem, seed=seed), loss)
+    fakes.score(fakes.run("trial", arch="vanilla", settings={"size.name": "tiny", "steps": 20}), 6.0)
+    folders = [run.path for run in all_runs(fakes.root) if run.name != "trial"]
+    importlib.import_module("memexp.cli.commands.table").show_finished(folders)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    [header] = [at for at, line in enumerate(lines) if line[:1] == ["memory"]]
+    assert lines[header] == ["memory", "perplexity", "±", "n", "%", "±", "params", "tokens/s"]
+    assert [line[0] for line in lines[header + 2 : header + 5]] == ["0", "8,192", "65,536"]
+    assert [line[3] for line in lines[header + 2 : header + 5]] == ["2", "2", "2"]
+    assert ["Every", "row:", "arch", "knn,", "context", "64,", "cache", "64."] in lines
+    assert not any("trial" in line for line in lines)
 
 
 def test_runs_says_where_perplexities_are_of_other_text(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
