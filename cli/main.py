@@ -145,6 +145,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     from memexp.config.compose import register
     from memexp.config.hydra_errors import in_one_line
     from memexp.config.introspection import CONF
+    from memexp.launch import sweep
     from memexp.launch.hydra import register_plugins
 
     def task(config: Any) -> None:
@@ -155,6 +156,8 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
 
     register()
     register_plugins()
+    if command == "train":
+        sweep.show_finished = _show_finished
     with in_one_line(command):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
 
@@ -171,6 +174,12 @@ def _call(command: str, config: Any) -> None:
         print_plan([Job(0, [], f"arch={settings.arch.name} mem={settings.mem}", settings)])
     else:
         command_module(command).run(settings)
+
+
+def _show_finished(runs: list[Path]) -> None:
+    from memexp.cli.commands.table import show_finished
+
+    show_finished(runs)
 
 
 def command_module(command: str) -> Any:

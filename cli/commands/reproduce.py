@@ -11,7 +11,7 @@ from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote
 from memexp.errors import USER_ERROR, UserError
-from memexp.experiment.files import path_of, write_and_show_filled
+from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
@@ -78,7 +78,8 @@ def run(config: ReproduceConfig) -> None:
     for job in work.failed:
         screen.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     work.library.forget()
-    write_and_show_filled(fill(table, work.library), path_of(table, root, config.corpora))
+    # The table is written beside the light copies of its runs.
+    show_filled(fill(table, work.library), path_of(table, root / "results" / table.experiment.name, config.corpora))
     if interrupted and time.monotonic() < until:
         raise Stopped(interrupted)
     if work.failed:

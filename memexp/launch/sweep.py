@@ -2,8 +2,9 @@
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,6 +22,9 @@ from memexp.config.hydra_errors import explain
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
 from memexp.terminal import Fitting, console, escape
+
+show_finished: Callable[[list[Path]], None] | None = None
+"""Shows the runs of a sweep's finished jobs, by their folders. The program sets it, because reports are not known here."""
 
 MOST_JOBS = 10_000
 """Jobs of a sweep; each is composed before the first one runs."""
@@ -87,6 +91,9 @@ class CheckedSweeper(Sweeper):
         for start in range(0, len(kept), size):
             batch = [job.overrides for job in kept[start : start + size]]
             results += self._launcher.launch(batch, initial_job_idx=start)
+        runs = [each.return_value for each in results if each.status == JobStatus.COMPLETED]
+        if show_finished is not None and (folders := [run for run in runs if isinstance(run, Path)]):
+            show_finished(folders)
         _report_failures(kept, results)
         return results
 

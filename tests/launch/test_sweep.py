@@ -70,8 +70,11 @@ def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, em
     assert [line.split()[0] for line in result.out.splitlines() if "seed=2" in line] == ["starting", "running", "done"]
 
 
-def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty) -> None:
+def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr("memexp.cli.main._show_finished", shown.extend)
     result = memexp(*SWEEP, "seed=13,14,1", "threads=1")
+    assert shown == [empty / "run-1"]
     lines = result.err.splitlines()
     assert len(lines) == 3
     assert says("failed seed=13: ", "bad luck")(lines[0])

@@ -109,9 +109,6 @@ def test_on_the_command_line(
     assert (root / "out" / "test.png").read_bytes().startswith(b"\x89PNG")
     assert (root / "out" / "test.svg").is_file()
 
-    assert main(["data", "inspect", "text", *words, "split=test"]) == 0
-    assert (root / "results" / "data" / corpus.path.name / "test.json").is_file()
-
     capsys.readouterr()
     assert main(["data", f"root={root}"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine" in line]
