@@ -13,7 +13,7 @@ from typing import Any
 from memexp import __version__
 from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
-from memexp.errors import USER_ERROR, UserError, did_you_mean
+from memexp.errors import USER_ERROR, UserError
 from memexp.machine import why_full
 from memexp.terminal import escape, suit_the_terminal
 from memexp.train.interrupt import Stopped, stopped_by_signals
@@ -48,7 +48,13 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{name}: {escape(' '.join(str(error).split()))}", file=sys.stderr)
+        from memexp.cli.guesses import try_instead
+
+        message, instead = " ".join(str(error).split()), try_instead(words)
+        print(
+            f"{name}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
+            file=sys.stderr,
+        )
         return USER_ERROR
     except KeyboardInterrupt as error:
         later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
@@ -107,10 +113,11 @@ def _dispatch(words: list[str]) -> int:
     elif command in COMMANDS:
         return _run(command, rest, typed_words=words)
     else:
+        from memexp.config.synonyms import meant_command, suggestion
+
         known = [*COMMANDS, "completion"]
-        raise UserError(
-            f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
-        )
+        meant = suggestion(meant_command(command, known), "memexp ")
+        raise UserError(f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{meant}")
     return 0
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from memexp.config.commands import TableConfig
 from memexp.config.introspection import TYPED_AS, settings_of
-from memexp.errors import UserError
-from memexp.experiment.definition import means_experiment
+from memexp.errors import UserError, did_you_mean
+from memexp.experiment.definition import experiments, means_experiment
 from memexp.experiment.files import path_of, write_and_show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
@@ -18,6 +18,7 @@ from memexp.report.table.comparison import compare
 from memexp.report.table.files import write_and_show
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
+from memexp.store.folder import Run
 from memexp.store.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
@@ -35,7 +36,7 @@ def run(config: TableConfig) -> None:
         return
     comparison = compare(
         root,
-        select_runs(root, config.runs, tag=config.tag),
+        _runs(config, root),
         metric=config.metric,
         scored=config.eval,
         by=config.by,
@@ -47,6 +48,14 @@ def run(config: TableConfig) -> None:
     write_and_show(
         grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
     )
+
+
+def _runs(config: TableConfig, root: Path) -> list[Run]:
+    try:
+        return select_runs(root, config.runs, tag=config.tag)
+    except UserError as error:
+        meant = (did_you_mean(word, experiments()) for word in config.runs)
+        raise UserError(f"{error}{next(filter(None, meant), '')}") from error
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

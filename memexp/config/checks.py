@@ -10,9 +10,10 @@ from memexp.config.commands import DataConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
+from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
 from memexp.config.words import shown
-from memexp.errors import UserError, did_you_mean
+from memexp.errors import UserError
 from memexp.terminal import unreadable
 
 BEYOND = 1 << 48
@@ -65,9 +66,8 @@ def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
             _check_text(name, text, metadata, given=value != default)
     for word in values if choices else []:
         if word not in choices:
-            raise UserError(
-                f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
-            )
+            meant = suggestion(meant_value(name, str(word), choices), f"{name}=")
+            raise UserError(f"{name} is {word!r}; expected one of {', '.join(choices)}{meant}")
     for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
