@@ -15,7 +15,7 @@ from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError
 from memexp.machine import why_full
-from memexp.terminal import escape, suit_the_terminal
+from memexp.terminal import escape, remember, same_command, suit_the_terminal, warn_as_we_do
 from memexp.train.interrupt import Stopped, stopped_by_signals
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
     suit_the_terminal()
+    warn_as_we_do()
+    remember(words)
     try:
         with stopped_by_signals(name):
             code = _dispatch(words)
@@ -50,15 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         from memexp.cli.guesses import try_instead
 
-        message, instead = " ".join(str(error).split()), try_instead(words)
+        message, instead = " ".join(map(str.strip, str(error).splitlines())), try_instead(words)
         print(
             f"{name}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
             file=sys.stderr,
         )
         return USER_ERROR
     except KeyboardInterrupt as error:
-        later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
-        print(f"{name}: interrupted{later}", file=sys.stderr)
+        later = f"; {same_command()} continues from there" if words and words[0] in CONTINUING else ""
+        print(f"{name}: interrupted{escape(later)}", file=sys.stderr)
         return 128 + error.signal_number if isinstance(error, Stopped) else INTERRUPTED
     except BrokenPipeError:
         # The reader has stopped, as `| head` does. Python flushes stdout again at its end: send that to /dev/null.

@@ -17,7 +17,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
-    from memexp.terminal import escape, escape_lines
+    from memexp.terminal import escape, escape_lines, tell, warn
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
@@ -35,16 +35,15 @@ def run(config: TrainConfig) -> None:
         print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
-    for line in remarks(config):
-        print(escape(line))
+    tell(remarks(config))
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
     if not (trained.summary or {}).get("tokens"):
-        print(
-            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
+        warn(
+            f"nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
             "documents, which were not reached; increase steps, segment or accumulate"
         )
     request = Request(config.eval, device=config.device)
@@ -59,8 +58,8 @@ def run(config: TrainConfig) -> None:
     elif "accuracy" in summary:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
-        print(
-            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
+        warn(
+            f"at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(escape(str(trained.path)))
