@@ -140,9 +140,9 @@ def test_an_interrupted_command_says_whether_it_goes_on(memexp, monkeypatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "_dispatch", interrupted)
-    assert says("memexp prepare: interrupted", "the same command")(memexp("prepare").err)
+    assert says("memexp prepare: interrupted; `memexp prepare data=code` continues")(memexp("prepare", "data=code").err)
     assert says("memexp eval: interrupted")(error := memexp("eval", "RUN").err)
-    assert "the same command" not in error
+    assert "continues" not in error
 
 
 def test_a_bug_keeps_its_traceback(memexp, monkeypatch) -> None:

@@ -192,10 +192,9 @@ def test_diff_without_its_corpus_warns_once(
 
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", missing)
     gained(fakes, [[2.0, 1.0]], [[1.0, 1.0]])
-    shown = capsys.readouterr().out
-    assert shown.count("warning:") == 1
-    assert "data/code-bpe does not exist" in shown
-    assert "«<65>»<66>" in shown
+    printed = capsys.readouterr()
+    assert says("warning: ", "data/code-bpe does not exist")(printed.err)
+    assert "«<65>»<66>" in printed.out
 
 
 def test_diff_of_other_documents_is_another_folder(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:
