@@ -15,7 +15,7 @@ from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError
 from memexp.machine import why_full
-from memexp.terminal import escape, remember, same_command, suit_the_terminal, warn_as_we_do
+from memexp.terminal import escape, remembered, same_command, suit_the_terminal, warn_as_we_do
 from memexp.train.interrupt import Stopped, stopped_by_signals
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -39,10 +39,14 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 2 after a user's error, with one line on stderr; 130 or 143 after SIGINT or SIGTERM.
     """
     words = sys.argv[1:] if argv is None else argv
+    with remembered(words):
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
     suit_the_terminal()
     warn_as_we_do()
-    remember(words)
     try:
         with stopped_by_signals(name):
             code = _dispatch(words)

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -109,9 +110,15 @@ def warn_as_we_do() -> None:
 _typed: list[str] = []
 
 
-def remember(words: Sequence[str]) -> None:
-    """Keep the words that were typed after the program's name, for `same_command`."""
+@contextmanager
+def remembered(words: Sequence[str]) -> Iterator[None]:
+    """Keep the words that were typed after the program's name while a command runs, for `same_command`."""
+    before = list(_typed)
     _typed[:] = words
+    try:
+        yield
+    finally:
+        _typed[:] = before
 
 
 def same_command() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from memexp.terminal import Remark, remember, same_command, tell, warn
+from memexp.terminal import Remark, remembered, same_command, tell, warn
 
 from .messages import says
 
@@ -95,11 +95,8 @@ def test_no_message_speaks_of_the_same_command() -> None:
 
 @pytest.mark.parametrize("words", [["train", "tag=a  b"], ["prepare", "data.path=it's $HOME", "a;b", "*", '"', "`ls`"]])
 def test_a_shell_reads_the_command_as_it_was_typed(words: list[str]) -> None:
-    remember(words)
-    try:
+    with remembered(words):
         line = same_command()
-    finally:
-        remember([])
     assert line[0] == line[-1] == "`"
     read = subprocess.run(
         ["sh", "-c", f"memexp() {{ printf '%s\\n' \"$@\"; }}\n{line[1:-1]}"], capture_output=True, text=True, check=True

@@ -72,7 +72,7 @@ def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture
     [
         ({"tag": "dmo"}, ("tag 'dmo'", "expected", "did you mean demo?")),
         ({"runs": ["nothing"]}, ("no run 'nothing'", "expected")),
-        ({"runs": ["xl-64-s7"]}, ("no run 'xl-64-s7'", "did you mean xl-64-s")),
+        ({"runs": ["x-64-s0"]}, ("no run 'x-64-s0'", "did you mean xl-64-s0?")),
     ],
 )
 def test_table_of_no_run_says_so(compared: Any, settings: Any, words: tuple[str, ...]) -> None:
