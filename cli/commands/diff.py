@@ -9,8 +9,9 @@ from memexp.report.difference.files import write_files
 from memexp.report.difference.terminal import to_terminal
 from memexp.report.difference.token_text import find_pieces, word
 from memexp.report.difference.tokens import difference
-from memexp.report.escape import console, escape
+from memexp.report.escape import console
 from memexp.store.scores import find_foreign, find_score, load_scores
+from memexp.terminal import warn
 
 
 def run(config: DiffConfig) -> None:
@@ -21,7 +22,7 @@ def run(config: DiffConfig) -> None:
     pieces, warning = find_pieces(compared, root)
     screen = console()
     if warning:
-        screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(warning)
     wording = word(compared, pieces)
     breakdown = break_down(compared, wording.kind_N, find_foreign(compared.b))
     screen.print(to_terminal(compared, breakdown, pieces, top=config.top))

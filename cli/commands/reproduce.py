@@ -18,6 +18,7 @@ from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
 from memexp.report.escape import console
+from memexp.terminal import same_command
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
@@ -84,7 +85,7 @@ def run(config: ReproduceConfig) -> None:
         raise Stopped(interrupted)
     if work.failed:
         if all(job.exit_code == USER_ERROR for job in work.failed):
-            raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again skips the finished jobs")
+            raise UserError(f"{plural(len(work.failed), 'job')} failed; {same_command()} skips the finished jobs")
         raise SystemExit(1)
 
 

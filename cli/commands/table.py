@@ -9,8 +9,8 @@ from typing import Any
 from memexp.config.commands import TableConfig
 from memexp.config.groups import Scored
 from memexp.config.introspection import TYPED_AS, settings_of
-from memexp.errors import UserError
-from memexp.experiment.definition import means_experiment
+from memexp.errors import UserError, did_you_mean
+from memexp.experiment.definition import experiments, means_experiment
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
@@ -39,7 +39,7 @@ def run(config: TableConfig) -> None:
         return
     comparison = compare(
         root,
-        select_runs(root, config.runs, tag=config.tag),
+        _runs(config, root),
         metric=config.metric,
         scored=config.eval,
         by=config.by,
@@ -63,6 +63,14 @@ def show_finished(folders: Sequence[Path]) -> None:
         show(lay_out(compare(runs[0].path.parents[2], runs, metric="perplexity", scored=Scored())))
     except UserError as error:
         console().print(f"no table: {escape(error)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _runs(config: TableConfig, root: Path) -> list[Run]:
+    try:
+        return select_runs(root, config.runs, tag=config.tag)
+    except UserError as error:
+        meant = (did_you_mean(word, experiments()) for word in config.runs)
+        raise UserError(f"{error}{next(filter(None, meant), '')}") from error
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

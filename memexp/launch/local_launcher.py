@@ -16,7 +16,7 @@ from memexp.errors import USER_ERROR, UserError
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
-from memexp.terminal import console, escape_lines
+from memexp.terminal import console, escape_lines, same_command
 from memexp.train.interrupt import Stopped
 
 
@@ -94,5 +94,5 @@ def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:
             UserError(message) if job.exit_code == USER_ERROR else JobCrashed(f"{job.reason}; see {job.log}")
         )
     elif job.state == "stopped":
-        result.return_value = UserError("it was interrupted; run the same command again to continue")
+        result.return_value = UserError(f"it was interrupted; {same_command()} continues it")
     return result

@@ -79,7 +79,7 @@ def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty, monkeypatch)
     assert len(lines) == 3
     assert says("failed seed=13: ", "bad luck")(lines[0])
     assert says("failed seed=14: ", "ZeroDivisionError: division by zero", "1.log")(lines[1])
-    assert says("2 of 3 jobs failed", "the same command")(lines[2])
+    assert says("2 of 3 jobs failed; `memexp train ", "skips the finished jobs")(lines[2])
     assert result.code == 1
     assert (empty / "run-1" / "ended").exists()
     assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [
@@ -107,7 +107,7 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     result = memexp(*SWEEP, "seed=99,1")
     thread.join()
     assert result.code == 128 + getattr(signal, number)
-    assert says("memexp train: interrupted", "the same command")(result.err)
+    assert says("memexp train: interrupted; `memexp train ", "continues from there")(result.err)
     assert (empty / "run-99" / "ended").exists()
     assert not (empty / "run-1").exists()
     stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}

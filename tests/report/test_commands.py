@@ -74,7 +74,7 @@ def test_table_by_slice_with_gauges(answered: Any, tmp_path: Path, capsys: pytes
     [
         ({"tag": "dmo"}, ("tag 'dmo'", "expected", "did you mean demo?")),
         ({"runs": ["nothing"]}, ("no run 'nothing'", "expected")),
-        ({"runs": ["xl-64-s7"]}, ("no run 'xl-64-s7'", "did you mean xl-64-s")),
+        ({"runs": ["x-64-s0"]}, ("no run 'x-64-s0'", "did you mean xl-64-s0?")),
     ],
 )
 def test_table_of_no_run_says_so(compared: Any, settings: Any, words: tuple[str, ...]) -> None:
@@ -220,10 +220,9 @@ def test_diff_without_its_corpus_warns_once(
 
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", missing)
     gained(fakes, [[2.0, 1.0]], [[1.0, 1.0]])
-    shown = capsys.readouterr().out
-    assert shown.count("warning:") == 1
-    assert "data/code-bpe does not exist" in shown
-    assert "«<65>»<66>" in shown
+    printed = capsys.readouterr()
+    assert says("warning: ", "data/code-bpe does not exist")(printed.err)
+    assert "«<65>»<66>" in printed.out
 
 
 def test_diff_of_other_documents(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:
