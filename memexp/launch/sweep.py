@@ -2,8 +2,9 @@
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,10 @@ from memexp.config.hydra_errors import explain
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
-from memexp.terminal import Fitting, console, escape
+from memexp.terminal import Fitting, console, same_command, tell
+
+show_finished: Callable[[list[Path]], None] | None = None
+"""Shows the runs of a sweep's finished jobs, by their folders. The program sets it, because reports are not known here."""
 
 LARGEST = "largest_mem"
 """The setting by which a sweep makes its jobs read and score the same."""
@@ -84,13 +88,15 @@ class CheckedSweeper(Sweeper):
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
-        for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
-            print(escape(line))
+        tell(line for job in kept for line in remarks(job.settings))
         results: list[JobReturn] = []
         size = self._batch or len(kept)
         for start in range(0, len(kept), size):
             batch = [job.overrides for job in kept[start : start + size]]
             results += self._launcher.launch(batch, initial_job_idx=start)
+        runs = [each.return_value for each in results if each.status == JobStatus.COMPLETED]
+        if show_finished is not None and (folders := [run for run in runs if isinstance(run, Path)]):
+            show_finished(folders)
         _report_failures(kept, results)
         return results
 
@@ -166,7 +172,7 @@ def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a sweep, with the reason for each that would be refused."""
+    """Print the jobs of a sweep, with the reason for each that would be refused, and all that the others would remark when they begin."""
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     table = Table(title=f"{count}; nothing is started", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "settings", "steps", "would be refused because"):
@@ -180,6 +186,11 @@ def print_plan(jobs: Sequence[Job]) -> None:
             style="red" if job.refusal else "",
         )
     console().print(Fitting(table))
+    settings = [job.settings for job in jobs if isinstance(job.settings, TrainConfig) and not job.refusal]
+    if settings:
+        from memexp.train.remarks import remarks as remarks_of_a_run
+
+        tell(line for each in settings for line in remarks_of_a_run(each))
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
@@ -196,7 +207,9 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):
             traceback.print_exception(error)
-    message = f"{len(failures)} of {len(jobs)} jobs failed; the same command again skips the finished jobs"
+    message = (
+        f"{len(failures)} of {len(jobs)} jobs failed; {same_command()} skips the finished jobs and continues the others"
+    )
     if all(isinstance(error, UserError) for _, error in failures):
         raise UserError(message)
     errors.print(message)

@@ -41,6 +41,15 @@ def missing_compiler(device: torch.device) -> str | None:
     )
 
 
+def compilable_methods(model: SegmentModel) -> list[tuple[nn.Module, str, str]]:
+    """The methods that modules declare as `compilable`: each with its module and the part of a profile that it is."""
+    return [
+        (module, method, name)
+        for module in model.modules()
+        for method, name in getattr(type(module), "compilable", {}).items()
+    ]
+
+
 def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     """Compile the methods that modules declare as `compilable`, each when it is first called.
 
@@ -49,11 +58,7 @@ def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     Returns:
         How many methods will be compiled.
     """
-    methods = [
-        (module, method, name)
-        for module in model.modules()
-        for method, name in getattr(type(module), "compilable", {}).items()
-    ]
+    methods = compilable_methods(model)
     for module, method, name in methods:
         _compile(module, method, name, backend)
     return len(methods)

@@ -53,6 +53,10 @@ def slow_here(device: torch.device) -> bool:
     An NVIDIA GPU has them from compute capability 8.0 on (Ampere, 2020); torch imitates them on older ones.
     """
     if device.type == "cuda":
-        return torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+        return (
+            torch.cuda.is_available()
+            and torch.version.hip is None
+            and torch.cuda.get_device_capability(device) < (8, 0)
+        )
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities) and not any(has for name, has in capabilities.items() if "bf16" in name)

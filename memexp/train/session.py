@@ -20,11 +20,13 @@ from memexp.model.state import State, pack, unpack
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run
 from memexp.store.identity import read_identity
+from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
 from memexp.train.compilation import compile_layers, missing_compiler
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
-from memexp.train.precision import HalfWeights, slow_here
+from memexp.train.precision import HalfWeights
+from memexp.train.remarks import of_the_model
 from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
@@ -53,7 +55,7 @@ class Session:
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last line of metrics."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
     halves: HalfWeights | None = field(init=False, default=None)
     """The bf16 copies of the weights; None in fp32."""
@@ -100,7 +102,7 @@ def open_session(spec: RunSpec) -> Session:
     newest = checkpoint.newest(spec.run.path / "checkpoints")
     notes = []
     if spec.start is not None and newest is None:
-        notes = _take_weights(model, spec, spec.start)
+        notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
     model.to(device)
     notes += _prepare(model, config, device)
     optimizer = build_optimizer(model, config.optim)
@@ -210,23 +212,15 @@ def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
-    """Compile the model if asked; returns messages on what cannot be done, or is slow, on this device."""
-    notes = model.remarks(device)
-    if config.precision == "bf16" and slow_here(device):
-        processor = "GPU" if device.type == "cuda" else "CPU"
-        notes.append(
-            f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
-        )
-    if config.compile and (missing := missing_compiler(device)):
-        notes.append(f"compile=true has no effect: {missing} was not found; torch.compile needs it")
-    elif config.compile and not compile_layers(model):
-        notes.append(f"compile=true has no effect: the layers of arch={config.arch.name} declare nothing to compile")
-    return notes
+def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
+    """Compile the model if asked; returns what the user should know of it on this device."""
+    if config.compile and not missing_compiler(device):
+        compile_layers(model)
+    return of_the_model(model, config, device)
 
 
 def _restore(session: Session, path: Path) -> None:
-    remedy = "delete it, and the same command continues from the checkpoint before, or from the start"
+    remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     with _fitting(path, remedy=remedy):
         session.model.load_state_dict(content["model"])
