@@ -208,11 +208,28 @@ def check_scoring(data: Data, scoring: Scoring) -> None:
         )
 
 
+def _amount(config: TrainConfig) -> str:
+    """How much is trained and scored."""
+    data, scored = config.data, config.eval
+    grows = data.grow_from and (not data.max_document or data.grow_from < data.max_document)
+    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if grows else ""
+    crops = crops or (f"parts of at most {data.max_document:,} tokens" if data.max_document else "whole documents")
+    count = f"{scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
+    part = f"the first {scored.max_document:,} tokens of " if scored.max_document else ""
+    steps = "1 step reads" if config.steps == 1 else f"{config.steps:,} steps read"
+    return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,}" if count else "whole documents"
+
+
 def remarks(config: Any) -> list[Remark]:
     """What a user of `train` should know about settings that are not refused; empty for other commands."""
     if not isinstance(config, TrainConfig):
         return []
     lines: list[Remark] = []
+    lines.append(Remark(_amount(config), warns=False))
     if departing := departures(config):
         lines.append(Remark(f"departs from the papers: {', '.join(departing)}", warns=False))
     if 0 < config.steps <= config.optim.warmup:

@@ -44,7 +44,9 @@ def register() -> None:
     )
     OmegaConf.register_new_resolver("memexp_largest", lambda *values: max(map(int, values)), replace=True)
     OmegaConf.register_new_resolver(
-        "memexp_above", lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise, replace=True
+        "memexp_above",
+        lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise,
+        replace=True,
     )
     sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
     quiet = HydraConf(

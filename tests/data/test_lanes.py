@@ -381,15 +381,16 @@ def test_crops_grow_and_each_length_reads_about_the_same_share(lanes: int, longe
     assert owns[-1] == (longest or 64)
     for length in lengths:
         assert sum(own for own in owns if own == length) == pytest.approx(tokens / 4, abs=3 * lanes * 64)
-    for read, own in visits:  # a length begins when its share of the tokens has been read, give or take what lanes are reading
+    for (
+        read,
+        own,
+    ) in visits:  # a length begins when its share of the tokens has been read, give or take what lanes are reading
         due = 8 << min(3, 4 * max(0, read - lanes * 64) // tokens)
         late = 8 << min(3, 4 * (read + lanes * 64) // tokens)
         assert min(due, longest or 64) <= own <= min(late, longest or 64)
 
 
-@given(
-    st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 40), st.integers(0, 60)
-)
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 40), st.integers(0, 60))
 def test_growing_crops_resume_and_are_shared_out(lengths: list[int], lanes: int, longest: int, before: int) -> None:
     settings = {"lanes": 2 * lanes, "segment": 3, "seed": 5, "max_document": longest, "growth": Growth(4, 300)}
     through = stream_of(documents_of(lengths), **settings)

@@ -148,4 +148,6 @@ def test_all_jobs_of_a_sweep_read_and_score_the_same(words: list[str], largest: 
 
 def test_lengths_that_are_given_stay(memexp) -> None:
     result = memexp(*SWEEP, "hydra/launcher=basic", "arch=knn", "mem=0,64k", "steps=7", "eval.max_document=100")
-    assert {(each.steps, each.eval.max_document, each.data.max_document) for each in result.settings} == {(7, 100, 65536)}
+    assert {(each.steps, each.eval.max_document, each.data.max_document) for each in result.settings} == {
+        (7, 100, 65536)
+    }
