@@ -167,7 +167,8 @@ def _fill_in_training(entry: Entry) -> float | None:
 
 def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     entries, rows = _all_entries(comparison), comparison.rows
-    trained = sorted({(run.summary["steps"], run.summary["tokens"]) for run in comparison.finished})
+    # as they are shown: the padding that is not read differs a little from seed to seed
+    trained = sorted({(run.summary["steps"], compact(run.summary["tokens"])) for run in comparison.finished})
     cells = [(row, column) for row in rows for column in comparison.columns]
     spreads = [spread for cell in cells if (spread := comparison.spread(*cell)) is not None]
     notes = []
@@ -176,7 +177,7 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     ]:
         notes.append(f"Every row: {', '.join(described)}.")
     if len(trained) == 1:
-        notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
+        notes.append(f"Every run: {plural(trained[0][0], 'step')}, {trained[0][1]} tokens of training.")
     elif len({tokens for _, tokens in trained}) > 1:
         notes.append(
             "Runs were trained on different numbers of tokens (column tokens), so the architecture is not the only cause of a difference."
