@@ -93,12 +93,13 @@ def typed(config: Any) -> Any:
     """
     from omegaconf import OmegaConf
 
-    missing = OmegaConf.missing_keys(config)
     schema: Any = OmegaConf.get_type(config)
+    # first, because other settings may refer to one that was removed
+    _check_keys(config, "", next(name for name, command in COMMANDS.items() if command is schema))
+    missing = OmegaConf.missing_keys(config)
     for name, item in settings_of_schema(schema).items():
         if name in missing:
             raise UserError(f"{name} is not given; expected {item.metadata['help']}")
-    _check_keys(config, "", next(name for name, command in COMMANDS.items() if command is schema))
     settings = OmegaConf.to_object(config)
     check(settings)
     return settings

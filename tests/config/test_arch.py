@@ -60,7 +60,7 @@ def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["size=small", "mem=0"], "1,367 steps read 699,904 tokens, in parts of at most 4,096 tokens; then the first 8,192 tokens of 8 test"),
+        (["size=small", "mem=0"], "1,367 steps read 699,904 tokens, in parts of at most 4,096 tokens; then the first 8,192 tokens of up to 8 test"),
         (["size=small", "mem=65536"], "6,144 steps read 3,145,728 tokens, in crops that grow from 4,096 tokens to 65,536; then the first 65,536"),
         (["size=200m", "mem=65536", "steps=1", "eval.documents=0"], "1 step reads 131,072 tokens, in whole documents; then the first 8,192 tokens of all"),
     ],

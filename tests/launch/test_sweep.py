@@ -19,7 +19,7 @@ def test_plan_lists_every_job_and_refusal_and_starts_nothing(memexp, jobs, empty
     assert list(rows) == ["4", "0", "1", "2", "3"]
     assert rows["4"].startswith("4 jobs; nothing is started")
     assert "arch=knn mem=8192" in rows["1"]
-    assert "1367" in rows["1"]
+    assert "6144" in rows["1"]
     assert "arch=vanilla mem=8192" in rows["3"]
     assert says("mem is 8192", "no memory")(rows["3"])
     assert result.code == 0
