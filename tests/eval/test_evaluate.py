@@ -23,6 +23,7 @@ from memexp.eval.evaluate import Request, evaluate, means, pick_documents, valid
 from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
+from memexp.model.knn_memory import engines
 from memexp.store.folder import Run, Score
 from memexp.store.identity import trained_settings
 from memexp.train import checkpoint
@@ -232,6 +233,20 @@ def test_a_memory_is_compared_with_where_it_is(
     monkeypatch.setattr(module, "restore_trained", _no_weights)
     with pytest.raises(UserError, check=says(named, "expected at most" if named else "no weights")):
         module.load_model(spec, memory="on", device="cuda", lanes=1)
+
+
+def test_a_search_that_a_gpu_cannot_do_is_refused_before_it_begins(
+    knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = trained_settings(knn)
+    spec = module.reopen(knn, replace(settings, arch=replace(settings.arch, search="faiss_flat")), root)
+    monkeypatch.setattr(module, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(module, "describe", lambda *_, **__: Description("a GPU", 10**12))
+    monkeypatch.setattr(module, "restore_trained", _no_weights)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "_faiss", lambda: object())
+    with pytest.raises(UserError, check=says("faiss_flat on CUDA", "expected", "arch.search=exact")):
+        module.load_model(spec, memory="on", device="cuda")
 
 
 def _no_weights(*_: object, **__: object) -> None:

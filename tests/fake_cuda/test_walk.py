@@ -7,16 +7,15 @@ from dataclasses import fields
 import pytest
 
 from memexp.config.arch import ARCHS as SCHEMAS
+from memexp.errors import UserError
 
 from ..counting import Seen
+from ..messages import says
 from .cases import CASES, MANY_WORDS, ON_HOST, QUICK, WITHOUT_TRITON, searches_on_the_host
-from .work import Walk, on_gpu, walk
+from .work import Walk, on_gpu, open_on_gpu, walk
 
-FOR_A_MEMORY_ON_THE_HOST = {
-    "memexp/model/knn_memory/ring.py": 5, "memexp/model/knn_memory/retrieved.py": 1, "memexp/model/knn_memory/streaming.py": 4,
-}  # fmt: skip
-"""How often the host waits for each memory and segment: to know what is readable and what was found, to have the new pairs, and
-for buffers from which rows are carried."""
+FOR_A_MEMORY_ON_THE_HOST = {"memexp/model/knn_memory/ring.py": 5, "memexp/model/knn_memory/retrieved.py": 1}
+"""How often the host waits in each pass of a memory: to know what is readable and what was found, and to have the new pairs."""
 
 
 @pytest.mark.hard
@@ -30,10 +29,19 @@ def test_a_run_does_the_same_on_a_gpu(case: tuple[str, ...], there: Callable[...
     check(case, there(walk, *case))
 
 
+@pytest.mark.hard
+def test_a_search_that_is_not_there_for_gpus_is_refused_before_the_first_step(there: Callable[..., None]) -> None:
+    if hasattr(pytest.importorskip("faiss"), "StandardGpuResources"):
+        pytest.skip("this faiss is for GPUs")
+    with pytest.raises(UserError, check=says("faiss_flat on CUDA", "expected", "arch.search=exact")):
+        there(open_on_gpu, "arch=knn", "arch.search=faiss_flat")
+
+
 def check(case: tuple[str, ...], seen: Walk) -> None:
     """What holds for a run with any settings."""
     assert seen.same_form
     assert seen.state_on <= {"cuda:0"}
+    assert seen.gauges_on <= {"cuda:0"}
     for part in (seen.step, seen.score, seen.inspect, seen.generate):
         assert not part.serial
         assert not part.unfused
@@ -45,7 +53,8 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     # adaptive softmax waits for the sizes of its clusters, to embed tokens, to predict them and to recall them
     allowed = {"memexp/model/transformer/head.py": 3 * config.accumulate} if MANY_WORDS[0] in case else {}
     if ON_HOST in case:
-        passes = config.accumulate * (1 + config.recompute)
+        windows = -(-config.segment // (getattr(config.arch, "window", 0) or config.segment))
+        passes = windows * config.accumulate * (1 + config.recompute)
         allowed |= {file: most * passes for file, most in FOR_A_MEMORY_ON_THE_HOST.items()}
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1

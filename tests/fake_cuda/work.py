@@ -44,6 +44,8 @@ class Walk(NamedTuple):
     """Whether the state has the shapes, types and devices that it had before the step, also after the resume."""
     state_on: set[str]
     """Devices of the optimizer's state."""
+    gauges_on: set[str]
+    """Devices of the gauges."""
 
 
 def on_gpu(*overrides: str) -> TrainConfig:
@@ -89,7 +91,7 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         opened = session.open_session(spec)
         before = forms(opened.state)
         watch.begin()
-        update(opened)
+        gauges_on = {str(value.device) for value in update(opened).gauges.values()}
         step, same = watch.end(), before == forms(opened.state)
         state_on = {
             str(value.device)
@@ -117,7 +119,14 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         prompt = np.arange(config.segment - 2) % VOCABULARY
         for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, bf16=half):
             pass
-        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on)
+        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on, gauges_on)
+
+
+def open_on_gpu(*overrides: str) -> None:
+    """Open a session, and take no step."""
+    with tempfile.TemporaryDirectory() as folder, a_gpu():
+        config = on_gpu(*overrides)
+        session.open_session(spec_of(config, Path(folder), vocabulary=VOCABULARY, long=config.segment * 6))
 
 
 def some_cuts(length: int) -> list[int]:
