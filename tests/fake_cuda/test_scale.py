@@ -9,11 +9,11 @@ from .work import Interruption, interruption
 SIZE = ("arch=knn", "size=200m", "lanes=32", "precision=bf16")
 
 SEARCH = tuple(f"knn_memory/{name}.py" for name in ("accelerator_search", "scores_fused", "scores_plain", "selection"))
-KERNELS = 2_700
+KERNELS = 2_710
 """Most kernels of a step without its search. Each takes the host a few microseconds."""
 KERNELS_OF_SEARCH = {65_536: 210, 262_144: 450}
 """Most kernels of the search of a step, by slots."""
-MOVED = {65_536: 40.5e9, 262_144: 95.5e9}
+MOVED = {65_536: 40.6e9, 262_144: 95.2e9}
 """Most bytes that this search reads and writes: about the keys once, the maxima twice, and the keys of members."""
 LITTLE = 1e8
 """Bytes of what is small beside a ring."""
@@ -57,4 +57,4 @@ def test_a_step_has_few_kernels(seen: Interruption) -> None:
 def test_without_triton_a_search_moves_several_times_as_much(pool: ProcessPoolExecutor) -> None:
     seen = pool.submit(interruption, *SIZE, "mem=65536", vocabulary=32_000, triton=False).result()
     assert not seen.step.count(": maxima")
-    assert 2 * MOVED[65_536] < seen.step.bytes(*SEARCH, "gather_matmul.py") <= 145e9
+    assert 2 * MOVED[65_536] < seen.step.bytes(*SEARCH, "gather_matmul.py") <= 135e9

@@ -70,8 +70,8 @@ class PairMemory(nn.Module):
         )  # fmt: skip
 
     def stored_on(self, device: torch.device) -> torch.device:
-        """Where the pairs of a model on this device are."""
-        return torch.device("cpu") if self.arch.stored_on == "host" else device
+        """Where the pairs of a model on this device are; what has no values, on `meta`, takes no memory of the host either."""
+        return torch.device("cpu") if self.arch.stored_on == "host" and device.type != "meta" else device
 
     def search_on(self, device: torch.device) -> str:
         """The engine that searches for a model on this device."""
