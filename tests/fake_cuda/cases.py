@@ -25,7 +25,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=xl", "arch.reach=window", HALF), ("arch=xl_enhanced", "arch.reach=window", "mem=5"),
     *(
         ("arch=knn", HALF, f"arch.search={search}", f"arch.stored={stored}", f"arch.stored_on={on}")
-        for search in ("exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw")
+        for search in ("auto", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw")
         for stored, on in (("fp32", "device"), ("bf16", "host"))
         if (search, on) != ("faiss_flat", "device")  # needs faiss for GPUs
     ),
