@@ -25,13 +25,13 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=xl", "arch.reach=window", HALF), ("arch=xl_enhanced", "arch.reach=window", "mem=5"),
     *(
         ("arch=knn", HALF, f"arch.search={search}", f"arch.stored={stored}", f"arch.stored_on={on}")
-        for search in ("auto", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw")
+        for search in ("auto", "exact", "bucketed", "faiss_flat", "faiss_ivf", "faiss_hnsw")
         for stored, on in (("fp32", "device"), ("bf16", "host"))
         if (search, on) != ("faiss_flat", "device")  # needs faiss for GPUs
     ),
     ("arch=knn", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
     ("arch=knn", "arch.combine=joint", HALF, "arch.stored_on=host"),
-    ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=true", HALF),
+    ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=false", HALF),
     ("arch=knn", "arch.knn_layers=[1,2]", "accumulate=2", "recompute=true"), ("arch=knn", "mem=0"),
     ("arch=knn_routed", "arch.combine=joint", HALF), ("arch=knn_routed", "arch.stored=bf16", "arch.write=leaving"),
     ("arch=block", "arch.window=8", "arch.gate_kind=lstm", "arch.gates=dual", "arch.feedback=true", HALF),
