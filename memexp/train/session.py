@@ -93,12 +93,14 @@ def open_session(spec: RunSpec) -> Session:
     """Build model, optimizer and lanes from the seed, then restore the newest checkpoint if there is one.
 
     Raises:
-        UserError: the checkpoint or the weights to start from are damaged or do not fit.
+        UserError: the checkpoint or the weights to start from are damaged or do not fit; or the device is not there, or cannot run
+            the model.
     """
     config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary)
+    model.check_device(device)
     newest = checkpoint.newest(spec.run.path / "checkpoints")
     notes = []
     if spec.start is not None and newest is None:
