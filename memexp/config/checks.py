@@ -215,7 +215,9 @@ def _amount(config: TrainConfig) -> str:
     grows = data.grow_from and (not data.max_document or data.grow_from < data.max_document)
     crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if grows else ""
     crops = crops or (f"parts of at most {data.max_document:,} tokens" if data.max_document else "whole documents")
-    count = f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
+    count = (
+        f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
+    )
     part = f"the first {scored.max_document:,} tokens of " if scored.max_document else ""
     steps = "1 step reads" if config.steps == 1 else f"{config.steps:,} steps read"
     return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"

@@ -9,7 +9,6 @@ members.
 """
 
 import math
-import sys
 from functools import cache
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.scores_plain import Groups, Rows
 from memexp.model.knn_memory.selection import Neighbours, best_rows
 from memexp.model.knn_memory.streaming import keys_on
-from memexp.terminal import escape
+from memexp.terminal import warn
 
 MAXIMA_BYTES = 1 << 30
 """Bytes of the maxima and members of as many lanes and heads as are searched together."""
@@ -104,10 +103,8 @@ def _scores(device: torch.device, queries: torch.dtype, keys: torch.dtype, head_
         return scores_plain
     if not (fault := fault_of(scores_fused, device, keys, head_size)):
         return scores_fused
-    print(
-        f"warning: exact search on {device} takes several times as long as it could, because its kernel cannot be used: "
-        f"{escape(fault)}",
-        file=sys.stderr,
+    warn(
+        f"exact search on {device} takes several times as long as it could, because its kernel cannot be used: {fault}"
     )
     return scores_plain
 

@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from memexp.config.compose import compose
-from memexp.config.introspection import choices_of, flatten
+from memexp.config.field import default_of
+from memexp.config.introspection import choices_of, flatten, settings_of_schema
 from memexp.config.revisions import REVISIONS, in_force
-from memexp.config.train import NOT_OF_THE_RESULT
+from memexp.config.train import NOT_OF_THE_RESULT, TrainConfig
 from memexp.errors import UserError
 from memexp.files import fingerprint
 from memexp.store.archive import copies_named
@@ -40,10 +41,17 @@ BEFORE = "before"
 def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
     """Each setting that determines a run's result, as text, without the seed and what a table shows elsewhere."""
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_RESULT}
-    settings = _named(flatten(kept))
+    settings = _named(_came_later(str(config["arch"]["name"])) | flatten(kept))
     if config.get("init_from"):
         settings["init_from"] = _origin(str(config["init_from"]), root)
     return settings
+
+
+@cache
+def _came_later(arch: str) -> dict[str, Any]:
+    """The meaning of runs that are older than a setting: its default."""
+    known = settings_of_schema(TrainConfig, arch=arch)
+    return {key: default_of(item) for key, item in known.items() if item.metadata["later"]}
 
 
 def _named(flat: Mapping[str, Any]) -> dict[str, str]:

@@ -95,3 +95,10 @@ def test_a_size_whose_file_is_gone_stands_for_its_own_settings() -> None:
     assert of_small == ["size"]
     assert not any(key.startswith("size.") for key in of_old)
     assert {"size", "steps", "lanes"} <= set(of_old)
+
+
+def test_a_run_that_is_older_than_a_setting_had_its_default() -> None:
+    old, new = ({"arch": {"name": "xl"}, "optim": optim} for optim in ({}, {"scale_rate": 80.0}))
+    assert settings_of(old, Path())["optim.scale_rate"] == "1"
+    assert settings_of(new, Path())["optim.scale_rate"] == "80"
+    assert "arch.memory_sees_cache" not in settings_of(old, Path())  # of another architecture
