@@ -8,8 +8,10 @@ from rich.console import Console
 from memexp.config.commands import BenchConfig
 from memexp.config.introspection import choices_of
 from memexp.config.train import TrainConfig
+from memexp.errors import UserError
 from memexp.files import find_root, write_json, write_text
 from memexp.report.escape import Fitting, console
+from memexp.wording import plural
 
 SEGMENT, VOCABULARY = 512, 32_000
 """Sizes of the papers' model, for the plan."""
@@ -35,7 +37,7 @@ def run(config: BenchConfig) -> None:
     with _shown(screen) as say:
         say("loading torch")
         from memexp.bench.formats import to_markdown, to_terminal
-        from memexp.bench.suite import WORK, chosen, document, run_benches
+        from memexp.bench.suite import WORK, chosen, document, run_benches, work_of
 
         figures = run_benches(config, say, lambda: _archs(WORK.segment))
     names = chosen(config)
@@ -49,9 +51,14 @@ def run(config: BenchConfig) -> None:
 
         written.append(path.with_name("curve.svg"))
         write_text(written[-1], plot(figures).decode())
-    write_text(path.with_suffix(".md"), to_markdown(figures, results, work=WORK.describe()))
+    write_text(path.with_suffix(".md"), to_markdown(figures, results, work=work_of(config).describe()))
     screen.print(Fitting(to_terminal(figures)))
     screen.print(f"written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
+    if "gpu" in names and (missed := [figure.what for figure in figures if figure.met is False]):
+        raise UserError(
+            f"{len(missed)} of {plural(len(figures), 'figure')} are not as wanted: {'; '.join(missed)}; expected all. The notes in "
+            f"{written[1]} say more"
+        )
 
 
 def _archs(segment: int) -> dict[str, TrainConfig]:
