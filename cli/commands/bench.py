@@ -22,6 +22,7 @@ def run(config: BenchConfig) -> None:
     root = find_root(config.root)
     screen = console()
     if config.plan:
+        from memexp.cost.fitting import table
         from memexp.cost.memory import page
 
         memory = [f"mem={config.largest}", f"lanes={config.lanes}", "precision=bf16"]
@@ -33,6 +34,8 @@ def run(config: BenchConfig) -> None:
         }
         plan = page(settings, card=config.card, vocabulary=VOCABULARY)
         screen.print(plan, markup=False, highlight=False, soft_wrap=True)
+        screen.print("\nLargest mem x lanes that fit into a device:", markup=False, highlight=False, soft_wrap=True)
+        screen.print(table(largest_runs()), markup=False, highlight=False, soft_wrap=True)
         return
     with _shown(screen) as say:
         say("loading torch")
@@ -61,16 +64,26 @@ def run(config: BenchConfig) -> None:
         )
 
 
+def largest_runs() -> dict[str, TrainConfig]:
+    """Runs with a memory of pairs, by their settings, for the table of what fits into a device."""
+    words = ("size=200m", "size=200m arch.stored=bf16", "size=1b", "size=8b")
+    recipe = ["arch=knn", "precision=bf16", "optim=adafactor", f"data.tokenizer.vocabulary={VOCABULARY}"]
+    return {each: _composed(*recipe, *each.split()) for each in words}
+
+
 def _archs(segment: int) -> dict[str, TrainConfig]:
     """Settings of every architecture, with the options of its paper and the lengths that follow from the segment."""
     return {name: _settings(name, segment) for name in choices_of("arch")}
 
 
 def _settings(arch: str, segment: int, *more: str) -> TrainConfig:
+    return _composed(f"arch={arch}", "size=200m", f"segment={segment}", *more)
+
+
+def _composed(*words: str) -> TrainConfig:
     from memexp.config.compose import compose, typed
 
-    composed = compose("train", [f"arch={arch}", "size=200m", f"segment={segment}", *more])
-    settings: TrainConfig = typed(composed)
+    settings: TrainConfig = typed(compose("train", list(words)))
     return settings
 
 

@@ -27,7 +27,11 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-    } | ({} if why_no_gpu() else {"gpu": describe(gpu, asked="cuda").record | {"cuda": torch.version.cuda or torch.version.hip}})
+    } | (
+        {}
+        if why_no_gpu()
+        else {"gpu": describe(gpu, asked="cuda").record | {"cuda": torch.version.cuda or torch.version.hip}}
+    )
 
 
 def floors() -> dict[str, float]:

@@ -237,7 +237,9 @@ GPU_CHECKS = (
 class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
-    what: list[str] = setting([], "benchmarks to run; empty: all except peers and gpu, about half an hour", choices=BENCHES)
+    what: list[str] = setting(
+        [], "benchmarks to run; empty: all except peers and gpu, about half an hour", choices=BENCHES
+    )
     repeats: int = setting(5, "rounds; each round measures every variant once, in turn", unit="rounds", low=1)
     slots: int = setting(
         65536,

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -62,14 +63,14 @@ def rates(ground: Ground) -> Rates:
     size = min(ground.copied, ground.memory // 8)
     source = torch.zeros(size, dtype=torch.uint8, device=ground.device)
     target = torch.empty_like(source)
-    copied = 2 * size / min(seconds_of(lambda: target.copy_(source), ground))
+    copied = 2 * size / min(seconds_of(partial(target.copy_, source), ground))
     del source, target
     products = []
     for kind in (torch.bfloat16, torch.float32):
         side = ground.square if kind == torch.bfloat16 else ground.square // 2
         left = torch.randn(side, side, device=ground.device).to(kind)
         out = torch.empty_like(left)
-        products.append(2 * side**3 / min(seconds_of(lambda left=left, out=out: torch.mm(left, left, out=out), ground)))  # type: ignore[misc]
+        products.append(2 * side**3 / min(seconds_of(partial(torch.mm, left, left, out=out), ground)))
     return Rates(copied, *products)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple
 
 from memexp.bench.gpu.ground import Ground
@@ -83,4 +84,4 @@ def said(error: Exception) -> str:
     """An error in one line, with the line of code where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     first = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {first} ({os.path.basename(last.filename)}:{last.lineno})"
+    return f"{type(error).__name__}: {first} ({Path(last.filename).name}:{last.lineno})"

@@ -13,7 +13,7 @@ import torch
 from memexp.bench.gpu.ground import Ground
 from memexp.config.compose import compose, typed
 from memexp.config.train import TrainConfig
-from memexp.cost.memory import items, total
+from memexp.cost.fitting import fits
 from memexp.cost.table import vocabulary_of
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.model.knn_memory.ring import Ring
@@ -23,8 +23,6 @@ from memexp.train.spec import RunSpec
 
 STEPS = 40
 """Each lane has one document, which is at least this many steps long, so that none ends while something is measured."""
-SHARE = 0.85
-"""The share of a device's memory that a plan may fill; the rest is for what a plan cannot count, such as the context."""
 
 
 def settings(ground: Ground, *overrides: str) -> TrainConfig:
@@ -77,17 +75,12 @@ def opened(config: TrainConfig) -> Iterator[Session]:
         yield open_session(spec)
 
 
-def planned(config: TrainConfig) -> int:
-    """The bytes that a training step needs on the device, by `memexp plan`."""
-    return total([item for item in items(config, vocabulary=vocabulary_of(config)) if not item.on_host])
-
-
 def with_lanes_that_fit(config: TrainConfig, ground: Ground) -> TrainConfig | None:
     """The run with the most lanes, a power of two times fewer than those wanted, that fit into the device; None if none do."""
     lanes = ground.lanes
     while lanes:
         fewer = replace(config, lanes=lanes)
-        if planned(fewer) <= SHARE * ground.memory:
+        if fits(fewer, ground.memory):
             return fewer
         lanes //= 2
     return None

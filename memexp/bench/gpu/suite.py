@@ -52,7 +52,9 @@ def the_ground(config: BenchConfig) -> Ground:
         UserError: there is none.
     """
     if reason := why_no_gpu():
-        raise UserError(f"there is no GPU: {reason}; expected a GPU, its driver and a build of torch for it, because these checks compare it with the CPU")
+        raise UserError(
+            f"there is no GPU: {reason}; expected a GPU, its driver and a build of torch for it, because these checks compare it with the CPU"
+        )
     return Ground("cuda", describe(torch.device("cuda"), asked="cuda").memory, repeats=config.repeats)
 
 

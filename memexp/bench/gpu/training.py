@@ -14,12 +14,12 @@ import torch
 
 from memexp.bench.gpu.device import kernels_of, peak, rates, restart_peak, seconds_of, waits_of
 from memexp.bench.gpu.ground import Ground
-from memexp.bench.gpu.sessions import fill, folder_for, opened, planned, settings, with_lanes_that_fit
+from memexp.bench.gpu.sessions import fill, folder_for, opened, settings, with_lanes_that_fit
 from memexp.bench.gpu.values import difference
 from memexp.bench.measurement import Figure
 from memexp.config.train import TrainConfig
 from memexp.cost.memory import items
-from memexp.cost.table import operations_by_precision, vocabulary_of
+from memexp.cost.table import on_device, operations_by_precision, vocabulary_of
 from memexp.machine import memory_bytes
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.state import state_bytes
@@ -70,7 +70,7 @@ def step(ground: Ground) -> Iterator[Figure]:
     )  # fmt: skip
     if ground.device == "cuda":
         yield Figure(
-            f"peak of a {what}", "peak", "plan", "bytes", [float(highest)], [float(planned(config))],
+            f"peak of a {what}", "peak", "plan", "bytes", [float(highest)], [float(on_device(config))],
             ratio_at_most=OVER_PLAN,
         )  # fmt: skip
     if not ground.compiled:

@@ -130,5 +130,3 @@ def half_evaluation(ground: Ground) -> Iterator[Figure]:
         )
     distance = abs(float(half.mean()) - float(full.mean()))
     yield difference("evaluation in bf16 with shared values, nats per token", distance, HALF_NATS, "fp32")
-
-
