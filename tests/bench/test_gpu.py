@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from memexp.config.introspection import choices_of
 from memexp.machine import PARENT
 from memexp.model.knn_memory import scores_plain
 from memexp.model.transformer.position import ByDistance
+from memexp.report.escape import markdown
 
 from . import planted
 
@@ -55,7 +57,7 @@ def test_every_check_ends_with_its_figures_and_they_are_kept(
     assert found["work"]["slots"] == list(TINY.slots)
     figures = {figure["what"]: figure for figure in found["figures"]}
     text = (folder / "gpu.md").read_text()
-    assert all(what in text and what in shown.out for what in figures)
+    assert [what for what in figures if markdown(what) not in text or what not in shown.out] == []
     assert [figure["what"] for figure in found["figures"] if figure["unmeasured"]] == []
     # a CPU computes what it is compared with; only times may differ
     missed = [figure for figure in found["figures"] if figure["met"] is False]
@@ -129,9 +131,19 @@ def test_a_faulty_check_does_not_lose_the_others() -> None:
     assert "code 7" in died
     assert "stopped after 3 s" in hung
     assert all("\n" not in line for line in said)
-    child = int(figures[5].ours_measured[0])
-    with pytest.raises(ProcessLookupError):  # or another process got its number, which is hardly so soon
-        os.kill(child, 0)
+    assert ends(int(figures[5].ours_measured[0]))
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends within some time; nobody may have asked for its exit code yet."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_checks_for_which_no_time_is_left_are_named() -> None:

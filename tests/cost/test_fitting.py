@@ -22,9 +22,9 @@ def test_the_documents_have_the_table_that_the_command_prints() -> None:
 
 def test_one_more_lane_or_a_larger_memory_does_not_fit() -> None:
     config = configure("arch=knn")
-    needed = on_device(replace(config, lanes=8, mem=16_384)) / fitting.SHARE / 1e9
-    for spare, cell in ((1.001, "16,384 x 8"), (0.999, "8,192 x 8"), (0.001, "none")):
+    needed = on_device(replace(config, lanes=32, mem=16_384)) / fitting.SHARE / 1e9
+    for spare, cell in ((1.001, "16,384 x 32"), (0.999, "8,192 x 32"), (0.001, "none")):
         [_, _, row] = fitting.table({"knn": config}, [needed * spare]).splitlines()
         assert row.split(" | ")[1].removesuffix(" |") == cell
-    assert fitting.fits(replace(config, lanes=8, mem=16_384), needed * 1.001e9)
-    assert not fitting.fits(replace(config, lanes=8, mem=16_384), needed * 0.999e9)
+    assert fitting.fits(replace(config, lanes=32, mem=16_384), needed * 1.001e9)
+    assert not fitting.fits(replace(config, lanes=32, mem=16_384), needed * 0.999e9)
