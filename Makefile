@@ -5,7 +5,7 @@ PUBLISHED := .venv-published/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hard lint types format clean report bench bench-peers published
+.PHONY: help install demo test hard lint types format clean report bench bench-peers gpu-check published
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,6 +48,11 @@ report: $(STAMP)  ## build results/index.html, the start page of all tables and 
 
 bench: $(STAMP)  ## measure search, training step and memory, and compare each with its floor
 	$(BIN)/memexp bench
+
+# installs nothing, so that it needs no network; without .venv it runs with PYTHON and its packages
+gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
+gpu-check:  ## on a machine with a GPU: run the tests that need one, then check values and times
+	$(RUN) pytest -q -m gpu; tests=$$?; $(RUN) memexp bench gpu && exit $$tests
 
 bench-peers: $(STAMP)  ## compare training steps with other packages, which get their own environment
 	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers

@@ -62,7 +62,7 @@ EXAMPLES = {
     "diff": ["memexp diff RUN_A RUN_B out=DIR", "memexp diff RUN@0 RUN@8192"],
     "report": ["memexp report", "memexp report local=false"],
     "runs": ["memexp runs", "memexp runs tag=demo"],
-    "bench": ["memexp bench search step"],
+    "bench": ["memexp bench search step", "memexp bench gpu", "memexp bench gpu only=[search,archs] minutes=5"],
 }
 
 FLAGS = [

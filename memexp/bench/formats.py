@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 HEADINGS = ("what", "ours", "other", "ours / other, median [range]", "wanted", "met")
 
 
+_IN_TURN = "; every round measures each side once, and the ratio is computed in each round"
+
+
 def to_terminal(figures: Sequence[Figure]) -> "Table":
     """A row for each figure; figures that miss a wanted value are red."""
     from rich.table import Table
@@ -25,7 +28,7 @@ def to_terminal(figures: Sequence[Figure]) -> "Table":
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
     for figure in figures:
-        table.add_row(*(Text(cell) for cell in _cells(figure)), style="red" if figure.met is False else "")
+        table.add_row(*(Text(cell) for cell in cells(figure)), style="red" if figure.met is False else "")
     return table
 
 
@@ -35,18 +38,22 @@ def to_markdown(figures: Sequence[Figure], document: dict[str, Any], *, work: st
     lines = [
         f"{document['date'][:10]}, {machine['cpu']} ({machine['instructions']}, {machine['cores']} cores, load "
         f"{machine['load']}), {machine['threads']} threads, {machine['clock']} time, torch {machine['torch']}, Python {machine['python']}.",
-        f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds; every round measures each side once, and the "
-        "ratio is computed in each round.",
-        "Floors: " + ", ".join(f"{name} {value:.3g}" for name, value in machine["floors"].items()) + ".",
+        *([f"On {machine['gpu']['name']}, CUDA or ROCm {machine['gpu']['cuda']}."] if "gpu" in machine else []),
+        f"{work[0].upper()}{work[1:]}. Medians of {document['settings']['repeats']} rounds{_IN_TURN * bool(machine['floors'])}.",
+        *_floors(machine["floors"]),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{' --- |' * len(HEADINGS)}",
-        *(f"| {' | '.join(markdown(cell) for cell in _cells(figure))} |" for figure in figures),
+        *(f"| {' | '.join(markdown(cell) for cell in cells(figure))} |" for figure in figures),
     ]
     if any(figure.what.startswith("curve: ") for figure in figures):
         lines += ["", f"Exact search grows with the power {slope(figures):.2f} of the memory's size (curve.svg)."]
     notes = [f"{figure.what}: {figure.note}." for figure in figures if figure.note]
     return "\n".join([*lines, *_facts(figures), *(["", *notes] if notes else [])]) + "\n"
+
+
+def _floors(floors: dict[str, float]) -> list[str]:
+    return ["Floors: " + ", ".join(f"{name} {value:.3g}" for name, value in floors.items()) + "."] if floors else []
 
 
 def _fact(value: float) -> str:
@@ -75,7 +82,11 @@ def _table(names: list[str], figures: list[Figure]) -> list[str]:
     ]
 
 
-def _cells(figure: Figure) -> list[str]:
+def cells(figure: Figure) -> list[str]:
+    """The row of a figure, one text for each of `HEADINGS`."""
+    met = {None: "", True: "yes", False: "no"}[figure.met]
+    if figure.unmeasured:
+        return [figure.what, figure.unmeasured, "", "", "", met]
     ours, other = (amount(median(values), figure.unit) for values in (figure.ours_measured, figure.other_measured))
     ratios = figure.ratios
     return [
@@ -84,7 +95,7 @@ def _cells(figure: Figure) -> list[str]:
         f"{figure.other}: {other}",
         f"{median(ratios):.3g} [{min(ratios):.3g}..{max(ratios):.3g}]",
         _wanted(figure),
-        {None: "", True: "yes", False: "no"}[figure.met],
+        met,
     ]
 
 
@@ -98,7 +109,11 @@ def _wanted(figure: Figure) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A measured value as text: 1.23 s, 4.5 ms, 537 MiB."""
+    """A measured value as text: 1.23 s, 4.5 ms, 537 MiB, 3.9 TB/s, 2e-05."""
     if unit == "bytes":
         return f"{value / 2**20:,.0f} MiB"
+    if unit in ("B/s", "FLOP/s"):
+        return f"{value / 1e12:.3g} T{unit}"
+    if not unit:
+        return f"{value:.3g}"
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from memexp.bench.measurement import clock
+from memexp.device import describe, why_no_gpu
 from memexp.machine import processor
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor, its load, and versions of software."""
+    """The processor, its load, versions of software, and the GPU if there is one."""
+    gpu = torch.device("cuda")
     return {
         "cpu": processor(),
         "cores": os.cpu_count(),
@@ -25,7 +27,11 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-    }
+    } | (
+        {}
+        if why_no_gpu()
+        else {"gpu": describe(gpu, asked="cuda").record | {"cuda": torch.version.cuda or torch.version.hip}}
+    )
 
 
 def floors() -> dict[str, float]:

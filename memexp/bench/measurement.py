@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-import torch
-
 Say = Callable[[str], None]
 """Shows what is being measured."""
 Side = Callable[[], float]
@@ -22,7 +20,7 @@ class Figure:
     ours: str
     other: str
     unit: str
-    """The unit of the measurements: s or bytes."""
+    """The unit of the measurements: s, bytes, B/s or FLOP/s; empty for a count or a difference."""
     ours_measured: list[float]
     other_measured: list[float]
     ratio_at_most: float | None = None
@@ -31,7 +29,16 @@ class Figure:
     """Largest wanted median of our measurements, in the unit."""
     note: str = ""
     facts: dict[str, float] = field(default_factory=dict)
-    """Further facts about our side, by name; all figures of a bench have the same names."""
+    """Further facts about our side, by name; figures with the same names are one table."""
+    unmeasured: str = ""
+    """Why nothing was measured; then both lists are empty."""
+    failed: bool = False
+    """Whether nothing was measured because of an error."""
+
+    @classmethod
+    def without(cls, what: str, why: str, *, failed: bool = False) -> "Figure":
+        """A figure that says why there are no measurements."""
+        return cls(what, "", "", "", [], [], unmeasured=why, failed=failed)
 
     @property
     def ratios(self) -> list[float]:
@@ -40,7 +47,9 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure is as wanted; None if nothing is wanted."""
+        """Whether the figure is as wanted; None if nothing is wanted or measured."""
+        if self.unmeasured:
+            return False if self.failed else None
         if self.ratio_at_most is None and self.ours_at_most is None:
             return None
         within_ratio = self.ratio_at_most is None or median(self.ratios) <= self.ratio_at_most
@@ -55,6 +64,7 @@ class Figure:
                 ("other_summary", self.other_measured),
                 ("ratio", self.ratios),
             )
+            if values
         }
         return asdict(self) | summary | {"met": self.met}
 
@@ -66,6 +76,8 @@ def about(subject: str, say: Say) -> Say:
 
 def clock() -> Callable[[], float]:
     """The clock to measure seconds with: CPU time if one thread does all the work, because other processes disturb it least."""
+    import torch  # here, because a process that only hands on figures needs no torch
+
     return time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
 
 

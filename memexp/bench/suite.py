@@ -9,6 +9,8 @@ import torch
 
 from memexp.bench import archs, curve, evaluation, peers, search, startup, step, write
 from memexp.bench import peak_memory as memory
+from memexp.bench.gpu import suite as gpu
+from memexp.bench.gpu.ground import Ground
 from memexp.bench.hardware import describe_machine, floors
 from memexp.bench.measurement import Figure, Say, about
 from memexp.bench.workload import Work
@@ -24,10 +26,11 @@ MEASURES = {
     "memory": memory.measure,
     "startup": startup.measure,
     "peers": peers.measure,
+    "gpu": gpu.measure,
 }
 ACROSS = {"step": step.measure, "archs": archs.measure}
 """Benches that read the settings of every architecture."""
-ON_REQUEST = ("peers",)
+ON_REQUEST = ("peers", "gpu")
 """Benches that run only if they are named."""
 
 
@@ -53,12 +56,17 @@ def chosen(config: BenchConfig) -> list[str]:
     return [name for name in BENCHES if name in config.what or (not config.what and name not in ON_REQUEST)]
 
 
+def work_of(config: BenchConfig) -> Work | Ground:
+    """The sizes at which the chosen benches measure."""
+    return gpu.the_ground(config) if config.what == ["gpu"] else WORK
+
+
 def document(config: BenchConfig, figures: list[Figure]) -> dict[str, Any]:
     """All measurements, with the machine and the settings, as JSON content."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine() | {"floors": floors()},
+        "machine": describe_machine() | {"floors": {} if config.what == ["gpu"] else floors()},
         "settings": {"what": chosen(config), "repeats": config.repeats, "slots": config.slots},
-        "work": asdict(WORK),
+        "work": asdict(work_of(config)),
         "figures": [figure.as_dict() for figure in figures],
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import AttentionArch
-from memexp.config.commands import DataConfig
+from memexp.config.commands import BenchConfig, DataConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
@@ -55,6 +55,8 @@ def check(config: Any, where: str = "") -> None:
         _check_train(config)
     if isinstance(config, DataConfig):
         _check_data(config)
+    if isinstance(config, BenchConfig):
+        _check_bench(config)
 
 
 def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
@@ -124,6 +126,19 @@ def _check_data(config: DataConfig) -> None:
                 f"{name} is {str(value).lower()}, but `memexp data {config.what}` does not use it; expected it with "
                 f"`memexp data {'inspect' if config.what == 'list' else 'list'}`"
             )
+
+
+def _check_bench(config: BenchConfig) -> None:
+    if "gpu" in config.what:
+        if others := [name for name in config.what if name != "gpu"]:
+            raise UserError(
+                f"what is {','.join(config.what)}, but gpu runs alone, because {','.join(others)} would measure the CPU beside "
+                "it; expected `memexp bench gpu`"
+            )
+        return
+    for name in ("only", "minutes"):
+        if (value := getattr(config, name)) != default_of(BenchConfig.__dataclass_fields__[name]):
+            raise UserError(f"{name} is {shown(str(value))}, but only `memexp bench gpu` uses it; expected gpu with it")
 
 
 def _check_train(config: TrainConfig) -> None:

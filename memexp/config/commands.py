@@ -230,14 +230,19 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs with this tag")
 
 
-BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers")
+BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers", "gpu")
+GPU_CHECKS = (
+    "rates", "archs", "search", "step", "checkpoint", "bias", "waits", "generation", "evaluation", "jobs",
+)  # fmt: skip
 
 
 @dataclass
 class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
-    what: list[str] = setting([], "benchmarks to run; empty: all except peers, about half an hour", choices=BENCHES)
+    what: list[str] = setting(
+        [], "benchmarks to run; empty: all except peers and gpu, about half an hour", choices=BENCHES
+    )
     repeats: int = setting(5, "rounds; each round measures every variant once, in turn", unit="rounds", low=1)
     slots: int = setting(
         65536,
@@ -246,6 +251,10 @@ class BenchConfig(Command):
         low=256,
     )
     threads: int = setting(1, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
+    only: list[str] = setting([], "gpu: checks to run, [NAME,NAME]; empty: all", choices=GPU_CHECKS)
+    minutes: float = setting(
+        11.0, "gpu: time after which no check goes on; those that are left out are named", unit="minutes", low=0.1
+    )
     plan: bool = setting(
         False,
         "measure nothing; print an estimate of what the largest memory needs on an accelerator; also --plan",

@@ -108,12 +108,12 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens=tokens,
         operations_a_token=sum(counted),
-        device_bytes=_on_device(on_a_device),
-        one_device_bytes=_on_device(config),
+        device_bytes=on_device(on_a_device),
+        one_device_bytes=on_device(config),
         seconds=tokens * seconds_a_token * on_a_device.lanes / config.lanes,
     )
 
 
-def _on_device(config: TrainConfig) -> int:
+def on_device(config: TrainConfig) -> int:
     """Bytes on the device itself; a memory in the host's memory is not there."""
     return total([item for item in items(config, vocabulary=vocabulary_of(config)) if not item.on_host])
