@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from memexp.model.state import state_bytes
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console
+from memexp.train.precision import arithmetic, has_tf32
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
 from memexp.wording import perplexity_of, plural
@@ -302,7 +304,7 @@ def _score(
         memory=memory,
         answers_from=answers_from,
         retrieved=retrieved,
-        bf16=config.precision == "bf16",
+        arithmetic=arithmetic(config),
         progress=advance,
     )
 
@@ -335,6 +337,9 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
         UserError: the run has no weights, or none that fit; or `memory` is not "on" and the model has no memory.
     """
     _refuse_too_large(spec, lanes=lanes)
+    on = pick_device(device)
+    if spec.config.tf32 and not has_tf32(on):
+        print(f"tf32=true: {describe(on, asked='cpu').name} has no TF32, so layers are not rounded to it", file=sys.stderr)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
@@ -342,7 +347,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
             "(A cache is not a memory: mem=0 switches the cache of arch=xl off)"
         )
     restore_trained(model, spec.run, identity=spec.hash)
-    return model.to(pick_device(device))
+    return model.to(on)
 
 
 def _refuse_too_large(spec: RunSpec, *, lanes: int) -> None:

@@ -154,6 +154,11 @@ class SegmentModel(nn.Module, ABC):
         return 0
 
     @property
+    def fixed_shapes(self) -> bool:
+        """Whether the tensors of a training step have the same shapes in every step."""
+        return True
+
+    @property
     def memory_cost(self) -> MemoryCost:
         """The cost of the memory besides its state."""
         return MemoryCost()

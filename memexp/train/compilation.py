@@ -41,6 +41,14 @@ def missing_compiler(device: torch.device) -> str | None:
     )
 
 
+def pays_to_compile(model: SegmentModel, device: torch.device) -> bool:
+    """What `compile=auto` means: on a GPU, unless shapes change, which would be compiled again and again.
+
+    On a CPU in fp32, products take nearly all the time, and they stay what they are.
+    """
+    return device.type == "cuda" and model.fixed_shapes
+
+
 def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     """Compile the methods that modules declare as `compilable`, each when it is first called.
 

@@ -88,7 +88,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
         "memory_fill": measured.memory_fill,
         "parts": [share._asdict() for share in measured.shares],
         "precision": config.precision,
-        "compile": config.compile,
+        "compile": session.compiled,
         "recompute": config.recompute,
         "device": str(session.device),
         "hardware": describe(session.device, asked=session.spec.config.device).record,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, TrainingLanes
 from memexp.device import pick_device
@@ -21,10 +22,10 @@ from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run
 from memexp.store.identity import read_identity
 from memexp.train import checkpoint
-from memexp.train.compilation import compile_layers, missing_compiler
+from memexp.train.compilation import compile_layers, missing_compiler, pays_to_compile
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
-from memexp.train.precision import HalfWeights, slow_here
+from memexp.train.precision import HalfWeights, arithmetic, slow_here
 from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
@@ -53,6 +54,8 @@ class Session:
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last line of metrics."""
+    compiled: bool = False
+    """Whether layers are compiled."""
     notes: list[str] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
     halves: HalfWeights | None = field(init=False, default=None)
@@ -60,12 +63,13 @@ class Session:
 
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
+        self.arithmetic = arithmetic(self.spec.config)
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
     def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         """Pass one segment through the model; returns its output and the nats of its targets, B T."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
+        with self.arithmetic.on(self.device):
             if self.halves is None:
                 result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:
@@ -103,6 +107,7 @@ def open_session(spec: RunSpec) -> Session:
         notes = _take_weights(model, spec, spec.start)
     model.to(device)
     notes += _prepare(model, config, device)
+    compiled, of_compiling = _compile(model, config, device)
     optimizer = build_optimizer(model, config.optim)
     lanes = TrainingLanes(
         corpus.split("train"),
@@ -121,7 +126,8 @@ def open_session(spec: RunSpec) -> Session:
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
         state=model.init_state(config.lanes),
-        notes=notes,
+        compiled=compiled,
+        notes=notes + of_compiling,
     )
     if newest is not None:
         _restore(session, newest)
@@ -209,15 +215,26 @@ def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
 
 
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
-    """Compile the model if asked; returns messages on what cannot be done, or is slow, on this device."""
+    """Messages on what the model does, or is slow at, on this device."""
     notes = model.remarks(device)
     if config.precision == "bf16" and slow_here(device):
-        notes.append("precision=bf16: this CPU has no instructions for it; precision=fp32 would be many times faster")
-    if config.compile and (missing := missing_compiler(device)):
-        notes.append(f"compile=true has no effect: {missing} was not found; torch.compile needs it")
-    elif config.compile and not compile_layers(model):
-        notes.append(f"compile=true has no effect: the layers of arch={config.arch.name} declare nothing to compile")
+        processor = "GPU" if device.type == "cuda" else "CPU"
+        notes.append(
+            f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
+        )
     return notes
+
+
+def _compile(model: SegmentModel, config: TrainConfig, device: torch.device) -> tuple[bool, list[str]]:
+    """Compile the layers if asked, or if it pays here; returns whether they are, and messages."""
+    if config.compile == "false" or (config.compile == AUTO and not pays_to_compile(model, device)):
+        return False, []
+    asked = f"compile={config.compile}"
+    if missing := missing_compiler(device):
+        return False, [f"{asked} has no effect: {missing} was not found; torch.compile needs it"]
+    if not compile_layers(model):
+        return False, [f"{asked} has no effect: the layers of arch={config.arch.name} declare nothing to compile"]
+    return True, [f"{asked}: layers are compiled at the first step, which takes longer"]
 
 
 def _restore(session: Session, path: Path) -> None:

@@ -1,13 +1,18 @@
 """The settings, corpus and folders of a run: looked up once by a command and passed on."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
+from memexp.device import describe, pick_device
+from memexp.errors import UserError
 from memexp.store.folder import Run, find_run
 from memexp.store.identity import identify, run_folder
+from memexp.train.precision import Choice, has_tf32, pays_here
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class RunSpec:
     """The folder that holds data/ and results/."""
     start: Run | None = None
     """The run whose final weights are the initial weights; set only for training."""
+    notes: list[str] = field(default_factory=list)
+    """What was chosen for settings that the device decides, and why."""
 
     @property
     def hash(self) -> str:
@@ -34,12 +41,57 @@ class RunSpec:
 def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
     """The spec of the run that these settings train on this corpus.
 
+    With `precision=auto`, a run that was begun with either precision is continued, so that another device does not begin
+    another run. Only if there is none does the device decide.
+
     Raises:
-        UserError: `init_from` names no run, or one whose identity is damaged.
+        UserError: `init_from` names no run, or one whose identity is damaged; or the device has no TF32, which is asked for.
     """
+    refuse_without_tf32(config)
     start, known = None, config
     if config.init_from is not None:
         start = find_run(root, config.init_from)
         known = replace(config, init_from=str(start.path))  # by its folder, so that it is not searched for again
-    identity = identify(known, corpus, root)
-    return RunSpec(run_folder(config, identity, root), config, corpus, identity, root, start)
+    specs = []
+    for precision, reason in _precisions(config):
+        identity = identify(replace(known, precision=precision), corpus, root)
+        chosen = replace(config, precision=precision)
+        run = run_folder(chosen, identity, root)
+        specs.append(RunSpec(run, chosen, corpus, identity, root, start, [_said(chosen, reason)]))
+    begun = [spec for spec in specs if (spec.run.path / "config.yaml").exists()]
+    return (begun or specs)[0]
+
+
+def settled(config: TrainConfig) -> tuple[TrainConfig, str]:
+    """The settings of a run that is not begun yet, with the precision that they have here, and a line that says why."""
+    refuse_without_tf32(config)
+    precision, reason = next(_precisions(config))
+    chosen = replace(config, precision=precision)
+    return chosen, _said(chosen, reason)
+
+
+def refuse_without_tf32(config: TrainConfig) -> None:
+    """Refuse to train in TF32 on a device that cannot: the run would be said to be what it is not.
+
+    Raises:
+        UserError: says what the device is.
+    """
+    if config.tf32 and not has_tf32(device := pick_device(config.device)):
+        raise UserError(
+            f"tf32 is true, but {describe(device, asked='cpu').name} has no TF32; expected an NVIDIA GPU of compute capability "
+            "8.0 (A100) or newer, or tf32=false"
+        )
+
+
+def _precisions(config: TrainConfig) -> Iterator[Choice]:
+    """The precisions that the settings may mean on this device, the first of them unless a run was begun with the other."""
+    if config.precision != AUTO:
+        yield Choice(config.precision, "")
+        return
+    yield (here := pays_here(pick_device(config.device)))
+    yield Choice("fp32" if here.precision == "bf16" else "bf16", "this run was begun with it")
+
+
+def _said(config: TrainConfig, reason: str) -> str:
+    with_tf32 = ", and TF32 for products that are left in fp32" if config.precision == "bf16" else ", in layers rounded to TF32"
+    return f"precision: {config.precision}{with_tf32 * config.tf32}{f', because {reason}' if reason else ''}"

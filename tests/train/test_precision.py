@@ -10,9 +10,10 @@ from memexp.model.build import build_model
 from memexp.train import session as session_module
 from memexp.train.loop import update
 from memexp.train.precision import slow_here
-from memexp.train.session import Session
+from memexp.train.session import Session, _prepare
 
 from ..contract.conftest import ARCHS
+from ..messages import says
 from ..tiny import configure
 from .conftest import Train
 from .test_update import SEGMENT, VOCABULARY, documents, open_session
@@ -103,3 +104,14 @@ def test_where_bf16_is_slow_a_line_says_so(
     assert not slow_here(torch.device("cpu"))
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch before 2.9
     assert not slow_here(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("capability", "slow"), [((7, 0), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_where_a_gpu_imitates_bf16_a_line_says_so(
+    capability: tuple[int, int], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V100 and T4 have none of its instructions."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config = configure("arch=vanilla", "precision=bf16")
+    notes = _prepare(build_model(config, vocabulary=30), config, torch.device("cuda"))
+    assert [says("precision=bf16", "this GPU has no instructions")(note) for note in notes] == [True] * slow
