@@ -339,7 +339,9 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
     _refuse_too_large(spec, lanes=lanes)
     on = pick_device(device)
     if spec.config.tf32 and not has_tf32(on):
-        print(f"tf32=true: {describe(on, asked='cpu').name} has no TF32, so layers are not rounded to it", file=sys.stderr)
+        print(
+            f"tf32=true: {describe(on, asked='cpu').name} has no TF32, so layers are not rounded to it", file=sys.stderr
+        )
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree
-from memexp.model.transformer.numerics import Arithmetic
+from memexp.model.transformer.numerics import FP32, Arithmetic
 
 
 class Sampling(NamedTuple):
@@ -50,7 +50,7 @@ def generate(
     sampling: Sampling,
     seed: int,
     memory: str = "on",
-    arithmetic: Arithmetic = Arithmetic(),
+    arithmetic: Arithmetic = FP32,
 ) -> Iterator[Drawn]:
     """Continue a document that begins with the prompt, independently in every lane, and yield each token when it is drawn.
 

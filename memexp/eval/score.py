@@ -19,7 +19,7 @@ from memexp.errors import UserError
 from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
-from memexp.model.transformer.numerics import Arithmetic
+from memexp.model.transformer.numerics import FP32, Arithmetic
 from memexp.store.folder import RETRIEVED
 from memexp.train.batch import to_device
 
@@ -59,7 +59,7 @@ def score_documents(
     memory: str = "on",
     answers_from: int = 0,
     retrieved: int = 0,
-    arithmetic: Arithmetic = Arithmetic(),
+    arithmetic: Arithmetic = FP32,
     progress: Any = None,
 ) -> Scores:
     """Score the first `max_document` targets of each document (0: all), or only the answers among them.
@@ -98,7 +98,9 @@ def score_documents(
     def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
         return _living(scoring_batches(documents, lanes=lanes, segment=model.stride, max_document=max_document), lanes)
 
-    foreign = _memories(model, batches(_others(documents)), lanes, arithmetic=arithmetic) if memory == "foreign" else None
+    foreign = (
+        _memories(model, batches(_others(documents)), lanes, arithmetic=arithmetic) if memory == "foreign" else None
+    )
     state, fill = model.init_state(lanes), None
     for batch, still in batches(documents):
         inputs = to_device(batch, device)

@@ -8,7 +8,6 @@ from typing import Any
 from memexp.errors import UserError, did_you_mean
 from memexp.experiment.definition import Experiment
 
-
 OF_EVERY_DEVICE = {"precision": "fp32"}
 """Values of settings that a device would choose. A table has cells from several machines, which must be the same runs."""
 

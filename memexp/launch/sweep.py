@@ -18,6 +18,7 @@ from rich.text import Text
 from memexp.config.checks import remarks
 from memexp.config.compose import typed
 from memexp.config.hydra_errors import explain
+from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
 from memexp.terminal import Fitting, console, escape
@@ -38,6 +39,19 @@ class Job:
     """The command's dataclass; None if it could not be composed."""
     refusal: str = ""
     """Why the job cannot run; empty if it can."""
+    chosen: str = ""
+    """What this device chooses for settings of a training run; empty for other commands."""
+
+    def settle(self) -> None:
+        """Choose what the device decides, or refuse the job if this device cannot run it."""
+        if not isinstance(self.settings, TrainConfig) or self.chosen:
+            return
+        from memexp.train.spec import settled  # this module loads torch
+
+        try:
+            self.settings, self.chosen = settled(self.settings)
+        except UserError as error:
+            self.refusal = str(error)
 
 
 class CheckedSweeper(Sweeper):
@@ -74,8 +88,9 @@ class CheckedSweeper(Sweeper):
                 "the sweep has no job; expected at least one value for each swept setting. Likely cause: a glob that matches nothing"
             )
         jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
+        seen: dict[str, int] = {}
         for job in jobs:
-            if (first := chosen.index(job.overrides)) < job.number:
+            if (first := seen.setdefault(repr(job.settings or job.overrides), job.number)) < job.number:
                 job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
@@ -98,6 +113,7 @@ class CheckedSweeper(Sweeper):
             with open_dict(composed):
                 del composed["hydra"]
             job.settings = typed(composed)
+            job.settle()
         except Exception as error:
             reason = explain(error, command)
             if reason is None:
@@ -148,7 +164,9 @@ def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a sweep, with the reason for each that would be refused."""
+    """Print the jobs of a sweep, with the reason for each that would be refused, and what this device chooses for them."""
+    for job in jobs:
+        job.settle()
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     table = Table(title=f"{count}; nothing is started", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "settings", "steps", "would be refused because"):
@@ -162,6 +180,12 @@ def print_plan(jobs: Sequence[Job]) -> None:
             style="red" if job.refusal else "",
         )
     console().print(Fitting(table))
+    by_choice: dict[str, list[str]] = {}
+    for job in jobs:
+        by_choice.setdefault(job.chosen, []).append(str(job.number))
+    for words, numbers in by_choice.items():
+        if words:
+            print(escape(words + (f" (jobs {', '.join(numbers)})" if len(by_choice) > 1 else "")))
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:

@@ -34,6 +34,12 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
     return content | {"hash": fingerprint(content)}
 
 
+def with_precision(identity: dict[str, Any], precision: str) -> dict[str, Any]:
+    """The identity of the same run in another precision."""
+    content = {name: value for name, value in identity.items() if name != "hash"} | {"precision": precision}
+    return content | {"hash": fingerprint(content)}
+
+
 def trained_settings(run: Run) -> TrainConfig:
     """The settings that a run was trained with. They may mean something else now: the run can still be scored.
 

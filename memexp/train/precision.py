@@ -83,11 +83,7 @@ def pays_here(device: torch.device) -> Choice:
 
 def has_tf32(device: torch.device) -> bool:
     """Whether the device can round factors in fp32 to TF32: an NVIDIA GPU since compute capability 8.0."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    )
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def arithmetic(config: TrainConfig) -> Arithmetic:

@@ -1,6 +1,5 @@
 """The settings, corpus and folders of a run: looked up once by a command and passed on."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from memexp.data.corpus import Corpus
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.store.folder import Run, find_run
-from memexp.store.identity import identify, run_folder
-from memexp.train.precision import Choice, has_tf32, pays_here
+from memexp.store.identity import identify, run_folder, with_precision
+from memexp.train.precision import has_tf32, pays_here
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,42 @@ def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
     Raises:
         UserError: `init_from` names no run, or one whose identity is damaged; or the device has no TF32, which is asked for.
     """
-    refuse_without_tf32(config)
     start, known = None, config
     if config.init_from is not None:
         start = find_run(root, config.init_from)
         known = replace(config, init_from=str(start.path))  # by its folder, so that it is not searched for again
-    specs = []
-    for precision, reason in _precisions(config):
-        identity = identify(replace(known, precision=precision), corpus, root)
-        chosen = replace(config, precision=precision)
-        run = run_folder(chosen, identity, root)
-        specs.append(RunSpec(run, chosen, corpus, identity, root, start, [_said(chosen, reason)]))
-    begun = [spec for spec in specs if (spec.run.path / "config.yaml").exists()]
-    return (begun or specs)[0]
+    settings, note = settled(known)
+    identity = identify(settings, corpus, root)
+    run = run_folder(settings, identity, root)
+    if config.precision == AUTO and not _begun(run):
+        other = replace(settings, precision="fp32" if settings.precision == "bf16" else "bf16")
+        its_identity = with_precision(identity, other.precision)
+        if _begun(its_run := run_folder(other, its_identity, root)):
+            note = _said(other, "this run was begun with it")
+            settings, identity, run = other, its_identity, its_run
+    chosen = replace(config, precision=settings.precision)
+    return RunSpec(run, chosen, corpus, identity, root, start, [note])
+
+
+def _begun(run: Run) -> bool:
+    return (run.path / "config.yaml").exists()
 
 
 def settled(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """The settings of a run that is not begun yet, with the precision that they have here, and a line that says why."""
-    refuse_without_tf32(config)
-    precision, reason = next(_precisions(config))
+    """The settings with the precision that they have on this device, and a line that says why.
+
+    Raises:
+        UserError: the device has no TF32, which is asked for.
+    """
+    _refuse_without_tf32(config)
+    if config.precision != AUTO:
+        return config, _said(config, "")
+    precision, reason = pays_here(pick_device(config.device))
     chosen = replace(config, precision=precision)
     return chosen, _said(chosen, reason)
 
 
-def refuse_without_tf32(config: TrainConfig) -> None:
+def _refuse_without_tf32(config: TrainConfig) -> None:
     """Refuse to train in TF32 on a device that cannot: the run would be said to be what it is not.
 
     Raises:
@@ -83,15 +94,8 @@ def refuse_without_tf32(config: TrainConfig) -> None:
         )
 
 
-def _precisions(config: TrainConfig) -> Iterator[Choice]:
-    """The precisions that the settings may mean on this device, the first of them unless a run was begun with the other."""
-    if config.precision != AUTO:
-        yield Choice(config.precision, "")
-        return
-    yield (here := pays_here(pick_device(config.device)))
-    yield Choice("fp32" if here.precision == "bf16" else "bf16", "this run was begun with it")
-
-
 def _said(config: TrainConfig, reason: str) -> str:
-    with_tf32 = ", and TF32 for products that are left in fp32" if config.precision == "bf16" else ", in layers rounded to TF32"
+    with_tf32 = (
+        ", and TF32 for products that are left in fp32" if config.precision == "bf16" else ", in layers rounded to TF32"
+    )
     return f"precision: {config.precision}{with_tf32 * config.tf32}{f', because {reason}' if reason else ''}"

@@ -33,6 +33,10 @@ class Arithmetic(NamedTuple):
             yield
 
 
+FP32 = Arithmetic()
+"""Products in fp32."""
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32, while the block runs: scores that are compared must not be rounded."""
