@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train vanilla, Transformer-XL and kNN memory on the same text, and compare them
 	$(BIN)/memexp train -m tag=demo jobs=2 arch=vanilla,xl
 	$(BIN)/memexp train -m tag=demo jobs=2 arch=knn mem=256,4096
-	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0 tag=demo
+	$(BIN)/memexp diff xl-code-mem64-s0 knn-code-mem4096-s0 tag=demo out=results/diffs/demo
 	$(BIN)/memexp table tag=demo
 
 test: $(STAMP)  ## run the tests, except the slow ones (make hard)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.field import SIZE_UNITS, UNSET, default_of
-from memexp.config.introspection import TYPED_AS, groups_of, is_list, settings_of, value_type
+from memexp.config.introspection import CONF, TYPED_AS, groups_of, is_list, settings_of, value_type
+from memexp.config.synonyms import meant_setting, meant_value, suggestion, unknown_setting
 from memexp.config.words import FUNCTION, GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
 from memexp.errors import UserError, did_you_mean
 from memexp.terminal import escape, unreadable
@@ -123,9 +124,9 @@ def parse(command: str, words: list[str]) -> Arguments:
                 if flag in ("--cfg", "-c") and arguments.flags[-1] not in CFG:
                     raise UserError(f"{flag} is {arguments.flags[-1]!r}; expected one of {', '.join(CFG)}")
         elif word.startswith("-"):
-            raise UserError(
-                f"there is no flag {flag}{did_you_mean(flag, [*FLAGS, *OWN_FLAGS])}; settings are written key=value"
-            )
+            key = flag.lstrip("-").replace("-", "_")
+            meant = did_you_mean(flag, [*FLAGS, *OWN_FLAGS]) or suggestion(meant_setting(key, command))
+            raise UserError(f"there is no flag {flag}; settings are written key=value{meant}")
         elif _is_setting(word, known, command):
             settings.append(word)
         else:
@@ -216,11 +217,20 @@ def _positionals(command: str, words: list[str], known: dict[str, Field[Any]], *
             words = words[1:]
     if words:
         takes = f"takes {' '.join(name.upper() for name in names)} only" if names else "takes settings only"
-        keys = [*known, *groups_of(command)]
         raise UserError(
-            f"cannot place {words[0]!r}: {command} {takes}; settings are written key=value{did_you_mean(words[0], keys)}"
+            f"cannot place {words[0]!r}: {command} {takes}; settings are written key=value{_as_setting(words[0], known, command)}"
         )
     return overrides
+
+
+def _as_setting(word: str, known: dict[str, Field[Any]], command: str) -> str:
+    """What a bare word can mean that has no place: a setting without its value, or a choice of a group without the group."""
+    if word in known:
+        default = default_of(known[word])
+        value = str(True if default is False else default).lower() if isinstance(default, int | float) else "VALUE"
+        return f"; did you mean {word}={value}?"
+    of = [group for group, choices in groups_of(command).items() if word in choices]
+    return f"; did you mean {of[0]}={word}?" if len(of) == 1 else suggestion(meant_setting(word, command))
 
 
 def _override(word: str, known: dict[str, Field[Any]], command: str, *, sweep: bool) -> str:
@@ -239,11 +249,12 @@ def _override(word: str, known: dict[str, Field[Any]], command: str, *, sweep: b
         chosen = separated(value) if not FUNCTION.fullmatch(value) else []
         if not all(CHOICE.fullmatch(unquoted(one.strip())) for one in chosen):
             choices = groups_of(command)[key]
-            raise UserError(
-                f"there is no {key}={escape(value)}; expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
-            )
+            meant = suggestion(meant_value(key, value, choices), f"{key}=")
+            raise UserError(f"there is no {key}={escape(value)}; expected one of {', '.join(choices)}{meant}")
         return f"{key}={quote(value)}" if value == "null" or not GRAMMAR.search(value) else word
     item = known.get(bare)
+    if item is None and _is_unknown(key, known, command):
+        raise UserError(unknown_setting(bare, command))
     if item is None or not equals:
         return word
     _refuse_empty(bare, value, item)
@@ -259,6 +270,22 @@ def _override(word: str, known: dict[str, Field[Any]], command: str, *, sweep: b
     if value_type(item) is str and not GRAMMAR.search(value):
         return f"{key}={quote(value)}"
     return word
+
+
+def _is_unknown(key: str, known: dict[str, Field[Any]], command: str) -> bool:
+    """Whether nothing can have this key, so that Hydra need not be asked.
+
+    It may belong to a group, hold settings, stand below a setting whose keys are the user's choice, or add a choice of a group of the
+    user's own.
+    """
+    bare = key.lstrip("+~")
+    if (CONF / bare).is_dir() and bare not in groups_of(command):  # Hydra would read its files
+        return True
+    if key != bare or "@" in key:
+        return False
+    holds = any(name.startswith(f"{bare}.") for name in known)
+    below = any(bare.startswith(f"{name}.") and value_type(item) is dict for name, item in known.items())
+    return not (holds or below or bare in groups_of(command))
 
 
 def _refuse_empty(name: str, value: str, item: Field[Any]) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from memexp import __version__
 from memexp.config.commands import COMMANDS
 from memexp.config.train import TrainConfig
-from memexp.errors import USER_ERROR, UserError, did_you_mean
+from memexp.errors import USER_ERROR, UserError
 from memexp.machine import why_full
-from memexp.terminal import escape, suit_the_terminal
+from memexp.terminal import escape, remembered, same_command, suit_the_terminal, warn_as_we_do
 from memexp.train.interrupt import Stopped, stopped_by_signals
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -39,8 +39,14 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 2 after a user's error, with one line on stderr; 130 or 143 after SIGINT or SIGTERM.
     """
     words = sys.argv[1:] if argv is None else argv
+    with remembered(words):
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     name = f"memexp {words[0]}" if words and words[0] in COMMANDS else "memexp"
     suit_the_terminal()
+    warn_as_we_do()
     try:
         with stopped_by_signals(name):
             code = _dispatch(words)
@@ -48,11 +54,17 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{name}: {escape(' '.join(str(error).split()))}", file=sys.stderr)
+        from memexp.cli.guesses import try_instead
+
+        message, instead = " ".join(map(str.strip, str(error).splitlines())), try_instead(words)
+        print(
+            f"{name}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
+            file=sys.stderr,
+        )
         return USER_ERROR
     except KeyboardInterrupt as error:
-        later = "; the same command continues from there" if words and words[0] in CONTINUING else ""
-        print(f"{name}: interrupted{later}", file=sys.stderr)
+        later = f"; {same_command()} continues from there" if words and words[0] in CONTINUING else ""
+        print(f"{name}: interrupted{escape(later)}", file=sys.stderr)
         return 128 + error.signal_number if isinstance(error, Stopped) else INTERRUPTED
     except BrokenPipeError:
         # The reader has stopped, as `| head` does. Python flushes stdout again at its end: send that to /dev/null.
@@ -107,10 +119,11 @@ def _dispatch(words: list[str]) -> int:
     elif command in COMMANDS:
         return _run(command, rest, typed_words=words)
     else:
+        from memexp.config.synonyms import meant_command, suggestion
+
         known = [*COMMANDS, "completion"]
-        raise UserError(
-            f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{did_you_mean(command, known)}"
-        )
+        meant = suggestion(meant_command(command, known), "memexp ")
+        raise UserError(f"there is no command {escape(command)!r}; expected one of {', '.join(known)}{meant}")
     return 0
 
 
@@ -145,6 +158,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     from memexp.config.compose import register
     from memexp.config.hydra_errors import in_one_line
     from memexp.config.introspection import CONF
+    from memexp.launch import sweep
     from memexp.launch.hydra import register_plugins
 
     def task(config: Any) -> None:
@@ -155,6 +169,8 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
 
     register()
     register_plugins()
+    if command == "train":
+        sweep.show_finished = _show_finished
     with in_one_line(command):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
 
@@ -171,6 +187,12 @@ def _call(command: str, config: Any) -> None:
         print_plan([Job(0, [], f"arch={settings.arch.name} mem={settings.mem}", settings)])
     else:
         command_module(command).run(settings)
+
+
+def _show_finished(runs: list[Path]) -> None:
+    from memexp.cli.commands.table import show_finished
+
+    show_finished(runs)
 
 
 def command_module(command: str) -> Any:

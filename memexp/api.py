@@ -161,7 +161,7 @@ def table(
     metric: str = "perplexity",
     root: Root = None,
 ) -> pd.DataFrame:
-    """A table as a data frame, with one row for each score: the file that `memexp table` writes as CSV.
+    """A table as a data frame, with one row for each score: the file that `memexp table ... out=DIR` writes as CSV.
 
     Args:
         names: one paper's table, such as "memorizing/table4"; or runs, each by the start of its name; empty: all runs.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import shlex
 import sys
 import unicodedata
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -64,6 +67,63 @@ def unreadable(text: str) -> bool:
 
 def _unseen(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in TURNS
+
+
+class Remark(NamedTuple):
+    """What a user should know of what was asked for.
+
+    Attributes:
+        warns: whether it is a warning, and not only a note.
+    """
+
+    text: str
+    warns: bool = True
+
+
+def tell(remarks: Iterable[Remark]) -> None:
+    """Print remarks, each once: warnings as `warn` does, notes to standard output."""
+    for remark in dict.fromkeys(remarks):
+        if remark.warns:
+            warn(remark.text)
+        else:
+            print(escape(remark.text))
+
+
+def warn(text: object) -> None:
+    """Print a warning: one line on standard error that begins with `warning:`, which is yellow on a terminal."""
+    if sys.stderr is None:  # it may have been closed
+        return
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    mark = "warning:" if plain else "\x1b[33mwarning:\x1b[0m"
+    print(f"{mark} {escape(' '.join(str(text).split()))}", file=sys.stderr, flush=True)
+
+
+def warn_as_we_do() -> None:
+    """Let Python's warnings, which libraries give, look like ours: no file and line, and only the first line of what they say."""
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        warn((str(message).strip() or type(message).__name__).splitlines()[0])
+
+    warnings.showwarning = show
+
+
+_typed: list[str] = []
+
+
+@contextmanager
+def remembered(words: Sequence[str]) -> Iterator[None]:
+    """Keep the words that were typed after the program's name while a command runs, for `same_command`."""
+    before = list(_typed)
+    _typed[:] = words
+    try:
+        yield
+    finally:
+        _typed[:] = before
+
+
+def same_command() -> str:
+    """The command that was typed, so that it can be pasted into a shell; without one, these words."""
+    return f"`{shlex.join(['memexp', *_typed])}`" if _typed else "the same command"
 
 
 def suit_the_terminal() -> None:

@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def only_where_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test without the mark `gpu` uses no GPU, also where there is one, nor do the programs that it starts."""
+    torch = sys.modules.get("torch")
+    if torch is None or request.node.get_closest_marker("gpu") or not torch.cuda.is_available():
+        return
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # torch has already looked, so this is only for other processes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @dataclass
 class Result:
     code: int

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -83,6 +84,8 @@ def test_runs_and_tables(root: Path) -> None:
     assert dict(zip(frame["run"], frame["value"], strict=True)) == pytest.approx(
         {run.name: run.scores[0].summary["perplexity"] for run in memexp.runs(root=root)}
     )
+    assert main(["table", "tag=both", f"root={root}", f"out={root / 'out'}"]) == 0
+    pandas.testing.assert_frame_equal(frame, pandas.read_csv(root / "out" / "both.csv"))
     paper = memexp.table("memorizing/table4", data=["code"], root=root)
     assert set(paper["row"]) >= {"512", "2048"}
     assert paper["paper"].notna().all()

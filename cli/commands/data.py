@@ -14,7 +14,7 @@ from memexp.report.escape import console
 
 
 def run(config: DataConfig) -> None:
-    """Print the list of corpora, or inspect one corpus and write the result."""
+    """Print the list of corpora, or what is in one corpus; with `out`, also write that."""
     root = find_root(config.root)
     if config.what == "list":
         from memexp.config.introspection import choices_of
@@ -34,11 +34,13 @@ def run(config: DataConfig) -> None:
 
     corpus = open_corpus(_prepared(config.data, root))
     inspection = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
-    default = root / "results" / "data" / corpus.path.name
-    folder = Path(config.out).expanduser() if config.out is not None else default
-    paths = write_files(folder, inspection)
     screen = console()
     screen.print(to_terminal(inspection))
+    if config.out is None:
+        screen.print("out=DIR writes the numbers and a plot", style="dim", markup=False, soft_wrap=True)
+        return
+    folder = Path(config.out).expanduser()
+    paths = write_files(folder, inspection)
     written = ", ".join(path.name for path in paths)
     screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)
 

@@ -3,32 +3,38 @@
 from pathlib import Path
 
 from memexp.config.commands import DiffConfig
-from memexp.config.groups import Scored
 from memexp.files import find_root
 from memexp.report.difference.breakdown import break_down
 from memexp.report.difference.files import write_files
 from memexp.report.difference.terminal import to_terminal
 from memexp.report.difference.token_text import find_pieces, word
 from memexp.report.difference.tokens import difference
-from memexp.report.escape import console, escape
+from memexp.report.escape import console
 from memexp.store.scores import find_foreign, find_score, load_scores
+from memexp.terminal import warn
 
 
 def run(config: DiffConfig) -> None:
-    """Print the difference between two scores and write it as a page, CSV, JSON and a plot."""
+    """Print the difference between two scores; with `out`, also write it as a page, CSV, JSON and a plot."""
     root = find_root(config.root)
     a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
     compared = difference(a, b)
     pieces, warning = find_pieces(compared, root)
     screen = console()
     if warning:
-        screen.print(f"warning: {escape(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(warning)
     wording = word(compared, pieces)
     breakdown = break_down(compared, wording.kind_N, find_foreign(compared.b))
     screen.print(to_terminal(compared, breakdown, pieces, top=config.top))
-    scored = "" if config.eval == Scored() else f"-{a.path.name.rsplit('-', 2)[0]}"
-    default = root / "results" / "diffs" / f"{a.label}~{b.label}{scored}"
-    folder = Path(config.out).expanduser() if config.out is not None else default
+    if config.out is None:
+        screen.print(
+            "out=DIR writes the page, every token as CSV, the numbers and a plot",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
+        )
+        return
+    folder = Path(config.out).expanduser()
     paths = write_files(folder, compared, breakdown, pieces, wording)
     screen.print(
         f"written: {folder}: {', '.join(path.name for path in paths)}", markup=False, highlight=False, soft_wrap=True

@@ -17,7 +17,7 @@ def run(config: GenerateConfig) -> None:
     """Print the first continuation while it is drawn, then the others; everything that is not text goes to stderr."""
     import torch
 
-    from memexp.device import why_no_gpu
+    from memexp.device import describe
     from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.eval.generate import Sampling, generate
     from memexp.files import find_root
@@ -38,8 +38,9 @@ def run(config: GenerateConfig) -> None:
     settings = with_mem(own, config.mem, run=trained)
     spec = reopen(trained, settings, root)
     model = load_model(spec, memory=config.memory, device=config.device)
-    if config.device == "auto" and torch.version.cuda is not None and (reason := why_no_gpu()):
-        print(f"device: cpu, because {reason}", file=sys.stderr)
+    device = next(model.parameters()).device
+    if device.type == "cuda" or (config.device == "auto" and torch.version.cuda is not None):
+        print(f"device: {describe(device, asked=config.device)}", file=sys.stderr)
     tokenizer = spec.corpus.tokenizer
     prompt = tokenizer.encode(text)
     output = _Output(config.samples, len(prompt))

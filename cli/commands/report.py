@@ -14,8 +14,9 @@ from memexp.experiment.paper_table import open_table
 from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.text import lay_out, points
 from memexp.files import find_root, write_text
-from memexp.report.escape import console, escape
+from memexp.report.escape import console
 from memexp.report.site import LOCAL, Table, pages
+from memexp.terminal import warn
 
 
 def run(config: ReportConfig) -> None:
@@ -30,7 +31,7 @@ def run(config: ReportConfig) -> None:
         write_text(path, text)
     screen = console()
     for problem in problems:
-        screen.print(f"warning: {escape(problem)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(problem)
     shown = sum(table.grid is not None for table in tables)
     size = sum(path.stat().st_size for path in texts)
     screen.print(

@@ -11,13 +11,14 @@ from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote
 from memexp.errors import USER_ERROR, UserError
-from memexp.experiment.files import path_of, write_and_show_filled
+from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
 from memexp.report.escape import console
+from memexp.terminal import same_command
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
@@ -78,12 +79,13 @@ def run(config: ReproduceConfig) -> None:
     for job in work.failed:
         screen.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     work.library.forget()
-    write_and_show_filled(fill(table, work.library), path_of(table, root, config.corpora))
+    # The table is written beside the light copies of its runs.
+    show_filled(fill(table, work.library), path_of(table, root / "results" / table.experiment.name, config.corpora))
     if interrupted and time.monotonic() < until:
         raise Stopped(interrupted)
     if work.failed:
         if all(job.exit_code == USER_ERROR for job in work.failed):
-            raise UserError(f"{plural(len(work.failed), 'job')} failed; the same command again skips the finished jobs")
+            raise UserError(f"{plural(len(work.failed), 'job')} failed; {same_command()} skips the finished jobs")
         raise SystemExit(1)
 
 

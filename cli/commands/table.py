@@ -1,23 +1,27 @@
 """`memexp table`: compare runs, or a paper's table with our numbers."""
 
 import re
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from memexp.config.commands import TableConfig
+from memexp.config.groups import Scored
 from memexp.config.introspection import TYPED_AS, settings_of
-from memexp.errors import UserError
-from memexp.experiment.definition import means_experiment
-from memexp.experiment.files import path_of, write_and_show_filled
+from memexp.errors import UserError, did_you_mean
+from memexp.experiment.definition import experiments, means_experiment
+from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
 from memexp.files import find_root
+from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
-from memexp.report.table.files import write_and_show
+from memexp.report.table.files import show, write
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
+from memexp.store.folder import Run
 from memexp.store.select import select_runs
 
 OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
@@ -25,28 +29,48 @@ OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
 
 
 def run(config: TableConfig) -> None:
-    """Print the table and write it as Markdown, CSV and LaTeX; a paper's table also as HTML."""
+    """Print the table; with `out`, also write it as Markdown, CSV and LaTeX, and a paper's table as HTML."""
     root = find_root(config.root)
-    folder = Path(config.out).expanduser() if config.out is not None else root / "results" / "tables"
+    folder = None if config.out is None else Path(config.out).expanduser()
     if named := [word for word in config.runs if means_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora)
-        write_and_show_filled(fill(table, Library(root)), path_of(table, root, config.corpora, out=config.out))
+        show_filled(fill(table, Library(root)), None if folder is None else path_of(table, folder, config.corpora))
         return
     comparison = compare(
         root,
-        select_runs(root, config.runs, tag=config.tag),
+        _runs(config, root),
         metric=config.metric,
         scored=config.eval,
         by=config.by,
         gauges=config.gauges,
         baseline=config.baseline,
     )
-    name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
     grid = lay_out(comparison)
-    write_and_show(
-        grid, folder / (name or "runs"), {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
-    )
+    show(grid)
+    if folder is not None:
+        name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
+        texts = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
+        write(folder / (name or "runs"), texts)
+
+
+def show_finished(folders: Sequence[Path]) -> None:
+    """Print the table of the runs of a sweep, or why there is none."""
+    runs = [Run(path) for path in dict.fromkeys(folders) if (path / "summary.json").exists()]
+    if not runs:
+        return
+    try:
+        show(lay_out(compare(runs[0].path.parents[2], runs, metric="perplexity", scored=Scored())))
+    except UserError as error:
+        console().print(f"no table: {escape(error)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _runs(config: TableConfig, root: Path) -> list[Run]:
+    try:
+        return select_runs(root, config.runs, tag=config.tag)
+    except UserError as error:
+        meant = (did_you_mean(word, experiments()) for word in config.runs)
+        raise UserError(f"{error}{next(filter(None, meant), '')}") from error
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

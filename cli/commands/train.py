@@ -6,6 +6,7 @@ import sys
 from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
+from memexp.terminal import Remark
 from memexp.wording import plural
 
 
@@ -19,7 +20,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
-    from memexp.terminal import escape, escape_lines
+    from memexp.terminal import escape, escape_lines, tell, warn
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
@@ -35,23 +36,21 @@ def run(config: TrainConfig) -> None:
     if config.profile:
         from memexp.train.profiling import profile
 
-        for line in spec.notes:
-            print(escape(line))
+        tell(spec.notes)
         print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
     if is_cut(corpus.manifest):
         print(escape(f"{corpus.name} is {splitting_of(corpus.manifest)}"))
-    for line in [*spec.notes, *remarks(config), *_read_alike(config, len(corpus.split("train")))]:
-        print(escape(line))
+    tell([*spec.notes, *remarks(config), *_read_alike(config, len(corpus.split("train")))])
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
     if not (trained.summary or {}).get("tokens"):
-        print(
-            f"warning: nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
+        warn(
+            f"nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
             "documents, which were not reached; increase steps, segment or accumulate"
         )
     request = Request(config.eval, device=config.device)
@@ -66,14 +65,14 @@ def run(config: TrainConfig) -> None:
     elif "accuracy" in summary:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
-        print(
-            f"warning: at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
+        warn(
+            f"at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(escape(str(trained.path)))
 
 
-def _read_alike(config: TrainConfig, documents: int) -> list[str]:
+def _read_alike(config: TrainConfig, documents: int) -> list[Remark]:
     """A warning if lanes read the same text at the same time, because there are fewer documents than lanes.
 
     Args:
@@ -82,8 +81,10 @@ def _read_alike(config: TrainConfig, documents: int) -> list[str]:
     if config.data.max_document or documents >= config.lanes:
         return []
     return [
-        f"warning: {config.lanes} lanes read {plural(documents, 'training document')} from the start, so most of them read the same text at "
-        "the same time; data.max_document=4096 lets each read a random part of this length"
+        Remark(
+            f"{config.lanes} lanes read {plural(documents, 'training document')} from the start, so most of them read the same text at "
+            "the same time; data.max_document=4096 lets each read a random part of this length"
+        )
     ]
 
 

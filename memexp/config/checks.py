@@ -10,10 +10,11 @@ from memexp.config.commands import DataConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
+from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
 from memexp.config.words import shown
-from memexp.errors import UserError, did_you_mean
-from memexp.terminal import unreadable
+from memexp.errors import UserError
+from memexp.terminal import Remark, unreadable
 
 BEYOND = 1 << 48
 """No size or count is this large; some libraries fail at larger numbers."""
@@ -65,9 +66,8 @@ def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
             _check_text(name, text, metadata, given=value != default)
     for word in values if choices else []:
         if word not in choices:
-            raise UserError(
-                f"{name} is {word!r}; expected one of {', '.join(choices)}{did_you_mean(str(word), choices)}"
-            )
+            meant = suggestion(meant_value(name, str(word), choices), f"{name}=")
+            raise UserError(f"{name} is {word!r}; expected one of {', '.join(choices)}{meant}")
     for number in values:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
@@ -193,22 +193,26 @@ def check_scoring(data: Data, scoring: Scoring) -> None:
         )
 
 
-def remarks(config: Any) -> list[str]:
+def remarks(config: Any) -> list[Remark]:
     """What a user of `train` should know about settings that are not refused; empty for other commands."""
     if not isinstance(config, TrainConfig):
         return []
-    lines = []
+    lines: list[Remark] = []
     if departing := departures(config):
-        lines.append(f"departs from the papers: {', '.join(departing)}")
+        lines.append(Remark(f"departs from the papers: {', '.join(departing)}", warns=False))
     if 0 < config.steps <= config.optim.warmup:
         lines.append(
-            f"warning: steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never reaches "
-            "optim.rate; lower optim.warmup"
+            Remark(
+                f"steps is {config.steps:,} and optim.warmup {config.optim.warmup:,}, so the learning rate never reaches "
+                "optim.rate; lower optim.warmup"
+            )
         )
     if isinstance(config.arch, AttentionArch) and config.arch.position == "xl" and config.arch.normalise:
         lines.append(
-            "warning: arch.position is xl and arch.normalise is true, so queries and keys have unit norm, which is not "
-            "Transformer-XL's attention; for its attention add arch.normalise=false arch.scale=1"
+            Remark(
+                "arch.position is xl and arch.normalise is true, so queries and keys have unit norm, which is not "
+                "Transformer-XL's attention; for its attention add arch.normalise=false arch.scale=1"
+            )
         )
     to_fill = config.arch.tokens_to_fill(config.mem)
     for name, longest in (
@@ -217,7 +221,9 @@ def remarks(config: Any) -> list[str]:
     ):
         if 0 < longest < to_fill:
             lines.append(
-                f"warning: the memory is full after {to_fill:,} tokens of a document, but {name} cuts documents to "
-                f"{longest:,} tokens, so a part of the memory stays empty; raise {name}, or set it to 0 for whole documents"
+                Remark(
+                    f"the memory is full after {to_fill:,} tokens of a document, but {name} cuts documents to {longest:,} tokens, so a "
+                    f"part of the memory stays empty; raise {name}, or set it to 0 for whole documents"
+                )
             )
     return lines

@@ -38,7 +38,7 @@ class DataConfig(Command):
         8 << 20, "inspect: how much of the split is searched, in whole documents; 0: all", unit="tokens", low=0
     )
     out: str | None = setting(
-        None, "inspect: folder for the plot and the numbers; default: results/data/CORPUS", unit="path"
+        None, "inspect: write the plot and the numbers into this folder; default: write nothing", unit="path"
     )
 
 
@@ -114,7 +114,9 @@ class TableConfig(Command):
     corpora: list[str] = setting([], "of an experiment, show only the columns of these corpora, NAME,NAME; empty: all")
     tag: str | None = setting(None, "only runs with this tag")
     baseline: str | None = setting(
-        None, "the row to which differences are shown, given by the start of its label; default: the first row"
+        None,
+        "the row to which all differences are shown, given by the start of its label; default: of each text that was scored, size and "
+        "amount of training the row without a memory",
     )
     metric: str = setting(
         "perplexity",
@@ -137,7 +139,8 @@ class TableConfig(Command):
     eval: Scored = field(default_factory=Scored)
     out: str | None = setting(
         None,
-        "folder for runs.md, runs.csv and runs.tex (with a tag, its name instead of runs); default: results/tables",
+        "write the table into this folder, as runs.md, runs.csv and runs.tex (with a tag, its name instead of runs; an experiment as "
+        "SCALE.md and so on, also .html); default: write nothing",
         unit="path",
     )
 
@@ -204,7 +207,7 @@ class DiffConfig(Command):
         10, "tokens to show with the largest gains, and as many with the largest losses", unit="tokens", low=1
     )
     out: str | None = setting(
-        None, "folder for the page, the CSV, the plot and the summary; default: results/diffs/A~B", unit="path"
+        None, "write the page, the CSV, the plot and the summary into this folder; default: write nothing", unit="path"
     )
 
 

@@ -11,7 +11,8 @@ from memexp.config.commands import COMMANDS
 from memexp.config.groups import AttentionAtSize, Data, Optim, Size, Tracker
 from memexp.config.introspection import CONF, settings_of_schema
 from memexp.config.sources import SOURCES
-from memexp.errors import UserError, did_you_mean
+from memexp.config.synonyms import unknown_setting
+from memexp.errors import UserError
 from memexp.files import find_root
 
 
@@ -91,13 +92,13 @@ def typed(config: Any) -> Any:
     for name, item in settings_of_schema(schema).items():
         if name in missing:
             raise UserError(f"{name} is not given; expected {item.metadata['help']}")
-    _check_keys(config, "")
+    _check_keys(config, "", next(name for name, command in COMMANDS.items() if command is schema))
     settings = OmegaConf.to_object(config)
     check(settings)
     return settings
 
 
-def _check_keys(config: Any, where: str) -> None:
+def _check_keys(config: Any, where: str, command: str) -> None:
     # Hydra adds a key that no schema has with +key=..., and removes a key of the schema with ~key.
     from omegaconf import DictConfig, OmegaConf
 
@@ -105,15 +106,13 @@ def _check_keys(config: Any, where: str) -> None:
     if not is_dataclass(schema):  # a dict, which may hold schemas
         for name in config:
             if isinstance(node := config._get_node(name), DictConfig):
-                _check_keys(node, f"{where}{name}.")
+                _check_keys(node, f"{where}{name}.", command)
         return
     known, given = {item.name for item in fields(schema)}, set(config)
     for name in sorted(given - known):
-        raise UserError(
-            f"there is no setting {where}{name}; expected a setting that --help lists{did_you_mean(name, known)}"
-        )
+        raise UserError(unknown_setting(f"{where}{name}", command))
     for name in sorted(known - given):
         raise UserError(f"{where}{name} was removed with ~; expected a value, because every setting needs one")
     for name in sorted(known):
         if isinstance(node := config._get_node(name), DictConfig):
-            _check_keys(node, f"{where}{name}.")
+            _check_keys(node, f"{where}{name}.", command)

@@ -4,7 +4,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -12,18 +11,17 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from memexp.config.arch import ARCHS
 from memexp.config.field import SIZE_UNITS
-from memexp.config.introspection import choices_of, groups_of, is_list, settings_of, source_of, value_type
+from memexp.config.introspection import choices_of, is_list, settings_of, value_type
 from memexp.config.sources import SOURCES
+from memexp.config.synonyms import meant_value, suggestion, unknown_setting
 from memexp.config.words import shown
-from memexp.errors import UserError, did_you_mean
+from memexp.errors import UserError
 
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
 """Starts of lines in Hydra's messages that do not help a user of the command line."""
 
 EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 """Launchers that need an extra of the package, and the name of this extra."""
-
-SOURCE = "data.source."
 
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -83,32 +81,6 @@ def explain(error: BaseException, command: str) -> str | None:
     return None
 
 
-def unknown_setting(key: str, command: str) -> str:
-    """The message about a key that is not a setting."""
-    key = key.lstrip("+~")
-    owners = [
-        name
-        for name, schema in ARCHS.items()
-        if key.startswith("arch.") and key[5:] in {item.name for item in fields(schema)}
-    ]
-    if owners:
-        return f"this architecture has no setting {key}; expected arch={' or arch='.join(owners)} with it"
-    if key.startswith(SOURCE):
-        choices = {data: _options_of_source(data) for data in choices_of("data")}
-        if owners := [data for data, options in choices.items() if key.removeprefix(SOURCE) in options]:
-            return f"this corpus has no setting {key}; expected it with data={' or data='.join(owners)}"
-    known = [*groups_of(command), *settings_of(command)]
-    last = key.rpartition(".")[2]
-    meant = next((f"; did you mean {name}?" for name in known if name.rpartition(".")[2] == last), "")
-    suggestion = meant or did_you_mean(key, known)
-    return f"there is no setting {key}; expected a setting that `memexp {command} --help` lists{suggestion}"
-
-
-def _options_of_source(data: str) -> set[str]:
-    source = source_of(data)
-    return {item.name for item in fields(SOURCES[source])} if source else set()
-
-
 def _missing_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = choices_of(group) or [name for name in error.options or [] if not name.startswith("base")]
@@ -122,7 +94,8 @@ def _missing_choice(error: MissingConfigException) -> str:
         )
     if choice in EXTRAS:
         return f"{group}={choice} is not installed; expected `pip install memexp[{EXTRAS[choice]}]` first"
-    return f"there is no {group}={choice}; expected one of {', '.join(options)}{did_you_mean(choice, options)}"
+    meant = suggestion(meant_value(group, choice, options), f"{group}=")
+    return f"there is no {group}={choice}; expected one of {', '.join(options)}{meant}"
 
 
 def wrong_type(key: str, value: str, command: str) -> str:

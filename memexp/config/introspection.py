@@ -26,6 +26,12 @@ TYPED_AS = {"corpora": "data"}
 INTERNAL = ("_target_", "name", "task")
 """Settings that only the files of the groups give, never a user."""
 
+PACKAGES_OF = {"pip": "PyPI", "apt": "Debian"}
+"""Whose packages a client downloads."""
+
+ORIGINS = {"python_packages": "installed packages", "files": "your own files"}
+"""Where documents come from, by their source, if the corpus's file does not say it; tasks are drawn from a seed."""
+
 WITHOUT_SCHEMA = {"train": ("task",)}
 """Groups without settings of their own: their files set the settings of other groups; `data.task` holds the choice."""
 
@@ -118,6 +124,22 @@ def description_of(group: str, choice: str) -> str:
         if line.startswith("#") and not line.startswith(PACKAGE_LINE):
             return line.lstrip("# ").strip()
     return ""
+
+
+def origin_of(data: str) -> str:
+    """Where the documents of a choice of `data` come from, by its file: a data set of the hub, packages, or this machine."""
+    import yaml
+
+    content = yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text(encoding="utf-8"))
+    if not (first := content["defaults"][0]).startswith("base_"):
+        return origin_of(first)
+    source = content.get("source") or {}
+    if sets := source.get("sets"):
+        return f"Hugging Face: {sets[0]['path']}"
+    if parts := source.get("parts"):
+        clients = {part["client"].partition("-")[0] for part in parts.values()}
+        return f"packages of {' and '.join(sorted(PACKAGES_OF[client] for client in clients))}"
+    return ORIGINS.get(source_of(data) or "", "drawn from a seed")
 
 
 def flatten(config: dict[str, Any], where: str = "") -> dict[str, Any]:

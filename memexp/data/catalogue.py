@@ -51,6 +51,18 @@ def update_page(data: Path, configured: Mapping[str, dict[str, Any]]) -> Path:
     return page
 
 
+def tokens_on_page(data: Path) -> dict[str, str]:
+    """The tokens of each corpus by the table of data/README.md, such as 6,898,779 (bpe 1,024); empty without such a page."""
+    page = data / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    cells = [row.split("|") for row in text.partition(BEGIN)[2].partition(END)[0].splitlines() if row.startswith("| `")]
+    return {
+        row[1].strip(" `"): row[6].strip()
+        for row in cells
+        if len(row) == len(HEADINGS) + 2 and row[6].strip()[:1].isdigit()
+    }
+
+
 def _prepared(data: Path, configured: Mapping[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The manifests of each corpus that is prepared with its default settings, but for the tokenizer; the newest first."""
     found: dict[str, list[dict[str, Any]]] = {}

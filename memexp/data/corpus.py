@@ -39,6 +39,7 @@ from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, read_json
 from memexp.lock import hold
 from memexp.machine import why_full
+from memexp.terminal import escape, warn
 
 FORMAT = 1
 """Raised when the same settings begin to give other tokens, so that old folders are not used for new settings."""
@@ -160,10 +161,9 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     """
     kept = None if force else _kept(config, root)
     if kept is not None:
-        print(
+        warn(
             f"data.path is {config.path}, which is not there any more; uses {kept.name}, which was prepared from it. Not checked: whether "
-            "its text has changed since",
-            file=sys.stderr,
+            "its text has changed since"
         )
         return open_corpus(kept)
     source = open_source(config, root)
@@ -173,7 +173,7 @@ def prepare(config: Data, root: Path, *, force: bool = False) -> Corpus:
     if path.exists() and not force:
         return open_corpus(path)
     for line in left:
-        print(line, file=sys.stderr)
+        warn(line)
     with _locked(path):
         _tidy(path)
         try:
@@ -410,9 +410,10 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
     described = source.describe()
     absent = described["absent"]
     if described.get("kinds"):
-        _say(screen, f"{config.name} reads {', '.join(f'{n} of {kind}' for kind, n in described['kinds'].items())}")
+        kinds = ", ".join(f"{count} of {kind}" for kind, count in described["kinds"].items())
+        print(escape(f"{config.name} reads {kinds}"), file=sys.stderr)
     if absent:
-        screen.print(f"Not installed, so not in {config.name}: {', '.join(absent)}", style="yellow", markup=False)
+        warn(f"not installed, so not in {config.name}: {', '.join(absent)}")
     partial, replaced, done = (_beside(path, word) for word in ("partial", "replaced", "done"))
     if anew:
         shutil.rmtree(partial, ignore_errors=True)
@@ -422,7 +423,7 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
         with writing(partial):
             build(config, source=source, settings=settings, folder=partial, console=screen)
         for line in said(read_json(partial / "manifest.json")["source"].get("notes", {})):
-            _say(screen, f"{config.name}: {line}")
+            warn(f"{config.name}: {line}")
         (partial / WORK).rename(done)
         if path.exists():
             path.rename(replaced)
@@ -440,10 +441,6 @@ def _make(config: Data, source: Source, settings: dict[str, Any], path: Path, *,
             shutil.rmtree(partial, ignore_errors=True)
         for left in (replaced, done):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _say(console: Any, line: str) -> None:
-    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(path: Path, *, made: bool) -> Corpus:

@@ -24,7 +24,7 @@ from memexp.data.splits import SPLITS
 from memexp.data.tokenizers import Tokenizer
 from memexp.errors import UserError
 from memexp.files import checksum, fingerprint, write_atomically, write_json, write_sealed
-from memexp.terminal import console
+from memexp.terminal import warn
 
 TRAINING_TEXT = 10_000_000
 """A tokenizer is trained on this many bytes, spread evenly over the training split; on fewer if its text is not ASCII."""
@@ -233,11 +233,10 @@ def _warn_of_what_is_trained_on(entries: list[Entry]) -> None:
     trained = {entry.digest for entry in entries if entry.split == "train" and entry.digest}  # parts have none
     alike = [entry for entry in entries if entry.split != "train" and entry.digest in trained and entry.answers is None]
     if alike:
-        console(stderr=True).print(
+        warn(
             f"held-out documents whose text is in the training split too: {len(alike)}, such as {alike[0].id} (the source says what is "
-            "held out)",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+            "held out)"
+        )
 
 
 def _tokenizer(parts: list[Shard], config: Data, work: Path, progress: Progress) -> Tokenizer:

@@ -27,7 +27,7 @@ from memexp.data.splits import HELD_OUT, cut
 from memexp.errors import UserError
 from memexp.files import checksum, read_json, unsealed, write_json, write_sealed
 from memexp.machine import why_full
-from memexp.terminal import escape
+from memexp.terminal import escape, same_command
 
 WORK = "work"
 """Folder of intermediate files, inside the folder of a corpus that is being built."""
@@ -226,8 +226,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens. The same command continues from "
-            f"the last complete part{why_full(error, path)}"
+            f"cannot write {path}: {error.strerror or error}; expected free space for text and tokens; {same_command()} continues "
+            f"from the last complete part{why_full(error, path)}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree
+from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.numerics import FP32, Arithmetic
 
 
@@ -72,7 +73,7 @@ def generate(
     reader = _Reader(model, lanes, memory=memory)
     tokens_BT = torch.from_numpy(prompt.astype(np.int64)).to(device).repeat(lanes, 1)
     for _ in range(tokens):
-        with arithmetic.on(device):
+        with any_shape(), arithmetic.on(device):
             logits_BV = model.head.logits(reader.read(tokens_BT)).float().cpu()
         drawn_B = draw(logits_BV, sampling, generator)
         yield Drawn(drawn_B, F.cross_entropy(logits_BV, drawn_B, reduction="none"))

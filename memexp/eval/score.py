@@ -92,6 +92,7 @@ def score_documents(
     said = [np.zeros(len(document.tokens), np.int64) for document in documents]
     positions = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
     gauges: dict[str, Tensor] = {}
+    fills: list[Tensor] = []
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
 
@@ -101,7 +102,7 @@ def score_documents(
     foreign = (
         _memories(model, batches(_others(documents)), lanes, arithmetic=arithmetic) if memory == "foreign" else None
     )
-    state, fill = model.init_state(lanes), None
+    state = model.init_state(lanes)
     for batch, still in batches(documents):
         inputs = to_device(batch, device)
         state = model.clear(_lanes_of(state, still), inputs.reset_B)
@@ -127,7 +128,7 @@ def score_documents(
         strides += len(still)
         for name, value in output.gauges.items():
             if name.startswith("memory_fill"):
-                fill = max(fill or 0.0, float(value))
+                fills.append(value)
             elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
         if progress is not None:
@@ -135,7 +136,7 @@ def score_documents(
     return Scores(
         nats=_joined(nats, scored),
         lengths=[len(indices) for indices in scored],
-        memory_fill=fill,
+        memory_fill=float(torch.stack(fills).max()) if fills else None,
         said=_joined(said, scored) if answered else None,
         retrieved=_joined(positions, scored) if retrieved else None,
         gauges={name: float(total) / strides for name, total in gauges.items()},

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from memexp.errors import USER_ERROR, UserError
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.machine import cores
-from memexp.terminal import console, escape_lines
+from memexp.terminal import console, escape_lines, same_command
 from memexp.train.interrupt import Stopped
 
 
@@ -29,7 +30,7 @@ class LocalLauncher(Launcher):
         """Run the jobs and wait for them.
 
         Returns:
-            One result per job; for a failed job it holds the error.
+            One result per job; for a failed job it holds the error, for a finished one the run folder if it has one.
 
         Raises:
             Stopped: a signal arrived; the jobs have saved and ended.
@@ -57,6 +58,12 @@ class LocalLauncher(Launcher):
                 screen.out(escape_lines(job.output.rstrip()), highlight=False)
         if interrupted:
             raise Stopped(interrupted)
+        if all(job.state == "done" and not job.steps for job in jobs):  # everything in the logs was shown
+            for job in jobs:
+                job.log.unlink()
+                job.log.with_suffix(".json").unlink(missing_ok=True)
+            with suppress(OSError):  # it holds other files
+                folder.rmdir()
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
@@ -79,11 +86,13 @@ class LocalLauncher(Launcher):
 
 def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:
     result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED if job.state == "done" else JobStatus.FAILED)
-    if job.state == "failed":
+    if job.state == "done":
+        result.return_value = job.run
+    elif job.state == "failed":
         message = job.reason.partition(": ")[2] or job.reason
         result.return_value = (
             UserError(message) if job.exit_code == USER_ERROR else JobCrashed(f"{job.reason}; see {job.log}")
         )
     elif job.state == "stopped":
-        result.return_value = UserError("it was interrupted; run the same command again to continue")
+        result.return_value = UserError(f"it was interrupted; {same_command()} continues it")
     return result

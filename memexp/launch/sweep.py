@@ -2,8 +2,9 @@
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,10 @@ from memexp.config.hydra_errors import explain
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.launch.processes import JobCrashed, labels
-from memexp.terminal import Fitting, console, escape
+from memexp.terminal import Fitting, console, same_command, tell
+
+show_finished: Callable[[list[Path]], None] | None = None
+"""Shows the runs of a sweep's finished jobs, by their folders. The program sets it, because reports are not known here."""
 
 MOST_JOBS = 10_000
 """Jobs of a sweep; each is composed before the first one runs."""
@@ -39,19 +43,15 @@ class Job:
     """The command's dataclass; None if it could not be composed."""
     refusal: str = ""
     """Why the job cannot run; empty if it can."""
-    chosen: str = ""
-    """What this device chooses for settings of a training run; empty for other commands."""
 
-    def settle(self) -> None:
-        """Choose what the device decides, or refuse the job if this device cannot run it."""
-        if not isinstance(self.settings, TrainConfig) or self.chosen:
-            return
-        from memexp.train.spec import settled  # this module loads torch
+    @property
+    def what(self) -> str:
+        """What it does: equal for jobs that do the same."""
+        if self.settings is None or not any(word.startswith("precision=") for word in self.overrides):
+            return repr(self.overrides)
+        from memexp.train.spec import settled_here  # this module loads torch
 
-        try:
-            self.settings, self.chosen = settled(self.settings)
-        except UserError as error:
-            self.refusal = str(error)
+        return repr(settled_here(self.settings).config)
 
 
 class CheckedSweeper(Sweeper):
@@ -90,18 +90,20 @@ class CheckedSweeper(Sweeper):
         jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
         seen: dict[str, int] = {}
         for job in jobs:
-            if (first := seen.setdefault(repr(job.settings or job.overrides), job.number)) < job.number:
+            if (first := seen.setdefault(job.what, job.number)) < job.number:
                 job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
-        for line in dict.fromkeys(line for job in kept for line in remarks(job.settings)):
-            print(escape(line))
+        tell(line for job in kept for line in remarks(job.settings))
         results: list[JobReturn] = []
         size = self._batch or len(kept)
         for start in range(0, len(kept), size):
             batch = [job.overrides for job in kept[start : start + size]]
             results += self._launcher.launch(batch, initial_job_idx=start)
+        runs = [each.return_value for each in results if each.status == JobStatus.COMPLETED]
+        if show_finished is not None and (folders := [run for run in runs if isinstance(run, Path)]):
+            show_finished(folders)
         _report_failures(kept, results)
         return results
 
@@ -113,7 +115,6 @@ class CheckedSweeper(Sweeper):
             with open_dict(composed):
                 del composed["hydra"]
             job.settings = typed(composed)
-            job.settle()
         except Exception as error:
             reason = explain(error, command)
             if reason is None:
@@ -164,9 +165,7 @@ def _without_refused(jobs: list[Job], *, skip: bool) -> list[Job]:
 
 
 def print_plan(jobs: Sequence[Job]) -> None:
-    """Print the jobs of a sweep, with the reason for each that would be refused, and what this device chooses for them."""
-    for job in jobs:
-        job.settle()
+    """Print the jobs of a sweep, with the reason for each that would be refused, and all that the others would remark when they begin."""
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
     table = Table(title=f"{count}; nothing is started", title_justify="left", box=None, pad_edge=False)
     for name in ("job", "settings", "steps", "would be refused because"):
@@ -180,12 +179,11 @@ def print_plan(jobs: Sequence[Job]) -> None:
             style="red" if job.refusal else "",
         )
     console().print(Fitting(table))
-    by_choice: dict[str, list[str]] = {}
-    for job in jobs:
-        by_choice.setdefault(job.chosen, []).append(str(job.number))
-    for words, numbers in by_choice.items():
-        if words:
-            print(escape(words + (f" (jobs {', '.join(numbers)})" if len(by_choice) > 1 else "")))
+    settings = [job.settings for job in jobs if isinstance(job.settings, TrainConfig) and not job.refusal]
+    if settings:
+        from memexp.train.remarks import remarks as remarks_of_a_run
+
+        tell(line for each in settings for line in remarks_of_a_run(each))
 
 
 def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
@@ -202,7 +200,9 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):
             traceback.print_exception(error)
-    message = f"{len(failures)} of {len(jobs)} jobs failed; the same command again skips the finished jobs"
+    message = (
+        f"{len(failures)} of {len(jobs)} jobs failed; {same_command()} skips the finished jobs and continues the others"
+    )
     if all(isinstance(error, UserError) for _, error in failures):
         raise UserError(message)
     errors.print(message)

@@ -30,6 +30,7 @@ from memexp.model.transformer.attention import (
 )
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.shape import Shape
+from memexp.terminal import Remark
 
 Gauges = dict[str, Tensor]
 
@@ -93,7 +94,7 @@ class BlockRecurrence(DecoderModel):
         """The cost of search."""
         return self.memories.cost
 
-    def remarks(self, device: torch.device) -> list[str]:
+    def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""
         return self.memories.remarks(device)
 

@@ -17,6 +17,7 @@ from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, clear_cache
 from memexp.model.transformer.decoder import DecoderModel, Read
 from memexp.model.transformer.shape import Shape
+from memexp.terminal import Remark
 
 
 @final
@@ -56,7 +57,7 @@ class Knn(DecoderModel):
         """The cost of search."""
         return self.memories.cost
 
-    def remarks(self, device: torch.device) -> list[str]:
+    def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""
         return self.memories.remarks(device)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.shape import Shape
+from memexp.terminal import Remark
 
 
 class SegmentOutput(NamedTuple):
@@ -167,7 +168,7 @@ class SegmentModel(nn.Module, ABC):
         """The cost of the memory besides its state."""
         return MemoryCost()
 
-    def remarks(self, device: torch.device) -> list[str]:
+    def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the model on this device."""
         return []
 

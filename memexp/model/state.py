@@ -3,6 +3,7 @@
 Shapes: B lanes.
 """
 
+from collections import Counter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -43,19 +44,34 @@ def state_bytes(tree: Tree) -> int:
 
 
 def pack(tree: Tree) -> list[Tensor]:
-    """The tensors as a flat list for a checkpoint; each is a copy."""
-    return [leaf.detach().clone() for leaf in pytree.tree_leaves(tree)]
+    """The tensors as a flat list for a checkpoint, which must be written before anything writes to the tree.
+
+    A tensor with storage of its own, such as a ring, is not copied, because it may be as large as the memory that is left.
+    The others are copied, so that they are stored without the rest of the storage that they share.
+    """
+    leaves = [leaf.detach() for leaf in pytree.tree_leaves(tree)]
+    shared = Counter(leaf.untyped_storage()._cdata for leaf in leaves)
+    return [leaf if shared[leaf.untyped_storage()._cdata] == 1 and _whole(leaf) else leaf.clone() for leaf in leaves]
 
 
-def unpack(leaves: list[Tensor], like: AnyTree) -> AnyTree:
+def _whole(leaf: Tensor) -> bool:
+    """Whether the tensor takes all of its storage, in order."""
+    return leaf.is_contiguous() and leaf.untyped_storage().nbytes() == leaf.numel() * leaf.element_size()
+
+
+def unpack(leaves: list[Tensor], like: AnyTree, *, lanes: int) -> AnyTree:
     """The tree that `pack` made flat, with the structure and devices of `like`.
+
+    Args:
+        like: a state of any number of lanes. One lane is enough, so that no second state is held beside this one.
+        lanes: how many lanes the tensors must have.
 
     Raises:
         ValueError: the number, shapes or types of the tensors differ, so this is the state of another model.
     """
     own, structure = pytree.tree_flatten(like)
     stored_forms = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
-    own_forms = [(tuple(leaf.shape), leaf.dtype) for leaf in own]
+    own_forms = [((lanes, *leaf.shape[1:]), leaf.dtype) for leaf in own]
     if stored_forms != own_forms:
         pairs = enumerate(zip(stored_forms, own_forms, strict=False))
         first = next((i for i, (stored, ours) in pairs if stored != ours), min(len(stored_forms), len(own_forms)))

@@ -1,5 +1,6 @@
 """The list of runs: state, progress and final numbers of each; the run that was written last is at the end."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ class Listed:
         written: when its metrics or summary were last written, in seconds since 1970.
         loss: the last known training loss, in nats per token.
         perplexity: by split, from the score with the memory and the documents of the run's own settings.
+        text: by split, the data set and the hash of the tokens that this score is of.
         problem: why the run cannot be read; empty if it can.
     """
 
@@ -34,6 +36,7 @@ class Listed:
     steps: int = 0
     loss: float | None = None
     perplexity: dict[str, float] = field(default_factory=dict)
+    text: dict[str, tuple[str, str]] = field(default_factory=dict)
     tokens_per_second: float | None = None
     problem: str = ""
 
@@ -83,7 +86,9 @@ def _read(run: Run, item: Listed) -> None:
     for score in run.scores:
         asked = score.name
         if asked is not None and (asked.documents, asked.max_document, asked.mem, asked.memory) == own:
-            item.perplexity[asked.split] = float(perplexity_in(read_summary(score)))
+            summary = read_summary(score)
+            item.perplexity[asked.split] = float(perplexity_in(summary))
+            item.text[asked.split] = (str(summary["data"]), str(summary["tokens_hash"]))
 
 
 def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
@@ -110,4 +115,18 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
             age(now - item.written),
         )
     problems = [Text(f"{escape(item.name)}: {escape(item.problem)}", style="red") for item in listed if item.problem]
-    return Group(Fitting(table), *problems)
+    notes = [
+        Text(
+            f"{split} ppl: not all runs on {escape(data)} are scored on the same text; `memexp table` compares those that are",
+            style="dim",
+        )
+        for split, data in _on_several_texts(listed)
+    ]
+    return Group(Fitting(table), *notes, *problems)
+
+
+def _on_several_texts(listed: Sequence[Listed]) -> list[tuple[str, str]]:
+    """Each split and data set of which different tokens were scored."""
+    texts = {(split, *text) for item in listed for split, text in item.text.items()}
+    count = Counter((split, data) for split, data, _ in texts)
+    return sorted(place for place, different in count.items() if different > 1)

@@ -51,6 +51,7 @@ from memexp.files import (
     write_atomically,
 )
 from memexp.lock import hold, is_held, is_ours
+from memexp.terminal import same_command
 
 COPIES = "runs.jsonl"
 """Name of the packed file beside a table, with light copies of its runs; see `memexp.store.archive`."""
@@ -304,8 +305,8 @@ class Run:
         """
         if not is_ours(self.path / "lock"):
             raise UserError(
-                f"{self.path} was deleted or moved while this process trained in it; expected that it stays until the run is done. The "
-                "same command trains the run anew"
+                f"{self.path} was deleted or moved while this process trained in it; expected that it stays until the run is done; "
+                f"{same_command()} trains the run anew"
             )
 
 

@@ -8,5 +8,8 @@ from memexp.data.lanes import Batch
 
 
 def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
-    """The batch as tensors on `device`."""
-    return batch.map(lambda array: torch.from_numpy(array).to(device, non_blocking=True))
+    """The batch as tensors on `device`; the host does not wait until they have arrived."""
+    if device.type != "cuda":
+        return batch.map(lambda array: torch.from_numpy(array).to(device))
+    # a copy is asynchronous only from pinned memory
+    return batch.map(lambda array: torch.from_numpy(array).pin_memory().to(device, non_blocking=True))

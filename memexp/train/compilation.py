@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from memexp.config.field import AUTO
+from memexp.config.train import TrainConfig
 from memexp.model.segment import SegmentModel
 from memexp.regions import part
 
@@ -49,6 +51,26 @@ def pays_to_compile(model: SegmentModel, device: torch.device) -> bool:
     return device.type == "cuda" and model.fixed_shapes
 
 
+def asked_to_compile(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:
+    """Whether the settings want the layers compiled; nothing may be able to."""
+    return config.compile == "true" or (config.compile == AUTO and pays_to_compile(model, device))
+
+
+def compiles(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:
+    """Whether the layers are compiled: it is wanted, there is a compiler, and there is something to compile."""
+    wanted = asked_to_compile(model, config, device)
+    return wanted and not missing_compiler(device) and bool(compilable_methods(model))
+
+
+def compilable_methods(model: SegmentModel) -> list[tuple[nn.Module, str, str]]:
+    """The methods that modules declare as `compilable`: each with its module and the part of a profile that it is."""
+    return [
+        (module, method, name)
+        for module in model.modules()
+        for method, name in getattr(type(module), "compilable", {}).items()
+    ]
+
+
 def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     """Compile the methods that modules declare as `compilable`, each when it is first called.
 
@@ -57,11 +79,7 @@ def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     Returns:
         How many methods will be compiled.
     """
-    methods = [
-        (module, method, name)
-        for module in model.modules()
-        for method, name in getattr(type(module), "compilable", {}).items()
-    ]
+    methods = compilable_methods(model)
     for module, method, name in methods:
         _compile(module, method, name, backend)
     return len(methods)

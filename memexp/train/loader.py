@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,10 +62,6 @@ class Reader:
     def _read(self) -> Step:
         batches = [next(self._lanes) for _ in range(self._segments)]
         scored = int(sum(batch.weight_BT.sum() for batch in batches))
-        return Step([self._on_device(batch) for batch in batches], scored, self._lanes.state(), self._lanes.epoch)
-
-    def _on_device(self, batch: Batch[np.ndarray]) -> Batch[Tensor]:
-        if self._device.type != "cuda":
-            return to_device(batch, self._device)
-        # a copy is asynchronous only from pinned memory
-        return batch.map(lambda array: torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True))
+        return Step(
+            [to_device(batch, self._device) for batch in batches], scored, self._lanes.state(), self._lanes.epoch
+        )

@@ -20,6 +20,7 @@ from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
+from memexp.terminal import same_command, tell, warn
 from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics_file import MetricsFile
@@ -71,8 +72,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         # last: a run is listed by its config.yaml, and must then have an identity
         run.write_config(asdict(config))
         print(f"device: {describe(session.device, asked=config.device)}")
-        for note in session.notes:
-            print(note)
+        tell(session.notes)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
         sink = open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
         with closing(sink):
@@ -244,7 +244,7 @@ def _save(session: Session, metrics: MetricsFile) -> None:
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
-    message = f"stopped at step {session.step} of {session.spec.config.steps} and saved; the same command continues from there"
+    message = f"stopped at step {session.step} of {session.spec.config.steps} and saved; {same_command()} continues from there"
     return Interrupted(message, signal_number)
 
 
@@ -258,10 +258,10 @@ def _done(spec: RunSpec) -> bool:
         return False
     print(f"{run.name} is done; nothing to train")
     if tag_of(run) == UNREADABLE:
-        print(f"{run.path / 'config.yaml'} was damaged; it is written again from these settings")
+        warn(f"{run.path / 'config.yaml'} was damaged; it is written again from these settings")
         run.write_config(asdict(spec.config))
     if not _as_written(run, spec.identity):
-        print(f"{run.path / 'identity.json'} was damaged; it is written again from these settings")
+        warn(f"{run.path / 'identity.json'} was damaged; it is written again from these settings")
         write_json(run.path / "identity.json", spec.identity)
     before = run.config.get("tag")
     if tag and before != tag:

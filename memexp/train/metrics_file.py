@@ -9,6 +9,7 @@ from typing import Any
 from memexp.errors import UserError
 from memexp.files import SHORT, as_json_line, sealed, unsealed, write_text
 from memexp.machine import why_full
+from memexp.terminal import same_command
 
 
 class MetricsFile:
@@ -50,7 +51,7 @@ class MetricsFile:
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
             f"cannot write {self._path}: {error.strerror}; the newest checkpoint is whole, and "
-            f"the same command continues from it{why_full(error, self._path)}"
+            f"{same_command()} continues from it{why_full(error, self._path)}"
         )
 
 
@@ -60,5 +61,5 @@ def _step(path: Path, number: int, line: str) -> int:
     except (ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(
             f"line {number} of {path} is {line[:40]!r}; expected JSON with a step. Likely cause: it was edited or damaged; "
-            "delete that line, then the same command continues"
+            f"delete that line, then {same_command()} continues"
         ) from error

@@ -59,7 +59,11 @@ def slow_here(device: torch.device) -> bool:
     An NVIDIA GPU has them from compute capability 8.0 on (Ampere, 2020); torch imitates them on older ones.
     """
     if device.type == "cuda":
-        return torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+        return (
+            torch.cuda.is_available()
+            and torch.version.hip is None
+            and torch.cuda.get_device_capability(device) < (8, 0)
+        )
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities) and not any(has for name, has in capabilities.items() if "bf16" in name)
 
@@ -75,6 +79,8 @@ def pays_here(device: torch.device) -> Choice:
     """The precision that `precision=auto` means on this device."""
     if device.type != "cuda":
         return Choice("fp32", "the model runs on a CPU")
+    if not torch.cuda.is_available():  # a plan for another machine
+        return Choice("bf16", "a GPU has instructions for it since compute capability 8.0")
     name = describe(device, asked="cuda").name
     if slow_here(device):
         return Choice("fp32", f"{name} has no instructions for bf16 and would imitate them")
@@ -83,7 +89,9 @@ def pays_here(device: torch.device) -> Choice:
 
 def has_tf32(device: torch.device) -> bool:
     """Whether the device can round factors in fp32 to TF32: an NVIDIA GPU since compute capability 8.0."""
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def arithmetic(config: TrainConfig) -> Arithmetic:

@@ -20,6 +20,8 @@ from memexp.device import describe
 from memexp.files import write_atomically, write_json, write_text
 from memexp.machine import commit
 from memexp.regions import MARK, marked, part
+from memexp.terminal import tell
+from memexp.train.compilation import compiles
 from memexp.train.loop import Update, update
 from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec
@@ -70,8 +72,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
     if config.threads:
         torch.set_num_threads(config.threads)
     session = open_session(spec)
-    for note in session.notes:
-        print(note)
+    tell(session.notes)
     _fill(session)
     folder = spec.root / "results" / "profiles" / spec.run.name
     update(session)
@@ -88,7 +89,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
         "memory_fill": measured.memory_fill,
         "parts": [share._asdict() for share in measured.shares],
         "precision": config.precision,
-        "compile": session.compiled,
+        "compile": compiles(session.model, config, session.device),
         "recompute": config.recompute,
         "device": str(session.device),
         "hardware": describe(session.device, asked=session.spec.config.device).record,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, TrainingLanes
 from memexp.device import pick_device
@@ -21,11 +20,13 @@ from memexp.model.state import State, pack, unpack
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run
 from memexp.store.identity import read_identity
+from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
-from memexp.train.compilation import compile_layers, missing_compiler, pays_to_compile
+from memexp.train.compilation import compile_layers, compiles
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
-from memexp.train.precision import HalfWeights, arithmetic, slow_here
+from memexp.train.precision import HalfWeights, arithmetic
+from memexp.train.remarks import of_the_model
 from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
@@ -54,9 +55,7 @@ class Session:
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
     """Losses of the steps since the last line of metrics."""
-    compiled: bool = False
-    """Whether layers are compiled."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
     halves: HalfWeights | None = field(init=False, default=None)
     """The bf16 copies of the weights; None in fp32."""
@@ -104,10 +103,9 @@ def open_session(spec: RunSpec) -> Session:
     newest = checkpoint.newest(spec.run.path / "checkpoints")
     notes = []
     if spec.start is not None and newest is None:
-        notes = _take_weights(model, spec, spec.start)
+        notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
     model.to(device)
     notes += _prepare(model, config, device)
-    compiled, of_compiling = _compile(model, config, device)
     optimizer = build_optimizer(model, config.optim)
     lanes = TrainingLanes(
         corpus.split("train"),
@@ -125,9 +123,9 @@ def open_session(spec: RunSpec) -> Session:
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
-        state=model.init_state(config.lanes),
-        compiled=compiled,
-        notes=notes + of_compiling,
+        # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
+        state=model.init_state(config.lanes if newest is None else 1),
+        notes=notes,
     )
     if newest is not None:
         _restore(session, newest)
@@ -214,35 +212,19 @@ def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[str]:
-    """Messages on what the model does, or is slow at, on this device."""
-    notes = model.remarks(device)
-    if config.precision == "bf16" and slow_here(device):
-        processor = "GPU" if device.type == "cuda" else "CPU"
-        notes.append(
-            f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
-        )
-    return notes
-
-
-def _compile(model: SegmentModel, config: TrainConfig, device: torch.device) -> tuple[bool, list[str]]:
-    """Compile the layers if asked, or if it pays here; returns whether they are, and messages."""
-    if config.compile == "false" or (config.compile == AUTO and not pays_to_compile(model, device)):
-        return False, []
-    asked = f"compile={config.compile}"
-    if missing := missing_compiler(device):
-        return False, [f"{asked} has no effect: {missing} was not found; torch.compile needs it"]
-    if not compile_layers(model):
-        return False, [f"{asked} has no effect: the layers of arch={config.arch.name} declare nothing to compile"]
-    return True, [f"{asked}: layers are compiled at the first step, which takes longer"]
+def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
+    """Compile the model if asked; returns what the user should know of it on this device."""
+    if compiles(model, config, device):
+        compile_layers(model)
+    return of_the_model(model, config, device)
 
 
 def _restore(session: Session, path: Path) -> None:
-    remedy = "delete it, and the same command continues from the checkpoint before, or from the start"
+    remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     with _fitting(path, remedy=remedy):
         session.model.load_state_dict(content["model"])
-        session.state = unpack(content["state"], like=session.state)
+        session.state = unpack(content["state"], like=session.state, lanes=session.spec.config.lanes)
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])

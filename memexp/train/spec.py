@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
@@ -11,6 +13,7 @@ from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.store.folder import Run, find_run
 from memexp.store.identity import identify, run_folder, with_precision
+from memexp.terminal import Remark
 from memexp.train.precision import has_tf32, pays_here
 
 
@@ -28,7 +31,7 @@ class RunSpec:
     """The folder that holds data/ and results/."""
     start: Run | None = None
     """The run whose final weights are the initial weights; set only for training."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     """What was chosen for settings that the device decides, and why."""
 
     @property
@@ -50,7 +53,9 @@ def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
     if config.init_from is not None:
         start = find_run(root, config.init_from)
         known = replace(config, init_from=str(start.path))  # by its folder, so that it is not searched for again
-    settings, note = settled(known)
+    settings, note, refusal = _settled(known, pick_device(config.device))
+    if refusal:
+        raise UserError(refusal)
     identity = identify(settings, corpus, root)
     run = run_folder(settings, identity, root)
     if config.precision == AUTO and not _begun(run):
@@ -67,35 +72,44 @@ def _begun(run: Run) -> bool:
     return (run.path / "config.yaml").exists()
 
 
-def settled(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """The settings with the precision that they have on this device, and a line that says why.
+class Settled(NamedTuple):
+    """Settings with the precision that they have on a device.
 
-    Raises:
-        UserError: the device has no TF32, which is asked for.
+    Attributes:
+        note: the precision, and why.
+        refusal: why the device cannot train so; empty if it can.
     """
-    _refuse_without_tf32(config)
-    if config.precision != AUTO:
-        return config, _said(config, "")
-    precision, reason = pays_here(pick_device(config.device))
-    chosen = replace(config, precision=precision)
-    return chosen, _said(chosen, reason)
+
+    config: TrainConfig
+    note: Remark
+    refusal: str = ""
 
 
-def _refuse_without_tf32(config: TrainConfig) -> None:
-    """Refuse to train in TF32 on a device that cannot: the run would be said to be what it is not.
+def settled_here(config: TrainConfig) -> Settled:
+    """The settings as this machine would train them if no run was begun; with device=cuda as if it had a GPU."""
+    return _settled(config, as_asked(config))
 
-    Raises:
-        UserError: says what the device is.
-    """
-    if config.tf32 and not has_tf32(device := pick_device(config.device)):
-        raise UserError(
+
+def as_asked(config: TrainConfig) -> torch.device:
+    """The device that the settings ask for, which this machine may lack: the run may be for another one."""
+    return torch.device("cuda") if config.device == "cuda" else pick_device(config.device)
+
+
+def _settled(config: TrainConfig, device: torch.device) -> Settled:
+    chosen, reason = config, ""
+    if config.precision == AUTO:
+        precision, reason = pays_here(device)
+        chosen = replace(config, precision=precision)
+    refusal = ""
+    if config.tf32 and not has_tf32(device):  # the run would be said to be what it is not
+        refusal = (
             f"tf32 is true, but {describe(device, asked='cpu').name} has no TF32; expected an NVIDIA GPU of compute capability "
             "8.0 (A100) or newer, or tf32=false"
         )
+    return Settled(chosen, _said(chosen, reason), refusal)
 
 
-def _said(config: TrainConfig, reason: str) -> str:
-    with_tf32 = (
-        ", and TF32 for products that are left in fp32" if config.precision == "bf16" else ", in layers rounded to TF32"
-    )
-    return f"precision: {config.precision}{with_tf32 * config.tf32}{f', because {reason}' if reason else ''}"
+def _said(config: TrainConfig, reason: str) -> Remark:
+    rounded = ", and TF32 for products left in fp32" if config.precision == "bf16" else ", rounded to TF32 in layers"
+    because = f", because {reason}" if reason else ""
+    return Remark(f"precision: {config.precision}{rounded * config.tf32}{because}", warns=False)

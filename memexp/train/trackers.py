@@ -1,17 +1,21 @@
 """Trackers, which receive metrics besides the run folder. A tracker's package is imported only if the tracker is chosen."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Protocol
 
 from memexp.config.groups import Tracker
 from memexp.errors import UserError
+from memexp.terminal import warn
 
 LOGIN_TIMEOUT = 15
 """Seconds to wait for Weights & Biases; if it then starts offline, the run begins within 20 seconds in all."""
 FINISH_TIMEOUT = 60
 """Seconds to wait at the end of a run until all metrics are sent; `wandb sync` sends the rest later."""
 
+OFFLINE = ("offline", "dryrun")
+"""Modes of Weights & Biases that keep metrics in the run folder."""
 
 FAILURES = (Exception, SystemExit)
 """What a tracker's package may raise. An interruption by the user is none."""
@@ -59,9 +63,7 @@ class Forgiving:
 
     def _give_up(self, error: BaseException) -> None:
         self._sink = Nowhere()
-        print(
-            f"warning: {self._name} failed ({_in_a_line(error)}) and gets no more metrics; metrics.jsonl has all of them"
-        )
+        warn(f"{self._name} failed ({_in_a_line(error)}) and gets no more metrics; metrics.jsonl has all of them")
 
 
 class Wandb:
@@ -79,6 +81,7 @@ class Wandb:
         settings = wandb.Settings(
             init_timeout=LOGIN_TIMEOUT, login_timeout=LOGIN_TIMEOUT, finish_timeout=FINISH_TIMEOUT
         )
+        self._folder, reason = folder, "" if keyed or mode != "offline" else "there is no API key"
         try:
             self._run = wandb.init(**options, mode=mode, settings=settings)
         except (
@@ -87,11 +90,14 @@ class Wandb:
             wandb.errors.UsageError,
             TimeoutError,
         ) as error:
-            print(
-                f"wandb cannot be reached ({_in_a_line(error)}); this run is kept offline, and `wandb sync {folder / 'wandb'}` sends it later"
-            )
+            mode, reason = "offline", f"it cannot be reached ({_in_a_line(error)})"
             wandb.teardown()  # its service still holds the run's id from the first attempt
             self._run = wandb.init(**options, mode="offline", settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT))
+        self._offline = mode in OFFLINE
+        if self._offline:
+            warn(
+                f"tracker=wandb: {reason or f'its mode is {mode}'}, so this run is kept offline; {self._how_to_send()}"
+            )
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Receive the numbers of a step."""
@@ -100,6 +106,13 @@ class Wandb:
     def close(self) -> None:
         """Send the remaining metrics and finish."""
         self._run.finish()
+        if self._offline:
+            warn(f"tracker=wandb: this run was kept offline; {self._how_to_send()}")
+
+    def _how_to_send(self) -> str:
+        """The command that sends what is kept here: one folder for each time that the run was continued."""
+        kept = sorted(self._folder.glob("wandb/offline-run-*")) or [self._folder / "wandb"]
+        return f"`{shlex.join(['wandb', 'sync', *map(str, kept)])}` sends it"
 
 
 class Tensorboard:
@@ -139,8 +152,8 @@ def open_tracker(tracker: Tracker, *, run: str, config: dict[str, Any], folder: 
     except UserError:
         raise
     except FAILURES as error:
-        print(
-            f"warning: tracker={tracker.name} cannot be opened ({_in_a_line(error)}) and gets no metrics; metrics.jsonl has all of them"
+        warn(
+            f"tracker={tracker.name} cannot be opened ({_in_a_line(error)}) and gets no metrics; metrics.jsonl has all of them"
         )
     return Nowhere()
 

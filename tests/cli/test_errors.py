@@ -11,6 +11,8 @@ NAMES = ", ".join(choices_of("arch"))
 
 CASES = [
     ("trian", "'trian'", "expected", "prepare, data, train, eval, reproduce, plan, generate, table, diff, report, runs, bench, completion", "did you mean train?"),
+    ("train lr=1 device=gpu", "lr;", "did you mean optim.rate? Try `memexp train optim.rate=1 device=cuda`"),
+    ("train device=gpu", "device is 'gpu'", "expected one of auto, cpu, cuda", "did you mean cuda? Try `memexp train device=cuda`"),
     ("train memm=3", "memm", "expected", "`memexp train --help`", "did you mean mem?"),
     ("train arch.neighbors=3", "arch.neighbors;", "expected", "`memexp train --help`", "did you mean arch.neighbours?"),
     ("train neighbours=3", "neighbours;", "expected", "`memexp train --help`", "did you mean arch.neighbours?"),
@@ -40,7 +42,7 @@ CASES = [
     ("train mem=[1", "'mem=[1'", "expected key=value", "quotes", "'key=\"a b\"'"),
     ("train mem=${nope}", "mem: ", "'nope' not found"),
     ("train =3", "'=3'", "before the =", "expected key=value"),
-    ("train mem", "'mem'", "train takes", "key=value", "did you mean mem?"),
+    ("train mem", "'mem'", "train takes", "key=value", "did you mean mem=0?"),
     ("train --multi", "--multi", "did you mean --multirun?"),
     ("train --cfg", "--cfg", "expected a value"),
     ("train --cfg all-of-it", "--cfg is 'all-of-it'", "expected one of job, hydra, all"),
@@ -138,9 +140,9 @@ def test_an_interrupted_command_says_whether_it_goes_on(memexp, monkeypatch) -> 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "_dispatch", interrupted)
-    assert says("memexp prepare: interrupted", "the same command")(memexp("prepare").err)
+    assert says("memexp prepare: interrupted; `memexp prepare data=code` continues")(memexp("prepare", "data=code").err)
     assert says("memexp eval: interrupted")(error := memexp("eval", "RUN").err)
-    assert "the same command" not in error
+    assert "continues" not in error
 
 
 def test_a_bug_keeps_its_traceback(memexp, monkeypatch) -> None:

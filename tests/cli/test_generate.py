@@ -171,6 +171,15 @@ def test_text_is_written_as_it_is_drawn(call: Call, corpus: Corpus, monkeypatch:
     assert err.endswith(" 2.0000 nats per token\n")
 
 
+def test_where_a_gpu_was_hoped_for_the_device_is_said(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr. With a build of torch for CPUs alone nobody hoped for one."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    _, _, err = call("prompt=a", "tokens=1")
+    assert says("device: ", "no GPU")(err.splitlines()[0])
+    _, _, err = call("prompt=a", "tokens=1", "device=cpu")
+    assert "device" not in err
+
+
 def test_ctrl_c_keeps_what_was_written(call: Call, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     def steps() -> Iterator[Drawn]:
         yield one(corpus, ord("a"))

@@ -179,6 +179,8 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert done == ""
     code, table, _ = call("table", "tiny/table1", "data=tiny")
     assert code == 0
+    assert not (kept / "small-tiny.md").exists()
+    assert call("table", "tiny/table1", "data=tiny", f"out={kept}")[0] == 0
     assert (kept / "small-tiny.md").exists()
     assert table.splitlines()[:8] == out.splitlines()[1:9]
 

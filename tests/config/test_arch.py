@@ -52,7 +52,7 @@ def test_what_is_never_empty_takes_no_tokens_to_fill(arch: str) -> None:
 
 def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
     short = configure("arch=knn", "mem=4096", "data.max_document=1024", "eval.max_document=0")
-    (line,) = [line for line in remarks(short) if "full" in line]
+    (line,) = [line.text for line in remarks(short) if "full" in line.text]
     assert "full after 4,096 tokens" in line
     assert "data.max_document cuts documents to 1,024" in line
 
@@ -73,7 +73,9 @@ def test_an_architecture_keeps_its_name_and_class(words: list[str], seen: str) -
 
 def test_a_remark_says_that_normalised_attention_is_not_transformer_xls() -> None:
     def warnings(*settings: str) -> list[str]:
-        return [line for line in remarks(configure("arch=xl", *settings)) if "Transformer-XL's attention" in line]
+        return [
+            line.text for line in remarks(configure("arch=xl", *settings)) if "Transformer-XL's attention" in line.text
+        ]
 
     (line,) = warnings("arch.position=xl")
     assert "arch.normalise=false" in line

@@ -283,7 +283,7 @@ TABLES = {
 def test_the_tables_in_the_repository_are_those_of_their_copies(
     name: str, only_committed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If this fails after a wanted change of the format, write the table again with `memexp table`."""
+    """If this fails after a wanted change of the format, write the table again with `memexp table` and out=DIR."""
     path = CHECKOUT / "results" / f"{name}.md"
     written, words = path.read_text(encoding="utf-8"), TABLES[name]
     runs = [] if "/" in words[0] else re.findall(r"^- ([\w-]+-[0-9a-f]{8})", written, re.MULTILINE)

@@ -70,13 +70,16 @@ def test_skip_refused_drops_them_and_runs_the_rest_side_by_side(memexp, jobs, em
     assert [line.split()[0] for line in result.out.splitlines() if "seed=2" in line] == ["starting", "running", "done"]
 
 
-def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty) -> None:
+def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr("memexp.cli.main._show_finished", shown.extend)
     result = memexp(*SWEEP, "seed=13,14,1", "threads=1")
+    assert shown == [empty / "run-1"]
     lines = result.err.splitlines()
     assert len(lines) == 3
     assert says("failed seed=13: ", "bad luck")(lines[0])
     assert says("failed seed=14: ", "ZeroDivisionError: division by zero", "1.log")(lines[1])
-    assert says("2 of 3 jobs failed", "the same command")(lines[2])
+    assert says("2 of 3 jobs failed; `memexp train ", "skips the finished jobs")(lines[2])
     assert result.code == 1
     assert (empty / "run-1" / "ended").exists()
     assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [
@@ -104,7 +107,7 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
     result = memexp(*SWEEP, "seed=99,1")
     thread.join()
     assert result.code == 128 + getattr(signal, number)
-    assert says("memexp train: interrupted", "the same command")(result.err)
+    assert says("memexp train: interrupted; `memexp train ", "continues from there")(result.err)
     assert (empty / "run-99" / "ended").exists()
     assert not (empty / "run-1").exists()
     stopped = {line.split()[1] for line in result.out.splitlines() if line.startswith("stopped")}

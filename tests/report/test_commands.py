@@ -16,7 +16,7 @@ import pytest
 from memexp.config.commands import DiffConfig, RunsConfig, TableConfig
 from memexp.config.groups import Scored
 from memexp.errors import UserError
-from memexp.store.folder import Run
+from memexp.store.folder import Run, all_runs
 
 from ..messages import says
 
@@ -32,9 +32,11 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_table_writes_three_files_and_says_where(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    memexp("table", compared)
-    tables = compared.root / "results" / "tables"
+def test_table_writes_three_files_where_asked_and_says_so(
+    compared: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = tmp_path / "there"
+    memexp("table", compared, out=str(tables))
     assert sorted(path.name for path in tables.iterdir()) == ["runs.csv", "runs.md", "runs.tex"]
     shown = capsys.readouterr().out
     assert f"written: {tables / 'runs.md'}, .csv and .tex" in shown
@@ -48,19 +50,19 @@ def test_table_of_a_tag_and_of_a_folder(compared: Any, tmp_path: Path) -> None:
     assert "vanilla" not in text
 
 
-def test_table_of_named_runs(compared: Any) -> None:
-    memexp("table", compared, runs=["vanilla", "knn-512-s1"], metric="nats")
-    lines = csv.DictReader(io.StringIO((compared.root / "results" / "tables" / "runs.csv").read_text()))
+def test_table_of_named_runs(compared: Any, tmp_path: Path) -> None:
+    memexp("table", compared, runs=["vanilla", "knn-512-s1"], metric="nats", out=str(tmp_path / "there"))
+    lines = csv.DictReader(io.StringIO((tmp_path / "there" / "runs.csv").read_text()))
     assert [line["run"] for line in lines] == ["vanilla-0-s0", "vanilla-0-s1", "knn-512-s1"]
 
 
-def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    memexp("table", answered, metric="accuracy", by="length", gauges=["gate.1"])
+def test_table_by_slice_with_gauges(answered: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memexp("table", answered, metric="accuracy", by="length", gauges=["gate.1"], out=str(tmp_path / "there"))
     shown = capsys.readouterr().out
     assert "accuracy on test, first 1,000 documents, whole" in shown
     assert "length=120:" in shown
     assert "gate.1" in shown
-    lines = list(csv.DictReader(io.StringIO((answered.root / "results" / "tables" / "runs.csv").read_text())))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "there" / "runs.csv").read_text())))
     assert [(line["run"], line["length"], line["value"], line["gate.1"]) for line in lines][2:4] == [
         ("xl-s0", "24", "0.5", "0.25"),
         ("xl-s1", "24", "0.75", "0.75"),
@@ -72,7 +74,7 @@ def test_table_by_slice_with_gauges(answered: Any, capsys: pytest.CaptureFixture
     [
         ({"tag": "dmo"}, ("tag 'dmo'", "expected", "did you mean demo?")),
         ({"runs": ["nothing"]}, ("no run 'nothing'", "expected")),
-        ({"runs": ["xl-64-s7"]}, ("no run 'xl-64-s7'", "did you mean xl-64-s")),
+        ({"runs": ["x-64-s0"]}, ("no run 'x-64-s0'", "did you mean xl-64-s0?")),
     ],
 )
 def test_table_of_no_run_says_so(compared: Any, settings: Any, words: tuple[str, ...]) -> None:
@@ -109,6 +111,31 @@ def test_runs_lists_state_progress_and_numbers_newest_last(
     assert all(len(line) <= 100 for line in shown.splitlines())
 
 
+def test_a_sweep_ends_with_a_table_of_what_differs(fakes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes of a memory in the rows, whose seeds are together; everything else is the same and no column."""
+    for mem, losses in ((0, (3.5, 3.625)), (8192, (3.25, 3.375)), (65536, (3.0, 3.125))):
+        for seed, loss in enumerate(losses):
+            fakes.score(fakes.run(f"knn-{mem}-s{seed}", mem=mem, seed=seed), loss)
+    fakes.score(fakes.run("trial", arch="vanilla", settings={"size.name": "tiny", "steps": 20}), 6.0)
+    folders = [run.path for run in all_runs(fakes.root) if run.name != "trial"]
+    importlib.import_module("memexp.cli.commands.table").show_finished(folders)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    [header] = [at for at, line in enumerate(lines) if line[:1] == ["memory"]]
+    assert lines[header] == ["memory", "perplexity", "±", "n", "%", "±", "params", "tokens/s"]
+    assert [line[0] for line in lines[header + 2 : header + 5]] == ["0", "8,192", "65,536"]
+    assert [line[3] for line in lines[header + 2 : header + 5]] == ["2", "2", "2"]
+    assert ["Every", "row:", "arch", "knn,", "context", "64,", "cache", "64."] in lines
+    assert not any("trial" in line for line in lines)
+
+
+def test_runs_says_where_perplexities_are_of_other_text(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memexp("runs", compared)
+    assert "same text" not in capsys.readouterr().out
+    compared.score(compared.run("other", arch="xl", mem=64, seed=9), 3.0, tokens_hash="dddd")
+    memexp("runs", compared)
+    assert "test ppl: not all runs on code are scored on the same text" in capsys.readouterr().out
+
+
 def test_a_damaged_run_hides_no_other(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:
     runs = compared.root / "results" / "runs"
     (runs / "xl-64-s0" / "summary.json").write_text("{")
@@ -127,8 +154,9 @@ def gained(fakes: Any, a: Any, b: Any, **settings: Any) -> Path:
     )
     run = fakes.run("b-run", mem=512)
     fakes.score(run, b, tokens=settings.pop("more", None), ids=settings.pop("ids", ()))
-    memexp("diff", fakes, a="a", b="b", **settings)
-    return fakes.root / "results" / "diffs" / "a-run~b-run"
+    folder = fakes.root / "there"
+    memexp("diff", fakes, a="a", b="b", out=str(folder), **settings)
+    return folder
 
 
 def test_diff_prints_and_writes_what_it_found(
@@ -163,7 +191,7 @@ def test_diff_prints_and_writes_what_it_found(
 def test_diff_files_are_the_same_every_time(fakes: Any, words: dict[int, bytes]) -> None:
     folder = gained(fakes, [[2.0, 1.0, 3.0], [4.0, 5.0]], [[1.0, 1.005, 4.0], [4.0, 4.5]])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    memexp("diff", fakes, a="a", b="b")
+    memexp("diff", fakes, a="a", b="b", out=str(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -192,19 +220,17 @@ def test_diff_without_its_corpus_warns_once(
 
     monkeypatch.setattr(sys.modules["memexp.data.corpus"], "open_corpus", missing)
     gained(fakes, [[2.0, 1.0]], [[1.0, 1.0]])
-    shown = capsys.readouterr().out
-    assert shown.count("warning:") == 1
-    assert "data/code-bpe does not exist" in shown
-    assert "«<65>»<66>" in shown
+    printed = capsys.readouterr()
+    assert says("warning: ", "data/code-bpe does not exist")(printed.err)
+    assert "«<65>»<66>" in printed.out
 
 
-def test_diff_of_other_documents_is_another_folder(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:
+def test_diff_of_other_documents(fakes: Any, words: dict[int, bytes], tmp_path: Path) -> None:
     for name, loss in (("a-run", 3.0), ("b-run", 2.0)):
         fakes.score(fakes.run(name), loss, split="valid")
-    memexp("diff", fakes, a="a", b="b", eval=Scored(split="valid"))
-    assert (fakes.root / "results" / "diffs" / "a-run~b-run-valid-8x8192" / "summary.json").exists()
     memexp("diff", fakes, a="a", b="b", eval=Scored(split="valid"), out=str(tmp_path / "x"))
     assert (tmp_path / "x" / "gain.svg").exists()
+    assert json.loads((tmp_path / "x" / "summary.json").read_text())["a"]["folder"] == "valid-8x8192-0-on"
 
 
 def test_many_documents_are_plotted_in_part(

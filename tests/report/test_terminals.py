@@ -152,9 +152,10 @@ def test_foreign_text_reaches_no_terminal_raw(line: list[str], nasty: Any, scree
 def test_no_cell_of_a_csv_is_a_formula(nasty: Any, screen: Callable[..., Any], words: Any) -> None:
     for at, text in enumerate(("=1+1", "+1+1", "-1+1", "@A1")):
         words[70 + at] = text.encode()
-    assert screen(["diff", *(str(path) for path in _linked(nasty.root))], nasty.root)[1] == 0
-    assert screen(["table"], nasty.root)[1] == 0
-    paths = [*(nasty.root / "results").rglob("*.csv")]
+    out = nasty.root / "out"
+    assert screen(["diff", *(str(path) for path in _linked(nasty.root)), f"out={out}"], nasty.root)[1] == 0
+    assert screen(["table", f"out={out}"], nasty.root)[1] == 0
+    paths = [*out.rglob("*.csv")]
     assert {"tokens.csv", "runs.csv"} <= {path.name for path in paths}
     cells = [cell for path in paths for row in csv.reader(io.StringIO(path.read_text())) for cell in row]
     assert "'=1+1" in cells

@@ -21,9 +21,9 @@ from memexp.model.build import build_model
 from memexp.model.knn_memory import exact_search
 from memexp.model.transformer.numerics import Arithmetic, full_precision
 from memexp.store.identity import identify
-from memexp.train import session
+from memexp.train import compilation, session
 from memexp.train.precision import arithmetic
-from memexp.train.spec import settled, specify
+from memexp.train.spec import settled_here, specify
 
 from ..contract.conftest import ARCHS
 from ..messages import says
@@ -61,18 +61,16 @@ def test_a_gpu_trains_in_bf16_if_it_has_instructions_for_it(name: str, gpu: Fake
     gpu(name)
     _, precision, tf32 = GPUS[name]
     for device in ("auto", "cuda"):
-        config, note = settled(configure("precision=auto", f"device={device}"))
-        assert config.precision == precision
-        assert says(f"precision: {precision}, because", name)(note)
-    config, note = settled(configure("precision=auto", "device=cpu"))
-    assert config.precision == "fp32"
-    assert says("precision: fp32, because", "CPU")(note)
-    asked = configure("precision=fp32", "tf32=true", "device=cuda")
-    if tf32:
-        assert says("precision: fp32", "TF32")(settled(asked)[1])
-    else:
-        with pytest.raises(UserError, check=says("tf32 is true", name, "expected", "8.0", "tf32=false")):
-            settled(asked)
+        found = settled_here(configure("precision=auto", f"device={device}"))
+        assert found.config.precision == precision
+        assert says(f"precision: {precision}, because", name)(found.note.text)
+    found = settled_here(configure("precision=auto", "device=cpu"))
+    assert found.config.precision == "fp32"
+    assert says("precision: fp32, because", "CPU")(found.note.text)
+    asked = settled_here(configure("precision=fp32", "tf32=true", "device=cuda"))
+    assert says("precision: fp32", "TF32")(asked.note.text)
+    assert bool(asked.refusal) != tf32
+    assert tf32 or says("tf32 is true", name, "expected", "8.0", "tf32=false")(asked.refusal)
 
 
 def test_what_is_computed_is_the_identity_not_the_word(corpus: Corpus, root: Path, gpu: Fake) -> None:
@@ -100,26 +98,45 @@ def test_another_device_continues_a_run_in_its_precision(corpus: Corpus, root: P
     assert continued.run == here.run
     assert continued.identity == here.identity
     assert continued.config.precision == "fp32"
-    assert says("precision: fp32, because", "begun")(continued.notes[0])
+    assert says("precision: fp32, because", "begun")(continued.notes[0].text)
     other = specify(configure("precision=bf16", "device=cuda"), corpus, root)
     other.run.write_config(dataclasses.asdict(other.config))
     assert specify(asked, corpus, root).run == other.run  # where there are both, the device's own
 
 
 def test_a_plan_tells_what_is_chosen(capsys: pytest.CaptureFixture[str], gpu: Fake) -> None:
+    """A machine with a GPU, and one without for which device=cuda is planned."""
+    asked = configure("precision=auto", "device=cuda")
+    print_plan([Job(0, [], "", asked)])
+    assert says("precision: bf16, because")(" ".join(capsys.readouterr().out.split()))
+    gpu("Tesla T4")
+    print_plan([Job(0, [], "", asked), Job(1, [], "", dataclasses.replace(asked, tf32=True))])
+    both = capsys.readouterr()
+    assert says("precision: fp32, because Tesla T4")(" ".join(both.out.split()))
+    assert says("would be refused", "tf32", "Tesla T4")(" ".join(both.err.split()))
+
+
+def test_jobs_that_do_the_same_here_are_one(gpu: Fake) -> None:
+    def jobs() -> list[str]:
+        words = ("auto", "fp32", "bf16")
+        return [Job(0, [f"precision={word}"], "", configure(f"precision={word}", "device=auto")).what for word in words]
+
+    auto, full, half = jobs()
+    assert auto == full != half
     gpu("NVIDIA H200")
-    words = ("cpu", "cuda")
-    print_plan(
-        [Job(number, [], word, configure("precision=auto", f"device={word}")) for number, word in enumerate(words)]
-    )
-    flat = " ".join(capsys.readouterr().out.split())
-    assert says("precision: fp32", "(jobs 0)")(flat)
-    assert says("precision: bf16", "NVIDIA H200", "(jobs 1)")(flat)
+    auto, full, half = jobs()
+    assert auto == half != full
+
+
+def test_a_device_without_tf32_does_not_train_in_it(corpus: Corpus, root: Path) -> None:
+    with pytest.raises(UserError, check=says("tf32 is true", "expected", "tf32=false")):
+        specify(configure("tf32=true"), corpus, root)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_layers_are_compiled_where_it_pays(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "missing_compiler", lambda device: None)
+    monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
+    monkeypatch.setattr("memexp.train.remarks.missing_compiler", lambda device: None)
     compiled: list[Any] = []
     monkeypatch.setattr(session, "compile_layers", lambda model: compiled.append(model) or 1)
 
@@ -127,8 +144,9 @@ def test_layers_are_compiled_where_it_pays(arch: str, monkeypatch: pytest.Monkey
         config = configure(f"arch={arch}", f"compile={word}")
         model = build_model(config, vocabulary=30)
         before = len(compiled)
-        done, notes = session._compile(model, config, device)
-        assert done == (len(compiled) > before) == bool(notes)
+        told = [remark.text for remark in session._prepare(model, config, device)]
+        done = len(compiled) > before
+        assert done == any(says(f"compile={word}", "at the first step")(text) for text in told)
         return done
 
     cpu = torch.device("cpu")

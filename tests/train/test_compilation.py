@@ -89,7 +89,7 @@ def test_layers_that_declare_nothing_to_compile_are_told(
     monkeypatch.setattr("memexp.train.session.missing_compiler", lambda device: None)
     run("compile=true")
     assert (
-        "compile=true has no effect: the layers of arch=vanilla declare nothing to compile" in capsys.readouterr().out
+        "compile=true has no effect: the layers of arch=vanilla declare nothing to compile" in capsys.readouterr().err
     )
 
 
@@ -98,6 +98,6 @@ def test_without_a_compiler_it_trains_all_the_same(
 ) -> None:
     monkeypatch.setenv("CXX", "absent++")
     found = run("compile=true")
-    assert capsys.readouterr().out.count("compile=true has no effect: a C++ compiler (absent++) was not found") == 1
+    assert capsys.readouterr().err.count("compile=true has no effect: a C++ compiler (absent++) was not found") == 1
     assert len(losses(found))
     assert run("compile=false").path == found.path

@@ -97,9 +97,9 @@ def test_where_bf16_is_slow_a_line_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False}, raising=False)
     run("precision=bf16", "steps=1")
-    assert "precision=bf16: this CPU has no instructions for it" in capsys.readouterr().out
+    assert "precision=bf16: this CPU has no instructions for it" in capsys.readouterr().err
     run("precision=fp32", "steps=1")
-    assert "no instructions" not in capsys.readouterr().out
+    assert "no instructions" not in capsys.readouterr().err
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
     assert not slow_here(torch.device("cpu"))
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch before 2.9

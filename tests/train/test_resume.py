@@ -205,7 +205,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(start: Start, root: Path, ru
     newest = checkpoint.newest(stopped.path / "checkpoints")
     assert newest is not None
     step = int(newest.stem.removeprefix("step-"))
-    assert f"stopped at step {step} of 60 and saved; the same command continues from there\n" in errors
+    assert f"stopped at step {step} of 60 and saved; `memexp train " in errors
     assert "Traceback" not in errors
     assert_same_result(run(*LONG), uninterrupted)
 

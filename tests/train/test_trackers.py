@@ -1,6 +1,7 @@
 """Where metrics go besides the run folder."""
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,9 +72,14 @@ def test_none_imports_nothing_and_wandb_falls_back_offline(root: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     for stage in ("NONE IMPORTS NOTHING", "WITHOUT A KEY", "WITHOUT A NETWORK"):
         assert stage in done.stdout
-    said = [line for line in done.stdout.splitlines() if line.startswith("wandb cannot be reached")]
-    assert len(said) == 1
-    assert str(work / "keyed" / "wandb") in said[0]
+    warned = [line for line in done.stderr.splitlines() if line.startswith("warning: tracker=wandb: ")]
+    assert ["no API key" in line for line in warned] == [True, False, False, False]
+    assert ["cannot be reached" in line for line in warned] == [False, False, True, False]
+    for where, began, ended in ((root / "results" / "runs", *warned[:2]), (work / "keyed", *warned[2:])):
+        (kept,) = where.glob("**/wandb/offline-run-*")
+        assert f"`{shlex.join(['wandb', 'sync', str(kept)])}`" in began
+        assert f"`{shlex.join(['wandb', 'sync', str(kept)])}`" in ended
+    assert not [line for line in done.stderr.splitlines() if "Warning" in line]
     assert list(root.glob("results/runs/*/wandb/offline-run-*/*.wandb"))
     assert list(work.glob("keyed/wandb/offline-run-*/*.wandb"))
     assert [path.name for path in work.iterdir()] == ["keyed"]
@@ -110,7 +116,7 @@ def test_a_tracker_that_fails_ends_no_run(
     done = run("tracker=tensorboard")
     assert done.summary is not None
     assert (done.path / "weights.pt").exists()
-    told = [line for line in capsys.readouterr().out.splitlines() if "tensorboard failed" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "tensorboard failed" in line]
     assert len(told) == 1
     assert "No space left on device" in told[0]
 
@@ -183,15 +189,14 @@ def test_no_failure_of_a_tracker_ends_a_run(
             sink.log(step, {"loss": 1.0})
         sink.close()
         sink.close()
-        told = capsys.readouterr().out.splitlines()
-        happened = broken.calls >= at
-        warned = [line for line in told if line.startswith("warning: ")]
-        reached = [line for line in told if line.startswith("wandb cannot be reached")]
-        assert len(warned) == (1 if happened and not (fails == "init" and reached and broken.calls < at) else 0), (
-            told,
-            error,
-        )
-        assert len(told) == len(warned) + len(reached)
+        printed = capsys.readouterr()
+        told = printed.err.splitlines()
+        assert printed.out == ""
+        assert all(line.startswith("warning: ") for line in told)
+        offline = [line for line in told if "kept offline" in line]
+        reached = [line for line in offline if "cannot be reached" in line]
+        expected = 1 if broken.calls >= at and not (fails == "init" and reached and broken.calls == at) else 0
+        assert len(told) - len(offline) == expected, (told, error)
 
 
 def test_the_second_try_of_wandb_may_fail_too(
@@ -199,9 +204,8 @@ def test_the_second_try_of_wandb_may_fail_too(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", Broken("init", 1, OSError("no network")))  # type: ignore[arg-type]
     trackers.open_tracker(Tracker(name="wandb"), run="run", config={}, folder=tmp_path, step=0).log(1, {})
-    first, second = capsys.readouterr().out.splitlines()
-    assert says("wandb cannot be reached", "no network")(first)
-    assert says("tracker=wandb cannot be opened", "no network", "metrics.jsonl")(second)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says("warning: ", "tracker=wandb cannot be opened", "no network", "metrics.jsonl")(line)
 
 
 def test_a_run_goes_on_without_its_tracker(
@@ -209,7 +213,7 @@ def test_a_run_goes_on_without_its_tracker(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", Broken("init", 1, ValueError("Invalid project name 'a/b'")))  # type: ignore[arg-type]
     assert run("tracker=wandb").summary is not None
-    assert "warning: tracker=wandb cannot be opened (ValueError: Invalid project name 'a/b')" in capsys.readouterr().out
+    assert "warning: tracker=wandb cannot be opened (ValueError: Invalid project name 'a/b')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("project", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", " ", "a\nb", "x" * 129])

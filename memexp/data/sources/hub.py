@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memexp.errors import UserError
+from memexp.terminal import same_command
 
 TIMEOUT = 4.0
 """Seconds to wait for the hub's first answer. `datasets` by itself would repeat its request for half a minute."""
@@ -85,7 +86,7 @@ def stream(found: Found, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, errors.HTTPError, DatasetsError, ValueError) as error:
         raise UserError(
             f"{found.name} broke off after row {number:,} of {split}: {_line(error)}; expected more. Likely cause: the "
-            "connection was lost; run the same command again, or download the files and give data.path"
+            f"connection was lost; run {same_command()} again, or download the files and give data.path"
         ) from error
 
 

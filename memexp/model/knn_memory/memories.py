@@ -15,6 +15,7 @@ from memexp.model.knn_memory.streaming import PIECE_BYTES
 from memexp.model.segment import MemoryCost, Retrieval
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
 from memexp.model.transformer.shape import Shape
+from memexp.terminal import Remark
 
 
 class PairMemories(nn.ModuleDict):
@@ -43,22 +44,26 @@ class PairMemories(nn.ModuleDict):
             search_moves=sum(work.moved for work in works),
         )
 
-    def remarks(self, device: torch.device) -> list[str]:
+    def remarks(self, device: torch.device) -> list[Remark]:
         """Which engine `auto` chose, and what the user should know about an approximate engine."""
         lines = []
         for memory in [self[number] for number in self if self[number].slots][:1]:
             search = memory.search_on(device)
             if memory.arch.search == "auto":
-                lines.append(f"arch.search=auto: {search}, for {memory.slots:,} slots")
+                lines.append(Remark(f"arch.search=auto: {search}, for {memory.slots:,} slots", warns=False))
             if search == "faiss_ivf":
                 lines.append(
-                    "arch.search=faiss_ivf: the index learns its lists at fixed numbers of tokens since the start of the run, so "
-                    "the neighbours in a document depend a little on where in its lane the document begins"
+                    Remark(
+                        "arch.search=faiss_ivf: the index learns its lists at fixed numbers of tokens since the start of the run, "
+                        "so the neighbours in a document depend a little on where in its lane the document begins"
+                    )
                 )
             if search == "faiss_hnsw":
                 lines.append(
-                    "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated "
-                    "during training (validate_every) retrieves other neighbours than a run that is not"
+                    Remark(
+                        "arch.search=faiss_hnsw: the graph depends on when it was built, so a run that is resumed or validated "
+                        "during training (validate_every) retrieves other neighbours than a run that is not"
+                    )
                 )
         return lines
 

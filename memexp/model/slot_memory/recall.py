@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from memexp.model.slot_memory.prefix import read_unplaced
 from memexp.model.slot_memory.updater import PublishedAlibi, Updater
+from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.decoder import DecoderLayers
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
@@ -94,8 +95,9 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
     with torch.no_grad(), _without_dropout(updater):
         whole_BMD = updater(memory_BMD, text_BTD, valid_BT).memory_BMD
     pieces_BMD = memory_BMD
-    for start, stop in zip([0, *cuts], [*cuts, text_BTD.shape[1]], strict=True):
-        pieces_BMD = updater(pieces_BMD, text_BTD[:, start:stop], valid_BT[:, start:stop], start=start).memory_BMD
+    with any_shape():
+        for start, stop in zip([0, *cuts], [*cuts, text_BTD.shape[1]], strict=True):
+            pieces_BMD = updater(pieces_BMD, text_BTD[:, start:stop], valid_BT[:, start:stop], start=start).memory_BMD
     written_B = valid_BT.any(-1)
     error_B = (pieces_BMD - whole_BMD).square().mean((1, 2))
     change_B = (whole_BMD - memory_BMD).square().mean((1, 2)).clamp_min(1e-12)

@@ -4,6 +4,8 @@ Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1
 S = C + T keys in sight, M keys without positions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -282,6 +284,17 @@ def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
     """The cache after a segment of `length` tokens."""
     size = layers[0].keys_BGCK.shape[2] if layers else 0
     return Cache(tuple(layers), (cache.count_B + length).clamp_max(size))
+
+
+@contextmanager
+def any_shape() -> Iterator[None]:
+    """For attention whose shapes change from call to call: do without cuDNN, which prepares each shape for up to a second."""
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
 
 
 def attend(sight: Sight, mask: Mask) -> Tensor:

@@ -1,7 +1,7 @@
 """Embedding and output layer, which share their weights.
 
 Shapes: B lanes, T tokens, N tokens of all lanes, D width, V vocabulary; with adaptive softmax F frequent words, K clusters of
-the other words, W words of a cluster, E width of its vectors, S = F + K.
+the other words, M tokens of a cluster, W words of a cluster, E width of its vectors, S = F + K.
 """
 
 import math
@@ -80,13 +80,20 @@ class Head(nn.Module):
     def _all_nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
         at_once = max(1, LOGITS_AT_ONCE // self.most_logits)
+        places = self._places(targets_N, at_once)
         if len(targets_N) <= at_once:
-            return self._nats(hidden_ND, targets_N).view_as(targets_BT)
+            return self._nats(hidden_ND, targets_N, places[0]).view_as(targets_BT)
         pieces = [
-            checkpoint(self._nats, hidden, targets, use_reentrant=False, preserve_rng_state=False)
-            for hidden, targets in zip(hidden_ND.split(at_once), targets_N.split(at_once), strict=True)
+            checkpoint(self._nats, hidden, targets, of_piece, use_reentrant=False, preserve_rng_state=False)
+            for hidden, targets, of_piece in zip(
+                hidden_ND.split(at_once), targets_N.split(at_once), places, strict=True
+            )
         ]
         return torch.cat(pieces).view_as(targets_BT)
+
+    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+        """For each piece of `at_once` tokens, the places of the tokens of each cluster; here there are no clusters."""
+        return [[] for _ in range(max(1, -(-len(tokens_N) // at_once)))]
 
     @torch.no_grad()
     def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
@@ -95,7 +102,7 @@ class Head(nn.Module):
         pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
         return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
 
-    def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def _nats(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
         return F.cross_entropy(self.logits(hidden_ND).float(), targets_N, reduction="none")
 
 
@@ -130,12 +137,13 @@ class AdaptiveHead(Head):
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """The input of the first layer, B T D."""
-        frequent = len(self.embedding_VD)
-        x_BTD = F.embedding(tokens_BT.clamp_max(frequent - 1), self.embedding_VD)
-        for cluster in self.clusters:
-            in_cluster_BT = (tokens_BT >= cluster.first) & (tokens_BT < cluster.end)
-            x_BTD = x_BTD.index_put((in_cluster_BT,), cluster.embed(tokens_BT[in_cluster_BT]).to(x_BTD.dtype))
-        return x_BTD
+        tokens_N = tokens_BT.flatten()
+        x_ND = F.embedding(tokens_N.clamp_max(len(self.embedding_VD) - 1), self.embedding_VD)
+        (places,) = self._places(tokens_N, max(1, len(tokens_N)))
+        for cluster, place_M in zip(self.clusters, places, strict=True):
+            embedded_MD = cluster.embed(tokens_N.index_select(0, place_M))
+            x_ND = x_ND.index_put((place_M,), embedded_MD.to(x_ND.dtype))
+        return x_ND.view(*tokens_BT.shape, -1)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Log-probabilities of the next token, B T V."""
@@ -166,19 +174,35 @@ class AdaptiveHead(Head):
         """Log-probabilities of the frequent words and the clusters, B T F+K in fp32."""
         return self._products(hidden_BTD, self._words()).float().log_softmax(-1)
 
-    def _nats(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        with self._precision(hidden_ND):
-            return self._nats_of(hidden_ND, targets_N)
+    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+        """For each piece of `at_once` tokens, the places in it of the tokens of each cluster, in their order.
 
-    def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        How many there are must be known on the host, which waits for the device here, and only here.
+        """
+        counts = len(self.clusters) + 1
+        cluster_N = torch.zeros_like(tokens_N)  # 0: frequent words
+        for cluster in self.clusters:
+            cluster_N += tokens_N >= cluster.first
+        place_N = torch.arange(len(tokens_N), device=tokens_N.device)
+        group_N = place_N // at_once * counts + cluster_N
+        pieces = max(1, -(-len(tokens_N) // at_once))
+        sizes = torch.zeros(pieces * counts, dtype=torch.long, device=tokens_N.device)
+        sizes = sizes.index_add_(0, group_N, torch.ones_like(group_N))
+        groups = (group_N.argsort(stable=True) % at_once).tensor_split(sizes.cumsum(0).tolist()[:-1])
+        return [list(groups[piece * counts + 1 : (piece + 1) * counts]) for piece in range(pieces)]
+
+    def _nats(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        with self._precision(hidden_ND):
+            return self._nats_of(hidden_ND, targets_N, places)
+
+    def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
         first_NS, hidden_ND = self._first(hidden_ND), self._scaled(hidden_ND)
         entry_N, within_cluster_N = targets_N, torch.zeros_like(first_NS[:, 0])
-        for number, cluster in enumerate(self.clusters):
-            in_cluster_N = (targets_N >= cluster.first) & (targets_N < cluster.end)
-            entry_N = torch.where(in_cluster_N, len(self.embedding_VD) + number, entry_N)
-            logits = cluster.logits(hidden_ND[in_cluster_N]).float()
-            nats = F.cross_entropy(logits, targets_N[in_cluster_N] - cluster.first, reduction="none")
-            within_cluster_N = within_cluster_N.index_put((in_cluster_N,), nats)
+        for number, (cluster, place_M) in enumerate(zip(self.clusters, places, strict=True)):
+            entry_N = torch.where(targets_N >= cluster.first, len(self.embedding_VD) + number, entry_N)
+            logits = cluster.logits(hidden_ND.index_select(0, place_M)).float()
+            nats_M = F.cross_entropy(logits, targets_N.index_select(0, place_M) - cluster.first, reduction="none")
+            within_cluster_N = within_cluster_N.index_put((place_M,), nats_M)
         return within_cluster_N - first_NS.gather(-1, entry_N[:, None]).squeeze(-1)
 
 

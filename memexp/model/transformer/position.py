@@ -47,7 +47,9 @@ class ByDistance(NamedTuple):
         """The bias of the queries in `rows` and all keys, 1 H T S."""
         places = replace(self.places, query_T=self.places.query_T[rows])
         index_TS = (places.distances() - places.lowest).clamp_max(self.bias_HR.shape[1] - 1)
-        return self.bias_HR[:, index_TS][None]
+        # Indexing would add up the gradient of equal distances one after another on a GPU. A kernel of attention takes only
+        # a bias whose rows are without gaps.
+        return F.embedding(index_TS, self.bias_HR.T).permute(2, 0, 1).contiguous()[None]
 
 
 Bias = Tensor | ByDistance

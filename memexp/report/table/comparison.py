@@ -2,9 +2,11 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +14,8 @@ from memexp.config.groups import Scored
 from memexp.errors import UserError, did_you_mean
 from memexp.report.metrics import METRICS, Metric
 from memexp.report.statistics import Spread
-from memexp.report.table.compatibility import refuse_twice, refuse_unlike
-from memexp.report.table.entries import Column, Entry, Row, Trained, read_entry, row_of, settings_to_show
+from memexp.report.table.compatibility import Text, refuse_twice, texts_of
+from memexp.report.table.entries import Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
 from memexp.store.folder import Run, ScoreName
 from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
 
@@ -32,13 +34,17 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """A table as numbers: rows, columns (data sets or slices) and the scores of each cell, sorted by seed.
+    """A table as numbers: rows, columns (scored texts or slices of them) and the scores of each cell, sorted by seed.
 
     Attributes:
         by: the slice whose values are columns; empty: none.
         gauges: names of the gauges to show.
+        texts: the scored texts of each data set.
         finished: every finished run that has the metric, scored or not.
+        shown: by a run's name the settings that its rows show.
         left_out: one line for each run that is left out.
+        baselines: for each column and `Trained.scale` the row to which the differences of such rows are taken; a row that no other has
+            the scale of has no entry.
     """
 
     metric: Metric
@@ -48,9 +54,13 @@ class Comparison:
     rows: list[Row] = field(default_factory=list)
     columns: list[Column] = field(default_factory=list)
     cells: dict[tuple[Row, Column], list[Entry]] = field(default_factory=dict)
+    texts: dict[str, list[Text]] = field(default_factory=dict)
     finished: list[Trained] = field(default_factory=list)
+    shown: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    baseline: Row | None = None
+    baselines: dict[tuple[Column, tuple[Any, ...]], Row] = field(default_factory=dict)
+    chosen: Row | None = None
+    """The row that the user chose as the baseline of all; None: `baselines` hold the chosen ones."""
 
     def spread(self, row: Row, column: Column) -> Spread | None:
         """Mean and spread over seeds; None for a missing cell."""
@@ -69,11 +79,25 @@ class Comparison:
         """The data sets, in the order of the columns."""
         return list(dict.fromkeys(column.data for column in self.columns))
 
+    def baseline(self, row: Row, column: Column) -> Row | None:
+        """The row with which a row is compared in a column, maybe itself; None if there is none."""
+        if self.chosen is not None:
+            return self.chosen
+        entries = self.cells.get((row, column))
+        return self.baselines.get((column, entries[0].run.scale)) if entries else None
+
+    def baseline_rows(self, column: Column) -> list[Row]:
+        """The baselines of a column, in the order of the rows."""
+        if self.chosen is not None:
+            return [self.chosen]
+        return [row for row in self.rows if row in {base for (of, _), base in self.baselines.items() if of == column}]
+
     def difference(self, row: Row, column: Column) -> Difference | None:
         """Difference to the baseline's cell; None if either cell is missing or has diverged, and for the baseline itself."""
-        if self.baseline is None or row == self.baseline:
+        baseline = self.baseline(row, column)
+        if baseline is None or row == baseline:
             return None
-        ours, theirs = self._by_seed(row, column), self._by_seed(self.baseline, column)
+        ours, theirs = self._by_seed(row, column), self._by_seed(baseline, column)
         if not ours or not theirs:
             return None
         if not all(math.isfinite(value) for value in [*ours.values(), *theirs.values()]):
@@ -100,14 +124,21 @@ class Comparison:
     def filling(self, row: Row, data: str) -> str:
         """The command that fills a missing cell: an evaluation if the run exists, else a training run."""
         changed = row.mem if row.mem != row.trained_mem else None
-        for run in self.finished:
-            if run.data == data and run.is_of(row):
+        for run in self.runs_of(row):
+            if run.data == data:
                 return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
-        same_row = next(run for run in self.finished if run.is_of(row))
+        same_row = self.runs_of(row)[0]
         same_data = next(run for run in self.finished if run.data == data)
         training = _with_data(same_row.summary["command"], same_data.summary["command"])
         evaluation = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
         return training if changed is None and row.variant == "on" else f"{training}, then {evaluation}"
+
+    def runs_of(self, row: Row) -> list[Trained]:
+        """The finished runs of a row, scored or not."""
+        return [run for run in self.finished if self._is_of(run, row)]
+
+    def _is_of(self, run: Trained, row: Row) -> bool:
+        return run.is_of(row, self.shown[run.name])
 
 
 def _with_data(command: str, other: str) -> str:
@@ -149,7 +180,7 @@ def compare(
             if summary is None:
                 raise UserError(f"it is not done ({progress_of(run)})")
             trained = Trained.read(run, summary, root, scored)
-            _ = trained.settings  # read now, so that what is wrong with them leaves out this run only
+            _ = trained.settings, trained.scale  # read now, so that what is wrong with them leaves out this run only
             of_run = [read_entry(trained, score) for score, _ in trained.scores]
             if of_run and (lack := of_run[0].lacks(comparison.metric, by)):
                 raise UserError(lack)
@@ -161,28 +192,62 @@ def compare(
     entries = [entry for entry in known if entry.asked_for]
     if not entries:
         raise UserError(_nothing(comparison))
-    keys = settings_to_show(comparison.finished, entries)
-    for entry in entries:
-        for column in entry.columns(by):
-            comparison.cells.setdefault((row_of(entry, keys), column), []).append(entry)
+    keys = comparison.shown = keys_to_show(comparison.finished, entries)
+    for data in dict.fromkeys(entry.run.data for entry in entries):
+        comparison.texts[data] = texts_of([entry for entry in entries if entry.run.data == data], comparison.metric)
+        for place, text in enumerate(comparison.texts[data]):
+            for entry in text.entries:
+                for column in entry.columns(by, text.name, place):
+                    comparison.cells.setdefault((row_of(entry, keys[entry.run.name]), column), []).append(entry)
     # A run that was scored only on other documents still has a row, with a dash.
     unscored = [run.name for run in comparison.unscored]
     on_other_documents = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
     places = comparison.cells.keys() | {
-        (row_of(entry, keys), column) for entry in on_other_documents for column in entry.columns(by)
+        (row_of(entry, keys[entry.run.name]), column)
+        for entry in on_other_documents
+        for column in entry.columns(by, _first_text(comparison, entry.run.data))
     }
-    comparison.rows = sorted({row for row, _ in places}, key=lambda row: row.order)
     comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
     for cell in comparison.cells.values():
         cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
         refuse_twice(cell)
-    for data in comparison.data:
-        refuse_unlike([entry for entry in entries if entry.run.data == data], comparison.metric)
     _refuse_unknown(gauges, entries)
-    comparison.baseline = _baseline(
-        [row for row in comparison.rows if any(row == filled for filled, _ in comparison.cells)], baseline
-    )
+    comparison.rows = _sorted({row for row, _ in places}, comparison)
+    if baseline is None:
+        comparison.baselines = _baselines(comparison)
+    else:
+        filled = {row for row, _ in comparison.cells}
+        comparison.chosen = _starting_with(baseline, [row for row in comparison.rows if row in filled])
     return comparison
+
+
+def _first_text(comparison: Comparison, data: str) -> str:
+    texts = comparison.texts.get(data)
+    return texts[0].name if texts else ""
+
+
+def _sorted(rows: set[Row], comparison: Comparison) -> list[Row]:
+    """The rows in their order, those of one scale together; the scale that most rows have comes first."""
+    scales = {row: comparison.runs_of(row)[0].scale for row in rows}
+    count = Counter(scales.values())
+    first = {scale: min(row.order for row in rows if scales[row] == scale) for scale in count}
+    return sorted(rows, key=lambda row: (-count[scales[row]], first[scales[row]], row.order))
+
+
+def _baselines(comparison: Comparison) -> dict[tuple[Column, tuple[Any, ...]], Row]:
+    """For each column and scale that has several rows the one without a memory, or with the smallest."""
+    alike: dict[tuple[Column, tuple[Any, ...]], list[Row]] = {}
+    for row in comparison.rows:
+        for column in comparison.columns:
+            if entries := comparison.cells.get((row, column)):
+                alike.setdefault((column, entries[0].run.scale), []).append(row)
+    return {place: _plainest(rows) for place, rows in alike.items() if len(rows) > 1}
+
+
+def _plainest(rows: Sequence[Row]) -> Row:
+    """The first row without a memory, or with the smallest, as it was trained."""
+    as_trained = [row for row in rows if row.variant == "on" and row.mem == row.trained_mem]
+    return min(as_trained or rows, key=lambda row: (row.memory > 0, row.order))
 
 
 def _refuse_unknown(gauges: Sequence[str], entries: Sequence[Entry]) -> None:
@@ -205,9 +270,7 @@ def _nothing(comparison: Comparison) -> str:
     return f"no run is left to compare; expected a finished run: {'; '.join(comparison.left_out[:3])}"
 
 
-def _baseline(rows: list[Row], start: str | None) -> Row:
-    if start is None:
-        return rows[0]
+def _starting_with(start: str, rows: Sequence[Row]) -> Row:
     matches = [row for row in rows if row.label == start] or [row for row in rows if row.label.startswith(start)]
     if len(matches) == 1:
         return matches[0]

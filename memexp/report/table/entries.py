@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
+from memexp.config.introspection import flatten
 from memexp.errors import UserError
 from memexp.report.metrics import METRICS, Metric
-from memexp.report.table.settings import BEFORE, differing, made_before, settings_of
+from memexp.report.table.settings import BEFORE, Described, differing, made_before, settings_of, settings_to_show
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import revisions_of
 from memexp.store.scores import asked_of, describe, read_summary, require
@@ -19,6 +20,11 @@ from memexp.wording import perplexity_in
 
 DIVERGES = math.inf
 """The perplexity of a run that has diverged; its loss is still a finite number."""
+
+TOKENIZER = "data.tokenizer"
+"""The name under which a row shows the hash of its tokenizer, where no setting tells tokenizers apart."""
+
+_SHAPE = ("layers", "width", "heads", "head_size", "feedforward")
 
 _VARIANTS = ("on", "off", "foreign")
 
@@ -31,7 +37,8 @@ class Row:
         mem, trained_mem: the memory's size as scored and as trained; they differ when `eval` was given another.
         memory: slots as scored, 0 without a memory.
         variant: state of the memory in scoring: on, off (always empty) or foreign (the memory of another document).
-        settings: the remaining settings in which runs of the table differ, with their values.
+        settings: the remaining settings in which runs of the table differ and that its presets do not imply, with their values.
+        changed: how many of them have another value than the presets give.
     """
 
     architecture: str
@@ -42,6 +49,7 @@ class Row:
     trained_mem: int
     variant: str
     settings: tuple[tuple[str, str], ...]
+    changed: int = field(default=0, compare=False)
 
     @property
     def label(self) -> str:
@@ -53,11 +61,11 @@ class Row:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Architectures as the settings list them, then by size."""
+        """Architectures as the settings list them, then by size, then those first whose settings are as the presets give them."""
         known = list(ARCHS)
         place = known.index(self.architecture) if self.architecture in known else len(known)
         sizes = (self.context, self.cache, self.trained_mem, self.memory, _VARIANTS.index(self.variant))
-        return (place, self.architecture, *sizes, self.settings)
+        return (place, self.architecture, *sizes, self.changed, self.settings)
 
 
 @dataclass(frozen=True)
@@ -116,28 +124,62 @@ class Trained:
         """The settings as text, without those that have columns of their own; see `memexp.report.table.settings`."""
         return settings_of(self.config, self.root) | {BEFORE: made_before(self.config, self.revisions)}
 
-    def is_of(self, row: Row) -> bool:
-        """Whether a score of this run belongs in `row`, if its memory is set as the row says."""
+    @cached_property
+    def described(self) -> Described:
+        return Described(self.config, self.settings)
+
+    @cached_property
+    def scale(self) -> tuple[str, ...]:
+        """The shape of the network, the number of positions that training read, and the run that it started from.
+
+        Raises:
+            UserError: a length or a number of steps is no number.
+        """
+        flat = flatten(self.config)
+        counts = [flat.get(name, 1) for name in ("steps", "lanes", "segment", "accumulate")]
+        if not all(isinstance(count, int) for count in counts):
+            raise UserError(
+                f"the config.yaml of {self.name} holds {counts} as its steps, lanes, segment and accumulate; expected whole numbers. Likely "
+                "cause: it was edited or damaged"
+            )
+        shape = (str(flat.get(f"size.{name}")) for name in _SHAPE)
+        return (*shape, str(math.prod(counts)), self.settings.get("init_from", "none"))
+
+    def is_of(self, row: Row, keys: Sequence[str]) -> bool:
+        """Whether a score of this run belongs in `row`, if its memory is set as the row says; the run shows the settings `keys`."""
         same = (self.architecture, self.context, self.mem) == (row.architecture, row.context, row.trained_mem)
-        return same and all(self.settings.get(key, value) == value for key, value in row.settings)
+        shown = [(key, value) for key, value in row.settings if key != TOKENIZER]
+        return same and shown == [(key, self.settings[key]) for key in keys if key != TOKENIZER]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A data set, or only the answers of it whose slice `by` has this value."""
+    """A data set, or only the answers of it whose slice `by` has this value.
+
+    Attributes:
+        text: which of the scored texts of the data set, in a few characters; empty if there is only one.
+        place: the place of this text among them.
+    """
 
     data: str
     by: str = ""
     value: str = ""
+    text: str = ""
+    place: int = 0
+
+    @property
+    def source(self) -> str:
+        """The data set with its text."""
+        return f"{self.data} {self.text}".strip()
 
     @property
     def label(self) -> str:
-        return f"{self.data} {self.by}={self.value}" if self.by else self.data
+        return f"{self.source} {self.by}={self.value}" if self.by else self.source
 
     @property
     def order(self) -> tuple[Any, ...]:
         """Sorts numbers by size, because a shorter number is a smaller number."""
-        return (self.data, len(self.value), self.value)
+        return (self.data, self.place, len(self.value), self.value)
 
 
 @dataclass(frozen=True)
@@ -169,11 +211,11 @@ class Entry:
         asked = self.score.name
         return asked is not None and (asked.mem, asked.memory) == (self.run.mem, "on")
 
-    def columns(self, by: str) -> list[Column]:
-        """The columns that the score belongs to: one, or with `by` one for each value of that slice."""
+    def columns(self, by: str, text: str = "", place: int = 0) -> list[Column]:
+        """The columns of a scored text that the score belongs to: one, or with `by` one for each value of that slice."""
         if not by:
-            return [Column(self.run.data)]
-        return [Column(self.run.data, by, value) for value in self.summary["slices"][by]]
+            return [Column(self.run.data, text=text, place=place)]
+        return [Column(self.run.data, by, value, text, place) for value in self.summary["slices"][by]]
 
     def value(self, metric: Metric, column: Column) -> float:
         """Its number for the metric; infinite if it has diverged."""
@@ -207,19 +249,20 @@ def read_entry(run: Trained, score: Score) -> Entry:
     return Entry(run, score, summary)
 
 
-def settings_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> list[str]:
-    """Settings in which runs differ, and the tokenizer's hash if only that shows that tokenizers differ."""
-    keys = differing([(run.data, run.settings) for run in runs])
-    if any(key.startswith("data.tokenizer.") for key in keys):
-        return keys
-    return keys + differing([(entry.run.data, {"data.tokenizer": entry.tokenizer[:8]}) for entry in entries])
+def keys_to_show(runs: Sequence[Trained], entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """By a run's name the settings that it shows, and the tokenizer's hash if only that shows that tokenizers differ."""
+    shown = settings_to_show([run.described for run in runs])
+    if not any(key.startswith(f"{TOKENIZER}.") for keys in shown for key in keys):
+        hashes = differing([(entry.run.data, {TOKENIZER: entry.tokenizer[:8]}) for entry in entries])
+        shown = [[*keys, *hashes] for keys in shown]
+    return {run.name: keys for run, keys in zip(runs, shown, strict=True)}
 
 
 def row_of(entry: Entry, keys: Sequence[str]) -> Row:
     """The row that a score belongs to; `keys` are the settings that it shows besides what every row shows."""
     run, summary, asked = entry.run, entry.summary, entry.score.name
     assert asked is not None
-    settings = run.settings | {"data.tokenizer": entry.tokenizer[:8]}
+    shown = tuple((key, (run.settings | {TOKENIZER: entry.tokenizer[:8]})[key]) for key in keys)
     return Row(
         architecture=run.architecture,
         context=run.context,
@@ -228,5 +271,6 @@ def row_of(entry: Entry, keys: Sequence[str]) -> Row:
         mem=asked.mem,
         trained_mem=run.mem,
         variant=asked.memory,
-        settings=tuple((key, settings[key]) for key in keys if key in settings),
+        settings=shown,
+        changed=sum(run.described.implied(key) != value for key, value in shown),
     )

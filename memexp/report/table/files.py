@@ -1,4 +1,4 @@
-"""A table as files and on the terminal."""
+"""A table on the terminal, and as files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,16 @@ from memexp.report.table.formats import to_terminal
 from memexp.report.table.text import Grid
 
 
-def write_and_show(grid: Grid, path: Path, texts: Mapping[str, str]) -> None:
-    """Write each of the texts to `path` with its ending, then print the table and the files' names."""
-    for ending, text in texts.items():
-        write_text(path.with_name(f"{path.name}.{ending}"), text)
+def show(grid: Grid) -> None:
+    """Print the table."""
     screen = console()
     screen.print(to_terminal(grid, width=screen.width))
+
+
+def write(path: Path, texts: Mapping[str, str]) -> None:
+    """Write each of the texts to `path` with its ending, and print the files' names."""
+    for ending, text in texts.items():
+        write_text(path.with_name(f"{path.name}.{ending}"), text)
     first, *middle, last = texts
     others = " and ".join([", ".join(f".{ending}" for ending in middle), f".{last}"])
-    screen.print(f"written: {path}.{first}, {others}", markup=False, highlight=False, soft_wrap=True)
+    console().print(f"written: {path}.{first}, {others}", markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """A table as Markdown, LaTeX, HTML and CSV, and for the terminal."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from memexp.report.escape import Fitting, code, csv_text, escape, html, latex, markdown
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.text import Grid
-from memexp.wording import DIVERGED
+from memexp.wording import DIVERGED, UNKNOWN
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +25,9 @@ _STYLE = (
     "tr>:first-child{position:sticky;left:0;background:Canvas}li,code,h2{overflow-wrap:anywhere}"
     "@media(max-width:40rem){tbody .left{max-width:40vw;white-space:normal}}"
 )
+
+_WORD = re.compile(r"(?:\d[\d.,]*|[^\d=._+ -])+[=._+ -]?|.")
+"""What a setting can be broken after; the digits of a number stay together."""
 
 _FOLDED = 14
 """Smallest width of the column of settings, in characters."""
@@ -79,6 +83,7 @@ def to_csv(comparison: Comparison) -> str:
             "variant",
             *keys,
             "data",
+            "text",
             *by,
             "metric",
             "seed",
@@ -87,6 +92,7 @@ def to_csv(comparison: Comparison) -> str:
             "mean",
             "deviation",
             "n",
+            "baseline",
             "difference",
             "difference_deviation",
             "difference_n",
@@ -105,13 +111,14 @@ def to_csv(comparison: Comparison) -> str:
         settings = dict(row.settings)
         sizes = [row.context, row.cache, row.memory, row.mem, row.trained_mem, row.variant]
         for column in comparison.columns:
-            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column.data]
+            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column.data, column.text]
             head += [*([column.value] if by else []), comparison.metric.field]
             spread, difference = comparison.spread(row, column), comparison.difference(row, column)
             if spread is None:
-                line = [*head, *[None] * 5, 0, *[None] * (11 + len(comparison.gauges))]
+                line = [*head, *[None] * 5, 0, *[None] * (12 + len(comparison.gauges))]
                 lines.append([_field(value) for value in line])
                 continue
+            baseline = comparison.baseline(row, column)
             gaps = (
                 [difference.spread.mean, difference.spread.deviation, difference.spread.n] if difference else [None] * 3
             )
@@ -125,7 +132,13 @@ def to_csv(comparison: Comparison) -> str:
                     spread.mean,
                     spread.deviation,
                 ]
-                line += [spread.n, *gaps, difference.paired if difference else None, entry.tokenizer]
+                line += [
+                    spread.n,
+                    baseline.label if baseline else None,
+                    *gaps,
+                    difference.paired if difference else None,
+                    entry.tokenizer,
+                ]
                 line += [entry.summary["memory_fill"], *cost]
                 line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
                 lines.append([_field(value) for value in [*line, entry.summary["command"]]])
@@ -204,46 +217,97 @@ def _field(value: object) -> object:
 
 
 def to_terminal(grid: Grid, *, width: int) -> "RenderableType":
-    """The grid for a terminal of `width` characters; columns that do not fit are left out and named below."""
+    """The grid for a terminal of `width` characters.
+
+    Columns that do not fit are left out and named below. If that is not enough, each group of columns becomes a table of its own.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    kept = _columns_that_fit(grid, width)
-    table = Table(title=Text(grid.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.padding = (0, 0)
-    for at in kept:
-        # Only names and settings are folded, because a number on two lines cannot be read.
-        table.add_column(
-            Text(_heading(grid.headers[at])),
-            justify="right" if grid.right[at] else "left",
-            overflow="fold",
-            no_wrap=grid.headers[at] != "settings" and grid.right[at],
-        )
-    for line in grid.lines:
-        table.add_row(*(Text(escape(line[at])) for at in kept))
+    title: Text | None = Text(grid.title)
+    tables, left = [], []
+    for columns, lines in _parts(grid, width):
+        kept = _columns_that_fit(grid, columns, width)
+        left += [grid.headers[at] for at in columns if at not in kept]
+        table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        table.padding = (0, 0)
+        for at in kept:
+            # Only names and settings are folded, because a number on two lines cannot be read.
+            table.add_column(
+                Text(_heading(grid.headers[at])),
+                justify="right" if grid.right[at] else "left",
+                overflow="fold",
+                no_wrap=grid.headers[at] != "settings" and grid.right[at],
+            )
+        room = _FOLDED + max(0, width - _needed(grid, kept))
+        for line in lines:
+            texts = (
+                _folded(escape(line[at]), room) if grid.headers[at] == "settings" else escape(line[at]) for at in kept
+            )
+            table.add_row(*map(Text, texts))
+        tables.append(Fitting(table))
+        title = None
     below = [Text(escape(note), style="dim") for note in grid.notes]
-    if left := [header for at, header in enumerate(grid.headers) if at not in kept]:
+    if left:
         names = ", ".join(dict.fromkeys(left))
-        below.append(Text(f"No room here for: {names}; the written files have them.", style="dim"))
+        below.append(Text(f"No room here for: {names}; a wider terminal or the table's files show them.", style="dim"))
     for what, command in grid.missing:
         below.append(Text.assemble(f"missing: {escape(what)}; fill it with ", (escape(command), "bold")))
-    return Group(Fitting(table), *below)
+    return Group(*tables, *below)
 
 
 def _heading(header: str) -> str:
     return header.replace(" ", "\n")
 
 
-def _columns_that_fit(grid: Grid, width: int) -> list[int]:
-    """Indices of the columns to show."""
-    needed = []
-    for at, header in enumerate(grid.headers):
-        texts = [*_heading(header).split("\n"), *(escape(line[at]) for line in grid.lines)]
-        needed.append(_FOLDED if header == "settings" else max(map(len, texts)))
-    kept = list(range(len(needed)))
+def _folded(settings: str, width: int) -> str:
+    """Settings on lines of `width` characters, broken between them or else between their words, but not in a number."""
+    lines = [""]
+    for setting in re.split(r"(?<=,) ", settings):
+        if len(lines[-1]) + 1 + len(setting) <= width:
+            lines[-1] = f"{lines[-1]} {setting}".lstrip()
+            continue
+        lines.append("")
+        for word in _WORD.findall(setting):
+            if len(lines[-1]) + len(word) > width:
+                lines.append("")
+            lines[-1] += word
+    return "\n".join(line for line in lines if line)
+
+
+def _parts(grid: Grid, width: int) -> list[tuple[list[int], list[list[str]]]]:
+    """The tables to show, each as indices of its columns and lines: one if that fits or if there is one group, else one for each group.
+
+    The columns without a group are in all of them. A line without a number in the group is not in its table.
+    """
+    everything = list(range(len(grid.headers)))
+    named = [name for name in dict.fromkeys(grid.groups) if name]
+    if len(named) < 2 or _needed(grid, _columns_that_fit(grid, everything, width)) <= width:
+        return [(everything, grid.lines)]
+    parts = []
+    for name in named:
+        columns = [at for at in everything if grid.groups[at] in (name, "")]
+        own = [at for at in columns if grid.groups[at] == name]
+        parts.append((columns, [line for line in grid.lines if any(line[at] not in ("", UNKNOWN) for at in own)]))
+    return [(columns, lines) for columns, lines in parts if lines]
+
+
+def _columns_that_fit(grid: Grid, columns: Sequence[int], width: int) -> list[int]:
+    """Those of the columns to show."""
+    kept = list(columns)
     for name in grid.expendable:
-        if sum(needed[at] + 1 for at in kept) + 1 > width:
+        if _needed(grid, kept) > width:
             kept = [at for at in kept if grid.headers[at] != name]
     return kept
+
+
+def _needed(grid: Grid, columns: Sequence[int]) -> int:
+    """The width of a table of these columns, with settings folded."""
+    needed = 1
+    for at in columns:
+        header = grid.headers[at]
+        texts = [*_heading(header).split("\n"), *(escape(line[at]) for line in grid.lines)]
+        needed += 1 + (_FOLDED if header == "settings" else max(map(len, texts)))
+    return needed

@@ -1,14 +1,20 @@
 """A comparison as a grid of text with notes below it; every output format writes these words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.table.comparison import Comparison
+from memexp.report.table.compatibility import Text
 from memexp.report.table.entries import Column, Entry, Row
 from memexp.store.scores import describe, eval_command
 from memexp.wording import UNKNOWN, compact, number, plural, whole
+
+_OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
+"""Headers of the columns that say what a row is."""
+
+_OF_COST = ("tokens", "params", "tokens/s")
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
 
@@ -39,36 +45,57 @@ class Grid:
 
 
 def lay_out(comparison: Comparison) -> Grid:
-    """Write a comparison into cells."""
+    """Write a comparison into cells. Columns that are the same in all rows become a note."""
     metric, columns = comparison.metric, comparison.columns
-    headers = ["arch", "context", "cache", "memory", "settings"]
+    headers = list(_OF_A_ROW)
     lines = [_row_texts(row) for row in comparison.rows]
+    groups = [""] * len(headers)
     for column in columns:
-        unit = " %" if metric.relative else ""
-        headers += [f"{column.label}: {metric.name}", "±", "n", f"vs. baseline{unit}", "±"]
-        for line, row in zip(lines, comparison.rows, strict=True):
-            line += _cell_texts(comparison, row, column)
+        cells = [_cell_texts(comparison, row, column) for row in comparison.rows]
+        names = [f"{column.label}: {metric.name}", "±", "n"]
+        if any(cell[3] for cell in cells):
+            names += [f"vs. baseline{' %' if metric.relative else ''}", "±"]
+        headers += names
+        groups += [column.label] * len(names)
+        for line, cell in zip(lines, cells, strict=True):
+            line += cell[: len(names)]
     for data, name in product(comparison.data, comparison.gauges):
         headers.append(f"{data}: {name}")
+        groups.append(data)
         for line, row in zip(lines, comparison.rows, strict=True):
             value = comparison.gauge(row, data, name)
             line.append(UNKNOWN if value is None else f"{value:.3f}")
-    headers += ["tokens", "params", "tokens/s"]
+    headers += _OF_COST
+    groups += [""] * len(_OF_COST)
     for line, row in zip(lines, comparison.rows, strict=True):
         line += _cost_texts(comparison, row)
-    right = [header not in ("arch", "settings") for header in headers]
-    shown = {"settings": any(line[headers.index("settings")] for line in lines)}
-    shown["tokens"] = len({line[headers.index("tokens")] for line in lines}) > 1
-    kept = [at for at, header in enumerate(headers) if shown.get(header, True)]
+    same = _same_in_all(headers, lines)
+    kept = [at for at, header in enumerate(headers) if header not in same]
     return Grid(
-        title=f"{metric.name} on {' and '.join(sorted({describe(run.asked) for run in comparison.finished}))}",
+        title=_title(comparison),
         headers=[headers[at] for at in kept],
-        right=[right[at] for at in kept],
+        right=[headers[at] not in ("arch", "settings") for at in kept],
         lines=[[line[at] for at in kept] for line in lines],
-        notes=_notes(comparison),
+        notes=_notes(comparison, same),
         missing=_missing(comparison),
         commands=_commands(comparison),
+        groups=[groups[at] for at in kept],
     )
+
+
+def _same_in_all(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The columns to leave out, with the text that all their cells have: what a table shows of its rows is what differs."""
+    columns = {name: [line[headers.index(name)] for line in lines] for name in (*_OF_A_ROW, "tokens")}
+    same = {name: texts[0] for name, texts in columns.items() if len(set(texts)) == 1}
+    if all(name in same for name in _OF_A_ROW):  # nothing differs, so a row is described as a whole
+        return {name: text for name, text in same.items() if name == "tokens" or not text}
+    return same
+
+
+def _title(comparison: Comparison) -> str:
+    described = {describe(run.asked) for run in comparison.finished}
+    on = described.pop() if len(described) == 1 else comparison.scored.split
+    return f"{comparison.metric.name} on {on}"
 
 
 def _row_texts(row: Row) -> list[str]:
@@ -85,11 +112,12 @@ def _cell_texts(comparison: Comparison, row: Row, column: Column) -> list[str]:
     mark = "†" if any(unfilled(entry) for entry in comparison.cells[row, column]) else ""
     texts = [f"{mark}{number(spread.mean, metric.digits)}", _deviation(spread.deviation, metric.digits)]
     texts.append(f"{'*' if spread.n == 1 else ''}{spread.n}")
-    if row == comparison.baseline:
-        return [*texts, "baseline", ""]
+    baseline = comparison.baseline(row, column)
+    if row == baseline:
+        return [*texts, "baseline" if len(comparison.rows) > 1 else "", ""]
     difference = comparison.difference(row, column)
     if difference is None:
-        return [*texts, UNKNOWN, ""]
+        return [*texts, UNKNOWN if comparison.baseline_rows(column) else "", ""]
     digits = 1 if metric.relative else metric.digits
     mark = "" if difference.paired else "~"
     return [
@@ -105,7 +133,7 @@ def _deviation(deviation: float | None, digits: int) -> str:
 
 def _cost_texts(comparison: Comparison, row: Row) -> list[str]:
     runs = {entry.run.name: entry.run for entry in _entries(comparison, row)} or {
-        run.name: run for run in comparison.finished if run.is_of(row)
+        run.name: run for run in comparison.runs_of(row)
     }
     speeds = [float(run.summary["tokens_per_second"]) for run in runs.values()]
     ranges = [_range([run.summary[key] for run in runs.values()]) for key in ("tokens", "parameters")]
@@ -130,12 +158,16 @@ def unfilled(entry: Entry) -> bool:
     return entry.summary["memory"] != "off" and fill is not None and fill < 1
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     entries, rows = _all_entries(comparison), comparison.rows
     trained = sorted({(run.summary["steps"], run.summary["tokens"]) for run in comparison.finished})
     cells = [(row, column) for row in rows for column in comparison.columns]
     spreads = [spread for cell in cells if (spread := comparison.spread(*cell)) is not None]
     notes = []
+    if described := [
+        f"{name} {text}".removeprefix("settings ") for name, text in same.items() if name != "tokens" and text
+    ]:
+        notes.append(f"Every row: {', '.join(described)}.")
     if len(trained) == 1:
         notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
     elif len({tokens for _, tokens in trained}) > 1:
@@ -145,21 +177,12 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.metric.meaning:
         notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")
     for data in comparison.data:
-        summaries = [entry.summary for entry in entries if entry.run.data == data]
-        sizes = sorted({(summary["tokens"], summary["bytes"]) for summary in summaries})
-        words = " or ".join(f"{plural(tokens, 'token')} ({size:,} bytes)" for tokens, size in sizes)
-        notes.append(
-            f"{data}: {words} scored, {_tokenizers(comparison, data)}." if summaries else f"{data}: not scored."
-        )
+        notes += _of_texts(comparison, data)
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
     if any(spread.n == 1 for spread in spreads):
         notes.append("*: one seed, so its spread is not known.")
-    if comparison.baseline is not None and len(rows) > 1:
-        notes.append(
-            f"baseline: {comparison.baseline.label}. Differences are taken seed by seed; their mean and deviation are over "
-            "the seeds that both have."
-        )
+    notes += _of_baselines(comparison)
     differences = [comparison.difference(*cell) for cell in cells]
     if any(difference is not None and not difference.paired for difference in differences):
         notes.append("~: no seed in common with the baseline, so a difference of means.")
@@ -178,12 +201,59 @@ def _notes(comparison: Comparison) -> list[str]:
     return notes + [f"{line}." for line in comparison.left_out]
 
 
-def _tokenizers(comparison: Comparison, data: str) -> str:
+def _of_texts(comparison: Comparison, data: str) -> list[str]:
+    """What was scored of a data set, and why its columns cannot be compared if there are several."""
+    texts = comparison.texts.get(data, [])
+    if not texts:
+        return [f"{data}: not scored."]
+    notes = []
+    for text in texts:
+        sizes = sorted({(entry.summary["tokens"], entry.summary["bytes"]) for entry in text.entries})
+        words = " or ".join(f"{plural(tokens, 'token')} ({size:,} bytes)" for tokens, size in sizes)
+        asked = {describe(entry.run.asked) for entry in text.entries}
+        documents = f"{' or '.join(sorted(asked))}: " if len(texts) > 1 else ""
+        notes.append(f"{data} {text.name}".rstrip() + f": {documents}{words} scored, {_tokenizers(text)}.")
+    for text in texts[1:]:
+        assert text.unlike is not None
+        notes.append(
+            f"The columns {data} {texts[0].name} and {data} {text.name} are of different text and cannot be compared: "
+            f"{text.unlike.seen}. {text.unlike.remedy}."
+        )
+    return notes
+
+
+def _of_baselines(comparison: Comparison) -> list[str]:
+    """The rule by which baselines are chosen, and the rows that are."""
+    cells = [(row, column) for row in comparison.rows for column in comparison.columns]
+    if not any(comparison.difference(*cell) for cell in cells):
+        return []
+    seeds = "Differences are taken seed by seed; their mean and deviation are over the seeds that both have."
+    if (chosen := comparison.chosen) is not None:
+        without = [column.label for column in comparison.columns if (chosen, column) not in comparison.cells]
+        lack = f" It has no score on {', '.join(without)}." if without else ""
+        return [f"baseline: {chosen.label}. {seeds}{lack}"]
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for column in comparison.columns:
+        if rows := comparison.baseline_rows(column):
+            columns.setdefault(tuple(row.label for row in rows), []).append(column.label)
+    several = len(comparison.columns) > 1 and any(len(labels) < len(comparison.columns) for labels in columns.values())
+    named = "; ".join(
+        " and ".join(rows) + (f" ({', '.join(labels)})" if several else "") for rows, labels in columns.items()
+    )
+    notes = [
+        f"baseline: {named}. A row is compared with the row of its size, its amount of training and its text that has no memory, or the "
+        f"smallest; baseline=ROW chooses another. {seeds}"
+    ]
+    if any(comparison.baseline(*cell) is None for cell in cells if cell in comparison.cells):
+        notes.append(f"vs. baseline {UNKNOWN}: no other row has this size and amount of training.")
+    return notes
+
+
+def _tokenizers(text: Text) -> str:
     names = set()
-    for entry in _all_entries(comparison):
-        if entry.run.data == data:
-            kind, size = (entry.run.settings.get(f"data.tokenizer.{key}", "") for key in ("kind", "vocabulary"))
-            names.add(f"{kind}{'' if kind in WITHOUT_MODEL else f' {size}'} ({entry.tokenizer[:8]})")
+    for entry in text.entries:
+        kind, size = (entry.run.settings.get(f"data.tokenizer.{key}", "") for key in ("kind", "vocabulary"))
+        names.add(f"{kind}{'' if kind in WITHOUT_MODEL else f' {size}'} ({entry.tokenizer[:8]})")
     return f"tokenizer {' or '.join(sorted(names))}"
 
 
@@ -194,7 +264,7 @@ def _missing(comparison: Comparison) -> list[tuple[str, str]]:
         missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {scores})"
     for row in comparison.rows:
         for column in comparison.columns:
-            if not comparison.cells.get((row, column)):
+            if not any((row, other) in comparison.cells for other in comparison.columns if other.data == column.data):
                 missing.setdefault(comparison.filling(row, column.data), f"{row.label} on {column.data}")
     return [(what, command) for command, what in missing.items()]
 

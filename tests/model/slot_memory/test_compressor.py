@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memexp.config.arch import CompressiveArch
-from memexp.model.slot_memory.compressor import Compressor, Pairs, reconstruction
+from memexp.model.slot_memory.compressor import Compressor, Convolution, Pairs, as_product, reconstruction
 
 from ..small import shape
 
@@ -14,6 +14,17 @@ def test_an_untrained_convolution_is_the_mean() -> None:
     size = shape(segment=12)
     made = [Compressor(size, CompressiveArch(compress=kind, factor=4))(pairs) for kind in ("convolution", "mean")]
     torch.testing.assert_close(made[0], made[1])
+
+
+def test_on_a_gpu_the_convolution_is_a_product_of_the_same_value_and_gradient() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(3, 2, 12, 8, dtype=torch.float64)
+    convolution = Convolution(shape(segment=12), factor=4).double()
+    torch.nn.init.normal_(convolution.weight)
+    expected, found = convolution(x), as_product(x, convolution.weight)
+    upstream = torch.randn_like(expected)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, convolution.weight, upstream) for each in (found, expected)))
 
 
 def test_reconstruction_written_out() -> None:

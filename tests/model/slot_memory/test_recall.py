@@ -49,6 +49,27 @@ class Sum(Updater):
         return Written(memory_BMD + self.factor * (text_BTD.tanh() * mask_BT1).sum(1, keepdim=True), {})
 
 
+class Watching(Sum):
+    """Notes whether cuDNN may compute attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
+        self.seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return super().write(memory_BMD, text_BTD, mask_B11T, start=start)
+
+
+def test_pieces_of_random_lengths_are_read_without_cudnn() -> None:
+    """Which would prepare each length; the whole has always the same."""
+    updater = Watching()
+    memory, states, valid = memory_and_states()
+    composition(updater.double(), memory, states, valid, [1, 4])
+    assert updater.seen == [True, False, False, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_composition_of_what_composes_is_exact() -> None:
     memory, states, valid = memory_and_states()
     valid[1, 5:] = False

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from memexp.config.arch import AttentionArch
 from memexp.model.transformer.attention import SelfAttention, local_scores
-from memexp.model.transformer.position import Positioned, RelativeXl, T5Bias, bucket, build_position, dense, in_order
+from memexp.model.transformer.position import (
+    ByDistance,
+    Positioned,
+    RelativeXl,
+    T5Bias,
+    bucket,
+    build_position,
+    dense,
+    in_order,
+)
 from memexp.model.transformer.shape import Shape
 
 from ...messages import says
@@ -32,6 +41,19 @@ def test_t5_bias_depends_on_distance_alone_across_the_cache_border() -> None:
         for s in range(6 + t + 1):
             expected = bias.bias_HR[:, bucket(torch.tensor(6 + t - s), buckets=32, farthest=128)]
             assert torch.equal(segment[0, :, t, s], expected)
+
+
+def test_a_bias_by_distance_is_looked_up_with_the_gradient_of_indexing() -> None:
+    """To the digit; its rows are without gaps, as the kernels of attention want them."""
+    torch.manual_seed(0)
+    bias = torch.randn(3, 20, requires_grad=True)
+    places = in_order(6, 40, bias.device)
+    found = ByDistance(bias, places).dense()
+    expected = bias[:, places.distances().clamp_max(19)][None]
+    upstream = torch.randn_like(expected)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(each, bias, upstream)[0] for each in (found, expected)))
+    assert found.is_contiguous()
 
 
 def test_transformer_xl_scores_are_its_equation() -> None:

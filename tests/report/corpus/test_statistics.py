@@ -1,6 +1,7 @@
 """`memexp data`: the list, what is measured of a corpus of known documents, and what cannot be looked into."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
+from memexp.config.introspection import choices_of, description_of
 from memexp.config.sources import FilesOptions
 from memexp.data.corpus import Corpus, prepare
 from memexp.errors import UserError
@@ -109,13 +111,35 @@ def test_on_the_command_line(
     assert (root / "out" / "test.png").read_bytes().startswith(b"\x89PNG")
     assert (root / "out" / "test.svg").is_file()
 
-    assert main(["data", "inspect", "text", *words, "split=test"]) == 0
-    assert (root / "results" / "data" / corpus.path.name / "test.json").is_file()
-
     capsys.readouterr()
     assert main(["data", f"root={root}"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine" in line]
     assert [text.strip() for text in line.split("│")[1:4]] == ["mine", "prepared", "bytes"]
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_the_list_says_of_each_corpus_what_it_is_and_where_it_comes_from(
+    columns: str, empty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of those that are not prepared, without a network; sizes are those that the committed page has."""
+    monkeypatch.setenv("COLUMNS", columns)
+    page = Path(__file__).resolve().parents[3] / "data" / "README.md"
+    (empty / "data").mkdir()
+    (empty / "data" / "README.md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    assert main(["data", f"root={empty}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    shown = re.sub(r"\W+", "", "".join(lines))
+    for item in list_corpora(empty, choices_of("data")):
+        assert item.origin
+        assert item.what == description_of("data", item.name)
+        if columns == "80":  # a list, in which folded lines follow each other
+            assert re.sub(r"\W+", "", f"{item.name} state not prepared") in shown
+            assert re.sub(r"\W+", "", f"origin {item.origin} what {item.what}") in shown
+    for corpus, tokens in re.findall(
+        r"^\| `(\w+)` .*\| ([\d,]+) \([^|]*\) \|[^|]*\|$", page.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        assert f"about {tokens}" in " ".join(lines), corpus
 
 
 def test_documents_of_each_class_are_counted(known: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

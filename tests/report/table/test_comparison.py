@@ -101,7 +101,7 @@ def test_settings_that_change_no_result_make_no_row(fakes: Any, key: str, value:
 def test_a_preset_stands_for_what_it_sets(fakes: Any) -> None:
     fakes.score(fakes.run("one", arch="xl", mem=64), 3.0)
     fakes.score(fakes.run("two", arch="xl", mem=64, settings={"size.name": "200m", "size.width": 1024}), 2.0)
-    assert {row.settings for row in compared_runs(fakes).rows} == {(("size.name", "small"),), (("size.name", "200m"),)}
+    assert {row.settings for row in compared_runs(fakes).rows} == {(("size", "small"),), (("size", "200m"),)}
     fakes.score(fakes.run("three", arch="xl", mem=64, settings={"size.width": 256}), 2.5)
     assert len({row.settings for row in compared_runs(fakes).rows}) == 3
 
@@ -161,12 +161,25 @@ def test_only_unfinished_runs_are_refused(fakes: Any) -> None:
     refused(fakes, "no run is left", "not done", "step 500 of 1,367")
 
 
-def test_other_tokenizers_are_refused_but_per_byte(fakes: Any) -> None:
+def apart(fakes: Any, *said: str, metric: str = "perplexity") -> None:
+    """The two runs have a column each, nothing is said to differ between them, and a note has all these words."""
+    comparison = compared_runs(fakes, metric)
+    assert len(comparison.columns) == len(comparison.rows) == 2
+    assert len(comparison.cells) == 2
+    assert not any(comparison.difference(row, column) for row in comparison.rows for column in comparison.columns)
+    notes = [note for note in lay_out(comparison).notes if "cannot be compared" in note]
+    assert all(column.label in notes[0] for column in comparison.columns)
+    assert says(*said)(notes[0])
+    assert all(column.label.startswith("code ") for column in comparison.columns)
+
+
+def test_other_tokenizers_stand_apart_but_per_byte(fakes: Any) -> None:
     fakes.score(fakes.run("one", arch="vanilla"), 3.0)
     other = fakes.run("two", arch="xl", mem=64, settings={"data.tokenizer.vocabulary": 512})
     fakes.score(other, 3.0, tokenizer_hash="bbbbbbbb2222", tokens_hash="dddd")
-    refused(fakes, "one and two", "aaaaaaaa, bbbbbbbb", "metric=bits_per_byte")
-    assert len(compared_runs(fakes, "bits_per_byte").rows) == 2
+    apart(fakes, "one and two", "aaaaaaaa, bbbbbbbb", "metric=bits_per_byte")
+    comparison = compared_runs(fakes, "bits_per_byte")
+    assert (len(comparison.rows), comparison.columns) == (2, [CODE])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_per_byte_still_needs_the_same_text(fakes: Any, change: Any, said: str) 
     fakes.score(fakes.run("one", arch="vanilla"), 3.0)
     other = fakes.run("two", arch="xl", mem=64)
     fakes.score(other, 3.0, tokenizer_hash="bbbbbbbb2222", tokens_hash="dddd", **change)
-    refused(fakes, "one and two", said, metric="bits_per_byte")
+    apart(fakes, "one and two", said, metric="bits_per_byte")
 
 
 def test_a_tokenizer_trained_anew_makes_another_row(fakes: Any) -> None:
@@ -187,11 +200,11 @@ def test_a_tokenizer_trained_anew_makes_another_row(fakes: Any) -> None:
     assert len(compared_runs(fakes, "bits_per_byte").rows) == 3
 
 
-def test_other_tokens_are_refused(fakes: Any) -> None:
+def test_other_tokens_stand_apart(fakes: Any) -> None:
     fakes.score(fakes.run("one", arch="vanilla"), 3.0)
     fakes.score(fakes.run("two", arch="xl", mem=64), 3.0, tokens_hash="dddd")
-    refused(fakes, "one and two", "different tokens of code")
-    refused(fakes, "one and two", "different tokens of code", metric="bits_per_byte")
+    apart(fakes, "one and two", "different tokens of code", "force=true")
+    apart(fakes, "one and two", "different tokens of code", "force=true", metric="bits_per_byte")
 
 
 def test_the_same_seed_twice_is_refused(compared: Any) -> None:
@@ -276,12 +289,68 @@ def test_text_alone_has_no_accuracy(compared: Any) -> None:
     refused(compared, "no run is left", "code has no answers", "no exact match", metric="exact_match")
 
 
-def test_scores_as_after_training_that_are_of_other_documents_are_refused(compared: Any) -> None:
+def test_scores_as_after_training_that_are_of_other_documents_stand_apart(compared: Any) -> None:
     run = compared.run("knn-whole", mem=1024, settings={"eval.documents": 0, "eval.max_document": 0})
     compared.score(run, 3.0, name="0x0", tokens_hash="dddd")
-    refused(compared, "different tokens of code", "first 8,192 tokens of each", "test, all documents, whole")
+    comparison = compared_runs(compared)
+    labels = [column.label for column in comparison.columns]
+    assert labels == ["code 8x8192", "code 0x0"]
+    [note] = [note for note in lay_out(comparison).notes if "cannot be compared" in note]
+    assert says(*labels, "first 8,192 tokens of each", "test, all documents, whole", "eval.documents")(note)
+    assert not lay_out(comparison).missing  # nothing is lacking: each row has a score
     labels = [row.label for row in compared_runs(compared, documents=8, max_document=8192).rows]
     assert labels == [*LABELS[:3], "knn-64-64-1024", *LABELS[3:]]
+
+
+def tiny_trial(fakes: Any, **settings: Any) -> None:
+    """A run to try something out, which is also scored on the text of the others."""
+    chosen = {
+        "size.name": "tiny", "size.layers": 2, "size.width": 32, "segment": 16, "lanes": 2, "accumulate": 1, "steps": 20,
+        "optim.rate": 0.01, "data.max_document": 128, "arch.position": "t5",
+    }  # fmt: skip
+    fakes.score(fakes.run("trial", arch="vanilla", settings=chosen | settings), 6.0)
+
+
+def test_a_tiny_trial_is_nobody_s_baseline_and_changes_no_difference(compared: Any) -> None:
+    def cells() -> dict[str, tuple[Any, Any]]:
+        found = compared_runs(compared)
+        return {row.label.replace("-size:small", ""): cell(found, row.label) for row in found.rows}
+
+    before = cells()
+    tiny_trial(compared)
+    after = cells()
+    assert {label: after[label] for label in LABELS} == before
+    [trial] = after.keys() - before.keys()
+    assert trial == "vanilla-16-0-0-size:tiny-steps:20"  # what the size implies is not listed; what was changed is
+    assert (after[trial][0].n, after[trial][1]) == (1, None)
+    compared_with_it = compared_runs(compared, baseline="vanilla-16")  # unless it is chosen
+    assert cell(compared_with_it, "vanilla-64-0-0-size:small")[1].spread.mean < -80
+    notes = lay_out(compared_runs(compared)).notes
+    assert any("no other row has this size and amount of training" in note for note in notes)
+
+
+def test_each_column_and_scale_has_a_baseline(compared: Any) -> None:
+    for arch, mem, loss in (("xl", 64, 3.0), ("knn", 0, 3.5), ("knn", 512, 2.5)):  # no vanilla on text
+        compared.score(compared.run(f"text-{arch}-{mem}", arch=arch, mem=mem, data="text"), loss)
+    tiny_trial(compared)
+    more = {"size.name": "tiny", "size.layers": 2, "size.width": 32, "segment": 16, "lanes": 2, "steps": 20}
+    more |= {"optim.rate": 0.01, "data.max_document": 128}
+    compared.score(compared.run("trial-knn", mem=512, settings=more), 5.0)
+    found = compared_runs(compared)
+    small, trial = "-size:small", "-size:tiny-steps:20"
+    named = {column.label: [row.label for row in found.baseline_rows(column)] for column in found.columns}
+    assert named == {"code": [f"vanilla-64-0-0{small}", f"vanilla-16-0-0{trial}"], "text": [f"xl-64-64-0{small}"]}
+    gain = cell(found, f"knn-64-64-512{small}", Column("text"))[1].spread.mean
+    assert gain == pytest.approx(100 * (math.exp(2.5 - 3.0) - 1))
+    row = next(row for row in found.rows if row.label == f"knn-16-64-512{trial}")
+    assert found.difference(row, CODE).spread.mean == pytest.approx(100 * (math.exp(5.0 - 6.0) - 1))  # type: ignore[union-attr]
+
+
+def test_a_trial_with_other_settings_is_no_baseline(compared: Any) -> None:
+    """Its label comes first in the order of the alphabet, but most rows have the other value."""
+    compared.score(compared.run("trial", arch="vanilla", settings={"optim.rate": 0.0001}), 9.0)
+    found = compared_runs(compared)
+    assert [row.label for row in found.baseline_rows(CODE)] == ["vanilla-64-0-0-optim.rate:0.003"]
 
 
 @pytest.mark.parametrize("file", ["summary.json", "eval/test-8x8192-64-on/summary.json", "config.yaml"])

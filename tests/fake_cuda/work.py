@@ -1,0 +1,183 @@
+"""The work that is watched on a CUDA device that is not there. These functions run in a process of their own."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from unittest import mock
+
+import numpy as np
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from memexp.config.train import TrainConfig
+from memexp.cost import memory as plan
+from memexp.data.corpus import Corpus, TokenDocument
+from memexp.eval.generate import Sampling, generate
+from memexp.eval.score import score_documents
+from memexp.model.knn_memory.ring import Ring
+from memexp.model.slot_memory import recall
+from memexp.model.state import state_bytes
+from memexp.store.folder import Run
+from memexp.train import checkpoint, session
+from memexp.train.loop import update
+from memexp.train.spec import RunSpec
+
+from ..tiny import configure
+from .device import Seen, Watch, a_gpu
+
+VOCABULARY = 40
+
+
+class Walk(NamedTuple):
+    """What was seen of each thing that a run does."""
+
+    step: Seen
+    """The last optimizer step."""
+    save: Seen
+    resume: Seen
+    score: Seen
+    """Of scoring with every memory but the document's own, if it is inspected instead."""
+    inspect: Seen
+    generate: Seen
+    same_form: bool
+    """Whether the state has the shapes, types and devices that it had before the step, also after the resume."""
+    state_on: set[str]
+    """Devices of the optimizer's state."""
+
+
+def on_gpu(*overrides: str) -> TrainConfig:
+    """The settings with these overrides, at tiny size if no other is named."""
+    return configure("device=cuda", *overrides)
+
+
+def documents(vocabulary: int, *lengths: int) -> list[TokenDocument]:
+    generator = np.random.default_rng(0)
+    texts = (generator.integers(vocabulary, size=length).astype(np.uint16) for length in lengths)
+    return [TokenDocument(str(len(text)), text, len(text)) for text in texts]
+
+
+class _Corpus:
+    """What a session reads of a corpus."""
+
+    classes = ()
+
+    def __init__(self, vocabulary: int, texts: list[TokenDocument]) -> None:
+        self.vocabulary, self._texts = vocabulary, texts
+
+    def split(self, name: str) -> list[TokenDocument]:
+        return self._texts
+
+
+def spec_of(config: TrainConfig, folder: Path, *, vocabulary: int, long: int) -> RunSpec:
+    """A run on documents that end at different times."""
+    lengths = [long, long // 2, 7 + config.segment, long, long + 3]
+    corpus = cast(Corpus, _Corpus(vocabulary, documents(vocabulary, *lengths)))
+    return RunSpec(Run(folder), config, corpus, {"hash": ""}, folder)
+
+
+def walk(*overrides: str, vocabulary: int = VOCABULARY, steps: int = 1) -> Walk:
+    """Train, save, resume, score, inspect and generate."""
+    config = on_gpu(*overrides)
+    half = config.precision == "bf16"
+    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch, mock.patch.object(recall, "random_cuts", some_cuts):
+        spec = spec_of(config, Path(folder), vocabulary=vocabulary, long=config.segment * config.accumulate * 6 + 5)
+        opened = session.open_session(spec)
+        before = forms(opened.state)
+        for _ in range(steps):
+            watch.begin()
+            update(opened)
+        step, same = watch.end(), before == forms(opened.state)
+        state_on = {
+            str(value.device)
+            for state in opened.optimizer.state.values()
+            for name, value in state.items()
+            if isinstance(value, Tensor) and name != "step"
+        }
+        content, save = saved(opened, watch)
+        del opened
+        opened, resume = resumed(spec, content, watch)
+        same = same and before == forms(opened.state)
+        model = opened.model
+        texts = documents(vocabulary, config.segment + 3, config.segment)
+        watch.begin()
+        retrieves = bool(getattr(config.arch, "neighbours", 0) and (config.mem or getattr(config.arch, "pairs", 0)))
+        of_others = ("off", "foreign") if model.memory_slots else ()
+        for memory in of_others if retrieves else ("on", *of_others):
+            score_documents(model, texts, lanes=2, max_document=0, memory=memory, bf16=half)
+        score = watch.end()
+        watch.begin()
+        if retrieves:
+            score_documents(model, texts, lanes=2, max_document=0, retrieved=3, bf16=half)
+        inspect = watch.end()
+        watch.begin()
+        prompt = np.arange(config.segment - 2) % vocabulary
+        for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, bf16=half):
+            pass
+        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on)
+
+
+def some_cuts(length: int) -> list[int]:
+    """Pieces of different lengths; a random number has no value here."""
+    return [length // 5, length // 2]
+
+
+class Interruption(NamedTuple):
+    """What was seen of a training step, of saving after it, and of opening the session again."""
+
+    step: Seen
+    save: Seen
+    resume: Seen
+    planned: int
+    """The bytes that `memexp plan` says a step needs on the device."""
+    rings: int
+    """The bytes of the keys in the memories of pairs."""
+
+
+def interruption(*overrides: str, vocabulary: int) -> Interruption:
+    """Train two steps, save and open the session again."""
+    config = on_gpu(*overrides)
+    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch:
+        spec = spec_of(config, Path(folder), vocabulary=vocabulary, long=config.segment * config.accumulate * 4 + 5)
+        opened = session.open_session(spec)
+        update(opened)
+        watch.begin()
+        update(opened)
+        step = watch.end()
+        rings = state_bytes([ring.keys_BHRK for ring in opened.state.memory if isinstance(ring, Ring)])
+        content, save = saved(opened, watch)
+        del opened
+        _, resume = resumed(spec, content, watch)
+    planned = plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
+    return Interruption(step, save, resume, planned, rings)
+
+
+def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:
+    """What is written to a checkpoint, on the host, and what was seen of it."""
+    found: list[dict[str, Any]] = []
+
+    def write(path: Path, content: dict[str, Any]) -> None:
+        # one tensor after another, as torch.save moves them to the host
+        found.append(pytree.tree_map_only(Tensor, lambda tensor: tensor.cpu(), content))
+
+    watch.begin()
+    with mock.patch.object(checkpoint, "save", write):
+        session.save_session(opened)
+    return found[0], watch.end()
+
+
+def resumed(spec: RunSpec, content: dict[str, Any], watch: Watch) -> tuple[session.Session, Seen]:
+    """The session that a checkpoint goes on with, and what was seen of opening it."""
+    content = content | {"random": []}
+    watch.begin()
+    with (
+        mock.patch.object(checkpoint, "newest", return_value=Path("newest")),
+        mock.patch.object(checkpoint, "load", return_value=content),
+        mock.patch.object(checkpoint, "restore_random_state"),
+    ):
+        opened = session.open_session(spec)
+    return opened, watch.end()
+
+
+def forms(tree: Any) -> list[Any]:
+    """Shapes, types and devices."""
+    return [(tuple(leaf.shape), leaf.dtype, str(leaf.device)) for leaf in pytree.tree_leaves(tree)]
