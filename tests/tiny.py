@@ -15,8 +15,8 @@ GROUPS = ("arch=", "optim=", "tracker=", "size=")
 
 @cache
 def choose(*groups: str) -> Any:
-    """What Hydra makes of a choice of groups, which takes it long; the precision is what it is on a CPU."""
-    return compose("train", [*TINY, "precision=fp32", *groups])
+    """What Hydra makes of a choice of groups, which takes it long; precision and compile are what they are on a CPU."""
+    return compose("train", [*TINY, "precision=fp32", "compile=false", *groups])
 
 
 @cache

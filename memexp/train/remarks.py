@@ -28,11 +28,12 @@ def of_the_model(model: SegmentModel, config: TrainConfig, device: torch.device)
 
 
 def _of_compiling(model: SegmentModel, config: TrainConfig, device: torch.device) -> Remark:
-    asked = f"compile={config.compile}"
+    asked, warns = f"compile={config.compile}", config.compile == "true"
     if missing := missing_compiler(device):
-        return Remark(f"{asked} has no effect: {missing} was not found; torch.compile needs it")
+        return Remark(f"{asked} has no effect: {missing} was not found; torch.compile needs it", warns=warns)
     if not compilable_methods(model):
-        return Remark(f"{asked} has no effect: the layers of arch={config.arch.name} declare nothing to compile")
+        nothing = f"the layers of arch={config.arch.name} declare nothing to compile"
+        return Remark(f"{asked} has no effect: {nothing}", warns=warns)
     return Remark(f"{asked}: the layers are compiled at the first step, which takes longer", warns=False)
 
 
