@@ -64,7 +64,7 @@ def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
         if _begun(its_run := run_folder(other, its_identity, root)):
             note = _said(other, "this run was begun with it")
             settings, identity, run = other, its_identity, its_run
-    chosen = replace(config, precision=settings.precision)
+    chosen = config if config.precision == settings.precision else replace(config, precision=settings.precision)
     return RunSpec(run, chosen, corpus, identity, root, start, [note])
 
 
