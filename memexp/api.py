@@ -90,7 +90,8 @@ def load(run: str | Path | Run, *, mem: int | None = None, device: str = "auto",
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        UserError: there is no such run, it is not done, it cannot have this `mem`, or its corpus is not the one it was trained on.
+        UserError: there is no such run or no such device, the run is not done, it cannot have this `mem`, or its corpus is not the
+            one it was trained on.
     """
     from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.store.folder import Run, find_run

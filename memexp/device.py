@@ -1,6 +1,7 @@
 """The device that a model runs on."""
 
 import os
+import re
 import warnings
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 
 from memexp.errors import UserError
 from memexp.machine import cores, memory_bytes, peak_bytes, processor
+from memexp.wording import plural
 
 
 class Description(NamedTuple):
@@ -32,20 +34,36 @@ class Description(NamedTuple):
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that the setting `device` names; auto is CUDA if there is a GPU.
+    """The device that is called auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.
 
     Raises:
-        UserError: the setting is cuda, but torch sees no CUDA device.
+        UserError: there is no device of this name, or torch sees no CUDA device.
     """
+    named = re.fullmatch(r"auto|cpu|cuda(:(?P<number>[0-9]{1,9}))?", name)
+    if named is None:
+        raise UserError(
+            f"device is {name!r}; expected auto, cpu, cuda or cuda:N, where N is the number of a GPU from 0"
+        )
     if name == "cpu":
         return torch.device("cpu")
     reason = why_no_gpu()
-    if name == "cuda" and reason:
+    if name == "auto":
+        return torch.device("cpu" if reason else "cuda")
+    if reason:
         raise UserError(
-            f"device is cuda, but torch sees no CUDA device: {reason}; expected a GPU, its driver and a CUDA build of torch "
+            f"device is {name}, but torch sees no CUDA device: {reason}; expected a GPU, its driver and a CUDA build of torch "
             f"(this is torch {torch.__version__}), or device=cpu"
         )
-    return torch.device("cpu" if reason else "cuda")
+    if named["number"] is None:
+        return torch.device("cuda")
+    number, count = int(named["number"]), torch.cuda.device_count()
+    if number >= count:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise UserError(
+            f"device is {name}, but torch sees {plural(count, 'CUDA device')}; expected a number below {count}, because the first is "
+            "cuda:0" + ("" if hidden is None else f". Likely cause: CUDA_VISIBLE_DEVICES is {hidden!r}")
+        )
+    return torch.device("cuda", number)
 
 
 def describe(device: torch.device, *, asked: str) -> Description:

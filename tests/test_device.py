@@ -68,8 +68,27 @@ def test_why_there_is_no_gpu_is_said(lacking: str) -> None:
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
     assert says("no GPU: ", lacking)(str(describe(pick_device("auto"), asked="auto")))
     assert "no GPU" not in str(describe(pick_device("cpu"), asked="cpu"))
-    with pytest.raises(UserError, check=says("device is cuda", lacking, "expected", "device=cpu")):
-        pick_device("cuda")
+    for name in ("cuda", "cuda:0", "cuda:7"):
+        with pytest.raises(UserError, check=says(f"device is {name}", lacking, "expected", "device=cpu")):
+            pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:1e1", "CUDA", "mps", "", "cuda:1 "])
+def test_a_name_of_no_device_is_refused(name: str) -> None:
+    with pytest.raises(UserError, check=says(f"device is {name!r}", "expected auto, cpu, cuda or cuda:N")):
+        pick_device(name)
+
+
+def test_the_number_of_a_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [pick_device(f"cuda:{number}") for number in (0, 1)] == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(UserError, check=says("device is cuda:2", "2 CUDA devices", "expected a number below 2")):
+        pick_device("cuda:2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    with pytest.raises(UserError, check=says("Likely cause: CUDA_VISIBLE_DEVICES is '3,4'")):
+        pick_device("cuda:3")
 
 
 def test_a_gpu_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

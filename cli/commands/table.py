@@ -1,6 +1,7 @@
 """`memexp table`: compare runs, or a paper's table with our numbers."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -63,6 +64,23 @@ def show_finished(folders: Sequence[Path]) -> None:
         show(lay_out(compare(runs[0].path.parents[2], runs, metric="perplexity", scored=Scored())))
     except UserError as error:
         console().print(f"no table: {escape(error)}", markup=False, highlight=False, soft_wrap=True)
+        return
+    if (pair := _to_compare(runs)) is not None:
+        found_by_name = find_root(None) == runs[0].path.parents[2]
+        words = (run.name if found_by_name else str(run.path) for run in pair)
+        command = shlex.join(["memexp", "diff", *words])
+        console().print(f"which tokens gain: {escape(command)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _to_compare(runs: Sequence[Run]) -> tuple[Run, Run] | None:
+    """The runs with the smallest and the largest memory among those that differ in nothing else from the first; None without two."""
+    alike = [run for run in runs if _without_memory(run) == _without_memory(runs[0])]
+    smallest, largest = (choose(alike, key=lambda run: run.config["mem"]) for choose in (min, max))
+    return (smallest, largest) if smallest.config["mem"] < largest.config["mem"] else None
+
+
+def _without_memory(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.config.items() if name not in ("mem", "largest_mem", "tag", "threads")}
 
 
 def _runs(config: TableConfig, root: Path) -> list[Run]:

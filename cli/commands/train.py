@@ -20,6 +20,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
+    from memexp.store.scores import never_full
     from memexp.terminal import escape, escape_lines, tell, warn
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
@@ -64,7 +65,7 @@ def run(config: TrainConfig) -> None:
         print(f"F1 {summary['f1']:.4f}, macro {summary['f1_macro']:.4f}, accuracy {summary['accuracy']:.4f}")
     elif "accuracy" in summary:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
-    if summary["memory_fill"] is not None and summary["memory_fill"] < 1:
+    if never_full(summary["memory_fill"], slots=summary["memory_slots"], segment=config.segment):
         warn(
             f"at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"

@@ -33,7 +33,8 @@ def check(config: Any, where: str = "") -> None:
     Raises:
         UserError: names the first wrong setting, what was seen and what was expected.
     """
-    for item in fields(config):
+    # Groups come last, because values in them may follow those outside, which the user has typed.
+    for item in sorted(fields(config), key=lambda item: is_dataclass(getattr(config, item.name))):
         name = f"{where}.{item.name}" if where else item.name
         value = getattr(config, item.name)
         if is_dataclass(value):
@@ -138,6 +139,7 @@ def _check_train(config: TrainConfig) -> None:
             "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
             "data.max_document"
         )
+    _check_growth(config)
     _check_tracker(config.tracker)
     cutoffs = config.size.cutoffs
     if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
@@ -169,6 +171,20 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
+def _check_growth(config: TrainConfig) -> None:
+    first, data = config.data.grow_from, config.data
+    if not first:
+        return
+    if data.cut != "crop" or data.task == "classify":
+        seen = f"data.cut is {data.cut}" if data.cut != "crop" else "task=classify reads the start of each document"
+        raise UserError(f"data.grow_from is {first}, but {seen}, so nothing is cropped; expected data.grow_from=0")
+    if data.drop_tails and first % config.segment:
+        raise UserError(
+            f"data.grow_from is {first} with data.drop_tails=true; expected a multiple of segment={config.segment}, because crops "
+            "then consist of whole segments"
+        )
+
+
 def _check_tracker(tracker: Tracker) -> None:
     """Refuse a project that Weights & Biases would refuse after the corpus is prepared and the model built."""
     wrong = sorted({mark for mark in tracker.project if mark in "/\\#?%:" or not mark.isprintable()})
@@ -193,11 +209,30 @@ def check_scoring(data: Data, scoring: Scoring) -> None:
         )
 
 
+def _amount(config: TrainConfig) -> str:
+    """How much is trained and scored."""
+    data, scored = config.data, config.eval
+    grows = data.grow_from and (not data.max_document or data.grow_from < data.max_document)
+    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if grows else ""
+    crops = crops or (f"parts of at most {data.max_document:,} tokens" if data.max_document else "whole documents")
+    count = (
+        f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
+    )
+    part = f"the first {scored.max_document:,} tokens of " if scored.max_document else ""
+    steps = "1 step reads" if config.steps == 1 else f"{config.steps:,} steps read"
+    return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,}" if count else "whole documents"
+
+
 def remarks(config: Any) -> list[Remark]:
     """What a user of `train` should know about settings that are not refused; empty for other commands."""
     if not isinstance(config, TrainConfig):
         return []
     lines: list[Remark] = []
+    lines.append(Remark(_amount(config), warns=False))
     if departing := departures(config):
         lines.append(Remark(f"departs from the papers: {', '.join(departing)}", warns=False))
     if 0 < config.steps <= config.optim.warmup:

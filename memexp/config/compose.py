@@ -42,6 +42,12 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
     )
+    OmegaConf.register_new_resolver("memexp_largest", lambda *values: max(map(int, values)), replace=True)
+    OmegaConf.register_new_resolver(
+        "memexp_above",
+        lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise,
+        replace=True,
+    )
     sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
     quiet = HydraConf(
         run=RunDir(dir="."),
@@ -87,12 +93,13 @@ def typed(config: Any) -> Any:
     """
     from omegaconf import OmegaConf
 
-    missing = OmegaConf.missing_keys(config)
     schema: Any = OmegaConf.get_type(config)
+    # first, because other settings may refer to one that was removed
+    _check_keys(config, "", next(name for name, command in COMMANDS.items() if command is schema))
+    missing = OmegaConf.missing_keys(config)
     for name, item in settings_of_schema(schema).items():
         if name in missing:
             raise UserError(f"{name} is not given; expected {item.metadata['help']}")
-    _check_keys(config, "", next(name for name, command in COMMANDS.items() if command is schema))
     settings = OmegaConf.to_object(config)
     check(settings)
     return settings

@@ -74,6 +74,15 @@ class Data:
         choices=("crop", "chunks"),
         later=True,
     )
+    grow_from: int = setting(
+        0,
+        "crops have this length at first, then twice, four times and so on, up to data.max_document; each length reads the same share "
+        "of the training's tokens. 0: all crops have the last length",
+        unit="tokens",
+        low=0,
+        departure=True,
+        later=True,
+    )
     drop_tails: bool = setting(
         False,
         "training leaves out the last tokens of a document that do not fill a segment, so there is no padding",
@@ -111,6 +120,7 @@ class Size:
     head_size: int = setting(128, "dimension of a head", low=1)
     feedforward: int = setting(4096, "inner size of a feed-forward layer", low=1)
     rate: float = setting(3e-4, "default peak learning rate of AdamW at this size", low=0.0, effect="nothing")
+    scale_rate: float = setting(1.0, "default of AdamW's optim.scale_rate at this size", low=0.0, effect="nothing")
     memory: int = setting(8192, "default size of the kNN memory at this size", unit="pairs", low=0, effect="nothing")
     routed: int = setting(
         512,
@@ -173,6 +183,13 @@ class Optim:
         0.01, "decoupled weight decay of matrices; gates, scales and gains have none", low=0.0
     )
     gate_rate: float = setting(1.0, "factor on the learning rate of gates and scales", low=0.0)
+    scale_rate: float = setting(
+        1.0,
+        "further factor on the learning rate of the learned scales of attention (arch.normalise=true)",
+        low=0.0,
+        departure=True,
+        later=True,
+    )
     clip: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", low=0.0)
 
 

@@ -33,6 +33,14 @@ class TrainConfig(Command):
     mem: int = setting(
         0, "size of the memory; its unit and default depend on the architecture (table below)", unit="slots", low=0
     )
+    largest_mem: int = setting(
+        0,
+        "memory for which size=small chooses the number of steps and the lengths of crops and scored documents; default: mem, and in "
+        "a sweep the largest mem of its jobs, so that all of them read and score the same",
+        unit="slots",
+        low=0,
+        effect="nothing",
+    )
     segment: int = setting(512, "tokens of each lane in one forward pass", unit="tokens", low=1)
     lanes: int = setting(
         8, "rows of a batch: documents that are read in parallel, each with a state of its own", unit="lanes", low=1
@@ -99,6 +107,11 @@ class TrainConfig(Command):
 
     def __post_init__(self) -> None:
         self.compile = str(self.compile).lower()  # YAML and Hydra read true as a truth value, also in older runs
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that training reads, padding included."""
+        return self.steps * self.accumulate * self.segment * self.lanes
 
     @property
     def cutoffs(self) -> list[int]:

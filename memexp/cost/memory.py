@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from memexp.config.train import TrainConfig
-from memexp.device import pick_device
+from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
@@ -116,21 +116,28 @@ def total(parts: list[Item]) -> int:
 def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
     """Refuse a run that needs more than the device's memory, for weights, optimizer and state alone or with a step's activations.
 
+    What a GPU leaves in the host's memory is compared with the host's memory.
+
     Raises:
         UserError: names the largest part.
     """
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
-    available = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory_bytes()
-    parts = [item for item in items(config, vocabulary=vocabulary) if not (on_gpu and item.on_host)]
-    lasting = [item for item in parts if item.lasting]
-    for counted, when in ((lasting, "before it reads a token"), (parts, "in a training step")):
+    parts = items(config, vocabulary=vocabulary)
+    here = [item for item in parts if not (on_gpu and item.on_host)]
+    elsewhere = [item for item in parts if on_gpu and item.on_host]
+    own = describe(device, asked="").memory if on_gpu else memory_bytes()
+    for counted, when, available, whose in (
+        ([item for item in here if item.lasting], "before it reads a token", own, "this device"),
+        (here, "in a training step", own, "this device"),
+        (elsewhere, "beside the GPU", memory_bytes(), "this machine"),
+    ):
         if (needed := total(counted)) <= available:
             continue
         largest = max(counted, key=lambda item: item.bytes)
         raise UserError(
             f"this run needs {needed / 1e9:,.1f} GB {when}, of which {largest.bytes / 1e9:,.1f} GB are for "
-            f"{largest.what} ({largest.how} bytes); expected at most {available / 1e9:,.1f} GB, the memory of this device. "
+            f"{largest.what} ({largest.how} bytes); expected at most {available / 1e9:,.1f} GB, the memory of {whose}. "
             f"Likely cause: mem={config.mem}, lanes={config.lanes}, segment={config.segment} or the model"
         )
 

@@ -13,6 +13,7 @@ With T = 3, a document a b c d e f and then one that begins g h:
 Letters: B lanes, T tokens of a segment.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -100,18 +101,49 @@ def _segment_of(readings: Sequence[_Reading | None], segment: int) -> Batch[np.n
     return Batch(tokens_BT, targets_BT, valid_BT, weight_BT, reset_B, document_B, offset_B)
 
 
+class Growth(NamedTuple):
+    """Crops that become longer during training: each length, twice the one before, reads the same share of the tokens.
+
+    Short crops show many documents while the model learns most. Long crops fill a large memory.
+    """
+
+    first: int
+    """Scored tokens of the first crops."""
+    tokens: int
+    """Tokens of the whole training, of all lanes."""
+
+    def length(self, read: int, longest: int) -> int:
+        """Scored tokens of a crop that begins after `read` tokens, if the last crops have `longest`."""
+        doublings = max(0, math.ceil(math.log2(longest / self.first)))
+        return min(longest, self.first << min(doublings, read * (doublings + 1) // self.tokens))
+
+
 class _Visits:
     """What is read in which order: documents, crops or chunks of them, permuted for each epoch.
 
-    A visit depends on the seed and its number alone.
+    A visit depends on the settings, the seed and its number alone.
     """
 
     def __init__(
-        self, documents: Sequence[TokenDocument], *, segment: int, seed: int, max_document: int, cut: str, tails: bool
+        self,
+        documents: Sequence[TokenDocument],
+        *,
+        segment: int,
+        lanes: int,
+        seed: int,
+        max_document: int,
+        cut: str,
+        growth: Growth | None,
+        tails: bool,
     ) -> None:
-        self._documents, self._segment, self._seed = documents, segment, seed
-        self._max_document, self._cropped, self._tails = max_document, max_document > 0 and cut == "crop", tails
+        self._documents, self._segment, self._lanes, self._seed = documents, segment, lanes, seed
+        self._growth, self._tails = growth, tails
+        self._begun = [0]
+        """With growth: the scored tokens of all visits before each visit, as far as they were asked for."""
         targets = np.array([len(document.tokens) - 1 for document in documents], dtype=np.int64)
+        if growth is not None and not max_document:
+            max_document = int(targets.max())
+        self._max_document, self._cropped = max_document, max_document > 0 and cut == "crop"
         self._document = np.flatnonzero(targets > 0)
         self._first = np.zeros(len(self._document), dtype=np.int64)
         if cut == "chunks":
@@ -127,17 +159,35 @@ class _Visits:
 
     def __getitem__(self, number: int) -> _Reading:
         """The reading that visit `number`, counted from 0, begins."""
+        visit = self._visit(number)
+        document, first, length = int(self._document[visit]), int(self._first[visit]), int(self._targets[visit]) + 1
+        tokens, answers = self._documents[document].tokens, self._documents[document].answers
+        longest = self._longest(number) + 1
+        if self._cropped and len(tokens) > longest:
+            first = int(np.random.default_rng((self._seed, 1, number)).integers(len(tokens) - longest + 1))
+        part = slice(first, first + min(length, longest) if self._cropped else first + length)
+        return _Reading(document, tokens[part], first, None if answers is None else answers[part])
+
+    def _visit(self, number: int) -> int:
+        """Which visit of an epoch it is: an index into what all epochs read."""
         epoch, place = divmod(number, len(self))
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self._seed, 0, epoch)).permutation(len(self))
-        visit = int(self._order[1][place])
-        document, first, length = int(self._document[visit]), int(self._first[visit]), int(self._targets[visit]) + 1
-        tokens, answers = self._documents[document].tokens, self._documents[document].answers
-        longest = self._max_document + 1
-        if self._cropped and len(tokens) > longest:
-            first = int(np.random.default_rng((self._seed, 1, number)).integers(len(tokens) - longest + 1))
-        part = slice(first, first + length)
-        return _Reading(document, tokens[part], first, None if answers is None else answers[part])
+        return int(self._order[1][place])
+
+    def _longest(self, number: int) -> int:
+        """Scored tokens of this visit at most.
+
+        It grows with the tokens of the visits that had ended when this one began: all before it but those of the other lanes.
+        """
+        if self._growth is None:
+            return self._max_document
+        ended = max(0, number - self._lanes + 1)
+        while len(self._begun) <= ended:
+            before = len(self._begun) - 1
+            targets = int(self._targets[self._visit(before)])
+            self._begun.append(self._begun[-1] + min(targets, self._longest(before)))
+        return self._growth.length(self._begun[ended], self._max_document)
 
     def _kept(self, targets: np.ndarray) -> np.ndarray:
         """Targets of each visit that are read: all, or those of whole segments; what is shorter than one is read as it is."""
@@ -146,7 +196,7 @@ class _Visits:
 
     @property
     def padding(self) -> float:
-        """Share of an epoch's segments, in tokens, that stands behind the end of what is read."""
+        """Share of an epoch's segments, in tokens, that stands behind the end of what is read; of crops that grow, the longest count."""
         return 1 - float(self._targets.sum()) / float((-(-self._targets // self._segment) * self._segment).sum())
 
 
@@ -178,6 +228,7 @@ class TrainingLanes:
         seed: int,
         max_document: int,
         cut: str = "crop",
+        growth: Growth | None = None,
         drop_tails: bool = False,
         rank: int = 0,
         ranks: int = 1,
@@ -187,6 +238,7 @@ class TrainingLanes:
             lanes: of all processes.
             max_document: scored tokens of a visit at most, from one token more; 0 reads whole documents.
             cut: what a visit to a longer document reads: a random crop, or one of the consecutive chunks that it is cut into.
+            growth: how crops grow to `max_document`; None: they always have it.
             drop_tails: leave out what does not fill a segment at the end of a visit, unless it is all of it.
             rank, ranks: which process this is, counted from 0, and how many there are; for a trainer of several processes,
                 which memexp does not have yet.
@@ -203,17 +255,25 @@ class TrainingLanes:
                 "data.drop_tails is true, but documents have answers, which stand at their ends; expected "
                 "data.drop_tails=false"
             )
-        cut_off = (one for one in documents if one.answers is not None and 0 < max_document < len(one.tokens) - 1)
+        name, shortest = ("data.max_document", max_document) if growth is None else ("data.grow_from", growth.first)
+        cut_off = (one for one in documents if one.answers is not None and 0 < shortest < len(one.tokens) - 1)
         if (document := next(cut_off, None)) is not None:
             raise UserError(
-                f"data.max_document is {max_document}, but document {document.id} has {len(document.tokens) - 1} tokens to predict, and "
-                "its answers need all that stands before them; expected data.max_document=0, or more"
+                f"{name} is {shortest}, but document {document.id} has {len(document.tokens) - 1} tokens to predict, and "
+                f"its answers need all that stands before them; expected {name}=0, or more"
             )
         if lanes % ranks:
             raise UserError(f"lanes is {lanes} with {ranks} processes; expected a multiple, for all read as many")
         self._segment = segment
         self._visit = _Visits(
-            documents, segment=segment, seed=seed, max_document=max_document, cut=cut, tails=not drop_tails
+            documents,
+            segment=segment,
+            lanes=lanes,
+            seed=seed,
+            max_document=max_document,
+            cut=cut,
+            growth=growth,
+            tails=not drop_tails,
         )
         self._own = slice(rank * lanes // ranks, (rank + 1) * lanes // ranks)
         self._visits = list(range(lanes))

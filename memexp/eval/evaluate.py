@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
-from memexp.terminal import console
+from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
@@ -334,26 +333,26 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
         lanes: how many documents it will read in parallel.
 
     Raises:
-        UserError: the run has no weights, or none that fit; or `memory` is not "on" and the model has no memory.
+        UserError: the run has no weights, or none that fit; there is no such device, or the model does not fit or cannot run there;
+            or `memory` is not "on" and the model has no memory.
     """
-    _refuse_too_large(spec, lanes=lanes)
     on = pick_device(device)
     if spec.config.tf32 and not has_tf32(on):
-        print(
-            f"tf32=true: {describe(on, asked='cpu').name} has no TF32, so layers are not rounded to it", file=sys.stderr
-        )
+        warn(f"tf32 is true, but {describe(on, asked='cpu').name} has no TF32; its layers are not rounded")
+    _refuse_too_large(spec, on, lanes=lanes)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:
         raise UserError(
             f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
             "(A cache is not a memory: mem=0 switches the cache of arch=xl off)"
         )
+    model.check_device(on)
     restore_trained(model, spec.run, identity=spec.hash)
     return model.to(on)
 
 
-def _refuse_too_large(spec: RunSpec, *, lanes: int) -> None:
-    """Refuse settings of a run folder that ask for more memory than the weights or this machine have, before any is taken.
+def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> None:
+    """Refuse settings of a run folder that ask for more memory than the weights or this device have, before any is taken.
 
     Args:
         lanes: how many documents are read in parallel.
@@ -368,12 +367,20 @@ def _refuse_too_large(spec: RunSpec, *, lanes: int) -> None:
         with torch.device("meta"):
             model = build_model(config, vocabulary=spec.corpus.vocabulary)
             needed = 4 * sum(parameter.numel() for parameter in model.parameters())
-            state = lanes * (state_bytes(model.init_state(1)) + 4 * config.segment * size.width)
-        if state > (available := memory_bytes()):
-            raise UserError(
-                f"mem={config.mem} and segment={config.segment} need {state / 1e9:,.1f} GB in {plural(lanes, 'lane')}; expected at most "
-                f"{available / 1e9:,.1f} GB, the memory of this machine. A smaller eval.lanes or mem may help"
-            )
+            state = model.init_state(1)
+            memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))
+        on_gpu = device.type == "cuda"
+        elsewhere = memory if on_gpu and model.memory_cost.on_host else 0
+        here = memory - elsewhere + cache + 4 * lanes * config.segment * size.width
+        for state_size, available, whose in (
+            (here, describe(device, asked="").memory, "this GPU") if on_gpu else (here, memory_bytes(), "this machine"),
+            (elsewhere, memory_bytes(), "this machine, where arch.stored_on=host keeps it"),
+        ):
+            if state_size > available:
+                raise UserError(
+                    f"mem={config.mem} and segment={config.segment} need {state_size / 1e9:,.1f} GB in {plural(lanes, 'lane')}; expected "
+                    f"at most {available / 1e9:,.1f} GB, the memory of {whose}. A smaller eval.lanes or mem may help"
+                )
     if saved and needed > 1.01 * saved + 4096:
         raise UserError(
             f"{path} has {saved:,} bytes, but the settings of the run ask for a model of {needed:,} bytes; expected weights of "

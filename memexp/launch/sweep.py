@@ -3,7 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from memexp.terminal import Fitting, console, same_command, tell
 show_finished: Callable[[list[Path]], None] | None = None
 """Shows the runs of a sweep's finished jobs, by their folders. The program sets it, because reports are not known here."""
 
+LARGEST = "largest_mem"
+"""The setting by which a sweep makes its jobs read and score the same."""
 MOST_JOBS = 10_000
 """Jobs of a sweep; each is composed before the first one runs."""
 
@@ -92,6 +94,7 @@ class CheckedSweeper(Sweeper):
         for job in jobs:
             if (first := seen.setdefault(job.what, job.number)) < job.number:
                 job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
+        self._read_the_same(jobs, given)
         if _asked("dry_run", given, jobs):
             return print_plan(jobs)
         kept = _without_refused(jobs, skip=_asked("skip_refused", given, jobs))
@@ -106,6 +109,20 @@ class CheckedSweeper(Sweeper):
             show_finished(folders)
         _report_failures(kept, results)
         return results
+
+    def _read_the_same(self, jobs: list[Job], given: list[Override]) -> None:
+        """Choose the lengths of all jobs for the largest memory among them, if some would read or score less than others.
+
+        Otherwise a difference between two memories would be one between their texts.
+        """
+        largest = max((getattr(job.settings, LARGEST, 0) for job in jobs), default=0)
+        if any(override.key_or_group == LARGEST for override in given):
+            return
+        for job in jobs:
+            if isinstance(job.settings, TrainConfig) and job.settings.largest_mem < largest:
+                same = self._checked(job.number, [*job.overrides, f"{LARGEST}={largest}"], job.label)
+                if replace(same.settings or job.settings, largest_mem=job.settings.largest_mem) != job.settings:
+                    jobs[job.number] = same
 
     def _checked(self, number: int, overrides: list[str], label: str) -> Job:
         job = Job(number, overrides, label)

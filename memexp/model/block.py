@@ -98,6 +98,10 @@ class BlockRecurrence(DecoderModel):
         """What the user should know about the search."""
         return self.memories.remarks(device)
 
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a search that cannot be done there."""
+        self.memories.check_device(device)
+
     @property
     def stride(self) -> int:
         """The length of a window."""
@@ -208,7 +212,7 @@ class BlockRecurrence(DecoderModel):
         for index, (layer, past) in enumerate(zip(self.layers, cache.layers, strict=True)):
             y_BTD = layer.attention_norm(x_BTD)
             heads = layer.attention.project(y_BTD, past)
-            sight = layer.attention.look(heads, past)
+            sight = layer.attention.look(heads, past, mask.places)
             local_BHTK = pairs.attend(index, layer.attention, heads, sight, mask)
             if str(index) in self.readers:
                 # layers without state vectors read those of the last recurrent layer

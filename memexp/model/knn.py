@@ -61,6 +61,10 @@ class Knn(DecoderModel):
         """What the user should know about the search."""
         return self.memories.remarks(device)
 
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a search that cannot be done there."""
+        self.memories.check_device(device)
+
     def init_state(self, lanes: int) -> State:
         """An empty cache and an empty ring for each memory layer."""
         return State(self.empty_cache(lanes), self.memories.empty(lanes, self.head.embedding_VD))

@@ -21,6 +21,18 @@ def as_gate(values: Tensor) -> nn.Parameter:
     return parameter
 
 
+def as_scale(values: Tensor) -> nn.Parameter:
+    """Make a gate that is the learned scale of attention scores; its learning rate is multiplied by `optim.scale_rate` too."""
+    parameter = as_gate(values)
+    parameter.is_scale = True  # type: ignore[attr-defined]
+    return parameter
+
+
 def is_gate(parameter: nn.Parameter) -> bool:
-    """Whether the parameter was made by `as_gate`."""
+    """Whether the parameter was made by `as_gate` or `as_scale`."""
     return getattr(parameter, "is_gate", False)
+
+
+def is_scale(parameter: nn.Parameter) -> bool:
+    """Whether the parameter was made by `as_scale`."""
+    return getattr(parameter, "is_scale", False)

@@ -172,6 +172,13 @@ class SegmentModel(nn.Module, ABC):
         """What the user should know about the model on this device."""
         return []
 
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a device on which the model cannot run, before it is moved there.
+
+        Raises:
+            UserError: something that it needs there is not installed.
+        """
+
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> SegmentOutput:
         """Clear the lanes in which a document begins, then read one segment."""

@@ -275,3 +275,15 @@ def _load(path: Path, again: str) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path} holds no array; expected the numbers of a score. {again}")
     return array
+
+
+def never_full(fill: float | None, *, slots: int, segment: int) -> bool:
+    """Whether a part of a memory stayed empty, so that fewer slots would have been the same memory.
+
+    A segment is written after it was read. So the last segment of a document as long as the memory finds one segment's slots
+    empty; this counts as full.
+
+    Args:
+        fill: the largest share of the slots that was filled when a segment was read; None without a memory.
+    """
+    return fill is not None and fill * slots + segment < slots

@@ -7,15 +7,21 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.groups import Optim
-from memexp.model.markers import is_gate
+from memexp.model.markers import is_gate, is_scale
 from memexp.train.adafactor import Adafactor
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
-    """The optimizer of a model. Weight decay applies to matrices only; gates and scales may have their own learning rate."""
-    matrices, vectors, gates = [], [], []
+    """The optimizer of a model. Weight decay applies to matrices only; gates and scales may have their own learning rate.
+
+    A step of AdamW has the size of the learning rate, whatever the size of the weight. A scale that starts at 16 and must
+    double needs longer steps than a matrix. (Adafactor's steps are relative to the weights.)
+    """
+    matrices, vectors, gates, scales = [], [], [], []
     for name, parameter in model.named_parameters():
-        if is_gate(parameter):
+        if is_scale(parameter) and config.scale_rate != 1:
+            scales.append(parameter)
+        elif is_gate(parameter):
             gates.append(parameter)
         elif parameter.dim() >= 2 and name.rsplit(".", 1)[-1] in ("weight", "embedding_VD"):
             matrices.append(parameter)
@@ -25,6 +31,7 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
         {"params": matrices, "lr": config.rate, "weight_decay": config.weight_decay},
         {"params": vectors, "lr": config.rate, "weight_decay": 0.0},
         {"params": gates, "lr": config.rate * config.gate_rate, "weight_decay": 0.0},
+        {"params": scales, "lr": config.rate * config.gate_rate * config.scale_rate, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adafactor":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.train import TrainConfig
-from memexp.data.lanes import Batch, TrainingLanes
+from memexp.data.lanes import Batch, Growth, TrainingLanes
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
@@ -94,12 +94,14 @@ def open_session(spec: RunSpec) -> Session:
     """Build model, optimizer and lanes from the seed, then restore the newest checkpoint if there is one.
 
     Raises:
-        UserError: the checkpoint or the weights to start from are damaged or do not fit.
+        UserError: the checkpoint or the weights to start from are damaged or do not fit; or the device is not there, or cannot run
+            the model.
     """
     config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary)
+    model.check_device(device)
     newest = checkpoint.newest(spec.run.path / "checkpoints")
     notes = []
     if spec.start is not None and newest is None:
@@ -114,6 +116,7 @@ def open_session(spec: RunSpec) -> Session:
         seed=config.seed,
         max_document=config.data.max_document,
         cut=config.data.cut,
+        growth=Growth(config.data.grow_from, config.tokens) if config.data.grow_from else None,
         drop_tails=config.data.drop_tails,
     )
     session = Session(

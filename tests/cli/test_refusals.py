@@ -131,7 +131,8 @@ def test_lanes_that_read_the_same_text_are_warned_of() -> None:
     whole = configure("lanes=8", "data.max_document=0")
     assert _read_alike(whole, 8) == []
     (line,) = _read_alike(whole, 7)
-    assert says("warning", "8 lanes", "7 training documents", "data.max_document")(line)
+    assert says("8 lanes", "7 training documents", "data.max_document")(line.text)
+    assert line.warns
 
 
 def test_a_classifier_generates_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,28 @@ def test_a_remark_says_that_documents_are_too_short_to_fill_a_memory() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["size=small", "mem=0"], "1,367 steps read 699,904 tokens, in parts of at most 4,096 tokens; then the first 8,192 tokens of up to 8 test"),
+        (["size=small", "mem=65536"], "6,144 steps read 3,145,728 tokens, in crops that grow from 4,096 tokens to 65,536; then the first 65,536"),
+        (["size=200m", "mem=65536", "steps=1", "eval.documents=0"], "1 step reads 131,072 tokens, in whole documents; then the first 8,192 tokens of all"),
+    ],
+)  # fmt: skip
+def test_a_remark_says_how_much_is_read(words: list[str], said: str) -> None:
+    (line,) = [line for line in remarks(typed(compose("train", ["arch=knn", *words]))) if "tokens, in" in line.text]
+    assert line.text.startswith(said)
+    assert not line.warns
+
+
+@pytest.mark.parametrize(
     ("words", "seen"),
     [
+        (
+            ["arch=knn", "data.grow_from=64", "data.cut=chunks", "data.max_document=128"],
+            "data.cut is chunks, so nothing is cropped",
+        ),
+        (["arch=knn", "data.grow_from=64", "task=classify"], "task=classify reads the start"),
+        (["arch=knn", "data.grow_from=30", "segment=8", "data.drop_tails=true"], "expected a multiple of segment=8"),
         (["arch=knn", "arch.name=mine"], "arch.name is 'mine'; expected knn or knn_routed"),
         (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl or xl_enhanced"),
         (["arch=xl", "arch._target_=memexp.model.knn.Knn"], "arch._target_ is 'memexp.model.knn.Knn'; expected one of"),

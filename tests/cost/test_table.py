@@ -11,6 +11,7 @@ from memexp.cli.main import main
 from memexp.config.commands import PlanConfig
 from memexp.cost import memory as plan
 from memexp.cost.table import HARDWARE, cost, operations, operations_by_precision
+from memexp.device import Description
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
@@ -63,6 +64,25 @@ def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, check=says("GB before it reads a token", "expected", "16.0 GB")):
             plan.refuse_what_cannot_fit(configure(*words), vocabulary=256)
     plan.refuse_what_cannot_fit(configure("arch=knn", "mem=65536"), vocabulary=256)
+
+
+def test_on_a_gpu_each_memory_is_compared_with_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring of 69 GB, and a GPU and a host of different sizes."""
+
+    def refused(gpu: int, host: int, *words: str) -> str:
+        monkeypatch.setattr(plan, "describe", lambda *_, **__: Description("a GPU", gpu * 10**9))
+        monkeypatch.setattr(plan, "memory_bytes", lambda: host * 10**9)
+        try:
+            plan.refuse_what_cannot_fit(configure("arch=knn", "mem=33554432", *words), vocabulary=256)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    monkeypatch.setattr(plan, "pick_device", lambda name: torch.device("cuda"))
+    assert not refused(140, 10)
+    assert says("16.0 GB, the memory of this device")(refused(16, 140))
+    assert not refused(16, 140, "arch.stored_on=host")
+    assert says("beside the GPU", "10.0 GB, the memory of this machine")(refused(140, 10, "arch.stored_on=host"))
 
 
 def test_a_routed_search_scores_the_slots_once_a_segment() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memexp.data.corpus import TokenDocument
-from memexp.data.lanes import Batch, TrainingLanes, scoring_batches
+from memexp.data.lanes import Batch, Growth, TrainingLanes, scoring_batches
 from memexp.errors import UserError
 
 from ..messages import says
@@ -352,7 +352,64 @@ def test_thousands_of_lanes_resume_without_drawing_an_epoch_for_each(monkeypatch
     assert len(drawn) <= len(epochs)
 
 
+def visits_of(stream: TrainingLanes, steps: int) -> list[tuple[int, int]]:
+    """The tokens that all lanes had read when each visit began, and the visit's own; visits that `steps` cut short are left out."""
+    begun: dict[int, tuple[int, int]] = {}
+    visits, read = [], 0
+    for _ in range(steps):
+        batch = next(stream)
+        for lane, count in enumerate(batch.valid_BT.sum(1).tolist()):
+            if batch.reset_B[lane]:
+                visits += [begun[lane]] if lane in begun else []
+                begun[lane] = (read, 0)
+            begun[lane] = (begun[lane][0], begun[lane][1] + count)
+        read += int(batch.valid_BT.sum())
+    return visits
+
+
+@pytest.mark.parametrize(("lanes", "longest"), [(1, 64), (4, 64), (4, 0), (3, 50)])
+def test_crops_grow_and_each_length_reads_about_the_same_share(lanes: int, longest: int) -> None:
+    steps, segment = 2000, 4
+    tokens = steps * segment * lanes
+    growth = Growth(8, tokens)
+    stream = stream_of(documents_of([64 + 1] * 9), lanes=lanes, segment=segment, max_document=longest, growth=growth)
+    visits = visits_of(stream, steps)
+    lengths = sorted({own for _, own in visits})
+    assert lengths == [8, 16, 32, longest or 64]
+    owns = [own for _, own in visits]
+    assert owns[:lanes] == [8] * lanes
+    assert owns[-1] == (longest or 64)
+    for length in lengths:
+        assert sum(own for own in owns if own == length) == pytest.approx(tokens / 4, abs=3 * lanes * 64)
+    for (
+        read,
+        own,
+    ) in visits:  # a length begins when its share of the tokens has been read, give or take what lanes are reading
+        due = 8 << min(3, 4 * max(0, read - lanes * 64) // tokens)
+        late = 8 << min(3, 4 * (read + lanes * 64) // tokens)
+        assert min(due, longest or 64) <= own <= min(late, longest or 64)
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 40), st.integers(0, 60))
+def test_growing_crops_resume_and_are_shared_out(lengths: list[int], lanes: int, longest: int, before: int) -> None:
+    settings = {"lanes": 2 * lanes, "segment": 3, "seed": 5, "max_document": longest, "growth": Growth(4, 300)}
+    through = stream_of(documents_of(lengths), **settings)
+    resumed = stream_of(documents_of(lengths), **settings)
+    halves = [stream_of(documents_of(lengths), **settings, rank=rank, ranks=2) for rank in range(2)]
+    for _ in range(before):
+        next(through)
+    for stream in (resumed, *halves):
+        stream.restore(through.state())
+    for _ in range(20):
+        batch = next(through)
+        assert same(batch, next(resumed))
+        parts = zip(*[next(half) for half in halves], strict=True)
+        assert same(batch, Batch(*(np.concatenate(arrays) for arrays in parts)))
+
+
 def test_lanes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, check=says("data.grow_from is 4", "document", "8 tokens", "answers", "expected")):
+        stream_of(answering([5, 9], 0.5, 0), growth=Growth(4, 100))
     with pytest.raises(UserError, check=says("lanes is 5", "2 processes", "expected a multiple")):
         stream_of(documents_of([9]), lanes=5, ranks=2)
     with pytest.raises(UserError, check=says("data.drop_tails is true", "answers", "expected")):

@@ -70,7 +70,7 @@ def words(tmp_path: Path) -> list[str]:
 
 def test_a_run_too_short_to_reach_a_class_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *words, "task=classify", "steps=1"]) == 0
-    assert "warning: nothing was scored in 1 step" in capsys.readouterr().out
+    assert "warning: nothing was scored in 1 step" in capsys.readouterr().err
 
 
 def test_train_eval_and_table(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,14 @@ from memexp.cli.main import main
 from memexp.config.arch import KnnArch
 from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus, TokenDocument
+from memexp.device import Description
 from memexp.errors import UserError
 from memexp.eval import evaluate as module
 from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats
 from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
+from memexp.model.knn_memory import engines
 from memexp.store.folder import Run, Score
 from memexp.store.identity import trained_settings
 from memexp.train import checkpoint
@@ -212,6 +214,43 @@ def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: 
     (copy.path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, check=says(str(copy.path / "config.yaml"), words)):
         call(copy, root)
+
+
+@pytest.mark.parametrize(("stored_on", "gpu", "host", "named"), [
+    ("device", 10**6, 10**12, "the memory of this GPU"), ("device", 10**12, 10**6, ""),
+    ("host", 10**12, 10**6, "the memory of this machine, where arch.stored_on=host"), ("host", 10**6, 10**12, ""),
+])  # fmt: skip
+def test_a_memory_is_compared_with_where_it_is(
+    stored_on: str, gpu: int, host: int, named: str, knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU and with much memory; the next refusal, of weights that are not there, shows that this one did not happen."""
+    settings = trained_settings(knn)
+    settings = replace(settings, mem=10_000, arch=replace(settings.arch, stored_on=stored_on))
+    spec = module.reopen(knn, settings, root)
+    monkeypatch.setattr(module, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(module, "describe", lambda *_, **__: Description("a GPU", gpu))
+    monkeypatch.setattr(module, "memory_bytes", lambda: host)
+    monkeypatch.setattr(module, "restore_trained", _no_weights)
+    with pytest.raises(UserError, check=says(named, "expected at most" if named else "no weights")):
+        module.load_model(spec, memory="on", device="cuda", lanes=1)
+
+
+def test_a_search_that_a_gpu_cannot_do_is_refused_before_it_begins(
+    knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = trained_settings(knn)
+    spec = module.reopen(knn, replace(settings, arch=replace(settings.arch, search="faiss_flat")), root)
+    monkeypatch.setattr(module, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(module, "describe", lambda *_, **__: Description("a GPU", 10**12))
+    monkeypatch.setattr(module, "restore_trained", _no_weights)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "_faiss", lambda: object())
+    with pytest.raises(UserError, check=says("faiss_flat on CUDA", "expected", "arch.search=exact")):
+        module.load_model(spec, memory="on", device="cuda")
+
+
+def _no_weights(*_: object, **__: object) -> None:
+    raise UserError("no weights")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 ARCHS = sorted(path.stem for path in (CONF / "arch").glob("*.yaml"))
 
 HALF = "precision=bf16"
+ON_HOST = "arch.stored_on=host"
 MANY_WORDS = ("size.cutoffs=[10,20]", "size.narrowing=2", "data.tokenizer.kind=lines")
 POSITIONS = ("none", "xl", "rotary", "xpos", "alibi", "dynamic")
 """All but the default, t5."""
@@ -30,7 +31,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ),
     ("arch=knn", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
     ("arch=knn", "arch.combine=joint", HALF, "arch.stored_on=host"),
-    ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=true", HALF),
+    ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=false", HALF),
     ("arch=knn", "arch.knn_layers=[1,2]", "accumulate=2", "recompute=true"), ("arch=knn", "mem=0"),
     ("arch=knn_routed", "arch.combine=joint", HALF), ("arch=knn_routed", "arch.stored=bf16", "arch.write=leaving"),
     ("arch=block", "arch.window=8", "arch.gate_kind=lstm", "arch.gates=dual", "arch.feedback=true", HALF),
@@ -51,6 +52,12 @@ QUICK = ("arch=knn", HALF, "recompute=true")
 """For every day: it has most of what the others have."""
 
 
+WITHOUT_TRITON: tuple[tuple[str, ...], ...] = (
+    ("arch=knn",), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=block_knn", "arch.stored_on=host", HALF),
+)  # fmt: skip
+"""Walked through without Triton's kernels; all other cases have them."""
+
+
 def searches_on_the_host(case: tuple[str, ...]) -> bool:
-    """Whether the search needs values on the host, by its nature: the host then waits for queries, or for an index."""
-    return any(word.startswith("arch.search=faiss") or word == "arch.stored_on=host" for word in case)
+    """Whether the search itself runs on the host: the host then waits for queries, or for an index."""
+    return any(word.startswith("arch.search=faiss") for word in case) or {"arch.search=bucketed", ON_HOST} <= set(case)

@@ -23,8 +23,9 @@ from memexp.train import checkpoint, session
 from memexp.train.loop import update
 from memexp.train.spec import RunSpec
 
+from ..counting import Seen, Watch
 from ..tiny import configure
-from .device import Seen, Watch, a_gpu
+from .device import a_gpu
 
 VOCABULARY = 40
 
@@ -33,7 +34,7 @@ class Walk(NamedTuple):
     """What was seen of each thing that a run does."""
 
     step: Seen
-    """The last optimizer step."""
+    """The first optimizer step."""
     save: Seen
     resume: Seen
     score: Seen
@@ -44,6 +45,8 @@ class Walk(NamedTuple):
     """Whether the state has the shapes, types and devices that it had before the step, also after the resume."""
     state_on: set[str]
     """Devices of the optimizer's state."""
+    gauges_on: set[str]
+    """Devices of the gauges."""
 
 
 def on_gpu(*overrides: str) -> TrainConfig:
@@ -76,17 +79,20 @@ def spec_of(config: TrainConfig, folder: Path, *, vocabulary: int, long: int) ->
     return RunSpec(Run(folder), config, corpus, {"hash": ""}, folder)
 
 
-def walk(*overrides: str, vocabulary: int = VOCABULARY, steps: int = 1) -> Walk:
+def walk(*overrides: str, triton: bool = True) -> Walk:
     """Train, save, resume, score, inspect and generate."""
     config = on_gpu(*overrides)
     half = config.precision == "bf16"
-    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch, mock.patch.object(recall, "random_cuts", some_cuts):
-        spec = spec_of(config, Path(folder), vocabulary=vocabulary, long=config.segment * config.accumulate * 6 + 5)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        a_gpu(triton=triton) as watch,
+        mock.patch.object(recall, "random_cuts", some_cuts),
+    ):
+        spec = spec_of(config, Path(folder), vocabulary=VOCABULARY, long=config.segment * config.accumulate * 6 + 5)
         opened = session.open_session(spec)
         before = forms(opened.state)
-        for _ in range(steps):
-            watch.begin()
-            update(opened)
+        watch.begin()
+        gauges_on = {str(value.device) for value in update(opened).gauges.values()}
         step, same = watch.end(), before == forms(opened.state)
         state_on = {
             str(value.device)
@@ -99,7 +105,7 @@ def walk(*overrides: str, vocabulary: int = VOCABULARY, steps: int = 1) -> Walk:
         opened, resume = resumed(spec, content, watch)
         same = same and before == forms(opened.state)
         model = opened.model
-        texts = documents(vocabulary, config.segment + 3, config.segment)
+        texts = documents(VOCABULARY, config.segment + 3, config.segment)
         watch.begin()
         retrieves = bool(getattr(config.arch, "neighbours", 0) and (config.mem or getattr(config.arch, "pairs", 0)))
         of_others = ("off", "foreign") if model.memory_slots else ()
@@ -111,10 +117,17 @@ def walk(*overrides: str, vocabulary: int = VOCABULARY, steps: int = 1) -> Walk:
             score_documents(model, texts, lanes=2, max_document=0, retrieved=3, arithmetic=Arithmetic(half))
         inspect = watch.end()
         watch.begin()
-        prompt = np.arange(config.segment - 2) % vocabulary
+        prompt = np.arange(config.segment - 2) % VOCABULARY
         for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, arithmetic=Arithmetic(half)):
             pass
-        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on)
+        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on, gauges_on)
+
+
+def open_on_gpu(*overrides: str) -> None:
+    """Open a session, and take no step."""
+    with tempfile.TemporaryDirectory() as folder, a_gpu():
+        config = on_gpu(*overrides)
+        session.open_session(spec_of(config, Path(folder), vocabulary=VOCABULARY, long=config.segment * 6))
 
 
 def some_cuts(length: int) -> list[int]:
@@ -132,12 +145,13 @@ class Interruption(NamedTuple):
     """The bytes that `memexp plan` says a step needs on the device."""
     rings: int
     """The bytes of the keys in the memories of pairs."""
+    slots: int
 
 
-def interruption(*overrides: str, vocabulary: int) -> Interruption:
+def interruption(*overrides: str, vocabulary: int, triton: bool = True) -> Interruption:
     """Train two steps, save and open the session again."""
     config = on_gpu(*overrides)
-    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch:
+    with tempfile.TemporaryDirectory() as folder, a_gpu(triton=triton) as watch:
         spec = spec_of(config, Path(folder), vocabulary=vocabulary, long=config.segment * config.accumulate * 4 + 5)
         opened = session.open_session(spec)
         update(opened)
@@ -149,7 +163,7 @@ def interruption(*overrides: str, vocabulary: int) -> Interruption:
         del opened
         _, resume = resumed(spec, content, watch)
     planned = plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
-    return Interruption(step, save, resume, planned, rings)
+    return Interruption(step, save, resume, planned, rings, config.mem)
 
 
 def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:

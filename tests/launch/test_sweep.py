@@ -19,7 +19,7 @@ def test_plan_lists_every_job_and_refusal_and_starts_nothing(memexp, jobs, empty
     assert list(rows) == ["4", "0", "1", "2", "3"]
     assert rows["4"].startswith("4 jobs; nothing is started")
     assert "arch=knn mem=8192" in rows["1"]
-    assert "1367" in rows["1"]
+    assert "6144" in rows["1"]
     assert "arch=vanilla mem=8192" in rows["3"]
     assert says("mem is 8192", "no memory")(rows["3"])
     assert result.code == 0
@@ -122,3 +122,32 @@ def test_another_launcher_runs_checked_jobs(launcher, memexp) -> None:
     result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,x")
     assert result.code == 2
     assert result.settings == []
+
+
+@pytest.mark.parametrize(
+    ("words", "largest"),
+    [
+        (["mem=0,8192,65536"], 65536),
+        (["mem=0,256,4096"], None),  # nothing follows a memory as small as these, so no word is added
+        (["mem=0,8192,65536", "largest_mem=16k"], 16384),
+        (["mem=0", "seed=1,2"], None),
+        (["arch=xl,knn", "mem=64,64k"], 65536),
+    ],
+)
+def test_all_jobs_of_a_sweep_read_and_score_the_same(words: list[str], largest: int | None, memexp) -> None:
+    result = memexp(*SWEEP, "hydra/launcher=basic", "arch=knn", *words)
+    assert result.code == 0
+    lengths = {
+        (settings.steps, settings.data.max_document, settings.data.grow_from, settings.eval.max_document)
+        for settings in result.settings
+    }
+    assert lengths == {(6144, largest, 4096, largest) if largest else (1367, 4096, 0, 8192)}
+    added = {settings.largest_mem for settings in result.settings} - {settings.mem for settings in result.settings}
+    assert added <= {largest}
+
+
+def test_lengths_that_are_given_stay(memexp) -> None:
+    result = memexp(*SWEEP, "hydra/launcher=basic", "arch=knn", "mem=0,64k", "steps=7", "eval.max_document=100")
+    assert {(each.steps, each.eval.max_document, each.data.max_document) for each in result.settings} == {
+        (7, 100, 65536)
+    }

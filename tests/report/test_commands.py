@@ -126,6 +126,8 @@ def test_a_sweep_ends_with_a_table_of_what_differs(fakes: Any, capsys: pytest.Ca
     assert [line[3] for line in lines[header + 2 : header + 5]] == ["2", "2", "2"]
     assert ["Every", "row:", "arch", "knn,", "context", "64,", "cache", "64."] in lines
     assert not any("trial" in line for line in lines)
+    of_seed_0 = [str(fakes.root / "results" / "runs" / f"knn-{mem}-s0") for mem in (0, 65536)]
+    assert lines[-1] == ["which", "tokens", "gain:", "memexp", "diff", *of_seed_0]
 
 
 def test_runs_says_where_perplexities_are_of_other_text(compared: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -395,9 +395,9 @@ def test_the_command_writes_the_pages_and_warns(
     assert "Recurrent Memory Transformer, Table 1" in page.read_text()
     assert "runs of other tokenizers" in page.read_text()
     assert (page.parent / "pages" / "tables" / "rmt" / "equations.html").exists()
-    shown = capsys.readouterr().err
-    assert "warning: rmt/equations: runs of other tokenizers" in shown
-    assert f"written: {page}: 0 of 1 papers' tables, and 1 pages" in shown
+    shown = capsys.readouterr()
+    assert "warning: rmt/equations: runs of other tokenizers" in shown.err
+    assert f"written: {page}: 0 of 1 papers' tables, and 1 pages" in shown.out
     command.run(ReportConfig(root=str(fakes.root), out=str(fakes.root / "mine" / "all.html")))
     assert (fakes.root / "mine" / "all.html").read_text()
     assert (fakes.root / "mine" / "all-pages" / "tables" / "rmt" / "equations.html").exists()

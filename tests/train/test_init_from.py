@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("capsys")
 def initial(corpus: Corpus, root: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The weights that a run would begin with, and what it would print."""
     session = open_session(specify(configure(*overrides), corpus, root))
-    return session.model.state_dict(), session.notes
+    return session.model.state_dict(), [remark.text for remark in session.notes]
 
 
 def test_memory_is_added(run: Train, corpus: Corpus, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def fault_of(scores: Scores, device: torch.device, keys: torch.dtype, head_size:
     heads, length, capacity, k = 2, 128, 400, 8
     queries_BHTK = torch.randn(1, heads, length, head_size, generator=generator).to(device)
     keys_BHRK = torch.randn(1, heads, capacity, head_size, generator=generator).to(device, keys)
-    position_B, count_B = (torch.tensor([number], device=device) for number in (capacity + 100, capacity - 50))
+    position_B, count_B = (torch.full((1,), number, device=device) for number in (capacity + 100, capacity - 50))
     ring = Ring(keys_BHRK, keys_BHRK, position_B, count_B, capacity - 50)
     try:
         found = by_scores(scores, queries_BHTK, ring, k)

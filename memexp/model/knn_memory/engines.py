@@ -75,6 +75,19 @@ def chosen_engine(name: str, *, slots: int, device: torch.device) -> str:
     return "faiss_ivf" if slots >= INDEX_FROM and device.type == "cpu" and find_spec("faiss") else "exact"
 
 
+def check_engine(name: str, device: torch.device) -> None:
+    """Refuse an engine that cannot search a ring on this device.
+
+    Raises:
+        UserError: it is faiss_flat on CUDA, and the installed faiss is only for CPUs.
+    """
+    if name == "faiss_flat" and device.type == "cuda" and not hasattr(_faiss(), "StandardGpuResources"):
+        raise UserError(
+            "arch.search is faiss_flat on CUDA, but the installed package faiss is only for CPUs; expected the one for GPUs "
+            "(`pip uninstall faiss-cpu`, then `pip install 'memexp[gpu]'`), or arch.search=exact"
+        )
+
+
 @torch.no_grad()
 def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     """Approximate search: the best pair of each of `neighbours` buckets; it misses a pair with a better one in its bucket.
@@ -252,17 +265,7 @@ def _faiss() -> Any:
 
 @cache
 def _gpu_resources() -> Any:
-    """The resources of faiss on a GPU, including memory that it reserves.
-
-    Raises:
-        UserError: the installed faiss is only for CPUs.
-    """
-    faiss = _faiss()
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise UserError(
-            "arch.search is faiss_flat on CUDA, but the installed package faiss is only for CPUs; expected the one for GPUs "
-            "(`pip uninstall faiss-cpu`, then `pip install 'memexp[gpu]'`), or arch.search=exact"
-        )
+    """The resources of faiss on a GPU, including memory that it reserves."""
     import faiss.contrib.torch_utils  # lets faiss accept tensors
 
     return faiss.StandardGpuResources()

@@ -77,13 +77,16 @@ class PairMemory(nn.Module):
             like = like.to(torch.bfloat16)
         return empty_ring(
             lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
-            on=torch.device("cpu") if self.arch.stored_on == "host" else like.device,
+            on=self.stored_on(like.device),
         )  # fmt: skip
+
+    def stored_on(self, device: torch.device) -> torch.device:
+        """Where the pairs of a model on this device are; what has no values, on `meta`, takes no memory of the host either."""
+        return torch.device("cpu") if self.arch.stored_on == "host" and device.type != "meta" else device
 
     def search_on(self, device: torch.device) -> str:
         """The engine that searches for a model on this device."""
-        on = torch.device("cpu") if self.arch.stored_on == "host" else device
-        return chosen_engine(self.arch.search, slots=self.slots, device=on)
+        return chosen_engine(self.arch.search, slots=self.slots, device=self.stored_on(device))
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
@@ -99,7 +102,8 @@ class PairMemory(nn.Module):
             queries_BHTK = heads.queries_BHTK.detach().to(stored.count_B.device)
             neighbours = self._engine(search)(queries_BHTK, stored, self.arch.neighbours)
             retrieved = fetch(heads.queries_BHTK, ring, neighbours)
-            search_recall = recall(neighbours, queries_BHTK, stored) if search in APPROXIMATE else None
+            if search in APPROXIMATE:
+                search_recall = recall(neighbours, queries_BHTK, stored).to(heads.queries_BHTK.device)
         else:
             routed = self.router(ring)
             retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
 from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES
+from memexp.model.knn_memory.engines import check_engine
 from memexp.model.knn_memory.layer import PairMemory, Reading
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
@@ -66,6 +67,15 @@ class PairMemories(nn.ModuleDict):
                     )
                 )
         return lines
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse an engine that cannot search for a model on this device.
+
+        Raises:
+            UserError: it needs a package that is not installed.
+        """
+        for memory in [self[number] for number in self if self[number].slots]:
+            check_engine(memory.arch.search, memory.stored_on(device))
 
     def empty(self, lanes: int, like: Tensor) -> tuple[Ring, ...]:
         """An empty ring for each memory with slots."""

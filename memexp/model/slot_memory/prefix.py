@@ -76,12 +76,13 @@ def read_unplaced(
 def read_behind(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], cache: Cache) -> Behind:
     """Pass tokens through all layers; they attend to the prefix, a cache of the segment so far, and causally to themselves."""
     slots = prefix[0].keys_BGMK.shape[2]
-    mask = F.pad(causal_mask(x_BTD, cache).dense(), (slots, 0), value=True)
+    causal = causal_mask(x_BTD, cache)
+    mask = F.pad(causal.whole, (slots, 0), value=True)
     layer_caches: list[LayerCache] = []
     shares: list[Tensor] = []
     for layer, past, keys_values in zip(layers, cache.layers, prefix, strict=True):
         heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-        sight = layer.attention.look_beside(heads, past, *keys_values)
+        sight = layer.attention.look_beside(heads, past, *keys_values, causal.places)
         x_BTD = layer.finish(x_BTD, attend(sight, mask))
         layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
         shares.append(share(sight, mask, slice(0, slots)))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import ThoughtArch
-from memexp.model.markers import as_gate
+from memexp.model.markers import as_gate, as_scale
 from memexp.model.transformer.attention import (
     SelfAttention,
     Sight,
@@ -76,7 +76,7 @@ class TokenAttention(nn.Module):
         self.keys_values = linear(shape.width, 2 * inner)
         self.output = linear(inner, shape.width)
         self.position = position
-        self.scale_H = as_gate(torch.full((shape.heads,), scale)) if normalise else None
+        self.scale_H = as_scale(torch.full((shape.heads,), scale)) if normalise else None
 
     def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         queries = split_heads(self.queries(slots_BMD), self.head_size)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import BlockArch
-from memexp.model.markers import as_gate
+from memexp.model.markers import as_scale
 from memexp.model.slot_memory.gates import Cell, Gated, build_cell, keep_of_means
 from memexp.model.transformer.attention import SelfAttention, join_heads, linear, scaled, split_heads
 from memexp.model.transformer.numerics import unit_norm
@@ -30,7 +30,7 @@ class StateAttention(nn.Module):
         self.head_size = shape.head_size
         self.queries = linear(shape.width, shape.heads * shape.head_size)
         scale = max(arch.scale, shape.head_size**0.5)
-        self.scale_H = as_gate(torch.full((shape.heads,), scale)) if arch.normalise else None
+        self.scale_H = as_scale(torch.full((shape.heads,), scale)) if arch.normalise else None
 
     def forward(self, x_BTD: Tensor, keys_BGSK: Tensor, values_BGSK: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
         """The output of each head, B H T K."""

@@ -7,6 +7,7 @@ S = C + T keys in sight, M keys without positions.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import AttentionArch
-from memexp.model.markers import Compilable, as_gate
+from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
@@ -92,7 +93,7 @@ class SelfAttention(nn.Module):
         self.position = build_position(
             arch.position, width=shape.width, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided
         )
-        self.scale_H = as_gate(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
+        self.scale_H = as_scale(torch.full((shape.heads,), arch.scale)) if arch.normalise else None
         self.smear_D = nn.Parameter(torch.zeros(shape.width)) if arch.key_smear else None
         if arch.keys_as_queries:
             with torch.no_grad():
@@ -125,9 +126,16 @@ class SelfAttention(nn.Module):
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
         return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
 
-    def look_beside(self, heads: Heads, past: LayerCache | None, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+    def look_beside(
+        self,
+        heads: Heads,
+        past: LayerCache | None,
+        keys_BGMK: Tensor,
+        values_BGMK: Tensor,
+        places: Places | None = None,
+    ) -> Sight:
         """Like `look`, with M more keys in front that have no positions: their scores depend only on the content."""
-        sight = self.look(heads, past)
+        sight = self.look(heads, past, places)
         queries, placed, unplaced = (
             sight.queries_BHTK,
             sight.placed_BHSK,
@@ -208,8 +216,23 @@ class CausalMask:
     reach: int | None
     """How many tokens before itself a query sees at most; None: all tokens in sight."""
 
+    @cached_property
+    def places(self) -> Places:
+        """The positions of queries and keys, the same for all layers that have this mask."""
+        return in_order(self.length, self.cache + self.length, self.count_B.device)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The mask as a tensor, B 1 T S: true where a query may attend. It is made once for all layers."""
+        return self.dense()
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The opposite of `whole`."""
+        return ~self.whole
+
     def dense(self, rows: slice = slice(None)) -> Tensor:
-        """The mask of the queries in `rows` as a tensor, B 1 T S: true where a query may attend."""
+        """The rows of `whole` for these queries, without the others."""
         index_S = torch.arange(self.cache + self.length, device=self.count_B.device)
         query_T1 = index_S[self.cache :, None][rows]
         causal_TS = index_S <= query_T1
@@ -314,9 +337,11 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
     bias = dense(sight.bias)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
-    allowed = mask.dense() if isinstance(mask, CausalMask) else mask
     if bias is not None:
-        allowed = bias.to(values.dtype).masked_fill(~allowed, float("-inf"))
+        hidden = mask.hidden if isinstance(mask, CausalMask) else ~mask
+        allowed = bias.to(values.dtype).masked_fill(hidden, float("-inf"))
+    else:
+        allowed = mask.whole if isinstance(mask, CausalMask) else mask
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
 
 
@@ -326,7 +351,7 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
         return queries
     block = min(length, BLOCK)
     if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # an arbitrary mask or bias: no key is far
-        allowed = mask.dense() if isinstance(mask, CausalMask) else mask
+        allowed = mask.whole if isinstance(mask, CausalMask) else mask
         layout = Layout(block, near=span, first=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
         return attend_in_blocks(

@@ -127,7 +127,7 @@ class DecoderLayers(nn.ModuleList):
             past = cache.layers[index] if cache.layers else None
             # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-            sight = layer.attention.look(heads, past)
+            sight = layer.attention.look(heads, past, mask.places)
             if attend is None:
                 read_BHTK = attend_locally(sight, mask)
             else:

@@ -6,8 +6,9 @@ Shapes: B lanes, H heads, T queries, S keys, K head size, R distances, D width o
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +27,25 @@ class Places:
     key_S: Tensor
     lowest: int
     highest: int
+    _made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` computes from these places alone, computed once for all layers that have them.
+
+        Args:
+            name: tells it from everything else that is computed from them.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def distances(self) -> Tensor:
         """The distance from each key to each query, T S; pairs that the mask always hides get `lowest`."""
         return (self.query_T[:, None] - self.key_S).clamp_min(self.lowest)
+
+    def index(self, size: int) -> Tensor:
+        """The place of each distance in a list of the `size` distances from `lowest` up, T S; the last holds for larger ones too."""
+        return self.once(("index", size), lambda: (self.distances() - self.lowest).clamp_max(size - 1))
 
     def range(self, highest: float = math.inf) -> Tensor:
         """All possible distances from `self.lowest` up, R, but none above `highest`."""
@@ -45,8 +61,8 @@ class ByDistance(NamedTuple):
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
         """The bias of the queries in `rows` and all keys, 1 H T S."""
-        places = replace(self.places, query_T=self.places.query_T[rows])
-        index_TS = (places.distances() - places.lowest).clamp_max(self.bias_HR.shape[1] - 1)
+        places = self.places if rows == slice(None) else replace(self.places, query_T=self.places.query_T[rows])
+        index_TS = places.index(self.bias_HR.shape[1])
         # Indexing would add up the gradient of equal distances one after another on a GPU. A kernel of attention takes only
         # a bias whose rows are without gaps.
         return F.embedding(index_TS, self.bias_HR.T).permute(2, 0, 1).contiguous()[None]
@@ -116,12 +132,14 @@ class T5Bias(Position):
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         # all distances from FARTHEST on are in the last bucket
-        distance_R = places.range(highest=self.FARTHEST)
-        bucket_R = bucket(distance_R.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
+        bucket_R = places.once("t5", lambda: self._buckets(places))
         bias_HR = self.bias_HR[:, bucket_R]
         if self.ahead_HR is not None:
-            bias_HR = torch.where(distance_R < 0, self.ahead_HR[:, bucket_R], bias_HR)
+            bias_HR = torch.where(places.range(highest=self.FARTHEST) < 0, self.ahead_HR[:, bucket_R], bias_HR)
         return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
+
+    def _buckets(self, places: Places) -> Tensor:
+        return bucket(places.range(highest=self.FARTHEST).abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
 
 
 class RelativeXl(Position):
@@ -151,11 +169,11 @@ class RelativeXl(Position):
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
         heads, head_size = queries_BHTK.shape[1], queries_BHTK.shape[3]
-        distance_R = places.range()
-        waves_RD = sinusoids(distance_R, self.project.in_features)
+        width = self.project.in_features
+        waves_RD = places.once(("waves", width), lambda: sinusoids(places.range(), width))
         places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(-1, heads, head_size)
         by_distance_BHTR = (queries_BHTK + self.place_H1K) @ places_RHK.permute(1, 2, 0).to(queries_BHTK.dtype)
-        index_TS = places.distances() - places.lowest
+        index_TS = places.index(by_distance_BHTR.shape[-1])
         bias_BHTS = by_distance_BHTR.gather(-1, index_TS.expand(*by_distance_BHTR.shape[:2], -1, -1))
         return Positioned(queries_BHTK + self.content_H1K, keys_BHSK, bias_BHTS)
 
@@ -166,7 +184,7 @@ class Rotary(Position):
     turns = True
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        return Positioned(_rotate(queries_BHTK, places.query_T), _rotate(keys_BHSK, places.key_S), None)
+        return Positioned(_rotate(queries_BHTK, places, "query_T"), _rotate(keys_BHSK, places, "key_S"), None)
 
 
 class Xpos(Position):
@@ -182,8 +200,8 @@ class Xpos(Position):
         decay_K = ((ramp_K + 0.4) / 1.4).repeat(2)
         origin = places.query_T[0]  # every origin gives the same scores; with this one all factors are near 1
         return Positioned(
-            _rotate(queries_BHTK, places.query_T) * _power(decay_K, places.query_T - origin, queries_BHTK),
-            _rotate(keys_BHSK, places.key_S) * _power(decay_K, origin - places.key_S, keys_BHSK),
+            _rotate(queries_BHTK, places, "query_T") * _power(decay_K, places.query_T - origin, queries_BHTK),
+            _rotate(keys_BHSK, places, "key_S") * _power(decay_K, origin - places.key_S, keys_BHSK),
             None,
         )
 
@@ -277,12 +295,13 @@ def _angles(place_S: Tensor, width: int) -> Tensor:
     return torch.outer(place_S.double(), rate)
 
 
-def _rotate(x_BHSK: Tensor, place_S: Tensor) -> Tensor:
-    angle_SK = _angles(place_S, x_BHSK.shape[-1]).repeat(1, 2)
+def _rotate(x_BHSK: Tensor, places: Places, whose: Literal["query_T", "key_S"]) -> Tensor:
+    size, kind = x_BHSK.shape[-1], x_BHSK.dtype
+    angle_SK = places.once(("angles", whose, size), lambda: _angles(getattr(places, whose), size).repeat(1, 2))
+    cosine_SK = places.once(("cosine", whose, size, kind), lambda: angle_SK.cos().to(kind))
+    sine_SK = places.once(("sine", whose, size, kind), lambda: angle_SK.sin().to(kind))
     first, second = x_BHSK.chunk(2, dim=-1)
-    return x_BHSK * angle_SK.cos().to(x_BHSK.dtype) + torch.cat([-second, first], dim=-1) * angle_SK.sin().to(
-        x_BHSK.dtype
-    )
+    return x_BHSK * cosine_SK + torch.cat([-second, first], dim=-1) * sine_SK
 
 
 def _power(decay_K: Tensor, place_S: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.compatibility import Text
 from memexp.report.table.entries import Column, Entry, Row
-from memexp.store.scores import describe, eval_command
+from memexp.store.scores import describe, eval_command, never_full
 from memexp.wording import UNKNOWN, compact, number, plural, whole
 
 _OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
@@ -154,13 +154,21 @@ def _all_entries(comparison: Comparison) -> list[Entry]:
 
 def unfilled(entry: Entry) -> bool:
     """Whether the memory was on and never became full during scoring."""
-    fill = entry.summary["memory_fill"]
-    return entry.summary["memory"] != "off" and fill is not None and fill < 1
+    scored = entry.summary
+    never = never_full(scored["memory_fill"], slots=scored["memory_slots"], segment=scored["context"])
+    return scored["memory"] != "off" and never
+
+
+def _fill_in_training(entry: Entry) -> float | None:
+    """The share of the memory that was filled at most in training, if it never became full."""
+    config, fill = entry.run.config, entry.run.summary.get("memory_fill")
+    return fill if never_full(fill, slots=entry.summary["memory_slots"], segment=config["segment"]) else None
 
 
 def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     entries, rows = _all_entries(comparison), comparison.rows
-    trained = sorted({(run.summary["steps"], run.summary["tokens"]) for run in comparison.finished})
+    # as they are shown: the padding that is not read differs a little from seed to seed
+    trained = sorted({(run.summary["steps"], compact(run.summary["tokens"])) for run in comparison.finished})
     cells = [(row, column) for row in rows for column in comparison.columns]
     spreads = [spread for cell in cells if (spread := comparison.spread(*cell)) is not None]
     notes = []
@@ -169,7 +177,7 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     ]:
         notes.append(f"Every row: {', '.join(described)}.")
     if len(trained) == 1:
-        notes.append(f"Every run: {plural(trained[0][0], 'step')}, {compact(trained[0][1])} tokens of training.")
+        notes.append(f"Every run: {plural(trained[0][0], 'step')}, {trained[0][1]} tokens of training.")
     elif len({tokens for _, tokens in trained}) > 1:
         notes.append(
             "Runs were trained on different numbers of tokens (column tokens), so the architecture is not the only cause of a difference."
@@ -192,10 +200,7 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
         notes.append(
             f"†: the memory never filled while scoring, so a larger memory would change nothing ({named} full at most)."
         )
-    in_training = {
-        entry.run.name: fill for entry in entries if (fill := entry.run.summary.get("memory_fill")) not in (None, 1)
-    }
-    if in_training:
+    if in_training := {entry.run.name: fill for entry in entries if (fill := _fill_in_training(entry)) is not None}:
         named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(in_training.items()))
         notes.append(f"The memory never filled in training ({named} full at most).")
     return notes + [f"{line}." for line in comparison.left_out]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.errors import UserError
+from memexp.model.build import build_model
 from memexp.model.knn_memory import engines, scores_plain
 from memexp.model.knn_memory.accelerator_search import by_scores
 from memexp.model.knn_memory.engines import build_engine, chosen_engine, recall
@@ -13,6 +14,7 @@ from memexp.model.knn_memory.ring import Ring, ages, ages_at, clear_ring, empty_
 from memexp.model.state import fork
 
 from ...messages import says
+from ...tiny import configure
 
 SLOTS, LENGTH = 300, 32
 LIKE = torch.zeros(())
@@ -173,10 +175,19 @@ def test_an_index_that_is_made_again_finds_the_same(monkeypatch: pytest.MonkeyPa
 
 
 def test_faiss_for_cpus_alone_is_refused_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a model is built for it, before its first search; on a CPU, and for a ring on the host, nothing is refused."""
+    pytest.importorskip("faiss")
     monkeypatch.setattr(engines, "_faiss", lambda: object())
-    engines._gpu_resources.cache_clear()
-    with pytest.raises(UserError, check=says("faiss", "CPU", "expected", "[gpu]", "arch.search=exact")):
-        engines._gpu_resources()
+    for arch in ("knn", "block_knn"):
+        for on in ("device", "host"):
+            words = (f"arch={arch}", "arch.search=faiss_flat", f"arch.stored_on={on}")
+            model = build_model(configure(*words), vocabulary=40)
+            model.check_device(torch.device("cpu"))
+            if on == "host":
+                model.check_device(torch.device("cuda"))
+                continue
+            with pytest.raises(UserError, check=says("faiss", "CPU", "expected", "[gpu]", "arch.search=exact")):
+                model.check_device(torch.device("cuda"))
 
 
 @pytest.mark.gpu
