@@ -119,6 +119,7 @@ def score(trained: Trained, text: str, *, memory: str = "on") -> TextScore:
     from memexp.data.corpus import TokenDocument
     from memexp.errors import UserError
     from memexp.eval.score import score_documents
+    from memexp.train.precision import arithmetic
 
     if memory not in ("on", "off"):
         raise UserError(
@@ -136,7 +137,7 @@ def score(trained: Trained, text: str, *, memory: str = "on") -> TextScore:
         lanes=1,
         max_document=0,
         memory=memory,
-        bf16=trained.settings.precision == "bf16",
+        arithmetic=arithmetic(trained.settings),
     )
     scored = ids[1:].astype(np.int64)
     return TextScore(scored, scores.nats, trained.tokenizer.pieces(scored.tolist()))

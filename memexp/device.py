@@ -101,6 +101,15 @@ def why_no_gpu() -> str:
     return "no device is visible" + ("" if hidden is None else f", and CUDA_VISIBLE_DEVICES is {hidden!r}")
 
 
+def visible_cards() -> list[str]:
+    """The GPUs that this process may use, each as `CUDA_VISIBLE_DEVICES` names it; the process does not begin to use them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(number) for number in range(count)])[:count]
+
+
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: of the GPU if there is one, else of the process."""
     if device.type == "cuda":

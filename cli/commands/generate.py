@@ -23,6 +23,7 @@ def run(config: GenerateConfig) -> None:
     from memexp.files import find_root
     from memexp.store.folder import find_run
     from memexp.store.identity import trained_settings
+    from memexp.train.precision import arithmetic
 
     text = _prompt(config)
     root = find_root(config.root)
@@ -52,7 +53,7 @@ def run(config: GenerateConfig) -> None:
             sampling=Sampling(config.temperature, config.top_k, config.top_p),
             seed=config.seed,
             memory=config.memory,
-            bf16=settings.precision == "bf16",
+            arithmetic=arithmetic(settings),
         ):
             output.add(tokenizer.pieces(drawn.tokens_B.tolist()), float(drawn.nats_B.sum()))
     finally:  # also after an interruption, so that the last line is complete

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # this module loads torch
 
 def run(config: PlanConfig) -> None:
     """Print a line for each row that trains, for the first of the columns."""
-    from memexp.cost.table import HARDWARE, cost
+    from memexp.cost.table import HARDWARE, computed_in, cost
 
     experiment = load(config.table)
     column = chosen_columns(experiment, config.scale, config.corpora)[0]
@@ -34,7 +34,7 @@ def run(config: PlanConfig) -> None:
     costs = [
         (item.cell.row, cost(item.settings, hardware, devices=devices, utilisation=utilisation)) for item in composed
     ]
-    precisions = sorted({item.settings.precision for item in composed})
+    precisions = sorted({computed_in(item.settings) for item in composed})
     title = f"{experiment.title}, scale={config.scale}, {column}"
     screen = console()
     screen.print(
@@ -66,8 +66,10 @@ def page(
         for label, cost in costs
     ]  # fmt: skip
     together = duration(sum(cost.seconds for _, cost in costs))
-    rates = {"bf16": hardware.bf16, "fp32": hardware.fp32}
-    shown = " and ".join(f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "fp32"}))
+    rates = {"bf16": hardware.bf16, "tf32": hardware.tf32, "fp32": hardware.fp32}
+    shown = " and ".join(
+        f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "bf16", "fp32"})
+    )
     today = (
         f"memexp trains a run in one process on one device today. {plural(devices, 'device')} could share its lanes: these times and "
         "the first column `fits` say what a program that does so could reach."
@@ -93,15 +95,17 @@ def page(
             f"All rows together: {together} per seed and data set. {today}"
             + ("" if hardware.runs_memexp else f" It does not run on a {hardware.name}; this is arithmetic alone."),
             "FLOP per token: 2 x (3 x (positions per token x (weights without the embedding + attention) + head) + search). "
-            "Positions include memory tokens. Attention: 2 x layers x heads x head size x (half the window + cache). Search: heads "
-            "x head size x slots, for each layer that searches. Adaptive softmax: each cluster is used as often as its words occur "
+            "Positions include memory tokens. Attention: 2 x layers x heads x head size x (half the window + cache). Exact "
+            "search: heads x head size x slots x the products in fp16 that a score is made of (2 for keys in bf16, 3 in fp32), "
+            "and again heads x head size x the members of the best groups, for each layer that searches. Adaptive softmax: each cluster is used as often as its words occur "
             "by Zipf's law.",
             "GB per device: all weights, gradients and optimizer states, in fp32; and for its share of the lanes: states, activations of a "
             "gradient window in the row's precision, position biases of the attention scores, and logits; with precision=bf16 also a copy "
             "of the weights in bf16.",
-            f"Layers and head are computed in {' or '.join(precisions)}, as the rows train; a search is always in fp32.",
+            f"Layers and head are computed in {' or '.join(precisions)}, as the rows train. The scores of a search are always in "
+            "fp32; for exact search, tensor cores multiply numbers that are split into parts in fp16.",
             f"Assumed: {100 * utilisation:.0f} % of the rates that {hardware.name} reaches by its data sheet ({shown}; "
-            f"{hardware.memory / 1e9:.0f} GB), no time for communication or input, one row after another.",
+            f"{hardware.memory / 1e9:.0f} GB), and of {hardware.bandwidth / 1e12:,.2f} TB/s for what a search reads and writes; no time for communication or input, one row after another.",
         ],
         missing=[],
         commands=[],

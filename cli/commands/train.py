@@ -30,18 +30,20 @@ def run(config: TrainConfig) -> None:
     root = find_root(config.root)
     corpus = for_task(prepare(config.data, root), config.data)
     _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
-    refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
     spec = specify(config, corpus, root)
+    config = spec.config
+    refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
 
+        tell(spec.notes)
         print(escape_lines(profile(spec, command=command)))
         return
     announce(spec.run.path)
     if is_cut(corpus.manifest):
         print(escape(f"{corpus.name} is {splitting_of(corpus.manifest)}"))
-    tell([*remarks(config), *_read_alike(config, len(corpus.split("train")))])
+    tell([*spec.notes, *remarks(config), *_read_alike(config, len(corpus.split("train")))])
     try:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:

@@ -64,6 +64,9 @@ SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
 MOST_THREADS, MOST_JOBS, MOST_LAYERS = 1024, 1024, 1000
 """More threads fail in libraries, and more layers take minutes to build; no machine needs them."""
 
+AUTO = "auto"
+"""A choice that the device makes."""
+
 AS_TYPED = "text"
 """Unit of text that is taken literally, whatever special characters it contains."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from memexp.config.arch import Arch
-from memexp.config.field import MOST_JOBS, MOST_THREADS, default_of, group, setting
+from memexp.config.field import AUTO, MOST_JOBS, MOST_THREADS, default_of, group, setting
 from memexp.config.groups import Data, Optim, Scoring, Size, Tracker, cutoffs_in_force
 
 
@@ -58,11 +58,22 @@ class TrainConfig(Command):
         effect="speed",
     )
     precision: str = setting(
-        "fp32", "precision of the forward and backward pass; weights stay in fp32", choices=("fp32", "bf16")
+        "auto",
+        "precision of the forward and backward pass; weights stay in fp32. auto: that of the run, if it was begun; else bf16 on a "
+        "GPU that has instructions for it, and fp32 elsewhere",
+        choices=(AUTO, "fp32", "bf16"),
     )
-    compile: bool = setting(
+    tf32: bool = setting(
         False,
-        "compile the layers with torch.compile; results are equal up to rounding. Pays on GPUs, not on a CPU in fp32",
+        "what the layers multiply in fp32 may be rounded to TF32, on a GPU that has it; a search is never rounded. precision=bf16 "
+        "is faster still, so that fp32 is what its name says unless this is asked for",
+        later=True,
+    )
+    compile: str = setting(
+        "auto",
+        "compile the layers with torch.compile; results are equal up to rounding. auto: on a GPU, if shapes do not change from "
+        "step to step. It does not pay on a CPU in fp32",
+        choices=(AUTO, "true", "false"),
         effect="speed",
     )
     device: str = setting("auto", "auto: CUDA if there is a GPU", choices=("auto", "cpu", "cuda"), effect="speed")
@@ -93,6 +104,9 @@ class TrainConfig(Command):
     skip_refused: bool = setting(
         False, "leave out the jobs of a sweep whose settings are refused, instead of stopping", effect="nothing"
     )
+
+    def __post_init__(self) -> None:
+        self.compile = str(self.compile).lower()  # YAML and Hydra read true as a truth value, also in older runs
 
     @property
     def tokens(self) -> int:

@@ -32,7 +32,8 @@ from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
-from memexp.terminal import console
+from memexp.terminal import console, warn
+from memexp.train.precision import arithmetic, has_tf32
 from memexp.train.session import restore_trained
 from memexp.train.spec import RunSpec
 from memexp.wording import perplexity_of, plural
@@ -302,7 +303,7 @@ def _score(
         memory=memory,
         answers_from=answers_from,
         retrieved=retrieved,
-        bf16=config.precision == "bf16",
+        arithmetic=arithmetic(config),
         progress=advance,
     )
 
@@ -336,6 +337,8 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
             or `memory` is not "on" and the model has no memory.
     """
     on = pick_device(device)
+    if spec.config.tf32 and not has_tf32(on):
+        warn(f"tf32 is true, but {describe(on, asked='cpu').name} has no TF32; its layers are not rounded")
     _refuse_too_large(spec, on, lanes=lanes)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
     if memory != "on" and not model.memory_slots:

@@ -19,6 +19,7 @@ from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree
 from memexp.model.transformer.attention import any_shape
+from memexp.model.transformer.numerics import FP32, Arithmetic
 
 
 class Sampling(NamedTuple):
@@ -50,7 +51,7 @@ def generate(
     sampling: Sampling,
     seed: int,
     memory: str = "on",
-    bf16: bool = False,
+    arithmetic: Arithmetic = FP32,
 ) -> Iterator[Drawn]:
     """Continue a document that begins with the prompt, independently in every lane, and yield each token when it is drawn.
 
@@ -72,7 +73,7 @@ def generate(
     reader = _Reader(model, lanes, memory=memory)
     tokens_BT = torch.from_numpy(prompt.astype(np.int64)).to(device).repeat(lanes, 1)
     for _ in range(tokens):
-        with any_shape(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with any_shape(), arithmetic.on(device):
             logits_BV = model.head.logits(reader.read(tokens_BT)).float().cpu()
         drawn_B = draw(logits_BV, sampling, generator)
         yield Drawn(drawn_B, F.cross_entropy(logits_BV, drawn_B, reduction="none"))

@@ -19,6 +19,7 @@ from memexp.errors import UserError
 from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
+from memexp.model.transformer.numerics import FP32, Arithmetic
 from memexp.store.folder import RETRIEVED
 from memexp.train.batch import to_device
 
@@ -58,7 +59,7 @@ def score_documents(
     memory: str = "on",
     answers_from: int = 0,
     retrieved: int = 0,
-    bf16: bool = False,
+    arithmetic: Arithmetic = FP32,
     progress: Any = None,
 ) -> Scores:
     """Score the first `max_document` targets of each document (0: all), or only the answers among them.
@@ -98,7 +99,9 @@ def score_documents(
     def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
         return _living(scoring_batches(documents, lanes=lanes, segment=model.stride, max_document=max_document), lanes)
 
-    foreign = _memories(model, batches(_others(documents)), lanes, bf16=bf16) if memory == "foreign" else None
+    foreign = (
+        _memories(model, batches(_others(documents)), lanes, arithmetic=arithmetic) if memory == "foreign" else None
+    )
     state = model.init_state(lanes)
     for batch, still in batches(documents):
         inputs = to_device(batch, device)
@@ -107,7 +110,7 @@ def score_documents(
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
         if foreign is not None:
             state = state._replace(memory=next(foreign))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
                 retrieval = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
@@ -156,7 +159,7 @@ def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
     ]
 
 
-def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf16: bool) -> Iterator[Tree]:
+def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, arithmetic: Arithmetic) -> Iterator[Tree]:
     """Yield a copy of the memory before each batch; writes to the copy do not change the original."""
     device = next(model.parameters()).device
     state = model.init_state(lanes)
@@ -164,7 +167,7 @@ def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, bf
         inputs = to_device(batch, device)
         state = model.clear(_lanes_of(state, still), inputs.reset_B)
         yield fork(state.memory)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with arithmetic.on(device):
             state = model.step(inputs.tokens_BT, inputs.valid_BT, state).state
 
 

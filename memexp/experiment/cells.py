@@ -8,6 +8,9 @@ from typing import Any
 from memexp.errors import UserError, did_you_mean
 from memexp.experiment.definition import Experiment
 
+OF_EVERY_DEVICE = {"precision": "fp32"}
+"""Values of settings that a device would choose. A table has cells from several machines, which must be the same runs."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -118,7 +121,7 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
     origin = experiment.start_of(label, scale)
     start = None if origin is None else _cell(experiment, scale, origin, column, seed)
     shared = experiment.scales[scale]
-    settings = dict(shared.set)
+    settings = OF_EVERY_DEVICE | shared.set
     for name, value in row.set.items():
         settings[name] = _divided(experiment, scale, value) if name in shared.divided else value
     if shared.steps is not None:

@@ -52,6 +52,8 @@ class JobProcess:
     """Where its output goes; the file beside it with the suffix .json names its run folder."""
     steps: int = 0
     """Number of training steps; 0 when the command trains nothing."""
+    card: str = ""
+    """The GPU that it may use, as `CUDA_VISIBLE_DEVICES` names it; empty: those of this process."""
     state: str = "waiting"
     latest: dict[str, Any] = field(default_factory=dict)
     """The newest line of its run's metrics."""
@@ -69,10 +71,14 @@ class JobProcess:
         """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
         environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
         environment[PARENT] = str(os.getpid())
+        shown = shlex.join(self.command)
+        if self.card:
+            environment["CUDA_VISIBLE_DEVICES"] = self.card
+            shown = f"CUDA_VISIBLE_DEVICES={self.card} {shown}"
         if (CHECKOUT / "pyproject.toml").is_file():
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
-            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.write(f"$ {shown}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -155,6 +161,8 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
 def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> int:
     """Run every job, `at_a_time` of them in parallel, and call `show` a few times a second.
 
+    If several run in parallel on a machine with GPUs, each gets one: the one that the fewest running jobs have.
+
     Args:
         jobs: `show` may add jobs to the list, and change the order of the waiting ones.
         until: the time of `time.monotonic` at which jobs are interrupted.
@@ -163,6 +171,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
         The signal by which the jobs were interrupted, SIGTERM for the time limit; 0 if they were not. The running jobs get the
         signal once; they save and end. A second signal kills them.
     """
+    cards = _cards() if at_a_time > 1 else []
     with _signals_handed_on(jobs) as stop:
         try:
             while any(job.running or job.state == "waiting" for job in jobs):
@@ -172,6 +181,8 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                     if stop.asked:
                         job.state = "stopped"
                     elif sum(started.running for started in jobs) < at_a_time:
+                        taken = [started.card for started in jobs if started.running]
+                        job.card = min(cards, key=taken.count, default="")
                         job.start()
                         stop.hand_on(job)
                 show()
@@ -186,6 +197,12 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                 job.wait()
             raise
     return stop.number or 0
+
+
+def _cards() -> list[str]:
+    from memexp.device import visible_cards  # this module loads torch
+
+    return visible_cards()
 
 
 class _Stop:

@@ -46,6 +46,15 @@ class Job:
     refusal: str = ""
     """Why the job cannot run; empty if it can."""
 
+    @property
+    def what(self) -> str:
+        """What it does: equal for jobs that do the same."""
+        if self.settings is None or not any(word.startswith("precision=") for word in self.overrides):
+            return repr(self.overrides)
+        from memexp.train.spec import settled_here  # this module loads torch
+
+        return repr(settled_here(self.settings).config)
+
 
 class CheckedSweeper(Sweeper):
     """Makes a job of every combination of swept values, as Hydra's sweeper does, and launches none before all are checked."""
@@ -81,8 +90,9 @@ class CheckedSweeper(Sweeper):
                 "the sweep has no job; expected at least one value for each swept setting. Likely cause: a glob that matches nothing"
             )
         jobs = [self._checked(number, *job) for number, job in enumerate(zip(chosen, labels(chosen), strict=True))]
+        seen: dict[str, int] = {}
         for job in jobs:
-            if (first := chosen.index(job.overrides)) < job.number:
+            if (first := seen.setdefault(job.what, job.number)) < job.number:
                 job.refusal = f"it is the same as job {first}; expected each value of a setting only once"
         self._read_the_same(jobs, given)
         if _asked("dry_run", given, jobs):

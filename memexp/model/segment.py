@@ -61,7 +61,11 @@ class MemoryCost(NamedTuple):
     search_bytes: int = 0
     """Bytes that a search needs on an accelerator while it runs."""
     search: float = 0.0
-    """Multiplications per token to search the memory; they have no backward pass."""
+    """Multiplications in fp32 per token to search the memory; they have no backward pass."""
+    search_in_half: float = 0.0
+    """Those on tensor cores, with factors in half precision; also without a backward pass."""
+    search_moves: float = 0.0
+    """Bytes per token that a search reads from the memory of an accelerator and writes to it."""
     recurrence: float = 0.0
     """Multiplications per token to read and write the memory in the forward pass, without those of weights and attention."""
     kept: float = 0.0
@@ -153,6 +157,11 @@ class SegmentModel(nn.Module, ABC):
     def bias_heads(self) -> int:
         """Heads for which positions add a bias to the attention scores; 0 if positions are not a bias."""
         return 0
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether the tensors of a training step have the same shapes in every step."""
+        return True
 
     @property
     def memory_cost(self) -> MemoryCost:

@@ -77,6 +77,11 @@ class Thought(DecoderModel):
         if arch.recall:
             self.recall_queries = PublishedQueries(shape) if arch.faithful else PlacedQueries(shape)
 
+    @property
+    def fixed_shapes(self) -> bool:
+        """Composition reads pieces of random lengths."""
+        return not (self.memory_slots and {"composition", "variance", "covariance"} & self.weights.keys())
+
     def init_state(self, lanes: int) -> State:
         """The learned initial slots."""
         if not self.memory_slots:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import ARCHS, Arch
-from memexp.config.field import default_of
+from memexp.config.field import AUTO, default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.revisions import REVISIONS, in_force
 from memexp.config.shape import IDENTITY, checked
@@ -25,10 +25,18 @@ def identify(config: TrainConfig, corpus: Corpus, root: Path) -> dict[str, Any]:
 
     The corpus enters by the checksums of its content. The run that weights come from enters by the hash of its own identity.
     """
+    if config.precision == AUTO:
+        raise ValueError("precision=auto determines no result; memexp.train.spec.specify chooses the precision first")
     content = of_the_result(config)
     content["data"] |= {"name": config.data.name, **corpus.content}
     if config.init_from is not None:
         content["init_from"] = read_identity(find_run(root, config.init_from))["hash"]
+    return content | {"hash": fingerprint(content)}
+
+
+def with_precision(identity: dict[str, Any], precision: str) -> dict[str, Any]:
+    """The identity of the same run in another precision."""
+    content = {name: value for name, value in identity.items() if name != "hash"} | {"precision": precision}
     return content | {"hash": fingerprint(content)}
 
 

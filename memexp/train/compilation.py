@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from memexp.config.field import AUTO
+from memexp.config.train import TrainConfig
 from memexp.model.segment import SegmentModel
 from memexp.regions import part
 
@@ -39,6 +41,25 @@ def missing_compiler(device: torch.device) -> str | None:
         if any(map(shutil.which, compilers))
         else f"a C{'' if device.type == 'cuda' else '++'} compiler ({compilers[0]})"
     )
+
+
+def pays_to_compile(model: SegmentModel, device: torch.device) -> bool:
+    """What `compile=auto` means: on a GPU, unless shapes change, which would be compiled again and again.
+
+    On a CPU in fp32, products take nearly all the time, and they stay what they are.
+    """
+    return device.type == "cuda" and model.fixed_shapes
+
+
+def asked_to_compile(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:
+    """Whether the settings want the layers compiled; nothing may be able to."""
+    return config.compile == "true" or (config.compile == AUTO and pays_to_compile(model, device))
+
+
+def compiles(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:
+    """Whether the layers are compiled: it is wanted, there is a compiler, and there is something to compile."""
+    wanted = asked_to_compile(model, config, device)
+    return wanted and not missing_compiler(device) and bool(compilable_methods(model))
 
 
 def compilable_methods(model: SegmentModel) -> list[tuple[nn.Module, str, str]]:

@@ -102,7 +102,7 @@ def update(session: Session) -> Update:
         window_loss = torch.zeros((), device=session.device)
         for batch in step.batches[start : start + window_length]:
             window_loss = window_loss + _segment(session, batch, seen, scored=max(1, step.scored))
-        with part("backward"):
+        with part("backward"), session.arithmetic.unless_cast(session.device):
             window_loss.backward()
         session.state = detach(session.state)
     with part("optimizer"):

@@ -1,7 +1,13 @@
-"""bf16: matrices are cast once per step, and their gradients are summed in the precision of the weights."""
+"""The precision of a run: which one pays on a device, and bf16 copies of weights, whose gradients are summed in fp32."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from memexp.config.train import TrainConfig
+from memexp.device import describe
+from memexp.model.transformer.numerics import Arithmetic
 
 
 class HalfWeights:
@@ -60,3 +66,34 @@ def slow_here(device: torch.device) -> bool:
         )
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities) and not any(has for name, has in capabilities.items() if "bf16" in name)
+
+
+class Choice(NamedTuple):
+    """A precision, and why it is chosen."""
+
+    precision: str
+    reason: str
+
+
+def pays_here(device: torch.device) -> Choice:
+    """The precision that `precision=auto` means on this device."""
+    if device.type != "cuda":
+        return Choice("fp32", "the model runs on a CPU")
+    if not torch.cuda.is_available():  # a plan for another machine
+        return Choice("bf16", "a GPU has instructions for it since compute capability 8.0")
+    name = describe(device, asked="cuda").name
+    if slow_here(device):
+        return Choice("fp32", f"{name} has no instructions for bf16 and would imitate them")
+    return Choice("bf16", f"{name} multiplies it many times as fast as fp32")
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device can round factors in fp32 to TF32: an NVIDIA GPU since compute capability 8.0."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def arithmetic(config: TrainConfig) -> Arithmetic:
+    """How the layers of a run multiply."""
+    return Arithmetic(bf16=config.precision == "bf16", tf32=config.tf32)

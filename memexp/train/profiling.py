@@ -21,6 +21,7 @@ from memexp.files import write_atomically, write_json, write_text
 from memexp.machine import commit
 from memexp.regions import MARK, marked, part
 from memexp.terminal import tell
+from memexp.train.compilation import compiles
 from memexp.train.loop import Update, update
 from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec
@@ -88,7 +89,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
         "memory_fill": measured.memory_fill,
         "parts": [share._asdict() for share in measured.shares],
         "precision": config.precision,
-        "compile": config.compile,
+        "compile": compiles(session.model, config, session.device),
         "recompute": config.recompute,
         "device": str(session.device),
         "hardware": describe(session.device, asked=session.spec.config.device).record,

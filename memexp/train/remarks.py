@@ -6,12 +6,12 @@ import torch
 
 from memexp.config import checks
 from memexp.config.train import TrainConfig
-from memexp.device import pick_device
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.terminal import Remark
-from memexp.train.compilation import compilable_methods, missing_compiler
+from memexp.train.compilation import asked_to_compile, compilable_methods, missing_compiler
 from memexp.train.precision import slow_here
+from memexp.train.spec import as_asked, settled_here
 
 
 def of_the_model(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
@@ -24,13 +24,17 @@ def of_the_model(model: SegmentModel, config: TrainConfig, device: torch.device)
                 f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
             )
         )
-    if config.compile and (missing := missing_compiler(device)):
-        remarks.append(Remark(f"compile=true has no effect: {missing} was not found; torch.compile needs it"))
-    elif config.compile and not compilable_methods(model):
-        remarks.append(
-            Remark(f"compile=true has no effect: the layers of arch={config.arch.name} declare nothing to compile")
-        )
-    return remarks
+    return remarks + ([_of_compiling(model, config, device)] if asked_to_compile(model, config, device) else [])
+
+
+def _of_compiling(model: SegmentModel, config: TrainConfig, device: torch.device) -> Remark:
+    asked, warns = f"compile={config.compile}", config.compile == "true"
+    if missing := missing_compiler(device):
+        return Remark(f"{asked} has no effect: {missing} was not found; torch.compile needs it", warns=warns)
+    if not compilable_methods(model):
+        nothing = f"the layers of arch={config.arch.name} declare nothing to compile"
+        return Remark(f"{asked} has no effect: {nothing}", warns=warns)
+    return Remark(f"{asked}: the layers are compiled at the first step, which takes longer", warns=False)
 
 
 def remarks(config: TrainConfig) -> list[Remark]:
@@ -38,7 +42,9 @@ def remarks(config: TrainConfig) -> list[Remark]:
 
     With device=cuda, as if there were a GPU: the run may be for another machine.
     """
-    return checks.remarks(config) + _of_a_model_of(_Hashed(config))
+    here = settled_here(config)
+    refusal = [Remark(f"this would be refused: {here.refusal}")] if here.refusal else []
+    return [here.note, *refusal, *checks.remarks(here.config), *_of_a_model_of(_Hashed(here.config))]
 
 
 class _Hashed:
@@ -59,7 +65,7 @@ class _Hashed:
 @cache
 def _of_a_model_of(hashed: _Hashed) -> list[Remark]:
     config = hashed.config
-    device = torch.device("cuda") if config.device == "cuda" else pick_device(config.device)
+    device = as_asked(config)
     with torch.device("meta"):
         model = build_model(config, vocabulary=max(2, config.data.tokenizer.vocabulary))
     return of_the_model(model, config, device)

@@ -22,10 +22,10 @@ from memexp.store.folder import WEIGHTS, Run
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
-from memexp.train.compilation import compile_layers, missing_compiler
+from memexp.train.compilation import compile_layers, compiles
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
-from memexp.train.precision import HalfWeights
+from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
 from memexp.train.spec import RunSpec
 
@@ -62,12 +62,13 @@ class Session:
 
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
+        self.arithmetic = arithmetic(self.spec.config)
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
     def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
         """Pass one segment through the model; returns its output and the nats of its targets, B T."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.halves is not None):
+        with self.arithmetic.on(self.device):
             if self.halves is None:
                 result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:
@@ -216,7 +217,7 @@ def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
 
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
     """Compile the model if asked; returns what the user should know of it on this device."""
-    if config.compile and not missing_compiler(device):
+    if compiles(model, config, device):
         compile_layers(model)
     return of_the_model(model, config, device)
 

@@ -1,5 +1,8 @@
 """The arithmetic of a plan against what PyTorch counts, and what follows from devices and optimizers."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +15,8 @@ from memexp.device import Description
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
+from memexp.model.knn_memory import accelerator_search, scores_fused
+from memexp.model.knn_memory.ring import Ring
 from memexp.model.transformer.position import build_position, in_order
 from memexp.train.optimizer import build_optimizer
 from memexp.wording import duration
@@ -85,12 +90,43 @@ def test_a_routed_search_scores_the_slots_once_a_segment() -> None:
     assert large - small == pytest.approx(2 * 2 * 16 * 1600 / 16)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_search_is_counted_as_it_is_done(stored: torch.dtype) -> None:
+    """The maxima and members that a search makes, with the groups of the kernels."""
+    made: dict[str, Any] = {}
+
+    class Spy:
+        APART, MAXIMA_PASSES = scores_fused.APART, scores_fused.MAXIMA_PASSES
+        entry_bytes, member_bytes = staticmethod(scores_fused.entry_bytes), staticmethod(scores_fused.member_bytes)
+
+        @staticmethod
+        def maxima(*arguments: Any) -> torch.Tensor:
+            made["maxima"] = torch.rand(1, arguments[2].number, arguments[0].shape[1])
+            return made["maxima"]  # type: ignore[no-any-return]
+
+        @staticmethod
+        def members(*arguments: Any) -> torch.Tensor:
+            made["members"] = torch.rand(1, arguments[0].shape[1], arguments[3].shape[2] * arguments[2].size)
+            return made["members"]  # type: ignore[no-any-return]
+
+    length, capacity, k, size = 32, 8192, 8, 16
+    keys = torch.zeros(1, 1, capacity, size, dtype=stored)
+    full = torch.tensor([capacity])
+    accelerator_search.by_scores(Spy, torch.rand(1, 1, length, size), Ring(keys, keys, full, full, capacity), k)
+    found = accelerator_search.work_of(keys, k, length)
+    assert found.in_fp32 == made["members"].numel() / length * size
+    assert found.in_half == capacity * size * (3 if stored == torch.float32 else 2)
+    moved = keys.nbytes + 2 * made["maxima"].nbytes
+    moved += made["members"].numel() * size * keys.element_size() + 2 * made["members"].nbytes
+    assert found.moved == pytest.approx(moved / length)
+
+
 def test_a_cache_is_attended_to_and_slots_are_scored() -> None:
     inner, layers = 2 * 16, 2
     plain, cache = operations(configure("arch=vanilla")), operations(configure("arch=xl", "mem=160"))
     assert cache - plain == pytest.approx(2 * 3 * 2 * layers * inner * 160, rel=0.01)
-    small, large = (operations(configure("arch=knn", f"mem={mem}")) for mem in (64, 1064))
-    assert large - small == 2 * inner * 1000
+    small, large = (operations_by_precision(configure("arch=knn", f"mem={mem}")).in_half for mem in (64, 1064))
+    assert large - small == 2 * 3 * inner * 1000  # each score is the sum of three products in fp16
 
 
 def test_a_token_attends_to_itself_and_to_a_window() -> None:
@@ -109,14 +145,16 @@ def test_devices_share_lanes_and_nothing_else() -> None:
     assert four.parameters == one.parameters
     assert one.tokens == four.tokens == config.steps * 64 * 16
     counted = operations_by_precision(config)
-    assert one.operations_a_token == sum(counted)
-    assert one.seconds == pytest.approx(one.tokens * sum(counted) / (19.5e12 * 0.5))  # the run is in fp32
+    assert one.operations_a_token == sum(counted[:3])
+    search = counted.in_fp32 / 19.5e12 + counted.in_half / 312e12 + counted.moved / 2.039e12
+    assert one.seconds == pytest.approx(one.tokens * (counted.in_precision / 19.5e12 + search) / 0.5)  # it is in fp32
     half = cost(
         configure("arch=knn", "lanes=64", "mem=4096", "precision=bf16"), HARDWARE["a100"], devices=1, utilisation=0.5
     )
-    expected = one.tokens * (counted.in_precision / 312e12 + counted.in_fp32 / 19.5e12) / 0.5
-    assert half.seconds == pytest.approx(expected)
-    assert counted.in_fp32 == 2 * 2 * 16 * 4096  # the search
+    assert half.seconds == pytest.approx(one.tokens * (counted.in_precision / 312e12 + search) / 0.5)
+    rounded = cost(dataclasses.replace(config, tf32=True), HARDWARE["a100"], devices=1, utilisation=0.5)
+    assert rounded.seconds == pytest.approx(one.tokens * (counted.in_precision / 156e12 + search) / 0.5)
+    assert counted.in_half == 2 * 3 * 2 * 16 * 4096
     shared = one.device_bytes - four.device_bytes
     assert 0 < shared < one.device_bytes
     assert four.device_bytes > 4 * four.parameters
@@ -219,7 +257,9 @@ def test_all_hardware_is_offered_and_has_its_rates(hardware: str) -> None:
     assert hardware in PlanConfig.__dataclass_fields__["hardware"].metadata["choices"]
     assert set(PlanConfig.__dataclass_fields__["hardware"].metadata["choices"]) == set(HARDWARE)
     assert 1 < known.bf16 / known.fp32 < 40  # bf16 is never as slow as fp32
+    assert known.fp32 <= known.tf32 < known.bf16
     assert 8e9 < known.memory < 300e9
+    assert 5 < known.memory / known.bandwidth * 1e3 < 60  # milliseconds to read all of it
     assert PlanConfig.__dataclass_fields__["devices"].default == 1  # on as many a run trains
 
 

@@ -11,6 +11,7 @@ from memexp.errors import UserError
 from memexp.eval.generate import Sampling, draw, generate
 from memexp.eval.score import score_documents
 from memexp.model.segment import SegmentModel
+from memexp.model.transformer.numerics import Arithmetic
 
 from ..contract.conftest import ARCHS, VARIANTS
 from ..messages import says
@@ -168,7 +169,17 @@ def test_shares_are_the_softmax_of_the_head_of_the_distribution(sampling: Sampli
 def test_half_precision_stays_near_full() -> None:
     model = build("arch=xl")
     full, rounded = (
-        next(generate(model, prompt(20), tokens=1, lanes=1, sampling=Sampling(temperature=0), seed=0, bf16=bf16))
+        next(
+            generate(
+                model,
+                prompt(20),
+                tokens=1,
+                lanes=1,
+                sampling=Sampling(temperature=0),
+                seed=0,
+                arithmetic=Arithmetic(bf16),
+            )
+        )
         for bf16 in (False, True)
     )
     assert 0 < abs(full.nats_B - rounded.nats_B) < 0.1 * full.nats_B + 0.1

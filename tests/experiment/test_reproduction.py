@@ -170,7 +170,7 @@ def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: 
     )
     (tmp_path / "results" / "runs" / run / "weights.pt").unlink()  # a light copy can be read, not scored
     words = dict(filled().missing)["tested on Letters"]
-    assert words.startswith("memexp train size=tiny")
+    assert words.startswith("memexp train precision=fp32 size=tiny")
     assert words.endswith("then memexp eval RUN" + words.split("RUN")[-1])
 
 

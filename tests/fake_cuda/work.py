@@ -17,6 +17,7 @@ from memexp.eval.score import score_documents
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.slot_memory import recall
 from memexp.model.state import state_bytes
+from memexp.model.transformer.numerics import Arithmetic
 from memexp.store.folder import Run
 from memexp.train import checkpoint, session
 from memexp.train.loop import update
@@ -109,15 +110,15 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         retrieves = bool(getattr(config.arch, "neighbours", 0) and (config.mem or getattr(config.arch, "pairs", 0)))
         of_others = ("off", "foreign") if model.memory_slots else ()
         for memory in of_others if retrieves else ("on", *of_others):
-            score_documents(model, texts, lanes=2, max_document=0, memory=memory, bf16=half)
+            score_documents(model, texts, lanes=2, max_document=0, memory=memory, arithmetic=Arithmetic(half))
         score = watch.end()
         watch.begin()
         if retrieves:
-            score_documents(model, texts, lanes=2, max_document=0, retrieved=3, bf16=half)
+            score_documents(model, texts, lanes=2, max_document=0, retrieved=3, arithmetic=Arithmetic(half))
         inspect = watch.end()
         watch.begin()
         prompt = np.arange(config.segment - 2) % VOCABULARY
-        for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, bf16=half):
+        for _ in generate(model, prompt, tokens=5, lanes=2, sampling=Sampling(), seed=0, arithmetic=Arithmetic(half)):
             pass
         return Walk(step, save, resume, score, inspect, watch.end(), same, state_on, gauges_on)
 

@@ -21,6 +21,7 @@ from memexp.files import read_json
 from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.retrieved import fetch, weigh
 from memexp.model.knn_memory.ring import Ring
+from memexp.model.transformer.numerics import Arithmetic
 from memexp.train.compilation import missing_compiler
 from memexp.train.loop import update
 from memexp.train.session import Session, open_session
@@ -72,9 +73,11 @@ def result(device: str, folder: Path, *case: str) -> Result:
     }
     second = update(session)
     texts = documents(VOCABULARY, config.segment * 5 + 3, config.segment * 2)
-    nats = score_documents(session.model, texts, lanes=2, max_document=0, bf16=half).nats
+    nats = score_documents(session.model, texts, lanes=2, max_document=0, arithmetic=Arithmetic(half)).nats
     prompt = np.arange(2 * config.segment - 2) % VOCABULARY
-    drawn = generate(session.model, prompt, tokens=1, lanes=1, sampling=Sampling(temperature=0), seed=0, bf16=half)
+    drawn = generate(
+        session.model, prompt, tokens=1, lanes=1, sampling=Sampling(temperature=0), seed=0, arithmetic=Arithmetic(half)
+    )
     return Result(
         [first.loss, second.loss],
         [first.grad_norm, second.grad_norm],
@@ -127,11 +130,19 @@ def test_a_text_goes_on_in_bf16_with_every_position(position: str, tmp_path: Pat
     session = session_on(GPU, tmp_path, "arch=xl", HALF, f"arch.position={position}")
     prompt = np.arange(20) % VOCABULARY
     drawn = list(
-        generate(session.model, prompt, tokens=20, lanes=1, sampling=Sampling(temperature=0), seed=0, bf16=True)
+        generate(
+            session.model,
+            prompt,
+            tokens=20,
+            lanes=1,
+            sampling=Sampling(temperature=0),
+            seed=0,
+            arithmetic=Arithmetic(bf16=True),
+        )
     )
     whole = np.concatenate([prompt, [int(each.tokens_B[0]) for each in drawn]]).astype(np.uint16)
     text = documents(VOCABULARY, len(whole))[0]._replace(tokens=whole)
-    nats = score_documents(session.model, [text], lanes=1, max_document=0, bf16=True).nats
+    nats = score_documents(session.model, [text], lanes=1, max_document=0, arithmetic=Arithmetic(bf16=True)).nats
     np.testing.assert_allclose(nats[-20:], [float(each.nats_B[0]) for each in drawn], rtol=0.1, atol=0.1)
 
 

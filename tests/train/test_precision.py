@@ -111,6 +111,7 @@ def test_where_a_gpu_imitates_bf16_a_line_says_so(
     capability: tuple[int, int], slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """V100 and T4 have none of its instructions."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     config = configure("arch=vanilla", "precision=bf16")
     notes = _prepare(build_model(config, vocabulary=30), config, torch.device("cuda"))

@@ -12,6 +12,7 @@ from memexp.cost.table import vocabulary_of
 from memexp.eval.generate import Sampling, generate
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
+from memexp.model.transformer.numerics import Arithmetic
 
 OVER_AGAIN = 2.0
 """Largest wanted time with new shapes, relative to the same shapes again; a plan for each shape takes many times as long."""
@@ -37,7 +38,9 @@ def _draw(model: SegmentModel, vocabulary: int, *, length: int, tokens: int) -> 
     """Seconds to continue a random prompt."""
     began = time.perf_counter()
     prompt = text(vocabulary, length)
-    for drawn in generate(model, prompt, tokens=tokens, lanes=LANES, sampling=Sampling(), seed=0, bf16=True):
+    for drawn in generate(
+        model, prompt, tokens=tokens, lanes=LANES, sampling=Sampling(), seed=0, arithmetic=Arithmetic(bf16=True)
+    ):
         if not drawn.nats_B.isfinite().all():
             raise ValueError("a token of probability 0, or NaN, was drawn")
     return time.perf_counter() - began

@@ -78,7 +78,7 @@ def step(ground: Ground) -> Iterator[Figure]:
     if missing := missing_compiler(torch.device(ground.device)):
         yield Figure.without(f"{what}, compiled", f"left out: {missing} was not found")
         return
-    with opened(replace(config, compile=True)) as session:
+    with opened(replace(config, compile="true")) as session:
         began = time.perf_counter()
         for _ in range(2):
             update(session)

@@ -18,6 +18,7 @@ from memexp.config.introspection import choices_of
 from memexp.config.train import TrainConfig
 from memexp.data.corpus import TokenDocument
 from memexp.eval.score import score_documents
+from memexp.model.transformer.numerics import Arithmetic
 from memexp.model.transformer.position import ByDistance, T5Bias, bucket, in_order
 from memexp.train.loop import update
 
@@ -126,7 +127,8 @@ def half_evaluation(ground: Ground) -> Iterator[Figure]:
         length = 4 * config.segment + 3
         documents = [TokenDocument(str(seed), text(vocabulary, length, seed=seed), length) for seed in range(2)]
         full, half = (
-            score_documents(session.model, documents, lanes=2, max_document=0, bf16=bf16).nats for bf16 in (False, True)
+            score_documents(session.model, documents, lanes=2, max_document=0, arithmetic=Arithmetic(bf16=bf16)).nats
+            for bf16 in (False, True)
         )
     distance = abs(float(half.mean()) - float(full.mean()))
     yield difference("evaluation in bf16 with shared values, nats per token", distance, HALF_NATS, "fp32")

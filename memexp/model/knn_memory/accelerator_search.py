@@ -10,7 +10,7 @@ members.
 
 import math
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,40 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
         first += len(keys_NRK)
     size, padding = (lanes, heads, length, take), (0, k - take)
     return Neighbours(F.pad(torch.cat(slots).view(size), padding), F.pad(torch.cat(found).view(size), padding))
+
+
+class SearchWork(NamedTuple):
+    """What an exact search does for one query of a head."""
+
+    in_half: float
+    """Multiplications on tensor cores."""
+    in_fp32: float
+    moved: float
+    """Bytes that are read from and written to the memory of the accelerator."""
+
+
+def work_of(ring_1HRK: Tensor, k: int, length: int) -> SearchWork:
+    """What a search by the kernels of `scores_fused` does for each of `length` queries of a head.
+
+    The keys are read once. The maxima are written and read `MAXIMA_PASSES` times. The members of the best groups are read
+    again for each query, and their scores are written and read.
+
+    Args:
+        ring_1HRK: the keys of a lane; only their shape and type matter.
+    """
+    keys_HRK = ring_1HRK[0]
+    capacity, head_size = keys_HRK.shape[1:]
+    number_bytes = keys_HRK.element_size()
+    one_H = torch.empty(len(keys_HRK), device="meta")
+    rows, take = Rows(keys_HRK, one_H, one_H), min(k, capacity)
+    groups = Groups(group_size(scores_fused, rows, take), scores_fused.APART, capacity)
+    candidates = min(take, groups.number) * groups.size
+    once = capacity * head_size * number_bytes / length
+    members = candidates * (head_size * number_bytes + 2 * scores_fused.member_bytes())
+    maxima = groups.number * scores_fused.MAXIMA_PASSES * 4
+    return SearchWork(
+        capacity * head_size * scores_fused.products(number_bytes), candidates * head_size, once + maxima + members
+    )
 
 
 def group_size(scores: Scores, rows: Rows, k: int) -> int:

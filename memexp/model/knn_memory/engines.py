@@ -22,7 +22,7 @@ from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.ring import Ring, newest_keys, readable_spans
 from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
 from memexp.model.knn_memory.selection import Neighbours
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 
 INDEX_FROM = 1 << 20
 """From this many slots, `auto` uses an index on a CPU if faiss is installed; below, exact search was faster."""
@@ -103,7 +103,7 @@ def bucketed(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
     void_B1R1 = ~readable_BR[:, None, :, None]
     block = max(1, BLOCK_BYTES // (8 * lanes * heads * capacity * keys_BHRK.element_size()))
     numbers, found = [], []
-    with torch.autocast(queries_BHTK.device.type, enabled=False):
+    with full_precision(queries_BHTK.device):
         for block_BHTK in queries_BHTK.split(block, dim=2):
             scores_BHRT = (keys_BHRK @ block_BHTK.mT).masked_fill_(void_B1R1, float("-inf"))
             filled = F.pad(scores_BHRT, (0, 0, 0, size * neighbours - capacity), value=float("-inf"))

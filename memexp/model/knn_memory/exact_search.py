@@ -10,7 +10,7 @@ from memexp.model.knn_memory.accelerator_search import by_groups
 from memexp.model.knn_memory.cpu_search import by_spans
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.selection import Neighbours
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.regions import part
 
 
@@ -20,7 +20,6 @@ def exact(queries_BHTK: Tensor, ring: Ring, neighbours: int) -> Neighbours:
 
     The search runs on the device of the queries. There the counts of the ring are too; its keys may be in the host's memory.
     """
-    # autocast would round the scores
-    with part("search"), torch.autocast(queries_BHTK.device.type, enabled=False):
+    with part("search"), full_precision(queries_BHTK.device):
         search = by_spans if queries_BHTK.device.type == "cpu" else by_groups
         return search(at_least_fp32(queries_BHTK), ring, neighbours)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
+from memexp.model.knn_memory.accelerator_search import SearchWork, work_of
 from memexp.model.knn_memory.engines import APPROXIMATE, Engine, build_engine, chosen_engine, recall
 from memexp.model.knn_memory.retrieved import Retrieved, fetch, weigh
 from memexp.model.knn_memory.ring import Ring, ages_at, empty_ring, seen_where_stored
@@ -42,7 +43,7 @@ class PairMemory(nn.Module):
             stride: tokens that are read between two writes.
         """
         super().__init__()
-        self.shape, self.arch, self.slots = shape, arch, slots
+        self.shape, self.arch, self.slots, self.stride = shape, arch, slots, stride
         self.behind = cache if arch.write == "leaving" else 0
         """Tokens between the newest pair of the ring and the first token that is read."""
         self.gate_H = as_gate(torch.full((shape.heads,), arch.gate)) if arch.combine == "gate" else None
@@ -53,10 +54,20 @@ class PairMemory(nn.Module):
             self._engine(arch.search)
 
     @property
-    def multiplications(self) -> float:
-        """Multiplications per token to search the memory."""
-        whole = float(self.shape.heads * self.shape.head_size * self.slots)
-        return whole if self.router is None else whole / self.router.context
+    def work(self) -> SearchWork:
+        """The work of a search on an accelerator for a token: all heads compare one query with every slot.
+
+        Routed search has one query per segment. Engines other than exact search are counted as one product in fp32, and one
+        reading of the keys per segment.
+        """
+        heads, length = self.shape.heads, self.stride
+        dtype = torch.bfloat16 if self.arch.stored == "bf16" else torch.float32
+        keys_1HRK = torch.empty(1, heads, self.slots, self.shape.head_size, dtype=dtype, device="meta")
+        if self.arch.search in ("auto", "exact"):
+            work = work_of(keys_1HRK, self.arch.neighbours, length)
+            return SearchWork(*(heads * each for each in work))
+        queries = 1.0 if self.router is None else 1 / self.router.context
+        return SearchWork(0.0, queries * keys_1HRK.numel(), keys_1HRK.numel() * keys_1HRK.element_size() / length)
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """An empty ring; its slack is the number of pairs that a gradient window writes."""

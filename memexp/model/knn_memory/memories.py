@@ -27,7 +27,7 @@ class PairMemories(nn.ModuleDict):
 
     @property
     def cost(self) -> MemoryCost:
-        """Each query is compared with every slot of its head; with routed search, one query per segment."""
+        """The work of a search on an accelerator."""
         with_slots = [self[number] for number in self if self[number].slots]
         if not with_slots:
             return MemoryCost()
@@ -35,11 +35,14 @@ class PairMemories(nn.ModuleDict):
         on_host, number_bytes = first.arch.stored_on == "host", 2 if first.arch.stored == "bf16" else 4
         row = first.slots * first.shape.head_size * number_bytes
         carried = max(row, min(PIECE_BYTES, first.shape.heads * row))  # of one lane, or at most PIECE_BYTES more
+        works = [memory.work for memory in with_slots]
         return MemoryCost(
             what=f"rings, {first.arch.stored}",
             on_host=on_host,
             search_bytes=MAXIMA_BYTES + BLOCK_BYTES + 2 * carried * on_host,
-            search=sum(memory.multiplications for memory in with_slots),
+            search=sum(work.in_fp32 for work in works),
+            search_in_half=sum(work.in_half for work in works),
+            search_moves=sum(work.moved for work in works),
         )
 
     def remarks(self, device: torch.device) -> list[Remark]:

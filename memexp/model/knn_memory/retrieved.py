@@ -13,7 +13,7 @@ from memexp.model.knn_memory.gather_matmul import dot_rows, sum_rows
 from memexp.model.knn_memory.ring import Ring, gather
 from memexp.model.knn_memory.selection import Neighbours
 from memexp.model.knn_memory.streaming import rows_on
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.regions import part
 
 
@@ -31,7 +31,7 @@ class Retrieved(NamedTuple):
 
 def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
     """Score the pairs of a search on the device of the queries."""
-    with part("gather"), torch.autocast(queries_BHTK.device.type, enabled=False):
+    with part("gather"), full_precision(queries_BHTK.device):
         keys_BHRK, values_BHRK, places_BHPk = ring.keys_BHRK, ring.values_BHRK, found.slots_BHTk
         if keys_BHRK.device != queries_BHTK.device:
             keys_BHRK, values_BHRK, places_BHPk = copies(ring, found.slots_BHTk, queries_BHTK.device)
@@ -64,7 +64,7 @@ def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor
 def weigh(weights_BHTk: Tensor, retrieved: Retrieved) -> Tensor:
     """Weighted sums of stored values, B H T K."""
     values_BHRK, places_BHPk = retrieved.values_BHRK, retrieved.places_BHPk
-    with part("gather"), torch.autocast(weights_BHTk.device.type, enabled=False):
+    with part("gather"), full_precision(weights_BHTk.device):
         if places_BHPk.shape[2] == weights_BHTk.shape[2]:
             weights_Nk = weights_BHTk.flatten(0, 2)
             sums_NK = sum_rows(weights_Nk, values_BHRK.flatten(0, 2), _rows(places_BHPk, values_BHRK))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from memexp.model.knn_memory.ring import Ring, ages, gather, newest_keys
 from memexp.model.knn_memory.selection import Neighbours, best_rows
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.shape import Shape
 
 ITERATIONS, SHARPNESS, FIRST_SHARPNESS, DECAY = 20, 0.03, 4.0, 0.7
@@ -45,7 +45,7 @@ class Router(nn.Module):
     def forward(self, ring: Ring) -> Routed:
         keys_BHRK = ring.keys_BHRK
         keep = min(self.keep, keys_BHRK.shape[2])
-        with torch.autocast(keys_BHRK.device.type, enabled=False):
+        with full_precision(keys_BHRK.device):
             query_BHK = at_least_fp32(self.route_HK) + self._past(ring)
             with torch.no_grad():
                 scores_BHR = inner_products(keys_BHRK, query_BHK[:, :, None]).squeeze(-1)

@@ -74,6 +74,11 @@ def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor)
     return scores_NTM
 
 
+def products(number_bytes: int) -> int:
+    """How many products in fp16 a score is the sum of: a key in fp32 has a small part too."""
+    return 3 if number_bytes == 4 else 2
+
+
 def entry_bytes(rows: Rows) -> int:
     """Bytes that `members` moves for each entry of a key."""
     return rows.keys_NRK.element_size()

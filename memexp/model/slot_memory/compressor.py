@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import CompressiveArch
-from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape
 
 
@@ -119,7 +119,7 @@ def reconstruction(
     factor = whole.keys_BHNK.shape[2] // there_BP.shape[1]
     any_B = there_BP.any(-1)
     mask_BP = there_BP | ~any_B[:, None]  # a softmax needs at least one key
-    with torch.autocast(queries_BHTK.device.type, enabled=False):
+    with full_precision(queries_BHTK.device):
         before = _attend_by_content(queries_BHTK.detach(), whole, mask_BP.repeat_interleave(factor, dim=1)).detach()
         after = _attend_by_content(queries_BHTK.detach(), made, mask_BP)
     scored_BT = valid_BT & any_B[:, None]

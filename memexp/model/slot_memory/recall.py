@@ -17,7 +17,7 @@ from memexp.model.slot_memory.updater import PublishedAlibi, Updater
 from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.decoder import DecoderLayers
 from memexp.model.transformer.head import Head
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 
@@ -144,7 +144,7 @@ def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
 
 
 def _products(rows_ND: Tensor) -> Tensor:
-    with torch.autocast(rows_ND.device.type, enabled=False):  # half precision is too coarse for a sum over rows
+    with full_precision(rows_ND.device):  # half precision is too coarse for a sum over rows
         return rows_ND.T @ rows_ND
 
 

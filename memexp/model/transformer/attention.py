@@ -18,7 +18,7 @@ from memexp.config.arch import AttentionArch
 from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
-from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
 from memexp.regions import part
@@ -382,7 +382,7 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
 
 def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
     """The attention scores of the queries in `rows` before the softmax, B H T S in at least fp32; -inf where masked."""
-    with torch.autocast(sight.queries_BHTK.device.type, enabled=False):
+    with full_precision(sight.queries_BHTK.device):
         scores = at_least_fp32(sight.queries_BHTK[:, :, rows]) @ at_least_fp32(sight.placed_BHSK).transpose(-1, -2)
     bias = dense(sight.bias, rows)
     if bias is not None:

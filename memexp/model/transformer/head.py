@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.regions import part
 
 LOGITS_AT_ONCE = 1 << 25
@@ -65,7 +65,7 @@ class Head(nn.Module):
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """In evaluation, logits are in full precision: the loss of each token is kept, and half precision is too coarse."""
-        return nullcontext() if self.training else torch.autocast(like.device.type, enabled=False)
+        return nullcontext() if self.training else full_precision(like.device)
 
     @property
     def multiplications(self) -> float:

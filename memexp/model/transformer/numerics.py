@@ -1,10 +1,63 @@
-"""Computations that need full precision, also under autocast."""
+"""The precision of matrix products: that of the layers, and full precision where rounding would change what is chosen."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+class Arithmetic(NamedTuple):
+    """How the matrix products of layers are computed."""
+
+    bf16: bool = False
+    """In bf16, by autocast."""
+    tf32: bool = False
+    """Those that are left in fp32, and convolutions, with factors that a GPU rounds to TF32: 10 bits of mantissa instead of 23."""
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Compute so while the block runs."""
+        with self.unless_cast(device), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    @contextmanager
+    def unless_cast(self, device: torch.device) -> Iterator[None]:
+        """Compute products so that autocast leaves in fp32, as in a backward pass, which autocast does not need."""
+        if device.type != "cuda":
+            yield
+            return
+        with _tf32(self.tf32):
+            yield
+
+
+FP32 = Arithmetic()
+"""Products in fp32."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32, while the block runs: scores that are compared must not be rounded."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        with _tf32(False):
+            yield
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round factors in fp32 to TF32; torch's default is no for products and yes for convolutions."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
