@@ -64,7 +64,7 @@ CASES = [
     ("train arch=knn arch.search=faiss_hnsw recompute=true", "recompute is true", "arch.search is faiss_hnsw", "expected recompute=false", "arch.search=faiss_ivf"),
     ("train arch=knn mem=99999999999999999999", "mem is 99999999999999999999", "expected", "2^48"),
     ("train steps=0", "steps is 0", "expected at least 1"),
-    ("train precision=fp16", "precision is 'fp16'", "expected one of fp32, bf16", "did you mean bf16?"),
+    ("train precision=fp16", "precision is 'fp16'", "expected one of auto, fp32, bf16", "did you mean bf16?"),
     ("data list ngram=4", "ngram is 4", "`memexp data list`", "expected", "`memexp data inspect`"),
     ("data inspect code page=true", "page is true", "`memexp data inspect`", "expected", "`memexp data list`"),
     ("eval", "run is not given", "expected", "folder"),

@@ -142,7 +142,7 @@ def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     assert "0 of 3 cells are done" in out
     assert not (here / "results").exists()
     planned = dict(line.strip().split(": memexp ") for line in out.splitlines() if ": memexp " in line)
-    assert planned["cache | Letters | seed 0"].startswith("train size=tiny")
+    assert planned["cache | Letters | seed 0"].startswith("train precision=fp32 size=tiny")
     assert "arch=xl" in planned["cache | Letters | seed 0"]
     assert planned["memory | Letters | seed 0"].endswith("seed=0 init_from=RUN tag=tiny/table1")
     assert (

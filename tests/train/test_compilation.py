@@ -84,9 +84,10 @@ def test_with_generated_code(tmp_path: Any) -> None:
 def test_layers_that_declare_nothing_to_compile_are_told(
     run: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (SelfAttention, DecoderLayer):
-        monkeypatch.setattr(module, "compilable", {})
-    monkeypatch.setattr("memexp.train.session.missing_compiler", lambda device: None)
+    for layer in (SelfAttention, DecoderLayer):
+        monkeypatch.setattr(layer, "compilable", {})
+    for module in ("compilation", "remarks"):
+        monkeypatch.setattr(f"memexp.train.{module}.missing_compiler", lambda device: None)
     run("compile=true")
     assert (
         "compile=true has no effect: the layers of arch=vanilla declare nothing to compile" in capsys.readouterr().err
