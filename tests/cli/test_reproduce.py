@@ -205,7 +205,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     code, out, done = call(*dry)
     assert code == 0
     assert done == ""
-    assert "  cache | Letters | seed 2: memexp train size=tiny" in out
+    assert "  cache | Letters | seed 2: memexp train precision=fp32 size=tiny" in out
     code, out, done = call("reproduce", "tiny/table1", "data=tiny", "close=true")
     assert code == 0
     assert done == "train cache | Letters | seed 2 | train memory | Letters | seed 2 | -"

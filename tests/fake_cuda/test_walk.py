@@ -52,6 +52,10 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     config = on_gpu(*case)
     # adaptive softmax waits for the sizes of its clusters, to embed tokens, to predict them and to recall them
     allowed = {"memexp/model/transformer/head.py": 3 * config.accumulate} if MANY_WORDS[0] in case else {}
+    if (
+        "arch.faithful=true" in case
+    ):  # the published formulas are means over the lanes that have text, however many these are
+        allowed |= dict.fromkeys(("memexp/model/slot_memory/recall.py", "backward"), config.accumulate)
     if ON_HOST in case:
         windows = -(-config.segment // (getattr(config.arch, "window", 0) or config.segment))
         passes = windows * config.accumulate * (1 + config.recompute)
@@ -59,7 +63,8 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
-    assert not {line for line in seen.step.pageable if not tried_once(line)}
+    if "arch.faithful=true" not in case:  # which copies the numbers of four random slots
+        assert not {line for line in seen.step.pageable if not tried_once(line)}
     for part in (seen.score, seen.inspect):
         assert waits_of(part).keys() <= {"memexp/eval/score.py", "memexp/eval/retrieved.py", *allowed}
 

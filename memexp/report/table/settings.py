@@ -51,7 +51,11 @@ def settings_of(config: dict[str, Any], root: Path) -> dict[str, str]:
 def _came_later(arch: str) -> dict[str, Any]:
     """The meaning of runs that are older than a setting: its default."""
     known = settings_of_schema(TrainConfig, arch=arch)
-    return {key: default_of(item) for key, item in known.items() if item.metadata["later"]}
+    return {
+        key: default_of(item)
+        for key, item in known.items()
+        if item.metadata["later"] and not key.startswith("data.source.")  # of sources that the run did not read
+    }
 
 
 def _named(flat: Mapping[str, Any]) -> dict[str, str]:
