@@ -114,6 +114,7 @@ def test_settings_of_the_other_benches_are_refused(words: list[str], named: str,
     assert "bench gpu" in error
 
 
+@pytest.mark.hard
 def test_a_faulty_check_does_not_lose_the_others() -> None:
     """One raises, one has wrong values, one dies, one hangs: what was measured before stays, and the next one runs."""
     checks = [Check(each.__name__, each, 60) for each in (planted.raises, planted.wrong, planted.dies)]

@@ -217,6 +217,7 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     assert "close=true: one more seed of 0 cells" in out
 
 
+@pytest.mark.hard
 def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
     """Hydra's own launcher, which runs them in the process that asks."""
     code, _, done = call("reproduce", "tiny/table1", "launcher=basic")

@@ -76,6 +76,7 @@ def test_tokens_are_those_of_whole_documents_in_the_order_of_the_source(
     assert sorted(contents(corpus.path)) == ["documents.json", "tokenizer.model", "tokens.bin"]
 
 
+@pytest.mark.hard
 @pytest.mark.usefixtures("small")
 def test_wherever_it_is_stopped_the_next_one_gives_the_same(
     folder: Path, tmp_path: Path, text_data: MakeData, monkeypatch: pytest.MonkeyPatch

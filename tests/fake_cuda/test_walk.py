@@ -24,7 +24,8 @@ def test_a_run_does_the_same_without_triton(case: tuple[str, ...], there: Callab
     check(case, there(walk, *case, triton=False))
 
 
-@pytest.mark.parametrize("case", [QUICK, *(pytest.param(case, marks=pytest.mark.hard) for case in CASES)], ids=" ".join)
+@pytest.mark.hard
+@pytest.mark.parametrize("case", [QUICK, *CASES], ids=" ".join)
 def test_a_run_does_the_same_on_a_gpu(case: tuple[str, ...], there: Callable[..., Walk]) -> None:
     check(case, there(walk, *case))
 

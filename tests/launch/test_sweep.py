@@ -128,10 +128,11 @@ def test_another_launcher_runs_checked_jobs(launcher, memexp) -> None:
     ("words", "largest"),
     [
         (["mem=0,8192,65536"], 65536),
-        (["mem=0,256,4096"], None),  # nothing follows a memory as small as these, so no word is added
-        (["mem=0,8192,65536", "largest_mem=16k"], 16384),
-        (["mem=0", "seed=1,2"], None),
-        (["arch=xl,knn", "mem=64,64k"], 65536),
+        # nothing follows a memory as small as these, so no word is added
+        pytest.param(["mem=0,256,4096"], None, marks=pytest.mark.hard),
+        pytest.param(["mem=0,8192,65536", "largest_mem=16k"], 16384, marks=pytest.mark.hard),
+        pytest.param(["mem=0", "seed=1,2"], None, marks=pytest.mark.hard),
+        pytest.param(["arch=xl,knn", "mem=64,64k"], 65536, marks=pytest.mark.hard),
     ],
 )
 def test_all_jobs_of_a_sweep_read_and_score_the_same(words: list[str], largest: int | None, memexp) -> None:

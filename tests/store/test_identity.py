@@ -78,6 +78,7 @@ REVISED = {"waves-of-model-width": 0, "published-recall": 0, "adafactor-as-publi
 """How many of the committed runs were made before each revision of their settings."""
 
 
+@pytest.mark.hard
 def test_committed_runs_keep_their_identity_unless_a_revision_is_in_force() -> None:
     """Four runs have another hash, because their architecture had fewer options."""
     assert len(COPIES) > 300

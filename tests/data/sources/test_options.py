@@ -85,6 +85,7 @@ FOLDERS = {
 """Folder names of corpora as version after version has prepared them, by the settings that are typed."""
 
 
+@pytest.mark.hard
 def test_corpora_keep_the_names_of_their_folders(tmp_path: Path) -> None:
     found = {}
     for words in FOLDERS:
