@@ -29,7 +29,7 @@ CASES: tuple[tuple[str, ...], ...] = (
         for stored, on in (("fp32", "device"), ("bf16", "host"))
         if (search, on) != ("faiss_flat", "device")  # needs faiss for GPUs
     ),
-    ("arch=knn", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
+    ("arch=knn", HALF, "recompute=true"), ("arch=knn", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
     ("arch=knn", "arch.combine=joint", HALF, "arch.stored_on=host"),
     ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=false", HALF),
     ("arch=knn", "arch.knn_layers=[1,2]", "accumulate=2", "recompute=true"), ("arch=knn", "mem=0"),
@@ -47,10 +47,6 @@ CASES: tuple[tuple[str, ...], ...] = (
     *((f"arch={arch}", *MANY_WORDS) for arch in ("vanilla", "rmt_xl")), ("arch=thought", *MANY_WORDS, HALF),
     ("arch=knn", "optim=adafactor", HALF), ("arch=rmt", "optim=adafactor", "optim.factor_from=8", "accumulate=2"),
 )  # fmt: skip
-
-QUICK = ("arch=knn", HALF, "recompute=true")
-"""For every day: it has most of what the others have."""
-
 
 WITHOUT_TRITON: tuple[tuple[str, ...], ...] = (
     ("arch=knn",), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=block_knn", "arch.stored_on=host", HALF),

@@ -11,7 +11,7 @@ from memexp.errors import UserError
 
 from ..counting import Seen
 from ..messages import says
-from .cases import CASES, MANY_WORDS, ON_HOST, QUICK, WITHOUT_TRITON, searches_on_the_host
+from .cases import CASES, MANY_WORDS, ON_HOST, WITHOUT_TRITON, searches_on_the_host
 from .work import Walk, on_gpu, open_on_gpu, walk
 
 FOR_A_MEMORY_ON_THE_HOST = {"memexp/model/knn_memory/ring.py": 5, "memexp/model/knn_memory/retrieved.py": 1}
@@ -25,7 +25,7 @@ def test_a_run_does_the_same_without_triton(case: tuple[str, ...], there: Callab
 
 
 @pytest.mark.hard
-@pytest.mark.parametrize("case", [QUICK, *CASES], ids=" ".join)
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_run_does_the_same_on_a_gpu(case: tuple[str, ...], there: Callable[..., Walk]) -> None:
     check(case, there(walk, *case))
 
@@ -87,7 +87,7 @@ def tried_once(line: str) -> bool:
 @pytest.mark.hard
 def test_every_choice_is_walked_through() -> None:
     """Of every option of an architecture that is a choice or a switch, each value is in some case."""
-    configs = [on_gpu(*case) for case in (QUICK, *CASES)]
+    configs = [on_gpu(*case) for case in CASES]
     for name, schema in SCHEMAS.items():
         for item in fields(schema):
             choices = item.metadata.get("choices") or ((False, True) if item.type in (bool, "bool") else ())
