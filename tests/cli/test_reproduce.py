@@ -135,6 +135,7 @@ def test_a_job_that_is_added_while_others_run_is_run(tmp_path: Path) -> None:
     assert [job.state for job in first] == ["done", "done"]
 
 
+@pytest.mark.hard
 def test_waves_copies_and_the_table(call: Call, here: Path) -> None:
     code, out, _ = call("reproduce", "tiny/table1", "--dry-run")
     assert "3 commands, 128 tokens to train" in out

@@ -297,6 +297,7 @@ INITIAL = {"scale", "gate", "keys_as_queries"}
 """Options that say how weights start; the others must make a difference with the same weights too."""
 
 
+@pytest.mark.hard
 def test_9_every_option_changes_the_output(arch: str, text: Text) -> None:
     for option, item in options_of(arch).items():
         if item.metadata["effect"] != "result":

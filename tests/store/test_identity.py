@@ -120,6 +120,7 @@ def test_revisions_are_in_force_where_the_meaning_changed(words: tuple[str, ...]
     assert of_the_result(configure(*words)).get("revisions", []) == IN_FORCE[words]
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("entry", REVISIONS, ids=lambda entry: entry.name)
 def test_a_revision_changes_the_identity_of_exactly_the_settings_that_it_is_in_force_for(
     entry: Revision, monkeypatch: pytest.MonkeyPatch
