@@ -121,7 +121,6 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
     """
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
-    tokens = config.steps * config.accumulate * config.lanes * config.segment
     counted = operations_by_precision(config)
     on_a_device = replace(config, lanes=-(-config.lanes // devices))
     peak: float = getattr(hardware, computed_in(config))
@@ -133,11 +132,11 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
     ) / utilisation
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tokens=tokens,
+        tokens=config.tokens,
         operations_a_token=operations(config),
         device_bytes=on_device(on_a_device),
         one_device_bytes=on_device(config),
-        seconds=tokens * seconds_a_token * on_a_device.lanes / config.lanes,
+        seconds=config.tokens * seconds_a_token * on_a_device.lanes / config.lanes,
     )
 
 

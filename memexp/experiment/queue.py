@@ -72,7 +72,7 @@ class Work:
         """Tokens of training for the cells that are not done."""
         missing = [cell for cell in self.cells if cell.cell.trains and not self.library.with_weights(cell)]
         configs = [cell.settings for cell in missing if not self.library.score(cell)]
-        return sum(config.steps * config.accumulate * config.lanes * config.segment for config in configs)
+        return sum(config.tokens for config in configs)
 
     def do(self, console: Console, until: float) -> int:
         """Run jobs until none is ready; return the signal that stopped it, SIGTERM for the time limit, else 0."""
