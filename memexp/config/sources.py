@@ -328,6 +328,124 @@ class MqarOptions(TaskOptions):
             )
 
 
+@dataclass
+class WrittenOptions(TaskOptions):
+    """Options of the tasks that write pairs of a key and a value and ask for one."""
+
+    pairs: list[int] = setting(UNSET, "numbers of pairs; every document draws one of these", low=1)
+    test_pairs: list[int] = setting([], "of test documents; empty: as pairs", low=1)
+    key: int = setting(1, "length of a key; there are 16 symbols", unit="symbols", low=1, high=8)
+    value: int = setting(1, "length of a value", unit="symbols", low=1, high=64)
+
+    def check(self) -> None:
+        super().check()
+        _refuse_empty("pairs", self.pairs)
+
+
+@dataclass
+class RememberOptions(WrittenOptions):
+    """Say the value of one of many different keys."""
+
+    _target_: str = class_name("Remember")
+
+    def check(self) -> None:
+        super().check()
+        for name in ("pairs", "test_pairs"):
+            if max(asked := getattr(self, name), default=0) > 16**self.key:
+                raise UserError(
+                    f"data.source.{name} is {asked} but data.source.key {self.key}; expected at most {16**self.key:,} pairs, for all "
+                    "keys of a document are different. Longer keys allow more"
+                )
+
+
+@dataclass
+class RewriteOptions(WrittenOptions):
+    """Say the value that a key was given last."""
+
+    _target_: str = class_name("Rewrite")
+
+
+@dataclass
+class LongOptions(TaskOptions):
+    """Options of the tasks that hide what is asked for in a long text."""
+
+    lengths: list[int] = setting(
+        UNSET, "inputs of a document; every document draws one of these", unit="words", low=1
+    )
+    test_lengths: list[int] = setting([], "of test documents; empty: as lengths", unit="words", low=1)
+
+    def check(self) -> None:
+        super().check()
+        _refuse_empty("lengths", self.lengths)
+
+
+@dataclass
+class HiddenOptions(LongOptions):
+    """Options of the tasks that hide numbers in a text of no use."""
+
+    depths: list[int] = setting(
+        [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100],
+        "where in the text a number is hidden; every number draws one of these. 0: at the start",
+        unit="percent",
+        low=0,
+        high=100,
+    )
+    digits: int = setting(UNSET, "of a number", low=1, high=64)
+
+    def check(self) -> None:
+        super().check()
+        if not self.depths:
+            raise UserError("data.source.depths is []; expected a list of whole numbers from 0 to 100, such as [50]")
+
+
+@dataclass
+class PasskeyOptions(HiddenOptions):
+    """Say the number that is hidden in a text."""
+
+    _target_: str = class_name("Passkey")
+
+
+@dataclass
+class NeedleOptions(HiddenOptions):
+    """Say numbers that are hidden in a text, each under a name."""
+
+    _target_: str = class_name("Needle")
+    haystack: str = setting(
+        "filler",
+        "the text around: filler: five sentences again and again; needles: numbers under other names",
+        choices=("filler", "needles"),
+    )
+    names: int = setting(1, "names that have numbers, besides those of the haystack", low=1, high=1000)
+    values: int = setting(1, "numbers of each name", low=1, high=100)
+    queries: int = setting(1, "names that are asked for", low=1, high=1000)
+
+    def check(self) -> None:
+        super().check()
+        if self.queries > self.names:
+            raise UserError(
+                f"data.source.queries is {self.queries} but data.source.names {self.names}; expected at most as many queries as names"
+            )
+
+
+@dataclass
+class BabiOptions(LongOptions):
+    """Answer a question about a story of people, places and things, told between other sentences."""
+
+    _target_: str = class_name("Babi")
+    question: str = setting(
+        UNSET,
+        "qa1: where a person is; qa2: where a thing is; qa3: where a thing was before; qa4: what is north, south, east or west of a "
+        "place; qa5: who gave what to whom",
+        choices=("qa1", "qa2", "qa3", "qa4", "qa5"),
+    )
+    noise: str = setting(
+        "sentences",
+        "what stands between the facts: none: nothing, and a document is as long as its facts; sentences: of other people, places and "
+        "things; text: sentences of the user's text at data.path",
+        choices=("none", "sentences", "text"),
+    )
+
+
 def _refuse_empty(name: str, numbers: list[int]) -> None:
     if not numbers:
         raise UserError(f"data.source.{name} is []; expected a list of whole numbers from 1 on, such as [24]")
@@ -338,6 +456,8 @@ SOURCES: dict[str, type[SourceOptions]] = {
     "texts": TextsOptions, "articles": ArticlesOptions, "pieces": PiecesOptions, "repositories": RepositoriesOptions,
     "theories": TheoriesOptions, "copy": CopyOptions, "reverse": ReverseOptions, "retrieval": RetrievalOptions,
     "equations": EquationsOptions, "mqar": MqarOptions,
+    "remember": RememberOptions, "rewrite": RewriteOptions, "passkey": PasskeyOptions, "needle": NeedleOptions,
+    "babi": BabiOptions,
 }  # fmt: skip
 """Schema of each source, by the name that the defaults list of a `conf/data` file gives: `base_texts`."""
 

@@ -13,23 +13,39 @@ from memexp.data.sources.packages import PythonPackages
 from memexp.data.sources.pieces import Pieces
 from memexp.data.sources.published import Texts
 from memexp.data.sources.repositories import Repositories
-from memexp.data.sources.tasks import Copy, Equations, Mqar, Retrieval, Reverse
+from memexp.data.sources.tasks import (
+    Babi,
+    Copy,
+    Equations,
+    Mqar,
+    Needle,
+    Passkey,
+    Remember,
+    Retrieval,
+    Reverse,
+    Rewrite,
+)
 from memexp.data.sources.theories import Theories
 from memexp.errors import UserError
 
 __all__ = [
     "Articles",
+    "Babi",
     "Copy",
     "Document",
     "Equations",
     "Files",
     "Mqar",
+    "Needle",
     "PackageTexts",
+    "Passkey",
     "Pieces",
     "PythonPackages",
+    "Remember",
     "Repositories",
     "Retrieval",
     "Reverse",
+    "Rewrite",
     "Source",
     "Texts",
     "Theories",
@@ -75,4 +91,14 @@ def open_source(data: Data, root: Path) -> Source:
             return Equations(chosen)
         case options.MqarOptions():
             return Mqar(chosen)
+        case options.RememberOptions():
+            return Remember(chosen)
+        case options.RewriteOptions():
+            return Rewrite(chosen)
+        case options.PasskeyOptions():
+            return Passkey(chosen)
+        case options.NeedleOptions():
+            return Needle(chosen)
+        case options.BabiOptions():
+            return Babi(chosen)
     raise UserError(f"data.source is of {type(chosen).__name__}; expected one of {', '.join(options.TARGETS)}")
