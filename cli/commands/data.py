@@ -49,7 +49,7 @@ def _configured(root: Path) -> dict[str, dict[str, Any]]:
     """The settings that determine each prepared corpus, by its name, with the values of its file in conf/data."""
     from memexp.config.compose import compose, typed
     from memexp.config.introspection import choices_of
-    from memexp.data.corpus import settings_of
+    from memexp.data.library import settings_of
 
     settings = {}
     for name in choices_of("data"):
@@ -65,7 +65,7 @@ def _prepared(data: Data, root: Path) -> Path:
     Raises:
         UserError: it is not prepared yet.
     """
-    from memexp.data.corpus import folder_of
+    from memexp.data.library import folder_of
 
     folder = folder_of(data, root)
     if folder.exists():

@@ -8,7 +8,7 @@ def run(config: PrepareConfig) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from memexp.data.corpus import prepare
+    from memexp.data.library import prepare
     from memexp.data.manifest import splitting_of, tokenizer_name
     from memexp.data.sources.notes import said
     from memexp.data.splits import SPLITS

@@ -15,7 +15,7 @@ def run(config: TrainConfig) -> None:
     from memexp.config.checks import remarks
     from memexp.cost.memory import refuse_what_cannot_fit
     from memexp.data.classes import for_task
-    from memexp.data.corpus import prepare
+    from memexp.data.library import prepare
     from memexp.data.manifest import is_cut, splitting_of
     from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
     from memexp.files import find_root

@@ -369,9 +369,7 @@ class RewriteOptions(WrittenOptions):
 class LongOptions(TaskOptions):
     """Options of the tasks that hide what is asked for in a long text."""
 
-    lengths: list[int] = setting(
-        UNSET, "inputs of a document; every document draws one of these", unit="words", low=1
-    )
+    lengths: list[int] = setting(UNSET, "inputs of a document; every document draws one of these", unit="words", low=1)
     test_lengths: list[int] = setting([], "of test documents; empty: as lengths", unit="words", low=1)
 
     def check(self) -> None:
@@ -431,6 +429,8 @@ class NeedleOptions(HiddenOptions):
 class BabiOptions(LongOptions):
     """Answer a question about a story of people, places and things, told between other sentences."""
 
+    reads_files = True
+
     _target_: str = class_name("Babi")
     question: str = setting(
         UNSET,
@@ -441,7 +441,7 @@ class BabiOptions(LongOptions):
     noise: str = setting(
         "sentences",
         "what stands between the facts: none: nothing, and a document is as long as its facts; sentences: of other people, places and "
-        "things; text: sentences of the user's text at data.path",
+        "things; text: sentences of the prepared corpus whose folder is data.path",
         choices=("none", "sentences", "text"),
     )
 

@@ -63,6 +63,8 @@ def build(config: Data, *, source: Source, settings: dict[str, Any], folder: Pat
         entries = [entry for part in parts for entry in part.entries]
         tokenizer = _tokenizer(parts, config, folder / WORK, progress)
         _encode(parts, tokenizer, folder=folder, progress=progress)
+    if config.tokenizer.kind != "words" and any(entry.answers is not None for entry in entries):
+        _count_answers_in_tokens(entries, tokenizer, folder / "tokens.bin")
     write_atomically(folder / "tokenizer.model", tokenizer.save())
     write_json(folder / "documents.json", [entry.row() for entry in entries])
     names = ["tokens.bin", "tokenizer.model", "documents.json"]
@@ -326,6 +328,42 @@ def _written(part: Shard, file: IO[bytes], tokenizer: Tokenizer) -> bool:
     for entry, count in zip(part.entries, record["tokens"], strict=True):
         entry.tokens = count
     return True
+
+
+def _count_answers_in_tokens(entries: list[Entry], tokenizer: Tokenizer, path: Path) -> None:
+    """Replace the answers of each document, which are words, by all tokens that hold a part of them.
+
+    The values of its slices that are lists, one for each answer, become as long as the answers.
+
+    Args:
+        path: the tokens of all documents.
+    """
+    every = (
+        np.memmap(path, dtype=tokenizer.encode("").dtype, mode="r") if any(entry.tokens for entry in entries) else []
+    )
+    start = 0
+    for entry in entries:
+        start, tokens = start + entry.tokens, every[start : start + entry.tokens]
+        if entry.answers is None:
+            continue
+        pieces = tokenizer.pieces(np.asarray(tokens))
+        words = np.cumsum([0, *(len(word) + 1 for word in b"".join(pieces).split(b" "))])  # begin after each space
+        ends = np.cumsum([len(piece) for piece in pieces])
+        answers: list[int] = []
+        of_word: list[int] = []
+        for place, word in enumerate(entry.answers):
+            # The first token that ends behind the word's first byte, up to the one that holds its last byte.
+            first = int(np.searchsorted(ends, words[word], side="right"))
+            last = int(np.searchsorted(ends, words[word + 1] - 1))
+            held = [token for token in range(first, last + 1) if not answers or token > answers[-1]]
+            answers += held
+            of_word += [place] * len(held)
+        entry.answers = answers
+        if entry.slices is not None:
+            entry.slices = {
+                name: [value[place] for place in of_word] if isinstance(value, list) else value
+                for name, value in entry.slices.items()
+            }
 
 
 def _mask(entry: Entry) -> np.ndarray:

@@ -51,7 +51,7 @@ class Entry:
     split: str = ""
     tokens: int = 0
     answers: Sequence[int] | None = None
-    """Which of its tokens are scored; None: all."""
+    """Which of its words are scored, and once the document is encoded, which of its tokens; None: all."""
     slices: dict[str, Any] | None = None
     label: str | None = None
     digest: str = ""
@@ -296,10 +296,11 @@ def _checked(document: Document, config: Data) -> tuple[Entry, bytes]:
             f"document {document.id} is empty; expected text. Take it away, or leave out short documents with "
             "data.min_document=1"
         )
-    if document.answers is not None and config.tokenizer.kind != "words":
+    if document.answers is not None and not (config.tokenizer.lossless and config.tokenizer.kind != "lines"):
         raise UserError(
-            f"data.tokenizer.kind is {config.tokenizer.kind}, but document {document.id} has answers, which are "
-            "counted in words; expected data.tokenizer.kind=words"
+            f"data.tokenizer.kind is {config.tokenizer.kind} and lossless {str(config.tokenizer.lossless).lower()}, but document "
+            f"{document.id} has answers; expected a tokenizer that gives text back unchanged, such as data.tokenizer.kind=words, so that "
+            "they can be found in its tokens"
         )
     slices = document.slices if document.split in HELD_OUT else None
     entry = Entry(

@@ -20,7 +20,8 @@ from memexp.config.groups import Scoring
 from memexp.config.train import TrainConfig
 from memexp.data.built_in import is_built_in
 from memexp.data.classes import for_task
-from memexp.data.corpus import Corpus, TokenDocument, open_corpus, prepare, recorded, with_content
+from memexp.data.corpus import Corpus, TokenDocument, open_corpus, recorded, with_content
+from memexp.data.library import prepare
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification

@@ -10,7 +10,8 @@ from typing import Any
 from memexp.config.field import default_of
 from memexp.config.revisions import Revision, in_force
 from memexp.config.sources import SourceOptions, read_source
-from memexp.data.corpus import content_of, prepared
+from memexp.data.corpus import content_of
+from memexp.data.library import prepared
 from memexp.errors import UserError
 from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json

@@ -18,7 +18,7 @@ import yaml
 from memexp.cli.main import command_module
 from memexp.config.commands import DiffConfig, EvalConfig, GenerateConfig, ReportConfig, RunsConfig, TableConfig
 from memexp.config.introspection import flatten
-from memexp.data.corpus import prepare
+from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import Request, evaluate
 from memexp.files import as_json, fingerprint

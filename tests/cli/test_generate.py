@@ -12,7 +12,8 @@ import torch
 
 from memexp.cli.commands.generate import _Output
 from memexp.cli.main import main
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.eval import generate as module
 from memexp.eval.evaluate import load_model, reopen
 from memexp.eval.generate import Drawn, Sampling, generate

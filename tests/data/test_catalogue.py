@@ -9,7 +9,7 @@ from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import PythonPackagesOptions
 from memexp.data import catalogue
-from memexp.data.corpus import prepare, settings_of
+from memexp.data.library import prepare, settings_of
 from memexp.data.manifest import tokenizer_name
 from memexp.errors import UserError
 

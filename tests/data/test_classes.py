@@ -14,8 +14,9 @@ import pytest
 from memexp.config.groups import Data
 from memexp.config.sources import FilesOptions
 from memexp.data.classes import for_task
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
 from memexp.data.lanes import Batch, TrainingLanes, scoring_batches
+from memexp.data.library import prepare
 from memexp.data.sources import Files
 from memexp.errors import UserError
 

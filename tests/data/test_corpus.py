@@ -13,7 +13,8 @@ import pytest
 
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import PythonPackagesOptions
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
 from memexp.errors import UserError
 
@@ -204,12 +205,12 @@ def test_two_processes_at_once(folder: Path, tmp_path: Path, text_data: MakeData
     code = (
         "import sys; from pathlib import Path; from memexp.config.groups import Data, Tokenizer\n"
         "from memexp.config.sources import FilesOptions\n"
-        "from memexp.data import corpus, preparation\n"
+        "from memexp.data import library, preparation\n"
         "encode = preparation._encode\n"
         "preparation._encode = lambda *a, **k: (__import__('time').sleep(0.5), encode(*a, **k))\n"
         "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
         "            tokenizer=Tokenizer(kind='bytes'), valid_documents=1, test_documents=1)\n"
-        "made = corpus.prepare(data, Path(sys.argv[2]))\n"
+        "made = library.prepare(data, Path(sys.argv[2]))\n"
         "print(made.path.name, made.tokens_checksum, made.made)"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path)]

@@ -12,7 +12,7 @@ import pytest
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import FilesOptions
 from memexp.data import shards
-from memexp.data.corpus import folder_of, prepare
+from memexp.data.library import folder_of, prepare
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
 from memexp.lock import hold

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from memexp.cli.main import main
 from memexp.config.groups import Data
-from memexp.data.corpus import Corpus, folder_of, open_corpus, prepare
+from memexp.data.corpus import Corpus, open_corpus
+from memexp.data.library import folder_of, prepare
 from memexp.data.sources import Document
 from memexp.data.splits import RULE
 from memexp.errors import UserError
@@ -203,7 +204,7 @@ def test_what_a_source_holds_out_is_not_cut(
         def identity(self) -> Any:
             return None
 
-    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Given())
+    monkeypatch.setattr("memexp.data.library.open_source", lambda *_: Given())
     corpus = prepare(text_data(tmp_path, **CUT), tmp_path)
     assert [len(corpus.split(split)) for split in ("train", "valid", "test")] == [1, 1, 1]
     assert corpus.manifest["splitting"]["by"] == "source"

@@ -16,8 +16,8 @@ import pytest
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import FilesOptions
 from memexp.data import encoding, shards
-from memexp.data.corpus import prepare
 from memexp.data.encoding import Encoder, cut
+from memexp.data.library import prepare
 from memexp.data.shards import Entry
 from memexp.data.sources import Document, Files
 from memexp.data.tokenizers import Tokenizer as AnyTokenizer
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_next_one_goes_on(tmp_path: 
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from memexp.config.groups import Data, Tokenizer; from memexp.config.sources import FilesOptions\n"
-        "from memexp.data import shards; from memexp.data.corpus import prepare\n"
+        "from memexp.data import shards; from memexp.data.library import prepare\n"
         "from memexp.errors import UserError\n"
         "shards.SHARD = 8_000\n"
         "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
@@ -269,7 +269,7 @@ def test_every_document_is_in_one_split_and_none_is_empty(
     documents: list[Document],
     words: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *nothing: Given(documents))
+    monkeypatch.setattr("memexp.data.library.open_source", lambda *nothing: Given(documents))
     with pytest.raises(UserError, check=says(*words)):
         prepare(text_data(tmp_path, min_document=1), tmp_path)
 
@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "import memexp.data.preparation\n"
         "from memexp.config.groups import Data, Tokenizer; from memexp.config.sources import FilesOptions\n"
-        "from memexp.data.corpus import prepare\n"
+        "from memexp.data.library import prepare\n"
         "before = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (before + (48 << 20),) * 2)\n"
         "data = Data(name='text', source=FilesOptions(), path=sys.argv[1],\n"
@@ -349,7 +349,7 @@ def test_what_a_source_holds_out_and_trains_on_is_counted(
     documents = [Document(f"{split}{at}", f"{split}{at}", text, split) for split, at, text in (
         ("train", 0, "the same"), ("train", 1, "other"), ("valid", 0, "of its own"), ("test", 0, "the same"), ("test", 1, "new"),
     )]  # fmt: skip
-    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *nothing: Given(documents))
+    monkeypatch.setattr("memexp.data.library.open_source", lambda *nothing: Given(documents))
     prepare(text_data(tmp_path, min_document=1), tmp_path)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "held-out" in line]
     assert says("training split", "1, such as test0")(line)
@@ -358,7 +358,7 @@ def test_what_a_source_holds_out_and_trains_on_is_counted(
 def test_a_name_that_is_no_text_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = os.fsdecode(b"\xff.txt")
     (tmp_path / "a.txt").write_text("text")
-    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Given([Document(name, name, "text")]))
+    monkeypatch.setattr("memexp.data.library.open_source", lambda *_: Given([Document(name, name, "text")]))
     with pytest.raises(UserError, check=says("the name of document", r"'\udcff.txt'", "expected Unicode text")):
         prepare(data_of(tmp_path / "a.txt"), tmp_path)
 
@@ -406,6 +406,6 @@ def test_an_error_of_the_system_while_a_source_is_read_names_the_source(
             raise OSError(27, "File too large")
 
     (tmp_path / "a.txt").write_text("text")
-    monkeypatch.setattr("memexp.data.corpus.open_source", lambda *_: Broken([]))
+    monkeypatch.setattr("memexp.data.library.open_source", lambda *_: Broken([]))
     with pytest.raises(UserError, check=says("cannot read documents", "File too large", r"a\n", "expected a source")):
         prepare(data_of(tmp_path / "a.txt"), tmp_path)

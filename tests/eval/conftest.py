@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from memexp.data.corpus import Corpus, TokenDocument, prepare
+from memexp.data.corpus import Corpus, TokenDocument
+from memexp.data.library import prepare
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.store.folder import Run

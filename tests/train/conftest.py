@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.store.folder import Run
 from memexp.train.loop import train
 from memexp.train.spec import specify

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memexp.cli.main import main
-from memexp.data.corpus import prepare
+from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.files import read_json, write_json
 from memexp.store.folder import Run, all_runs

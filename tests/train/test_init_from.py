@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from memexp.config.introspection import choices_of
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.store.folder import all_runs
 from memexp.store.identity import identify

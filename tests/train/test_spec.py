@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from memexp.cli.main import main
-from memexp.data.corpus import Corpus, open_corpus, prepare
+from memexp.data.corpus import Corpus, open_corpus
+from memexp.data.library import prepare
 from memexp.model.build import build_model
 from memexp.store.folder import Run, find_run
 from memexp.store.identity import identify, read_identity, run_folder, trained_settings

@@ -100,5 +100,5 @@ def open_source(data: Data, root: Path) -> Source:
         case options.NeedleOptions():
             return Needle(chosen)
         case options.BabiOptions():
-            return Babi(chosen)
+            return Babi(chosen, path)
     raise UserError(f"data.source is of {type(chosen).__name__}; expected one of {', '.join(options.TARGETS)}")

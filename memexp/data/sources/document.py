@@ -16,7 +16,7 @@ class Document(NamedTuple):
     split: str = ""
     """train, valid or test if the source says it; if empty, its group is assigned to a split."""
     answers: Sequence[int] | None = None
-    """Indices of the tokens that are scored, ascending, at least 1, for the tokenizer kind=words; None: all."""
+    """Indices of the words that are scored, ascending, at least 1, where single spaces separate words; None: all."""
     slices: dict[str, Any] | None = None
     """What accuracy is split by: names, each with a value or with a list of one value for each answer."""
     label: str | None = None

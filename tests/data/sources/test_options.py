@@ -15,7 +15,7 @@ from memexp.config.groups import Data
 from memexp.config.introspection import CONF, choices_of, source_of
 from memexp.config.sources import SOURCES, TARGETS, FilesOptions, Part, SourceOptions, read_source
 from memexp.data import sources
-from memexp.data.corpus import folder_of
+from memexp.data.library import folder_of
 from memexp.data.sources.fetch import CLIENTS, FORMS
 from memexp.data.sources.formats import FORMATS
 from memexp.errors import UserError

@@ -10,8 +10,9 @@ import pytest
 from memexp.config.checks import check
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import PackageTextsOptions, read_source
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
 from memexp.data.duplicates import SHARE, WORDS
+from memexp.data.library import prepare
 from memexp.data.sources import PackageTexts
 from memexp.data.sources.fetch import RECORD
 from memexp.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import FilesOptions
-from memexp.data.corpus import prepare
+from memexp.data.library import prepare
 from memexp.data.sources import places
 from memexp.data.sources.notes import notes_of, said
 from memexp.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import FilesOptions
-from memexp.data.corpus import prepare
+from memexp.data.library import prepare
 from memexp.data.sources import kinds
 from memexp.data.sources.files import LIKE_ROWS, NO_ROW
 from memexp.data.sources.notes import ROWS_LEFT_OUT, notes_of, said

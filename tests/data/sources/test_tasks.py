@@ -17,9 +17,10 @@ from memexp.config.sources import (
     ReverseOptions,
     TaskOptions,
 )
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.data.sources import Document, Source, open_source
-from memexp.data.sources.tasks import solve
+from memexp.data.sources.tasks.equations import solve
 from memexp.errors import UserError
 
 from ...messages import says

@@ -11,7 +11,8 @@ from memexp.cli.main import main
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.introspection import choices_of, description_of
 from memexp.config.sources import FilesOptions
-from memexp.data.corpus import Corpus, prepare
+from memexp.data.corpus import Corpus
+from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.report.corpus.statistics import Distance, Length, inspect_corpus
 from memexp.report.corpus.table import list_corpora

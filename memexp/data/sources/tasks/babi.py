@@ -7,13 +7,15 @@ The published files cannot be drawn again, so the stories are of our own grammar
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from memexp.config.sources import BabiOptions
+from memexp.data.sources.tasks.background import Background
 from memexp.data.sources.tasks.task import DRAWS, MARK, Drawn, LongTask, down, one_of
 from memexp.errors import UserError
+from memexp.terminal import escape
 
 PEOPLE = ("daniel", "john", "mary", "sandra")
 GIVERS = ("bill", "fred", "jeff", "mary")
@@ -171,7 +173,11 @@ class _WhereThing(Story):
         while True:
             world.one_of(world.move, world.get, world.drop)
             since += 1
-            if since < 3 or generator.random() < 0.5 or not (things := [each for each in THINGS if self.askable(world, each)]):
+            if (
+                since < 3
+                or generator.random() < 0.5
+                or not (things := [each for each in THINGS if self.askable(world, each)])
+            ):
                 continue
             since, questions = 0, questions - 1
             if not questions:
@@ -261,9 +267,34 @@ class Babi(LongTask):
     grammar; a document has one question, and in qa5 no other thing is given between the asked gift and the question.
     """
 
-    def __init__(self, options: BabiOptions) -> None:
+    def __init__(self, options: BabiOptions, path: str | None) -> None:
+        """
+        Args:
+            path: with noise=text, the folder of the prepared corpus whose sentences stand between the facts.
+
+        Raises:
+            UserError: it is no prepared corpus, or nothing reads it.
+        """
         super().__init__(options)
         self._story, self._noise, self._question = STORIES[options.question](), options.noise, options.question
+        if path is not None and self._noise != "text":
+            raise UserError(
+                f"data.path is {escape(path)}, but data.source.noise is {self._noise}, with which no files are read; expected "
+                "data.source.noise=text, or no path"
+            )
+        self._background = Background(path) if self._noise == "text" else None
+
+    def describe(self) -> dict[str, Any]:
+        """The task, and the corpus between whose sentences it is told."""
+        described = super().describe()
+        if self._background is not None:
+            described["what"] += f", between sentences of {self._background.corpus.name}"
+            described["parts"] = self._background.corpus.manifest["source"]["parts"]
+        return described
+
+    def identity(self) -> Any:
+        """All settings, and the checksums of the corpus between whose sentences it is told."""
+        return super().identity() | ({"background": self._background.corpus.content} if self._background else {})
 
     def draw(self, generator: np.random.Generator, split: str) -> Drawn:
         """A story between other sentences, a question and its answer."""
@@ -279,13 +310,20 @@ class Babi(LongTask):
                 f"data.source.lengths or test_lengths has {length:,}, but no story of {DRAWS:,} with data.source.question={self._question} "
                 "is as short; expected longer ones"
             )
-        others = [] if self._noise == "none" else list(_sentences(room, generator))
-        words, begins = _mixed(told, others, generator)
+        words, begins = _mixed(told, list(self._others(room, split, generator)), generator)
         answer = len(words) + len(end) - 2
         slices = {"facts": down(len(facts)), "distance": down(answer - begins[min(asked.support)])}
         if self._noise != "none":
             slices["length"] = length
         return Drawn([*words, *end], [answer, answer + 1], slices)
+
+    def _others(self, words: int, split: str, generator: np.random.Generator) -> Iterator[list[str]]:
+        """The sentences between the facts."""
+        if self._noise == "none":
+            return iter(())
+        if self._background is not None:
+            return self._background.sentences(words, split, generator)
+        return _sentences(words, generator)
 
 
 def _mixed(

@@ -6,22 +6,25 @@ from itertools import cycle, islice, product
 import numpy as np
 
 from memexp.config.sources import HiddenOptions, NeedleOptions
-from memexp.data.sources.tasks.task import DIGITS, MARK, Drawn, LongTask, one_of, refuse_short
+from memexp.data.sources.tasks.task import DIGITS, MARK, Drawn, LongTask, one_of, refuse_short, words_of
 
 STOP = "."
 
-FILLER = "the river is long . the hill is high . the road is dry . we walk on and on . then we rest .".split()
+BEGIN = words_of("a pass key is hidden in this text . find it and remember it .")
+ASK = words_of(f"what is the pass key ? {MARK}")
+
+FILLER = words_of("the river is long . the hill is high . the road is dry . we walk on and on . then we rest .")
 """Sentences of no use, which come again and again."""
 
-KINDS = (
+KINDS = words_of(
     "quiet bright narrow distant heavy gentle hollow early bitter golden humble rapid silent tender vivid windy young ancient "
     "broken calm dusty eager faint grand icy jolly keen lively modest noble open plain rough sharp steep thick warm wild"
-).split()
-THINGS = (
+)
+THINGS = words_of(
     "harbour lantern meadow bridge kettle ladder market needle orchard pillow quarry ribbon saddle tunnel valley window anchor "
     "basket candle drawer engine feather garden hammer island jacket keyboard letter mirror notebook oven pencil rocket station "
     "ticket umbrella violin wagon"
-).split()
+)
 """A name is one of `KINDS` and one of `THINGS`, such as quiet harbour."""
 
 
@@ -69,17 +72,14 @@ class Passkey(_Hidden):
     *Differs from the paper:* the sentences are our own, and numbers may begin with 0.
     """
 
-    BEGIN = "a pass key is hidden in this text . find it and remember it .".split()
-    ASK = [*"what is the pass key ?".split(), MARK]
-
     def draw(self, generator: np.random.Generator, split: str) -> Drawn:
         """A text with a number, and the number."""
         length, number, depths = self.length(split, generator), self.number(generator), self.depths(1, generator)
         sentence = f"the pass key is {' '.join(number)} . remember it . {' '.join(number)} is the pass key .".split()
-        rest = len(self.BEGIN) + len(self.ASK) + len(number)
+        rest = len(BEGIN) + len(ASK) + len(number)
         refuse_short(length, rest + len(sentence) - 1, "the pass key, what stands before it and the question need")
         text = self.hide([sentence], depths, cycle(FILLER), length + 1 - rest)
-        words = [*self.BEGIN, *text, *self.ASK, *number]
+        words = [*BEGIN, *text, *ASK, *number]
         return Drawn(words, range(len(words) - len(number), len(words)), {"length": length, "depth": depths[0]})
 
 
@@ -112,7 +112,8 @@ class Needle(_Hidden):
         sentences = [self._sentence(*pair) for pair in zip(owners, numbers, strict=True)]
         asked = [names[index] for index in generator.permutation(len(names))[: self._queries]]
         questions: list[str] = []
-        places, found = [], []
+        places: list[int] = []
+        found: list[int] = []
         for name in asked:
             questions += [*f"what is the number of {' '.join(name)} ?".split(), MARK]
             for number, depth, owner in zip(numbers, depths, owners, strict=True):

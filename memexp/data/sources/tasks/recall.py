@@ -5,7 +5,7 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from memexp.config.sources import MqarOptions, RememberOptions, RetrievalOptions, RewriteOptions, WrittenOptions
+from memexp.config.sources import MqarOptions, RetrievalOptions, WrittenOptions
 from memexp.data.sources.tasks.task import DIGITS, MARK, Drawn, Task, down, one_of
 
 

@@ -76,7 +76,9 @@ class Task(ABC):
 
     def _drawn_of(self) -> str:
         """The setting that says how long documents are, for a message."""
-        named = [name for name in ("lengths", "test_lengths", "pairs", "test_pairs") if getattr(self._options, name, None)]
+        named = [
+            name for name in ("lengths", "test_lengths", "pairs", "test_pairs") if getattr(self._options, name, None)
+        ]
         return "".join(f" and data.source.{name} {getattr(self._options, name)}" for name in named)
 
     def describe(self) -> dict[str, Any]:
@@ -115,6 +117,11 @@ def refuse_short(length: int, needed: int, what: str) -> None:
         raise UserError(
             f"data.source.lengths or test_lengths has {length:,}, but {what} {needed:,} words; expected lengths of {needed:,} or more"
         )
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
 
 
 def one_of(choices: Sequence[T], generator: np.random.Generator) -> T:
