@@ -338,9 +338,7 @@ def _count_answers_in_tokens(entries: list[Entry], tokenizer: Tokenizer, path: P
     Args:
         path: the tokens of all documents.
     """
-    every = (
-        np.memmap(path, dtype=tokenizer.encode("").dtype, mode="r") if any(entry.tokens for entry in entries) else []
-    )
+    every = np.memmap(path, dtype=tokenizer.encode("").dtype, mode="r").view(np.ndarray)
     start = 0
     for entry in entries:
         start, tokens = start + entry.tokens, every[start : start + entry.tokens]

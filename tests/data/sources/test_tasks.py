@@ -10,11 +10,16 @@ import pytest
 
 from memexp.config.groups import Data, Tokenizer
 from memexp.config.sources import (
+    BabiOptions,
     CopyOptions,
     EquationsOptions,
     MqarOptions,
+    NeedleOptions,
+    PasskeyOptions,
+    RememberOptions,
     RetrievalOptions,
     ReverseOptions,
+    RewriteOptions,
     TaskOptions,
 )
 from memexp.data.corpus import Corpus
@@ -33,6 +38,11 @@ OPTIONS: dict[str, TaskOptions] = {
     "retrieval": RetrievalOptions(documents=DOCUMENTS, pairs=[4]),
     "equations": EquationsOptions(documents=DOCUMENTS),
     "mqar": MqarOptions(documents=DOCUMENTS, pairs=[4, 8], length=64, vocabulary=99),
+    "remember": RememberOptions(documents=DOCUMENTS, pairs=[3, 8], test_pairs=[20], key=2),
+    "rewrite": RewriteOptions(documents=DOCUMENTS, pairs=[30], value=2),
+    "passkey": PasskeyOptions(documents=DOCUMENTS, lengths=[64, 99], test_lengths=[200], digits=5),
+    "needle": NeedleOptions(documents=DOCUMENTS, lengths=[150], digits=3, names=3, values=2, queries=2),
+    "babi": BabiOptions(documents=DOCUMENTS, lengths=[300], question="qa2"),
 }
 
 
@@ -60,7 +70,7 @@ def scored(document: Document) -> list[str]:
     return [words[index] for index in document.answers]
 
 
-@pytest.mark.parametrize("task", OPTIONS)
+@pytest.mark.parametrize("task", FIRST)
 def test_a_seed_gives_the_same_documents_everywhere(task: str) -> None:
     source = task_of(task)
     documents = list(source)
@@ -275,12 +285,6 @@ def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"\1" * file.stat().st_size)
     with pytest.raises(UserError, check=says("answers.bin", "damaged")):
         prepare(data(), tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram"])
-def test_answers_need_words(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, check=says(f"kind is {kind}", "document test-0", "answers", "kind=words")):
-        prepare(data(tokenizer=Tokenizer(kind=kind)), tmp_path)
 
 
 def test_a_word_that_training_lacks_is_named_with_its_document(tmp_path: Path) -> None:

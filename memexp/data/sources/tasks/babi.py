@@ -256,7 +256,7 @@ STORIES: dict[str, type[Story]] = {
 class Babi(LongTask):
     """Answer a question about a story. Scored are the answer and the end mark.
 
-    Facts keep their order, and each stands at a drawn end of a sentence of no use. Slices: the length of the document (not with
+    Facts keep their order, and each stands before a drawn sentence of no use. Slices: the length of the document (not with
     noise=none), the number of facts, and how many words before the answer the earliest fact begins that it follows from, the
     last two down to a power of two. With question=qa1:
 
@@ -331,10 +331,12 @@ def _mixed(
 ) -> tuple[list[str], list[int]]:
     """Both, each in its own order; the gap of every fact between the other sentences is drawn.
 
+    No fact stands behind the last of the others, which may be cut off.
+
     Returns:
         The words, and the place of the first word of each fact.
     """
-    gaps = sorted(generator.integers(len(others) + 1, size=len(facts)).tolist())
+    gaps = sorted(generator.integers(max(len(others), 1), size=len(facts)).tolist())
     words: list[str] = []
     begins = []
     last = 0
