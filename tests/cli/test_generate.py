@@ -1,6 +1,7 @@
 """memexp generate: what is text goes to stdout as it is drawn, everything else to stderr, and mistakes are one line."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,14 @@ def call(run: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> Call:
         return code, captured.out, captured.err
 
     return called
+
+
+def test_a_prompt_is_not_read_from_what_may_have_no_end(call: Call, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        code, out, err = call(f"prompt_file={place}", "tokens=2")
+        assert (code, out) == (2, "")
+        assert says("prompt_file", str(place), "expected a text file")(err)
 
 
 def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus: Corpus, root: Path) -> None:
