@@ -52,7 +52,9 @@ def is_text(item: Field[Any]) -> bool:
 
 def as_typed(text: str, item: Field[Any], *, sweep: bool) -> str:
     """The value of a text setting for Hydra: taken literally; in a sweep, a comma outside quotes separates values."""
-    if sweep and item.metadata["unit"] != AS_TYPED and FUNCTION.fullmatch(text):
+    if item.metadata["unit"] == AS_TYPED:
+        return literal(text)
+    if sweep and FUNCTION.fullmatch(text):
         return text
     return ",".join(
         value if value == "null" else literal(inside) for value, inside in values_of(text, item, sweep=sweep)

@@ -58,6 +58,13 @@ def call(run: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> Call:
     return called
 
 
+def test_an_empty_file_is_no_prompt(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    code, out, err = call(f"prompt_file={tmp_path / 'empty.txt'}")
+    assert (code, out) == (2, "")
+    assert says("prompt", "no token", "expected")(err)
+
+
 def test_a_prompt_is_not_read_from_what_may_have_no_end(call: Call, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
@@ -116,7 +123,6 @@ REFUSED = [
     ([], "prompt is empty", "expected", "prompt_file"),
     (["prompt=a", "prompt_file=b"], "prompt and prompt_file", "expected one"),
     (["prompt_file=/none"], "prompt_file /none", "No such file or directory", "expected", "text"),
-    (["prompt_file=/dev/null"], "prompt", "no token", "expected"),
     (["prompt=a\udcff"], "prompt", "byte 1", "expected", "UTF-8"),
     (["prompt=a", "temperature=-1"], "temperature is -1.0", "expected at least 0"),
     (["prompt=a", "top_p=1.1"], "top_p is 1.1", "expected from 0 to 1"),

@@ -22,7 +22,7 @@ def forbid(patch: pytest.MonkeyPatch, place: Path) -> None:
     def refuse(path: Any, *, looked_at: bool) -> None:
         if isinstance(path, int):
             return
-        path = Path(os.path.abspath(os.fspath(path)))
+        path = Path(os.fspath(path)).absolute()
         if (place in path.parents) if looked_at and of_folder else (not looked_at and path.is_relative_to(place)):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
