@@ -42,7 +42,7 @@ def forbid(patch: pytest.MonkeyPatch, place: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["runs", "table"])
-@pytest.mark.parametrize("part", PLACES)
+@pytest.mark.parametrize("part", [PLACES[0], *(pytest.param(part, marks=pytest.mark.hard) for part in PLACES[1:])])
 def test_a_run_that_cannot_be_read_is_named(
     part: str, command: str, compared: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
