@@ -13,7 +13,6 @@ from typing import Any
 
 from memexp.config.sources import PythonPackagesOptions
 from memexp.data.sources.document import Document
-from memexp.data.sources.notes import Notes
 from memexp.data.sources.places import open_file, pick, walk
 from memexp.errors import UserError
 
@@ -53,7 +52,7 @@ class PythonPackages:
         Raises:
             UserError: none of the packages is installed.
         """
-        self._options, self.notes = options, Notes()
+        self._options = options
         names = list(dict.fromkeys(options.packages))
         if options.standard_library:
             names += [name for name in _standard_library() if name not in names]
@@ -65,7 +64,6 @@ class PythonPackages:
             )
 
     def __iter__(self) -> Iterator[Document]:
-        self.notes = Notes({"packages that are not installed left out": self._absent})
         for name, place in self._places.items():
             if place is None:
                 continue
