@@ -10,7 +10,18 @@ from typing import Any
 from memexp.config.field import SIZE_UNITS, UNSET, default_of
 from memexp.config.introspection import CONF, TYPED_AS, groups_of, is_list, settings_of, value_type
 from memexp.config.synonyms import meant_setting, meant_value, suggestion, unknown_setting
-from memexp.config.words import FUNCTION, GRAMMAR, as_typed, is_text, literal, quote, separated, shown, unquoted
+from memexp.config.words import (
+    FUNCTION,
+    GRAMMAR,
+    as_typed,
+    is_text,
+    literal,
+    quote,
+    separated,
+    shown,
+    unquoted,
+    values_of,
+)
 from memexp.errors import UserError, did_you_mean
 from memexp.terminal import escape, unreadable
 
@@ -257,7 +268,8 @@ def _override(word: str, known: dict[str, Field[Any]], command: str, *, sweep: b
         raise UserError(unknown_setting(bare, command))
     if item is None or not equals:
         return word
-    _refuse_empty(bare, value, item)
+    for _, one in values_of(value, item, sweep=sweep) if is_text(item) else [(value, value)]:
+        _refuse_empty(bare, one, item)
     if is_text(item):
         return f"{key}={as_typed(_at_home(value, item), item, sweep=sweep)}"
     _check_references(bare, value, known)

@@ -109,6 +109,52 @@ def make_writable(folder: Path) -> None:
         pass
 
 
+def refuse_as_output(path: Path, *, folder: bool = False) -> None:
+    """Refuse a place where nothing can be written, before the work whose result shall go there. Nothing is made.
+
+    Args:
+        folder: files will be written into `path`; otherwise it is the file.
+
+    Raises:
+        UserError: something else is there, or it or the folder that it will be in cannot be written.
+    """
+    try:
+        mode = path.stat().st_mode
+    except NotADirectoryError:
+        pass  # said below
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    else:
+        if folder and not stat.S_ISDIR(mode):
+            raise _unwritable(path, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        if not folder:
+            _refuse_other_kinds(path)
+    place = path
+    while not place.exists() or (place == path and not folder):
+        place = place.parent
+    if not place.is_dir():
+        raise _unwritable(path, OSError(errno.ENOTDIR, f"{place} is a file"))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse to replace a folder, a pipe or a device by a file.
+
+    Raises:
+        UserError: one of these is at `path`.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+        raise UserError(f"cannot write {path}: it is {kind}; expected a file, or a place where nothing is")
+
+
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder in which nothing was written but a lock, unless another process writes in it."""
 
@@ -132,6 +178,7 @@ def _locked(folder: Path) -> AbstractContextManager[None]:
 @contextmanager
 def _temporary(path: Path, content: Content, *, make_folder: bool = True) -> Iterator[str]:
     """Write `content` to a temporary file beside `path` and yield its name; it is deleted at the end unless it was renamed."""
+    _refuse_other_kinds(path)
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,10 +281,23 @@ def read_json(path: Path, *, remedy: str = "") -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path}: {error}; expected JSON. Likely cause: the file was edited or damaged{'; ' if remedy else ''}{remedy}"
-        ) from error
+        raise unreadable(path, error, expected="JSON", remedy=remedy) from error
     return parse_json(text, path)
+
+
+def unreadable(path: Path, error: Exception, *, expected: str, remedy: str = "") -> UserError:
+    """The error that a file of memexp's own cannot be read.
+
+    Args:
+        expected: what the file should hold.
+        remedy: what the user can do if the file is damaged, which is the likely cause unless the system refused to read it.
+    """
+    if isinstance(error, PermissionError):
+        end = "Likely cause: it belongs to another user"
+    else:
+        end = f"Likely cause: it was edited or damaged{'; ' if remedy else ''}{remedy}"
+    seen = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UserError(f"cannot read {path}: {seen}; expected {expected}. {end}")
 
 
 def read_text(path: Path) -> str:
@@ -274,6 +334,32 @@ def open_ordinary(path: Path) -> BufferedReader:
         file.close()
         raise OSError(errno.EINVAL, "it is no ordinary file")
     return file
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at `path`. What the system refuses to say counts as yes: whatever reads it then says why it cannot."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def folders_with(folder: Path, name: str) -> list[Path]:
+    """The folders directly in `folder` that hold a file `name`, sorted; none if `folder` is absent.
+
+    One that the system does not let us look into is among them, so that it is not left out without a word.
+
+    Raises:
+        OSError: `folder` cannot be read.
+    """
+    try:
+        members = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [member for member in members if is_there(member / name)]
 
 
 def parse_json(text: str, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,13 +41,12 @@ def hold(path: Path, *, busy: Callable[[str], None]) -> Iterator[None]:
             that it raises ends the wait.
 
     Raises:
-        UserError: the file cannot be written, or the file system refuses to lock it.
+        UserError: the file cannot be written, is no ordinary file, or the file system refuses to lock it.
     """
     from filelock import FileLock, SoftFileLock
 
     lock = FileLock(path, poll_interval=PAUSE_SECONDS)
-    if path.is_symlink():  # in a folder from somebody else it could lead to any file, which would be overwritten
-        raise UserError(f"{path} is a link; expected a lock file. Remove the link")
+    _refuse_other_kinds(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "flock not supported")
@@ -77,10 +77,11 @@ def is_held(path: Path) -> bool:
     """Whether a process holds the lock file `path`; if none does, this takes the lock for an instant.
 
     Raises:
-        UserError: the file cannot be read, or the file system refuses to answer.
+        UserError: the file cannot be read, is no ordinary file, or the file system refuses to answer.
     """
     from filelock import SoftFileLock, Timeout, lock_descriptor
 
+    _refuse_other_kinds(path)
     try:
         with path.open("rb") as file:  # read only: the file may belong to another user
             for _ in range(TRIES):
@@ -108,6 +109,22 @@ def is_held(path: Path) -> bool:
         return True
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse a link, a pipe or a device. The folder may come from somebody else: a link could lead to any file, which would be
+    overwritten, and opening a pipe can wait without end.
+
+    Raises:
+        UserError: `path` is there and is no ordinary file.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # it is absent; or its folder cannot be read, which is said where the file is opened
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "no ordinary file"
+        raise UserError(f"{path} is {kind}; expected a lock file. Remove it")
 
 
 def _acquired_in_new_folder(lock: "BaseFileLock", folder: Path) -> bool:

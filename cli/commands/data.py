@@ -9,7 +9,7 @@ from typing import Any
 from memexp.config.commands import DataConfig
 from memexp.config.groups import Data
 from memexp.errors import UserError
-from memexp.files import find_root
+from memexp.files import find_root, refuse_as_output
 from memexp.report.escape import console
 
 
@@ -28,6 +28,9 @@ def run(config: DataConfig) -> None:
             page = update_page(root / "data", _configured(root))
             screen.print(f"{page} is up to date", markup=False, highlight=False, soft_wrap=True)
         return
+    folder = None if config.out is None else Path(config.out).expanduser()
+    if folder is not None:
+        refuse_as_output(folder, folder=True)
     from memexp.data.corpus import open_corpus
     from memexp.report.corpus.files import to_terminal, write_files
     from memexp.report.corpus.statistics import inspect_corpus
@@ -36,10 +39,9 @@ def run(config: DataConfig) -> None:
     inspection = inspect_corpus(corpus, split=config.split, ngram=config.ngram, sample=config.sample)
     screen = console()
     screen.print(to_terminal(inspection))
-    if config.out is None:
+    if folder is None:
         screen.print("out=DIR writes the numbers and a plot", style="dim", markup=False, soft_wrap=True)
         return
-    folder = Path(config.out).expanduser()
     paths = write_files(folder, inspection)
     written = ", ".join(path.name for path in paths)
     screen.print(f"written: {folder}: {written}", markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memexp.config.commands import GenerateConfig
 from memexp.errors import UserError
+from memexp.files import read_bytes
 from memexp.terminal import escape_lines
 
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
@@ -78,12 +79,14 @@ def _prompt(config: GenerateConfig) -> str:
         if config.prompt_file is None:
             raw = config.prompt.encode("utf-8", "surrogateescape")
         else:
-            raw = Path(config.prompt_file).expanduser().read_bytes()
+            raw = read_bytes(Path(config.prompt_file).expanduser())
         return raw.decode("utf-8")
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror}; expected a text file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 from byte {error.start} on; expected text in UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {name}: {error}; expected a text file") from error
 
 
 class _Output:

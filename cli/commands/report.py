@@ -13,7 +13,7 @@ from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.text import lay_out, points
-from memexp.files import find_root, write_text
+from memexp.files import find_root, refuse_as_output, write_text
 from memexp.report.escape import console
 from memexp.report.site import LOCAL, Table, pages
 from memexp.terminal import warn
@@ -23,6 +23,7 @@ def run(config: ReportConfig) -> None:
     """Write the pages, and print a warning for each result that could not be read."""
     root = find_root(config.root)
     page = root / "results" / "index.html" if config.out is None else Path(config.out).expanduser().resolve()
+    refuse_as_output(page)
     problems: list[str] = []
     tables = [_table(root, name, problems) for name in experiments()]
     texts = pages(root / "results", tables, page=page, skipped=() if config.local else LOCAL, problems=problems)

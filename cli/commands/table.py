@@ -16,7 +16,7 @@ from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
-from memexp.files import find_root
+from memexp.files import find_root, refuse_as_output
 from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
 from memexp.report.table.files import show, write
@@ -33,6 +33,8 @@ def run(config: TableConfig) -> None:
     """Print the table; with `out`, also write it as Markdown, CSV and LaTeX, and a paper's table as HTML."""
     root = find_root(config.root)
     folder = None if config.out is None else Path(config.out).expanduser()
+    if folder is not None:
+        refuse_as_output(folder, folder=True)
     if named := [word for word in config.runs if means_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora)

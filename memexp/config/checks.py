@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import AttentionArch
-from memexp.config.commands import BenchConfig, DataConfig
+from memexp.config.commands import BenchConfig, DataConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
 from memexp.config.sources import SourceOptions
@@ -57,6 +57,10 @@ def check(config: Any, where: str = "") -> None:
         _check_data(config)
     if isinstance(config, BenchConfig):
         _check_bench(config)
+    if isinstance(config, ReproduceConfig) and len({*config.seeds}) < len(config.seeds):
+        raise UserError(
+            f"seeds is {config.seeds}; expected each seed only once, because a second run of it would be the same"
+        )
 
 
 def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:

@@ -32,7 +32,11 @@ class DataConfig(Command):
     )
     split: str = setting("train", "inspect: split to read", choices=("train", "valid", "test"))
     ngram: int = setting(
-        8, "inspect: length of the n-grams that are searched for earlier in the document", unit="tokens", low=1
+        8,
+        "inspect: length of the n-grams that are searched for earlier in the document",
+        unit="tokens",
+        low=1,
+        high=1024,
     )
     sample: int = setting(
         8 << 20, "inspect: how much of the split is searched, in whole documents; 0: all", unit="tokens", low=0

@@ -56,10 +56,18 @@ def as_typed(text: str, item: Field[Any], *, sweep: bool) -> str:
         return literal(text)
     if sweep and FUNCTION.fullmatch(text):
         return text
-    values = separated(text) if sweep else [text]
-    if len(values) > 1:
-        values = [value.strip() for value in values]
-    return ",".join(value if value == "null" else literal(unquoted(value) if sweep else value) for value in values)
+    return ",".join(
+        value if value == "null" else literal(inside) for value, inside in values_of(text, item, sweep=sweep)
+    )
+
+
+def values_of(text: str, item: Field[Any], *, sweep: bool) -> list[tuple[str, str]]:
+    """The values of a text setting, each as it is typed and without the quotes around it: in a sweep those between commas."""
+    if not sweep or item.metadata["unit"] == AS_TYPED or FUNCTION.fullmatch(text):
+        return [(text, text)]
+    values = separated(text)
+    values = [value.strip() for value in values] if len(values) > 1 else values
+    return [(value, unquoted(value)) for value in values]
 
 
 def separated(text: str) -> list[str]:

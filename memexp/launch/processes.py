@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import memexp
-from memexp.files import write_json
+from memexp.files import open_ordinary, write_json
 from memexp.machine import PARENT
 from memexp.train.interrupt import STOPS
 
@@ -264,7 +264,7 @@ def _announced(path: Path) -> Path | None:
 def last_metrics(run: Path) -> dict[str, Any]:
     """The newest complete training line of a run's metrics; empty if there is none."""
     try:
-        with (run / "metrics.jsonl").open("rb") as file:
+        with open_ordinary(run / "metrics.jsonl") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
     except OSError:

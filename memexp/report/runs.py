@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memexp.errors import UserError
+from memexp.files import unreadable
 from memexp.report.escape import Fitting, escape
 from memexp.store.folder import Run
 from memexp.store.scores import read_summary, require
@@ -22,7 +23,7 @@ class Listed:
     """One line of the list.
 
     Attributes:
-        written: when its metrics or summary were last written, in seconds since 1970.
+        written: when its metrics or summary were last written, in seconds since 1970; 0 if that is not known.
         loss: the last known training loss, in nats per token.
         perplexity: by split, from the score with the memory and the documents of the run's own settings.
         text: by split, the data set and the hash of the tokens that this score is of.
@@ -51,18 +52,10 @@ def list_runs(runs: Sequence[Run]) -> list[Listed]:
             _read(run, item)
             item.state = run.state
         except (UserError, OSError, ValueError, TypeError, AttributeError) as error:
-            item.state, item.problem = (
-                "damaged",
-                str(error) if isinstance(error, UserError) else _unreadable(run, error),
-            )
+            told = error if isinstance(error, UserError) else unreadable(run.path, error, expected="a run")
+            item.state, item.problem = "damaged", str(told)
         listed.append(item)
     return sorted(listed, key=lambda item: (item.written, item.name))
-
-
-def _unreadable(run: Run, error: Exception) -> str:
-    return (
-        f"cannot read {run.path}: {error}; expected a file as memexp writes it. Likely cause: it was edited or damaged"
-    )
 
 
 def _written(run: Run) -> float:
@@ -112,7 +105,7 @@ def runs_table(listed: Sequence[Listed], *, now: float) -> "RenderableType":
             UNKNOWN if item.loss is None else f"{item.loss:.3f}",
             *(number(item.perplexity[split], 2) if split in item.perplexity else UNKNOWN for split in splits),
             whole(item.tokens_per_second),
-            age(now - item.written),
+            age(now - item.written) if item.written else UNKNOWN,
         )
     problems = [Text(f"{escape(item.name)}: {escape(item.problem)}", style="red") for item in listed if item.problem]
     notes = [

@@ -105,9 +105,13 @@ def pages(
     return _Site(results, list(tables), page, skipped, problems).all()
 
 
-def _folders(results: Path) -> Iterator[Path]:
-    """Folders below `results` that may hold something to show, sorted by name."""
-    for path, below, _ in os.walk(results):
+def _folders(results: Path, problems: list[str]) -> Iterator[Path]:
+    """Folders below `results` that may hold something to show, sorted by name; one that cannot be read is a problem."""
+
+    def left_out(error: OSError) -> None:
+        problems.append(f"cannot read {error.filename}: {error.strerror}; expected a folder of results")
+
+    for path, below, _ in os.walk(results, onerror=left_out):
         below[:] = sorted(name for name in below if name not in _APART and not name.startswith("."))
         if Path(path) != results:
             yield Path(path)
@@ -127,7 +131,9 @@ class _Site:
         # What is decided comes first, then what has most cells, and tables without results last.
         self.tables = sorted(tables, key=lambda table: (table.grid is None, -table.decided, -table.filled))
         pages = start.parent / (PAGES if start.stem == "index" else f"{start.stem}-{PAGES}")
-        self.folders = [folder for folder in _folders(results) if folder.relative_to(results).parts[0] not in skipped]
+        self.folders = [
+            folder for folder in _folders(results, problems) if folder.relative_to(results).parts[0] not in skipped
+        ]
         self.log = sorted((results / "log").glob("*.md"), reverse=True)
         self.page_of: dict[Path, Path] = {}
         """The page that shows a folder or a file of results."""

@@ -39,11 +39,14 @@ from memexp.files import (
     SUMMARY,
     encoded,
     fingerprint,
+    folders_with,
+    is_there,
     parse_json,
     read_bytes,
     read_json,
     read_sealed,
     read_text,
+    unreadable,
     unsealed,
     verify,
     with_last_line,
@@ -150,9 +153,8 @@ class Run:
             path = self.path / "config.yaml"
             config = plain_yaml(without_last_line(read_bytes(path), path))
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read {self.path / 'config.yaml'}: {error}; expected a run folder. Likely cause: it was edited or damaged; the `memexp train` that made the run writes it again"
-            ) from error
+            remedy = "the `memexp train` that made the run writes it again"
+            raise unreadable(path, error, expected="the settings of a run", remedy=remedy) from error
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.path / 'config.yaml'} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
@@ -210,7 +212,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """Final numbers, or None while the run is not done."""
         path = self.path / SUMMARY
-        if not path.exists():
+        if not is_there(path):
             return None
         remedy = f"delete {path}, and the same `memexp train` trains the run again"
         summary: Any = read_sealed(path, remedy=remedy)
@@ -230,9 +232,7 @@ class Run:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read {path}: {error}; expected one JSON object per line. Likely cause: it was edited or damaged"
-            ) from error
+            raise unreadable(path, error, expected="one JSON object per line") from error
         metrics: list[dict[str, Any]] = checked(
             [unsealed(parse_json(line, path), path) for line in lines], METRICS, path
         )
@@ -255,12 +255,15 @@ class Run:
     @property
     def scores(self) -> list[Score]:
         """Finished evaluations, sorted by name."""
-        return [Score(path.parent) for path in sorted(self.path.glob("eval/*/summary.json"))]
+        try:
+            return [Score(path) for path in folders_with(self.path / "eval", SUMMARY)]
+        except OSError as error:
+            raise unreadable(self.path / "eval", error, expected="a folder of scores") from error
 
     def score(self, name: ScoreName) -> Score | None:
         """The finished evaluation with these settings; None if there is none."""
         path = self.path / "eval" / name.folder
-        return Score(path) if (path / "summary.json").exists() else None
+        return Score(path) if is_there(path / SUMMARY) else None
 
     @property
     def state(self) -> str:
@@ -269,7 +272,7 @@ class Run:
         Raises:
             UserError: the lock cannot be read.
         """
-        if (self.path / SUMMARY).exists():
+        if is_there(self.path / SUMMARY):
             return "done"
         return "running" if is_held(self.path / "lock") else "stopped"
 
@@ -329,7 +332,7 @@ def as_yaml(config: dict[str, Any]) -> bytes:
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:
     """Every run in `root`, sorted by name; with `tag`, only the runs with this tag and those whose settings cannot be read."""
-    runs = [Run(path.parent) for path in sorted((root / "results" / "runs").glob("*/config.yaml"))]
+    runs = [Run(path) for path in folders_with(root / "results" / "runs", "config.yaml")]
     return [run for run in runs if tag is None or tag_of(run) in (tag, UNREADABLE)]
 
 

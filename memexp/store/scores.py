@@ -12,7 +12,7 @@ from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, find_run
 
-_NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d+)(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
+_NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d{1,15})(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
     "data", "split", "mem", "memory", "context", "cache", "memory_slots", "nats_per_token", "perplexity",
     "bits_per_token", "bits_per_byte", "tokens", "bytes", "tokenizer_hash", "tokens_hash", "memory_fill", "command",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memexp.errors import UserError
-from memexp.files import write_atomically
+from memexp.files import unreadable, write_atomically
 from memexp.machine import why_full
 
 KEPT = 2
@@ -52,6 +52,8 @@ def load(path: Path, *, identity: str, remedy: str) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected the weights of a trained run; {remedy}") from error
+    except PermissionError as error:
+        raise unreadable(path, error, expected="the weights of a trained run") from error
     except Exception as error:  # a damaged byte can make torch's reader raise any exception
         raise UserError(
             f"{path} ({path.stat().st_size} bytes) cannot be read; expected a whole checkpoint of plain tensors and "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import UserError
-from memexp.files import SHORT, as_json_line, sealed, unsealed, write_text
+from memexp.files import SHORT, as_json_line, read_bytes, sealed, unreadable, unsealed, write_text
 from memexp.machine import why_full
 from memexp.terminal import same_command
 
@@ -19,10 +19,10 @@ class MetricsFile:
         """Open `path`, keeping only the lines of steps up to `upto`.
 
         Raises:
-            UserError: a line is damaged, or the disk is full.
+            UserError: the file cannot be read, a line is damaged, or the disk is full.
         """
         # Text after the last newline is an incomplete line: the process was killed, or the disk was full.
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+        lines = _read(path).split("\n")[:-1]
         kept = [line + "\n" for number, line in enumerate(lines, start=1) if _step(path, number, line) <= upto]
         write_text(path, "".join(kept))
         self._path = path
@@ -53,6 +53,16 @@ class MetricsFile:
             f"cannot write {self._path}: {error.strerror}; the newest checkpoint is whole, and "
             f"{same_command()} continues from it{why_full(error, self._path)}"
         )
+
+
+def _read(path: Path) -> str:
+    """The text of the file; empty if it is absent."""
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, expected="one JSON object per line") from error
 
 
 def _step(path: Path, number: int, line: str) -> int:

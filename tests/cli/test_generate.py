@@ -1,6 +1,7 @@
 """memexp generate: what is text goes to stdout as it is drawn, everything else to stderr, and mistakes are one line."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,21 @@ def call(run: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> Call:
     return called
 
 
+def test_an_empty_file_is_no_prompt(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    code, out, err = call(f"prompt_file={tmp_path / 'empty.txt'}")
+    assert (code, out) == (2, "")
+    assert says("prompt", "no token", "expected")(err)
+
+
+def test_a_prompt_is_not_read_from_what_may_have_no_end(call: Call, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        code, out, err = call(f"prompt_file={place}", "tokens=2")
+        assert (code, out) == (2, "")
+        assert says("prompt_file", str(place), "expected a text file")(err)
+
+
 def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus: Corpus, root: Path) -> None:
     code, out, err = call(f"prompt={PROMPT}", "tokens=50", "seed=3", "temperature=0.7", "top_k=90", "top_p=0.9")
     model = load_model(reopen(run, run.settings, root), memory="on", device="cpu")
@@ -108,7 +124,6 @@ REFUSED = [
     ([], "prompt is empty", "expected", "prompt_file"),
     (["prompt=a", "prompt_file=b"], "prompt and prompt_file", "expected one"),
     (["prompt_file=/none"], "prompt_file /none", "No such file or directory", "expected", "text"),
-    (["prompt_file=/dev/null"], "prompt", "no token", "expected"),
     (["prompt=a\udcff"], "prompt", "byte 1", "expected", "UTF-8"),
     (["prompt=a", "temperature=-1"], "temperature is -1.0", "expected at least 0"),
     (["prompt=a", "top_p=1.1"], "top_p is 1.1", "expected from 0 to 1"),

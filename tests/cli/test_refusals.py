@@ -81,6 +81,19 @@ def test_words_of_help_are_not_ignored(words, said, memexp) -> None:
     assert says(said)(result.err)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["reproduce", "memorizing/table4", "seeds=[0,1,0]"], "seeds is [0, 1, 0]; expected each seed only once"),
+        (["data", "inspect", "data=tiny", "ngram=1000000000"], "ngram is 1000000000; expected from 1 to 1024"),
+    ],
+)
+def test_values_that_give_no_result_of_use_are_refused(words, said, memexp) -> None:
+    result = memexp(*words)
+    assert (result.code, result.settings) == (2, [])
+    assert says(said)(result.err)
+
+
 @pytest.mark.hard
 @pytest.mark.parametrize("name", ["threads", "jobs", "size.layers"])
 def test_counts_that_fail_in_a_library_are_refused(name, memexp) -> None:

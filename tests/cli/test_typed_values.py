@@ -91,6 +91,8 @@ def test_an_empty_text_is_refused_by_every_setting_in_which_it_says_nothing() ->
         for empty in ("", " ", "  ", "???"):
             assert name in refused(command, f"{name}={empty}")
             assert name in refused(command, "-m", f"{name}={empty}")
+            if is_text(item) and item.metadata["unit"] != AS_TYPED:
+                assert name in refused(command, "-m", f"{name}=a,{empty},b")
             walked += 1
     assert walked > 300
 

@@ -1,6 +1,7 @@
 """One flipped byte in any file of a run or of a corpus: a command either says in one line which file is damaged, or gives what it
 gave before."""
 
+import os
 import random
 import re
 import shutil
@@ -183,6 +184,38 @@ def test_no_command_takes_a_flipped_byte_for_a_result(
 ) -> None:
     for _ in range(3):
         refuse_or_agree(clean, kind, command, chance, tmp_path, capsys)
+
+
+# ------------------------------------------------------------------------------------------ no files
+
+OTHER_KINDS: dict[str, Callable[[Path], Any]] = {
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+LOCKS = {"results/runs/*-s1-*/lock": "resume", "results/runs/knn-*/eval/*/.lock": "eval"}
+"""Files that a command opens to see whether another process works in their folder."""
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("other", OTHER_KINDS)
+@pytest.mark.parametrize("kind", [*READERS, *LOCKS])
+def test_what_is_no_file_is_not_waited_for(
+    kind: str, other: str, clean: Clean, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in {(READERS | LOCKS)[kind], "runs"}:
+        root = tmp_path / command
+        shutil.copytree(clean.root, root)
+        (path,) = root.glob(kind)
+        path.unlink()
+        OTHER_KINDS[other](path)
+        code, _, printed = result_of(command, root, capsys)
+        assert code in (0, 2), printed
+        assert "Traceback" not in printed
+        if command != "runs":
+            # what a link leads to is read if it is a file, so a device is named where it is read
+            assert path.name in " ".join(printed.split()), printed
 
 
 # ------------------------------------------------------------------------------------------ older files

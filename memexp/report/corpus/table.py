@@ -10,6 +10,7 @@ from memexp.data.catalogue import tokens_on_page
 from memexp.data.manifest import is_cut, read_manifest, tokenizer_name
 from memexp.data.splits import SPLITS
 from memexp.errors import UserError
+from memexp.files import folders_with, unreadable
 from memexp.report.escape import Fitting, escape
 from memexp.wording import whole
 
@@ -56,7 +57,7 @@ def list_corpora(root: Path, names: Iterable[str]) -> list[Listed]:
     Nothing is asked of a network: sizes are those of the folders, or those that the committed page has.
     """
     elsewhere, choices = tokens_on_page(root / "data"), choices_of("data")
-    folders = sorted(path.parent for path in (root / "data").glob("[!.]*/manifest.json"))
+    folders = [path for path in folders_with(root / "data", "manifest.json") if not path.name.startswith(".")]
     prepared = [_read(folder) for folder in folders]
     known = {item.name for item in prepared}
     missing = [Listed(name, "not prepared", about=elsewhere.get(name, "")) for name in names if name not in known]
@@ -71,11 +72,13 @@ def _order(item: Listed) -> tuple[str, str]:
 
 
 def _read(folder: Path) -> Listed:
-    disk = sum(file.stat().st_size for file in folder.iterdir())
+    disk = None
     try:
+        disk = sum(file.stat().st_size for file in folder.iterdir())
         manifest = read_manifest(folder)
-    except UserError as error:
-        return Listed(folder.name, "damaged", disk=disk, problem=str(error))
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else unreadable(folder, error, expected="a prepared corpus")
+        return Listed(folder.name, "damaged", disk=disk, problem=str(told))
     splits = [manifest["splits"][split] for split in SPLITS]
     return Listed(
         name=str(manifest["name"]),
