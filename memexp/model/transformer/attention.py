@@ -68,6 +68,8 @@ class Sight(NamedTuple):
     keys_BGSK: Tensor
     """Keys without positions, as caches and memories store them."""
     values_BGSK: Tensor
+    old: int = 0
+    """How many of the keys, the first ones, get no gradient: those of a cache without gradient."""
 
 
 class SelfAttention(nn.Module):
@@ -117,14 +119,16 @@ class SelfAttention(nn.Module):
 
     def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
         """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
-        keys, values = heads.keys_BGTK, heads.values_BGTK
+        keys, values, old = heads.keys_BGTK, heads.values_BGTK, 0
         if past is not None:
+            with_gradient = past.keys_BGCK.requires_grad or past.values_BGCK.requires_grad
+            old = 0 if with_gradient else past.keys_BGCK.shape[2]
             keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
             values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
         if places is None:
             places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
-        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
 
     def look_beside(
         self,
@@ -350,16 +354,17 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     if not length:
         return queries
     block = min(length, BLOCK)
-    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # an arbitrary mask or bias: no key is far
+    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
+    # distances from the last entry of the bias on have the same bias
+    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
+    evenly = not isinstance(sight.bias, ByDistance) or sight.bias.places.evenly >= back
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor) or not evenly:  # no key is far
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
-        layout = Layout(block, near=span, first=0, far=False, shared=False)
+        layout = Layout(block, near=span, first=0, recent=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
         return attend_in_blocks(
             queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
         )
-    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
-    # distances from the last entry of the bias on have the same bias
-    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
     near = min(block + (back if mask.reach is None else mask.reach), block + span)
     if span <= 2 * block:  # a second call of the kernel would cost more than it saves
         near = block + span
@@ -373,7 +378,9 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
         bias = relative_HR.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
     allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
     counts = mask.count_B.tolist() if mask.cache else [0]
-    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None, shared=True)
+    first, nearest = mask.cache - max(counts), span - length + block - near
+    recent = max(first, min(sight.old, nearest)) if mask.reach is None else first
+    layout = Layout(block, near, first, recent, far=mask.reach is None, shared=True)
     void_BS = mask.void() if min(counts) < max(counts) else None
     return attend_in_blocks(
         queries, keys, values, layout, bias_BHQW=bias, mask_BHQW=allowed[None, None], void_BS=void_BS
