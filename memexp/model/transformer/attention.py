@@ -250,8 +250,8 @@ class CausalMask:
         return index_S < self.cache - self.count_B[:, None]
 
 
-Mask = Tensor | CausalMask
-"""Where a query may attend; a tensor has the shape B 1 T S, where B and T may be 1."""
+Mask = Tensor | CausalMask | None
+"""Where a query may attend; a tensor has the shape B 1 T S, where B and T may be 1; None: everywhere."""
 
 
 def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> CausalMask:
@@ -339,6 +339,9 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
     bias = dense(sight.bias)
+    if mask is None:
+        allowed = None if bias is None else bias.to(values.dtype)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
@@ -353,12 +356,15 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     length, span = queries.shape[2], keys.shape[2]
     if not length:
         return queries
+    if mask is None and sight.bias is None:
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     block = min(length, BLOCK)
     bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
     # distances from the last entry of the bias on have the same bias
     back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
     evenly = not isinstance(sight.bias, ByDistance) or sight.bias.places.evenly >= back
     if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor) or not evenly:  # no key is far
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
         layout = Layout(block, near=span, first=0, recent=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
@@ -394,6 +400,8 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
     bias = dense(sight.bias, rows)
     if bias is not None:
         scores = scores + bias
+    if mask is None:
+        return scores
     allowed = mask.dense(rows) if isinstance(mask, CausalMask) else mask[..., rows, :] if mask.shape[-2] > 1 else mask
     return scores.masked_fill(~allowed, float("-inf"))
 
