@@ -197,9 +197,7 @@ def _dense_backward(
     return rounded @ keys, rounded.mT @ whole.queries, weights.mT @ whole.gradient, grad_scores
 
 
-def _queries_backward(
-    whole: _Whole, keys: Tensor, values: Tensor, voids_BS: Tensor | None, share: Tensor
-) -> Tensor:
+def _queries_backward(whole: _Whole, keys: Tensor, values: Tensor, voids_BS: Tensor | None, share: Tensor) -> Tensor:
     """The gradient of the queries alone, from a part without gradient: three products instead of the kernel's five.
 
     Args:
