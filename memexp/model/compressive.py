@@ -15,11 +15,11 @@ from memexp.model.slot_memory.compressor import Compressed, Compressor, Pairs, R
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
     Cache,
+    CausalMask,
     Heads,
     LayerCache,
     Sight,
     attend,
-    causal_mask,
     clear_cache,
     next_cache,
     next_layer_cache,
@@ -114,9 +114,8 @@ class Compressive(DecoderModel):
         """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight except the slots."""
         x_BTD = self.embed(tokens_BT)
         slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
-        filled_BM = torch.arange(slots, device=x_BTD.device) >= slots - memory.count_B[:, None]
-        causal = causal_mask(x_BTD, cache).dense()
-        mask = torch.cat([filled_BM[:, None, None].expand(-1, -1, length, -1), causal], dim=-1)
+        # slots are filled only if the cache is full, so the keys that a lane sees follow one another
+        mask = CausalMask(length, slots + exact, memory.count_B + cache.count_B, self.reach)
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []
         seen: list[tuple[Heads, Sight]] = []
@@ -149,5 +148,9 @@ class Compressive(DecoderModel):
         text = in_order(length, exact, device)
         slots_M = torch.arange(0, before, self.factor, device=device) + self.factor // 2
         return Places(
-            text.query_T + before, torch.cat([slots_M, text.key_S + before]), lowest=0, highest=before + exact - 1
+            text.query_T + before,
+            torch.cat([slots_M, text.key_S + before]),
+            lowest=0,
+            highest=before + exact - 1,
+            evenly=exact - length,
         )

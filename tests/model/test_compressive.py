@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from memexp.model import compressive as module
 from memexp.model.compressive import Compressive
+from memexp.model.transformer import attention
+from memexp.model.transformer.attention import Mask, Sight, local_scores
+from memexp.model.transformer.flash_cpu import Layout
+from memexp.model.transformer.position import T5Bias
 from memexp.model.transformer.shape import Shape
 from memexp.model.xl import Xl
 
@@ -26,6 +31,29 @@ def test_one_token_a_slot_is_transformer_xl(position: str, segment: int, cache: 
     xl.load_state_dict(ours.state_dict())
     text = tokens()
     torch.testing.assert_close(read(ours, text, segment=segment), read(xl, text, segment=segment))
+
+
+@pytest.mark.parametrize(("cache", "far"), [(2, False), (6, True)])
+def test_slots_are_far_keys_if_all_have_the_same_bias(cache: int, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots are several tokens apart, so a tile of one token a column would give those within T5's range a wrong bias."""
+    monkeypatch.setattr(T5Bias, "FARTHEST", 6)
+    monkeypatch.setattr(attention, "BLOCK", 2)
+    layouts, inner = [], attention.attend_in_blocks
+    monkeypatch.setattr(
+        attention, "attend_in_blocks", lambda *args, **more: layouts.append(args[3]) or inner(*args, **more)
+    )
+    model = randomise(
+        make(Compressive, shape(segment=8), mem=7, cache=cache, factor=2, compress="mean", **COMMON, position="t5")
+    )
+    found = read(model, tokens(), segment=8)
+    assert {layout.far for layout in layouts if isinstance(layout, Layout)} == {far}
+    monkeypatch.setattr(module, "attend", written_out)
+    torch.testing.assert_close(found, read(model, tokens(), segment=8))
+
+
+def written_out(sight: Sight, mask: Mask) -> Tensor:
+    """Attention with a bias and a mask for each pair of a query and a key."""
+    return local_scores(sight, mask).softmax(-1) @ sight.values_BGSK
 
 
 @pytest.mark.parametrize("position", ["none", "t5", "alibi"])

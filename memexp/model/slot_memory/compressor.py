@@ -40,20 +40,9 @@ class Convolution(nn.Module):
 
     def forward(self, x_BHNK: Tensor) -> Tensor:
         heads, factor = x_BHNK.shape[1], self.weight.shape[2]
-        if x_BHNK.device.type != "cpu":
-            return as_product(x_BHNK, self.weight)
-        mixed = F.conv1d(x_BHNK.transpose(2, 3).flatten(1, 2), self.weight, stride=factor, groups=heads)
-        return mixed.unflatten(1, (heads, -1)).transpose(2, 3)
-
-
-def as_product(x_BHNK: Tensor, weight: Tensor) -> Tensor:
-    """The convolution as a product of matrices: on a GPU, torch lets convolutions in fp32 round to TF32, but not products.
-
-    On a CPU it sums in another order than the convolution.
-    """
-    factor = weight.shape[2]
-    weight_HFK = weight.unflatten(0, (x_BHNK.shape[1], -1)).permute(0, 3, 2, 1).flatten(1, 2)
-    return x_BHNK.unflatten(2, (-1, factor)).flatten(3) @ weight_HFK
+        # as a product of matrices: on a GPU, torch lets convolutions in fp32 round to TF32; on a CPU, they copy more
+        weight_HFK = self.weight.unflatten(0, (heads, -1)).permute(0, 3, 2, 1).flatten(1, 2)
+        return x_BHNK.unflatten(2, (-1, factor)).flatten(3) @ weight_HFK
 
 
 class Pooling(nn.Module):

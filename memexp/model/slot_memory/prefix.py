@@ -68,8 +68,7 @@ def read_unplaced(
         heads = layer.attention.project(layer.attention_norm(x_BMD), None, text=slice(0))
         prefix.append(Prefix(heads.keys_BGTK, heads.values_BGTK))
         sight = _unplaced(layer.attention, heads, beside[index] if beside else None, bias_1HMS)
-        everywhere = torch.ones(1, 1, 1, sight.keys_BGSK.shape[2], dtype=torch.bool, device=x_BMD.device)
-        x_BMD = layer.finish(x_BMD, attend(sight, everywhere))
+        x_BMD = layer.finish(x_BMD, attend(sight, None))
     return Unplaced(x_BMD, tuple(prefix))
 
 

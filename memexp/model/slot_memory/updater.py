@@ -104,8 +104,7 @@ class GatedLayer(nn.Module):
 
     def forward(self, x_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         sight = self.attention.look(self.attention.project(self.attention_norm(x_BMD), None), None)
-        everywhere = torch.ones(1, 1, 1, x_BMD.shape[1], dtype=torch.bool, device=x_BMD.device)
-        x_BMD = x_BMD + self.dropout(self.attention.merge(attend(sight, everywhere)))
+        x_BMD = x_BMD + self.dropout(self.attention.merge(attend(sight, None)))
         x_BMD = x_BMD + self.dropout(self.cross(self.cross_norm(x_BMD), text_BTD, mask_B11T, places))
         return x_BMD + self.dropout(self.feedforward(self.feedforward_norm(x_BMD)))
 

@@ -68,6 +68,8 @@ class Sight(NamedTuple):
     keys_BGSK: Tensor
     """Keys without positions, as caches and memories store them."""
     values_BGSK: Tensor
+    old: int = 0
+    """How many of the keys, the first ones, get no gradient: those of a cache without gradient."""
 
 
 class SelfAttention(nn.Module):
@@ -117,14 +119,16 @@ class SelfAttention(nn.Module):
 
     def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
         """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
-        keys, values = heads.keys_BGTK, heads.values_BGTK
+        keys, values, old = heads.keys_BGTK, heads.values_BGTK, 0
         if past is not None:
+            with_gradient = past.keys_BGCK.requires_grad or past.values_BGCK.requires_grad
+            old = 0 if with_gradient else past.keys_BGCK.shape[2]
             keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
             values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
         if places is None:
             places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
-        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
 
     def look_beside(
         self,
@@ -246,8 +250,8 @@ class CausalMask:
         return index_S < self.cache - self.count_B[:, None]
 
 
-Mask = Tensor | CausalMask
-"""Where a query may attend; a tensor has the shape B 1 T S, where B and T may be 1."""
+Mask = Tensor | CausalMask | None
+"""Where a query may attend; a tensor has the shape B 1 T S, where B and T may be 1; None: everywhere."""
 
 
 def causal_mask(x_BTD: Tensor, cache: Cache, *, reach: int | None = None) -> CausalMask:
@@ -335,6 +339,9 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
     bias = dense(sight.bias)
+    if mask is None:
+        allowed = None if bias is None else bias.to(values.dtype)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
@@ -349,17 +356,21 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     length, span = queries.shape[2], keys.shape[2]
     if not length:
         return queries
+    if mask is None and sight.bias is None:
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     block = min(length, BLOCK)
-    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor):  # an arbitrary mask or bias: no key is far
+    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
+    # distances from the last entry of the bias on have the same bias
+    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
+    evenly = not isinstance(sight.bias, ByDistance) or sight.bias.places.evenly >= back
+    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor) or not evenly:  # no key is far
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
-        layout = Layout(block, near=span, first=0, far=False, shared=False)
+        layout = Layout(block, near=span, first=0, recent=0, far=False, shared=False)
         allowed = allowed.expand(-1, -1, length, span)
         return attend_in_blocks(
             queries, keys, values, layout, bias_BHQW=dense(sight.bias), mask_BHQW=allowed, void_BS=None
         )
-    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
-    # distances from the last entry of the bias on have the same bias
-    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
     near = min(block + (back if mask.reach is None else mask.reach), block + span)
     if span <= 2 * block:  # a second call of the kernel would cost more than it saves
         near = block + span
@@ -373,7 +384,9 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
         bias = relative_HR.index_select(1, row_N).unfold(1, near, 1).flip(1)[None]
     allowed = (distance_QW >= 0) & (distance_QW <= (span if mask.reach is None else mask.reach))
     counts = mask.count_B.tolist() if mask.cache else [0]
-    layout = Layout(block, near, first=mask.cache - max(counts), far=mask.reach is None, shared=True)
+    first, nearest = mask.cache - max(counts), span - length + block - near
+    recent = max(first, min(sight.old, nearest)) if mask.reach is None else first
+    layout = Layout(block, near, first, recent, far=mask.reach is None, shared=True)
     void_BS = mask.void() if min(counts) < max(counts) else None
     return attend_in_blocks(
         queries, keys, values, layout, bias_BHQW=bias, mask_BHQW=allowed[None, None], void_BS=void_BS
@@ -387,6 +400,8 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
     bias = dense(sight.bias, rows)
     if bias is not None:
         scores = scores + bias
+    if mask is None:
+        return scores
     allowed = mask.dense(rows) if isinstance(mask, CausalMask) else mask[..., rows, :] if mask.shape[-2] > 1 else mask
     return scores.masked_fill(~allowed, float("-inf"))
 

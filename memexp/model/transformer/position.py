@@ -27,6 +27,8 @@ class Places:
     key_S: Tensor
     lowest: int
     highest: int
+    evenly: float = 0
+    """Up to this distance before a query, each key is one token before the next key."""
     _made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
@@ -273,7 +275,7 @@ def build_position(name: str, *, width: int, heads: int, head_size: int, two_sid
 def in_order(length: int, span: int, device: torch.device) -> Places:
     """The positions of `span` consecutive keys; the last `length` keys are at the positions of the queries."""
     place_S = torch.arange(span, device=device)
-    return Places(place_S[span - length :], place_S, lowest=0, highest=span - 1)
+    return Places(place_S[span - length :], place_S, lowest=0, highest=span - 1, evenly=math.inf)
 
 
 def bucket(distance: Tensor, *, buckets: int, farthest: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from memexp.config.arch import CompressiveArch
-from memexp.model.slot_memory.compressor import Compressor, Convolution, Pairs, as_product, reconstruction
+from memexp.model.slot_memory.compressor import Compressor, Convolution, Pairs, reconstruction
 
 from ..small import shape
 
@@ -16,12 +17,14 @@ def test_an_untrained_convolution_is_the_mean() -> None:
     torch.testing.assert_close(made[0], made[1])
 
 
-def test_on_a_gpu_the_convolution_is_a_product_of_the_same_value_and_gradient() -> None:
+def test_the_product_of_matrices_is_a_convolution_of_each_head() -> None:
     torch.manual_seed(5)
     x = torch.randn(3, 2, 12, 8, dtype=torch.float64)
     convolution = Convolution(shape(segment=12), factor=4).double()
     torch.nn.init.normal_(convolution.weight)
-    expected, found = convolution(x), as_product(x, convolution.weight)
+    channels = x.transpose(2, 3).flatten(1, 2)  # B, H K, N
+    expected = F.conv1d(channels, convolution.weight, stride=4, groups=2).unflatten(1, (2, -1)).transpose(2, 3)
+    found = convolution(x)
     upstream = torch.randn_like(expected)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each, convolution.weight, upstream) for each in (found, expected)))

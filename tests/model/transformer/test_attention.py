@@ -7,6 +7,7 @@ from torch import Tensor
 
 from memexp.config.arch import AttentionArch
 from memexp.model.transformer import attention as module
+from memexp.model.transformer import flash_cpu
 from memexp.model.transformer.attention import (
     CausalMask,
     LayerCache,
@@ -17,6 +18,7 @@ from memexp.model.transformer.attention import (
     local_scores,
 )
 from memexp.model.transformer.numerics import unit_norm
+from memexp.model.transformer.position import T5Bias
 from memexp.model.transformer.shape import Shape
 
 
@@ -65,6 +67,36 @@ def test_blocks_are_the_formula(
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["t5", "xl", "rotary", "alibi", "none"])
+@pytest.mark.parametrize("counts", [(9, 9), (2, 9)])
+def test_keys_of_a_cache_without_gradient_are_the_formula(
+    name: str, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read together by all queries, and the gradient of the queries has its own way, here in several pieces."""
+    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(T5Bias, "FARTHEST", 3)
+    monkeypatch.setattr(flash_cpu, "SCORES_AT_ONCE", 20)
+    torch.manual_seed(4)
+    shape = Shape(vocabulary=9, layers=1, width=12, heads=2, head_size=6, feedforward=8, segment=7)
+    attention = SelfAttention(shape, AttentionArch(position=name, scale=3.0)).double()
+    for parameter in attention.position.parameters():
+        torch.nn.init.normal_(parameter)
+    text = torch.randn(2, 7, 12, dtype=torch.float64, requires_grad=True)
+    before = attention.project(torch.randn(2, 9, 12, dtype=torch.float64), None)
+    past = LayerCache(before.keys_BGTK.detach(), before.values_BGTK.detach(), text[:, 0])
+    sight, mask = attention.look(attention.project(text, past), past), CausalMask(7, 9, torch.tensor(counts), None)
+    of_queries, inner = [], flash_cpu._queries_backward
+    monkeypatch.setattr(flash_cpu, "_queries_backward", lambda *a: of_queries.append(a[1].shape[2]) or inner(*a))
+    inputs = [text, *attention.position.parameters()]
+    read, expected = attend(sight, mask), plain(sight, mask)
+    torch.testing.assert_close(read, expected)
+    down = torch.randn_like(read)
+    gradients = [torch.autograd.grad(each, inputs, down, retain_graph=True) for each in (read, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
+    # a bias of every pair of tokens, or of every distance, leaves no key that is far from every query
+    assert of_queries == {"t5": [7], "rotary": [9], "none": [9]}.get(name, [])
+
+
 @pytest.mark.parametrize("wider", [False, True])
 def test_any_mask_and_a_bias_of_every_lane(wider: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As memory tokens and keys without a place have them; these may make keys wider than values."""
@@ -81,6 +113,18 @@ def test_any_mask_and_a_bias_of_every_lane(wider: bool, monkeypatch: pytest.Monk
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, down), torch.autograd.grad(expected, inputs, down), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_no_mask_is_a_mask_that_hides_nothing(biased: bool) -> None:
+    torch.manual_seed(6)
+    queries, keys = (torch.randn(2, 3, n, 6, requires_grad=True) for n in (5, 9))
+    sight = Sight(queries, keys, torch.randn(1, 3, 5, 9) if biased else None, keys, keys)
+    expected, found = (attend(sight, mask) for mask in (torch.ones(2, 1, 5, 9, dtype=torch.bool), None))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, plain(sight, None))
+    inputs, down = [queries, keys], torch.randn_like(found)
+    torch.testing.assert_close(*(torch.autograd.grad(each, inputs, down) for each in (found, expected)))
 
 
 def test_where_nothing_may_be_seen_nothing_is_not_a_number() -> None:
