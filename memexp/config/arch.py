@@ -354,6 +354,56 @@ class RmtArch(AttentionArch):
 
 
 @dataclass
+class InfiniArch(AttentionArch):
+    """Group `arch`, Infini-attention."""
+
+    mem_unit: ClassVar[str] = "matrices per layer and head: 1 or none"
+    most_mem: ClassVar[int | None] = 1
+    resizable: ClassVar[bool] = True
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("infini.Infini")
+
+    write: str = setting(
+        "delta",
+        "how a segment is written to the matrices: linear: its values are added to what is there; delta: only what the memory does "
+        "not yet recall of them",
+        choices=("linear", "delta"),
+        of_memory=True,
+    )
+
+
+@dataclass
+class ArmtArch(AttentionArch):
+    """Group `arch`, Associative Recurrent Memory Transformer."""
+
+    mem_unit: ClassVar[str] = "memory tokens"
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("armt.Armt")
+
+    memory: str = setting(
+        "associative",
+        "what carries a segment's memory tokens on: associative: a matrix in each layer, to which they are written; parallel: they "
+        "are themselves the memory tokens that the same layer reads in the next segment (the paper's PRMT)",
+        choices=("associative", "parallel"),
+        of_memory=True,
+    )
+    key_size: int = setting(
+        64, "size of the keys of arch.memory=associative; a matrix has 6 rows for each", low=1, of_memory=True
+    )
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too a size of keys that are not there."""
+        super().check(beside)
+        if self.memory == "parallel" and self.key_size != 64:
+            raise UserError(
+                f"arch.key_size is {self.key_size} but arch.memory is parallel, which has no keys; expected arch.key_size=64, or "
+                "arch.memory=associative"
+            )
+
+
+@dataclass
 class BlockArch(AttentionArch):
     """Group `arch`, Block-Recurrent Transformer."""
 
@@ -539,8 +589,8 @@ def check_layers(name: str, layers: list[int], beside: Beside) -> None:
 
 ARCHS: dict[str, type[Arch]] = {
     "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
-    "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "block": BlockArch,
-    "block_knn": BlockKnnArch, "thought": ThoughtArch,
+    "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
+    "infini": InfiniArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip
 """Schema of each `conf/arch` file, by the file's name."""
 

@@ -30,6 +30,7 @@ SHARP = [f"segment={SEGMENT}", "size.memory=40", "size.attention.scale=4.0"]
 """Small enough to run everywhere, sharp enough that every part matters."""
 
 VARIANTS = {
+    "armt": [["mem=0"], ["mem=1", "arch.key_size=16"], ["arch.memory=parallel", "mem=3"]],
     "block": [
         ["mem=0"],
         ["arch.window=4", "mem=3"],
@@ -48,6 +49,7 @@ VARIANTS = {
         ["mem=20", "arch.factor=1", "arch.compress=mean", "arch.cache=20"],
         ["arch.cache=4", "arch.normalise=false", "arch.scale=1"],
     ],
+    "infini": [["mem=0"], ["arch.write=linear"], ["arch.normalise=false", "arch.scale=1"]],
     "knn": [
         ["arch.combine=joint"],
         ["arch.write=leaving"],
