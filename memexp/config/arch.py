@@ -342,6 +342,15 @@ class RmtArch(AttentionArch):
         of_memory=True,
         later=True,
     )
+    past_memories: int = setting(
+        0,
+        "memories of the last segments that are kept, and from which the memory tokens also retrieve (RMT-R); 1: only the present "
+        "one; 0: nothing is retrieved, as in RMT",
+        unit="segments",
+        low=0,
+        of_memory=True,
+        later=True,
+    )
 
     def check(self, beside: Beside) -> None:
         """Refuse too to choose who sees a cache that is not there."""

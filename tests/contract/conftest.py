@@ -68,8 +68,19 @@ VARIANTS = {
         ["arch.combine=joint"],
         ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"],
     ],
-    "rmt": [["mem=0"], ["mem=1"], ["mem=3", "arch.cache=5"], ["arch.aux_weight=0.5"]],
-    "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"], ["arch.memory_sees_cache=both"]],
+    "rmt": [
+        ["mem=0"],
+        ["mem=1"],
+        ["mem=3", "arch.cache=5"],
+        ["arch.aux_weight=0.5"],
+        ["mem=3", "arch.past_memories=4"],
+    ],
+    "rmt_xl": [
+        ["mem=0", "arch.aux_weight=0"],
+        ["arch.cache=20"],
+        ["arch.memory_sees_cache=both"],
+        ["arch.past_memories=2"],
+    ],
     "thought": [
         ["mem=0"],
         ["mem=3", "arch.recall_target=embeddings", "arch.updater_layers=2"],
@@ -129,22 +140,29 @@ def named(case: tuple[str, tuple[str, ...]]) -> str:
     return "-".join([case[0], *case[1]])
 
 
-@pytest.fixture(params=cases(), ids=named)
+EVERY_COMMIT = ("vanilla", "xl", "knn")
+"""Architectures that every commit tries with all positions; `make hard` tries the others too."""
+
+
+def marked(*more: list[str]) -> list[Any]:
+    """The cases; those with another position are hard, except for these architectures."""
+    return [
+        pytest.param(case, marks=pytest.mark.hard if turned(case) and case[0] not in EVERY_COMMIT else [])
+        for case in cases(*more)
+    ]
+
+
+def turned(case: tuple[str, tuple[str, ...]]) -> bool:
+    return any(word.startswith("arch.position=") for word in case[1])
+
+
+@pytest.fixture(params=marked(), ids=named)
 def case(request: pytest.FixtureRequest) -> Case:
     name, overrides = request.param
     return build(name, *overrides)
 
 
-def further() -> list[Any]:
-    """The cases with the further positions too; every commit tries these on three architectures, `make hard` on all."""
-    usual = cases()
-    return [
-        pytest.param(case, marks=[] if case in usual or case[0] in ("vanilla", "xl", "knn") else pytest.mark.hard)
-        for case in cases(*FURTHER)
-    ]
-
-
-@pytest.fixture(params=further(), ids=named)
+@pytest.fixture(params=marked(*FURTHER), ids=named)
 def placed(request: pytest.FixtureRequest) -> Case:
     """A model under contract with any of the positions."""
     name, overrides = request.param
