@@ -19,6 +19,7 @@ class Beside(Protocol):
 
     mem: int
     segment: int
+    lanes: int
     bptt_segments: int
     recompute: bool
     size: Size
@@ -53,6 +54,10 @@ class Arch:
         """Tokens of a document after which the memory is full; 0 without a memory, or if the memory is never empty."""
         return 0
 
+    def through_memory(self) -> bool:
+        """Whether gradients cross segment borders through the memory with these options."""
+        return self.gradient_through_memory
+
     def check(self, beside: Beside) -> None:
         """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
 
@@ -74,7 +79,8 @@ class Arch:
             raise UserError(
                 f"mem is {beside.mem}, but the memory of arch={self.name} has a fixed size; expected mem={self.most_mem} at most"
             )
-        if beside.bptt_segments and not (self.gradient_through_memory or self.gradient_through_cache):
+        through_memory = self.through_memory()
+        if beside.bptt_segments and not (through_memory or self.gradient_through_cache):
             raise UserError(
                 f"bptt_segments is {beside.bptt_segments}, but in arch={self.name} no gradient crosses a segment border; "
                 "expected bptt_segments=0 (the paper stops gradients at the cache and the memory)"
@@ -262,19 +268,52 @@ class KnnArch(PairArch):
     )
     knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
     reach: str = setting("all", REACH.format(cache="arch.cache"), choices=("all", "window"), later=True)
+    negatives: int = setting(
+        0,
+        "other lanes whose last segment each token of training sees besides that of its own document, so that keys of other documents "
+        "become different (Focused Transformer); evaluation reads the memory. 0: training reads the memory too",
+        unit="lanes",
+        low=0,
+        of_memory=True,
+        later=True,
+    )
 
     def tokens_to_fill(self, mem: int) -> int:
         """Each token writes one pair."""
         return mem
 
+    def through_memory(self) -> bool:
+        """Through the last segments, if training sees those of other lanes."""
+        return self.negatives > 0
+
     def check(self, beside: Beside) -> None:
-        """Check the memory of pairs too, and that a window is not empty."""
+        """Check the memory of pairs too, that a window is not empty, and that there are as many lanes as negatives need."""
         super().check(beside)
+        if self.negatives:
+            self._check_negatives(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
         if self.reach == "window" and not self.cache:
             raise UserError(
                 "arch.reach is window but arch.cache is 0, so a token would see only itself; expected arch.reach=all, or a larger "
                 "arch.cache"
+            )
+
+    def _check_negatives(self, beside: Beside) -> None:
+        if self.negatives >= beside.lanes:
+            raise UserError(
+                f"arch.negatives is {self.negatives} but lanes is {beside.lanes}, so there are {beside.lanes - 1} other lanes; expected "
+                "fewer arch.negatives, or more lanes"
+            )
+        if self.combine != "joint" or self.search == "routed":
+            seen = f"arch.combine is {self.combine}" if self.combine != "joint" else "arch.search is routed"
+            raise UserError(
+                f"arch.negatives is {self.negatives} but {seen}; expected arch.combine=joint and a search for each token, because "
+                "training reads the memory in one softmax with local attention"
+            )
+        if not beside.bptt_segments:
+            raise UserError(
+                f"arch.negatives is {self.negatives} but bptt_segments is 0, so no gradient would reach the keys of the last segments; "
+                "expected bptt_segments=1 and accumulate=2, or more"
             )
 
 

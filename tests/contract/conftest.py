@@ -62,6 +62,7 @@ VARIANTS = {
         ["arch.stored=bf16"],
         ["arch.reach=window", "arch.combine=joint", "arch.cache=5"],
         ["mem=0"],
+        ["arch.negatives=2", "arch.combine=joint", "bptt_segments=1", "accumulate=2", "lanes=3"],
     ],
     "knn_routed": [
         ["arch.stored=bf16"],
@@ -133,6 +134,8 @@ def build(name: str, *overrides: str, bptt_segments: int = 0) -> Case:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
+    if getattr(config.arch, "negatives", 0):
+        model.eval()  # what training alone reads, of other lanes, is asked for in tests/model/test_cross_batch.py
     return Case(config, model)
 
 

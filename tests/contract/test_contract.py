@@ -261,6 +261,10 @@ SEMANTIC = {
     "memory_sees_cache": ["none arch.cache=8", "write arch.cache=8", "both arch.cache=8"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
+    "negatives": [
+        f"{number} arch.combine=joint arch.search=exact bptt_segments={min(number, 1)} accumulate=2 lanes=3"
+        for number in range(3)
+    ],
     "pairs": ["32", "64"],
     "search": ["exact", "bucketed", "routed"],
     "factor": ["2", "4"],
