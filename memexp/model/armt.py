@@ -28,6 +28,7 @@ from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, linear, share
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
 
@@ -69,7 +70,7 @@ class AssociativeMemory(nn.Module):
         tokens_BMD = _normed(tokens_BMD)
         keys_BMF = dpfp(self.keys(tokens_BMD)) * there_B[:, None, None]
         growth_BM = newness(memory, keys_BMF)
-        strength_BM = (self.strength(tokens_BMD).float() + self.strength_bias).sigmoid().squeeze(-1)
+        strength_BM = (at_least_fp32(self.strength(tokens_BMD)) + self.strength_bias).sigmoid().squeeze(-1)
         values_BMD = self.values(tokens_BMD)
         written = associate(memory, keys_BMF, values_BMD, delta=True, strength_BN=strength_BM, growth_BN=growth_BM)
         return Written(written, growth_BM.mean())

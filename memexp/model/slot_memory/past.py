@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.model.transformer.attention import linear
+from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
 
@@ -79,7 +80,7 @@ class Retrieval(nn.Module):
         keys_BSD = F.rms_norm(pasts_BSD, (width,), eps=1e-6)
         scores_BMS = (queries_BMD @ self.keys.weight) @ keys_BSD.to(queries_BMD.dtype).mT * width**-0.5
         seen_BS = there_BN.repeat_interleave(slots, dim=1)
-        weights_BMS = scores_BMS.float().masked_fill(~seen_BS[:, None], float("-inf")).softmax(-1)
+        weights_BMS = at_least_fp32(scores_BMS).masked_fill(~seen_BS[:, None], float("-inf")).softmax(-1)
         read_BMD = self.output(self.values(weights_BMS.to(pasts_BSD.dtype) @ pasts_BSD))
         with torch.no_grad():
             of_each_BN = weights_BMS.unflatten(-1, (kept, slots)).sum(-1).mean(1)
