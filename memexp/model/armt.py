@@ -173,12 +173,12 @@ class Armt(DecoderModel):
         shape, size = self.shape, self.features * (self.shape.width + 1)
         a_token = self.memory_slots / shape.segment
         unused = shape.layers * self.memories[0].writing
-        # features and their factors, what was read, before and after the division
-        position = 3 * self.features + 2 * shape.width
+        # the input of unit size, features and their factors; of a read the sum and the mean
+        position = 3 * self.features + 3 * shape.width
         return MemoryCost(
             what="matrices",
             recurrence=shape.layers * size * ((1 + a_token) + 2 * a_token) - unused,
-            kept=shape.layers * position * (1 + 2 * a_token),
+            kept=shape.layers * (position * (1 + 2 * a_token) + size / shape.segment),
         )
 
     def init_state(self, lanes: int) -> State:

@@ -124,8 +124,8 @@ class Infini(DecoderModel):
         return MemoryCost(
             what="matrices",
             recurrence=heads * (reads * (size + 1) * size + size * size),
-            # features before and after ELU of queries and keys; what was read, before the division, after it and gated
-            kept=heads * (4 * size + 3 * size * reads + 2 * reads),
+            # queries and keys before ELU, their features, the queries' unit norm; of a read the sum and the mean; the matrix
+            kept=heads * size * (5 + 2 * reads + (size + 1) / self.shape.segment),
         )
 
     def init_state(self, lanes: int) -> State:
