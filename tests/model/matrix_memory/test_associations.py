@@ -92,7 +92,18 @@ def test_nothing_is_read_of_an_empty_memory_and_a_key_of_zeros_writes_nothing() 
     written = associate(memory, key, torch.ones(2, 1, 3), delta=True)
     cleared = clear(written, torch.tensor([True, False]))
     assert [leaf.flatten(1).any(1).tolist() for leaf in cleared] == [[False, True]] * 2
-    assert LEAST > 0
+
+
+def test_a_faint_query_reads_the_same_as_a_strong_one() -> None:
+    memory, key, value = (
+        nothing_written(1, features=4, values=3, like=DOUBLE),
+        torch.ones(1, 1, 4).double(),
+        drawn(1, 1, 3),
+    )
+    memory = associate(memory, key, value, delta=True)
+    for strength in (1e-4, 1.0, 1e4):
+        torch.testing.assert_close(recall(memory, strength * key), value)
+    assert recall(memory, LEAST / 40 * key).abs().max() < value.abs().max() / 5
 
 
 def test_half_precision_is_added_up_in_full() -> None:
