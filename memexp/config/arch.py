@@ -19,6 +19,7 @@ class Beside(Protocol):
 
     mem: int
     segment: int
+    lanes: int
     bptt_segments: int
     recompute: bool
     size: Size
@@ -53,6 +54,10 @@ class Arch:
         """Tokens of a document after which the memory is full; 0 without a memory, or if the memory is never empty."""
         return 0
 
+    def through_memory(self) -> bool:
+        """Whether gradients cross segment borders through the memory with these options."""
+        return self.gradient_through_memory
+
     def check(self, beside: Beside) -> None:
         """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
 
@@ -74,7 +79,8 @@ class Arch:
             raise UserError(
                 f"mem is {beside.mem}, but the memory of arch={self.name} has a fixed size; expected mem={self.most_mem} at most"
             )
-        if beside.bptt_segments and not (self.gradient_through_memory or self.gradient_through_cache):
+        through_memory = self.through_memory()
+        if beside.bptt_segments and not (through_memory or self.gradient_through_cache):
             raise UserError(
                 f"bptt_segments is {beside.bptt_segments}, but in arch={self.name} no gradient crosses a segment border; "
                 "expected bptt_segments=0 (the paper stops gradients at the cache and the memory)"
@@ -262,19 +268,52 @@ class KnnArch(PairArch):
     )
     knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
     reach: str = setting("all", REACH.format(cache="arch.cache"), choices=("all", "window"), later=True)
+    negatives: int = setting(
+        0,
+        "other lanes whose last segment each token of training sees besides that of its own document, so that keys of other documents "
+        "become different (Focused Transformer); evaluation reads the memory. 0: training reads the memory too",
+        unit="lanes",
+        low=0,
+        of_memory=True,
+        later=True,
+    )
 
     def tokens_to_fill(self, mem: int) -> int:
         """Each token writes one pair."""
         return mem
 
+    def through_memory(self) -> bool:
+        """Through the last segments, if training sees those of other lanes."""
+        return self.negatives > 0
+
     def check(self, beside: Beside) -> None:
-        """Check the memory of pairs too, and that a window is not empty."""
+        """Check the memory of pairs too, that a window is not empty, and that there are as many lanes as negatives need."""
         super().check(beside)
+        if self.negatives:
+            self._check_negatives(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
         if self.reach == "window" and not self.cache:
             raise UserError(
                 "arch.reach is window but arch.cache is 0, so a token would see only itself; expected arch.reach=all, or a larger "
                 "arch.cache"
+            )
+
+    def _check_negatives(self, beside: Beside) -> None:
+        if self.negatives >= beside.lanes:
+            raise UserError(
+                f"arch.negatives is {self.negatives} but lanes is {beside.lanes}, so there are {beside.lanes - 1} other lanes; expected "
+                "fewer arch.negatives, or more lanes"
+            )
+        if self.combine != "joint" or self.search == "routed":
+            seen = f"arch.combine is {self.combine}" if self.combine != "joint" else "arch.search is routed"
+            raise UserError(
+                f"arch.negatives is {self.negatives} but {seen}; expected arch.combine=joint and a search for each token, because "
+                "training reads the memory in one softmax with local attention"
+            )
+        if not beside.bptt_segments:
+            raise UserError(
+                f"arch.negatives is {self.negatives} but bptt_segments is 0, so no gradient would reach the keys of the last segments; "
+                "expected bptt_segments=1 and accumulate=2, or more"
             )
 
 
@@ -342,6 +381,15 @@ class RmtArch(AttentionArch):
         of_memory=True,
         later=True,
     )
+    past_memories: int = setting(
+        0,
+        "memories of the last segments that are kept, and from which the memory tokens also retrieve (RMT-R); 1: only the present "
+        "one; 0: nothing is retrieved, as in RMT",
+        unit="segments",
+        low=0,
+        of_memory=True,
+        later=True,
+    )
 
     def check(self, beside: Beside) -> None:
         """Refuse too to choose who sees a cache that is not there."""
@@ -350,6 +398,56 @@ class RmtArch(AttentionArch):
             raise UserError(
                 f"arch.memory_sees_cache is {self.memory_sees_cache} but arch.cache is 0, so it has no effect; expected "
                 "arch.memory_sees_cache=write, or a larger arch.cache"
+            )
+
+
+@dataclass
+class InfiniArch(AttentionArch):
+    """Group `arch`, Infini-attention."""
+
+    mem_unit: ClassVar[str] = "matrices per layer and head: 1 or none"
+    most_mem: ClassVar[int | None] = 1
+    resizable: ClassVar[bool] = True
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("infini.Infini")
+
+    write: str = setting(
+        "delta",
+        "how a segment is written to the matrices: linear: its values are added to what is there; delta: only what the memory does "
+        "not yet recall of them",
+        choices=("linear", "delta"),
+        of_memory=True,
+    )
+
+
+@dataclass
+class ArmtArch(AttentionArch):
+    """Group `arch`, Associative Recurrent Memory Transformer."""
+
+    mem_unit: ClassVar[str] = "memory tokens"
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("armt.Armt")
+
+    memory: str = setting(
+        "associative",
+        "what carries a segment's memory tokens on: associative: a matrix in each layer, to which they are written; parallel: they "
+        "are themselves the memory tokens that the same layer reads in the next segment (the paper's PRMT)",
+        choices=("associative", "parallel"),
+        of_memory=True,
+    )
+    key_size: int = setting(
+        64, "size of the keys of arch.memory=associative; a matrix has 6 rows for each", low=1, of_memory=True
+    )
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too a size of keys that are not there."""
+        super().check(beside)
+        if self.memory == "parallel" and self.key_size != 64:
+            raise UserError(
+                f"arch.key_size is {self.key_size} but arch.memory is parallel, which has no keys; expected arch.key_size=64, or "
+                "arch.memory=associative"
             )
 
 
@@ -539,8 +637,8 @@ def check_layers(name: str, layers: list[int], beside: Beside) -> None:
 
 ARCHS: dict[str, type[Arch]] = {
     "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
-    "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "block": BlockArch,
-    "block_knn": BlockKnnArch, "thought": ThoughtArch,
+    "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
+    "infini": InfiniArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip
 """Schema of each `conf/arch` file, by the file's name."""
 

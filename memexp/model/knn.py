@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from memexp.config.arch import KnnArch
+from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.memories import PairPass, build_memories
-from memexp.model.knn_memory.ring import clear_ring
+from memexp.model.knn_memory.ring import Ring, clear_ring
 from memexp.model.segment import Extension, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, clear_cache
@@ -33,6 +34,10 @@ class Knn(DecoderModel):
     is the paper's code, in which the last segment is both in the cache and in the memory. With `mem=0` this is
     Transformer-XL with unused gates.
 
+    With `negatives=n` it is trained as the Focused Transformer (Tworkowski et al. 2023): instead of the ring, queries see in one
+    softmax the last segment of their document, those of n other lanes, and the keys of local attention, all with gradient, within
+    a gradient window. So keys of other documents become different. Evaluation reads the ring, and no other lane.
+
     *Differs from the paper's code:*
 
     - The gate is off while the memory is empty, and slots that were never written are not found. Search is exact by default,
@@ -40,11 +45,13 @@ class Knn(DecoderModel):
     - A token sees the whole cache and its segment. The code shows exactly `cache` tokens before it: `reach="window"`.
     - A token also attends to itself, and nothing attends to the zeros that are the cache at a document's start.
     - The position bias is added after the learned scale, and starts at 0 (see `T5Bias`).
+    - With `negatives`, keys outside local attention have no positions; there they are at position 0.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: KnnArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.reach = arch.cache if arch.reach == "window" else None
+        self.negatives = arch.negatives
         self.memories = build_memories(shape, arch, slots=mem, cache=arch.cache, stride=shape.segment)
         without_positions = replace(arch, position="none")
         has_memory = [str(number) in self.memories for number in range(1, shape.layers + 1)]
@@ -67,32 +74,46 @@ class Knn(DecoderModel):
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and an empty ring for each memory layer."""
-        return State(self.empty_cache(lanes), self.memories.empty(lanes, self.head.embedding_VD))
+        like = self.head.embedding_VD
+        rings = self.memories.empty(lanes, like)
+        if not self.negatives:
+            return State(self.empty_cache(lanes), rings)
+        recent = [cross_batch.nothing_recent(ring, like, self.shape.segment) for ring in rings]
+        return State(self.empty_cache(lanes), tuple(map(cross_batch.RingAndRecent, rings, recent)))
 
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Empty the caches and rings of the lanes in which a document begins."""
-        rings = tuple(clear_ring(ring, reset_B) for ring in state.memory)
-        return State(clear_cache(state.cache, reset_B), rings)
+        forget = cross_batch.clear if self.negatives else clear_ring
+        return State(clear_cache(state.cache, reset_B), tuple(forget(memory, reset_B) for memory in state.memory))
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself, the cache and, in memory layers, the rings; then write the rings."""
-        pairs = PairPass(self.memories, state.memory)
+        recent = tuple(memory.recent for memory in state.memory) if self.negatives else ()
+        seen = recent if self.training else ()
+        pairs = PairPass(self.memories, self._rings(state), recent=seen, negatives=self.negatives)
         read = self._read(tokens_BT, state.cache, pairs, size=self.cache_tokens)
-        rings = pairs.write(state.cache, valid_BT)  # section 3.1: after reading, so that no token retrieves itself
-        return SegmentOutput(read.hidden_BTD, State(read.cache, rings), aux={}, gauges=pairs.gauges)
+        memory: Tree = pairs.write(
+            state.cache, valid_BT
+        )  # section 3.1: after reading, so that no token retrieves itself
+        if self.negatives:
+            memory = tuple(map(cross_batch.RingAndRecent, memory, pairs.newest(recent, valid_BT)))
+        return SegmentOutput(read.hidden_BTD, State(read.cache, memory), aux={}, gauges=pairs.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the segment so far, and the rings are those of the segment's start."""
         cache = self.growing(state.cache if kept is None else kept)
-        read = self._read(tokens_BT, cache, PairPass(self.memories, state.memory), size=None)
+        read = self._read(tokens_BT, cache, PairPass(self.memories, self._rings(state)), size=None)
         return Extension(read.hidden_BTD, read.cache)
 
     def inspect(self, tokens_BT: Tensor, valid_BT: Tensor, state: State, reset_B: Tensor) -> Retrieval:
         """What each token retrieves; nothing is written."""
         state = self.clear(state, reset_B)
-        pairs = PairPass(self.memories, state.memory)
+        pairs = PairPass(self.memories, self._rings(state))
         self._read(tokens_BT, state.cache, pairs, size=self.cache_tokens)
         return pairs.retrieval() or super().inspect(tokens_BT, valid_BT, state, reset_B)
+
+    def _rings(self, state: State) -> tuple[Ring, ...]:
+        return tuple(memory.ring for memory in state.memory) if self.negatives else state.memory
 
     def _read(self, tokens_BT: Tensor, cache: Cache, pairs: PairPass, *, size: int | None) -> Read:
         """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight."""

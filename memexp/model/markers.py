@@ -11,13 +11,17 @@ Such a method only computes: it keeps no state and reads no value on the host.
 """
 
 
-def as_gate(values: Tensor) -> nn.Parameter:
+def as_gate(values: Tensor, *, rate: float = 1.0) -> nn.Parameter:
     """Make a parameter that gates or scales something.
 
     The optimizer applies no weight decay to it, and may give it another learning rate (`optim.gate_rate`).
+
+    Args:
+        rate: further factor on its learning rate, for a gate that would otherwise stay where it starts.
     """
     parameter = nn.Parameter(values)
     parameter.is_gate = True  # type: ignore[attr-defined]
+    parameter.gate_rate = rate  # type: ignore[attr-defined]
     return parameter
 
 
@@ -36,3 +40,8 @@ def is_gate(parameter: nn.Parameter) -> bool:
 def is_scale(parameter: nn.Parameter) -> bool:
     """Whether the parameter was made by `as_scale`."""
     return getattr(parameter, "is_scale", False)
+
+
+def gate_rate(parameter: nn.Parameter) -> float:
+    """The factor that `as_gate` was given; 1 for all other parameters."""
+    return getattr(parameter, "gate_rate", 1.0)

@@ -1,7 +1,8 @@
 """Recurrent Memory Transformer: memory tokens before a segment are read, memory tokens after it are written.
 
 Shapes: B lanes, T tokens, M memory tokens, D width, C cache. A *strip* is the sequence that attention runs over: C
-cached tokens, M read tokens, T tokens and M write tokens, S in all. The last Q of them are queries.
+cached tokens, M read tokens (and M more for what is retrieved), T tokens and M write tokens, S in all. The last Q of them
+are queries.
 """
 
 from typing import NamedTuple, final
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import RmtArch
-from memexp.model.segment import Extension, SegmentOutput
+from memexp.model.segment import Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
+from memexp.model.slot_memory.past import Past, Retrieval, append, begin, begin_again
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Heads, LayerCache, Sight, attend, clear_cache, next_cache, share
 from memexp.model.transformer.decoder import DecoderModel
@@ -93,12 +95,17 @@ class Rmt(DecoderModel):
     `arch.memory_sees_cache` says which memory tokens also see the cache. Gradients cross segment borders through the memory,
     within a gradient window. With `mem=0` and no cache this is the plain decoder.
 
+    With `past_memories=N` this is RMT-R (Kuratov et al. 2024, section 4): the memories of the last N segments are kept, the
+    present one included. What each memory token retrieves from them, R, is M more read tokens: the strip is
+    [memory, R, segment, memory]. Gradients reach all kept memories, within a gradient window.
+
     *Differs from the paper:*
 
     - The layers are pre-norm, so the carried vectors are normalised once more (`CARRY`).
     - A learned vector for each slot and role distinguishes memory tokens; the published code starts all of them alike.
     - The cache holds only tokens, and read tokens have the positions of the newest cached tokens.
     - The write tokens predict the extra word of the auxiliary loss (section 4.3).
+    - With `past_memories`, the paper keeps the memories of all segments. Memories are normalised before they are compared.
     - Gradient windows of `bptt_segments + 1` segments do not overlap. The published code takes a step after every segment
       and computes the `bptt_segments` segments before it again.
 
@@ -115,6 +122,8 @@ class Rmt(DecoderModel):
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.aux_weight, self.sees_cache = arch.aux_weight, arch.memory_sees_cache
+        self.kept = arch.past_memories if mem else 0
+        self.read_tokens = 2 * mem if self.kept else mem
         self.add_layers(arch, two_sided=mem > 1)
         if mem:
             self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * CARRY)
@@ -123,31 +132,50 @@ class Rmt(DecoderModel):
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
             nn.init.constant_(self.memory_norm.weight, CARRY)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
+        if self.kept:
+            self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width))
+            self.retrieval = Retrieval(shape)
 
     @property
     def positions(self) -> int:
         """Tokens, read tokens and write tokens."""
-        return self.shape.segment + 2 * self.memory_slots
+        return self.shape.segment + self.read_tokens + self.memory_slots
+
+    @property
+    def memory_cost(self) -> MemoryCost:
+        """Comparing the memory tokens with all that are kept; the weights of this are used once for each memory token."""
+        if not self.kept:
+            return MemoryCost()
+        width, a_token = self.shape.width, self.memory_slots / self.shape.segment
+        unused = 4 * width * width * (self.positions / self.shape.segment - a_token)
+        compared = self.kept * self.memory_slots
+        return MemoryCost(recurrence=2 * a_token * compared * width - unused, kept=a_token * (6 * width + 2 * compared))
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and the learned initial memory."""
         cache = self.empty_cache(lanes)
+        if self.kept:
+            return State(cache, begin(self.initial_MD, lanes, self.kept))
         return State(cache, self.initial_MD.expand(lanes, -1, -1) if self.memory_slots else ())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Empty the caches and restore the initial memory in the lanes in which a document begins."""
         memory = state.memory
-        if self.memory_slots:
+        if self.kept:
+            memory = begin_again(memory, self.initial_MD, reset_B)
+        elif self.memory_slots:
             memory = torch.where(reset_B[:, None, None], self.initial_MD, memory)
         return State(clear_cache(state.cache, reset_B), memory)
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment between its memory tokens; the outputs at the write tokens are the next memory."""
         slots, length, cache = self.memory_slots, tokens_BT.shape[1], state.cache
-        strip = self._strip(length, queries=slots + length + slots, write=slots)
+        strip = self._strip(length, queries=self.read_tokens + length + slots, write=slots)
         parts = [self.head.embed(tokens_BT)]
+        before_BMD: Tensor = state.memory.present_BMD if self.kept else state.memory
+        gauges: dict[str, Tensor] = {}
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
-            parts = [state.memory + self.read_MD, *parts, state.memory + self.write_MD]
+            parts = [*self._read(before_BMD, state.memory, gauges), *parts, before_BMD + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
         mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
@@ -158,17 +186,18 @@ class Rmt(DecoderModel):
             sight = layer.attention.look(heads, past, places)
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
             if slots:
-                shares.append(share(sight, mask, slice(strip.cache, strip.cache + slots)))
+                shares.append(share(sight, mask, slice(strip.cache, strip.cache + strip.read)))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
-        hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, slots + length :]
+        hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, self.read_tokens + length :]
         cache = next_cache(layer_caches, cache, length)
         if not slots:
             return SegmentOutput(hidden_BTD, State(cache, ()), aux={}, gauges={})
-        memory_BMD = self.memory_norm(written_BMD).to(state.memory.dtype)
-        gauges = {"memory_share": torch.stack(shares).mean(), **memory_gauges(state.memory, memory_BMD)}
-        return SegmentOutput(hidden_BTD, State(cache, memory_BMD), self._aux(written_BMD, valid_BT), gauges)
+        memory_BMD = self.memory_norm(written_BMD).to(before_BMD.dtype)
+        gauges |= {"memory_share": torch.stack(shares).mean(), **memory_gauges(before_BMD, memory_BMD)}
+        memory = append(state.memory, memory_BMD) if self.kept else memory_BMD
+        return SegmentOutput(hidden_BTD, State(cache, memory), self._aux(written_BMD, valid_BT), gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece, which attends to the cache, the read tokens and the segment so far, without write tokens."""
@@ -177,7 +206,8 @@ class Rmt(DecoderModel):
         if kept is None:
             kept = _Kept(self.growing(state.cache).layers, 0)
             if slots:
-                x_BQD = torch.cat([state.memory + self.read_MD, x_BQD], dim=1)
+                before_BMD = state.memory.present_BMD if self.kept else state.memory
+                x_BQD = torch.cat([*self._read(before_BMD, state.memory, {}), x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)
         strip = self._strip(kept.tokens + length, queries=x_BQD.shape[1], write=0)
         valid_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
@@ -191,7 +221,16 @@ class Rmt(DecoderModel):
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
     def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
-        return _Strip(self.cache_tokens, self.memory_slots, tokens, write, queries, self.sees_cache)
+        return _Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)
+
+    def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: dict[str, Tensor]) -> list[Tensor]:
+        """The read tokens: the memory, and what it retrieves from those that are kept."""
+        read = [before_BMD + self.read_MD]
+        if isinstance(memory, Past):
+            retrieved = self.retrieval(memory)
+            gauges["memory_age"] = retrieved.age
+            read.append(retrieved.read_BMD.to(before_BMD.dtype) + self.retrieved_MD)
+        return read
 
     def _aux(self, written_BMD: Tensor, valid_BT: Tensor) -> dict[str, Tensor]:
         """The auxiliary loss: write tokens predict an extra word (section 4.3); a mean over lanes that read a token."""

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from memexp.config.groups import Optim
-from memexp.model.markers import is_gate, is_scale
+from memexp.model.markers import gate_rate, is_gate, is_scale
 from memexp.train.adafactor import Adafactor
 
 
@@ -18,9 +18,12 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
     double needs longer steps than a matrix. (Adafactor's steps are relative to the weights.)
     """
     matrices, vectors, gates, scales = [], [], [], []
+    faster: dict[float, list[nn.Parameter]] = {}  # gates by a rate of their own
     for name, parameter in model.named_parameters():
         if is_scale(parameter) and config.scale_rate != 1:
             scales.append(parameter)
+        elif gate_rate(parameter) != 1:
+            faster.setdefault(gate_rate(parameter), []).append(parameter)
         elif is_gate(parameter):
             gates.append(parameter)
         elif parameter.dim() >= 2 and name.rsplit(".", 1)[-1] in ("weight", "embedding_VD"):
@@ -32,6 +35,10 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
         {"params": vectors, "lr": config.rate, "weight_decay": 0.0},
         {"params": gates, "lr": config.rate * config.gate_rate, "weight_decay": 0.0},
         {"params": scales, "lr": config.rate * config.gate_rate * config.scale_rate, "weight_decay": 0.0},
+        *(
+            {"params": own, "lr": config.rate * config.gate_rate * rate, "weight_decay": 0.0}
+            for rate, own in faster.items()
+        ),
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adafactor":

@@ -44,7 +44,7 @@ def test_tokens_to_fill_are_those_that_a_model_reads_until_it_is_full(arch: str,
     assert read - 16 * bool(fills) == config.arch.tokens_to_fill(config.mem)
 
 
-@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought"])
+@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought", "infini", "armt"])
 def test_what_is_never_empty_takes_no_tokens_to_fill(arch: str) -> None:
     config = configure(f"arch={arch}")
     assert config.arch.tokens_to_fill(config.mem) == 0
@@ -108,6 +108,36 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         with pytest.raises(UserError, check=says(f"arch.memory_sees_cache is {name}", "arch.cache is 0")):
             check(configure("arch=rmt", f"arch.memory_sees_cache={name}"))
         check(configure("arch=rmt_xl", f"arch.memory_sees_cache={name}"))
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        ("arch=infini mem=2", "mem is 2, but the memory of arch=infini has a fixed size; expected mem=1"),
+        ("arch=infini mem=0 arch.write=linear", "arch.write is linear but mem is 0"),
+        ("arch=infini mem=0 bptt_segments=1", "bptt_segments is 1 but mem is 0"),
+        ("arch=armt arch.memory=parallel arch.key_size=8", "arch.key_size is 8 but arch.memory is parallel"),
+        ("arch=armt mem=0 arch.memory=parallel", "arch.memory is parallel but mem is 0"),
+        ("arch=armt arch.key_size=0", "arch.key_size is 0"),
+        ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),
+        ("arch=rmt arch.past_memories=-1", "arch.past_memories is -1"),
+        ("arch=knn arch.negatives=2 lanes=2", "arch.negatives is 2 but lanes is 2"),
+        (
+            "arch=knn arch.negatives=1 bptt_segments=1 accumulate=2",
+            "but arch.combine is gate; expected arch.combine=joint",
+        ),
+        (
+            "arch=knn_routed arch.negatives=1 arch.combine=joint bptt_segments=1 accumulate=2",
+            "but arch.search is routed",
+        ),
+        ("arch=knn arch.negatives=1 arch.combine=joint lanes=2", "but bptt_segments is 0"),
+        ("arch=knn arch.negatives=1 mem=0 arch.combine=joint", "arch.negatives is 1 but mem is 0"),
+        ("arch=knn bptt_segments=1 accumulate=2", "no gradient crosses a segment border"),
+    ],
+)
+def test_options_of_memories_that_make_no_sense_together_are_refused(words: str, seen: str) -> None:
+    with pytest.raises(UserError, check=says(seen)):
+        configure(*words.split())
 
 
 def test_a_size_sets_attention_where_there_is_attention() -> None:

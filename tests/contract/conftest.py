@@ -30,6 +30,7 @@ SHARP = [f"segment={SEGMENT}", "size.memory=40", "size.attention.scale=4.0"]
 """Small enough to run everywhere, sharp enough that every part matters."""
 
 VARIANTS = {
+    "armt": [["mem=0"], ["mem=1", "arch.key_size=16"], ["arch.memory=parallel", "mem=3"]],
     "block": [
         ["mem=0"],
         ["arch.window=4", "mem=3"],
@@ -48,6 +49,7 @@ VARIANTS = {
         ["mem=20", "arch.factor=1", "arch.compress=mean", "arch.cache=20"],
         ["arch.cache=4", "arch.normalise=false", "arch.scale=1"],
     ],
+    "infini": [["mem=0"], ["arch.write=linear"], ["arch.normalise=false", "arch.scale=1"]],
     "knn": [
         ["arch.combine=joint"],
         ["arch.write=leaving"],
@@ -60,14 +62,26 @@ VARIANTS = {
         ["arch.stored=bf16"],
         ["arch.reach=window", "arch.combine=joint", "arch.cache=5"],
         ["mem=0"],
+        ["arch.negatives=2", "arch.combine=joint", "bptt_segments=1", "accumulate=2", "lanes=3"],
     ],
     "knn_routed": [
         ["arch.stored=bf16"],
         ["arch.combine=joint"],
         ["arch.write=leaving", "arch.knn_layers=[1,2]", "arch.neighbours=4"],
     ],
-    "rmt": [["mem=0"], ["mem=1"], ["mem=3", "arch.cache=5"], ["arch.aux_weight=0.5"]],
-    "rmt_xl": [["mem=0", "arch.aux_weight=0"], ["arch.cache=20"], ["arch.memory_sees_cache=both"]],
+    "rmt": [
+        ["mem=0"],
+        ["mem=1"],
+        ["mem=3", "arch.cache=5"],
+        ["arch.aux_weight=0.5"],
+        ["mem=3", "arch.past_memories=4"],
+    ],
+    "rmt_xl": [
+        ["mem=0", "arch.aux_weight=0"],
+        ["arch.cache=20"],
+        ["arch.memory_sees_cache=both"],
+        ["arch.past_memories=2"],
+    ],
     "thought": [
         ["mem=0"],
         ["mem=3", "arch.recall_target=embeddings", "arch.updater_layers=2"],
@@ -120,6 +134,8 @@ def build(name: str, *overrides: str, bptt_segments: int = 0) -> Case:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
+    if getattr(config.arch, "negatives", 0):
+        model.eval()  # what training alone reads, of other lanes, is asked for in tests/model/test_cross_batch.py
     return Case(config, model)
 
 
@@ -127,22 +143,29 @@ def named(case: tuple[str, tuple[str, ...]]) -> str:
     return "-".join([case[0], *case[1]])
 
 
-@pytest.fixture(params=cases(), ids=named)
+EVERY_COMMIT = ("vanilla", "xl", "knn")
+"""Architectures that every commit tries with all positions; `make hard` tries the others too."""
+
+
+def marked(*more: list[str]) -> list[Any]:
+    """The cases; those with another position are hard, except for these architectures."""
+    return [
+        pytest.param(case, marks=pytest.mark.hard if turned(case) and case[0] not in EVERY_COMMIT else [])
+        for case in cases(*more)
+    ]
+
+
+def turned(case: tuple[str, tuple[str, ...]]) -> bool:
+    return any(word.startswith("arch.position=") for word in case[1])
+
+
+@pytest.fixture(params=marked(), ids=named)
 def case(request: pytest.FixtureRequest) -> Case:
     name, overrides = request.param
     return build(name, *overrides)
 
 
-def further() -> list[Any]:
-    """The cases with the further positions too; every commit tries these on three architectures, `make hard` on all."""
-    usual = cases()
-    return [
-        pytest.param(case, marks=[] if case in usual or case[0] in ("vanilla", "xl", "knn") else pytest.mark.hard)
-        for case in cases(*FURTHER)
-    ]
-
-
-@pytest.fixture(params=further(), ids=named)
+@pytest.fixture(params=marked(*FURTHER), ids=named)
 def placed(request: pytest.FixtureRequest) -> Case:
     """A model under contract with any of the positions."""
     name, overrides = request.param

@@ -99,7 +99,8 @@ def test_4_permuted_lanes_give_permuted_outputs(case: Case, text: Text) -> None:
     order = torch.tensor([2, 0, 1])
     hidden, _ = run(case.model, text)
     permuted, _ = run(case.model, Text(*(part[:, order] for part in text)))
-    torch.testing.assert_close(permuted, hidden[:, order], **CLOSE)
+    # products round by the order of lanes, and what corrects a memory by its own prediction enlarges that
+    torch.testing.assert_close(permuted, hidden[:, order], rtol=1e-4, atol=1e-4)
 
 
 def test_4_nothing_leaks_between_lanes_or_documents(case: Case, text: Text) -> None:
@@ -260,6 +261,10 @@ SEMANTIC = {
     "memory_sees_cache": ["none arch.cache=8", "write arch.cache=8", "both arch.cache=8"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
+    "negatives": [
+        f"{number} arch.combine=joint arch.search=exact bptt_segments={min(number, 1)} accumulate=2 lanes=3"
+        for number in range(3)
+    ],
     "pairs": ["32", "64"],
     "search": ["exact", "bucketed", "routed"],
     "factor": ["2", "4"],

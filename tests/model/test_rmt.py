@@ -6,6 +6,7 @@ from torch import Tensor
 
 from memexp.model.rmt import Rmt
 from memexp.model.segment import SegmentModel
+from memexp.model.slot_memory.past import Past
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
 
@@ -35,14 +36,27 @@ def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
 
 
 @pytest.mark.parametrize("position", ["none", "t5"])
-@pytest.mark.parametrize(("cache", "sees_cache"), [(0, "write"), (5, "write"), (5, "none"), (5, "both")])
-def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cache: str) -> None:
+@pytest.mark.parametrize(
+    ("cache", "sees_cache", "kept"),
+    [(0, "write", 0), (5, "write", 0), (5, "none", 0), (5, "both", 0), (0, "write", 2), (5, "both", 1)],
+)
+def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cache: str, kept: int) -> None:
     """Query by query, from the weights by name: who sees whom, at which distance, and what is carried.
 
-    What read tokens see shows in the second layer, where tokens read them.
+    What read tokens see shows in the second layer, where tokens read them. With `kept` memories, as many read tokens again have
+    what the memory retrieves from these; this itself is in tests/model/slot_memory/test_past.py.
     """
     slots, segment = 3, 6
-    model = rmt(mem=slots, segment=segment, layers=2, cache=cache, position=position, memory_sees_cache=sees_cache)
+    model = rmt(
+        mem=slots,
+        segment=segment,
+        layers=2,
+        cache=cache,
+        position=position,
+        memory_sees_cache=sees_cache,
+        past_memories=kept,
+    )
+    before, past = slots * (2 if kept else 1), [dict(model.named_parameters())["initial_MD"].expand(2, -1, -1)]
     reads_cache = {"none": ["token"], "write": ["token", "write"], "both": ["token", "write", "read"]}[sees_cache]
     own, text = dict(model.named_parameters()), tokens()[:, : 3 * segment]
     memory = own["initial_MD"].expand(2, -1, -1)
@@ -50,9 +64,13 @@ def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cach
     hidden = []
     for index, part in enumerate(text.split(segment, dim=1)):
         origin = index * segment
-        kinds = ["read"] * slots + ["token"] * segment + ["write"] * slots
-        places = [*range(origin - slots, origin + segment + slots)]
-        x = torch.cat([memory + own["read_MD"], own["head.embedding_VD"][part], memory + own["write_MD"]], dim=1)
+        kinds = ["read"] * before + ["token"] * segment + ["write"] * slots
+        places = [*range(origin - before, origin + segment + slots)]
+        reads = [memory + own["read_MD"]]
+        if kept:
+            there = torch.full((2,), len(past[-kept:]))
+            reads.append(model.retrieval(Past(torch.stack(past[-kept:], 1), there)).read_BMD + own["retrieved_MD"])  # type: ignore[operator]
+        x = torch.cat([*reads, own["head.embedding_VD"][part], memory + own["write_MD"]], dim=1)
         for number in (0, 1):
             layer = {key.removeprefix(f"layers.{number}."): value for key, value in own.items()}
             y = gain(x, layer["attention_norm.weight"])
@@ -87,8 +105,9 @@ def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cach
             x = x + (y @ layer["feedforward.rise.weight"].T).relu() @ layer["feedforward.fall.weight"].T
             new = [(places[j], keys[:, j], values[:, j]) for j, kind in enumerate(kinds) if kind == "token"]
             cached[number] = (cached[number] + new)[-cache:] if cache else []
-        hidden.append(x[:, slots : slots + segment])
-        memory = gain(x[:, slots + segment :], own["memory_norm.weight"])
+        hidden.append(x[:, before : before + segment])
+        memory = gain(x[:, before + segment :], own["memory_norm.weight"])
+        past.append(memory)
     torch.testing.assert_close(read(model, text, segment=segment), torch.cat(hidden, dim=1))
 
 

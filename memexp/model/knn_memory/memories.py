@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
+from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES
 from memexp.model.knn_memory.engines import check_engine
 from memexp.model.knn_memory.layer import PairMemory, Reading
@@ -97,8 +98,21 @@ def build_memories(shape: Shape, arch: PairArch, *, slots: int, cache: int, stri
 class PairPass:
     """One pass of tokens through the layers, in which the memories are read and then written."""
 
-    def __init__(self, memories: PairMemories, rings: tuple[Ring, ...]) -> None:
-        self.memories = memories
+    def __init__(
+        self,
+        memories: PairMemories,
+        rings: tuple[Ring, ...],
+        *,
+        recent: tuple[cross_batch.Recent, ...] = (),
+        negatives: int = 0,
+    ) -> None:
+        """
+        Args:
+            recent: the last segment of each memory with slots, which is read instead of its ring, with those of as many other lanes
+                as `negatives` says; empty: the rings are read.
+        """
+        self.memories, self.negatives = memories, negatives
+        self.recent = dict(zip(memories, recent, strict=False))
         self.rings = dict(zip(memories, rings, strict=False))  # memories without slots have no rings
         self.gauges: dict[str, Tensor] = {}
         self._seen: dict[str, tuple[Heads, Sight]] = {}
@@ -110,8 +124,17 @@ class PairPass:
         if number not in self.rings:
             return attend(sight, mask)
         memory, ring = self.memories[number], self.rings[number]
-        reading = memory.read(heads, sight, mask, ring)
         suffix = f"_layer{number}" if len(self.rings) > 1 else ""
+        if number in self.recent:
+            crossed = cross_batch.read(heads, sight, mask, self.recent[number], self.negatives)
+            self.gauges |= {
+                "memory_fill" + suffix: ring.count_B.max() / memory.slots,
+                "memory_share" + suffix: crossed.own_share,
+                "negative_share" + suffix: crossed.negative_share,
+            }
+            self._seen[number] = heads, sight
+            return crossed.read_BHTK
+        reading = memory.read(heads, sight, mask, ring)
         self.gauges |= {name + suffix: value for name, value in memory.gauges(reading, ring, attention).items()}
         self._seen[number], self._readings[number] = (heads, sight), reading
         return reading.read_BHTK
@@ -127,6 +150,11 @@ class PairPass:
             self.memories[number].write(ring, *self._seen[number], cache, there_BT)
             for number, ring in self.rings.items()
         )
+
+    def newest(self, recent: tuple[cross_batch.Recent, ...], valid_BT: Tensor) -> tuple[cross_batch.Recent, ...]:
+        """The last segment of each memory with slots after this pass, with gradient."""
+        pairs = zip(self.rings, recent, strict=True)
+        return tuple(cross_batch.newest(old, self._seen[number][0], valid_BT) for number, old in pairs)
 
     def retrieval(self) -> Retrieval | None:
         """What each token retrieved; None if no layer has a ring."""

@@ -92,6 +92,9 @@ class DecoderLayer(PreNormLayer):
 Attend = Callable[[int, SelfAttention, Heads, Sight, Mask], Tensor]
 """A function of the layer's index, its attention, projections, sight and mask; returns the output of each head, B H T K."""
 
+Enter = Callable[[int, Tensor], Tensor]
+"""A function of the layer's index and its input, B T D; returns the input that the layer gets instead."""
+
 
 class DecoderLayers(nn.ModuleList):
     """One decoder layer for each of `archs`, from the input to the output."""
@@ -110,6 +113,8 @@ class DecoderLayers(nn.ModuleList):
         size: int | None,
         reach: int | None = None,
         attend: Attend | None = None,
+        enter: Enter | None = None,
+        text: slice = slice(None),
     ) -> "Read":
         """Pass a segment through all layers; each layer attends to the segment and to the cache, as in Transformer-XL.
 
@@ -118,15 +123,18 @@ class DecoderLayers(nn.ModuleList):
             size: tokens of the next cache; None keeps all tokens in sight.
             reach: how many tokens before itself a token sees at most; None: all tokens in sight.
             attend: computes the output of the heads; None: local attention.
+            enter: changes the input of each layer; None: it is the output of the layer before.
+            text: which positions are tokens of the document, as `SelfAttention.project` takes it.
         """
         mask = causal_mask(x_BTD, cache, reach=reach)
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
         outputs: list[Tensor] = []
         for index, layer in enumerate(self):
+            x_BTD = x_BTD if enter is None else enter(index, x_BTD)
             past = cache.layers[index] if cache.layers else None
             # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
-            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
+            heads = layer.attention.project(layer.attention_norm(x_BTD), past, text=text)
             sight = layer.attention.look(heads, past, mask.places)
             if attend is None:
                 read_BHTK = attend_locally(sight, mask)

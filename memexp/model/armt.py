@@ -1,0 +1,240 @@
+"""Associative Recurrent Memory Transformer: memory tokens write to a matrix in each layer, which later segments read.
+
+Shapes: B lanes, T tokens, M memory tokens, D width, F features of a key, P positions: those of read tokens, tokens and memory
+tokens.
+"""
+
+from typing import NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memexp.config.arch import ArmtArch
+from memexp.model.matrix_memory.associations import (
+    NU,
+    Associations,
+    associate,
+    clear,
+    dpfp,
+    newness,
+    nothing_written,
+    recall,
+    share_of,
+    size_of,
+)
+from memexp.model.segment import Extension, MemoryCost, SegmentOutput
+from memexp.model.slot_memory.gauges import memory_gauges
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, linear, share
+from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.shape import Shape
+
+
+class Written(NamedTuple):
+    """The result of a write: the new memory, and means over the lanes of what was written."""
+
+    memory: Associations
+    newness: Tensor
+    """Gauge: mean gamma."""
+
+
+class AssociativeMemory(nn.Module):
+    """The projections with which one layer reads and writes its matrix."""
+
+    def __init__(self, shape: Shape, arch: ArmtArch) -> None:
+        super().__init__()
+        self.queries = linear(shape.width, arch.key_size)
+        self.keys = linear(shape.width, arch.key_size)
+        self.values = linear(shape.width, shape.width)
+        self.strength = linear(shape.width, 1)
+        self.strength_bias = nn.Parameter(torch.zeros(1))
+        nn.init.zeros_(self.values.weight)  # a new model is the plain decoder
+
+    @property
+    def writing(self) -> int:
+        """Weights that only memory tokens use."""
+        return sum(part.weight.numel() for part in (self.keys, self.values, self.strength))
+
+    def read(self, x_BPD: Tensor, memory: Associations) -> Tensor:
+        """q A / (q z) with q = phi(h W_Q), B P D, of the layer's input h."""
+        return recall(memory, dpfp(self.queries(_normed(x_BPD))))
+
+    def write(self, tokens_BMD: Tensor, memory: Associations, there_B: Tensor) -> Written:
+        """Write the layer's outputs o at the memory tokens: k = phi(o W_K), v = o W_V, beta = sigmoid(o W_b + c).
+
+        Args:
+            there_B: which lanes read a token; the others write nothing.
+        """
+        tokens_BMD = _normed(tokens_BMD)
+        keys_BMF = dpfp(self.keys(tokens_BMD)) * there_B[:, None, None]
+        growth_BM = newness(memory, keys_BMF)
+        strength_BM = (at_least_fp32(self.strength(tokens_BMD)) + self.strength_bias).sigmoid().squeeze(-1)
+        values_BMD = self.values(tokens_BMD)
+        written = associate(memory, keys_BMF, values_BMD, delta=True, strength_BN=strength_BM, growth_BN=growth_BM)
+        return Written(written, growth_BM.mean())
+
+
+def _normed(x_BPD: Tensor) -> Tensor:
+    return F.rms_norm(x_BPD, x_BPD.shape[-1:], eps=1e-6)
+
+
+class _Memories(nn.ModuleList):
+    """The memory of each layer, counted from 0."""
+
+    def __getitem__(self, index: int) -> AssociativeMemory:  # type: ignore[override]  # only to declare the type
+        return super().__getitem__(index)  # type: ignore[return-value]
+
+
+class _Pass:
+    """One pass of positions through the layers, which read the memories of the segment's start."""
+
+    def __init__(self, model: "Armt", state: State, *, read: int) -> None:
+        """
+        Args:
+            read: read tokens at the start of the positions.
+        """
+        self.model, self.memories, self.read = model, state.memory, read
+        self.shares: list[Tensor] = []
+
+    def enter(self, index: int, x_BPD: Tensor) -> Tensor:
+        """Add what layer `index` reads to its input, or put its memory tokens of the segment before in front."""
+        if not self.memories:
+            return x_BPD
+        if self.model.read_tokens:
+            return (
+                torch.cat([self.memories[index].to(x_BPD.dtype), x_BPD[:, self.read :]], dim=1) if self.read else x_BPD
+            )
+        read_BPD = self.model.memories[index].read(x_BPD, self.memories[index]).to(x_BPD.dtype)
+        self.shares.append(share_of(read_BPD, x_BPD))
+        return x_BPD + read_BPD
+
+    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+        """Local attention; the gauge is the attention weight on read tokens."""
+        if self.read:
+            self.shares.append(share(sight, mask, slice(0, self.read)))
+        return attend(sight, mask)
+
+
+@final
+class Armt(DecoderModel):
+    """Associative Recurrent Memory Transformer (Rodkin et al. 2024, section 2).
+
+    `mem` learned memory tokens follow every segment. Attention is causal, so tokens do not see them. Each layer has a matrix A
+    (F x D) and a vector z (F), both zero at a document's start, F = 6 `arch.key_size`. All positions read it before the layer, the
+    memory tokens write to it after the layer, with phi = DPFP-3:
+
+        h <- h + phi(h W_Q) A / (phi(h W_Q) z)                             (h: the layer's input)
+        k = phi(o W_K), v = o W_V, beta = sigmoid(o W_b + c)               (o: its output at a memory token)
+        v' = k A / (k z), gamma = clip(1 - k z / |k|^2, 0, 1)              (without gradient)
+        A <- A + sum of beta k^T (v - v')
+        z <- z + sum of gamma k
+
+    With gamma, a key that is written again and again always reads its latest value exactly. All memory tokens of a segment write as
+    if alone: two with the same key write twice. W_V starts at 0, so a new model is the plain decoder. Gradients cross segment
+    borders through A and z, within a gradient window. With `mem=0` this is the plain decoder.
+
+    What carries information is A alone: the memory tokens start anew in every segment. With `memory=parallel` (the paper's
+    Parallel RMT) there is no A; the outputs of each layer at the memory tokens are the input of the same layer at `mem` read tokens
+    before the next segment.
+
+    *Differs from the paper's code:*
+
+    - h and o are brought to a root mean square of 1 before the projections. Our residual stream has no norm of its own, and what is
+      read is added to it: without this, values would grow from segment to segment.
+    - A divisor is at least 1e-5; the code adds 1e-5 to it. The state is an argument; there it is kept by the modules.
+    - Memory tokens have the positions after the segment, and read tokens those before it, in relative positions.
+    - Features are not brought to unit norm, as in the paper's equations; later versions of the code do it.
+    """
+
+    def __init__(self, shape: Shape, mem: int, arch: ArmtArch) -> None:
+        super().__init__(shape, cache=0, memory=mem)
+        self.read_tokens = mem if arch.memory == "parallel" else 0
+        self.features = 2 * NU * arch.key_size
+        self.add_layers(arch)
+        if mem:
+            self.write_MD = nn.Parameter(torch.randn(mem, shape.width))
+        if self.read_tokens:
+            self.initial_LMD = nn.Parameter(torch.randn(shape.layers, mem, shape.width))
+        elif mem:
+            self.memories = _Memories(AssociativeMemory(shape, arch) for _ in range(shape.layers))
+
+    @property
+    def positions(self) -> int:
+        """Tokens, memory tokens and read tokens."""
+        return self.shape.segment + self.memory_slots + self.read_tokens
+
+    @property
+    def memory_cost(self) -> MemoryCost:
+        """A read of A and z for each position; a read and a write for each memory token, which alone uses the writing weights."""
+        if not self.memory_slots or self.read_tokens:
+            return MemoryCost()
+        shape, size = self.shape, self.features * (self.shape.width + 1)
+        a_token = self.memory_slots / shape.segment
+        unused = shape.layers * self.memories[0].writing
+        # the input of unit size, features and their factors; of a read the sum and the mean
+        position = 3 * self.features + 3 * shape.width
+        return MemoryCost(
+            what="matrices",
+            recurrence=shape.layers * size * ((1 + a_token) + 2 * a_token) - unused,
+            kept=shape.layers * (position * (1 + 2 * a_token) + size / shape.segment),
+        )
+
+    def init_state(self, lanes: int) -> State:
+        """For each layer a matrix and a vector of zeros, or with `memory=parallel` the learned memory tokens."""
+        if self.read_tokens:
+            return State((), tuple(self.initial_LMD[:, None].expand(-1, lanes, -1, -1)))
+        empty = nothing_written(lanes, features=self.features, values=self.shape.width, like=self.head.embedding_VD)
+        return State((), (empty,) * self.shape.layers if self.memory_slots else ())
+
+    def clear(self, state: State, reset_B: Tensor) -> State:
+        """Restore the initial memory of the lanes in which a document begins."""
+        if not self.read_tokens:
+            return State((), tuple(clear(memory, reset_B) for memory in state.memory))
+        pairs = zip(self.initial_LMD, state.memory, strict=True)
+        return State((), tuple(torch.where(reset_B[:, None, None], initial, memory) for initial, memory in pairs))
+
+    def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
+        """Read one segment and the memory tokens behind it, all of which read the memories; then write the outputs."""
+        slots, lanes = self.memory_slots, len(tokens_BT)
+        parts = [self.head.embed(tokens_BT)]
+        if slots:
+            parts = [*self._read_tokens(state), *parts, self.write_MD.expand(lanes, -1, -1)]
+        read, text = self.read_tokens, slice(self.read_tokens, self.read_tokens + tokens_BT.shape[1])
+        reading = _Pass(self, state, read=read)
+        x_BPD = self.dropout(torch.cat(parts, dim=1))
+        passed = self.layers.read(
+            x_BPD, self.empty_cache(lanes), size=0, attend=reading.attend, enter=reading.enter, text=text
+        )
+        hidden_BTD = passed.hidden_BTD[:, text]
+        if not slots:
+            return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
+        outputs = [output_BPD[:, text.stop :] for output_BPD in passed.outputs]
+        gauges = {"memory_share": torch.stack(reading.shares).mean()}
+        if self.read_tokens:
+            memory = tuple(new.to(old.dtype) for new, old in zip(outputs, state.memory, strict=True))
+            gauges |= memory_gauges(torch.cat(state.memory, dim=1), torch.cat(memory, dim=1))
+            return SegmentOutput(hidden_BTD, State((), memory), aux={}, gauges=gauges)
+        there_B = valid_BT.any(-1)
+        pairs = enumerate(zip(outputs, state.memory, strict=True))
+        written = [self.memories[index].write(output, old, there_B) for index, (output, old) in pairs]
+        with torch.no_grad():
+            gauges["memory_norm"] = torch.stack([size_of(each.memory) for each in written]).mean()
+            gauges["memory_new"] = torch.stack([each.newness for each in written]).mean()
+        return SegmentOutput(hidden_BTD, State((), tuple(each.memory for each in written)), aux={}, gauges=gauges)
+
+    def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
+        """Read the next piece, which attends to the read tokens and the segment so far, without memory tokens behind it."""
+        first = kept is None
+        cache: Cache = self.growing(self.empty_cache(len(tokens_BT))) if kept is None else kept
+        parts = [*(self._read_tokens(state) if first else []), self.head.embed(tokens_BT)]
+        read = self.read_tokens if first else 0
+        reading, text = _Pass(self, state, read=read), slice(read, None)
+        x_BPD = self.dropout(torch.cat(parts, dim=1))
+        passed = self.layers.read(x_BPD, cache, size=None, attend=reading.attend, enter=reading.enter, text=text)
+        return Extension(passed.hidden_BTD[:, text], passed.cache)
+
+    def _read_tokens(self, state: State) -> list[Tensor]:
+        """What stands before the segment; each layer puts its own memory there."""
+        return [state.memory[0]] if self.read_tokens else []
