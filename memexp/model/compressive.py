@@ -10,8 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import CompressiveArch
-from memexp.model.segment import Extension, SegmentOutput
-from memexp.model.slot_memory.compressor import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
+from memexp.model.segment import Activations, Extension, SegmentOutput
+from memexp.model.slot_memory.compressor import (
+    Compressed,
+    Compressor,
+    Pairs,
+    Reconstruction,
+    append_pairs,
+    reconstruction,
+)
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
     Cache,
@@ -51,11 +58,25 @@ class Compressive(DecoderModel):
     made of; the convolution is initialised as a mean.
     """
 
+    mask_in_each_layer = True
+
     def __init__(self, shape: Shape, mem: int, arch: CompressiveArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.factor = arch.factor
         self.add_layers(arch)
         self.compressors = nn.ModuleList(Compressor(shape, arch) for _ in range(shape.layers))
+
+    def activations(self, *, half: bool) -> Activations:
+        """Of the compressors, which compare attention to what leaves the cache, in fp32, with attention to what they make."""
+        found, kept = super().activations(half=half), self.kept(half=half)
+        compressor = next(iter(self.compressors))
+        if not self.memory_slots or not any(True for _ in compressor.parameters()):  # pooling learns nothing
+            return found
+        length, whole, made = self.shape.segment, kept.as_fp32(), self.shape.segment // self.factor
+        queries = whole.of_heads(length, whole.inner) if half else 0
+        difference = whole.of_heads(length, whole.inner)
+        pairs = 2 * whole.of_heads(made, whole.keys) + (kept.unit_norm(made, kept.keys) if half else 0)
+        return found._replace(memory=self.shape.layers * (queries + whole.read(length) + difference + pairs))
 
     @property
     def in_sight(self) -> int:
@@ -93,7 +114,7 @@ class Compressive(DecoderModel):
             made = compressor(whole)
             # Algorithm 2: |attention to the leaving pairs minus attention to the compressed pairs|^2
             errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
-            slots.append(append(old, made))
+            slots.append(append_pairs(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
         loss = torch.stack([error.loss for error in errors]).sum()

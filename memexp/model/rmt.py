@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import RmtArch
-from memexp.model.segment import Extension, SegmentOutput
+from memexp.model.segment import Activations, Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Heads, LayerCache, Sight, attend, clear_cache, next_cache, share
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 
@@ -112,6 +113,8 @@ class Rmt(DecoderModel):
     - Its training on algorithmic tasks gives the initial memory no gradient. Ours learns it.
     """
 
+    mask_in_each_layer = True
+
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.aux_weight, self.sees_cache = arch.aux_weight, arch.memory_sees_cache
@@ -123,6 +126,13 @@ class Rmt(DecoderModel):
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
             nn.init.constant_(self.memory_norm.weight, CARRY)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
+
+    def activations(self, *, half: bool) -> Activations:
+        """The output layer needs a copy of the tokens' activations, and the auxiliary loss the logits of write tokens."""
+        found, slots = super().activations(half=half), self.memory_slots
+        copied = FULL * self.shape.segment * self.shape.width if slots else 0
+        words = FULL * slots * self.head.most_logits if slots and self.aux_weight else 0
+        return found._replace(memory=copied + words)
 
     @property
     def positions(self) -> int:

@@ -18,7 +18,11 @@ from memexp.model.knn_memory.ring import write as write_ring
 from memexp.model.knn_memory.router import Router
 from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
+from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.shape import Shape
+
+INDEX = 8
+"""Bytes of a place in a tensor."""
 
 
 class Reading(NamedTuple):
@@ -68,6 +72,24 @@ class PairMemory(nn.Module):
             return SearchWork(*(heads * each for each in work))
         queries = 1.0 if self.router is None else 1 / self.router.context
         return SearchWork(0.0, queries * keys_1HRK.numel(), keys_1HRK.numel() * keys_1HRK.element_size() / length)
+
+    def kept(self, kept: Kept, positions: int, *, seen: int) -> float:
+        """The bytes that the backward pass needs of reading `positions` queries in a lane, beside those of local attention.
+
+        Queries in fp32, for each pair its row of the keys and of the values, its slot and two weights, what was read of the
+        memory and of both, and the pairs of the segment until they are written.
+
+        Args:
+            seen: keys in sight of local attention.
+        """
+        heads, k = self.shape.heads, self.arch.neighbours
+        rows = 0 if self.router is not None else 2 * INDEX
+        pairs = positions * heads * k * (rows + INDEX + 2 * FULL)
+        queries = positions * FULL * kept.inner if kept.half else 0
+        both = 2 * kept.of_heads(positions, kept.inner)
+        if self.gate_H is None:  # one softmax, over the local scores too
+            both += positions * heads * seen * (2 * FULL + kept.number * kept.half)
+        return queries + pairs + both + kept.of_heads(positions, kept.inner + kept.keys)
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """An empty ring; its slack is the number of pairs that a gradient window writes."""
