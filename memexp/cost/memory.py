@@ -44,16 +44,18 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     half = config.precision == "bf16"
     window = config.bptt_segments + 1
     at_once = 1 if config.recompute else min(window, config.accumulate)
-    logits = min(config.lanes * config.segment * model.head.most_logits, LOGITS_AT_ONCE)
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
     times = 1 if memory_cost.in_place else 2
     kept = _activations(model, lanes=config.lanes, segments=at_once, half=half)
-    of_logits = Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}")
+    state_before = config.lanes * (caches + memory * (times - 1))
+    of_logits = _logits(
+        model, tokens=config.lanes * config.segment, number_bytes=HALF if half else FULL, instead=state_before
+    )
     room = total([*kept, of_logits])
     gradients = FULL * parameters
     beside = gradients if config.accumulate > at_once else max(0, gradients - room)
-    search = _search(memory_cost, kept, logits=of_logits.bytes, segments=at_once)
+    search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
         Item(
@@ -92,11 +94,28 @@ def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) 
     return [item for item in items if item.bytes or item.what != "activations of the memory"]
 
 
-def _search(cost: MemoryCost, kept: list[Item], *, logits: int, segments: int) -> Item:
+def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int) -> Item:
+    """What the loss needs: logits of a piece of the tokens, their softmax and their gradient, and the gradient of the words' vectors.
+
+    The latter is summed over pieces, so that a sum and what is added to it are there.
+
+    Args:
+        instead: bytes of the state before the segment, which is there until the gradients are.
+    """
+    words = model.head.most_logits
+    logits = min(tokens * words, LOGITS_AT_ONCE)
+    vectors, gradients = words * model.shape.width, 2 if tokens * words > LOGITS_AT_ONCE else 1
+    later = FULL * logits + gradients * number_bytes * vectors
+    how = f"{logits:,} at once x 2 x {FULL}, gradients of them and of {vectors:,} numbers in place of the state before"
+    return Item("logits", 2 * FULL * logits + max(0, later - instead), how)
+
+
+def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segments: int) -> Item:
     """What the last search of a step needs, above what is kept of the layers after it and of the output layer."""
     later = int(total(kept) / segments * (1 - cost.search_at)) + logits
-    how = f"{cost.search_bytes:,} for scores of a block of queries and the selection, without what is there only later"
-    return Item("scores of a search", max(0, cost.search_bytes - later), how)
+    needed = min(lanes * cost.search_bytes, cost.search_most)
+    how = f"{needed:,} for scores and the selection, without what is there only later"
+    return Item("scores of a search", max(0, needed - later), how)
 
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:

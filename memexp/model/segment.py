@@ -73,7 +73,9 @@ class MemoryCost(NamedTuple):
     on_host: bool = False
     """Whether the memory is in the host's memory even if the model is on an accelerator."""
     search_bytes: int = 0
-    """Bytes that a search needs on an accelerator while it runs."""
+    """Bytes that a search needs on an accelerator for each lane while it runs."""
+    search_most: int = 0
+    """The most bytes that a search needs, because it takes lanes one after another."""
     search_at: float = 0.0
     """The share of the layers that have been read when the last search of a segment runs."""
     search: float = 0.0
