@@ -34,7 +34,8 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
 
     This is when the backward pass of the last segment begins: then the activations of every segment of a gradient window are
     there. What only replaces them later is not counted beside them: the gradients of a step with one window, and the optimizer.
-    With `recompute` the activations of one segment are there at a time, beside the gradients of the segments after it.
+    With `recompute` the activations of one segment are there at a time, beside the gradients of the segments after it and the
+    states at all borders of the window, from which segments are computed again.
     """
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary)
@@ -48,21 +49,23 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     memory_cost = model.memory_cost
     times = 1 if memory_cost.in_place else 2
     kept = _activations(model, lanes=config.lanes, segments=at_once, half=half)
+    held = int(model.cache_bytes(caches, half=half))
     state_before = config.lanes * (caches + memory * (times - 1))
     of_logits = _logits(
         model, tokens=config.lanes * config.segment, number_bytes=HALF if half else FULL, instead=state_before
     )
     room = total([*kept, of_logits])
     gradients = FULL * parameters
-    beside = gradients if config.accumulate > at_once else max(0, gradients - room)
+    # the vectors of words have two gradients, of the embedding and of the output layer, which are summed last
+    at_the_end = gradients + 2 * FULL * model.head.most_logits * config.size.width
+    beside = gradients if config.accumulate > at_once else max(0, at_the_end - room)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
         Item(
             "gradients",
             beside,
-            f"{parameters:,} x {FULL}"
-            + f", of which {gradients - beside:,} replace activations" * (beside < gradients),
+            f"{parameters:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
         ),
         _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
@@ -74,11 +77,23 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
             True,
             on_host=memory_cost.on_host,
         ),
-        Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
+        Item("caches, before and after", config.lanes * held, f"{lanes} x {held:,}", True),
+        *_borders(config, state=caches + memory * (times - 1)),
         *kept,
         of_logits,
     ]
     return [*parts, search] if memory_cost.search_bytes else parts
+
+
+def _borders(config: TrainConfig, *, state: int) -> list[Item]:
+    """With `recompute`: the states of one lane at the borders of a window, the one that is computed again, and its gradient."""
+    segments = min(config.bptt_segments + 1, config.accumulate)
+    if not config.recompute or segments == 1:
+        return []
+    states = segments + 1
+    return [
+        Item("states between segments", config.lanes * states * state, f"{config.lanes} lanes x {states} x {state:,}")
+    ]
 
 
 def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) -> list[Item]:
@@ -90,7 +105,15 @@ def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) 
         "bias and mask of attention": found.added_to_scores,
     }
     how = f"{segments} segments x {lanes} lanes x "
-    items = [Item(what, int(segments * lanes * each), f"{how}{each:,.0f}") for what, each in named.items()]
+    shared = {"activations of the memory": found.in_all_lanes}
+    items = [
+        Item(
+            what,
+            int(segments * (lanes * each + shared.get(what, 0))),
+            f"{how}{each:,.0f}" + f", and {found.in_all_lanes:,.0f} for all lanes" * (shared.get(what, 0) > 0),
+        )
+        for what, each in named.items()
+    ]
     return [item for item in items if item.bytes or item.what != "activations of the memory"]
 
 
@@ -113,8 +136,8 @@ def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int
 def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segments: int) -> Item:
     """What the last search of a step needs, above what is kept of the layers after it and of the output layer."""
     later = int(total(kept) / segments * (1 - cost.search_at)) + logits
-    needed = min(lanes * cost.search_bytes, cost.search_most)
-    how = f"{needed:,} for scores and the selection, without what is there only later"
+    needed = max(min(lanes * cost.search_bytes, cost.search_most), lanes * cost.gathered)
+    how = f"{needed:,} for scores or copies of pairs, without what is there only later"
     return Item("scores of a search", max(0, needed - later), how)
 
 

@@ -22,7 +22,6 @@ from memexp.model.slot_memory.compressor import (
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
     Cache,
-    Heads,
     LayerCache,
     Sight,
     attend,
@@ -43,8 +42,8 @@ class _Read(NamedTuple):
     hidden_BTD: Tensor
     cache: Cache
     gauges: dict[str, Tensor]
-    seen: list[tuple[Heads, Sight]]
-    """For each layer, the projections, and the queries with all keys and values they attend to."""
+    seen: list[tuple[Tensor, Sight]]
+    """For each layer, the queries without positions, and with them and all keys and values they attend to."""
 
 
 @final
@@ -108,12 +107,14 @@ class Compressive(DecoderModel):
         leaving = slice(self.memory_slots, self.memory_slots + length)
         slots: list[Pairs] = []
         errors: list[Reconstruction] = []
-        for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
+        for compressor, old, (queries_BHTK, sight) in zip(
+            self.compressors, state.memory.layers, read.seen, strict=True
+        ):
             # Algorithm 1: the oldest pairs leave the cache, f_c compresses them, and the newest slots stay
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
             made = compressor(whole)
             # Algorithm 2: |attention to the leaving pairs minus attention to the compressed pairs|^2
-            errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
+            errors.append(reconstruction(queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
             slots.append(append_pairs(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
@@ -140,7 +141,7 @@ class Compressive(DecoderModel):
         mask = torch.cat([filled_BM[:, None, None].expand(-1, -1, length, -1), causal], dim=-1)
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []
-        seen: list[tuple[Heads, Sight]] = []
+        seen: list[tuple[Tensor, Sight]] = []
         shares: list[Tensor] = []
         for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
@@ -152,7 +153,7 @@ class Compressive(DecoderModel):
             sight = layer.attention.look(heads, slots_and_cache, places)
             x_BTD = layer.finish(x_BTD, attend(sight, mask))
             layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
-            seen.append((heads, sight))
+            seen.append((heads.queries_BHTK, sight))
             parts = slice(0, slots), slice(slots, slots + exact)
             shares.append(torch.stack([share(sight, mask, part) for part in parts]))
         on_slots, on_cache = torch.stack(shares).mean(0)

@@ -14,7 +14,7 @@ from memexp.config.arch import RmtArch
 from memexp.model.segment import Activations, Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import Heads, LayerCache, Sight, attend, clear_cache, next_cache, share
+from memexp.model.transformer.attention import Heads, LayerCache, Sight, append, attend, clear_cache, next_cache, share
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
@@ -114,6 +114,7 @@ class Rmt(DecoderModel):
     """
 
     mask_in_each_layer = True
+    cache_in_sight = False
 
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
@@ -130,9 +131,14 @@ class Rmt(DecoderModel):
     def activations(self, *, half: bool) -> Activations:
         """The output layer needs a copy of the tokens' activations, and the auxiliary loss the logits of write tokens."""
         found, slots = super().activations(half=half), self.memory_slots
-        copied = FULL * self.shape.segment * self.shape.width if slots else 0
-        words = FULL * slots * self.head.most_logits if slots and self.aux_weight else 0
-        return found._replace(memory=copied + words)
+        if not slots:
+            return found
+        copied = FULL * self.shape.segment * self.shape.width
+        if not self.aux_weight:
+            return found._replace(memory=copied)
+        words = self.head.most_logits
+        vectors = words * self.shape.width * self.kept(half=half).number
+        return found._replace(memory=copied + FULL * slots * words, in_all_lanes=vectors)
 
     @property
     def positions(self) -> int:
@@ -218,8 +224,8 @@ def _next_cache(sight: Sight, heads: Heads, past: LayerCache, strip: _Strip) -> 
     first = strip.cache + strip.read
 
     def newest(x_BGSK: Tensor, like: Tensor) -> Tensor:
-        tokens = torch.cat([x_BGSK[:, :, : strip.cache], x_BGSK[:, :, first : first + strip.tokens]], dim=2)
-        return tokens[:, :, strip.tokens :].detach().to(like.dtype)
+        before_BGCK, tokens_BGTK = x_BGSK[:, :, : strip.cache], x_BGSK[:, :, first : first + strip.tokens]
+        return append(before_BGCK, tokens_BGTK).detach().to(like.dtype)
 
     return LayerCache(
         newest(sight.keys_BGSK, past.keys_BGCK),

@@ -61,6 +61,8 @@ class Activations(NamedTuple):
     """What positions and masks add to the scores of attention."""
     memory: float = 0.0
     """Of reading and writing the memory."""
+    in_all_lanes: float = 0.0
+    """What all lanes share, of the memory."""
 
 
 class MemoryCost(NamedTuple):
@@ -76,6 +78,8 @@ class MemoryCost(NamedTuple):
     """Bytes that a search needs on an accelerator for each lane while it runs."""
     search_most: int = 0
     """The most bytes that a search needs, because it takes lanes one after another."""
+    gathered: int = 0
+    """Bytes for each lane of copies of what was found, while it is read."""
     search_at: float = 0.0
     """The share of the layers that have been read when the last search of a segment runs."""
     search: float = 0.0
@@ -178,6 +182,10 @@ class SegmentModel(nn.Module, ABC):
     def memory_cost(self) -> MemoryCost:
         """The cost of the memory besides its state."""
         return MemoryCost()
+
+    def cache_bytes(self, cache: int, *, half: bool) -> float:
+        """What the caches before and after a segment need beside the activations, if a cache of one lane has so many bytes."""
+        return 2.0 * cache
 
     def kept(self, *, half: bool) -> Kept:
         """What modules of this model keep for the backward pass, with products in bf16 or in fp32."""

@@ -96,8 +96,9 @@ class Thought(DecoderModel):
         memory = layers * kept.layer(slots, seen=slots, joined=False)
         if "recall" in self.weights:
             memory += self.recall_queries.kept(kept, layers, slots, length)
-        updates = 1 + self.updates(set(self.weights) - {"recall"})
-        return found._replace(memory=memory + updates * self.updater.kept(kept, slots, length))
+        for pieces in (1, *self.updates(set(self.weights) - {"recall"})):
+            memory += self.updater.kept(kept, slots, length) + (pieces - 1) * self.updater.kept(kept, slots, 0)
+        return found._replace(memory=memory)
 
     @property
     def fixed_shapes(self) -> bool:

@@ -37,6 +37,8 @@ class XlEnhanced(DecoderModel):
     and each document is read once.
     """
 
+    cache_in_sight = False
+
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
         self.reach = mem if arch.reach == "window" else None

@@ -10,8 +10,11 @@ from .work import planned_and_held
 SIZE = ("size=200m", "size.layers=3", "lanes=32")
 """A paper's size, with fewer layers, so that a layer which is not like the others counts."""
 
+PLAIN: tuple[tuple[str, ...], ...] = tuple((f"arch={arch}", HALF) for arch in ARCHS)
+"""As the papers train: in half precision."""
+
 CASES: tuple[tuple[str, ...], ...] = (
-    *((f"arch={arch}", HALF) for arch in ARCHS),
+    *PLAIN,
     *((f"arch={arch}",) for arch in ARCHS),
     ("arch=vanilla", HALF, "arch.position=rotary"), ("arch=vanilla", HALF, "arch.dropout=0.1"),
     ("arch=xl", HALF, "arch.position=rotary"), ("arch=xl", HALF, "arch.position=xl", "arch.normalise=false", "arch.scale=1"),
@@ -30,4 +33,4 @@ CASES: tuple[tuple[str, ...], ...] = (
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_step_holds_what_the_plan_says(case: tuple[str, ...], pool: ProcessPoolExecutor) -> None:
     planned, held = pool.submit(planned_and_held, *SIZE, *case, vocabulary=32_000).result()
-    assert held == pytest.approx(planned, rel=0.05)
+    assert held == pytest.approx(planned, rel=0.05 if case in PLAIN else 0.1)

@@ -135,6 +135,11 @@ def some_cuts(length: int) -> list[int]:
     return [length // 5, length // 2]
 
 
+def most_cuts(length: int) -> list[int]:
+    """As many pieces as there can be."""
+    return [length * piece // recall.MOST_PIECES for piece in range(1, recall.MOST_PIECES)]
+
+
 class Interruption(NamedTuple):
     """What was seen of a training step, of saving after it, and of opening the session again."""
 
@@ -171,7 +176,7 @@ def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     with (
         tempfile.TemporaryDirectory() as folder,
         a_gpu() as watch,
-        mock.patch.object(recall, "random_cuts", some_cuts),
+        mock.patch.object(recall, "random_cuts", most_cuts),
     ):
         long = config.segment * config.accumulate * 4 + 5
         opened = session.open_session(spec_of(config, Path(folder), vocabulary=vocabulary, long=long))

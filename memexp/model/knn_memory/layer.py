@@ -19,7 +19,7 @@ from memexp.model.knn_memory.router import Router
 from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
 from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
-from memexp.model.transformer.kept import FULL, Kept
+from memexp.model.transformer.kept import FULL, HALF, Kept
 from memexp.model.transformer.shape import Shape
 
 
@@ -77,6 +77,13 @@ class PairMemory(nn.Module):
         together = max(1, BLOCK_BYTES // (2 * FULL * keys_1HRK.shape[2] * length))
         return SearchWork(0.0, queries * keys_1HRK.numel(), moved, held, together)
 
+    @property
+    def gathered(self) -> int:
+        """Bytes that copies of the pairs of a segment need in a lane while they are read: in half precision, of both types."""
+        if self.router is not None or self.arch.stored != "bf16":
+            return 0
+        return self.stride * self.shape.heads * self.arch.neighbours * self.shape.head_size * (HALF + FULL)
+
     def kept(self, kept: Kept, positions: int, *, seen: int) -> float:
         """The bytes that the backward pass needs of reading `positions` queries in a lane, beside those of local attention.
 
@@ -92,7 +99,7 @@ class PairMemory(nn.Module):
         pairs = positions * heads * k * 2 * PLACE if self.router is None else 3 * k * kept.inner * FULL
         read = kept.of_heads(positions, kept.inner)
         if self.gate_H is None:  # one softmax, over the local scores too
-            read += positions * heads * seen * (2 * FULL + kept.number * kept.half)
+            read += positions * heads * seen * (FULL + kept.number * kept.half)
         return queries + weights + pairs + read
 
     def empty(self, lanes: int, like: Tensor) -> Ring:

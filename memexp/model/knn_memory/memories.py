@@ -40,6 +40,7 @@ class PairMemories(nn.ModuleDict):
             what=f"rings, {first.arch.stored}",
             in_place=True,
             on_host=on_host,
+            gathered=first.gathered,
             search_at=max(int(number) for number in self if self[number].slots) / first.shape.layers,
             search_bytes=int(held) + 2 * carried * on_host,
             search_most=int(held / first.shape.heads * works[0].together) + 2 * carried * on_host,

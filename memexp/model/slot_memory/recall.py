@@ -22,6 +22,9 @@ from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 
+MOST_PIECES = 8
+"""The most pieces in which composition reads a segment."""
+
 
 class Losses(NamedTuple):
     """Losses by name, before weighting, and gauges."""
@@ -56,14 +59,14 @@ def updater_losses(
     return Losses(terms, gauges)
 
 
-def updates_of(wanted: set[str]) -> int:
-    """How many updates with gradient `updater_losses` makes."""
-    return ("composition" in wanted) + bool(wanted & {"variance", "covariance"})
+def updates_of(wanted: set[str]) -> list[int]:
+    """For each update with gradient in `updater_losses`, in how many pieces it reads the segment at most."""
+    return [MOST_PIECES] * ("composition" in wanted) + [1] * bool(wanted & {"variance", "covariance"})
 
 
-def published_updates_of(wanted: set[str]) -> int:
-    """How many updates with gradient `published_updater_losses` makes."""
-    return bool(wanted)
+def published_updates_of(wanted: set[str]) -> list[int]:
+    """As `updates_of`, for `published_updater_losses`."""
+    return [MOST_PIECES] * bool(wanted)
 
 
 def published_updater_losses(
@@ -116,8 +119,8 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
 
 
 def random_cuts(length: int) -> list[int]:
-    """Random borders of 2 to 8 pieces, none empty, from torch's default generator; at most one piece per token."""
-    pieces = min(int(torch.randint(2, 9, ())), length)
+    """Random borders of 2 to `MOST_PIECES` pieces, none empty, from torch's default generator; at most one piece per token."""
+    pieces = min(int(torch.randint(2, MOST_PIECES + 1, ())), length)
     cuts: list[int] = (torch.randperm(length - 1)[: pieces - 1] + 1).sort().values.tolist()
     return cuts
 

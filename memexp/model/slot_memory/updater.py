@@ -145,11 +145,13 @@ class GatedUpdater(Updater):
 
     def kept(self, kept: Kept, slots: int, length: int) -> float:
         text = kept.residual(length) + (0 if kept.half else kept.normed(length, products=1))
+        # old and new slots, both norms of the new ones, and the gate with its input
+        gated = 4 * kept.residual(slots) + 3 * kept.of_heads(slots, kept.shape.width)
         layers = 0.0
         for layer in self.layers:
             assert isinstance(layer, GatedLayer)
             layers += kept.layer(slots, seen=slots, joined=False) + layer.cross.kept(kept, slots, length, turns=True)
-        return text + layers
+        return text + gated + layers
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         text_BTD = self.text_norm(text_BTD)

@@ -177,6 +177,8 @@ class DecoderModel(EmbeddingModel):
     layers: DecoderLayers
     reach: int | None = None
     """How many tokens before itself a token sees at most; None: all tokens in sight."""
+    cache_in_sight: ClassVar[bool] = True
+    """Whether the next cache is a part of what was in sight, if no type has to be changed."""
     mask_in_each_layer: ClassVar[bool] = False
     """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
 
@@ -220,6 +222,12 @@ class DecoderModel(EmbeddingModel):
     def attended(self) -> float:
         """With a reach, the tokens within it and the token itself."""
         return super().attended if self.reach is None else self.reach + 1
+
+    def cache_bytes(self, cache: int, *, half: bool) -> float:
+        """In full precision a cache is a part of the keys and values in sight, and keeps all of them."""
+        if half or not self.cache_in_sight or not self.cache_tokens:
+            return super().cache_bytes(cache, half=half)
+        return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
         """With the options of attention and dropout."""

@@ -104,11 +104,16 @@ class Kept:
             + self.queries(positions)
             + self.unit_norm(positions, self.keys)
             + keys_values
-            + by_position * self.of_heads(positions, self.inner)
+            + (self.by_distance(positions, seen) if by_position else 0.0)
             + self.read(positions)
             + self.residual(positions)
             + self.feedforward(positions)
         )
+
+    def by_distance(self, positions: int, seen: int) -> float:
+        """Scores of each query by distance, and the queries and distances whose products they are."""
+        scores = positions * seen * self.shape.heads * self.number
+        return scores + self.of_heads(positions, self.inner) + self.of_heads(seen, self.inner)
 
     def added_to_scores(self, positions: int, seen: int, *, heads: int) -> float:
         """What is added to the scores: a bias for each head, or a mask for all heads. Rows are padded.
