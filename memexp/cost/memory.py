@@ -10,12 +10,11 @@ from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
-from memexp.model.segment import SegmentModel
+from memexp.model.segment import MemoryCost, SegmentModel
 from memexp.model.state import state_bytes
+from memexp.model.transformer.head import LOGITS_AT_ONCE
+from memexp.model.transformer.kept import FULL, HALF
 from memexp.train.adafactor import state_numbers
-
-HALF, FULL = 2, 4
-"""Bytes of a number in bf16 and in fp32."""
 
 
 class Item(NamedTuple):
@@ -31,70 +30,115 @@ class Item(NamedTuple):
 
 
 def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
-    """Everything that takes memory in a training step, for a model with weights in fp32.
+    """Everything that takes memory in a training step, for a model with weights in fp32, at the moment when it takes most.
 
-    Counted are the activations that the backward pass needs, for every segment of a gradient window. In each layer these
-    are the two normalised inputs, queries, keys and values, the output of the heads, and the inner layer before and after
-    its ReLU. Attention scores are not kept, but the bias and mask that are added to them are.
+    This is when the backward pass of the last segment begins: then the activations of every segment of a gradient window are
+    there. What only replaces them later is not counted beside them: the gradients of a step with one window, and the optimizer.
+    With `recompute` the activations of one segment are there at a time, beside the gradients of the segments after it and the
+    states at all borders of the window, from which segments are computed again.
     """
-    size = config.size
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
-    number_bytes = HALF if config.precision == "bf16" else FULL
-    window = 1 if config.recompute else config.bptt_segments + 1
-    inner, tokens = size.heads * size.head_size, config.lanes * config.segment * window
-    positions = config.lanes * model.positions * window
-    kept = size.layers * (2 * size.width + 4 * inner + 2 * size.feedforward + 2 * size.width)
-    logits = min(tokens * vocabulary, 1 << 25)
+    half = config.precision == "bf16"
+    window = config.bptt_segments + 1
+    at_once = 1 if config.recompute else min(window, config.accumulate)
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
+    times = 1 if memory_cost.in_place else 2
+    kept = _activations(model, lanes=config.lanes, segments=at_once, half=half)
+    held = int(model.cache_bytes(caches, half=half))
+    state_before = config.lanes * (caches + memory * (times - 1))
+    of_logits = _logits(
+        model, tokens=config.lanes * config.segment, number_bytes=HALF if half else FULL, instead=state_before
+    )
+    room = total([*kept, of_logits])
+    gradients = FULL * parameters
+    # the vectors of words have two gradients, of the embedding and of the output layer, which are summed last
+    at_the_end = gradients + 2 * FULL * model.head.most_logits * config.size.width
+    beside = gradients if config.accumulate > at_once else max(0, at_the_end - room)
+    search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
-        Item("gradients", FULL * parameters, f"{parameters:,} x {FULL}", True),
+        Item(
+            "gradients",
+            beside,
+            f"{parameters:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
+        ),
         _optimizer(config, model),
-        Item("weights in bf16", HALF * parameters if number_bytes == HALF else 0, f"{parameters:,} x {HALF}"),
+        Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
         Item(
             memory_cost.what,
-            config.lanes * memory,
-            f"{lanes} x {memory:,}"
+            times * config.lanes * memory,
+            f"{lanes} x {'2 x ' * (times - 1)}{memory:,}"
             + f", {model.memory_slots:,} slots and the segment's slack" * bool(memory_cost.search_bytes),
             True,
             on_host=memory_cost.on_host,
         ),
-        Item("caches, before and after", 2 * config.lanes * caches, f"{lanes} x 2 x {caches:,}", True),
-        Item("activations", positions * kept * number_bytes, f"{positions:,} positions x {kept:,} x {number_bytes}"),
-        *_kept_by_memory(memory_cost.kept, tokens=tokens, number_bytes=number_bytes),
-        _added_to_scores(config, model, number_bytes=number_bytes, segments=window),
-        Item("logits", 3 * FULL * logits, f"{logits:,} at once x 3 x {FULL}"),
+        Item("caches, before and after", config.lanes * held, f"{lanes} x {held:,}", True),
+        *_borders(config, state=caches + memory * (times - 1)),
+        *kept,
+        of_logits,
     ]
-    search = Item("scores of a search", memory_cost.search_bytes, "scores of a block of queries, and the selection")
-    return [*parts, search] if search.bytes else parts
+    return [*parts, search] if memory_cost.search_bytes else parts
 
 
-def _kept_by_memory(kept: float, *, tokens: int, number_bytes: int) -> list[Item]:
-    """The activations of reading and writing the memory, `kept` numbers per token; empty if there are none."""
-    if not kept:
+def _borders(config: TrainConfig, *, state: int) -> list[Item]:
+    """With `recompute`: the states of one lane at the borders of a window, the one that is computed again, and its gradient."""
+    segments = min(config.bptt_segments + 1, config.accumulate)
+    if not config.recompute or segments == 1:
         return []
+    states = segments + 1
     return [
-        Item(
-            "activations of the memory",
-            int(tokens * kept * number_bytes),
-            f"{tokens:,} tokens x {kept:,g} x {number_bytes}",
-        )
+        Item("states between segments", config.lanes * states * state, f"{config.lanes} lanes x {states} x {state:,}")
     ]
 
 
-def _added_to_scores(config: TrainConfig, model: SegmentModel, *, number_bytes: int, segments: int) -> Item:
-    """The tensor that is added to attention scores: the position bias, or without a bias the attention mask.
+def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) -> list[Item]:
+    """What the backward pass needs of so many segments, as the model says."""
+    found = model.activations(half=half)
+    named = {
+        "activations": found.layers,
+        "activations of the memory": found.memory,
+        "bias and mask of attention": found.added_to_scores,
+    }
+    how = f"{segments} segments x {lanes} lanes x "
+    shared = {"activations of the memory": found.in_all_lanes}
+    items = [
+        Item(
+            what,
+            int(segments * (lanes * each + shared.get(what, 0))),
+            f"{how}{each:,.0f}" + f", and {found.in_all_lanes:,.0f} for all lanes" * (shared.get(what, 0) > 0),
+        )
+        for what, each in named.items()
+    ]
+    return [item for item in items if item.bytes or item.what != "activations of the memory"]
 
-    A fused kernel keeps it for its backward pass, for each lane and layer. Causal attention without a cache needs none.
+
+def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int) -> Item:
+    """What the loss needs: logits of a piece of the tokens, their softmax and their gradient, and the gradient of the words' vectors.
+
+    The latter is summed over pieces, so that a sum and what is added to it are there.
+
+    Args:
+        instead: bytes of the state before the segment, which is there until the gradients are.
     """
-    pairs = config.lanes * model.positions * (model.window + model.in_sight) * config.size.layers * segments
-    pair_bytes = number_bytes * model.bias_heads if model.bias_heads else 1 if model.in_sight else 0
-    return Item("bias and mask of attention", pairs * pair_bytes, f"{pairs:,} pairs of positions x {pair_bytes}")
+    words = model.head.most_logits
+    logits = min(tokens * words, LOGITS_AT_ONCE)
+    vectors, gradients = words * model.shape.width, 2 if tokens * words > LOGITS_AT_ONCE else 1
+    later = FULL * logits + gradients * number_bytes * vectors
+    how = f"{logits:,} at once x 2 x {FULL}, gradients of them and of {vectors:,} numbers in place of the state before"
+    return Item("logits", 2 * FULL * logits + max(0, later - instead), how)
+
+
+def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segments: int) -> Item:
+    """What the last search of a step needs, above what is kept of the layers after it and of the output layer."""
+    later = int(total(kept) / segments * (1 - cost.search_at)) + logits
+    needed = max(min(lanes * cost.search_bytes, cost.search_most), lanes * cost.gathered)
+    how = f"{needed:,} for scores or copies of pairs, without what is there only later"
+    return Item("scores of a search", max(0, needed - later), how)
 
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:

@@ -23,11 +23,12 @@ from memexp.model.matrix_memory.associations import (
     share_of,
     size_of,
 )
-from memexp.model.segment import Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, linear, share
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
@@ -165,6 +166,15 @@ class Armt(DecoderModel):
         """Tokens, memory tokens and read tokens."""
         return self.shape.segment + self.memory_slots + self.read_tokens
 
+    def activations(self, *, half: bool) -> Activations:
+        """Of the memory: the input of unit size, features and their factors; of a read the sum and the mean; A and z."""
+        found, shape = super().activations(half=half), self.shape
+        if not self.memory_slots or self.read_tokens:
+            return found
+        position = 3 * self.features + 3 * shape.width
+        a_layer = position * (shape.segment + 2 * self.memory_slots) + self.features * (shape.width + 1)
+        return found._replace(memory=FULL * shape.layers * a_layer)
+
     @property
     def memory_cost(self) -> MemoryCost:
         """A read of A and z for each position; a read and a write for each memory token, which alone uses the writing weights."""
@@ -173,12 +183,9 @@ class Armt(DecoderModel):
         shape, size = self.shape, self.features * (self.shape.width + 1)
         a_token = self.memory_slots / shape.segment
         unused = shape.layers * self.memories[0].writing
-        # the input of unit size, features and their factors; of a read the sum and the mean
-        position = 3 * self.features + 3 * shape.width
         return MemoryCost(
             what="matrices",
             recurrence=shape.layers * size * ((1 + a_token) + 2 * a_token) - unused,
-            kept=shape.layers * (position * (1 + 2 * a_token) + size / shape.segment),
         )
 
     def init_state(self, lanes: int) -> State:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from memexp.config.arch import BlockArch
 from memexp.model.knn_memory.memories import PairMemories, PairPass
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Extension, MemoryCost, Retrieval, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
-from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors
+from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors, reader_keeps
 from memexp.model.state import State, Tree, fork
 from memexp.model.transformer.attention import (
     Cache,
@@ -93,6 +93,14 @@ class BlockRecurrence(DecoderModel):
     def memory_cost(self) -> MemoryCost:
         """The cost of search."""
         return self.memories.cost
+
+    def activations(self, *, half: bool) -> Activations:
+        """With what reading and rewriting state vectors keeps, window by window, and reading the memories of pairs."""
+        kept, window = self.kept(half=half), self.stride
+        memory = self.memories.kept(kept, window, seen=window + self.cache_tokens)
+        memory += len(self.readers) * reader_keeps(kept, window)
+        memory += sum(vectors.kept(kept) for vectors in self.vectors)
+        return super().activations(half=half)._replace(memory=self.shape.segment // window * memory)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import CompressiveArch
-from memexp.model.segment import Extension, SegmentOutput
-from memexp.model.slot_memory.compressor import Compressed, Compressor, Pairs, Reconstruction, append, reconstruction
+from memexp.model.segment import Activations, Extension, SegmentOutput
+from memexp.model.slot_memory.compressor import (
+    Compressed,
+    Compressor,
+    Pairs,
+    Reconstruction,
+    append_pairs,
+    reconstruction,
+)
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
     Cache,
     CausalMask,
-    Heads,
     LayerCache,
     Sight,
     attend,
@@ -36,8 +42,8 @@ class _Read(NamedTuple):
     hidden_BTD: Tensor
     cache: Cache
     gauges: dict[str, Tensor]
-    seen: list[tuple[Heads, Sight]]
-    """For each layer, the projections, and the queries with all keys and values they attend to."""
+    seen: list[tuple[Tensor, Sight]]
+    """For each layer, the queries without positions, and with them and all keys and values they attend to."""
 
 
 @final
@@ -51,11 +57,25 @@ class Compressive(DecoderModel):
     made of; the convolution is initialised as a mean.
     """
 
+    mask_in_each_layer = True
+
     def __init__(self, shape: Shape, mem: int, arch: CompressiveArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.factor = arch.factor
         self.add_layers(arch)
         self.compressors = nn.ModuleList(Compressor(shape, arch) for _ in range(shape.layers))
+
+    def activations(self, *, half: bool) -> Activations:
+        """Of the compressors, which compare attention to what leaves the cache, in fp32, with attention to what they make."""
+        found, kept = super().activations(half=half), self.kept(half=half)
+        compressor = next(iter(self.compressors))
+        if not self.memory_slots or not any(True for _ in compressor.parameters()):  # pooling learns nothing
+            return found
+        length, whole, made = self.shape.segment, kept.as_fp32(), self.shape.segment // self.factor
+        queries = whole.of_heads(length, whole.inner) if half else 0
+        difference = whole.of_heads(length, whole.inner)
+        pairs = 2 * whole.of_heads(made, whole.keys) + (kept.unit_norm(made, kept.keys) if half else 0)
+        return found._replace(memory=self.shape.layers * (queries + whole.read(length) + difference + pairs))
 
     @property
     def in_sight(self) -> int:
@@ -87,13 +107,15 @@ class Compressive(DecoderModel):
         leaving = slice(self.memory_slots, self.memory_slots + length)
         slots: list[Pairs] = []
         errors: list[Reconstruction] = []
-        for compressor, old, (heads, sight) in zip(self.compressors, state.memory.layers, read.seen, strict=True):
+        for compressor, old, (queries_BHTK, sight) in zip(
+            self.compressors, state.memory.layers, read.seen, strict=True
+        ):
             # Algorithm 1: the oldest pairs leave the cache, f_c compresses them, and the newest slots stay
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
             made = compressor(whole)
             # Algorithm 2: |attention to the leaving pairs minus attention to the compressed pairs|^2
-            errors.append(reconstruction(heads.queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
-            slots.append(append(old, made))
+            errors.append(reconstruction(queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
+            slots.append(append_pairs(old, made))
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
         loss = torch.stack([error.loss for error in errors]).sum()
@@ -118,7 +140,7 @@ class Compressive(DecoderModel):
         mask = CausalMask(length, slots + exact, memory.count_B + cache.count_B, self.reach)
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []
-        seen: list[tuple[Heads, Sight]] = []
+        seen: list[tuple[Tensor, Sight]] = []
         shares: list[Tensor] = []
         for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
@@ -130,7 +152,7 @@ class Compressive(DecoderModel):
             sight = layer.attention.look(heads, slots_and_cache, places)
             x_BTD = layer.finish(x_BTD, attend(sight, mask))
             layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
-            seen.append((heads, sight))
+            seen.append((heads.queries_BHTK, sight))
             parts = slice(0, slots), slice(slots, slots + exact)
             shares.append(torch.stack([share(sight, mask, part) for part in parts]))
         on_slots, on_cache = torch.stack(shares).mean(0)

@@ -20,10 +20,11 @@ from memexp.model.matrix_memory.associations import (
     share_of,
     size_of,
 )
-from memexp.model.segment import Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Heads, Mask, SelfAttention, Sight, attend
 from memexp.model.transformer.decoder import DecoderModel, Read
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -116,6 +117,13 @@ class Infini(DecoderModel):
         self.add_layers(arch)
         self.memories = _Memories(CompressiveMemory(shape, arch) for _ in range(shape.layers))
 
+    def activations(self, *, half: bool) -> Activations:
+        """Of the memory: queries and keys before ELU, their features, the queries' unit norm; of a read the sum and the mean; M and z."""
+        found, size = super().activations(half=half), self.shape.head_size
+        a_head = size * (self.shape.segment * (5 + 2 * (1 + self.delta)) + size + 1)
+        heads = self.shape.layers * self.shape.heads * bool(self.memory_slots)
+        return found._replace(memory=FULL * heads * a_head)
+
     @property
     def memory_cost(self) -> MemoryCost:
         """A read and a write of M and z for each head and token, and a second read for the delta rule."""
@@ -124,8 +132,6 @@ class Infini(DecoderModel):
         return MemoryCost(
             what="matrices",
             recurrence=heads * (reads * (size + 1) * size + size * size),
-            # queries and keys before ELU, their features, the queries' unit norm; of a read the sum and the mean; the matrix
-            kept=heads * size * (5 + 2 * reads + (size + 1) / self.shape.segment),
         )
 
     def init_state(self, lanes: int) -> State:

@@ -13,7 +13,7 @@ from memexp.config.arch import KnnArch
 from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.memories import PairPass, build_memories
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Extension, MemoryCost, Retrieval, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, clear_cache
 from memexp.model.transformer.decoder import DecoderModel, Read
@@ -63,6 +63,12 @@ class Knn(DecoderModel):
     def memory_cost(self) -> MemoryCost:
         """The cost of search."""
         return self.memories.cost
+
+    def activations(self, *, half: bool) -> Activations:
+        """With what the memories keep."""
+        length = self.shape.segment
+        memory = self.memories.kept(self.kept(half=half), length, seen=length + self.cache_tokens)
+        return super().activations(half=half)._replace(memory=memory)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import RmtArch
-from memexp.model.segment import Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
-from memexp.model.slot_memory.past import Past, Retrieval, append, begin, begin_again
+from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import Heads, LayerCache, Sight, attend, clear_cache, next_cache, share
+from memexp.model.transformer.attention import Heads, LayerCache, Sight, append, attend, clear_cache, next_cache, share
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 
@@ -119,11 +120,14 @@ class Rmt(DecoderModel):
     - Its training on algorithmic tasks gives the initial memory no gradient. Ours learns it.
     """
 
+    mask_in_each_layer = True
+    cache_in_sight = False
+
     def __init__(self, shape: Shape, mem: int, arch: RmtArch) -> None:
         super().__init__(shape, cache=arch.cache, memory=mem)
         self.aux_weight, self.sees_cache = arch.aux_weight, arch.memory_sees_cache
-        self.kept = arch.past_memories if mem else 0
-        self.read_tokens = 2 * mem if self.kept else mem
+        self.past_memories = arch.past_memories if mem else 0
+        self.read_tokens = 2 * mem if self.past_memories else mem
         self.add_layers(arch, two_sided=mem > 1)
         if mem:
             self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * CARRY)
@@ -132,9 +136,23 @@ class Rmt(DecoderModel):
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
             nn.init.constant_(self.memory_norm.weight, CARRY)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
-        if self.kept:
+        if self.past_memories:
             self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width))
             self.retrieval = Retrieval(shape)
+
+    def activations(self, *, half: bool) -> Activations:
+        """The output layer needs a copy of the tokens' activations, and the auxiliary loss the logits of write tokens."""
+        found, slots = super().activations(half=half), self.memory_slots
+        if not slots:
+            return found
+        copied = FULL * self.shape.segment * self.shape.width
+        # of what is retrieved: vectors before and after each projection, scores and weights
+        copied += FULL * slots * bool(self.past_memories) * (6 * self.shape.width + 2 * self.past_memories * slots)
+        if not self.aux_weight:
+            return found._replace(memory=copied)
+        words = self.head.most_logits
+        vectors = words * self.shape.width * self.kept(half=half).number
+        return found._replace(memory=copied + FULL * slots * words, in_all_lanes=vectors)
 
     @property
     def positions(self) -> int:
@@ -144,24 +162,24 @@ class Rmt(DecoderModel):
     @property
     def memory_cost(self) -> MemoryCost:
         """Comparing the memory tokens with all that are kept; the weights of this are used once for each memory token."""
-        if not self.kept:
+        if not self.past_memories:
             return MemoryCost()
         width, a_token = self.shape.width, self.memory_slots / self.shape.segment
         unused = 4 * width * width * (self.positions / self.shape.segment - a_token)
-        compared = self.kept * self.memory_slots
-        return MemoryCost(recurrence=2 * a_token * compared * width - unused, kept=a_token * (6 * width + 2 * compared))
+        compared = self.past_memories * self.memory_slots
+        return MemoryCost(recurrence=2 * a_token * compared * width - unused)
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and the learned initial memory."""
         cache = self.empty_cache(lanes)
-        if self.kept:
-            return State(cache, begin(self.initial_MD, lanes, self.kept))
+        if self.past_memories:
+            return State(cache, begin(self.initial_MD, lanes, self.past_memories))
         return State(cache, self.initial_MD.expand(lanes, -1, -1) if self.memory_slots else ())
 
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Empty the caches and restore the initial memory in the lanes in which a document begins."""
         memory = state.memory
-        if self.kept:
+        if self.past_memories:
             memory = begin_again(memory, self.initial_MD, reset_B)
         elif self.memory_slots:
             memory = torch.where(reset_B[:, None, None], self.initial_MD, memory)
@@ -172,7 +190,7 @@ class Rmt(DecoderModel):
         slots, length, cache = self.memory_slots, tokens_BT.shape[1], state.cache
         strip = self._strip(length, queries=self.read_tokens + length + slots, write=slots)
         parts = [self.head.embed(tokens_BT)]
-        before_BMD: Tensor = state.memory.present_BMD if self.kept else state.memory
+        before_BMD: Tensor = state.memory.present_BMD if self.past_memories else state.memory
         gauges: dict[str, Tensor] = {}
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [*self._read(before_BMD, state.memory, gauges), *parts, before_BMD + self.write_MD]
@@ -196,7 +214,7 @@ class Rmt(DecoderModel):
             return SegmentOutput(hidden_BTD, State(cache, ()), aux={}, gauges={})
         memory_BMD = self.memory_norm(written_BMD).to(before_BMD.dtype)
         gauges |= {"memory_share": torch.stack(shares).mean(), **memory_gauges(before_BMD, memory_BMD)}
-        memory = append(state.memory, memory_BMD) if self.kept else memory_BMD
+        memory = with_newest(state.memory, memory_BMD) if self.past_memories else memory_BMD
         return SegmentOutput(hidden_BTD, State(cache, memory), self._aux(written_BMD, valid_BT), gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
@@ -206,7 +224,7 @@ class Rmt(DecoderModel):
         if kept is None:
             kept = _Kept(self.growing(state.cache).layers, 0)
             if slots:
-                before_BMD = state.memory.present_BMD if self.kept else state.memory
+                before_BMD = state.memory.present_BMD if self.past_memories else state.memory
                 x_BQD = torch.cat([*self._read(before_BMD, state.memory, {}), x_BQD], dim=1)
         x_BQD = self.dropout(x_BQD)
         strip = self._strip(kept.tokens + length, queries=x_BQD.shape[1], write=0)
@@ -247,8 +265,8 @@ def _next_cache(sight: Sight, heads: Heads, past: LayerCache, strip: _Strip) -> 
     first = strip.cache + strip.read
 
     def newest(x_BGSK: Tensor, like: Tensor) -> Tensor:
-        tokens = torch.cat([x_BGSK[:, :, : strip.cache], x_BGSK[:, :, first : first + strip.tokens]], dim=2)
-        return tokens[:, :, strip.tokens :].detach().to(like.dtype)
+        before_BGCK, tokens_BGTK = x_BGSK[:, :, : strip.cache], x_BGSK[:, :, first : first + strip.tokens]
+        return append(before_BGCK, tokens_BGTK).detach().to(like.dtype)
 
     return LayerCache(
         newest(sight.keys_BGSK, past.keys_BGCK),

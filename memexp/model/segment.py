@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
 from memexp.terminal import Remark
 
@@ -51,15 +52,36 @@ class Retrieval(NamedTuple):
     """Attention weight of each retrieved token, including the gate; 0 where nothing was retrieved."""
 
 
+class Activations(NamedTuple):
+    """Bytes that the backward pass needs of one segment, in each lane, on an accelerator."""
+
+    layers: float
+    """Of the layers, without the next two."""
+    added_to_scores: float = 0.0
+    """What positions and masks add to the scores of attention."""
+    memory: float = 0.0
+    """Of reading and writing the memory."""
+    in_all_lanes: float = 0.0
+    """What all lanes share, of the memory."""
+
+
 class MemoryCost(NamedTuple):
     """The part of a memory's cost that does not follow from the model's parameters and state."""
 
     what: str = "memory"
     """Name of the memory, shown to users."""
+    in_place: bool = False
+    """Whether it is written in place; else the memories before and after a segment are held at once."""
     on_host: bool = False
     """Whether the memory is in the host's memory even if the model is on an accelerator."""
     search_bytes: int = 0
-    """Bytes that a search needs on an accelerator while it runs."""
+    """Bytes that a search needs on an accelerator for each lane while it runs."""
+    search_most: int = 0
+    """The most bytes that a search needs, because it takes lanes one after another."""
+    gathered: int = 0
+    """Bytes for each lane of copies of what was found, while it is read."""
+    search_at: float = 0.0
+    """The share of the layers that have been read when the last search of a segment runs."""
     search: float = 0.0
     """Multiplications in fp32 per token to search the memory; they have no backward pass."""
     search_in_half: float = 0.0
@@ -68,8 +90,6 @@ class MemoryCost(NamedTuple):
     """Bytes per token that a search reads from the memory of an accelerator and writes to it."""
     recurrence: float = 0.0
     """Multiplications per token to read and write the memory in the forward pass, without those of weights and attention."""
-    kept: float = 0.0
-    """Numbers per token that reading and writing the memory keep for the backward pass."""
 
 
 class SegmentModel(nn.Module, ABC):
@@ -154,11 +174,6 @@ class SegmentModel(nn.Module, ABC):
         return (self.window + 1) / 2 + self.in_sight if self.window else 0.0
 
     @property
-    def bias_heads(self) -> int:
-        """Heads for which positions add a bias to the attention scores; 0 if positions are not a bias."""
-        return 0
-
-    @property
     def fixed_shapes(self) -> bool:
         """Whether the tensors of a training step have the same shapes in every step."""
         return True
@@ -167,6 +182,26 @@ class SegmentModel(nn.Module, ABC):
     def memory_cost(self) -> MemoryCost:
         """The cost of the memory besides its state."""
         return MemoryCost()
+
+    def cache_bytes(self, cache: int, *, half: bool) -> float:
+        """What the caches before and after a segment need beside the activations, if a cache of one lane has so many bytes."""
+        return 2.0 * cache
+
+    def kept(self, *, half: bool) -> Kept:
+        """What modules of this model keep for the backward pass, with products in bf16 or in fp32."""
+        return Kept(self.shape, half)
+
+    def activations(self, *, half: bool) -> Activations:
+        """What the backward pass needs of one segment, without the output layer.
+
+        Here: of pre-norm layers, without what it is that mixes tokens in them.
+
+        Args:
+            half: whether products are in bf16.
+        """
+        kept, positions = self.kept(half=half), self.positions
+        of_layer = kept.normed(positions, products=1) + kept.residual(positions) + kept.feedforward(positions)
+        return Activations(self.shape.layers * of_layer + kept.residual(positions))
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the model on this device."""

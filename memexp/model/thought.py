@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import ThoughtArch
-from memexp.model.segment import Extension, SegmentOutput
+from memexp.model.segment import Activations, Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.prefix import read_behind, read_unplaced
 from memexp.model.slot_memory.recall import (
@@ -20,9 +20,11 @@ from memexp.model.slot_memory.recall import (
     even_cuts,
     mean_of,
     published_updater_losses,
+    published_updates_of,
     recalled_embeddings,
     recalled_tokens,
     updater_losses,
+    updates_of,
 )
 from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater
 from memexp.model.state import State, Tree
@@ -58,6 +60,8 @@ class Thought(DecoderModel):
     Memorizing Transformers, with `position` (the code has distance penalties, also between slots and tokens).
     """
 
+    mask_in_each_layer = True
+
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
         super().__init__(shape, cache=0, memory=mem)
         self.add_layers(arch)
@@ -65,6 +69,7 @@ class Thought(DecoderModel):
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.recalled = recalled_tokens if arch.recall_target == "tokens" else recalled_embeddings
         self.updater_losses = published_updater_losses if arch.faithful else updater_losses
+        self.updates = published_updates_of if arch.faithful else updates_of
         if not mem:
             return
         self.initial_MD = nn.Parameter(torch.randn(mem, shape.width))
@@ -76,6 +81,24 @@ class Thought(DecoderModel):
         )
         if arch.recall:
             self.recall_queries = PublishedQueries(shape) if arch.faithful else PlacedQueries(shape)
+
+    @property
+    def in_sight(self) -> int:
+        """The slots."""
+        return self.memory_slots
+
+    def activations(self, *, half: bool) -> Activations:
+        """With the layers once more to recall a segment, and the updater once for each of its losses and for the segment."""
+        found, kept = super().activations(half=half), self.kept(half=half)
+        slots, length, layers = self.memory_slots, self.shape.segment, self.shape.layers
+        if not slots:
+            return found
+        memory = layers * kept.layer(slots, seen=slots, joined=False)
+        if "recall" in self.weights:
+            memory += self.recall_queries.kept(kept, layers, slots, length)
+        for pieces in (1, *self.updates(set(self.weights) - {"recall"})):
+            memory += self.updater.kept(kept, slots, length) + (pieces - 1) * self.updater.kept(kept, slots, 0)
+        return found._replace(memory=memory)
 
     @property
     def fixed_shapes(self) -> bool:
@@ -98,7 +121,7 @@ class Thought(DecoderModel):
         before_BMD = state.memory
         prefix = read_unplaced(self.layers, before_BMD).prefix
         cache = self._open_cache(tokens_BT)
-        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, cache)
+        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, cache, grows=False)
         if not self.memory_slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
         after_BMD, gauges = self.updater(before_BMD, hidden_BTD, valid_BT)

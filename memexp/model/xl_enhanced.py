@@ -11,7 +11,7 @@ from torch import Tensor
 from memexp.config.arch import XlArch
 from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
-from memexp.model.transformer.attention import Cache, LayerCache, clear_cache, next_cache
+from memexp.model.transformer.attention import Cache, LayerCache, append, clear_cache, next_cache
 from memexp.model.transformer.decoder import DecoderLayer, DecoderModel
 from memexp.model.transformer.shape import Shape
 
@@ -36,6 +36,8 @@ class XlEnhanced(DecoderModel):
     *Differs from the paper:* the cache holds keys and values, not activations that are projected again; reading is causal,
     and each document is read once.
     """
+
+    cache_in_sight = False
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
@@ -86,7 +88,6 @@ class XlEnhanced(DecoderModel):
             before_BD: the normalised output at the token before the segment.
         """
         heads = layer.attention.project(layer.attention_norm(output_BTD), past._replace(input_BD=before_BD))
-        dtype = past.keys_BGCK.dtype
-        keys_BGCK = torch.cat([past.keys_BGCK, heads.keys_BGTK.to(dtype)], dim=2)[:, :, -self.cache_tokens :]
-        values_BGCK = torch.cat([past.values_BGCK, heads.values_BGTK.to(dtype)], dim=2)[:, :, -self.cache_tokens :]
-        return LayerCache(keys_BGCK, values_BGCK, read.input_BD), heads.input_BD.to(dtype)
+        keys_BGCK = append(past.keys_BGCK, heads.keys_BGTK)
+        values_BGCK = append(past.values_BGCK, heads.values_BGTK)
+        return LayerCache(keys_BGCK, values_BGCK, read.input_BD), heads.input_BD.to(past.keys_BGCK.dtype)

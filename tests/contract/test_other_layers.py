@@ -16,10 +16,11 @@ from memexp.config.arch import ARCHS, Arch, class_name
 from memexp.config.train import TrainConfig
 from memexp.cost import memory, table
 from memexp.model import build as model_build
-from memexp.model.segment import Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import join_heads, linear, split_heads
 from memexp.model.transformer.decoder import EmbeddingModel, PreNormLayer
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.shape import Shape
 
 from ..tiny import configure
@@ -83,8 +84,13 @@ class Linear(EmbeddingModel):
     def memory_cost(self) -> MemoryCost:
         """Reading and writing a K x K matrix per layer and head."""
         shape = self.shape
-        products = 2.0 * shape.layers * shape.heads * shape.head_size**2
-        return MemoryCost(recurrence=products, kept=3.0 * shape.layers * shape.heads * shape.head_size)
+        return MemoryCost(recurrence=2.0 * shape.layers * shape.heads * shape.head_size**2)
+
+    def activations(self, *, half: bool) -> Activations:
+        """With queries, keys and values in each layer."""
+        shape = self.shape
+        kept = 3.0 * shape.segment * shape.layers * shape.heads * shape.head_size
+        return super().activations(half=half)._replace(memory=FULL * kept)
 
     def init_state(self, lanes: int) -> State:
         return State(cache=(), memory=self._empty(lanes) if self.memory_slots else ())

@@ -168,15 +168,15 @@ def test_more_devices_than_lanes_are_of_no_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "cache", "each"), [("t5", 0, 4), ("t5", 48, 4), ("rotary", 48, 1), ("rotary", 0, 0)]
+    ("position", "cache", "each"), [("t5", 0, 4), ("t5", 48, 4), ("rotary", 48, 2), ("rotary", 0, 0)]
 )
 def test_what_is_added_to_scores_is_kept(position: str, cache: int, each: int) -> None:
-    """In two bytes a head, or in one for all heads where only what is in sight has to be told; by the kernel's causal
-    order in none."""
+    """In two bytes for each head, or in two for all heads where only what is in sight has to be told; nothing where the
+    kernel's causal order tells it. A mask of one byte for each pair is made once for all layers."""
     words = ["arch=xl", f"mem={cache}"] if cache else ["arch=vanilla"]
     config = configure(*words, "segment=16", "lanes=3", "precision=bf16", f"arch.position={position}")
     [found] = [item for item in plan.items(config, vocabulary=256) if item.what.startswith("bias")]
-    assert found.bytes == each * 3 * 16 * (16 + cache) * config.size.layers
+    assert found.bytes == 3 * 16 * (16 + cache) * (each * config.size.layers + (each > 0))
 
 
 def test_adaptive_softmax_costs_what_its_words_do() -> None:

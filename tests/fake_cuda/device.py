@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from memexp.model.knn_memory import accelerator_search, scores_fused, streaming
 
-from ..counting import Watch, place
+from ..counting import Watch, place, size_of
 from .kernels import Kernel
 
 
@@ -81,7 +81,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
         if weight is not None and weight.dtype != x.dtype:
             watch.seen.unfused[place()] += 1
             return rms_norm(x, shape, weight, eps)
-        normed: Tensor = torch.ops.aten._fused_rms_norm(x, list(shape), weight, eps)[0]
+        normed: Tensor = _FusedNorm.apply(x, list(shape), weight, watch)
         return normed
 
     answers = {
@@ -113,6 +113,25 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
 
 def _answer(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
+
+
+class _FusedNorm(torch.autograd.Function):
+    """The norm's kernel on CUDA, which a CPU build has only as several operations: it keeps its input and a factor for each row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: list[int], weight: Tensor | None, watch: Watch) -> Tensor:
+        normed, factor = torch.empty_like(x), x.new_empty(*x.shape[: -len(shape)], 1, dtype=torch.float32)
+        watch.kernel("_fused_rms_norm", sum(map(size_of, (x, normed, factor, *([] if weight is None else [weight])))))
+        ctx.shape = shape
+        ctx.save_for_backward(x, factor, weight)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor, weight = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+        of_x, of_weight = torch.ops.aten._fused_rms_norm_backward(gradients[0], x, ctx.shape, factor, weight, wanted)
+        return of_x, None, of_weight, None
 
 
 class _Attention:

@@ -135,6 +135,11 @@ def some_cuts(length: int) -> list[int]:
     return [length // 5, length // 2]
 
 
+def most_cuts(length: int) -> list[int]:
+    """As many pieces as there can be."""
+    return [length * piece // recall.MOST_PIECES for piece in range(1, recall.MOST_PIECES)]
+
+
 class Interruption(NamedTuple):
     """What was seen of a training step, of saving after it, and of opening the session again."""
 
@@ -162,8 +167,29 @@ def interruption(*overrides: str, vocabulary: int, triton: bool = True) -> Inter
         content, save = saved(opened, watch)
         del opened
         _, resume = resumed(spec, content, watch)
-    planned = plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
-    return Interruption(step, save, resume, planned, rings, config.mem)
+    return Interruption(step, save, resume, planned(config, vocabulary), rings, config.mem)
+
+
+def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
+    """The bytes that `memexp plan` says a step needs on the device, and those that the second step holds at most."""
+    config = on_gpu(*overrides)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        a_gpu() as watch,
+        mock.patch.object(recall, "random_cuts", most_cuts),
+    ):
+        long = config.segment * config.accumulate * 4 + 5
+        opened = session.open_session(spec_of(config, Path(folder), vocabulary=vocabulary, long=long))
+        update(opened)
+        watch.begin()
+        update(opened)
+        held = watch.end().peak
+    return planned(config, vocabulary), held
+
+
+def planned(config: TrainConfig, vocabulary: int) -> int:
+    """The bytes that `memexp plan` says a step needs on the device."""
+    return plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
 
 
 def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:

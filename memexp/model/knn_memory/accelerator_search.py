@@ -19,12 +19,14 @@ from torch import Tensor
 from memexp.model.knn_memory import scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.scores_plain import Groups, Rows
-from memexp.model.knn_memory.selection import Neighbours, best_rows
+from memexp.model.knn_memory.selection import STRIDE, Neighbours, best_rows
 from memexp.model.knn_memory.streaming import keys_on
 from memexp.terminal import warn
 
 MAXIMA_BYTES = 1 << 30
 """Bytes of the maxima and members of as many lanes and heads as are searched together."""
+PLACE = 8
+"""Bytes of a place in a tensor."""
 LARGEST_GROUP = 64
 """Largest number of pairs in a group."""
 TOLERANCE = 1e-4
@@ -81,13 +83,17 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
 
 
 class SearchWork(NamedTuple):
-    """What an exact search does for one query of a head."""
+    """What an exact search does for one query of a head, and the memory that it needs."""
 
     in_half: float
     """Multiplications on tensor cores."""
     in_fp32: float
     moved: float
     """Bytes that are read from and written to the memory of the accelerator."""
+    held: float
+    """Bytes of maxima, with those of the next level and the members that a selection takes from it."""
+    together: int
+    """How many heads are searched together at most."""
 
 
 def work_of(ring_1HRK: Tensor, k: int, length: int) -> SearchWork:
@@ -109,8 +115,14 @@ def work_of(ring_1HRK: Tensor, k: int, length: int) -> SearchWork:
     once = capacity * head_size * number_bytes / length
     members = candidates * (head_size * number_bytes + 2 * scores_fused.member_bytes())
     maxima = groups.number * scores_fused.MAXIMA_PASSES * 4
+    entry = one_H.element_size()
+    row_bytes = length * (groups.number * entry + candidates * scores_fused.member_bytes())
     return SearchWork(
-        capacity * head_size * scores_fused.products(number_bytes), candidates * head_size, once + maxima + members
+        capacity * head_size * scores_fused.products(number_bytes),
+        candidates * head_size,
+        once + maxima + members,
+        groups.number * entry * (1 + 1 / STRIDE) + STRIDE * take * (PLACE + entry),
+        max(1, MAXIMA_BYTES // row_bytes),
     )
 
 

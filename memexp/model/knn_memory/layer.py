@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
-from memexp.model.knn_memory.accelerator_search import SearchWork, work_of
+from memexp.model.knn_memory.accelerator_search import PLACE, SearchWork, work_of
 from memexp.model.knn_memory.engines import APPROXIMATE, Engine, build_engine, chosen_engine, recall
 from memexp.model.knn_memory.retrieved import Retrieved, fetch, weigh
 from memexp.model.knn_memory.ring import Ring, ages_at, empty_ring, seen_where_stored
 from memexp.model.knn_memory.ring import write as write_ring
 from memexp.model.knn_memory.router import Router
+from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
 from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
+from memexp.model.transformer.kept import FULL, HALF, Kept
 from memexp.model.transformer.shape import Shape
 
 
@@ -65,9 +67,40 @@ class PairMemory(nn.Module):
         keys_1HRK = torch.empty(1, heads, self.slots, self.shape.head_size, dtype=dtype, device="meta")
         if self.arch.search in ("auto", "exact"):
             work = work_of(keys_1HRK, self.arch.neighbours, length)
-            return SearchWork(*(heads * each for each in work))
+            return SearchWork(
+                heads * work.in_half, heads * work.in_fp32, heads * work.moved, heads * work.held, work.together
+            )
         queries = 1.0 if self.router is None else 1 / self.router.context
-        return SearchWork(0.0, queries * keys_1HRK.numel(), keys_1HRK.numel() * keys_1HRK.element_size() / length)
+        moved = keys_1HRK.numel() * keys_1HRK.element_size() / length
+        # scores of every slot, or of a block of queries
+        held = 2 * FULL * heads * keys_1HRK.shape[2] * queries
+        together = max(1, BLOCK_BYTES // (2 * FULL * keys_1HRK.shape[2] * length))
+        return SearchWork(0.0, queries * keys_1HRK.numel(), moved, held, together)
+
+    @property
+    def gathered(self) -> int:
+        """Bytes that copies of the pairs of a segment need in a lane while they are read: in half precision, of both types."""
+        if self.router is not None or self.arch.stored != "bf16":
+            return 0
+        return self.stride * self.shape.heads * self.arch.neighbours * self.shape.head_size * (HALF + FULL)
+
+    def kept(self, kept: Kept, positions: int, *, seen: int) -> float:
+        """The bytes that the backward pass needs of reading `positions` queries in a lane, beside those of local attention.
+
+        Queries in fp32; for each pair its row of the keys and of the values, or copies of the pairs that all queries share,
+        and two weights; what was read of the memory and of local attention together.
+
+        Args:
+            seen: keys in sight of local attention.
+        """
+        heads, k = self.shape.heads, self.arch.neighbours
+        queries = positions * FULL * kept.inner if kept.half else 0
+        weights = positions * heads * k * 2 * FULL
+        pairs = positions * heads * k * 2 * PLACE if self.router is None else 3 * k * kept.inner * FULL
+        read = kept.of_heads(positions, kept.inner)
+        if self.gate_H is None:  # one softmax, over the local scores too
+            read += positions * heads * seen * (FULL + kept.number * kept.half)
+        return queries + weights + pairs + read
 
     def empty(self, lanes: int, like: Tensor) -> Ring:
         """An empty ring; its slack is the number of pairs that a gradient window writes."""

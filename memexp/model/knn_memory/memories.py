@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from memexp.config.arch import PairArch
 from memexp.model.knn_memory import cross_batch
-from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES
 from memexp.model.knn_memory.engines import check_engine
 from memexp.model.knn_memory.layer import PairMemory, Reading
 from memexp.model.knn_memory.ring import Ring
-from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
 from memexp.model.knn_memory.streaming import PIECE_BYTES
 from memexp.model.segment import MemoryCost, Retrieval
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
 from memexp.terminal import Remark
 
@@ -37,14 +36,27 @@ class PairMemories(nn.ModuleDict):
         row = first.slots * first.shape.head_size * number_bytes
         carried = max(row, min(PIECE_BYTES, first.shape.heads * row))  # of one lane, or at most PIECE_BYTES more
         works = [memory.work for memory in with_slots]
+        held = first.stride * works[0].held
         return MemoryCost(
             what=f"rings, {first.arch.stored}",
+            in_place=True,
             on_host=on_host,
-            search_bytes=MAXIMA_BYTES + BLOCK_BYTES + 2 * carried * on_host,
+            gathered=first.gathered,
+            search_at=max(int(number) for number in self if self[number].slots) / first.shape.layers,
+            search_bytes=int(held) + 2 * carried * on_host,
+            search_most=int(held / first.shape.heads * works[0].together) + 2 * carried * on_host,
             search=sum(work.in_fp32 for work in works),
             search_in_half=sum(work.in_half for work in works),
             search_moves=sum(work.moved for work in works),
         )
+
+    def kept(self, kept: Kept, positions: int, *, seen: int) -> float:
+        """The bytes that the backward pass needs of reading `positions` queries, in a lane, beside those of their layers.
+
+        Args:
+            seen: keys in sight of local attention.
+        """
+        return sum(self[number].kept(kept, positions, seen=seen) for number in self if self[number].slots)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """Which engine `auto` chose, and what the user should know about an approximate engine."""

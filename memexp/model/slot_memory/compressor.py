@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import CompressiveArch
+from memexp.model.transformer.attention import append
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -73,15 +74,9 @@ class Compressor(nn.Module):
         return Pairs(unit_norm(keys_BHPK) if self.normalise else keys_BHPK, values_BHPK)
 
 
-def append(old: Pairs, new: Pairs) -> Pairs:
+def append_pairs(old: Pairs, new: Pairs) -> Pairs:
     """Append new pairs without gradient and drop the oldest, so that the number of slots stays the same."""
-    room = old.keys_BHNK.shape[2]
-    return Pairs(
-        *(
-            torch.cat([before, after.detach().to(before.dtype)], dim=2)[:, :, -room:]
-            for before, after in zip(old, new, strict=True)
-        )
-    )
+    return Pairs(*(append(before, after.detach()) for before, after in zip(old, new, strict=True)))
 
 
 class Reconstruction(NamedTuple):

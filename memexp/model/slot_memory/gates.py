@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memexp.config.arch import BlockArch
 from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import linear
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
 
 
@@ -46,6 +47,10 @@ class FixedGate(nn.Module):
         self.candidate = _candidate(inputs, width)
         self.gate_D = as_gate(torch.randn(width) * 0.1)
 
+    def kept(self, kept: Kept, count: int) -> float:
+        """The bytes that the backward pass needs of rewriting so many vectors, in a lane, beside old vectors and what was read."""
+        return kept.of_heads(count, len(self.gate_D))
+
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         keep_D = self.gate_D.sigmoid()
         return Gated(old_BMD * keep_D + self.candidate(read_BMF) * (1 - keep_D), keep_D.expand_as(old_BMD))
@@ -77,6 +82,10 @@ class LstmGate(nn.Module):
         self.gate_write_DF = as_gate(torch.randn(width, inputs) * spread)
         self.gate_write_D = as_gate(torch.randn(width) * 0.1)
 
+    def kept(self, kept: Kept, count: int) -> float:
+        """As `FixedGate.kept`: of the candidate and of both gates."""
+        return 3 * kept.of_heads(count, len(self.gate_keep_D))
+
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         keep_BMD = (F.linear(read_BMF, self.gate_keep_DF, self.gate_keep_D) + 1).sigmoid()
         write_BMD = (F.linear(read_BMF, self.gate_write_DF, self.gate_write_D) - 1).sigmoid()
@@ -106,6 +115,10 @@ class SingleCell(nn.Module):
         self.rise = linear(2 * shape.heads * shape.head_size, shape.feedforward)
         self.gate = gate(shape.feedforward, shape.width)
 
+    def kept(self, kept: Kept, count: int) -> float:
+        """As `FixedGate.kept`, with the feed-forward layer."""
+        return kept.of_heads(count, self.rise.out_features) + self.gate.kept(kept, count)
+
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         gated: Gated = self.gate(old_BMD, F.relu(self.rise(read_BMF)))
         return gated
@@ -124,6 +137,12 @@ class DualCell(nn.Module):
         self.norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.rise = linear(shape.width, shape.feedforward)
         self.gate = gate(shape.feedforward, shape.width)
+
+    def kept(self, kept: Kept, count: int) -> float:
+        """As `FixedGate.kept`, of both gates, the vectors between them and the feed-forward layer."""
+        between = kept.residual(count) + kept.normed(count, products=1)
+        inner = kept.of_heads(count, self.rise.out_features)
+        return self.attention_gate.kept(kept, count) + between + inner + self.gate.kept(kept, count)
 
     def forward(self, old_BMD: Tensor, read_BMF: Tensor) -> Gated:
         middle_BMD, first_BMD = self.attention_gate(old_BMD, read_BMF)

@@ -49,7 +49,7 @@ def begin_again(past: Past, initial_MD: Tensor, reset_B: Tensor) -> Past:
     return Past(memories_BNMD, torch.where(reset_B, start.count_B, past.count_B))
 
 
-def append(past: Past, memory_BMD: Tensor) -> Past:
+def with_newest(past: Past, memory_BMD: Tensor) -> Past:
     """Keep a new memory, with its gradient, and forget the oldest."""
     kept = past.memories_BNMD.shape[1]
     memories_BNMD = torch.cat([past.memories_BNMD[:, 1:], memory_BMD[:, None].to(past.memories_BNMD.dtype)], dim=1)

@@ -72,8 +72,14 @@ def read_unplaced(
     return Unplaced(x_BMD, tuple(prefix))
 
 
-def read_behind(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], cache: Cache) -> Behind:
-    """Pass tokens through all layers; they attend to the prefix, a cache of the segment so far, and causally to themselves."""
+def read_behind(
+    layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], cache: Cache, *, grows: bool = True
+) -> Behind:
+    """Pass tokens through all layers; they attend to the prefix, a cache of the segment so far, and causally to themselves.
+
+    Args:
+        grows: whether the tokens are put into the cache, for a next piece of the segment; else it loses its layers.
+    """
     slots = prefix[0].keys_BGMK.shape[2]
     causal = causal_mask(x_BTD, cache)
     mask = F.pad(causal.whole, (slots, 0), value=True)
@@ -83,7 +89,8 @@ def read_behind(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix], 
         heads = layer.attention.project(layer.attention_norm(x_BTD), past)
         sight = layer.attention.look_beside(heads, past, *keys_values, causal.places)
         x_BTD = layer.finish(x_BTD, attend(sight, mask))
-        layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
+        if grows:
+            layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
         shares.append(share(sight, mask, slice(0, slots)))
     return Behind(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), torch.stack(shares).mean())
 

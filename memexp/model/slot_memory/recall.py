@@ -17,9 +17,13 @@ from memexp.model.slot_memory.updater import PublishedAlibi, Updater
 from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.decoder import DecoderLayers
 from memexp.model.transformer.head import Head
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
+
+MOST_PIECES = 8
+"""The most pieces in which composition reads a segment."""
 
 
 class Losses(NamedTuple):
@@ -53,6 +57,16 @@ def updater_losses(
         slots_BMD = updater(before_BMD, text_BTD, valid_BT).memory_BMD
         terms |= separation(slots_BMD, valid_BT.any(-1))
     return Losses(terms, gauges)
+
+
+def updates_of(wanted: set[str]) -> list[int]:
+    """For each update with gradient in `updater_losses`, in how many pieces it reads the segment at most."""
+    return [MOST_PIECES] * ("composition" in wanted) + [1] * bool(wanted & {"variance", "covariance"})
+
+
+def published_updates_of(wanted: set[str]) -> list[int]:
+    """As `updates_of`, for `published_updater_losses`."""
+    return [MOST_PIECES] * bool(wanted)
 
 
 def published_updater_losses(
@@ -105,8 +119,8 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
 
 
 def random_cuts(length: int) -> list[int]:
-    """Random borders of 2 to 8 pieces, none empty, from torch's default generator; at most one piece per token."""
-    pieces = min(int(torch.randint(2, 9, ())), length)
+    """Random borders of 2 to `MOST_PIECES` pieces, none empty, from torch's default generator; at most one piece per token."""
+    pieces = min(int(torch.randint(2, MOST_PIECES + 1, ())), length)
     cuts: list[int] = (torch.randperm(length - 1)[: pieces - 1] + 1).sort().values.tolist()
     return cuts
 
@@ -160,6 +174,10 @@ class RecallQueries(nn.Module, ABC):
         """What the predictor's layers make of the queries beside the memory, B T D."""
 
     @abstractmethod
+    def kept(self, kept: Kept, layers: int, slots: int, length: int) -> float:
+        """The bytes that the backward pass needs of `read` by so many layers, in a lane."""
+
+    @abstractmethod
     def scored(self, valid_BT: Tensor) -> Tensor:
         """Which tokens have to be recalled, B T."""
 
@@ -182,6 +200,10 @@ class PlacedQueries(RecallQueries):
     def read(self, layers: DecoderLayers, memory_BMD: Tensor, length: int) -> Tensor:
         beside = read_unplaced(layers, memory_BMD).prefix
         return read_unplaced(layers, self(len(memory_BMD), length), beside=beside).hidden_BMD
+
+    def kept(self, kept: Kept, layers: int, slots: int, length: int) -> float:
+        beside = kept.layer(slots, seen=slots, joined=False)
+        return layers * (beside + kept.layer(length, seen=slots + length, joined=True)) + kept.residual(length)
 
     def scored(self, valid_BT: Tensor) -> Tensor:
         return valid_BT
@@ -207,6 +229,10 @@ class PublishedQueries(RecallQueries):
         slots = memory_BMD.shape[1]
         both_BSD = torch.cat([memory_BMD, self(len(memory_BMD), length).to(memory_BMD.dtype)], dim=1)
         return read_unplaced(layers, both_BSD, bias_1HMS=self.bias(slots + length)).hidden_BMD[:, slots:]
+
+    def kept(self, kept: Kept, layers: int, slots: int, length: int) -> float:
+        both = slots + length
+        return layers * kept.layer(both, seen=both, joined=False) + kept.residual(both)
 
     def bias(self, count: int) -> Tensor:
         """The penalty between `count` places, 1 H S S."""

@@ -23,6 +23,7 @@ from memexp.model.transformer.attention import (
     split_heads,
 )
 from memexp.model.transformer.decoder import FeedForward
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.position import Places, Position, Positioned, Rotary
 from memexp.model.transformer.shape import Shape
@@ -41,6 +42,10 @@ class Updater(nn.Module, ABC):
     @abstractmethod
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         """The next memory; slots may attend where the mask is true, which is at least one token in each lane."""
+
+    @abstractmethod
+    def kept(self, kept: Kept, slots: int, length: int) -> float:
+        """The bytes that the backward pass needs of one update by `length` tokens, in a lane."""
 
     @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, *, start: int = 0) -> Written:
@@ -77,6 +82,17 @@ class TokenAttention(nn.Module):
         self.output = linear(inner, shape.width)
         self.position = position
         self.scale_H = as_scale(torch.full((shape.heads,), scale)) if normalise else None
+
+    def kept(self, kept: Kept, slots: int, length: int, *, turns: bool) -> float:
+        """The bytes that the backward pass needs of `slots` slots that attend to `length` tokens, in a lane.
+
+        Args:
+            turns: whether keys are turned by their positions.
+        """
+        of_slots = kept.normed(slots, products=1) + kept.queries(slots) + kept.read(slots) + kept.residual(slots)
+        copied = kept.of_heads(length, kept.shape.width) if kept.half else 0
+        keys_values = kept.of_heads(length, (2 + turns) * kept.inner) + kept.unit_norm(length, kept.inner)
+        return of_slots + copied + keys_values
 
     def forward(self, slots_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, places: Places) -> Tensor:
         queries = split_heads(self.queries(slots_BMD), self.head_size)
@@ -125,6 +141,16 @@ class GatedUpdater(Updater):
         # all gates start near a half, because a gate that starts closed stays closed
         self.gate_DF = as_gate(torch.randn(shape.width, 2 * shape.width) * 0.1 * (2 * shape.width) ** -0.5)
         self.gate_D = as_gate(torch.zeros(shape.width))
+
+    def kept(self, kept: Kept, slots: int, length: int) -> float:
+        text = kept.residual(length) + (0 if kept.half else kept.normed(length, products=1))
+        # old and new slots, both norms of the new ones, and the gate with its input
+        gated = 4 * kept.residual(slots) + 3 * kept.of_heads(slots, kept.shape.width)
+        layers = 0.0
+        for layer in self.layers:
+            assert isinstance(layer, GatedLayer)
+            layers += kept.layer(slots, seen=slots, joined=False) + layer.cross.kept(kept, slots, length, turns=True)
+        return text + gated + layers
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         text_BTD = self.text_norm(text_BTD)
@@ -196,6 +222,14 @@ class AdditiveUpdater(Updater):
     def __init__(self, shape: Shape, arch: ThoughtArch, *, layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(AdditiveLayer(shape, dropout=arch.dropout) for _ in range(layers))
+
+    def kept(self, kept: Kept, slots: int, length: int) -> float:
+        plain = replace(kept, normalise=False)
+        layers = 0.0
+        for layer in self.layers:
+            assert isinstance(layer, AdditiveLayer)
+            layers += layer.cross.kept(plain, slots, length, turns=False) + plain.feedforward(slots)
+        return kept.residual(length) + layers
 
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         slots, length = memory_BMD.shape[1], text_BTD.shape[1]

@@ -14,6 +14,7 @@ from memexp.config.arch import BlockArch
 from memexp.model.markers import as_scale
 from memexp.model.slot_memory.gates import Cell, Gated, build_cell, keep_of_means
 from memexp.model.transformer.attention import SelfAttention, join_heads, linear, scaled, split_heads
+from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -105,6 +106,12 @@ class StateReader(nn.Module):
         self.output.weight.zero_()
 
 
+def reader_keeps(kept: Kept, positions: int) -> float:
+    """The bytes that the backward pass needs of so many tokens that read state vectors, in a lane; their norm is that of the layer."""
+    own_copy = kept.of_heads(positions, kept.shape.width) if kept.half else 0
+    return own_copy + kept.queries(positions) + kept.read(positions)
+
+
 class StateVectors(nn.Module):
     """The state vectors of one recurrent layer (Hutchins et al. 2022, section 3): initial values and update.
 
@@ -126,6 +133,14 @@ class StateVectors(nn.Module):
         self.over_vectors = StateAttention(shape, arch)
         self.over_tokens = StateAttention(shape, arch)
         self.cell: Cell = build_cell(shape, arch)
+
+    def kept(self, kept: Kept) -> float:
+        """The bytes that the backward pass needs of seeing and rewriting the vectors once, in a lane."""
+        count = len(self.initial_MD)
+        seen = kept.residual(count) + kept.normed(count, products=4) + kept.unit_norm(count, kept.keys)
+        values = kept.of_heads(count, kept.keys)
+        rewritten = 2 * (kept.queries(count) + kept.read(count)) + kept.of_heads(count, 2 * kept.inner)
+        return seen + values + rewritten + self.cell.kept(kept, count)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
         """The keys and values of the state vectors."""

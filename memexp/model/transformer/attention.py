@@ -307,6 +307,13 @@ def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerC
     )
 
 
+def append(before_BGCK: Tensor, new_BGTK: Tensor) -> Tensor:
+    """The newest C keys or values, with those that are new at the end, and without a copy of those that are dropped."""
+    size = before_BGCK.shape[2]
+    new_BGTK = new_BGTK[:, :, max(0, new_BGTK.shape[2] - size) :].to(before_BGCK.dtype)
+    return torch.cat([before_BGCK[:, :, new_BGTK.shape[2] :], new_BGTK], dim=2)
+
+
 def next_cache(layers: list[LayerCache], cache: Cache, length: int) -> Cache:
     """The cache after a segment of `length` tokens."""
     size = layers[0].keys_BGCK.shape[2] if layers else 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch import Arch, AttentionArch
 from memexp.model.markers import Compilable
-from memexp.model.segment import SegmentModel
+from memexp.model.segment import Activations, SegmentModel
 from memexp.model.transformer.attention import (
     Cache,
     Heads,
@@ -29,6 +29,8 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.attention import attend as attend_locally
+from memexp.model.transformer.kept import Kept
+from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
 from memexp.regions import part
 
@@ -183,6 +185,10 @@ class DecoderModel(EmbeddingModel):
     layers: DecoderLayers
     reach: int | None = None
     """How many tokens before itself a token sees at most; None: all tokens in sight."""
+    cache_in_sight: ClassVar[bool] = True
+    """Whether the next cache is a part of what was in sight, if no type has to be changed."""
+    mask_in_each_layer: ClassVar[bool] = False
+    """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
 
     def add_layers(
         self,
@@ -225,7 +231,37 @@ class DecoderModel(EmbeddingModel):
         """With a reach, the tokens within it and the token itself."""
         return super().attended if self.reach is None else self.reach + 1
 
-    @property
-    def bias_heads(self) -> int:
-        """All heads if positions are a bias."""
-        return self.shape.heads if any(layer.attention.position.adds for layer in self.layers) else 0
+    def cache_bytes(self, cache: int, *, half: bool) -> float:
+        """In full precision a cache is a part of the keys and values in sight, and keeps all of them."""
+        if half or not self.cache_in_sight or not self.cache_tokens:
+            return super().cache_bytes(cache, half=half)
+        return cache * (self.window + self.in_sight) / self.cache_tokens
+
+    def kept(self, *, half: bool) -> Kept:
+        """With the options of attention and dropout."""
+        attention = next(iter(self.layers)).attention
+        normalise = attention.scale_H is not None
+        return Kept(self.shape, half, normalise, attention.keys.out_features, dropout=self.dropout.p > 0)
+
+    def activations(self, *, half: bool) -> Activations:
+        """Of all windows of a segment, whose layers attend to what is `in_sight` and to the window."""
+        kept, length, seen = self.kept(half=half), self.window, self.window + self.in_sight
+        windows = self.shape.segment // self.stride
+        layers, added = kept.residual(length), 0.0
+        masked = bool(self.in_sight) or self.reach is not None or self.mask_in_each_layer
+        for layer in self.layers:
+            position = layer.attention.position
+            layers += kept.layer(
+                length,
+                seen=seen,
+                joined=seen > length,
+                turns=position.turns,
+                by_position=isinstance(position, RelativeXl),
+            )
+            if position.adds or masked:
+                added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
+                added += length * seen * self.mask_in_each_layer
+        added += (
+            length * seen * (added > 0 and not self.mask_in_each_layer)
+        )  # one mask for all layers, a byte for each pair
+        return Activations(windows * layers, windows * added)

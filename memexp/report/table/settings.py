@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from memexp.config.compose import compose
 from memexp.config.field import default_of
 from memexp.config.introspection import choices_of, flatten, settings_of_schema
-from memexp.config.revisions import REVISIONS, in_force
+from memexp.config.revisions import REVISIONS, Revision
 from memexp.config.train import NOT_OF_THE_RESULT, TrainConfig
 from memexp.errors import UserError
 from memexp.files import fingerprint
@@ -70,15 +70,16 @@ def made_before(config: dict[str, Any], revisions: Sequence[str]) -> str:
         revisions: those that its identity names. Revisions that this version does not know are named too.
     """
     known = [revision.name for revision in REVISIONS]
-    try:
-        missed = [revision.name for revision in in_force(config) if revision.name not in revisions]
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # a run of an older version, without a setting that a revision looks at
-        missed = []
+    missed = [each.name for each in REVISIONS if each.name not in revisions and _concerned(config, each)]
     return "+".join([*missed, *(f"after-{name}" for name in revisions if name not in known)]) or "none"
+
+
+def _concerned(config: dict[str, Any], revision: Revision) -> bool:
+    """Whether a revision changed what a run's settings mean; those that it looks at may be missing in a run of an older version."""
+    try:
+        return revision.in_force(config)
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def _origin(name: str, root: Path, before: tuple[str, ...] = ()) -> str:

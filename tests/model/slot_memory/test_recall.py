@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from memexp.config.arch import ThoughtArch
 from memexp.model.slot_memory.gauges import effective_rank
 from memexp.model.slot_memory.recall import (
     PublishedQueries,
@@ -17,6 +18,8 @@ from memexp.model.slot_memory.recall import (
     separation,
 )
 from memexp.model.slot_memory.updater import AdditiveUpdater, GatedUpdater, Updater, Written
+from memexp.model.transformer.decoder import DecoderLayers
+from memexp.model.transformer.kept import Kept
 
 from ..small import randomise
 from .slots import LANES, LENGTH, OPTIONS, SHAPE, SLOTS, memory_and_states
@@ -33,6 +36,21 @@ def test_published_queries_differ_by_their_distances_alone() -> None:
     assert bias[0, 0, 0, SLOTS] == -(2**-4) * SLOTS
 
 
+def test_published_queries_are_read_as_one_sequence_in_which_everything_sees_everything() -> None:
+    """Slots too see the queries: a plain loop over the layers, with every score and without a mask."""
+    torch.manual_seed(0)
+    arch = ThoughtArch(position="t5", normalise=True)
+    layers = DecoderLayers(SHAPE, [arch] * SHAPE.layers, two_sided=False, shared_values=False).double()
+    queries, memory = PublishedQueries(SHAPE).double(), torch.randn(LANES, SLOTS, SHAPE.width, dtype=torch.float64)
+    bias = queries.bias(SLOTS + LENGTH).double()
+    x = torch.cat([memory, queries(LANES, LENGTH)], dim=1)
+    for layer in layers:
+        heads = layer.attention.project(layer.attention_norm(x), None)
+        weights = (heads.queries_BHTK @ heads.keys_BGTK.mT + bias).softmax(-1)
+        x = layer.finish(x, weights @ heads.values_BGTK)
+    torch.testing.assert_close(queries.read(layers, memory, LENGTH), x[:, SLOTS:])
+
+
 # Composition
 
 
@@ -47,6 +65,9 @@ class Sum(Updater):
     def write(self, memory_BMD: Tensor, text_BTD: Tensor, mask_B11T: Tensor, *, start: int) -> Written:
         mask_BT1 = mask_B11T[:, 0, 0, :, None]
         return Written(memory_BMD + self.factor * (text_BTD.tanh() * mask_BT1).sum(1, keepdim=True), {})
+
+    def kept(self, kept: Kept, slots: int, length: int) -> float:
+        raise NotImplementedError
 
 
 class Watching(Sum):

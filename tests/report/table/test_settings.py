@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from memexp.config.compose import compose
 from memexp.config.introspection import flatten, groups_of
-from memexp.report.table.settings import Described, settings_of, settings_to_show
+from memexp.report.table.settings import Described, made_before, settings_of, settings_to_show
 
 NAMED = ("size", "optim", "task")
 """Groups whose choice is among the settings; that of the others has a column of its own."""
@@ -104,3 +104,9 @@ def test_a_run_that_is_older_than_a_setting_had_its_default() -> None:
     assert settings_of(old, Path())["optim.scale_rate"] == "1"
     assert settings_of(new, Path())["optim.scale_rate"] == "80"
     assert "arch.memory_sees_cache" not in settings_of(old, Path())  # of another architecture
+
+
+def test_a_revision_that_looks_at_a_setting_which_a_run_lacks_hides_no_other() -> None:
+    """A run of an older version, whose architecture had fewer options."""
+    config = {"arch": {"faithful": True}, "optim": {"name": "adafactor"}}
+    assert made_before(config, []) == "adafactor-as-published"

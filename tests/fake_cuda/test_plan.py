@@ -1,0 +1,38 @@
+"""What `memexp plan` says a training step needs, against what a step holds on a GPU that is not there."""
+
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from .cases import ARCHS, HALF
+from .work import planned_and_held
+
+SIZE = ("size=200m", "size.layers=3", "lanes=32")
+"""A paper's size, with fewer layers, so that a layer which is not like the others counts."""
+
+PLAIN: tuple[tuple[str, ...], ...] = tuple((f"arch={arch}", HALF) for arch in ARCHS)
+"""As the papers train: in half precision."""
+
+CASES: tuple[tuple[str, ...], ...] = (
+    *PLAIN,
+    *((f"arch={arch}",) for arch in ARCHS),
+    ("arch=vanilla", HALF, "arch.position=rotary"), ("arch=vanilla", HALF, "arch.dropout=0.1"),
+    ("arch=xl", HALF, "arch.position=rotary"), ("arch=xl", HALF, "arch.position=xl", "arch.normalise=false", "arch.scale=1"),
+    ("arch=xl", HALF, "accumulate=2"), ("arch=xl", HALF, "mem=200", "arch.reach=window"), ("arch=xl", "lanes=1", HALF),
+    ("arch=knn", HALF, "mem=65536", "arch.stored=bf16"), ("arch=knn", HALF, "arch.combine=joint"), ("arch=knn", HALF, "recompute=true"),
+    ("arch=block", HALF, "arch.gates=dual", "arch.gate_kind=lstm", "arch.feedback=true"),
+    ("arch=block", HALF, "arch.shared_values=true", "arch.gates=single"), ("arch=block", HALF, "recompute=true"),
+    ("arch=compressive", HALF, "arch.compress=mean"), ("arch=compressive", HALF, "arch.position=rotary"),
+    ("arch=thought", HALF, "arch.recall=0"), ("arch=thought", HALF, "mem=256"),
+    ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
+    ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
+    ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
+    ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),
+)  # fmt: skip
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_a_step_holds_what_the_plan_says(case: tuple[str, ...], pool: ProcessPoolExecutor) -> None:
+    planned, held = pool.submit(planned_and_held, *SIZE, *case, vocabulary=32_000).result()
+    assert held == pytest.approx(planned, rel=0.05 if case in PLAIN else 0.1)
