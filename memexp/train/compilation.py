@@ -47,6 +47,12 @@ def pays_to_compile(model: SegmentModel, device: torch.device) -> bool:
     """What `compile=auto` means: on a GPU, unless shapes change, which would be compiled again and again.
 
     On a CPU in fp32, products take nearly all the time, and they stay what they are.
+
+    Compiled code is not captured in CUDA graphs (`mode="reduce-overhead"`). A compiled part has only a few kernels, between
+    attention, search and memory that are not compiled: a graph of it would save few launches and first copy each activation
+    to the address for which it was captured. A graph of a whole step would save most, but it would need that caches and counts
+    stay at one address, and that nothing in a step depends on the host; here each step makes new ones, and the end of
+    documents, gauges, checkpoints and what leaves to the host are decided there.
     """
     return device.type == "cuda" and model.fixed_shapes
 

@@ -1,15 +1,17 @@
 """Compiled layers give the same losses and gradients in every architecture, and are compiled a few times at most."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.model.transformer.attention import SelfAttention
 from memexp.model.transformer.decoder import DecoderLayer
-from memexp.train.compilation import compile_layers, missing_compiler
+from memexp.train.compilation import compile_layers, missing_compiler, pays_to_compile
 from memexp.train.loop import update
 
 from ..contract.conftest import ARCHS
@@ -68,6 +70,44 @@ EVERY_COMMIT = ("vanilla", "xl", "knn", "rmt")
 )
 def test_losses_are_the_same(arch: str, tmp_path: Any) -> None:
     assert_same(arch, backend="aot_eager", tmp_path=tmp_path)
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("arch", ARCHS)
+def test_nothing_is_compiled_again(arch: str, tmp_path: Any) -> None:
+    """Neither in later segments, in which documents end, nor in an evaluation after the first, nor in training after it."""
+    torch._dynamo.reset()
+    counters.clear()
+    config = configure(
+        f"arch={arch}", f"segment={SEGMENT}", "lanes=3", "size.memory=40", "size.attention.key_smear=true"
+    )
+    torch.manual_seed(0)
+    model = build_model(config, vocabulary=VOCABULARY)
+    if not model.fixed_shapes:
+        assert not pays_to_compile(model, torch.device("cuda"))
+        pytest.skip("compile=auto does not compile it")
+    compile_layers(model, backend="eager")
+    session = open_session(config, model, documents(40, 29, 50, 13), tmp_path)
+
+    def graphs_after(work: Callable[[], object]) -> int:
+        work()
+        return counters["stats"]["unique_graphs"]
+
+    def train() -> None:
+        model.train()
+        for _ in range(3):
+            update(session)
+
+    def evaluate() -> None:
+        score_documents(model, documents(33, 21, 5), lanes=2, max_document=0)
+
+    assert pays_to_compile(model, torch.device("cuda"))
+    first = graphs_after(train)
+    assert 0 < first == graphs_after(train)
+    with_evaluation = graphs_after(evaluate)
+    assert with_evaluation <= 2 * first
+    assert with_evaluation == graphs_after(evaluate) == graphs_after(train)
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("settings", [("recompute=true",), ("precision=bf16",)], ids=["recompute", "bf16"])

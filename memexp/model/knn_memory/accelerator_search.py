@@ -18,12 +18,12 @@ from torch import Tensor
 
 from memexp.model.knn_memory import scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
-from memexp.model.knn_memory.scores_plain import Groups, Rows
-from memexp.model.knn_memory.selection import STRIDE, Neighbours, best_rows
+from memexp.model.knn_memory.scores_plain import Groups, Maxima, Rows
+from memexp.model.knn_memory.selection import STRIDE, Neighbours, best_rows, best_rows_of_runs
 from memexp.model.knn_memory.streaming import keys_on
 from memexp.terminal import warn
 
-MAXIMA_BYTES = 1 << 30
+MAXIMA_BYTES = 3 << 29
 """Bytes of the maxima and members of as many lanes and heads as are searched together."""
 PLACE = 8
 """Bytes of a place in a tensor."""
@@ -37,9 +37,11 @@ class Scores(Protocol):
     """How scores are computed: `scores_plain` or `scores_fused`."""
 
     APART: int
-    MAXIMA_PASSES: int
+    MAXIMA_PASSES: float
 
-    def maxima(self, queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor: ...
+    def factors(self, queries_NTK: Tensor) -> tuple[Tensor, ...]: ...
+
+    def maxima(self, factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima: ...
 
     def members(self, queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor: ...
 
@@ -70,16 +72,21 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
     groups = Groups(group_size(scores, whole, take), scores.APART, capacity)
     candidates = min(take, groups.number) * groups.size
     row_bytes = length * (groups.number * queries_NTK.element_size() + candidates * scores.member_bytes())
-    first, slots, found = 0, [], []
+    first, chosen, best = 0, [], []
+    factors = scores.factors(queries_NTK)
     for keys_NRK in keys_on(queries_BHTK.device, ring, max(1, MAXIMA_BYTES // row_bytes)):
         some = slice(first, first + len(keys_NRK))
         rows = Rows(keys_NRK, position_N[some], count_N[some])
-        slots_NTk, found_NTk = _best(scores, queries_NTK[some], rows, groups, take)
-        slots.append(slots_NTk)
-        found.append(found_NTk)
+        chosen.append(
+            _best_groups(scores, tuple(each[some] for each in factors), rows, groups, min(take, groups.number))
+        )
+        best.append(scores.members(queries_NTK[some], rows, groups, chosen[-1]).topk(take, dim=-1))
         first += len(keys_NRK)
+    values, members = (torch.cat(each) for each in zip(*best, strict=True))
+    of_group = torch.cat(chosen).gather(-1, members // groups.size)
+    slots = groups.slots(of_group, members % groups.size).clamp_max_(capacity - 1)
     size, padding = (lanes, heads, length, take), (0, k - take)
-    return Neighbours(F.pad(torch.cat(slots).view(size), padding), F.pad(torch.cat(found).view(size), padding))
+    return Neighbours(*(F.pad(each.view(size), padding) for each in (slots, values > float("-inf"))))
 
 
 class SearchWork(NamedTuple):
@@ -133,13 +140,12 @@ def group_size(scores: Scores, rows: Rows, k: int) -> int:
     return min(LARGEST_GROUP, 1 << max(0, round(math.log2(balance) / 2)))
 
 
-def _best(scores: Scores, queries_NTK: Tensor, rows: Rows, groups: Groups, k: int) -> tuple[Tensor, Tensor]:
-    """The slots of the k best pairs, best first, and which of them were found, N T k each."""
-    groups_NTL = best_rows(scores.maxima(queries_NTK, rows, groups), min(k, groups.number))
-    best = scores.members(queries_NTK, rows, groups, groups_NTL).topk(k, dim=-1)
-    chosen_NTk = groups_NTL.gather(-1, best.indices // groups.size)
-    slots_NTk = groups.slots(chosen_NTk, best.indices % groups.size)
-    return slots_NTk.clamp_max_(groups.capacity - 1), best.values > float("-inf")
+def _best_groups(scores: Scores, factors: tuple[Tensor, ...], rows: Rows, groups: Groups, k: int) -> Tensor:
+    """The groups with the largest maxima, N T k."""
+    maxima = scores.maxima(factors, rows, groups)
+    if maxima.runs_NUT is None:
+        return best_rows(maxima.groups_NGT, k)
+    return best_rows_of_runs(maxima.groups_NGT, maxima.runs_NUT, k)
 
 
 @cache

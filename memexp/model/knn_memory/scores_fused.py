@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memexp.model.knn_memory.scores_plain import Groups, Rows
+from memexp.model.knn_memory.scores_plain import Groups, Maxima, Rows
+from memexp.model.knn_memory.selection import STRIDE
 
 try:
     import triton
@@ -29,8 +30,8 @@ except ImportError:
 INSTALLED = triton is not None
 APART = 64
 """Slots of a tile of keys. Members of a group are in different tiles at the same place, so that maxima need no exchange."""
-MAXIMA_PASSES = 2
-"""How often maxima are written or read."""
+MAXIMA_PASSES = 1 + 2 / STRIDE
+"""How often maxima are written or read: once, and twice those of runs of groups."""
 QUERIES = 128
 """Largest number of queries in a tile."""
 ENTRIES = 128
@@ -39,24 +40,28 @@ NUMBERS = 1 << 13
 """Entries of keys that `members` reads at a time."""
 
 
-def maxima(queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor:
-    """The largest score of each group among its readable pairs, N G T; -inf in a group without any.
+def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
+    """The largest score of each group and of each run of groups.
 
     The scores of each query are multiplied by a power of two of its own.
     """
-    count, length, head_size = queries_NTK.shape
-    maxima_NGT = queries_NTK.new_empty(count, groups.number, length)
-    large_NTK, small_NTK = _halves(queries_NTK)
+    large_NTK, small_NTK = factors
+    count, length, head_size = large_NTK.shape
+    maxima_NGT, runs_NUT = (
+        large_NTK.new_empty(count, number, length, dtype=torch.float32)
+        for number in (groups.number, groups.number // STRIDE)
+    )
     tile_T = max(16, min(QUERIES, _power_of_two(length)))
     tile_K = max(16, min(ENTRIES, _power_of_two(head_size)))
     blocks = groups.number // groups.apart
-    with torch.cuda.device_of(queries_NTK):
+    with torch.cuda.device_of(large_NTK):
         maxima_kernel[(blocks * -(-length // tile_T), count)](
-            large_NTK, small_NTK, rows.keys_NRK, rows.position_N, rows.count_N, maxima_NGT, length, groups.capacity,
-            groups.number, HEAD_SIZE=head_size, SIZE=groups.size, SPLIT=rows.keys_NRK.element_size() == 4,
-            TILE_R=groups.apart, TILE_T=tile_T, TILE_K=tile_K, num_warps=8,
+            large_NTK, small_NTK, rows.keys_NRK, rows.position_N, rows.count_N, maxima_NGT, runs_NUT, length,
+            groups.capacity, groups.number, HEAD_SIZE=head_size, SIZE=groups.size,
+            SPLIT=rows.keys_NRK.element_size() == 4, RUN=STRIDE, TILE_R=groups.apart, TILE_T=tile_T, TILE_K=tile_K,
+            num_warps=8,
         )  # fmt: skip
-    return maxima_NGT
+    return Maxima(maxima_NGT, runs_NUT)
 
 
 def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ def member_bytes() -> int:
     return 4
 
 
-def _halves(queries_NTK: Tensor) -> tuple[Tensor, Tensor]:
+def factors(queries_NTK: Tensor) -> tuple[Tensor, ...]:
     """Two fp16 numbers for each number, whose sum is the number times a power of two, one for each query."""
     exponent_NT1 = torch.frexp(queries_NTK.abs().amax(-1, keepdim=True)).exponent
     scaled_NTK = torch.ldexp(queries_NTK, -exponent_NT1)
@@ -102,15 +107,16 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-# In kernels the shapes of tiles are r slots, t queries, k entries, m members.
+# In kernels the shapes of tiles are r slots, t queries, k entries, u runs of groups, m members. Triton compiles annotations too,
+# and knows only its own.
 
 
-def _maxima_kernel(
-    large_NTK: Any, small_NTK: Any, keys_NRK: Any, position_N: Any, count_N: Any, maxima_NGT: Any, length: Any,
-    capacity: Any, groups: Any, HEAD_SIZE: tl.constexpr, SIZE: tl.constexpr, SPLIT: tl.constexpr, TILE_R: tl.constexpr,
-    TILE_T: tl.constexpr, TILE_K: tl.constexpr,
+def _maxima_kernel(  # type: ignore[no-untyped-def]
+    large_NTK, small_NTK, keys_NRK, position_N, count_N, maxima_NGT, runs_NUT,
+    length, capacity, groups, HEAD_SIZE: tl.constexpr, SIZE: tl.constexpr, SPLIT: tl.constexpr,
+    RUN: tl.constexpr, TILE_R: tl.constexpr, TILE_T: tl.constexpr, TILE_K: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The maxima of TILE_R groups for TILE_T queries.
+    """The maxima of TILE_R groups and of their runs for TILE_T queries.
 
     Programs of the same keys are neighbours, so that only the first of them reads the keys from memory.
     """
@@ -155,12 +161,16 @@ def _maxima_kernel(
             scores_rt += product_rt * power_r[:, None]
         best_rt = tl.maximum(best_rt, tl.where(readable_r[:, None], scores_rt, float("-inf")))
     group_r = row * groups + block * TILE_R + place_r
-    tl.store(maxima_NGT + group_r[:, None] * length + t[None, :], best_rt, mask=(t < length)[None, :])
+    inside_1t = (t < length)[None, :]
+    tl.store(maxima_NGT + group_r[:, None] * length + t[None, :], best_rt, mask=inside_1t)
+    best_ut = tl.max(tl.reshape(best_rt, (TILE_R // RUN, RUN, TILE_T)), axis=1)
+    run_u = row * (groups // RUN) + block * (TILE_R // RUN) + tl.arange(0, TILE_R // RUN)
+    tl.store(runs_NUT + run_u[:, None] * length + t[None, :], best_ut, mask=inside_1t)
 
 
-def _members_kernel(
-    queries_NTK: Any, keys_NRK: Any, groups_NTL: Any, position_N: Any, count_N: Any, scores_NTM: Any, length: Any,
-    capacity: Any, chosen: Any, HEAD_SIZE: tl.constexpr, SIZE: tl.constexpr, APART: tl.constexpr, TILE_M: tl.constexpr,
+def _members_kernel(  # type: ignore[no-untyped-def]
+    queries_NTK, keys_NRK, groups_NTL, position_N, count_N, scores_NTM, length,
+    capacity, chosen, HEAD_SIZE: tl.constexpr, SIZE: tl.constexpr, APART: tl.constexpr, TILE_M: tl.constexpr,
     TILE_K: tl.constexpr,
 ) -> None:  # fmt: skip
     """The scores of one query, TILE_M members at a time. Programs of the same lane and head are neighbours."""

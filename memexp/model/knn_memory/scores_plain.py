@@ -53,12 +53,26 @@ class Groups(NamedTuple):
 
 APART = 1
 """Members of a group are neighbours, so that only few groups are readable in part."""
-MAXIMA_PASSES = 4
+MAXIMA_PASSES: float = 4
 """How often maxima are written or read: when they are computed and masked, and by the selection."""
 
 
-def maxima(queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor:
-    """The largest score of each group among its readable pairs, N G T; -inf in a group without any."""
+class Maxima(NamedTuple):
+    """The largest score of each group among its readable pairs; -inf in a group without any."""
+
+    groups_NGT: Tensor
+    runs_NUT: Tensor | None = None
+    """The largest of each run of `selection.STRIDE` neighbouring groups, if it is known."""
+
+
+def factors(queries_NTK: Tensor) -> tuple[Tensor, ...]:
+    """What `maxima` multiplies with keys, each with N as its first axis: the queries."""
+    return (queries_NTK,)
+
+
+def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
+    """The largest score of each group; the factors are those of the lanes and heads of `rows`."""
+    (queries_NTK,) = factors
     count, capacity, head_size = rows.keys_NRK.shape
     length = queries_NTK.shape[1]
     maxima_NGT = queries_NTK.new_empty(count, groups.number, length)
@@ -77,7 +91,7 @@ def maxima(queries_NTK: Tensor, rows: Rows, groups: Groups) -> Tensor:
                 _largest(torch.bmm(keys_NWK, queries_NKT), size, out=block_NGT)
     slots_1Gg = groups.slots(*_members(groups, queries_NTK.device))[None]
     maxima_NGT.masked_fill_(~rows.readable(slots_1Gg).any(-1)[..., None], float("-inf"))
-    return maxima_NGT if size == 1 else _without_void_members(maxima_NGT, queries_NTK, rows, groups)
+    return Maxima(maxima_NGT if size == 1 else _without_void_members(maxima_NGT, queries_NTK, rows, groups))
 
 
 def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
 from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES, by_scores, fault_of
 from memexp.model.knn_memory.ring import empty_ring
-from memexp.model.knn_memory.scores_plain import BLOCK_BYTES, Groups, Rows
+from memexp.model.knn_memory.scores_plain import BLOCK_BYTES, Groups, Maxima, Rows
 
 from ...counting import Seen, Watch
 from ...fake_cuda.kernels import Kernel
@@ -19,10 +19,10 @@ from ...fake_cuda.kernels import Kernel
 META = torch.device("meta")
 HEADS, LENGTH, HEAD_SIZE, NEIGHBOURS = 8, 512, 128, 32
 MOVED = {
-    (scores_fused, 65_536, torch.float32): 40.5e9, (scores_fused, 65_536, torch.bfloat16): 27.6e9,
-    (scores_fused, 262_144, torch.float32): 95.1e9, (scores_fused, 262_144, torch.bfloat16): 60.7e9,
+    (scores_fused, 65_536, torch.float32): 34.8e9, (scores_fused, 65_536, torch.bfloat16): 23.4e9,
+    (scores_fused, 262_144, torch.float32): 80.4e9, (scores_fused, 262_144, torch.bfloat16): 52.3e9,
     (scores_plain, 65_536, torch.float32): 123.7e9, (scores_plain, 65_536, torch.bfloat16): 166.8e9,
-    (scores_plain, 262_144, torch.float32): 399.5e9, (scores_plain, 262_144, torch.bfloat16): 509.0e9,
+    (scores_plain, 262_144, torch.float32): 399.2e9, (scores_plain, 262_144, torch.bfloat16): 508.6e9,
 }  # fmt: skip
 """Most bytes that a search of 32 lanes reads and writes, by the way of scoring, slots and type of keys. Each is a little more than
 what it now moves: a smaller number may take its place, a larger one is a fault."""
@@ -55,11 +55,11 @@ def test_kernels_read_the_keys_once_and_what_is_selected(
     seen, key_bytes, _ = searched(scores_fused, slots, keys, monkeypatch)
     queries_bytes = 2 * 2 * 32 * HEADS * LENGTH * HEAD_SIZE
     maxima_bytes = seen.bytes(": maxima") - key_bytes - queries_bytes
-    assert 0 < maxima_bytes < key_bytes * (0.51 if slots == 262_144 else 1.01)
+    assert 0 < maxima_bytes < key_bytes * (0.57 if slots == 262_144 else 1.13)  # with those of runs
     assert not seen.count(": bmm")
     # the selection needs about as many bytes for members as for maxima
     assert seen.bytes(": members") < 1.05 * key_bytes * (1 if slots == 262_144 else 2.05)
-    assert seen.count() < 500
+    assert seen.count() < 360
     assert seen.peak - 2 * key_bytes < MAXIMA_BYTES + BLOCK_BYTES
     assert not seen.waits
 
@@ -72,7 +72,7 @@ def test_without_kernels_scores_are_written_and_read_once(
     seen, key_bytes, score_bytes = searched(scores_plain, slots, keys, monkeypatch)
     in_fp32 = key_bytes * 4 // keys.itemsize
     assert seen.bytes(": bmm") < score_bytes + 2.1 * in_fp32  # the scores, the keys, and the keys of members
-    assert seen.count() < 3000
+    assert seen.count() < 2000
     assert seen.peak - 2 * key_bytes < MAXIMA_BYTES + BLOCK_BYTES
     assert not seen.waits
 
@@ -91,8 +91,8 @@ class Wrong:
         raise RuntimeError("out of resource: shared memory,\nRequired: 1")
 
     @staticmethod
-    def negative(queries: Tensor, rows: Rows, groups: Groups) -> Tensor:
-        return -scores_plain.maxima(queries, rows, groups)
+    def negative(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
+        return Maxima(-scores_plain.maxima(factors, rows, groups).groups_NGT)
 
     @staticmethod
     def rounded(queries: Tensor, rows: Rows, groups: Groups, chosen: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kernels that are right, in place of those of Triton, on a device that calls itself CUDA."""
     monkeypatch.setattr(scores_fused, "INSTALLED", True)
     monkeypatch.setattr(scores_fused, "APART", 1)
-    for name in ("maxima", "members"):
+    for name in ("factors", "maxima", "members"):
         monkeypatch.setattr(scores_fused, name, getattr(scores_plain, name))
     monkeypatch.setattr(accelerator_search, "fault_of", lambda scores, device, *given: fault_of(scores, CPU, *given))
     accelerator_search._scores.cache_clear()

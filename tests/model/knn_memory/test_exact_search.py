@@ -13,7 +13,7 @@ from memexp.model.knn_memory import accelerator_search, cpu_search, scores_fused
 from memexp.model.knn_memory.accelerator_search import by_scores
 from memexp.model.knn_memory.exact_search import exact
 from memexp.model.knn_memory.ring import Ring
-from memexp.model.knn_memory.selection import Neighbours, best_rows
+from memexp.model.knn_memory.selection import STRIDE, Neighbours, best_rows, best_rows_of_runs
 
 from .rings import KINDS, SHAPES, check, keys_of, ring_of
 
@@ -109,6 +109,16 @@ def test_best_rows_are_exact_at_every_number_of_rows() -> None:
             scores = torch.randn(2, rows, columns)
             k = min(32, rows)
             found = scores.mT.gather(-1, best_rows(scores, k)).sort(-1, descending=True).values
+            assert torch.equal(found, scores.mT.topk(k).values)
+
+
+def test_best_rows_of_runs_are_exact() -> None:
+    torch.manual_seed(3)
+    for runs in (4, 40, 300):
+        scores = torch.randn(2, runs * STRIDE, 6)
+        for k in (1, 32):
+            maxima = scores.unflatten(1, (runs, STRIDE)).amax(2)
+            found = scores.mT.gather(-1, best_rows_of_runs(scores, maxima, k)).sort(-1, descending=True).values
             assert torch.equal(found, scores.mT.topk(k).values)
 
 

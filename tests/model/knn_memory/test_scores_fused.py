@@ -4,6 +4,9 @@ The interpreter is chosen when Triton is loaded. Without Triton these tests are 
 """
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from memexp.model.knn_memory import accelerator_search, scores_fused, scores_pla
 from memexp.model.knn_memory.accelerator_search import by_scores, fault_of
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.scores_plain import Groups, Rows
-from memexp.model.knn_memory.selection import Neighbours
+from memexp.model.knn_memory.selection import STRIDE, Neighbours
 
 from .rings import KINDS, SHAPES, check, keys_of, ring_of
 
@@ -81,13 +84,14 @@ def test_nothing_is_rounded_to_half_precision(keys: torch.dtype, head_size: int)
     queries = torch.randn(1, 6, head_size) * torch.tensor([1e-10, 1e-4, 1.0, 1e3, 1e9, 0.0])[:, None]
     rows = Rows(stored.to(DEVICE), torch.tensor([100], device=DEVICE), torch.tensor([100], device=DEVICE))
     groups = Groups(1, scores_fused.APART, 100)
-    found = scores_fused.maxima(queries.to(DEVICE), rows, groups).cpu().double()[:, :100]
+    largest = scores_fused.maxima(scores_fused.factors(queries.to(DEVICE)), rows, groups)
+    found = largest.groups_NGT.cpu().double()[:, :100]
     power = torch.ldexp(torch.ones(6), -torch.frexp(queries.abs().amax(-1)).exponent[0])
     scaled = queries.double() * power[:, None]
     exact = stored.double() @ scaled.mT
     norms = stored.double().norm(dim=-1)[..., None] * scaled.norm(dim=-1)[:, None]
     assert ((found - exact).abs() <= 2**-21 * norms).all()
-    assert (scores_fused.maxima(queries.to(DEVICE), rows, groups)[:, 100:] == float("-inf")).all()
+    assert (largest.groups_NGT[:, 100:] == float("-inf")).all()
 
 
 def test_what_stands_in_a_void_slot_is_never_found() -> None:
@@ -127,3 +131,46 @@ def test_maxima_and_members_are_those_of_torch() -> None:
     on_device = Rows(*(each.to(DEVICE) for each in rows))
     own = scores_fused.members(queries.to(DEVICE), on_device, groups, chosen.to(DEVICE)).cpu()
     torch.testing.assert_close(own, scores_plain.members(queries, rows, groups, chosen), rtol=1e-5, atol=1e-5)
+    largest = scores_fused.maxima(scores_fused.factors(queries.to(DEVICE)), on_device, groups)
+    assert largest.runs_NUT is not None
+    torch.testing.assert_close(largest.runs_NUT, largest.groups_NGT.unflatten(1, (-1, STRIDE)).amax(2), rtol=0, atol=0)
+    every = torch.arange(groups.number).expand(2, 3, -1)
+    power = torch.ldexp(torch.ones(2, 3), -torch.frexp(queries.abs().amax(-1)).exponent)
+    expected = scores_plain.members(queries, rows, groups, every).unflatten(-1, (-1, groups.size)).amax(-1)
+    expected = (expected * power[..., None]).mT
+    torch.testing.assert_close(largest.groups_NGT.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from memexp.model.knn_memory import scores_fused
+
+def compiled(kernel, types, **sizes):
+    signature = dict(zip(kernel.arg_names, types)) | dict.fromkeys(sizes, "constexpr")
+    assert list(signature) == kernel.arg_names, (signature, kernel.arg_names)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=sizes)
+    for generation in (80, 90):
+        assert triton.compile(source, target=GPUTarget("cuda", generation, 32), options={"num_warps": 8}).asm["ptx"]
+
+for keys in ("*fp32", "*bf16"):
+    row, maxima = [keys, "*i64", "*i64"], ["*fp32", "*fp32"]
+    compiled(
+        scores_fused.maxima_kernel, ["*fp16", "*fp16", *row, *maxima, "i32", "i32", "i32"], HEAD_SIZE=128, SIZE=8,
+        SPLIT=keys == "*fp32", RUN=8, TILE_R=64, TILE_T=128, TILE_K=128,
+    )
+    compiled(
+        scores_fused.members_kernel, ["*fp32", keys, "*i64", "*i64", "*i64", "*fp32", "i32", "i32", "i32"],
+        HEAD_SIZE=128, SIZE=8, APART=64, TILE_M=64, TILE_K=128,
+    )
+"""
+
+
+@pytest.mark.hard
+def test_the_kernels_compile_for_gpus_that_are_not_there(tmp_path: Path) -> None:
+    """The interpreter runs what the compiler refuses. Another process, because the interpreter was chosen in this one."""
+    settings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    settings |= {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
