@@ -190,7 +190,7 @@ def test_a_search_with_other_pairs_is_not_as_wanted(monkeypatch: pytest.MonkeyPa
 
         APART, MAXIMA_PASSES = scores_plain.APART, scores_plain.MAXIMA_PASSES
         maxima, entry_bytes = staticmethod(scores_plain.maxima), staticmethod(scores_plain.entry_bytes)
-        member_bytes = staticmethod(scores_plain.member_bytes)
+        member_bytes, factors = staticmethod(scores_plain.member_bytes), staticmethod(scores_plain.factors)
 
         @staticmethod
         def members(queries, rows, groups, groups_NTL):

@@ -15,8 +15,9 @@ from memexp.device import Description
 from memexp.errors import UserError
 from memexp.model import rmt
 from memexp.model.build import build_model
-from memexp.model.knn_memory import accelerator_search, scores_fused
+from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
+from memexp.model.knn_memory.selection import STRIDE
 from memexp.model.transformer.position import build_position, in_order
 from memexp.train.optimizer import build_optimizer
 from memexp.wording import duration
@@ -100,9 +101,14 @@ def test_a_search_is_counted_as_it_is_done(stored: torch.dtype) -> None:
         entry_bytes, member_bytes = staticmethod(scores_fused.entry_bytes), staticmethod(scores_fused.member_bytes)
 
         @staticmethod
-        def maxima(*arguments: Any) -> torch.Tensor:
-            made["maxima"] = torch.rand(1, arguments[2].number, arguments[0].shape[1])
-            return made["maxima"]  # type: ignore[no-any-return]
+        def factors(queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (queries,)
+
+        @staticmethod
+        def maxima(*arguments: Any) -> scores_plain.Maxima:
+            made["maxima"] = torch.rand(1, arguments[2].number, arguments[0][0].shape[1])
+            made["runs"] = made["maxima"].unflatten(1, (-1, STRIDE)).amax(2)
+            return scores_plain.Maxima(made["maxima"], made["runs"])
 
         @staticmethod
         def members(*arguments: Any) -> torch.Tensor:
@@ -116,7 +122,7 @@ def test_a_search_is_counted_as_it_is_done(stored: torch.dtype) -> None:
     found = accelerator_search.work_of(keys, k, length)
     assert found.in_fp32 == made["members"].numel() / length * size
     assert found.in_half == capacity * size * (3 if stored == torch.float32 else 2)
-    moved = keys.nbytes + 2 * made["maxima"].nbytes
+    moved = keys.nbytes + made["maxima"].nbytes + 2 * made["runs"].nbytes
     moved += made["members"].numel() * size * keys.element_size() + 2 * made["members"].nbytes
     assert found.moved == pytest.approx(moved / length)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from memexp.model.slot_memory.past import Past, Retrieval, append, begin, begin_again
+from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 
 from ..small import gain, randomise, shape
 
@@ -10,7 +10,7 @@ from ..small import gain, randomise, shape
 def memories(count: int) -> Past:
     past = begin(torch.randn(3, 24).double(), 2, 4)
     for _ in range(count - 1):
-        past = append(past, torch.randn(2, 3, 24).double())
+        past = with_newest(past, torch.randn(2, 3, 24).double())
     return past
 
 
@@ -39,7 +39,7 @@ def test_the_newest_are_kept_in_order_with_their_gradient() -> None:
     past = begin(initial, 2, 4)
     assert torch.equal(past.present_BMD, initial.expand(2, -1, -1))
     for number, memory in enumerate(written, start=2):
-        past = append(past, memory)
+        past = with_newest(past, memory)
         assert past.count_B.tolist() == [min(number, 4)] * 2
     assert torch.equal(past.memories_BNMD, torch.stack(written[1:], dim=1))
     (gradient,) = torch.autograd.grad(past.memories_BNMD[:, 0].sum(), [written[1]])
