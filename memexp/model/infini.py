@@ -118,9 +118,10 @@ class Infini(DecoderModel):
         self.memories = _Memories(CompressiveMemory(shape, arch) for _ in range(shape.layers))
 
     def activations(self, *, half: bool) -> Activations:
-        """Of the memory: queries and keys before ELU, their features, the queries' unit norm; of a read the sum and the mean; M and z."""
+        """Of the memory, beside M and z: of queries the unit vectors, these before ELU and features, of keys the last two, and of a
+        read the sum and the mean; of a write a copy of the values, or with the delta rule the sum that is recalled and the difference."""
         found, size = super().activations(half=half), self.shape.head_size
-        a_head = size * (self.shape.segment * (5 + 2 * (1 + self.delta)) + size + 1)
+        a_head = size * (self.shape.segment * (7 + 1 + self.delta) + size + 1)
         heads = self.shape.layers * self.shape.heads * bool(self.memory_slots)
         return found._replace(memory=FULL * heads * a_head)
 

@@ -42,7 +42,8 @@ class PairMemories(nn.ModuleDict):
             in_place=True,
             on_host=on_host,
             gathered=first.gathered,
-            search_at=max(int(number) for number in self if self[number].slots) / first.shape.layers,
+            # of its own layer about half: its projections and the keys in sight, but not its output and feed-forward layer
+            search_at=(max(int(number) for number in self if self[number].slots) - 0.5) / first.shape.layers,
             search_bytes=int(held) + 2 * carried * on_host,
             search_most=int(held / first.shape.heads * works[0].together) + 2 * carried * on_host,
             search=sum(work.in_fp32 for work in works),

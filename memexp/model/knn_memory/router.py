@@ -55,7 +55,7 @@ class Router(nn.Module):
                 slots_BHk = best_rows(scores_BHR.masked_fill_(void_BHR, float("-inf"))[..., None], keep).squeeze(-2)
                 best = scores_BHR.gather(-1, slots_BHk).sort(-1, descending=True)
                 slots_BH1k = slots_BHk.gather(-1, best.indices)[:, :, None]
-            chosen_BHkK = at_least_fp32(gather(keys_BHRK, slots_BH1k))[:, :, 0]
+            chosen_BHkK = gather(keys_BHRK, slots_BH1k)[:, :, 0].to(query_BHK.dtype)
             weights_BHk = soft_weights((chosen_BHkK @ query_BHK[..., None]).squeeze(-1), threshold_BH1)
         found_BH1k = (best.values > float("-inf"))[:, :, None]
         return Routed(Neighbours(slots_BH1k, found_BH1k), weights_BHk[:, :, None])

@@ -47,7 +47,7 @@ def recall(memory: Associations, queries_BNF: Tensor) -> Tensor:
         queries_BNF: features of the queries, none of them negative.
     """
     with part("memory"), full_precision(queries_BNF.device):
-        queries_BNF = at_least_fp32(queries_BNF)
+        queries_BNF = at_least_fp32(queries_BNF).contiguous()  # else each product copies it, and keeps its copy
         divisor_BN1 = queries_BNF @ memory.sum_BF[..., None]
         return queries_BNF @ memory.matrix_BFV / divisor_BN1.clamp_min(LEAST)
 
@@ -71,7 +71,7 @@ def associate(
         growth_BN: gamma; None: 1. With `newness`, writing a known key again does not extend z, and its value is then read exactly.
     """
     with part("memory"), full_precision(keys_BNF.device):
-        keys_BNF, values_BNV = at_least_fp32(keys_BNF), at_least_fp32(values_BNV)
+        keys_BNF, values_BNV = at_least_fp32(keys_BNF).contiguous(), at_least_fp32(values_BNV)
         if delta:
             values_BNV = values_BNV - recall(memory, keys_BNF)
         if strength_BN is not None:

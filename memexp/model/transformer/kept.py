@@ -48,7 +48,7 @@ class Kept:
         return self.stored or self.inner
 
     def as_fp32(self) -> "Kept":
-        """The same with products in fp32."""
+        """What is kept where products are in fp32."""
         return replace(self, half=False)
 
     def residual(self, positions: float) -> float:

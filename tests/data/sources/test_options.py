@@ -81,6 +81,14 @@ FOLDERS = {
     "proofs data.source.parts.hol-light.without=[]": "proofs-bpe1024-7b83e926",
     "wiki data.source.parts.gensim.format=wiki_markup": "wiki-bpe1024-6652d23f",
     "books data.source.what=x": "books-bpe1024-b1b50992",
+    "babi": "babi-words-e2243988",
+    "needle": "needle-words-2ad19de4",
+    "passkey": "passkey-words-7649be3d",
+    "remember": "remember-words-99981da7",
+    "rewrite": "rewrite-words-4df091d3",
+    "babi data.source.question=qa5 data.source.noise=none": "babi-words-e7e04401",
+    "needle data.source.haystack=needles": "needle-words-4300430d",
+    "rewrite data.source.test_pairs=[500]": "rewrite-words-24cba73e",
 }
 """Folder names of corpora as version after version has prepared them, by the settings that are typed."""
 
