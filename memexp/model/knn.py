@@ -98,9 +98,8 @@ class Knn(DecoderModel):
         seen = recent if self.training else ()
         pairs = PairPass(self.memories, self._rings(state), recent=seen, negatives=self.negatives)
         read = self._read(tokens_BT, state.cache, pairs, size=self.cache_tokens)
-        memory: Tree = pairs.write(
-            state.cache, valid_BT
-        )  # section 3.1: after reading, so that no token retrieves itself
+        # section 3.1: after reading, so that no token retrieves itself
+        memory: Tree = pairs.write(state.cache, valid_BT)
         if self.negatives:
             memory = tuple(map(cross_batch.RingAndRecent, memory, pairs.newest(recent, valid_BT)))
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory), aux={}, gauges=pairs.gauges)
