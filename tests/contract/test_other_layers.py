@@ -21,6 +21,7 @@ from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import join_heads, linear, split_heads
 from memexp.model.transformer.decoder import EmbeddingModel, PreNormLayer
 from memexp.model.transformer.kept import FULL
+from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
 
 from ..tiny import configure
@@ -59,7 +60,7 @@ class LinearAttention(nn.Module):
     def forward(self, x_BTD: Tensor, valid_BT: Tensor, before: Sums) -> tuple[Tensor, Sums]:
         """What was read, B T D, and the sums with the valid tokens of the segment."""
         with torch.autocast(x_BTD.device.type, enabled=False):
-            projected = self.queries_keys_values(x_BTD.float()).chunk(3, dim=-1)
+            projected = self.queries_keys_values(at_least_fp32(x_BTD)).chunk(3, dim=-1)
             queries, keys, values = (split_heads(part, self.head_size) for part in projected)
             queries, keys = F.elu(queries) + 1, F.elu(keys) + 1
             scores_BHTT = (queries @ keys.mT).tril()
