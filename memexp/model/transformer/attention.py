@@ -21,6 +21,7 @@ from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import watched
 from memexp.regions import part
 
 BLOCK = 128
@@ -414,7 +415,13 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
 
 
 @torch.no_grad()
-def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
-    """Gauge: the attention weight of the middle query on the keys in `part`, mean over lanes and heads."""
+def share(sight: Sight, mask: Mask, *parts: slice) -> list[Tensor]:
+    """Gauge: the attention weight of the middle query on the keys in each of `parts`, mean over lanes and heads.
+
+    Empty if nobody watches.
+    """
+    if not watched():
+        return []
     middle = sight.queries_BHTK.shape[2] // 2
-    return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()
+    weights_BH1S = local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)
+    return [weights_BH1S[..., part].sum(-1).mean() for part in parts]
