@@ -110,8 +110,9 @@ class SelfAttention(nn.Module):
             text: which of the T positions are tokens of the document. The others are memory tokens, without key smear.
         """
         inner = self.heads * self.head_size
-        projections = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
-        queries, values = (split_heads(projection, self.head_size) for projection in projections)
+        queries_values = self.queries_values(x_BTD)
+        parts = queries_values.split([inner, queries_values.shape[-1] - inner], dim=-1)
+        queries, values = (split_heads(part, self.head_size) for part in parts)
         keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
             keys = unit_norm(keys)
@@ -346,15 +347,14 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
         if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
-    bias = dense(sight.bias)
+    bias = dense(sight.bias, dtype=values.dtype)
     if mask is None:
-        allowed = None if bias is None else bias.to(values.dtype)
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
         hidden = mask.hidden if isinstance(mask, CausalMask) else ~mask
-        allowed = bias.to(values.dtype).masked_fill(hidden, float("-inf"))
+        allowed = bias.masked_fill(hidden, float("-inf"))
     else:
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
