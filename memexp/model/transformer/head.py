@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memexp.model.on_host import values_of
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.regions import part
 
@@ -83,7 +84,7 @@ class Head(nn.Module):
         with self._precision(hidden_BTD):
             scaled_ND = self._scaled(hidden_BTD.flatten(0, 1))
         at_once = max(1, LOGITS_AT_ONCE // self.most_logits)
-        places = self._places(targets_N, at_once)
+        places = self._places(targets_BT, at_once)
         if len(targets_N) <= at_once:
             return self._nats(scaled_ND, targets_N, places[0]).view_as(targets_BT)
         pieces = [
@@ -94,9 +95,9 @@ class Head(nn.Module):
         ]
         return torch.cat(pieces).view_as(targets_BT)
 
-    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+    def _places(self, tokens_BT: Tensor, at_once: int) -> list[list[Tensor]]:
         """For each piece of `at_once` tokens, the places of the tokens of each cluster; here there are no clusters."""
-        return [[] for _ in range(max(1, -(-len(tokens_N) // at_once)))]
+        return [[] for _ in range(max(1, -(-tokens_BT.numel() // at_once)))]
 
     @torch.no_grad()
     def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
@@ -111,6 +112,12 @@ class Head(nn.Module):
 
     def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
         return F.cross_entropy(self._logits(scaled_ND).float(), targets_N, reduction="none")
+
+
+def _moved(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """The numbers on a device; the host does not wait until they have arrived."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _products(scaled_BTD: Tensor, words_VD: Tensor) -> Tensor:
@@ -153,7 +160,7 @@ class AdaptiveHead(Head):
         """The input of the first layer, B T D."""
         tokens_N = tokens_BT.flatten()
         x_ND = F.embedding(tokens_N.clamp_max(len(self.embedding_VD) - 1), self.embedding_VD)
-        (places,) = self._places(tokens_N, max(1, len(tokens_N)))
+        (places,) = self._places(tokens_BT, max(1, len(tokens_N)))
         for cluster, place_M in zip(self.clusters, places, strict=True):
             embedded_MD = cluster.embed(tokens_N.index_select(0, place_M))
             x_ND = x_ND.index_put((place_M,), embedded_MD.to(x_ND.dtype))
@@ -187,22 +194,20 @@ class AdaptiveHead(Head):
         """Log-probabilities of the frequent words and the clusters, B T F+K in fp32."""
         return _products(scaled_BTD, self._words()).float().log_softmax(-1)
 
-    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+    def _places(self, tokens_BT: Tensor, at_once: int) -> list[list[Tensor]]:
         """For each piece of `at_once` tokens, the places in it of the tokens of each cluster, in their order.
 
-        How many there are must be known on the host, which waits for the device here, and only here.
+        How many there are must be known on the host. Of the tokens of a corpus it knows them.
         """
-        counts = len(self.clusters) + 1
-        cluster_N = torch.zeros_like(tokens_N)  # 0: frequent words
-        for cluster in self.clusters:
-            cluster_N += tokens_N >= cluster.first
-        place_N = torch.arange(len(tokens_N), device=tokens_N.device)
-        group_N = place_N // at_once * counts + cluster_N
-        pieces = max(1, -(-len(tokens_N) // at_once))
-        sizes = torch.zeros(pieces * counts, dtype=torch.long, device=tokens_N.device)
-        sizes = sizes.index_add_(0, group_N, torch.ones_like(group_N))
-        groups = (group_N.argsort(stable=True) % at_once).tensor_split(sizes.cumsum(0).tolist()[:-1])
-        return [list(groups[piece * counts + 1 : (piece + 1) * counts]) for piece in range(pieces)]
+        tokens_N, firsts = values_of(tokens_BT).reshape(-1), [cluster.first for cluster in self.clusters]
+        pieces = range(0, max(1, len(tokens_N)), at_once)
+        # 0: frequent words
+        cluster_N = np.searchsorted(firsts, tokens_N, side="right")
+        order = [cluster_N[first : first + at_once].argsort(kind="stable") for first in pieces]
+        sizes = [np.bincount(cluster_N[first : first + at_once], minlength=len(firsts) + 1) for first in pieces]
+        place_N = _moved(np.concatenate(order), tokens_BT.device)
+        groups = place_N.split(np.concatenate(sizes).tolist())
+        return [list(groups[start + 1 : start + 1 + len(firsts)]) for start in range(0, len(groups), len(firsts) + 1)]
 
     def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
         first_NS = self._first(scaled_ND)
