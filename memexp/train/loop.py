@@ -18,6 +18,7 @@ from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
+from memexp.model.watching import Gauges, is_fill
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.terminal import same_command, tell, warn
@@ -37,7 +38,8 @@ class Update(NamedTuple):
     """Mean nats per scored token, without auxiliary losses."""
     aux: dict[str, float]
     grad_norm: float
-    gauges: dict[str, Tensor]
+    gauges: Gauges
+    """Those of the last segment; only `memory_fill...` if nobody watches."""
 
 
 def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
@@ -87,9 +89,13 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     return run
 
 
-def update(session: Session) -> Update:
-    """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass."""
-    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device))
+def update(session: Session, *, watch: bool = True) -> Update:
+    """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass.
+
+    Args:
+        watch: whether all gauges are computed. The loss, weights and state are the same without.
+    """
+    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device), watch)
     with part("data"):
         step = session.lanes.take()
     session.model.train()
@@ -128,11 +134,13 @@ class _Seen:
     """Results of the segments of a step, still on the device."""
 
     loss: Tensor
+    watch: bool
+    """Whether all gauges are computed."""
     aux: dict[str, Tensor] = field(default_factory=dict)
     fills: list[Tensor] = field(default_factory=list)
     memory_grads: list[Tensor] = field(default_factory=list)
     nats_B: list[Tensor] = field(default_factory=list)
-    gauges: dict[str, Tensor] = field(default_factory=dict)
+    gauges: Gauges = field(default_factory=dict)
     """The gauges of the last segment."""
 
 
@@ -151,10 +159,13 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
     """Read one segment and return its part of the step's loss, with auxiliary losses."""
     config = session.spec.config
     if config.recompute:
-        output, nats_BT = torch.utils.checkpoint.checkpoint(session.read, batch, session.state, use_reentrant=False)
+        output, nats_BT = torch.utils.checkpoint.checkpoint(
+            session.read, batch, session.state, watch=seen.watch, use_reentrant=False
+        )
     else:
-        output, nats_BT = session.read(batch, session.state)
-    _watch(session.state.memory, seen.memory_grads)
+        output, nats_BT = session.read(batch, session.state, watch=seen.watch)
+    if seen.watch:
+        _watch(session.state.memory, seen.memory_grads)
     session.state = output.state
     with part("head"):
         nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
@@ -164,7 +175,7 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
         for name, value in output.aux.items():
             seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / config.accumulate
             loss = loss + value / config.accumulate
-    seen.fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+    seen.fills += [value for name, value in output.gauges.items() if is_fill(name)]
     seen.gauges = output.gauges
     return loss
 
@@ -190,10 +201,12 @@ def _run_to_the_end(
     session: Session, metrics: MetricsFile, sink: Any, progress: Progress, request: Any, validate: Any
 ) -> None:
     config = session.spec.config
+    gauges: dict[str, float] = {}
     while session.step < config.steps:
+        logged = (session.step + 1) % config.log_every == 0 or session.step + 1 == config.steps
         began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
-        result = update(session)
+        result = update(session, watch=logged)
         seconds = time.perf_counter() - began
         session.seconds += seconds
         if session.cpu_seconds is not None:
@@ -201,7 +214,8 @@ def _run_to_the_end(
         if session.tokens > tokens_before:  # a step without scored tokens has no loss
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
-        if session.step % config.log_every == 0 or session.step == config.steps:
+        if logged:
+            gauges = {name: float(value) for name, value in result.gauges.items()}
             if session.losses:
                 session.loss = sum(session.losses) / len(session.losses)
                 session.losses.clear()
@@ -214,7 +228,7 @@ def _run_to_the_end(
                 "grad_norm": result.grad_norm,
                 "tokens_per_second": speed,
                 "seconds": session.seconds,
-                "gauges": {name: float(value) for name, value in result.gauges.items()},
+                "gauges": gauges,
             }
             if result.aux:
                 line["aux"] = result.aux
@@ -222,7 +236,7 @@ def _run_to_the_end(
             metrics.append(line)
             sink.log(session.step, _flat(line))
         shown = session.losses[-1] if session.losses else session.loss
-        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=result.gauges)
+        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=gauges)
         if validate is not None and config.validate_every and session.step % config.validate_every == 0:
             nats = validate(session.model)
             metrics.append({"step": session.step, "valid_nats_per_token": nats})
