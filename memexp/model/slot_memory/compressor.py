@@ -14,6 +14,7 @@ from memexp.config.arch import CompressiveArch
 from memexp.model.transformer.attention import append
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape
+from memexp.ranks.exchange import total
 
 
 class Pairs(NamedTuple):
@@ -109,7 +110,7 @@ def reconstruction(
     scored_BT = valid_BT & any_B[:, None]
     error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
     error_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
-    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), error_B.mean())
+    return Reconstruction(total(error_BT.sum()) / total(scored_BT.sum()).clamp_min(1), error_B.mean())
 
 
 def _attend_by_content(queries_BHTK: Tensor, pairs: Pairs, mask_BN: Tensor) -> Tensor:
