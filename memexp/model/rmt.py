@@ -22,6 +22,7 @@ from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, mean_of_layers
+from memexp.ranks.exchange import total
 
 CARRY = 4.0
 """Root mean square of the initial memory.
@@ -257,7 +258,7 @@ class Rmt(DecoderModel):
             return {}
         nats_BM = self.head.nats_of_another(written_BMD, self.memory_word_D)
         reading_B = valid_BT.any(-1)
-        nats = torch.where(reading_B, nats_BM.mean(-1), 0).sum() / reading_B.sum().clamp_min(1)
+        nats = total(torch.where(reading_B, nats_BM.mean(-1), 0).sum()) / total(reading_B.sum()).clamp_min(1)
         return {"memory_word": self.aux_weight * nats}
 
 

@@ -15,6 +15,7 @@ from memexp.model.transformer.attention import append
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import watched
+from memexp.ranks.exchange import total
 
 
 class Pairs(NamedTuple):
@@ -109,7 +110,7 @@ def reconstruction(
         after = _attend_by_content(queries_BHTK.detach(), made, mask_BP)
     scored_BT = valid_BT & any_B[:, None]
     error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
-    loss = error_BT.sum() / scored_BT.sum().clamp_min(1)
+    loss = total(error_BT.sum()) / total(scored_BT.sum()).clamp_min(1)
     by_lane = [(error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)).mean()] if watched() else []
     return Reconstruction(loss, by_lane)
 

@@ -22,6 +22,8 @@ from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, if_watched
+from memexp.ranks.draws import common
+from memexp.ranks.exchange import total
 
 MOST_PIECES = 8
 """The most pieces in which composition reads a segment."""
@@ -88,7 +90,7 @@ def published_updater_losses(
         return Losses({}, {})
     composed = composition(updater, after_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
     both_BMD = torch.cat([composed.pieces_BMD, composed.whole_BMD], dim=1)
-    slots = torch.randint(both_BMD.shape[1], (4,)).to(both_BMD.device)
+    slots = torch.randint(both_BMD.shape[1], (4,), generator=common()).to(both_BMD.device)
     terms = published_separation(both_BMD[valid_BT.any(-1)][:, slots].flatten(0, 1))
     return Losses(terms | {"composition": composed.error}, composed.gauges)
 
@@ -126,9 +128,9 @@ def _relative(error_B: Tensor, change_BMD: Tensor, written_B: Tensor) -> Gauges:
 
 
 def random_cuts(length: int) -> list[int]:
-    """Random borders of 2 to `MOST_PIECES` pieces, none empty, from torch's default generator; at most one piece per token."""
-    pieces = min(int(torch.randint(2, MOST_PIECES + 1, ())), length)
-    cuts: list[int] = (torch.randperm(length - 1)[: pieces - 1] + 1).sort().values.tolist()
+    """Random borders of 2 to `MOST_PIECES` pieces, none empty, the same in all processes; at most one piece per token."""
+    pieces = min(int(torch.randint(2, MOST_PIECES + 1, (), generator=common())), length)
+    cuts: list[int] = (torch.randperm(length - 1, generator=common())[: pieces - 1] + 1).sort().values.tolist()
     return cuts
 
 
@@ -144,9 +146,9 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
         written_B: which lanes count.
     """
     weight_N1 = written_B.repeat_interleave(slots_BMD.shape[1])[:, None].to(slots_BMD.dtype)
-    rows_ND, count = slots_BMD.flatten(0, 1), weight_N1.sum()
-    centred_ND = (rows_ND - (rows_ND * weight_N1).sum(0) / count.clamp_min(1)) * weight_N1
-    covariance_DD = _products(centred_ND) / (count - 1).clamp_min(1)
+    rows_ND, count = slots_BMD.flatten(0, 1), total(weight_N1.sum())
+    centred_ND = (rows_ND - total((rows_ND * weight_N1).sum(0)) / count.clamp_min(1)) * weight_N1
+    covariance_DD = total(_products(centred_ND)) / (count - 1).clamp_min(1)
     variance_D = covariance_DD.diagonal()
     return {
         "variance": F.relu(1 - (variance_D + 1e-4).sqrt()).mean(),
@@ -156,10 +158,12 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
 
 def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
     """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal."""
-    centred_ND = rows_ND - rows_ND.mean(0)
-    covariance_DD = _products(centred_ND) / len(rows_ND)
+    count = total(rows_ND.new_tensor(len(rows_ND)))
+    centred_ND = rows_ND - total(rows_ND.sum(0)) / count
+    variance_D = total(centred_ND.square().sum(0)) / (count - 1)
+    covariance_DD = total(_products(centred_ND)) / count
     return {
-        "variance": F.relu(4 - (rows_ND.var(0) + 1e-5).sqrt()).mean(),
+        "variance": F.relu(4 - (variance_D + 1e-5).sqrt()).mean(),
         "covariance": covariance_DD.triu().square().sum() / len(covariance_DD),
     }
 
@@ -271,7 +275,7 @@ def recalled_embeddings(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hid
 
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of the values where `counted` is true; 0 if it is false everywhere."""
-    return (values * counted).sum() / counted.sum().clamp_min(1)
+    return total((values * counted).sum()) / total(counted.sum()).clamp_min(1)
 
 
 @contextmanager
