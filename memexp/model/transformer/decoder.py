@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from memexp.model.transformer.attention import attend as attend_locally
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.watching import Gauges, mean_of_layers
 from memexp.regions import part
 
 
@@ -148,8 +148,8 @@ class DecoderLayers(nn.ModuleList):
             if past is not None:
                 seen = sight.keys_BGSK.shape[2]
                 layer_caches.append(next_layer_cache(sight, heads, past, size=seen if size is None else size))
-                shares += [share(sight, mask, slice(0, past.keys_BGCK.shape[2]))] if attend is None else []
-        gauges = {"cache_share": torch.stack(shares).mean()} if shares else {}
+                shares += share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else []
+        gauges = mean_of_layers(cache_share=shares)
         return Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
 
 
@@ -158,7 +158,7 @@ class Read(NamedTuple):
 
     hidden_BTD: Tensor
     cache: Cache
-    gauges: dict[str, Tensor]
+    gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
     """The output of each layer, B T D; the last are the final activations."""
