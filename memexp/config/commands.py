@@ -170,6 +170,12 @@ class OfAnExperiment(Command):
 class ReproduceConfig(OfAnExperiment):
     """memexp reproduce NAME: train and score the missing cells of a paper's table, then show the table."""
 
+    table: str = setting(
+        UNSET,
+        "the name of an experiment, such as memorizing/table4; or all: first the tables in which training decides the most pairs of rows "
+        "for each token",
+        unit="experiment",
+    )
     seeds: list[int] = setting([], "random seeds to train with; empty: the experiment's", low=0)
     budget: str | None = setting(
         None,

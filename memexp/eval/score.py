@@ -20,6 +20,7 @@ from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
 from memexp.model.transformer.numerics import FP32, Arithmetic
+from memexp.model.watching import Gauges, is_fill
 from memexp.store.folder import RETRIEVED
 from memexp.train.batch import to_device
 
@@ -97,7 +98,7 @@ def score_documents(
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
     said = [np.zeros(len(document.tokens), np.int64) for document in documents]
     positions = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
-    gauges: dict[str, Tensor] = {}
+    gauges: Gauges = {}
     fills: list[Tensor] = []
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
@@ -134,7 +135,7 @@ def score_documents(
                 _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
         strides += len(still)
         for name, value in output.gauges.items():
-            if name.startswith("memory_fill"):
+            if is_fill(name):
                 fills.append(value)
             elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)

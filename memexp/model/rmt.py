@@ -21,6 +21,7 @@ from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, mean_of_layers
 from memexp.ranks.exchange import total
 
 CARRY = 4.0
@@ -192,7 +193,7 @@ class Rmt(DecoderModel):
         strip = self._strip(length, queries=self.read_tokens + length + slots, write=slots)
         parts = [self.head.embed(tokens_BT)]
         before_BMD: Tensor = state.memory.present_BMD if self.past_memories else state.memory
-        gauges: dict[str, Tensor] = {}
+        gauges: Gauges = {}
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [*self._read(before_BMD, state.memory, gauges), *parts, before_BMD + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
@@ -205,7 +206,7 @@ class Rmt(DecoderModel):
             sight = layer.attention.look(heads, past, places)
             x_BQD = layer.finish(x_BQD, attend(sight, mask))
             if slots:
-                shares.append(share(sight, mask, slice(strip.cache, strip.cache + strip.read)))
+                shares += share(sight, mask, slice(strip.cache, strip.cache + strip.read))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
@@ -214,7 +215,7 @@ class Rmt(DecoderModel):
         if not slots:
             return SegmentOutput(hidden_BTD, State(cache, ()), aux={}, gauges={})
         memory_BMD = self.memory_norm(written_BMD).to(before_BMD.dtype)
-        gauges |= {"memory_share": torch.stack(shares).mean(), **memory_gauges(before_BMD, memory_BMD)}
+        gauges |= mean_of_layers(memory_share=shares) | memory_gauges(before_BMD, memory_BMD)
         memory = with_newest(state.memory, memory_BMD) if self.past_memories else memory_BMD
         return SegmentOutput(hidden_BTD, State(cache, memory), self._aux(written_BMD, valid_BT), gauges)
 
@@ -242,12 +243,12 @@ class Rmt(DecoderModel):
     def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
         return _Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)
 
-    def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: dict[str, Tensor]) -> list[Tensor]:
+    def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: Gauges) -> list[Tensor]:
         """The read tokens: the memory, and what it retrieves from those that are kept."""
         read = [before_BMD + self.read_MD]
         if isinstance(memory, Past):
             retrieved = self.retrieval(memory)
-            gauges["memory_age"] = retrieved.age
+            gauges |= mean_of_layers(memory_age=retrieved.age)
             read.append(retrieved.read_BMD.to(before_BMD.dtype) + self.retrieved_MD)
         return read
 

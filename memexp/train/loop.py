@@ -18,6 +18,7 @@ from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
+from memexp.model.watching import Gauges, is_fill
 from memexp.ranks import draws
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.regions import part
@@ -39,7 +40,8 @@ class Update(NamedTuple):
     """Mean nats per scored token, without auxiliary losses."""
     aux: dict[str, float]
     grad_norm: float
-    gauges: dict[str, Tensor]
+    gauges: Gauges
+    """Those of the last segment; only `memory_fill...` if nobody watches."""
     stop: int = 0
     """The signal that asks any of several processes to stop; 0 without."""
 
@@ -111,12 +113,15 @@ def _begin(spec: RunSpec) -> None:
     spec.run.write_config(asdict(spec.config))
 
 
-def update(session: Session) -> Update:
+def update(session: Session, *, watch: bool = True) -> Update:
     """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass.
 
     Several processes take it together, each with its lanes; the numbers are those of all lanes.
+
+    Args:
+        watch: whether all gauges are computed. The loss, weights and state are the same without.
     """
-    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device))
+    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device), watch)
     with part("data"):
         step = session.lanes.take()
     session.model.train()
@@ -160,11 +165,13 @@ class _Seen:
     """Results of the segments of a step, still on the device."""
 
     loss: Tensor
+    watch: bool
+    """Whether all gauges are computed."""
     aux: dict[str, Tensor] = field(default_factory=dict)
     fills: list[Tensor] = field(default_factory=list)
     memory_grads: list[Tensor] = field(default_factory=list)
     nats_B: list[Tensor] = field(default_factory=list)
-    gauges: dict[str, Tensor] = field(default_factory=dict)
+    gauges: Gauges = field(default_factory=dict)
     """The gauges of the last segment."""
 
 
@@ -188,11 +195,17 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
     config = session.spec.config
     if config.recompute:
         output, nats_BT = torch.utils.checkpoint.checkpoint(
-            session.read, batch, session.state, use_reentrant=False, context_fn=draws.same_again
+            session.read,
+            batch,
+            session.state,
+            watch=seen.watch,
+            use_reentrant=False,
+            context_fn=draws.same_again,
         )
     else:
-        output, nats_BT = session.read(batch, session.state)
-    _watch(session.state.memory, seen.memory_grads)
+        output, nats_BT = session.read(batch, session.state, watch=seen.watch)
+    if seen.watch:
+        _watch(session.state.memory, seen.memory_grads)
     session.state = output.state
     with part("head"):
         nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
@@ -202,7 +215,7 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
         for name, value in output.aux.items():
             seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / config.accumulate
             loss = loss + value / config.accumulate / ranks()  # each process has that of all lanes
-    seen.fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+    seen.fills += [value for name, value in output.gauges.items() if is_fill(name)]
     seen.gauges = output.gauges
     return loss
 
@@ -240,7 +253,7 @@ def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: Sto
 
 def _of_all(name: str, values: tuple[float, ...]) -> float:
     """A gauge of all processes."""
-    if name.startswith("memory_fill"):
+    if is_fill(name):
         return max(values)
     return math.hypot(*values) if name == "memory_grad" else sum(values) / len(values)
 
@@ -261,10 +274,12 @@ def _run_to_the_end(
     validate: Any,
 ) -> None:
     config = session.spec.config
+    gauges: dict[str, float] = {}
     while session.step < config.steps:
+        logged = (session.step + 1) % config.log_every == 0 or session.step + 1 == config.steps
         began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
-        result = update(session)
+        result = update(session, watch=logged)
         seconds = time.perf_counter() - began
         session.seconds += seconds
         if session.cpu_seconds is not None:
@@ -272,7 +287,8 @@ def _run_to_the_end(
         if session.tokens > tokens_before:  # a step without scored tokens has no loss
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
-        if session.step % config.log_every == 0 or session.step == config.steps:
+        if logged:
+            gauges = {name: float(value) for name, value in result.gauges.items()}
             if session.losses:
                 session.loss = sum(session.losses) / len(session.losses)
                 session.losses.clear()
@@ -285,7 +301,7 @@ def _run_to_the_end(
                 "grad_norm": result.grad_norm,
                 "tokens_per_second": speed,
                 "seconds": session.seconds,
-                "gauges": {name: float(value) for name, value in result.gauges.items()},
+                "gauges": gauges,
             }
             if result.aux:
                 line["aux"] = result.aux
@@ -293,7 +309,7 @@ def _run_to_the_end(
             metrics.append(line)
             sink.log(session.step, _flat(line))
         shown = session.losses[-1] if session.losses else session.loss
-        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=result.gauges)
+        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=gauges)
         if validate is not None and config.validate_every and session.step % config.validate_every == 0:
             nats = validate(session.model)
             metrics.append({"step": session.step, "valid_nats_per_token": nats})

@@ -17,6 +17,7 @@ from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
+from memexp.model.watching import watching
 from memexp.ranks import draws
 from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
@@ -73,9 +74,13 @@ class Session:
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
-    def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
-        """Pass one segment through the model; returns its output and the nats of its targets, B T."""
-        with self.arithmetic.on(self.device):
+    def read(self, batch: Batch[Tensor], state: State, *, watch: bool = True) -> tuple[SegmentOutput, Tensor]:
+        """Pass one segment through the model; returns its output and the nats of its targets, B T.
+
+        Args:
+            watch: whether all gauges are computed.
+        """
+        with watching(watch), self.arithmetic.on(self.device):
             if self.halves is None:
                 result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:

@@ -31,7 +31,7 @@ class Group:
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed by `close`
         with socket.create_server(("127.0.0.1", 0)) as meeting:
             self.processes = [self._start(rank, meeting) for rank in range(ranks)]
 

@@ -13,6 +13,7 @@ from memexp.model.knn_memory.ring import Ring, clear_ring
 from memexp.model.state import zero_lanes
 from memexp.model.transformer.attention import Heads, Mask, Sight, local_scores
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
+from memexp.model.watching import Gauges, if_watched
 from memexp.ranks.exchange import of_all_lanes, of_own_lanes
 
 
@@ -33,13 +34,11 @@ class RingAndRecent(NamedTuple):
 
 
 class CrossBatch(NamedTuple):
-    """The output of the heads, and gauges."""
+    """The output of the heads, and gauges if somebody watches."""
 
     read_BHTK: Tensor
-    own_share: Tensor
-    """Attention weight on the own document's last segment."""
-    negative_share: Tensor
-    """Attention weight on those of other lanes."""
+    gauges: Gauges
+    """memory_share: the attention weight on the own document's last segment. negative_share: that on those of other lanes."""
 
 
 def nothing_recent(ring: Ring, like: Tensor, tokens: int) -> Recent:
@@ -86,5 +85,11 @@ def read(heads: Heads, sight: Sight, mask: Mask, recent: Recent, negatives: int)
     scores_BHTN = scores_BHTN.masked_fill(~there_BN[:, None, None], float("-inf"))
     weights = torch.cat([scores_BHTN, local_scores(sight, mask)], dim=-1).softmax(-1)
     values = torch.cat([values_BHNK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2)
-    own, others = weights[..., :size].detach(), weights[..., size : len(shifts) * size].detach()
-    return CrossBatch(weights.to(values.dtype) @ values, own.sum(-1).mean(), others.sum(-1).mean())
+    return CrossBatch(weights.to(values.dtype) @ values, _shares(weights, size, len(shifts) * size))
+
+
+@if_watched
+def _shares(weights_BHTM: Tensor, own: int, seen: int) -> Gauges:
+    """The attention weights on the first `own` keys, and on the other keys of the first `seen`."""
+    shares = {"memory_share": weights_BHTM[..., :own], "negative_share": weights_BHTM[..., own:seen]}
+    return {name: weights.sum(-1).mean() for name, weights in shares.items()}

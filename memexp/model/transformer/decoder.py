@@ -4,9 +4,9 @@ Shapes: B lanes, T tokens, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ from memexp.model.transformer.attention import attend as attend_locally
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.watching import Gauges, mean_of_layers
 from memexp.regions import part
 
 
@@ -147,8 +148,8 @@ class DecoderLayers(nn.ModuleList):
             if past is not None:
                 seen = sight.keys_BGSK.shape[2]
                 layer_caches.append(next_layer_cache(sight, heads, past, size=seen if size is None else size))
-                shares += [share(sight, mask, slice(0, past.keys_BGCK.shape[2]))] if attend is None else []
-        gauges = {"cache_share": torch.stack(shares).mean()} if shares else {}
+                shares += share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else []
+        gauges = mean_of_layers(cache_share=shares)
         return Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
 
 
@@ -157,7 +158,7 @@ class Read(NamedTuple):
 
     hidden_BTD: Tensor
     cache: Cache
-    gauges: dict[str, Tensor]
+    gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
     """The output of each layer, B T D; the last are the final activations."""
@@ -204,22 +205,29 @@ class DecoderModel(EmbeddingModel):
         matters.
 
         Args:
-            each: the options of each layer; None: `arch` for all layers.
+            each: the options of each layer with attention, of which there may be fewer than `shape.layers`; None: `arch` for all.
             two_sided, shared_values: as `SelfAttention` takes them.
         """
         self.add_head(arch)
-        archs = each or [arch] * self.shape.layers
+        archs = [arch] * self.shape.layers if each is None else each
         self.layers = DecoderLayers(self.shape, archs, two_sided=two_sided, shared_values=shared_values)
 
     def empty_cache(self, lanes: int) -> Cache:
         """A cache of `cache_tokens` slots at the start of a document."""
-        return empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return empty_cache(shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
 
     def growing(self, cache: Cache) -> Cache:
         """The cache with layers, so that pieces of a segment can be appended; a cache without layers gets empty layers."""
         if cache.layers:
             return cache
-        return open_cache(self.shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return open_cache(shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+
+    @property
+    def attention_layers(self) -> int:
+        """The layers that `add_layers` made."""
+        return len(self.layers)
 
     @property
     def window(self) -> int:
@@ -239,7 +247,9 @@ class DecoderModel(EmbeddingModel):
 
     def kept(self, *, half: bool) -> Kept:
         """With the options of attention and dropout."""
-        attention = next(iter(self.layers)).attention
+        attention = next((layer.attention for layer in self.layers), None)
+        if attention is None:
+            return replace(super().kept(half=half), dropout=self.dropout.p > 0)
         normalise = attention.scale_H is not None
         return Kept(self.shape, half, normalise, attention.keys.out_features, dropout=self.dropout.p > 0)
 
