@@ -213,6 +213,11 @@ def _check_growth(config: TrainConfig) -> None:
     if data.cut != "crop" or data.task == "classify":
         seen = f"data.cut is {data.cut}" if data.cut != "crop" else "task=classify reads the start of each document"
         raise UserError(f"data.grow_from is {first}, but {seen}, so nothing is cropped; expected data.grow_from=0")
+    if 0 < data.max_document <= first:
+        raise UserError(
+            f"data.grow_from is {first}, but crops have at most data.max_document={data.max_document} tokens, so nothing would grow; "
+            "expected less than data.max_document, or 0"
+        )
     if data.drop_tails and first % config.segment:
         raise UserError(
             f"data.grow_from is {first} with data.drop_tails=true; expected a multiple of segment={config.segment}, because crops "
@@ -247,8 +252,7 @@ def check_scoring(data: Data, scoring: Scoring) -> None:
 def _amount(config: TrainConfig) -> str:
     """How much is trained and scored."""
     data, scored = config.data, config.eval
-    grows = data.grow_from and (not data.max_document or data.grow_from < data.max_document)
-    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if grows else ""
+    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if data.grow_from else ""
     crops = crops or (f"parts of at most {data.max_document:,} tokens" if data.max_document else "whole documents")
     count = (
         f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"

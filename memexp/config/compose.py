@@ -48,6 +48,12 @@ def register() -> None:
         lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise,
         replace=True,
     )
+    # crops grow from `first` if the largest memory is larger, and if they are cut to more
+    OmegaConf.register_new_resolver(
+        "memexp_growth",
+        lambda first, largest, longest: first if int(largest) > first and not 0 < int(longest) <= first else 0,
+        replace=True,
+    )
     sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
     quiet = HydraConf(
         run=RunDir(dir="."),
@@ -79,10 +85,17 @@ def compose(command: str, overrides: list[str]) -> Any:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose(command, overrides=overrides)
+    hydra = GlobalHydra.instance()
+    outer = hydra.hydra  # a sweep still runs in it when its table is made, and there can be only one
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose(command, overrides=overrides)
+    finally:
+        hydra.hydra = outer
 
 
 def typed(config: Any) -> Any:

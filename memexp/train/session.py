@@ -22,7 +22,7 @@ from memexp.ranks import draws
 from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
 from memexp.regions import part
-from memexp.store.folder import WEIGHTS, Run
+from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
@@ -226,7 +226,11 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
 
 
 def _train_again(run: Run, summary: dict[str, Any]) -> str:
-    return f"delete {run.path / 'summary.json'}, and `{summary.get('command', 'the command that trained it')}` trains it again"
+    kept = summary.get("command")
+    command = command_in(run.root, str(kept)) if kept else "memexp train"
+    if run.root is None:
+        return f"copy it again from where it was trained, or train it in a root of yours with `{command}`"
+    return f"delete {run.path / 'summary.json'}, and `{command}` trains it again"
 
 
 @contextmanager

@@ -266,7 +266,9 @@ def _missing(comparison: Comparison) -> list[tuple[str, str]]:
     missing: dict[str, str] = {}
     for run in comparison.unscored:
         scores = ", ".join(score.path.name for score, _ in run.scores) or "no score"
-        missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {scores})"
+        missing[eval_command(run.name, comparison.scored, root=run.root)] = (
+            f"{run.name} on {run.data} (it has {scores})"
+        )
     for row in comparison.rows:
         for column in comparison.columns:
             if not any((row, other) in comparison.cells for other in comparison.columns if other.data == column.data):

@@ -134,9 +134,10 @@ def test_a_missing_cell_is_filled_by_eval_where_the_run_is_there(compared: Any) 
     comparison = compared_runs(compared)
     off = next(row for row in comparison.rows if row.label == "knn-64-64-4096-off")
     assert comparison.columns == [CODE, Column("text")]
-    assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off"
-    assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text"
-    assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192"
+    here = f" root={compared.root}"
+    assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off" + here
+    assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text" + here
+    assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192" + here
 
 
 def test_an_unfinished_run_is_left_out_and_named(compared: Any) -> None:
@@ -269,7 +270,9 @@ def test_a_run_on_answers_that_is_not_scored_yet_has_a_row(answered: Any) -> Non
     comparison = compared_runs(answered, "exact_match", by="length")
     assert [row.label for row in comparison.rows] == ["vanilla-64-0-0", "xl-64-64-0"]
     assert [run.name for run in comparison.unscored] == ["vanilla-s0"]
-    assert comparison.filling(comparison.rows[0], "copy") == "memexp eval vanilla-s0 eval.split=test"
+    assert (
+        comparison.filling(comparison.rows[0], "copy") == f"memexp eval vanilla-s0 eval.split=test root={answered.root}"
+    )
 
 
 @pytest.mark.parametrize(
