@@ -25,7 +25,7 @@ from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, stop_on_signal
 from memexp.train.metrics_file import MetricsFile
 from memexp.train.progress import Progress
-from memexp.train.session import Session, open_session, save_session
+from memexp.train.session import Session, open_session, save_session, trained_weights
 from memexp.train.spec import RunSpec
 from memexp.train.trackers import open_tracker
 
@@ -282,7 +282,9 @@ def _finish(session: Session, command: str) -> None:
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     spec.run.refuse_if_gone()
-    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()})
+    checkpoint.save(
+        path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": trained_weights(session.model)}
+    )
     spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
@@ -296,7 +298,7 @@ def _finish(session: Session, command: str) -> None:
             "peak_memory_bytes": peak_memory(session.device),
             "seconds": session.seconds,
             "cpu_seconds": session.cpu_seconds,
-            "tokens_per_second": session.tokens / session.seconds,
+            "tokens_per_second": session.tokens / session.seconds if session.seconds else 0.0,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
             "command": command,
