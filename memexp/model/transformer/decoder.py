@@ -5,6 +5,7 @@ Shapes: B lanes, T tokens, D width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -300,10 +301,14 @@ class DecoderModel(EmbeddingModel):
         return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
-        """With the options of attention and dropout."""
+        """With the options of attention and dropout; of a published checkpoint only about."""
+        shape = self.shape
+        if shape.pretrained is not None:
+            # most have a gate in the feed-forward layer: its projection, its activation, what it gates, and their product
+            shape = replace(shape, feedforward=4 * shape.feedforward)
         normalise = self.layers.attentions[0].scale_H is not None
         stored = self.layers.attentions[0].stored
-        return Kept(self.shape, half, normalise, stored, dropout=self.dropout.p > 0)
+        return Kept(shape, half, normalise, stored, dropout=self.dropout.p > 0)
 
     def activations(self, *, half: bool) -> Activations:
         """Of all windows of a segment, whose layers attend to what is `in_sight` and to the window."""
