@@ -165,6 +165,7 @@ def _check_train(config: TrainConfig) -> None:
             "data.task is classify, but the vocabulary of a published checkpoint has no entries for classes; expected task=predict with "
             "size=checkpoint"
         )
+    _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:
         raise UserError(
             "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
@@ -200,6 +201,21 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
+
+
+def _check_devices(config: TrainConfig) -> None:
+    count = config.devices * config.nodes
+    if count and config.lanes % count:
+        raise UserError(
+            f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
+            f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
+        )
+    if config.nodes > 1 and not config.devices:
+        raise UserError(f"nodes is {config.nodes} but devices is 0; expected the number of devices of each machine")
+    if count > 1 and config.profile:
+        raise UserError(
+            f"profile is true with {count} devices; expected devices=1, because a profile is of one process"
+        )
 
 
 def _check_growth(config: TrainConfig) -> None:

@@ -31,6 +31,8 @@ from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, mean_of_layers
+from memexp.ranks.exchange import total
 
 CARRY = 4.0
 """Root mean square of the initial memory.
@@ -203,7 +205,7 @@ class Rmt(DecoderModel):
         strip = self._strip(length, queries=self.read_tokens + length + slots, write=slots)
         parts = [self.head.embed(tokens_BT)]
         before_BMD: Tensor = state.memory.present_BMD if self.past_memories else state.memory
-        gauges: dict[str, Tensor] = {}
+        gauges: Gauges = {}
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [*self._read(before_BMD, state.memory, gauges), *parts, before_BMD + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
@@ -215,7 +217,7 @@ class Rmt(DecoderModel):
             past = cache.layers[index] if cache.layers else None
             sight, seen = attention.look(heads, past, places), _within(mask, places, attention.reach)
             if slots:
-                shares.append(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
+                shares.extend(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
             return attend(sight, seen)
@@ -227,7 +229,7 @@ class Rmt(DecoderModel):
         if not slots:
             return SegmentOutput(hidden_BTD, State(cache, ()), aux={}, gauges={})
         memory_BMD = self.memory_norm(written_BMD).to(before_BMD.dtype)
-        gauges |= {"memory_share": torch.stack(shares).mean(), **memory_gauges(before_BMD, memory_BMD)}
+        gauges |= mean_of_layers(memory_share=shares) | memory_gauges(before_BMD, memory_BMD)
         memory = with_newest(state.memory, memory_BMD) if self.past_memories else memory_BMD
         return SegmentOutput(hidden_BTD, State(cache, memory), self._aux(written_BMD, valid_BT), gauges)
 
@@ -257,12 +259,12 @@ class Rmt(DecoderModel):
     def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
         return _Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)
 
-    def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: dict[str, Tensor]) -> list[Tensor]:
+    def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: Gauges) -> list[Tensor]:
         """The read tokens: the memory, and what it retrieves from those that are kept."""
         read = [before_BMD + self.read_MD]
         if isinstance(memory, Past):
             retrieved = self.retrieval(memory)
-            gauges["memory_age"] = retrieved.age
+            gauges |= mean_of_layers(memory_age=retrieved.age)
             read.append(retrieved.read_BMD.to(before_BMD.dtype) + self.retrieved_MD)
         return read
 
@@ -272,7 +274,7 @@ class Rmt(DecoderModel):
             return {}
         nats_BM = self.head.nats_of_another(written_BMD, self.memory_word_D)
         reading_B = valid_BT.any(-1)
-        nats = torch.where(reading_B, nats_BM.mean(-1), 0).sum() / reading_B.sum().clamp_min(1)
+        nats = total(torch.where(reading_B, nats_BM.mean(-1), 0).sum()) / total(reading_B.sum()).clamp_min(1)
         return {"memory_word": self.aux_weight * nats}
 
 

@@ -17,12 +17,17 @@ from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
+from memexp.model.watching import watching
+from memexp.ranks import draws
+from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
+from memexp.ranks.place import share
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
 from memexp.train.compilation import compile_layers, compiles
+from memexp.train.interrupt import StopRequest
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, arithmetic
@@ -35,7 +40,7 @@ NETWORK = {"layers": None, "width": None, "heads": None, "head_size": None, "fee
 
 @dataclass
 class Session:
-    """A run in training, after `step` updates; `state` is what every lane carries into the next step."""
+    """A run in training, after `step` updates; `state` is what every lane of this process carries into the next step."""
 
     spec: RunSpec
     device: torch.device
@@ -48,7 +53,8 @@ class Session:
     tokens: int = 0
     seconds: float = 0.0
     cpu_seconds: float | None = 0.0
-    """Processor time of all threads; other programs on the machine affect it little. None if an older version began the run."""
+    """Processor time of all threads of this process; other programs on the machine affect it little. None if an older version began
+    the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
     loss: float = float("nan")
@@ -57,6 +63,8 @@ class Session:
     """Losses of the steps since the last line of metrics."""
     notes: list[Remark] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
+    request: StopRequest = field(default_factory=StopRequest)
+    """Whether this process was asked to stop."""
     halves: HalfWeights | None = field(init=False, default=None)
     """The bf16 copies of the weights; None in fp32."""
 
@@ -66,9 +74,13 @@ class Session:
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
-    def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
-        """Pass one segment through the model; returns its output and the nats of its targets, B T."""
-        with self.arithmetic.on(self.device):
+    def read(self, batch: Batch[Tensor], state: State, *, watch: bool = True) -> tuple[SegmentOutput, Tensor]:
+        """Pass one segment through the model; returns its output and the nats of its targets, B T.
+
+        Args:
+            watch: whether all gauges are computed.
+        """
+        with watching(watch), self.arithmetic.on(self.device):
             if self.halves is None:
                 result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:
@@ -102,7 +114,7 @@ def open_session(spec: RunSpec) -> Session:
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary)
     model.check_device(device)
-    newest = checkpoint.newest(spec.run.path / "checkpoints")
+    newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
     notes = []
     if spec.start is not None and newest is None:
         notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
@@ -118,7 +130,10 @@ def open_session(spec: RunSpec) -> Session:
         cut=config.data.cut,
         growth=Growth(config.data.grow_from, config.tokens) if config.data.grow_from else None,
         drop_tails=config.data.drop_tails,
+        rank=rank(),
+        ranks=ranks(),
     )
+    draws.begin(torch.get_rng_state(), seed=config.seed, step=0)
     session = Session(
         spec=spec,
         device=device,
@@ -127,7 +142,7 @@ def open_session(spec: RunSpec) -> Session:
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
         # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
-        state=model.init_state(config.lanes if newest is None else 1),
+        state=model.init_state(config.lanes // ranks() if newest is None else 1),
         notes=notes,
     )
     if newest is not None:
@@ -136,30 +151,42 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and delete the oldest."""
+    """Write a checkpoint of this step and delete the oldest.
+
+    Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
+    """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
-    checkpoint.save(
-        path,
-        {
-            "identity": session.spec.hash,
-            "step": session.step,
-            "tokens": session.tokens,
-            "seconds": session.seconds,
-            "cpu_seconds": session.cpu_seconds,
-            "memory_fill": session.memory_fill,
-            "loss": session.loss,
-            "losses": session.losses,
-            "model": trained_weights(session.model),
-            "optimizer": session.optimizer.state_dict(),
-            "schedule": session.schedule.state_dict(),
-            "state": pack(session.state),
-            "lanes": session.lanes.state(),
-            "random": checkpoint.random_state(session.device),
-        },
-    )
-    checkpoint.forget_old(folder)
+    of_lanes: dict[str, Any] = {"state": pack(session.state), "random": checkpoint.random_state(session.device)}
+    if ranks() > 1:
+        of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
+        checkpoint.save(checkpoint.part_of(path, rank(), ranks()), of_part)
+        of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
+    cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
+    content = {
+        "identity": session.spec.hash,
+        "step": session.step,
+        "tokens": session.tokens,
+        "seconds": session.seconds,
+        "cpu_seconds": cpu_seconds,
+        "memory_fill": session.memory_fill,
+        "loss": session.loss,
+        "losses": session.losses,
+        "model": trained_weights(session.model),
+        "optimizer": session.optimizer.state_dict(),
+        "schedule": session.schedule.state_dict(),
+        "lanes": session.lanes.state(),
+        **of_lanes,
+    }
+    first(lambda: checkpoint.save(path, content))
+    first(lambda: checkpoint.forget_old(folder))
     return path
+
+
+def cpu_seconds_of_all(session: Session) -> float | None:
+    """The processor time of all processes together; None if it is not known."""
+    found = told(session.cpu_seconds)
+    return None if None in found else sum(found)
 
 
 def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
@@ -248,17 +275,48 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 def _restore(session: Session, path: Path) -> None:
     remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
+    found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
         _take(session.model, content["model"])
-        session.state = unpack(content["state"], like=session.state, lanes=session.spec.config.lanes)
+        session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
     session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
+    if not is_first() and session.cpu_seconds is not None:
+        session.cpu_seconds = 0.0  # the first has that of all until here
     session.memory_fill = content["memory_fill"]
     session.loss, session.losses = content["loss"], content["losses"]
-    checkpoint.restore_random_state(content["random"], session.device)
+    draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
+    parts = content.get("parts", 1)
+    if parts == ranks():  # with another number, what is drawn for single lanes is drawn anew
+        own_part = (
+            content
+            if parts == 1
+            else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
+        )
+        checkpoint.restore_random_state(own_part["random"], session.device)
+
+
+def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
+    """The state of the lanes of this process, from a checkpoint that any number of processes has written."""
+    parts, lanes = content.get("parts", 1), session.spec.config.lanes
+    if parts == ranks() == 1:
+        state: list[Tensor] = content["state"]
+        return state
+    mine, pieces = own(lanes), []
+    for number in range(parts):
+        there = share(lanes, number, parts)
+        start, stop = max(mine.start, there.start), min(mine.stop, there.stop)
+        if start < stop:
+            of_part = (
+                content
+                if parts == 1
+                else checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
+            )
+            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in of_part["state"]])
+    return [torch.cat(leaves) for leaves in zip(*pieces, strict=True)]
 
 
 def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _foreach_utils
 
 from memexp.model.knn_memory import accelerator_search, scores_fused, streaming
 
@@ -98,7 +99,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (torch, "from_numpy", from_numpy), (Tensor, "pin_memory", pin_memory), (FakeTensor, "tolist", tolist),
             (Tensor, "numpy", numpy), (torch.nn.Module, "to", to), (torch.nn.functional, "rms_norm", one_kernel),
             (torch.nn.functional, "scaled_dot_product_attention", _Attention(watch)),
-            (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
+            (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
             (scores_fused, "members_kernel", Kernel("members", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
         ):  # fmt: skip

@@ -21,6 +21,7 @@ from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
 from memexp.model.transformer.kept import FULL, HALF, Kept
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched, watched
 
 
 class Reading(NamedTuple):
@@ -31,7 +32,7 @@ class Reading(NamedTuple):
     weights_BHTk: Tensor
     """Attention weights of the slots; 0 where nothing was found. Their sum is the memory's share of attention."""
     recall: Tensor | None = None
-    """Recall of an approximate search."""
+    """Recall of an approximate search, if somebody watches."""
 
 
 class PairMemory(nn.Module):
@@ -144,7 +145,7 @@ class PairMemory(nn.Module):
             queries_BHTK = placed_BHTK.detach().to(stored.count_B.device)
             neighbours = self._engine(search)(queries_BHTK, stored, self.arch.neighbours)
             retrieved = fetch(placed_BHTK, ring, neighbours)
-            if search in APPROXIMATE:
+            if search in APPROXIMATE and watched():
                 search_recall = recall(neighbours, queries_BHTK, stored).to(placed_BHTK.device)
         else:
             routed = self.router(ring)
@@ -182,8 +183,7 @@ class PairMemory(nn.Module):
         place_T1 = torch.arange(slots_BHTk.shape[2], device=slots_BHTk.device)[:, None]
         return ages_at(ring, slots_BHTk) + self.behind + place_T1
 
-    @torch.no_grad()
-    def gauges(self, reading: Reading, ring: Ring, attention: SelfAttention) -> dict[str, Tensor]:
+    def gauges(self, reading: Reading, ring: Ring, attention: SelfAttention) -> Gauges:
         """Gauges that show whether the memory is used.
 
         - memory_fill: the filled share of the memory, in the lane where it is largest.
@@ -192,12 +192,15 @@ class PairMemory(nn.Module):
         - recall: the share of the last token's true neighbours that an approximate engine found.
         - gate, scale: means over heads.
         """
+        return {"memory_fill": ring.count_B.max() / self.slots} | self._watched(reading, ring, attention)
+
+    @if_watched
+    def _watched(self, reading: Reading, ring: Ring, attention: SelfAttention) -> Gauges:
         length = reading.weights_BHTk.shape[2]
         last_BH1k = reading.weights_BHTk[:, :, -1:]
         share_B = last_BH1k.sum((1, 2, 3)).clamp_min(1e-6)
         ages_BH1k = self.ages(reading.slots_BHTk[:, :, -1:], ring) + length - 1
         gauges = {
-            "memory_fill": ring.count_B.max() / self.slots,
             "memory_share": reading.weights_BHTk.sum(-1).mean(),
             "age": ((last_BH1k * ages_BH1k).sum((1, 2, 3)) / share_B).mean(),
         }

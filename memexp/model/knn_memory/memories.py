@@ -16,6 +16,7 @@ from memexp.model.segment import MemoryCost, Retrieval
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges
 from memexp.terminal import Remark
 
 
@@ -132,7 +133,7 @@ class PairPass:
         self.memories, self.negatives = memories, negatives
         self.recent = dict(zip(memories, recent, strict=False))
         self.rings = dict(zip(memories, rings, strict=False))  # memories without slots have no rings
-        self.gauges: dict[str, Tensor] = {}
+        self.gauges: Gauges = {}
         self._seen: dict[str, tuple[Heads, Sight]] = {}
         self._readings: dict[str, Reading] = {}
 
@@ -145,11 +146,8 @@ class PairPass:
         suffix = f"_layer{number}" if len(self.rings) > 1 else ""
         if number in self.recent:
             crossed = cross_batch.read(heads, sight, mask, self.recent[number], self.negatives)
-            self.gauges |= {
-                "memory_fill" + suffix: ring.count_B.max() / memory.slots,
-                "memory_share" + suffix: crossed.own_share,
-                "negative_share" + suffix: crossed.negative_share,
-            }
+            self.gauges["memory_fill" + suffix] = ring.count_B.max() / memory.slots
+            self.gauges |= {name + suffix: value for name, value in crossed.gauges.items()}
             self._seen[number] = heads, sight
             return crossed.read_BHTK
         reading = memory.read(attention, heads, sight, mask, ring)

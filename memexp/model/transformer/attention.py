@@ -21,6 +21,7 @@ from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import watched
 from memexp.regions import part
 
 BLOCK = 128
@@ -113,8 +114,9 @@ class SelfAttention(nn.Module):
             text: which of the T positions are tokens of the document. The others are memory tokens, without key smear.
         """
         inner = self.heads * self.head_size
-        projections = self.queries_values(x_BTD).tensor_split([inner], dim=-1)
-        queries, values = (split_heads(projection, self.head_size) for projection in projections)
+        queries_values = self.queries_values(x_BTD)
+        parts = queries_values.split([inner, queries_values.shape[-1] - inner], dim=-1)
+        queries, values = (split_heads(part, self.head_size) for part in parts)
         keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
             keys = unit_norm(keys)
@@ -379,15 +381,14 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
         if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
-    bias = dense(sight.bias)
+    bias = dense(sight.bias, dtype=values.dtype)
     if mask is None:
-        allowed = None if bias is None else bias.to(values.dtype)
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
         hidden = mask.hidden if isinstance(mask, CausalMask) else ~mask
-        allowed = bias.to(values.dtype).masked_fill(hidden, float("-inf"))
+        allowed = bias.masked_fill(hidden, float("-inf"))
     else:
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
@@ -448,7 +449,13 @@ def local_scores(sight: Sight, mask: Mask, rows: slice = slice(None)) -> Tensor:
 
 
 @torch.no_grad()
-def share(sight: Sight, mask: Mask, part: slice) -> Tensor:
-    """Gauge: the attention weight of the middle query on the keys in `part`, mean over lanes and heads."""
+def share(sight: Sight, mask: Mask, *parts: slice) -> list[Tensor]:
+    """Gauge: the attention weight of the middle query on the keys in each of `parts`, mean over lanes and heads.
+
+    Empty if nobody watches.
+    """
+    if not watched():
+        return []
     middle = sight.queries_BHTK.shape[2] // 2
-    return local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)[..., part].sum(-1).mean()
+    weights_BH1S = local_scores(sight, mask, slice(middle, middle + 1)).softmax(-1)
+    return [weights_BH1S[..., part].sum(-1).mean() for part in parts]

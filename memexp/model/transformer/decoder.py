@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,6 +33,7 @@ from memexp.model.transformer.attention import attend as attend_locally
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
+from memexp.model.watching import Gauges, mean_of_layers
 from memexp.regions import part
 
 
@@ -168,12 +168,13 @@ class Layers(ABC):
             if past is not None:
                 keep = sight.keys_BGSK.shape[2] if size is None else size
                 layer_caches.append(next_layer_cache(sight, heads, past, size=keep, sinks=sinks, count_B=cache.count_B))
-                shares.extend([share(sight, mask, slice(0, past.keys_BGCK.shape[2]))] if attend is None else [])
+                shares.extend(share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else [])
             return read_BHTK
 
         outputs = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, text=text)
-        gauges = {"cache_share": torch.stack(shares).mean()} if shares else {}
-        return Read(outputs[-1], next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+        hidden_BTD = outputs[-1] if outputs else x_BTD
+        gauges = mean_of_layers(cache_share=shares)
+        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
 
 
 class DecoderLayers(Layers, nn.ModuleList):
@@ -215,7 +216,7 @@ class Read(NamedTuple):
 
     hidden_BTD: Tensor
     cache: Cache
-    gauges: dict[str, Tensor]
+    gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
     """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these."""
@@ -263,7 +264,7 @@ class DecoderModel(EmbeddingModel):
         matters.
 
         Args:
-            each: the options of each layer; None: `arch` for all layers.
+            each: the options of each layer with attention, of which there may be fewer than `shape.layers`; None: `arch` for all.
             two_sided, shared_values: as `SelfAttention` takes them.
         """
         if self.shape.pretrained is not None:
@@ -271,18 +272,25 @@ class DecoderModel(EmbeddingModel):
             self.dropout = nn.Dropout(arch.dropout)
             return
         self.add_head(arch)
-        archs = each or [arch] * self.shape.layers
+        archs = [arch] * self.shape.layers if each is None else each
         self.layers = DecoderLayers(self.shape, archs, two_sided=two_sided, shared_values=shared_values)
 
     def empty_cache(self, lanes: int) -> Cache:
         """A cache of `cache_tokens` slots at the start of a document."""
-        return empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return empty_cache(shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
 
     def growing(self, cache: Cache) -> Cache:
         """The cache with layers, so that pieces of a segment can be appended; a cache without layers gets empty layers."""
         if cache.layers:
             return cache
-        return open_cache(self.shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return open_cache(shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+
+    @property
+    def attention_layers(self) -> int:
+        """The layers that `add_layers` made."""
+        return len(self.layers.attentions)
 
     @property
     def window(self) -> int:
@@ -302,13 +310,14 @@ class DecoderModel(EmbeddingModel):
 
     def kept(self, *, half: bool) -> Kept:
         """With the options of attention and dropout; of a published checkpoint only about."""
-        shape = self.shape
+        shape, attentions = self.shape, self.layers.attentions
+        if not attentions:
+            return replace(super().kept(half=half), dropout=self.dropout.p > 0)
         if shape.pretrained is not None:
             # most have a gate in the feed-forward layer: its projection, its activation, what it gates, and their product
             shape = replace(shape, feedforward=4 * shape.feedforward)
-        normalise = self.layers.attentions[0].scale_H is not None
-        stored = self.layers.attentions[0].stored
-        return Kept(shape, half, normalise, stored, dropout=self.dropout.p > 0)
+        normalise = attentions[0].scale_H is not None
+        return Kept(shape, half, normalise, attentions[0].stored, dropout=self.dropout.p > 0)
 
     def activations(self, *, half: bool) -> Activations:
         """Of all windows of a segment, whose layers attend to what is `in_sight` and to the window."""
