@@ -452,6 +452,73 @@ class ArmtArch(AttentionArch):
 
 
 @dataclass
+class DeltaArch(AttentionArch):
+    """Group `arch`, Gated DeltaNet beside attention in a window."""
+
+    mem_unit: ClassVar[str] = "rows of the matrix of each head of a recurrent layer, the size of its keys"
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("delta.Delta")
+
+    window: int = setting(
+        512,
+        "tokens that each token of a layer with attention sees before itself; 0: all layers are recurrent, and the options of attention "
+        "have no effect",
+        unit="tokens",
+        low=0,
+    )
+    recurrent_layers: list[int] = setting(
+        [],
+        "layers with a matrix instead of attention, counted from 1; empty: every second layer from the first on",
+        of_memory=True,
+    )
+    write: str = setting(
+        "delta",
+        "what a token writes at its key: delta: its value in the place of what the matrix recalls there; add: its value is added",
+        choices=("delta", "add"),
+        of_memory=True,
+    )
+    decay: str = setting(
+        "head",
+        "what forgets by itself, by a share that depends on the token: head: all rows of a head's matrix alike; channel: each row with a "
+        "share of its own, as in KDA; none: nothing, as in DeltaNet",
+        choices=("none", "head", "channel"),
+        of_memory=True,
+    )
+    unit_keys: bool = setting(
+        True, "queries and keys of recurrent layers have unit norm; arch.write=delta needs it", of_memory=True
+    )
+    value_factor: int = setting(
+        2, "values of recurrent layers are so many times as long as their keys", low=1, of_memory=True
+    )
+
+    def recurrent(self, layers: int) -> list[int]:
+        """The recurrent layers of a network of so many layers with a memory, in order, counted from 1."""
+        return sorted(self.recurrent_layers) or list(range(1, layers + 1, 2 if self.window else 1))
+
+    def check(self, beside: Beside) -> None:
+        """Check too that there is a window where there is attention, and that writes cannot grow without limit."""
+        super().check(beside)
+        check_layers("recurrent_layers", self.recurrent_layers, beside)
+        others = beside.size.layers - len(self.recurrent(beside.size.layers)) if beside.mem else beside.size.layers
+        if not self.window and others:
+            raise UserError(
+                f"arch.window is 0 but {others} of {beside.size.layers} layers have attention, so that their tokens would see only "
+                "themselves; expected a larger arch.window, or only recurrent layers (mem above 0, arch.recurrent_layers=[])"
+            )
+        if self.window and not others:
+            raise UserError(
+                f"arch.window is {self.window} but all {beside.size.layers} layers are recurrent, so it has no effect; expected "
+                "arch.window=0, or fewer arch.recurrent_layers"
+            )
+        if self.write == "delta" and not self.unit_keys:
+            raise UserError(
+                "arch.unit_keys is false but arch.write is delta, whose corrections grow without limit if keys are long; expected "
+                "arch.unit_keys=true, or arch.write=add"
+            )
+
+
+@dataclass
 class BlockArch(AttentionArch):
     """Group `arch`, Block-Recurrent Transformer."""
 
@@ -638,7 +705,7 @@ def check_layers(name: str, layers: list[int], beside: Beside) -> None:
 ARCHS: dict[str, type[Arch]] = {
     "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
     "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
-    "infini": InfiniArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
+    "infini": InfiniArch, "delta": DeltaArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip
 """Schema of each `conf/arch` file, by the file's name."""
 

@@ -176,6 +176,11 @@ class SegmentModel(nn.Module, ABC):
         return 0
 
     @property
+    def attention_layers(self) -> int:
+        """Layers whose positions attend to as many keys as `attended` says."""
+        return self.shape.layers
+
+    @property
     def attended(self) -> float:
         """Keys that a position attends to, on average: half its window, and all that are `in_sight`; 0 without attention."""
         return (self.window + 1) / 2 + self.in_sight if self.window else 0.0

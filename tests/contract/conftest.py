@@ -49,6 +49,12 @@ VARIANTS = {
         ["mem=20", "arch.factor=1", "arch.compress=mean", "arch.cache=20"],
         ["arch.cache=4", "arch.normalise=false", "arch.scale=1"],
     ],
+    "delta": [
+        ["mem=0"],
+        ["mem=3", "arch.window=5", "arch.decay=channel", "arch.value_factor=1"],
+        ["arch.decay=none", "arch.recurrent_layers=[2]"],
+        ["arch.write=add", "arch.unit_keys=false", "arch.window=0"],
+    ],
     "infini": [["mem=0"], ["arch.write=linear"], ["arch.normalise=false", "arch.scale=1"]],
     "knn": [
         ["arch.combine=joint"],

@@ -46,6 +46,22 @@ def test_operations_are_those_that_pytorch_counts(arch: list[str], attends: int,
     assert again == pytest.approx((operations(config) - head) / 3)  # forward once more
 
 
+@pytest.mark.parametrize("options", [[], ["arch.decay=channel"], ["arch.write=add", "arch.decay=none"]], ids=str)
+def test_operations_of_recurrent_layers_are_those_that_pytorch_counts(options: list[str]) -> None:
+    """Forward, without attention, which it does not count on a CPU; nor does it count what is solved, nor short convolutions."""
+    words = ["arch=delta", "arch.window=0", "mem=12", "segment=128", "size.width=64", "size.heads=4", *options]
+    config = configure(*words, "data.tokenizer.vocabulary=1024")
+    model = build_model(config, vocabulary=1024)
+    tokens = torch.zeros(1, 128, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
+    chunk = 16 if "arch.decay=channel" in options else 64
+    solved = 0 if "arch.write=add" in options else 2 * 4 * chunk / 2 * (12 + 24)
+    convolved = 4 * 2 * (12 + 12 + 24) * 4
+    layers = operations(config) / 3 - 2 * 1024 * 64
+    assert layers - 2 * (solved + convolved) == pytest.approx(counter.get_total_flops() / 128, rel=0.01)
+
+
 def test_compressed_pairs_are_attended_to() -> None:
     small, large = (operations(configure("arch=compressive", "arch.cache=32", f"mem={mem}")) for mem in (48, 148))
     assert large - small == pytest.approx(2 * 3 * 2 * 2 * 2 * 16 * 100)

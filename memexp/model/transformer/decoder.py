@@ -4,6 +4,7 @@ Shapes: B lanes, T tokens, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
@@ -206,22 +207,29 @@ class DecoderModel(EmbeddingModel):
         matters.
 
         Args:
-            each: the options of each layer; None: `arch` for all layers.
+            each: the options of each layer with attention, of which there may be fewer than `shape.layers`; None: `arch` for all.
             two_sided, shared_values: as `SelfAttention` takes them.
         """
         self.add_head(arch)
-        archs = each or [arch] * self.shape.layers
+        archs = [arch] * self.shape.layers if each is None else each
         self.layers = DecoderLayers(self.shape, archs, two_sided=two_sided, shared_values=shared_values)
 
     def empty_cache(self, lanes: int) -> Cache:
         """A cache of `cache_tokens` slots at the start of a document."""
-        return empty_cache(self.shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return empty_cache(shape, lanes=lanes, size=self.cache_tokens, like=self.head.embedding_VD)
 
     def growing(self, cache: Cache) -> Cache:
         """The cache with layers, so that pieces of a segment can be appended; a cache without layers gets empty layers."""
         if cache.layers:
             return cache
-        return open_cache(self.shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+        shape = replace(self.shape, layers=self.attention_layers)
+        return open_cache(shape, lanes=len(cache.count_B), like=self.head.embedding_VD)
+
+    @property
+    def attention_layers(self) -> int:
+        """The layers that `add_layers` made."""
+        return len(self.layers)
 
     @property
     def window(self) -> int:
@@ -241,7 +249,9 @@ class DecoderModel(EmbeddingModel):
 
     def kept(self, *, half: bool) -> Kept:
         """With the options of attention and dropout."""
-        attention = next(iter(self.layers)).attention
+        attention = next((layer.attention for layer in self.layers), None)
+        if attention is None:
+            return replace(super().kept(half=half), dropout=self.dropout.p > 0)
         normalise = attention.scale_H is not None
         return Kept(self.shape, half, normalise, attention.keys.out_features, dropout=self.dropout.p > 0)
 
