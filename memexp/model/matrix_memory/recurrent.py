@@ -19,6 +19,7 @@ from memexp.model.transformer.decoder import DecoderModel, PreNormLayer, Read
 from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges
 
 TAPS = 4
 """Tokens that a short convolution sees: a token and the three before it."""
@@ -31,7 +32,7 @@ class Mixed(NamedTuple):
     tail_BWP: Tensor
     """The last inputs of the short convolution."""
     memory: Tree
-    gauges: dict[str, Tensor]
+    gauges: Gauges
 
 
 class Mixer(nn.Module, ABC):
@@ -155,7 +156,7 @@ class _Pass:
     def __init__(self, model: "RecurrentModel", valid_BT: Tensor, recent: Recent, memory: tuple[Tree, ...]) -> None:
         self.model, self.valid_BT = model, valid_BT
         self.tails, self.memory = list(recent.tails), list(memory)
-        self.gauges: list[dict[str, Tensor]] = []
+        self.gauges: list[Gauges] = []
 
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Pass the input of attention layer `index` through the recurrent layers before it; the last index: those at the end."""

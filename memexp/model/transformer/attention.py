@@ -7,7 +7,7 @@ S = C + T keys in sight, M keys without positions.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memexp.config.arch import AttentionArch
 from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
+from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
@@ -246,8 +247,8 @@ class CausalMask:
 
     @cached_property
     def hidden(self) -> Tensor:
-        """The opposite of `whole`."""
-        return ~self.whole
+        """The opposite of `whole`, which need not be there for it."""
+        return ~self.dense()
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
         """The rows of `whole` for these queries, without the others."""
@@ -381,17 +382,26 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
         if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
+    if isinstance(sight.bias, ByDistance) and not fits(queries, keys):
+        hidden = None if mask is None else partial(_hidden, mask)
+        return attend_by_lanes(queries, keys, values, Form(sight.bias, hidden))
     bias = dense(sight.bias, dtype=values.dtype)
     if mask is None:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
-        hidden = mask.hidden if isinstance(mask, CausalMask) else ~mask
-        allowed = bias.masked_fill(hidden, float("-inf"))
+        allowed = bias.masked_fill(_hidden(mask), float("-inf"))
     else:
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+
+
+def _hidden(mask: Tensor | CausalMask, lanes: slice = slice(None)) -> Tensor:
+    """Where the queries of these lanes may not attend."""
+    if isinstance(mask, CausalMask):
+        return mask.hidden[lanes]
+    return ~(mask if len(mask) == 1 else mask[lanes])
 
 
 def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, mask: Mask) -> Tensor:

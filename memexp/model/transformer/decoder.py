@@ -249,6 +249,8 @@ class DecoderModel(EmbeddingModel):
     """Whether the next cache is a part of what was in sight, if no type has to be changed."""
     mask_in_each_layer: ClassVar[bool] = False
     """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
+    bias_in_parts: ClassVar[bool] = True
+    """Whether a bias of distances is added by attention itself, which can do so for a part of the lanes after another."""
 
     def add_layers(
         self,
@@ -323,7 +325,8 @@ class DecoderModel(EmbeddingModel):
         """Of all windows of a segment, whose layers attend to what is `in_sight` and to the window."""
         kept, length, seen = self.kept(half=half), self.window, self.window + self.in_sight
         windows = self.shape.segment // self.stride
-        layers, added = kept.residual(length), 0.0
+        layers, added, by_distance, at_once = kept.residual(length), 0.0, 0.0, 0.0
+        copies = 1
         masked = bool(self.in_sight) or self.reach is not None or self.mask_in_each_layer
         for attention in self.layers.attentions:
             position = attention.position
@@ -334,10 +337,14 @@ class DecoderModel(EmbeddingModel):
                 turns=position.turns,
                 by_position=isinstance(position, RelativeXl),
             )
-            if position.adds or masked:
+            if position.adds and self.bias_in_parts and not isinstance(position, RelativeXl):
+                at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
+                by_distance += at_once
+                copies = 2 if any(True for _ in position.parameters()) else copies
+            elif position.adds or masked:
                 added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
-                added += length * seen * self.mask_in_each_layer
+            added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
-            length * seen * (added > 0 and not self.mask_in_each_layer)
+            length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)
         )  # one mask for all layers, a byte for each pair
-        return Activations(windows * layers, windows * added)
+        return Activations(windows * layers, windows * added, windows * by_distance, at_once, copies)
