@@ -1,16 +1,23 @@
 """What the tests do in one process and in several: training steps, whole runs, scores."""
 
+import os
+import signal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from memexp.config.compose import compose, typed
+from memexp.config.train import TrainConfig
 from memexp.data.classes import for_task
 from memexp.data.library import prepare
+from memexp.errors import UserError
 from memexp.eval.evaluate import pick_documents, score_with_progress
-from memexp.ranks.exchange import ranks
+from memexp.ranks.exchange import SaidByFirst, first, rank, ranks
+from memexp.train import loop
+from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train, update
 from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec, specify
@@ -34,7 +41,17 @@ class Steps(NamedTuple):
 
 
 def spec_of(overrides: list[str], root: str) -> RunSpec:
-    config = configure(*overrides)
+    if any(word.startswith("data=") for word in overrides):
+        here = (
+            "size=tiny",
+            "device=cpu",
+            "compile=false",
+            *(["precision=fp32"] if "precision=bf16" not in overrides else []),
+        )
+        config: TrainConfig = typed(compose("train", [*here, *overrides]))
+    else:
+        config = configure(*overrides)
+    first(lambda: prepare(config.data, Path(root)) and None)
     return specify(config, for_task(prepare(config.data, Path(root)), config.data), Path(root))
 
 
@@ -75,17 +92,34 @@ def steps(overrides: list[str], root: str, count: int) -> Steps:
     )
 
 
-def run(overrides: list[str], root: str) -> str:
-    """Train a run to its end; returns its folder."""
+def run(overrides: list[str], root: str, stop: dict[str, int] | None = None, fail: dict[str, int] | None = None) -> str:
+    """Train a run to its end; returns its folder, or why it ended before.
+
+    Args:
+        stop: the rank that is asked to stop, and in which step.
+        fail: the rank that raises an error, and in which step.
+    """
     torch.set_num_threads(1)
-    return str(train(spec_of(overrides, root), command="memexp train").path)
+    plain = loop.update
+
+    def update(session: Session) -> loop.Update:
+        step = session.step + 1
+        if stop is not None and (rank(), step) == (stop["rank"], stop["step"]):
+            os.kill(os.getpid(), signal.SIGTERM)
+        found = plain(session)
+        if fail is not None and (rank(), step) == (fail["rank"], fail["step"]):
+            raise RuntimeError("a bug")
+        return found
+
+    loop.update = update
+    try:
+        return str(train(spec_of(overrides, root), command="memexp train").path)
+    except (Interrupted, UserError, SaidByFirst) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        loop.update = plain
 
 
 def count() -> int:
     """How many processes there are."""
     return ranks()
-
-
-def nothing(value: Any) -> Any:
-    """The value itself."""
-    return value
