@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 
 from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
@@ -17,7 +18,7 @@ def run(config: TrainConfig) -> None:
     from memexp.data.classes import for_task
     from memexp.data.library import prepare
     from memexp.data.manifest import is_cut, splitting_of
-    from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
+    from memexp.eval.evaluate import Request, kept_score, pick_documents, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
     from memexp.store.scores import never_full
@@ -40,6 +41,9 @@ def run(config: TrainConfig) -> None:
         tell(spec.notes)
         print(escape_lines(profile(spec, command=command)))
         return
+    for split in {config.eval.split, *(["valid"] if config.validate_every else [])}:
+        # refuses before the work if there is none
+        pick_documents(corpus, replace(config.eval, split=split, documents=1))
     announce(spec.run.path)
     if is_cut(corpus.manifest):
         print(escape(f"{corpus.name} is {splitting_of(corpus.manifest)}"))
