@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from ..tiny import TINY
 from ..train.conftest import assert_same_result
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HANG = 300
+HANG = 120
 
 pytestmark = pytest.mark.hard
 
@@ -137,3 +138,37 @@ def test_an_error_of_one_names_its_process(roots: Callable[[str], Path]) -> None
         assert process.returncode == 2
         (line,) = lines(err)
         assert says("memexp train, rank 1 of 2 processes: ", "no space left")(line)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_process_is_named(rank: int, roots: Callable[[str], Path]) -> None:
+    root = roots("still")
+    with started(root, "arch=xl", "devices=2", "steps=4000", MEMEXP_SILENT_SECONDS="4") as process:
+        wait_for_step(process, root, 5)
+        os.kill(workers(process)[rank], signal.SIGSTOP)
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode != 0
+        (line,) = lines(err)
+        assert says("memexp: ", f"no sign of life from rank {rank} of 2 processes in 4 s", "it was stopped")(line)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_never_come_are_named(rank: int, roots: Callable[[str], Path], free_port: int) -> None:
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    with started(roots("alone"), "arch=xl", MEMEXP_JOIN_SECONDS="3", **place) as process:
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode == 2
+        (line,) = lines(err)
+        expected = (
+            ("of 2 processes only 1 came in 3 s", "Missing: rank 1")
+            if rank == 0
+            else ("no answer from 127.0.0.1", "rank 0")
+        )
+        assert says("memexp train", *expected)(line)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
