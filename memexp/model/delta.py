@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from memexp.config.arch import DeltaArch
 from memexp.model.markers import as_gate
 from memexp.model.matrix_memory.delta_rule import Form, gated_delta_rule
-from memexp.model.matrix_memory.recurrent import Mixed, Mixer, RecurrentModel, ShortConvolution
+from memexp.model.matrix_memory.recurrent import ConvolvedHeads, GatedOutput, Mixed, Mixer, RecurrentModel
 from memexp.model.state import Tree, zero_lanes
-from memexp.model.transformer.attention import join_heads, linear, split_heads
+from memexp.model.transformer.attention import linear, split_heads
 from memexp.model.transformer.kept import FULL, Kept
-from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched
 
 
 class Decay(nn.Module):
@@ -50,55 +51,38 @@ class GatedDelta(Mixer):
 
     def __init__(self, shape: Shape, mem: int, arch: DeltaArch) -> None:
         super().__init__()
-        self.heads, self.key_size, self.value_size = shape.heads, mem, arch.value_factor * mem
-        self.corrects, self.unit_keys = arch.write == "delta", arch.unit_keys
-        keys, values = shape.heads * self.key_size, shape.heads * self.value_size
-        self.sizes = [keys, keys, values]
-        self.queries_keys_values = linear(shape.width, sum(self.sizes))
-        self.convolution = ShortConvolution(sum(self.sizes))
+        self.number, self.corrects, self.unit_keys = shape.heads, arch.write == "delta", arch.unit_keys
+        self.heads = ConvolvedHeads(shape, key_size=mem, value_size=arch.value_factor * mem)
         self.strength = linear(shape.width, shape.heads)
         self.decay = None
         if arch.decay != "none":
-            rows, rank = (mem, self.value_size) if arch.decay == "channel" else (1, 0)
+            rows, rank = (mem, self.heads.value_size) if arch.decay == "channel" else (1, 0)
             self.decay = Decay(shape, rows=rows, rank=rank)
-        self.gate = linear(shape.width, values)
         # queries are not divided by sqrt(K): what they read is normed, where only eps would notice
-        self.norm = nn.RMSNorm(self.value_size, eps=1e-6 * mem)
-        self.output = linear(values, shape.width)
+        self.output = GatedOutput(shape, value_size=self.heads.value_size, eps=1e-6 * mem)
 
     def initial(self, lanes: int) -> Tensor:
         """Matrices of zeros, B H K V."""
-        return self.output.weight.new_zeros(lanes, self.heads, self.key_size, self.value_size)
+        sizes = self.heads.key_size, self.heads.value_size
+        return self.strength.weight.new_zeros(lanes, self.number, *sizes)
 
     def clear(self, memory: Tree, reset_B: Tensor) -> Tensor:
         """Zeros in the lanes where `reset_B` is true."""
         return zero_lanes(memory, reset_B)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor, tail_BWP: Tensor, memory: Tree) -> Mixed:
-        """Pass tokens through the convolution, and to and from the matrices."""
-        convolved_BTP, tail_BWP = self.convolution(self.queries_keys_values(x_BTD), tail_BWP)
-        queries, keys, values = F.silu(convolved_BTP).split(self.sizes, dim=-1)
-        queries, keys = (split_heads(part, self.key_size).contiguous() for part in (queries, keys))
-        if self.unit_keys:
-            queries, keys = unit_norm(queries), unit_norm(keys)
+        """Forget, write and read, token by token."""
+        queries, keys, values, tail_BWP = self.heads(x_BTD, tail_BWP, unit=self.unit_keys)
         strength_BHT = at_least_fp32(self.strength(x_BTD)).sigmoid().mT * valid_BT[:, None]
         log_decay_BHTX = None if self.decay is None else self.decay(x_BTD) * valid_BT[:, None, :, None]
         written = gated_delta_rule(
-            memory,
-            queries,
-            keys,
-            split_heads(values, self.value_size),
-            strength_BHT,
-            log_decay_BHTX,
-            corrects=self.corrects,
-        )
-        gate_BTP = F.silu(self.gate(x_BTD))
-        read_BTP = join_heads(self.norm(written.reads_BHTV)).to(gate_BTP.dtype)
+            memory, queries, keys, values, strength_BHT, log_decay_BHTX, corrects=self.corrects
+        )  # fmt: skip
         gauges = self._gauges(written.memory_BHKV, strength_BHT, log_decay_BHTX)
-        return Mixed(self.output(read_BTP * gate_BTP), tail_BWP, written.memory_BHKV, gauges)
+        return Mixed(self.output(x_BTD, written.reads_BHTV), tail_BWP, written.memory_BHKV, gauges)
 
-    @torch.no_grad()
-    def _gauges(self, memory_BHKV: Tensor, strength_BHT: Tensor, log_decay_BHTX: Tensor | None) -> dict[str, Tensor]:
+    @if_watched
+    def _gauges(self, memory_BHKV: Tensor, strength_BHT: Tensor, log_decay_BHTX: Tensor | None) -> Gauges:
         """Gauges of one layer, means over its lanes.
 
         - memory_norm: the root mean square of the matrices.
@@ -114,20 +98,22 @@ class GatedDelta(Mixer):
     @property
     def form(self) -> Form:
         """The sizes of a head."""
-        return Form(self.key_size, self.value_size, 0 if self.decay is None else self.decay.rows, self.corrects)
+        decays = 0 if self.decay is None else self.decay.rows
+        return Form(self.heads.key_size, self.heads.value_size, decays, self.corrects)
 
     def multiplications(self, length: int) -> float:
         """With the matrices, of each token of a segment."""
-        return self.heads * self.form.multiplications(length)
+        return self.number * self.form.multiplications(length)
 
     def keeps(self, kept: Kept, length: int) -> tuple[float, float]:
-        """Its own are inputs of the convolution and of SiLU, the factors of queries and keys, of decays the steps before and after
-        softplus, and of the output what was read before and after its norm, gates before and after SiLU, and their product."""
-        values, decays = self.sizes[-1], self.form.decays
-        own = kept.normed(length, products=3 + (decays > 0)) + 4 * kept.of_heads(length, values)
-        numbers = 2 * sum(self.sizes) + values + self.heads * (2 + 2 * self.unit_keys + 2 * decays)
-        own += length * FULL * numbers + kept.of_heads(length, self.value_size) * (decays > 1)
-        return own, FULL * self.heads * self.form.kept(length)
+        """With beta, and of decays the steps before and after softplus and the input of the second product."""
+        decays = self.form.decays
+        own = kept.normed(length, products=3 + (decays > 0))
+        own += self.heads.keeps(kept, length, unit=self.unit_keys) + self.output.keeps(kept, length)
+        own += length * FULL * self.number * (1 + 2 * decays) + kept.of_heads(length, self.heads.value_size) * (
+            decays > 1
+        )
+        return own, FULL * self.number * self.form.kept(length)
 
 
 @final
@@ -151,6 +137,7 @@ class Delta(RecurrentModel):
     *Differs from the papers:*
 
     - Attention and feed-forward layers are those of the other architectures here; the paper's are Llama's, its window has 2,048 tokens.
+    - Nothing is added to the squares of queries and keys before their norm; published code adds 1e-6.
     - By default H K is the width, in the paper three quarters of it. V = `arch.value_factor` K: twice K there, K in KDA.
     - KDA's output gate is a sigmoid of low rank. Mamba-2 has its own step size in the place of beta and alpha's steps, one head of
       keys, a skip connection, and its gate before the norm.

@@ -208,7 +208,6 @@ def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:
 
 def resumed(spec: RunSpec, content: dict[str, Any], watch: Watch) -> tuple[session.Session, Seen]:
     """The session that a checkpoint goes on with, and what was seen of opening it."""
-    content = content | {"random": []}
     watch.begin()
     with (
         mock.patch.object(checkpoint, "newest", return_value=Path("newest")),

@@ -151,9 +151,9 @@ def attention_of(y: Tensor, layer: dict[str, Tensor]) -> Tensor:
 
 def recurrence_of(y: Tensor, layer: dict[str, Tensor], write: str, decay: str) -> Tensor:
     """Two heads with keys of size 4 and values of size 8."""
-    projected = y @ layer["attention.queries_keys_values.weight"].T
+    projected = y @ layer["attention.heads.projection.weight"].T
     before = torch.cat([torch.zeros(LANES, 3, 32).double(), projected], dim=1)
-    taps = layer["attention.convolution.weight"]
+    taps = layer["attention.heads.convolution.weight"]
     convolved = F.silu(sum(before[:, tap : tap + y.shape[1]] * taps[tap] for tap in range(4)))  # type: ignore[arg-type]
     strength = (y @ layer["attention.strength.weight"].T).sigmoid()
     heads = []
@@ -168,8 +168,10 @@ def recurrence_of(y: Tensor, layer: dict[str, Tensor], write: str, decay: str) -
             known = torch.einsum("bk,bkv->bv", k[:, t], matrix) if write == "delta" else 0
             matrix = matrix + k[:, t, :, None] * (strength[:, t, head, None] * (v[:, t] - known))[:, None]
             reads.append(torch.einsum("bk,bkv->bv", q[:, t] / 4**0.5, matrix))
-        heads.append(gain(torch.stack(reads, 1), layer["attention.norm.weight"]))
-    return (torch.cat(heads, -1) * F.silu(y @ layer["attention.gate.weight"].T)) @ layer["attention.output.weight"].T
+        heads.append(gain(torch.stack(reads, 1), layer["attention.output.norm.weight"]))
+    return (torch.cat(heads, -1) * F.silu(y @ layer["attention.output.gate.weight"].T)) @ layer[
+        "attention.output.projection.weight"
+    ].T
 
 
 def alpha_of(y: Tensor, layer: dict[str, Tensor], decay: str, head: int) -> Tensor:

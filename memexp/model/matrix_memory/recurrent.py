@@ -1,6 +1,6 @@
 """Models in which some layers carry a state from token to token, and the others have attention in a window.
 
-Shapes: B lanes, T tokens, D width, P channels that are convolved.
+Shapes: B lanes, T tokens, W tokens before a convolution, D width, H heads, K size of a key, V size of a value, P channels.
 """
 
 from abc import ABC, abstractmethod
@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch import AttentionArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
-from memexp.model.transformer.attention import Cache, clear_cache
+from memexp.model.transformer.attention import Cache, clear_cache, join_heads, linear, split_heads
 from memexp.model.transformer.decoder import DecoderModel, PreNormLayer, Read
-from memexp.model.transformer.kept import Kept
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.kept import FULL, Kept
+from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges
 
 TAPS = 4
 """Tokens that a short convolution sees: a token and the three before it."""
@@ -29,13 +32,13 @@ class Mixed(NamedTuple):
     tail_BWP: Tensor
     """The last inputs of the short convolution."""
     memory: Tree
-    gauges: dict[str, Tensor]
+    gauges: Gauges
 
 
 class Mixer(nn.Module, ABC):
     """Mixes tokens by a state that every token changes; takes the place of attention in a layer."""
 
-    convolution: "ShortConvolution"
+    heads: "ConvolvedHeads"
 
     @abstractmethod
     def initial(self, lanes: int) -> Tree:
@@ -75,6 +78,58 @@ class ShortConvolution(nn.Module):
         return output_BTP, seen_BSP[:, length:]
 
 
+class ConvolvedHeads(nn.Module):
+    """Queries, keys and values of heads, after a short convolution and SiLU."""
+
+    def __init__(self, shape: Shape, *, key_size: int, value_size: int) -> None:
+        super().__init__()
+        self.key_size, self.value_size = key_size, value_size
+        keys, values = shape.heads * key_size, shape.heads * value_size
+        self.sizes = [keys, keys, values]
+        self.projection = linear(shape.width, sum(self.sizes))
+        self.convolution = ShortConvolution(sum(self.sizes))
+
+    def forward(self, x_BTD: Tensor, tail_BWP: Tensor, *, unit: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries and keys B H T K, values B H T V, all in at least fp32, and the last inputs of the convolution.
+
+        Args:
+            unit: whether queries and keys get unit norm.
+        """
+        convolved_BTP, tail_BWP = self.convolution(self.projection(x_BTD), tail_BWP)
+        queries, keys, values = F.silu(convolved_BTP).split(self.sizes, dim=-1)
+        # in one piece, because they are kept as they are made
+        queries, keys = (split_heads(part, self.key_size).contiguous() for part in (queries, keys))
+        if unit:
+            queries, keys = unit_norm(queries), unit_norm(keys)
+        return queries, keys, split_heads(values, self.value_size), tail_BWP
+
+    def keeps(self, kept: Kept, length: int, *, unit: bool) -> float:
+        """Inputs of the convolution and of SiLU, and the factors of queries and keys; not these themselves, nor the input."""
+        return length * FULL * (2 * sum(self.sizes) + 2 * unit * self.sizes[0] // self.key_size)
+
+
+class GatedOutput(nn.Module):
+    """What heads have read, normed and times SiLU of a gate for each channel, projected to the width."""
+
+    def __init__(self, shape: Shape, *, value_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        values = shape.heads * value_size
+        self.gate = linear(shape.width, values)
+        self.norm = nn.RMSNorm(value_size, eps=eps)
+        self.projection = linear(values, shape.width)
+
+    def forward(self, x_BTD: Tensor, read_BHTV: Tensor) -> Tensor:
+        gate_BTP = F.silu(self.gate(x_BTD))
+        read_BTP = join_heads(self.norm(read_BHTV)).to(gate_BTP.dtype)
+        output: Tensor = self.projection(read_BTP * gate_BTP)
+        return output
+
+    def keeps(self, kept: Kept, length: int) -> float:
+        """What was read, before and after its norm, gates before and after SiLU, and their product."""
+        values = self.projection.in_features
+        return length * FULL * (values + values // self.norm.normalized_shape[0]) + 4 * kept.of_heads(length, values)
+
+
 class Recent(NamedTuple):
     """The exact recent past."""
 
@@ -101,7 +156,7 @@ class _Pass:
     def __init__(self, model: "RecurrentModel", valid_BT: Tensor, recent: Recent, memory: tuple[Tree, ...]) -> None:
         self.model, self.valid_BT = model, valid_BT
         self.tails, self.memory = list(recent.tails), list(memory)
-        self.gauges: list[dict[str, Tensor]] = []
+        self.gauges: list[Gauges] = []
 
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Pass the input of attention layer `index` through the recurrent layers before it; the last index: those at the end."""
@@ -163,7 +218,7 @@ class RecurrentModel(DecoderModel):
     def init_state(self, lanes: int) -> State:
         """An empty window, no tokens before the first, and the initial state of each recurrent layer."""
         like, mixers = self.head.embedding_VD, self.recurrent.mixers
-        tails = (like.new_zeros(lanes, TAPS - 1, mixer.convolution.weight.shape[1]) for mixer in mixers)
+        tails = (like.new_zeros(lanes, TAPS - 1, sum(mixer.heads.sizes)) for mixer in mixers)
         recent = Recent(self.empty_cache(lanes), tuple(tails))
         return State(recent, tuple(mixer.initial(lanes) for mixer in mixers))
 
