@@ -20,6 +20,7 @@ from memexp.model.transformer.attention import linear, split_heads
 from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched
 
 
 class Decay(nn.Module):
@@ -80,8 +81,8 @@ class GatedDelta(Mixer):
         gauges = self._gauges(written.memory_BHKV, strength_BHT, log_decay_BHTX)
         return Mixed(self.output(x_BTD, written.reads_BHTV), tail_BWP, written.memory_BHKV, gauges)
 
-    @torch.no_grad()
-    def _gauges(self, memory_BHKV: Tensor, strength_BHT: Tensor, log_decay_BHTX: Tensor | None) -> dict[str, Tensor]:
+    @if_watched
+    def _gauges(self, memory_BHKV: Tensor, strength_BHT: Tensor, log_decay_BHTX: Tensor | None) -> Gauges:
         """Gauges of one layer, means over its lanes.
 
         - memory_norm: the root mean square of the matrices.
