@@ -58,7 +58,7 @@ def _train(config: TrainConfig) -> None:
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
-    if not (trained.summary or {}).get("tokens"):
+    if config.steps and not (trained.summary or {}).get("tokens"):
         warn(
             f"nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
             "documents, which were not reached; increase steps, segment or accumulate"

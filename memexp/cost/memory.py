@@ -42,6 +42,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
     half = config.precision == "bf16"
     window = config.bptt_segments + 1
@@ -49,7 +50,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
     times = 1 if memory_cost.in_place else 2
-    kept = _activations(model, lanes=config.lanes, segments=at_once, half=half)
+    kept = _activations(model, lanes=config.lanes, segments=at_once, half=half) if trained else []
     again = _made_again(model, lanes=config.lanes, half=half)
     held = int(model.cache_bytes(caches, half=half))
     state_before = config.lanes * (caches + memory * (times - 1))
@@ -58,9 +59,10 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     )
     of_logits = max(of_logits, again, key=lambda item: item.bytes)  # the logits are gone when attention begins
     room = total([*kept, of_logits])
-    gradients = FULL * parameters
+    gradients = FULL * trained
     # the vectors of words have two gradients, of the embedding and of the output layer, which are summed last
-    at_the_end = gradients + 2 * FULL * model.head.most_logits * config.size.width
+    words = 2 * FULL * model.head.most_logits * config.size.width
+    at_the_end = gradients + words * model.head.embedding_VD.requires_grad
     beside = gradients if config.accumulate > at_once else max(0, at_the_end - room)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
@@ -68,7 +70,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         Item(
             "gradients",
             beside,
-            f"{parameters:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
+            f"{trained:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
         ),
         _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
@@ -164,7 +166,7 @@ def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segm
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
     """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor fewer for large matrices."""
-    sizes = [parameter.shape for parameter in model.parameters()]
+    sizes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
     if config.optim.name == "adafactor":
         momentum, factor_from = config.optim.momentum, config.optim.factor_from
         numbers = sum(state_numbers(shape, factor_from=factor_from, momentum=momentum) for shape in sizes)

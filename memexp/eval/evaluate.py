@@ -390,11 +390,12 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> Non
     """
     config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
     saved = path.stat().st_size if path.is_file() else 0
-    needed = 4 * size.width * max(size.layers, spec.corpus.vocabulary)  # each layer and token has a vector
+    # each layer and token has a vector; of a published checkpoint only what was trained is saved
+    needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
         with torch.device("meta"):
             model = build_model(config, vocabulary=spec.corpus.vocabulary)
-            needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+            needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             state = model.init_state(1)
             memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))
         on_gpu = device.type == "cuda"

@@ -137,6 +137,7 @@ class Delta(RecurrentModel):
     *Differs from the papers:*
 
     - Attention and feed-forward layers are those of the other architectures here; the paper's are Llama's, its window has 2,048 tokens.
+    - Nothing is added to the squares of queries and keys before their norm; published code adds 1e-6.
     - By default H K is the width, in the paper three quarters of it. V = `arch.value_factor` K: twice K there, K in KDA.
     - KDA's output gate is a sigmoid of low rank. Mamba-2 has its own step size in the place of beta and alpha's steps, one head of
       keys, a skip connection, and its gate before the norm.

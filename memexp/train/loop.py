@@ -28,7 +28,7 @@ from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
 from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
-from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session
+from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session, trained_weights
 from memexp.train.spec import RunSpec
 from memexp.train.trackers import Nowhere, Sink, open_tracker
 
@@ -382,7 +382,9 @@ def _write_result(session: Session, command: str, *, cpu_seconds: float | None, 
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     spec.run.refuse_if_gone()
-    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()})
+    checkpoint.save(
+        path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": trained_weights(session.model)}
+    )
     spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
@@ -396,7 +398,7 @@ def _write_result(session: Session, command: str, *, cpu_seconds: float | None, 
             "peak_memory_bytes": peak,
             "seconds": session.seconds,
             "cpu_seconds": cpu_seconds,
-            "tokens_per_second": session.tokens / session.seconds,
+            "tokens_per_second": session.tokens / session.seconds if session.seconds else 0.0,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
             "command": command,

@@ -23,7 +23,7 @@ from memexp.ranks import draws
 from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
 from memexp.regions import part
-from memexp.store.folder import WEIGHTS, Run
+from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
@@ -36,8 +36,8 @@ from memexp.train.remarks import of_the_model
 from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
-NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
-"""Settings of `size` that a run must share with the run whose weights it starts from."""
+NETWORK = {"layers": None, "width": None, "heads": None, "head_size": None, "feedforward": None, "weights": ""}
+"""Settings of `size` that a run must share with the run whose weights it starts from, and what they are where an identity names none."""
 
 
 @dataclass
@@ -179,7 +179,7 @@ def save_session(session: Session) -> Path:
         "memory_fill": session.memory_fill,
         "loss": session.loss,
         "losses": session.losses,
-        "model": session.model.state_dict(),
+        "model": trained_weights(session.model),
         "optimizer": session.optimizer.state_dict(),
         "schedule": session.schedule.state_dict(),
         "lanes": session.lanes.state(),
@@ -204,6 +204,29 @@ def cpu_seconds_of_all(session: Session) -> float | None:
     """The processor time of all processes together; None if it is not known."""
     found = told(session.cpu_seconds)
     return None if None in found else sum(found)
+
+
+def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
+    """What is saved of a model: its weights, without those of a published checkpoint that are frozen."""
+    frozen = frozen_weights(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def frozen_weights(model: SegmentModel) -> set[str]:
+    """The names of weights that training does not change, as in `state_dict`."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if not parameter.requires_grad}
+
+
+def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
+    """Load weights that `trained_weights` gave.
+
+    Raises:
+        RuntimeError: they are not those of this model.
+    """
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if wrong := sorted({*missing} - frozen_weights(model)) + unexpected:
+        raise RuntimeError(f"{wrong[0]} is {'missing' if wrong[0] in missing else 'unknown'} ({len(wrong)} weights)")
 
 
 def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
@@ -239,11 +262,15 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
     weights = load_weights(run, identity=identity)
     assert run.summary is not None
     with _fitting(run.path / WEIGHTS, remedy=_train_again(run, run.summary)):
-        model.load_state_dict(weights)
+        _take(model, weights)
 
 
 def _train_again(run: Run, summary: dict[str, Any]) -> str:
-    return f"delete {run.path / 'summary.json'}, and `{summary.get('command', 'the command that trained it')}` trains it again"
+    kept = summary.get("command")
+    command = command_in(run.root, str(kept)) if kept else "memexp train"
+    if run.root is None:
+        return f"copy it again from where it was trained, or train it in a root of yours with `{command}`"
+    return f"delete {run.path / 'summary.json'}, and `{command}` trains it again"
 
 
 @contextmanager
@@ -271,7 +298,7 @@ def _restore(session: Session, path: Path) -> None:
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
-        session.model.load_state_dict(content["model"])
+        _take(session.model, content["model"])
         session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
@@ -317,8 +344,8 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     """Load another run's weights where names match; returns messages on which weights are new and which are not used."""
     theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
     weights = load_weights(run, identity=theirs["hash"])
-    for setting in NETWORK:
-        source, target = theirs.get("size", {}).get(setting), asdict(spec.config.size)[setting]
+    for setting, otherwise in NETWORK.items():
+        source, target = theirs.get("size", {}).get(setting, otherwise), asdict(spec.config.size)[setting]
         if source != target:
             raise UserError(
                 f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "
@@ -343,7 +370,9 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    found, unexpected = model.load_state_dict(weights, strict=False)
+    frozen = frozen_weights(model)
+    missing = [key for key in found if key not in frozen]
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"not used here: {key}" for key in unexpected]
