@@ -77,6 +77,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         first(lambda: _tidy(run))
         session = open_session(spec)
         session.request = request
+        held.callback(session.saving.finish)
         first(lambda: _begin(spec))
         watch.begin()
         with_others = f", and {ranks() - 1} others" * (ranks() > 1)
@@ -373,6 +374,7 @@ def _as_written(run: Run, identity: dict[str, Any]) -> bool:
 
 def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
+    session.saving.finish()
     cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
     first(lambda: _write_result(session, command, cpu_seconds=cpu_seconds, peak=peak))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
@@ -32,6 +33,7 @@ from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
+from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
 NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
@@ -71,6 +73,8 @@ class Session:
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
+        # several processes agree on when each part is written
+        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
@@ -151,16 +155,19 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and delete the oldest.
+    """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
 
     Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
     """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
-    of_lanes: dict[str, Any] = {"state": pack(session.state), "random": checkpoint.random_state(session.device)}
+    of_lanes: dict[str, Any] = {
+        "state": pytree.tree_leaves(session.state),
+        "random": checkpoint.random_state(session.device),
+    }
     if ranks() > 1:
         of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
-        checkpoint.save(checkpoint.part_of(path, rank(), ranks()), of_part)
+        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
     cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
     content = {
@@ -178,9 +185,19 @@ def save_session(session: Session) -> Path:
         "lanes": session.lanes.state(),
         **of_lanes,
     }
-    first(lambda: checkpoint.save(path, content))
-    first(lambda: checkpoint.forget_old(folder))
+
+    def write(content: dict[str, Any]) -> None:
+        _write(path, content)
+        checkpoint.forget_old(folder)
+
+    first(lambda: session.saving.save(content, write))
     return path
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, or a part of one, in which the leaves of the state are packed."""
+    packed = {"state": pack(content["state"])} if "state" in content else {}
+    checkpoint.save(path, content | packed)
 
 
 def cpu_seconds_of_all(session: Session) -> float | None:
