@@ -47,6 +47,7 @@ EXAMPLES = {
     "reproduce": [
         "memexp reproduce memorizing/table4 data=code budget=2h",
         "memexp reproduce memorizing/table4 --dry-run",
+        "memexp reproduce all --dry-run",
     ],
     "plan": ["memexp plan memorizing/table4", "memexp plan blockrecurrent/table1 hardware=tpu-v4 devices=32"],
     "generate": [

@@ -58,7 +58,7 @@ def _main(words: list[str]) -> int:
 
         message, instead = " ".join(map(str.strip, str(error).splitlines())), try_instead(words)
         print(
-            f"{name}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
+            f"{_with_rank(name, error)}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
             file=sys.stderr,
         )
         return USER_ERROR
@@ -75,20 +75,28 @@ def _main(words: list[str]) -> int:
             raise
         what = f"use {escape(str(error.filename))}" if error.filename else "write"
         cause = why_full(error, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
-        print(f"{name}: cannot {what}: {error.strerror}; expected a place that can be used{cause}", file=sys.stderr)
+        print(
+            f"{_with_rank(name, error)}: cannot {what}: {error.strerror}; expected a place that can be used{cause}",
+            file=sys.stderr,
+        )
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
         asked = re.search(r"ried to allocate [\d.]+ \w+", str(error))
         print(
-            f"{name}: out of memory{f' (t{asked[0]})' if asked else ''}; expected a run that fits. Likely cause: mem, lanes, segment or the model "
+            f"{_with_rank(name, error)}: out of memory{f' (t{asked[0]})' if asked else ''}; expected a run that fits. Likely cause: mem, lanes, segment or the model "
             "is too large for this machine",
             file=sys.stderr,
         )
         return USER_ERROR
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+
+
+def _with_rank(name: str, error: BaseException) -> str:
+    """The name of the command and, of several processes, that of the one in which the error was raised."""
+    return ", ".join([name, *getattr(error, "__notes__", [])])
 
 
 def _dispatch(words: list[str]) -> int:

@@ -35,6 +35,8 @@ WRITTEN_IN_PART = {"scatter_", "index_copy_", "index_put_", "_index_put_impl_", 
 """Operations that write only as many entries of their first tensor as their last tensor has."""
 ONLY_WRITTEN = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "_foreach_copy_", "_foreach_zero_"}
 """Operations in place that do not read what they replace."""
+CHUNK, BLOCKS, TENSORS = 1 << 16, 320, (110, 64, 48, 36, 30)
+"""Numbers of a block, most blocks, and most tensors of one to five lists, of a kernel that works on lists of tensors."""
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 SERIAL = 8
 """With more than this many indices for each place, adding at equal indices one after another takes long."""
@@ -142,10 +144,10 @@ class Watch(TorchDispatchMode):
         """The host waits for the device."""
         self.seen.waits[f"{place()}: {how}"] += 1
 
-    def kernel(self, name: str, bytes_: int) -> None:
-        """A kernel runs on the device."""
+    def kernel(self, name: str, bytes_: int, launches: int = 1) -> None:
+        """Kernels of this name run on the device."""
         line = f"{place()}: {name}"
-        self.seen.kernels[line] += 1
+        self.seen.kernels[line] += launches
         self.seen.moved[line] += bytes_
 
     def pin(self, tensor: Tensor) -> Tensor:
@@ -197,12 +199,15 @@ class Watch(TorchDispatchMode):
         if pinned:
             self.pin(made[0])
         if name in ("_to_copy", "copy_", "_foreach_copy_") and given:
-            self._copied(*((given[0], made[0]) if name == "_to_copy" else (given[-1], given[0])))
+            source, target = (given[0], made[0]) if name == "_to_copy" else (given[-1], given[0])
+            self._copied(
+                source, target, waits=not (name == "copy_" and args[2:] == (True,) and self._is_pinned(target))
+            )
         for tensor in made:
             if tensor.device.type == self.device:
                 self._hold(tensor)
         if (on_device or self.on_device(*made)) and name not in NO_KERNEL and not func.is_view:
-            self.kernel(name, _moved(name, given, made))
+            self.kernel(name, _moved(name, given, made), _launches(name, args))
             if "convolution" in name and args[0].dtype == torch.float32:
                 self.seen.convolutions[place()] += 1
         return result
@@ -231,13 +236,26 @@ class Watch(TorchDispatchMode):
             whole += [torch.zeros(count, dtype=torch.long, device=index.device) for _ in range(index.dim())]
         return args[0], whole, *args[2:]
 
-    def _copied(self, source: Tensor, target: Tensor) -> None:
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        known = self._pinned.get(tensor.untyped_storage()._cdata)
+        return known is not None and not known.expired()
+
+    def _copied(self, source: Tensor, target: Tensor, *, waits: bool) -> None:
         if source.device.type == self.device and target.device.type == "cpu":
-            self.wait("copy to the host")
-        elif source.device.type == "cpu" and target.device.type == self.device:
-            known = self._pinned.get(source.untyped_storage()._cdata)
-            if known is None or known.expired():
-                self.seen.pageable[place()] += source.numel() * source.element_size()
+            if waits:
+                self.wait("copy to the host")
+        elif source.device.type == "cpu" and target.device.type == self.device and not self._is_pinned(source):
+            self.seen.pageable[place()] += source.numel() * source.element_size()
+
+
+def _launches(name: str, args: Any) -> int:
+    """How many kernels an operation is: one, or as many as a list of tensors needs (`MultiTensorApply.cuh`)."""
+    lists = [list(_tensors(each)) for each in args if isinstance(each, list | tuple)]
+    lists = [each for each in lists if each]
+    if not name.startswith(("_foreach_", "_fused_adam")) or not lists:
+        return 1
+    chunks = sum(-(-tensor.numel() // CHUNK) for tensor in lists[0])
+    return max(-(-chunks // BLOCKS), -(-len(lists[0]) // TENSORS[len(lists) - 1])) + (name == "_foreach_norm")
 
 
 def _moved(name: str, given: list[Tensor], made: list[Tensor]) -> int:

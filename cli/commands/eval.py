@@ -4,17 +4,23 @@ import shlex
 import sys
 from dataclasses import asdict
 
+from memexp.cli.together import in_all_processes
 from memexp.config.commands import EvalConfig
 
 
 def run(config: EvalConfig) -> None:
     """Make the score, unless it exists, and print its means."""
+    in_all_processes(_eval, config)
+
+
+def _eval(config: EvalConfig) -> None:
     import torch
     from rich.table import Table
     from rich.text import Text
 
     from memexp.eval.evaluate import Request, evaluate
     from memexp.files import find_root
+    from memexp.ranks.exchange import is_first
     from memexp.report.escape import Fitting, console, escape
     from memexp.store.folder import find_run
     from memexp.store.identity import trained_settings
@@ -29,6 +35,8 @@ def run(config: EvalConfig) -> None:
     request = Request(scoring, mem=config.mem, memory=config.memory, retrieved=config.retrieved, device=config.device)
     command = shlex.join(["memexp", *sys.argv[1:]])
     score = evaluate(trained, settings, request, root, command=command, force=config.force)
+    if not is_first():
+        return
     summary = score.summary
     table = Table(title=Text(escape(f"{trained.name}  {score.path.name}")))
     table.add_column("on these documents")

@@ -1,8 +1,9 @@
-"""`memexp reproduce`: train and score the missing cells of a paper's table, then show it."""
+"""`memexp reproduce`: train and score the missing cells of a paper's table, or of all tables, then show it."""
 
 import math
 import re
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 
@@ -13,14 +14,21 @@ from memexp.config.words import quote
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
-from memexp.experiment.paper_table import open_table
+from memexp.experiment.library import Library
+from memexp.experiment.overview import Standing, by_worth, lay_out, standing
+from memexp.experiment.paper_table import open_all, open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
+from memexp.launch.processes import JobProcess
 from memexp.report.escape import console
-from memexp.terminal import same_command
+from memexp.report.table.files import show
+from memexp.terminal import same_command, warn
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
+
+ALL = "all"
+"""In place of a table's name: every table that can be run."""
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -52,12 +60,57 @@ def run(config: ReproduceConfig) -> None:
             "jobs keep running after this command ends"
         )
     _check_launcher(config.launcher)
-    root = find_root(config.root)
-    table = open_table(config.table, scale=config.scale, data=config.corpora, seeds=config.seeds)
-    if (needs := table.experiment.needs) is not None:
-        raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
-    work = Work(table, root, config)
-    screen = console()
+    library, screen = Library(find_root(config.root)), console()
+    if config.table == ALL:
+        works = [
+            Work(table, library, config)
+            for table in open_all(scale=config.scale, data=config.corpora, seeds=config.seeds)
+        ]
+        failed, interrupted = _reproduce_all(works, screen, until)
+    else:
+        table = open_table(config.table, scale=config.scale, data=config.corpora, seeds=config.seeds)
+        if (needs := table.experiment.needs) is not None:
+            raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
+        work = Work(table, library, config)
+        failed, interrupted = work.failed, _reproduce(work, screen, until)
+    if interrupted and time.monotonic() < until:
+        raise Stopped(interrupted)
+    if failed:
+        if all(job.exit_code == USER_ERROR for job in failed):
+            raise UserError(f"{plural(len(failed), 'job')} failed; {same_command()} skips the finished jobs")
+        raise SystemExit(1)
+
+
+def _reproduce_all(works: list[Work], screen: Console, until: float) -> tuple[list[JobProcess], int]:
+    """Fill all tables, the most informative first; return the jobs that failed, and the signal that stopped it."""
+    left, failed, interrupted = {work.table.experiment.name: work for work in works}, list[JobProcess](), 0
+    # Training one table may decide pairs of another, so the order is found again after each.
+    while not (works[0].config.dry_run or interrupted):
+        missing = [one for one in by_worth(_standings(left.values())) if one.done < one.cells]
+        if not missing:
+            break
+        work = left.pop(missing[0].name)
+        interrupted = _reproduce(work, screen, until)
+        failed += work.failed
+    if not interrupted or time.monotonic() >= until:
+        show(lay_out(by_worth(_standings(works)), works[0].table.scale))
+    return failed, interrupted
+
+
+def _standings(works: Iterable[Work]) -> list[Standing]:
+    """How far each table is; a table whose scores cannot be compared is left out with a warning."""
+    found = []
+    for work in works:
+        try:
+            found.append(standing(work))
+        except UserError as error:
+            warn(f"{work.table.experiment.name}: {error}")
+    return found
+
+
+def _reproduce(work: Work, screen: Console, until: float) -> int:
+    """Fill one table and show it, or with `dry_run` only print what is missing; return the signal that stopped it, else 0."""
+    config, table = work.config, work.table
     screen.print(work.summary(), highlight=False)
     if config.dry_run:
         _print_plan(work, screen)
@@ -68,7 +121,7 @@ def run(config: ReproduceConfig) -> None:
         elif config.close:
             work.cells = _close(work, screen)
             _print_plan(work, screen)
-        return
+        return 0
     work.keep()
     interrupted = work.do(screen, until)
     if config.close and (interrupted or work.failed):
@@ -80,13 +133,9 @@ def run(config: ReproduceConfig) -> None:
         screen.print(f"failed {job.label}: {job.reason}; see {job.log}", highlight=False, markup=False, soft_wrap=True)
     work.library.forget()
     # The table is written beside the light copies of its runs.
-    show_filled(fill(table, work.library), path_of(table, root / "results" / table.experiment.name, config.corpora))
-    if interrupted and time.monotonic() < until:
-        raise Stopped(interrupted)
-    if work.failed:
-        if all(job.exit_code == USER_ERROR for job in work.failed):
-            raise UserError(f"{plural(len(work.failed), 'job')} failed; {same_command()} skips the finished jobs")
-        raise SystemExit(1)
+    folder = work.root / "results" / table.experiment.name
+    show_filled(fill(table, work.library), path_of(table, folder, config.corpora))
+    return interrupted
 
 
 def _print_plan(work: Work, screen: Console) -> None:

@@ -4,6 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 
+from memexp.cli.together import in_all_processes
 from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
@@ -13,6 +14,10 @@ from memexp.wording import plural
 
 def run(config: TrainConfig) -> None:
     """Train to the end and score the held-out documents, unless that is done already; with profile=true, only profile some steps."""
+    in_all_processes(_train, config)
+
+
+def _train(config: TrainConfig) -> None:
     from memexp.config.checks import remarks
     from memexp.cost.memory import refuse_what_cannot_fit
     from memexp.data.classes import for_task
@@ -21,6 +26,7 @@ def run(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, pick_documents, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
+    from memexp.ranks.exchange import first, is_first, ranks
     from memexp.store.scores import never_full
     from memexp.terminal import escape, escape_lines, tell, warn
     from memexp.train.interrupt import Interrupted
@@ -29,11 +35,12 @@ def run(config: TrainConfig) -> None:
     from memexp.wording import number
 
     root = find_root(config.root)
+    first(lambda: prepare(config.data, root) and None)
     corpus = for_task(prepare(config.data, root), config.data)
     _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
     spec = specify(config, corpus, root)
     config = spec.config
-    refuse_what_cannot_fit(config, vocabulary=corpus.vocabulary)
+    refuse_what_cannot_fit(replace(config, lanes=max(1, config.lanes // ranks())), vocabulary=corpus.vocabulary)
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile
@@ -44,7 +51,8 @@ def run(config: TrainConfig) -> None:
     for split in {config.eval.split, *(["valid"] if config.validate_every else [])}:
         # refuses before the work if there is none
         pick_documents(corpus, replace(config.eval, split=split, documents=1))
-    announce(spec.run.path)
+    if is_first():
+        announce(spec.run.path)
     if is_cut(corpus.manifest):
         print(escape(f"{corpus.name} is {splitting_of(corpus.manifest)}"))
     tell([*spec.notes, *remarks(config), *_read_alike(config, len(corpus.split("train")))])
@@ -53,13 +61,18 @@ def run(config: TrainConfig) -> None:
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
-    if not (trained.summary or {}).get("tokens"):
+    if config.steps and not (trained.summary or {}).get("tokens"):
         warn(
             f"nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
             "documents, which were not reached; increase steps, segment or accumulate"
         )
     request = Request(config.eval, device=config.device)
-    score = kept_score(trained, config, request) or score_run(spec, request, command=command)
+    if not first(lambda: kept_score(trained, config, request) is not None):
+        score_run(spec, request, command=command)
+    if not is_first():
+        return
+    score = kept_score(trained, config, request)
+    assert score is not None
     summary = score.summary
     print(
         f"{escape(trained.name)}: perplexity {number(summary['perplexity'], 3)} ({summary['nats_per_token']:.4f} nats per token) on "

@@ -14,6 +14,7 @@ from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.state import detach
+from memexp.model.watching import watching
 from memexp.train.optimizer import build_optimizer
 
 OPTIM = Optim(name="adamw", rate=1e-3, betas=[0.9, 0.98], weight_decay=0.01)
@@ -91,7 +92,7 @@ def settings_of(arch: Arch, *, mem: int, work: Work) -> TrainConfig:
 
 
 def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
-    """A training step of the model of these settings: forward, backward and AdamW. Its memory is full from the start."""
+    """A training step of the model of these settings that is not logged: forward, backward and AdamW. Its memory is full."""
     torch.manual_seed(0)
     model = build_model(config, vocabulary=work.vocabulary)
     optimizer = build_optimizer(model, OPTIM)
@@ -107,7 +108,8 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
     def step() -> None:
         nonlocal state
         optimizer.zero_grad(set_to_none=True)
-        output = model(tokens, valid, state, reset)
+        with watching(False):
+            output = model(tokens, valid, state, reset)
         nats = model.head.nats(output.hidden_BTD, targets).mean()
         torch.stack([nats, *output.aux.values()]).sum().backward()
         optimizer.step()

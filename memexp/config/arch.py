@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 from memexp.config.field import MOST_LAYERS, UNSET, default_of, setting
-from memexp.config.groups import POSITIONS, Size
+from memexp.config.groups import PLACES, POSITIONS, Optim, Size
 from memexp.errors import UserError
 
 
@@ -23,6 +23,7 @@ class Beside(Protocol):
     bptt_segments: int
     recompute: bool
     size: Size
+    optim: Optim
 
 
 @dataclass
@@ -58,6 +59,10 @@ class Arch:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
 
+    def beside_a_checkpoint(self) -> str | None:
+        """What keeps the layers of a published checkpoint from taking the place of ours, as "arch.x is y"; None: nothing does."""
+        return f"arch is {self.name}"
+
     def check(self, beside: Beside) -> None:
         """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
 
@@ -69,6 +74,11 @@ class Arch:
             raise UserError(
                 f"arch.name is {self.name!r}; expected {' or '.join(names)}, the architectures with these options. Likely cause: a "
                 "file of your own in arch/, which keeps the name of the architecture that it configures"
+            )
+        if beside.size.checkpoint is not None and (why := self.beside_a_checkpoint()) is not None:
+            raise UserError(
+                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn or rmt with their "
+                "defaults at size=checkpoint"
             )
         if beside.mem > 0 and not self.mem_unit:
             raise UserError(
@@ -129,6 +139,25 @@ class AttentionArch(Arch):
         departure=True,
     )
 
+    def _not_of_a_checkpoint(self) -> str | None:
+        """The option of attention that a checkpoint, whose attention is its own, does not have; None: there is none."""
+        own = {
+            "position": "none",
+            "normalise": False,
+            "scale": 1.0,
+            "key_smear": False,
+            "keys_as_queries": False,
+            "dropout": 0.0,
+        }
+        return next(
+            (
+                f"arch.{name} is {str(getattr(self, name)).lower()}"
+                for name, value in own.items()
+                if getattr(self, name) != value
+            ),
+            None,
+        )
+
     def check(self, beside: Beside) -> None:
         """Refuse a scale without normalisation too, and sizes that do not fit the position encoding."""
         super().check(beside)
@@ -154,21 +183,30 @@ REACH = (
 )
 
 
+SINKS = (
+    "first tokens of a document that stay in the cache, in addition to its length, just before the others (StreamingLLM); a published "
+    "checkpoint needs them"
+)
+
+
 @dataclass
 class VanillaArch(AttentionArch):
     """Group `arch`, a decoder without memory."""
 
     _target_: str = class_name("vanilla.Vanilla")
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
 
 @dataclass
-class XlArch(AttentionArch):
-    """Group `arch`, Transformer-XL, plain and enhanced."""
+class CacheArch(AttentionArch):
+    """Options of every architecture whose memory is a cache."""
 
     mem_unit: ClassVar[str] = "tokens of cache in every layer"
     resizable: ClassVar[bool] = True
 
-    _target_: str = class_name("xl.Xl", "xl_enhanced.XlEnhanced")
     reach: str = setting(
         "all",
         REACH.format(cache="mem"),
@@ -180,6 +218,31 @@ class XlArch(AttentionArch):
     def tokens_to_fill(self, mem: int) -> int:
         """The cache holds `mem` tokens."""
         return mem
+
+
+@dataclass
+class XlArch(CacheArch):
+    """Group `arch`, Transformer-XL."""
+
+    _target_: str = class_name("xl.Xl")
+
+    sinks: int = setting(0, SINKS, unit="tokens", low=0, later=True)
+
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too sinks that no token would see."""
+        super().check(beside)
+        check_sinks(self.sinks, self.reach)
+
+
+@dataclass
+class XlEnhancedArch(CacheArch):
+    """Group `arch`, Transformer-XL with enhanced recurrence."""
+
+    _target_: str = class_name("xl_enhanced.XlEnhanced")
 
 
 @dataclass
@@ -268,6 +331,14 @@ class KnnArch(PairArch):
     )
     knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
     reach: str = setting("all", REACH.format(cache="arch.cache"), choices=("all", "window"), later=True)
+    sinks: int = setting(0, SINKS, unit="tokens", low=0, later=True)
+    place: str = setting(
+        "none",
+        "where the memory stands for a query whose position turns it (rotary, xpos, most checkpoints): none: at the query's own place, "
+        "without positions; edge: where its cache begins",
+        choices=PLACES,
+        later=True,
+    )
     negatives: int = setting(
         0,
         "other lanes whose last segment each token of training sees besides that of its own document, so that keys of other documents "
@@ -286,12 +357,24 @@ class KnnArch(PairArch):
         """Through the last segments, if training sees those of other lanes."""
         return self.negatives > 0
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Routed search and negatives too, which compare heads one by one."""
+        if self.search == "routed":
+            return "arch.search is routed"
+        return f"arch.negatives is {self.negatives}" if self.negatives else self._not_of_a_checkpoint()
+
     def check(self, beside: Beside) -> None:
         """Check the memory of pairs too, that a window is not empty, and that there are as many lanes as negatives need."""
         super().check(beside)
         if self.negatives:
             self._check_negatives(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
+        check_sinks(self.sinks, self.reach)
+        if self.place == "edge" and self.position not in ("rotary", "xpos") and beside.size.checkpoint is None:
+            raise UserError(
+                f"arch.place is edge but arch.position is {self.position}, which turns no query; expected arch.place=none, or "
+                "arch.position=rotary"
+            )
         if self.reach == "window" and not self.cache:
             raise UserError(
                 "arch.reach is window but arch.cache is 0, so a token would see only itself; expected arch.reach=all, or a larger "
@@ -391,6 +474,10 @@ class RmtArch(AttentionArch):
         later=True,
     )
 
+    def beside_a_checkpoint(self) -> str | None:
+        """The auxiliary loss too, whose extra word the output layer of a checkpoint does not have."""
+        return f"arch.aux_weight is {self.aux_weight:g}" if self.aux_weight else self._not_of_a_checkpoint()
+
     def check(self, beside: Beside) -> None:
         """Refuse too to choose who sees a cache that is not there."""
         super().check(beside)
@@ -448,6 +535,73 @@ class ArmtArch(AttentionArch):
             raise UserError(
                 f"arch.key_size is {self.key_size} but arch.memory is parallel, which has no keys; expected arch.key_size=64, or "
                 "arch.memory=associative"
+            )
+
+
+@dataclass
+class DeltaArch(AttentionArch):
+    """Group `arch`, Gated DeltaNet beside attention in a window."""
+
+    mem_unit: ClassVar[str] = "rows of the matrix of each head of a recurrent layer, the size of its keys"
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("delta.Delta")
+
+    window: int = setting(
+        512,
+        "tokens that each token of a layer with attention sees before itself; 0: all layers are recurrent, and the options of attention "
+        "have no effect",
+        unit="tokens",
+        low=0,
+    )
+    recurrent_layers: list[int] = setting(
+        [],
+        "layers with a matrix instead of attention, counted from 1; empty: every second layer from the first on",
+        of_memory=True,
+    )
+    write: str = setting(
+        "delta",
+        "what a token writes at its key: delta: its value in the place of what the matrix recalls there; add: its value is added",
+        choices=("delta", "add"),
+        of_memory=True,
+    )
+    decay: str = setting(
+        "head",
+        "what forgets by itself, by a share that depends on the token: head: all rows of a head's matrix alike; channel: each row with a "
+        "share of its own, as in KDA; none: nothing, as in DeltaNet",
+        choices=("none", "head", "channel"),
+        of_memory=True,
+    )
+    unit_keys: bool = setting(
+        True, "queries and keys of recurrent layers have unit norm; arch.write=delta needs it", of_memory=True
+    )
+    value_factor: int = setting(
+        2, "values of recurrent layers are so many times as long as their keys", low=1, of_memory=True
+    )
+
+    def recurrent(self, layers: int) -> list[int]:
+        """The recurrent layers of a network of so many layers with a memory, in order, counted from 1."""
+        return sorted(self.recurrent_layers) or list(range(1, layers + 1, 2 if self.window else 1))
+
+    def check(self, beside: Beside) -> None:
+        """Check too that there is a window where there is attention, and that writes cannot grow without limit."""
+        super().check(beside)
+        check_layers("recurrent_layers", self.recurrent_layers, beside)
+        others = beside.size.layers - len(self.recurrent(beside.size.layers)) if beside.mem else beside.size.layers
+        if not self.window and others:
+            raise UserError(
+                f"arch.window is 0 but {others} of {beside.size.layers} layers have attention, so that their tokens would see only "
+                "themselves; expected a larger arch.window, or only recurrent layers (mem above 0, arch.recurrent_layers=[])"
+            )
+        if self.window and not others:
+            raise UserError(
+                f"arch.window is {self.window} but all {beside.size.layers} layers are recurrent, so it has no effect; expected "
+                "arch.window=0, or fewer arch.recurrent_layers"
+            )
+        if self.write == "delta" and not self.unit_keys:
+            raise UserError(
+                "arch.unit_keys is false but arch.write is delta, whose corrections grow without limit if keys are long; expected "
+                "arch.unit_keys=true, or arch.write=add"
             )
 
 
@@ -635,10 +789,23 @@ def check_layers(name: str, layers: list[int], beside: Beside) -> None:
         raise UserError(f"arch.{name} is {layers}; expected different layers from 1 to {beside.size.layers}")
 
 
+def check_sinks(sinks: int, reach: str) -> None:
+    """Refuse sinks that a window hides.
+
+    Raises:
+        UserError: names both options.
+    """
+    if sinks and reach == "window":
+        raise UserError(
+            f"arch.sinks is {sinks} but arch.reach is window, which shows a token only those just before it; expected arch.sinks=0, or "
+            "arch.reach=all"
+        )
+
+
 ARCHS: dict[str, type[Arch]] = {
-    "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
+    "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlEnhancedArch, "compressive": CompressiveArch,
     "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
-    "infini": InfiniArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
+    "infini": InfiniArch, "delta": DeltaArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip
 """Schema of each `conf/arch` file, by the file's name."""
 

@@ -153,6 +153,19 @@ def _check_train(config: TrainConfig) -> None:
             f"multiple of {window}, because a step consists of whole gradient windows of bptt_segments + 1 segments"
         )
     config.arch.check(config)
+    if not config.steps and config.optim.train != "none":
+        raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
+    if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
+        raise UserError(
+            f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
+            "optim.train=lora with it"
+        )
+    if config.size.checkpoint is not None and config.data.task == "classify":
+        raise UserError(
+            "data.task is classify, but the vocabulary of a published checkpoint has no entries for classes; expected task=predict with "
+            "size=checkpoint"
+        )
+    _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:
         raise UserError(
             "data.cut is chunks but data.max_document is 0, so documents are read whole; expected the length of a chunk in "
@@ -188,6 +201,21 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
     if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
+
+
+def _check_devices(config: TrainConfig) -> None:
+    count = config.devices * config.nodes
+    if count and config.lanes % count:
+        raise UserError(
+            f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
+            f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
+        )
+    if config.nodes > 1 and not config.devices:
+        raise UserError(f"nodes is {config.nodes} but devices is 0; expected the number of devices of each machine")
+    if count > 1 and config.profile:
+        raise UserError(
+            f"profile is true with {count} devices; expected devices=1, because a profile is of one process"
+        )
 
 
 def _check_growth(config: TrainConfig) -> None:
@@ -246,6 +274,20 @@ def _amount(config: TrainConfig) -> str:
     return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"
 
 
+def _checkpoint(config: TrainConfig) -> str:
+    """Which checkpoint is read, under which licence, and what is trained of it."""
+    size = config.size
+    at = f" at {size.revision[:8]}" if size.revision else ""
+    trained = {
+        "all": "all its weights are trained",
+        "memory": "only the weights of the memory are trained",
+        "lora": f"additions of rank {config.optim.rank} and the weights of the memory are trained",
+        "none": "it is scored as it is, without a step",
+    }
+    licence = f"licence {size.licence}" if size.licence else "which names no licence"
+    return f"checkpoint: {size.checkpoint}{at}, {licence}; {trained[config.optim.train]}; its dropout is off"
+
+
 def _tokens(count: int) -> str:
     return f"{count:,}" if count else "whole documents"
 
@@ -256,6 +298,8 @@ def remarks(config: Any) -> list[Remark]:
         return []
     lines: list[Remark] = []
     lines.append(Remark(_amount(config), warns=False))
+    if config.size.checkpoint is not None:
+        lines.append(Remark(_checkpoint(config), warns=False))
     if departing := departures(config):
         lines.append(Remark(f"departs from the papers: {', '.join(departing)}", warns=False))
     if 0 < config.steps <= config.optim.warmup:

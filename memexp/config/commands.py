@@ -7,7 +7,7 @@ unless the unit says otherwise.
 
 from dataclasses import dataclass, field
 
-from memexp.config.field import AS_TYPED, MOST_JOBS, MOST_THREADS, UNSET, setting
+from memexp.config.field import AS_TYPED, MOST_DEVICES, MOST_JOBS, MOST_THREADS, UNSET, setting
 from memexp.config.groups import Data, Rescoring, Scored
 from memexp.config.train import Command, TrainConfig
 
@@ -68,7 +68,15 @@ class EvalConfig(Command):
         high=64,
     )
     device: str = setting("auto", "auto: CUDA if there is a GPU", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
+    devices: int = setting(
+        0,
+        "devices of each machine that share the documents, a process each; 0: one, or as many as torchrun or srun has started processes",
+        unit="devices",
+        low=0,
+        high=MOST_DEVICES,
+    )
+    nodes: int = setting(1, "machines with so many devices each", unit="nodes", low=1)
+    threads: int = setting(0, "CPU threads of each process; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
     force: bool = setting(False, "score again even if this score exists already")
 
 
@@ -138,7 +146,11 @@ class TableConfig(Command):
             "f1_macro",
         ),
     )
-    by: str = setting("", "a property of the answers, such as length; the table has a column for each of its values")
+    by: str = setting(
+        "",
+        "a property of the answers, such as length; the table has a column for each of its values. position: how far a token is from its "
+        "document's start, with metric=nats, perplexity or bits_per_token; with out=DIR also a plot",
+    )
     gauges: list[str] = setting([], "gauges to show, each a mean over segments")
     eval: Scored = field(default_factory=Scored)
     out: str | None = setting(
@@ -162,6 +174,12 @@ class OfAnExperiment(Command):
 class ReproduceConfig(OfAnExperiment):
     """memexp reproduce NAME: train and score the missing cells of a paper's table, then show the table."""
 
+    table: str = setting(
+        UNSET,
+        "the name of an experiment, such as memorizing/table4; or all: first the tables in which training decides the most pairs of rows "
+        "for each token",
+        unit="experiment",
+    )
     seeds: list[int] = setting([], "random seeds to train with; empty: the experiment's", low=0)
     budget: str | None = setting(
         None,

@@ -61,8 +61,8 @@ SIZE_UNITS = ("tokens", "pairs", "slots", "bytes")
 """Units whose values may be written with a binary suffix: 64k = 65,536, 1m = 1,048,576."""
 
 
-MOST_THREADS, MOST_JOBS, MOST_LAYERS = 1024, 1024, 1000
-"""More threads fail in libraries, and more layers take minutes to build; no machine needs them."""
+MOST_THREADS, MOST_JOBS, MOST_LAYERS, MOST_DEVICES = 1024, 1024, 1000, 1024
+"""More threads fail in libraries, and more layers take minutes to build; no machine needs them, or has more devices."""
 
 AUTO = "auto"
 """A choice that the device makes."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from memexp.config.arch import Arch
-from memexp.config.field import AUTO, MOST_JOBS, MOST_THREADS, default_of, group, setting
+from memexp.config.field import AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, default_of, group, setting
 from memexp.config.groups import Data, Optim, Scoring, Size, Tracker, cutoffs_in_force
 
 
@@ -49,7 +49,7 @@ class TrainConfig(Command):
     bptt_segments: int = setting(
         0, "largest number of segment borders that a gradient crosses (truncated BPTT)", unit="segments", low=0
     )
-    steps: int = setting(1000, "optimizer steps", unit="steps", low=1)
+    steps: int = setting(1000, "optimizer steps; 0 with optim.train=none", unit="steps", low=0)
     seed: int = setting(0, "random seed of the weights, the order of documents, crops and dropout", low=0)
     recompute: bool = setting(
         False,
@@ -77,9 +77,18 @@ class TrainConfig(Command):
         effect="speed",
     )
     device: str = setting("auto", "auto: CUDA if there is a GPU", choices=("auto", "cpu", "cuda"), effect="speed")
+    devices: int = setting(
+        0,
+        "devices of each machine that share the lanes, a process each; 0: one, or as many as torchrun or srun has started processes",
+        unit="devices",
+        low=0,
+        high=MOST_DEVICES,
+        effect="speed",
+    )
+    nodes: int = setting(1, "machines with so many devices each", unit="nodes", low=1, effect="speed")
     threads: int = setting(
         0,
-        "CPU threads; 0: torch decides, or in a sweep each job gets an equal share of the cores",
+        "CPU threads of each process; 0: torch decides, or in a sweep each job gets an equal share of the cores",
         unit="threads",
         low=0,
         high=MOST_THREADS,

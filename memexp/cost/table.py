@@ -98,7 +98,7 @@ def operations_by_precision(config: TrainConfig) -> Operations:
         model = build_model(config, vocabulary=vocabulary_of(config))
     inner = size.heads * size.head_size
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
-    attention = 2 * size.layers * inner * model.attended
+    attention = 2 * model.attention_layers * inner * model.attended
     layers = (weights + attention) * model.positions / config.segment + model.memory_cost.recurrence
     memory = model.memory_cost
     return Operations(

@@ -22,6 +22,7 @@ import numpy as np
 
 from memexp.data.corpus import TokenDocument
 from memexp.errors import UserError
+from memexp.ranks.place import share
 
 Array = TypeVar("Array")
 Other = TypeVar("Other")
@@ -74,6 +75,11 @@ class _Reading:
     @property
     def done(self) -> bool:
         return self.position >= len(self.tokens) - 1
+
+    def scored(self, segment: int) -> int:
+        """Targets of the segment that is next that are scored."""
+        start, end = self.position, self.end(segment)
+        return end - start if self.answers is None else int(self.answers[start + 1 : end + 1].sum())
 
     def end(self, segment: int) -> int:
         """The position behind the segment that is next."""
@@ -240,8 +246,7 @@ class TrainingLanes:
             cut: what a visit to a longer document reads: a random crop, or one of the consecutive chunks that it is cut into.
             growth: how crops grow to `max_document`; None: they always have it.
             drop_tails: leave out what does not fill a segment at the end of a visit, unless it is all of it.
-            rank, ranks: which process this is, counted from 0, and how many there are; for a trainer of several processes,
-                which memexp does not have yet.
+            rank, ranks: which process this is, counted from 0, and how many there are.
 
         Raises:
             UserError: no document has two tokens, answers or what they need would be dropped, or the lanes cannot be shared out evenly.
@@ -263,7 +268,10 @@ class TrainingLanes:
                 f"its answers need all that stands before them; expected {name}=0, or more"
             )
         if lanes % ranks:
-            raise UserError(f"lanes is {lanes} with {ranks} processes; expected a multiple, for all read as many")
+            raise UserError(
+                f"lanes is {lanes} with {ranks} processes; expected a multiple, because each process has a device and reads as many "
+                "lanes as the others"
+            )
         self._segment = segment
         self._visit = _Visits(
             documents,
@@ -275,10 +283,12 @@ class TrainingLanes:
             growth=growth,
             tails=not drop_tails,
         )
-        self._own = slice(rank * lanes // ranks, (rank + 1) * lanes // ranks)
+        self._own = share(lanes, rank, ranks)
         self._visits = list(range(lanes))
         self._readings = [self._visit[number] for number in self._visits]
         self._next_visit = lanes
+        self.scored = 0
+        """Targets of the last batch that are scored, in the lanes of all processes."""
 
     def __iter__(self) -> Iterator[Batch[np.ndarray]]:
         return self
@@ -290,6 +300,7 @@ class TrainingLanes:
                 self._readings[lane] = self._visit[self._next_visit]
                 self._next_visit += 1
         batch = _segment_of(self._readings[self._own], self._segment)
+        self.scored = sum(reading.scored(self._segment) for reading in self._readings)
         for reading in self._readings:
             reading.position = reading.end(self._segment)
         return batch

@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,12 +25,14 @@ from memexp.data.library import prepare
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
-from memexp.eval.score import Scores, score_documents
+from memexp.eval.score import Scores, has_answers, others, put_together, score_documents, shares
 from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
+from memexp.ranks import watch
+from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console, warn
@@ -67,8 +69,8 @@ def evaluate(
     """
     config = with_mem(settings, request.mem, run=run)
     check_scoring(config.data, request.scoring)
-    if not force and (kept := kept_score(run, config, request)) is not None:
-        return kept
+    if not force and first(lambda: kept_score(run, config, request) is not None):
+        return _score_of(run, config, request)
     with _folder_of(_score_of(run, config, request)):
         return score_run(reopen(run, config, root), request, command=command)
 
@@ -76,12 +78,13 @@ def evaluate(
 @contextmanager
 def _folder_of(score: Score) -> Iterator[None]:
     """Make the folder of a score, before hours of work; if nothing is written to it, remove it again."""
-    make_writable(score.path)
+    first(lambda: make_writable(score.path))
     try:
         yield
     finally:
-        remove_if_empty(score.path)
-        remove_if_empty(score.path.parent)
+        if is_first():
+            remove_if_empty(score.path)
+            remove_if_empty(score.path.parent)
 
 
 def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
@@ -99,6 +102,8 @@ def _score_of(run: Run, config: TrainConfig, request: Request) -> Score:
 
 def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
     """Score a run's documents with its last weights, and write the nats of every token.
+
+    Several processes share the documents; the first one writes.
 
     Args:
         spec: the run, with the size of the memory to score in `spec.config`.
@@ -118,6 +123,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
     model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
     device = describe(next(model.parameters()).device, asked=request.device)
     documents = pick_documents(corpus, scoring)
+    watch.begin()
     began = time.perf_counter()
     scores = score_with_progress(
         model,
@@ -158,6 +164,12 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         "command": command,
         "config_hash": spec.hash,
     }
+    first(lambda: _write(run, score, scores, summary, documents, tokens))
+
+
+def _write(
+    run: Run, score: Score, scores: Scores, summary: dict[str, Any], documents: list[TokenDocument], tokens: np.ndarray
+) -> None:
     rows = _document_rows(documents, tokens, scores)
     if run.summary is None:
         raise UserError(
@@ -180,9 +192,11 @@ def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) 
     if not np.isfinite(scores.nats).all():
         at = int(np.flatnonzero(~np.isfinite(scores.nats))[0])
         document = int(np.searchsorted(np.cumsum(scores.lengths), at, side="right"))
-        raise UserError(
-            f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
-            "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+        raise agreed(
+            UserError(
+                f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
+                "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+            )
         )
 
 
@@ -268,8 +282,9 @@ def score_with_progress(
     retrieved: int,
     title: str,
 ) -> Scores:
-    """Score documents and show a progress bar with tokens and time left."""
-    total = sum(min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents)
+    """Score documents and show a progress bar with tokens and time left; of several processes, those of the first."""
+    sizes = _sizes(documents, scoring)
+    total = sum(sizes[index] for index in shares(sizes, ranks())[rank()])
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console()) as progress:
         task = progress.add_task(f"scoring {title}", total=total)
@@ -296,17 +311,31 @@ def _score(
     retrieved: int = 0,
     advance: Any = None,
 ) -> Scores:
-    return score_documents(
-        model,
-        documents,
-        lanes=scoring.lanes,
-        max_document=scoring.max_document,
-        memory=memory,
-        answers_from=answers_from,
-        retrieved=retrieved,
-        arithmetic=arithmetic(config),
-        progress=advance,
-    )
+    """Score documents, which several processes share; each of them has the scores of all."""
+    mine = shares(_sizes(documents, scoring), ranks())[rank()]
+    foreign = others(documents) if memory == "foreign" else None
+    own = None
+    if mine:
+        own = score_documents(
+            model,
+            [documents[index] for index in mine],
+            lanes=-(-scoring.lanes // ranks()),
+            max_document=scoring.max_document,
+            memory=memory,
+            answers_from=answers_from,
+            retrieved=retrieved,
+            arithmetic=arithmetic(config),
+            progress=advance,
+            foreign=None if foreign is None else [foreign[index] for index in mine],
+            answered=has_answers(documents),
+        )
+    parts = [(scores, indices) for scores, indices in told((own, mine)) if scores is not None]
+    return parts[0][0] if ranks() == 1 else put_together(parts)
+
+
+def _sizes(documents: Sequence[TokenDocument], scoring: Scoring) -> list[int]:
+    """How many targets of each document are read."""
+    return [min(len(document.tokens) - 1, scoring.max_document or len(document.tokens)) for document in documents]
 
 
 def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig:
@@ -363,11 +392,12 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> Non
     """
     config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
     saved = path.stat().st_size if path.is_file() else 0
-    needed = 4 * size.width * max(size.layers, spec.corpus.vocabulary)  # each layer and token has a vector
+    # each layer and token has a vector; of a published checkpoint only what was trained is saved
+    needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
         with torch.device("meta"):
             model = build_model(config, vocabulary=spec.corpus.vocabulary)
-            needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+            needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             state = model.init_state(1)
             memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))
         on_gpu = device.type == "cuda"

@@ -20,6 +20,7 @@ from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import AnyTree, Tree, fork
 from memexp.model.transformer.numerics import FP32, Arithmetic
+from memexp.model.watching import Gauges, is_fill
 from memexp.store.folder import RETRIEVED
 from memexp.train.batch import to_device
 
@@ -39,6 +40,8 @@ class Scores(NamedTuple):
     """`memexp.store.folder.RETRIEVED`, one row per scored token; None if it was not asked for."""
     gauges: dict[str, float]
     """The model's gauges, averaged over all strides of all documents; `memory_fill*` and `memory_between*` are left out."""
+    strides: int
+    """How many strides these are means over."""
 
 
 class _Living(NamedTuple):
@@ -61,6 +64,8 @@ def score_documents(
     retrieved: int = 0,
     arithmetic: Arithmetic = FP32,
     progress: Any = None,
+    foreign: Sequence[TokenDocument] | None = None,
+    answered: bool | None = None,
 ) -> Scores:
     """Score the first `max_document` targets of each document (0: all), or only the answers among them.
 
@@ -73,6 +78,8 @@ def score_documents(
         answers_from: the first token id that can be an answer; smaller ids are excluded when an answer is predicted.
         retrieved: how many of the memory positions that each token read to keep; 0 for none.
         progress: called after each stride with the number of targets that were read.
+        foreign: for each document the other one whose memory it reads; default: `others` of these documents.
+        answered: whether to predict answers; default: whether one of these documents has any.
 
     Raises:
         UserError: memory is foreign and there is no other document; or `retrieved` is set, but the model retrieves nothing,
@@ -81,7 +88,7 @@ def score_documents(
     model.eval()
     device = next(model.parameters()).device
     scored = [document.scored(max_document) for document in documents]
-    answered = any(document.answers is not None for document in documents)
+    answered = has_answers(documents) if answered is None else answered
     if retrieved and (answered or memory != "on"):
         seen = "only answers are scored" if answered else f"memory is {memory}"
         raise UserError(
@@ -91,7 +98,7 @@ def score_documents(
     nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
     said = [np.zeros(len(document.tokens), np.int64) for document in documents]
     positions = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
-    gauges: dict[str, Tensor] = {}
+    gauges: Gauges = {}
     fills: list[Tensor] = []
     strides = 0
     lanes = max(1, min(lanes, len(documents)))
@@ -99,17 +106,18 @@ def score_documents(
     def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
         return _living(scoring_batches(documents, lanes=lanes, segment=model.stride, max_document=max_document), lanes)
 
-    foreign = (
-        _memories(model, batches(_others(documents)), lanes, arithmetic=arithmetic) if memory == "foreign" else None
-    )
+    memories = None
+    if memory == "foreign":
+        read = others(documents) if foreign is None else foreign
+        memories = _memories(model, batches(read), lanes, arithmetic=arithmetic)
     state = model.init_state(lanes)
     for batch, still in batches(documents):
         inputs = to_device(batch, device)
         state = model.clear(_lanes_of(state, still), inputs.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
-        if foreign is not None:
-            state = state._replace(memory=next(foreign))
+        if memories is not None:
+            state = state._replace(memory=next(memories))
         with arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
@@ -127,7 +135,7 @@ def score_documents(
                 _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
         strides += len(still)
         for name, value in output.gauges.items():
-            if name.startswith("memory_fill"):
+            if is_fill(name):
                 fills.append(value)
             elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
@@ -140,10 +148,67 @@ def score_documents(
         said=_joined(said, scored) if answered else None,
         retrieved=_joined(positions, scored) if retrieved else None,
         gauges={name: float(total) / strides for name, total in gauges.items()},
+        strides=strides,
     )
 
 
-def _others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
+def has_answers(documents: Sequence[TokenDocument]) -> bool:
+    """Whether only answers are scored in one of the documents."""
+    return any(document.answers is not None for document in documents)
+
+
+def shares(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """Which documents each of several processes scores: the longest first, each to the process that has least to read.
+
+    Args:
+        sizes: how much of each document is read.
+
+    Returns:
+        The indices of each process's documents, in their order. With fewer documents than processes some have none.
+    """
+    loads, found = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        least = loads.index(min(loads))
+        found[least].append(index)
+        loads[least] += sizes[index]
+    return [sorted(indices) for indices in found]
+
+
+def put_together(parts: Sequence[tuple[Scores, list[int]]]) -> Scores:
+    """The scores of all documents, in their order, from those of several processes.
+
+    Args:
+        parts: the scores of each process that has scored any, and the indices of its documents.
+    """
+    place = {index: number for number, index in enumerate(index for _, indices in parts for index in indices)}
+    lengths = [length for scores, _ in parts for length in scores.lengths]
+    order = [place[index] for index in range(len(place))]
+
+    def in_order(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+        if any(array is None for array in arrays):
+            return None
+        pieces = np.split(np.concatenate([array for array in arrays if array is not None]), np.cumsum(lengths)[:-1])
+        return np.concatenate([pieces[number] for number in order])
+
+    nats = in_order([scores.nats for scores, _ in parts])
+    assert nats is not None
+    fills = [scores.memory_fill for scores, _ in parts if scores.memory_fill is not None]
+    strides = sum(scores.strides for scores, _ in parts)
+    return Scores(
+        nats=nats,
+        lengths=[lengths[number] for number in order],
+        memory_fill=max(fills, default=None),
+        said=in_order([scores.said for scores, _ in parts]),
+        retrieved=in_order([scores.retrieved for scores, _ in parts]),
+        gauges={
+            name: sum(scores.gauges[name] * scores.strides for scores, _ in parts) / strides
+            for name in parts[0][0].gauges
+        },
+        strides=strides,
+    )
+
+
+def others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
     """For each document the next document, cut or repeated to the same length, so that both are read in parallel."""
     if len(documents) < 2:
         raise UserError(

@@ -40,11 +40,22 @@ def _as_today(config: dict[str, Any], schema: Any, path: Path, group: str = "") 
     complete = {name: config.get(name, default_of(item)) for name, item in known.items()}
     for name, value in complete.items():
         if isinstance(nested := getattr(schema, name), SourceOptions):
-            complete[name] = asdict(read_source(value))
+            complete[name] = _source_as_today(value)
         elif is_dataclass(nested):
             value = value if isinstance(value, dict) else asdict(value)
             complete[name] = _as_today(value, nested, path, f"{group}{name}.")
     return complete
+
+
+_sources: dict[str, dict[str, Any]] = {}
+
+
+def _source_as_today(options: Any) -> dict[str, Any]:
+    """The options of a source, completed to today's schema. Many runs have the same, and checking their types is slow."""
+    key = repr(options)
+    if key not in _sources:
+        _sources[key] = asdict(read_source(options))
+    return _sources[key]
 
 
 @dataclass

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from memexp.errors import UserError, did_you_mean
 from memexp.experiment.cells import cells, chosen_columns, data_of
-from memexp.experiment.definition import Experiment, Scale, load
+from memexp.experiment.definition import Experiment, Scale, experiments, load
 from memexp.experiment.published import Published, load_published
 from memexp.experiment.settings import Wanted, wanted
 
@@ -57,3 +58,21 @@ def open_table(name: str, *, scale: str, data: Sequence[str] = (), seeds: Sequen
     composed = wanted(cells(experiment, scale, data=data, seeds=seeds))
     columns = {label: data_of(experiment, scale, label) for label in chosen_columns(experiment, scale, data)}
     return PaperTable(experiment, scale, columns, composed, load_published(experiment.paper, experiment.table))
+
+
+def open_all(*, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PaperTable]:
+    """Load every table that can be run, without those that have none of the columns in `data`; sorted by name.
+
+    Raises:
+        UserError: no table has a column of `data`, or a cell cannot be composed.
+    """
+    can_run = [one for one in map(load, experiments()) if one.needs is None and scale in one.scales]
+    names = {
+        one.name: [word for label in one.columns for word in (label, data_of(one, scale, label))] for one in can_run
+    }
+    known = {word for words in names.values() for word in words}
+    for word in data:
+        if word not in known:
+            raise UserError(f"data is {word!r}; expected a column of some table{did_you_mean(word, known)}")
+    asked = {name: [word for word in data if word in words] for name, words in names.items()}
+    return [open_table(name, scale=scale, data=of, seeds=seeds) for name, of in asked.items() if of or not data]

@@ -30,10 +30,9 @@ class Work:
     """
 
     table: PaperTable
-    root: Path
+    library: Library
     config: ReproduceConfig
     cells: list[Wanted] = field(init=False)
-    library: Library = field(init=False)
     failed: list[JobProcess] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
     _training: dict[str, JobProcess] = field(default_factory=dict)
@@ -42,8 +41,11 @@ class Work:
 
     def __post_init__(self) -> None:
         self.cells = list(self.table.cells)
-        self.library = Library(self.root)
         self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
+
+    @property
+    def root(self) -> Path:
+        return self.library.root
 
     def summary(self) -> str:
         """How many cells are done, and which runs another process trains."""

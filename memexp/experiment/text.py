@@ -1,5 +1,6 @@
 """A paper's table beside ours as a grid of text with notes; every output format writes these words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from memexp.experiment.command_lines import reproduce_words
 from memexp.experiment.reproduction import Reproduction
 from memexp.report.chart import Point
 from memexp.report.metrics import Metric
-from memexp.report.statistics import Agreement, Gap, Spread
+from memexp.report.statistics import MOST_SEEDS, POWER, Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
 from memexp.report.table.text import Grid, unfilled
 from memexp.wording import UNKNOWN, compact, number, plural
@@ -258,6 +259,7 @@ def _trends(table: Reproduction) -> list[str]:
             notes.append(
                 f"{column}: {words} close=true trains one more seed of {plural(len(close), 'row')} in undecided pairs."
             )
+    notes += [note for column, part in parts.items() if (note := _to_decide(table, column, part))]
     for column, part in parts.items():
         notes += [
             f"{column}, against the paper: {pair.first} minus {pair.second} is {_as_printed(table, pair.published, '+')} in the paper, "
@@ -265,6 +267,25 @@ def _trends(table: Reproduction) -> list[str]:
             for pair in part.disagreements
         ]
     return notes
+
+
+def _to_decide(table: Reproduction, column: str, part: Agreement) -> str:
+    """How many seeds each undecided pair needs; empty if that is known for none."""
+    gaps = {pair: gap for pair in part.close if (gap := table.gap(*pair, column)) is not None and gap.seeds}
+    needs = {pair: (gap.seeds_to_decide(), gap.seeds_to_decide(documents=4)) for pair, gap in gaps.items()}
+    if not needs:
+        return ""
+    order = sorted(needs, key=lambda pair: [math.inf if seeds is None else seeds for seeds in needs[pair]])
+    words = [f'"{first}" and "{second}": {_seeds(needs[first, second])}' for first, second in order]
+    return (
+        f"{column}, undecided: seeds that decide a pair with a probability of {100 * POWER:.0f} %, if its difference and spreads are as "
+        f"measured, and in brackets with four times the documents: {'; '.join(words)}."
+    )
+
+
+def _seeds(needed: tuple[int | None, int | None]) -> str:
+    now, with_more = (f"over {MOST_SEEDS}" if seeds is None else str(seeds) for seeds in needed)
+    return f"{now} ({with_more})"
 
 
 def _any_of(table: Reproduction, column: str) -> bool:

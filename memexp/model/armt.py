@@ -31,14 +31,15 @@ from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import mean_of_layers, watched
 
 
 class Written(NamedTuple):
     """The result of a write: the new memory, and means over the lanes of what was written."""
 
     memory: Associations
-    newness: Tensor
-    """Gauge: mean gamma."""
+    newness: list[Tensor]
+    """Gauge: mean gamma; empty if nobody watches."""
 
 
 class AssociativeMemory(nn.Module):
@@ -74,7 +75,7 @@ class AssociativeMemory(nn.Module):
         strength_BM = (at_least_fp32(self.strength(tokens_BMD)) + self.strength_bias).sigmoid().squeeze(-1)
         values_BMD = self.values(tokens_BMD)
         written = associate(memory, keys_BMF, values_BMD, delta=True, strength_BN=strength_BM, growth_BN=growth_BM)
-        return Written(written, growth_BM.mean())
+        return Written(written, [growth_BM.mean()] if watched() else [])
 
 
 def _normed(x_BPD: Tensor) -> Tensor:
@@ -108,13 +109,13 @@ class _Pass:
                 torch.cat([self.memories[index].to(x_BPD.dtype), x_BPD[:, self.read :]], dim=1) if self.read else x_BPD
             )
         read_BPD = self.model.memories[index].read(x_BPD, self.memories[index]).to(x_BPD.dtype)
-        self.shares.append(share_of(read_BPD, x_BPD))
+        self.shares += share_of(read_BPD, x_BPD)
         return x_BPD + read_BPD
 
     def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """Local attention; the gauge is the attention weight on read tokens."""
         if self.read:
-            self.shares.append(share(sight, mask, slice(0, self.read)))
+            self.shares += share(sight, mask, slice(0, self.read))
         return attend(sight, mask)
 
 
@@ -218,7 +219,7 @@ class Armt(DecoderModel):
         if not slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
         outputs = [output_BPD[:, text.stop :] for output_BPD in passed.outputs]
-        gauges = {"memory_share": torch.stack(reading.shares).mean()}
+        gauges = mean_of_layers(memory_share=reading.shares)
         if self.read_tokens:
             memory = tuple(new.to(old.dtype) for new, old in zip(outputs, state.memory, strict=True))
             gauges |= memory_gauges(torch.cat(state.memory, dim=1), torch.cat(memory, dim=1))
@@ -226,9 +227,10 @@ class Armt(DecoderModel):
         there_B = valid_BT.any(-1)
         pairs = enumerate(zip(outputs, state.memory, strict=True))
         written = [self.memories[index].write(output, old, there_B) for index, (output, old) in pairs]
-        with torch.no_grad():
-            gauges["memory_norm"] = torch.stack([size_of(each.memory) for each in written]).mean()
-            gauges["memory_new"] = torch.stack([each.newness for each in written]).mean()
+        gauges |= mean_of_layers(
+            memory_norm=[size for each in written for size in size_of(each.memory)],
+            memory_new=[new for each in written for new in each.newness],
+        )
         return SegmentOutput(hidden_BTD, State((), tuple(each.memory for each in written)), aux={}, gauges=gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:

@@ -30,9 +30,8 @@ from memexp.model.transformer.attention import (
 )
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched, is_fill, mean_of_layers
 from memexp.terminal import Remark
-
-Gauges = dict[str, Tensor]
 
 
 class _Read(NamedTuple):
@@ -157,10 +156,7 @@ class BlockRecurrence(DecoderModel):
         reads, after = self._windows(tokens_BT, valid_BT, state)
         hidden_BTD = torch.cat([read.hidden_BTD for read in reads], dim=1)
         by_window = {name: torch.stack([read.gauges[name] for read in reads]) for name in reads[0].gauges}
-        gauges = {
-            name: values.max() if name.startswith("memory_fill") else values.mean()
-            for name, values in by_window.items()
-        }
+        gauges = {name: values.max() if is_fill(name) else values.mean() for name, values in by_window.items()}
         for index, (old_BMD, new_BMD) in enumerate(zip(self._parts(state)[0], self._parts(after)[0], strict=True)):
             gauges |= self._named(index, memory_gauges(old_BMD, new_BMD))
         return SegmentOutput(hidden_BTD, after, aux={}, gauges=gauges)
@@ -228,14 +224,14 @@ class BlockRecurrence(DecoderModel):
                 from_states: FromStates = self.readers[str(index)](y_BTD, seen[recurrent])
                 x_BTD = x_BTD + layer.dropout(from_states.output_BTD)
                 if recurrent >= 0:
-                    gauges |= self._named(recurrent, {"state_read": _relative_norm(from_states.read_BHTK, local_BHTK)})
+                    gauges |= self._named(recurrent, _state_read(from_states.read_BHTK, local_BHTK))
                     sights.append(sight)
             x_BTD = layer.finish(x_BTD, local_BHTK)
             past_tokens, in_sight = past.keys_BGCK.shape[2], sight.keys_BGSK.shape[2]
             layer_caches.append(newest(sight, heads, past, size=in_sight if size is None else size))
-            shares.append(share(sight, mask, slice(0, past_tokens)))
+            shares += share(sight, mask, slice(0, past_tokens))
         gauges |= {f"{name}_pairs": value for name, value in pairs.gauges.items()}
-        gauges["cache_share"] = torch.stack(shares).mean()
+        gauges |= mean_of_layers(cache_share=shares)
         return _Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), sights, gauges, pairs)
 
     def _rewrite(
@@ -255,7 +251,7 @@ class BlockRecurrence(DecoderModel):
         for index, (vectors, old, sight) in enumerate(zip(self.vectors, seen, sights, strict=True)):
             gated = vectors.rewrite(old, sight.keys_BGSK, sight.values_BGSK, mask_B11S)
             memory.append(torch.where(written_B11, gated.new_BMD, old.vectors_BMD))
-            gauges |= self._named(index, {"gate": gated.keep_BMD.detach().mean()})
+            gauges |= self._named(index, _gate(gated.keep_BMD))
         return tuple(memory), gauges
 
     def _named(self, index: int, gauges: Gauges) -> Gauges:
@@ -272,7 +268,14 @@ class Block(BlockRecurrence):
         super().__init__(shape, mem, arch, memories=PairMemories(), pairs=0)
 
 
-def _relative_norm(read_BHTK: Tensor, local_BHTK: Tensor) -> Tensor:
-    """Gauge: the norm of what was read from state vectors over the norm of local attention; 0 in lanes of padding."""
-    read_B, local_B = (output.detach().float().flatten(1).norm(dim=-1) for output in (read_BHTK, local_BHTK))
-    return torch.where(local_B > 0, read_B / local_B, 0).mean()
+@if_watched
+def _state_read(read_BHTK: Tensor, local_BHTK: Tensor) -> Gauges:
+    """The norm of what was read from state vectors over the norm of local attention; 0 in lanes of padding."""
+    read_B, local_B = (output.float().flatten(1).norm(dim=-1) for output in (read_BHTK, local_BHTK))
+    return {"state_read": torch.where(local_B > 0, read_B / local_B, 0).mean()}
+
+
+@if_watched
+def _gate(keep_BMD: Tensor) -> Gauges:
+    """The mean of the gates of state vectors: 1 keeps them."""
+    return {"gate": keep_BMD.mean()}

@@ -34,6 +34,7 @@ from memexp.model.transformer.attention import (
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.position import Places, in_order
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, mean_of_layers
 
 
 class _Read(NamedTuple):
@@ -41,7 +42,7 @@ class _Read(NamedTuple):
 
     hidden_BTD: Tensor
     cache: Cache
-    gauges: dict[str, Tensor]
+    gauges: Gauges
     seen: list[tuple[Tensor, Sight]]
     """For each layer, the queries without positions, and with them and all keys and values they attend to."""
 
@@ -124,7 +125,7 @@ class Compressive(DecoderModel):
             State(read.cache, Compressed(tuple(slots), count_B)),
             # pooling has no parameters
             aux={"reconstruction": loss} if loss.requires_grad else {},
-            gauges=read.gauges | {"reconstruction": torch.stack([error.by_lane for error in errors]).mean()},
+            gauges=read.gauges | mean_of_layers(reconstruction=[lane for error in errors for lane in error.by_lane]),
         )
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
@@ -141,7 +142,8 @@ class Compressive(DecoderModel):
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []
         seen: list[tuple[Tensor, Sight]] = []
-        shares: list[Tensor] = []
+        on_slots: list[Tensor] = []
+        on_cache: list[Tensor] = []
         for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
             heads = layer.attention.project(layer.attention_norm(x_BTD), past)
             slots_and_cache = LayerCache(
@@ -153,12 +155,11 @@ class Compressive(DecoderModel):
             x_BTD = layer.finish(x_BTD, attend(sight, mask))
             layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
             seen.append((heads.queries_BHTK, sight))
-            parts = slice(0, slots), slice(slots, slots + exact)
-            shares.append(torch.stack([share(sight, mask, part) for part in parts]))
-        on_slots, on_cache = torch.stack(shares).mean(0)
-        gauges = {"cache_share": on_cache}
+            on_cache += share(sight, mask, slice(slots, slots + exact))
+            on_slots += share(sight, mask, slice(0, slots)) if slots else []
+        gauges = mean_of_layers(cache_share=on_cache, memory_share=on_slots)
         if slots:
-            gauges |= {"memory_share": on_slots, "memory_fill": memory.count_B.max() / slots}
+            gauges["memory_fill"] = memory.count_B.max() / slots
         return _Read(x_BTD, next_cache(layer_caches, cache, length), gauges, seen)
 
     def _places(self, length: int, exact: int, device: torch.device) -> Places:

@@ -27,6 +27,7 @@ from memexp.model.transformer.decoder import DecoderModel, Read
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched, mean_of_layers
 
 GATE_RATE = 30.0
 """Factor on the learning rate of the gates, which at the rate of the other weights stay near one half (see `Infini`)."""
@@ -79,7 +80,7 @@ class _Pass:
         memory = self.model.memories[index]
         from_memory, from_segment = memory.mix(memory.read(heads, self.memories[index]), local_BHTK)
         self.seen.append(heads)
-        self.shares.append(share_of(from_memory, from_segment))
+        self.shares += share_of(from_memory, from_segment)
         return (from_memory + from_segment).to(local_BHTK.dtype)
 
 
@@ -165,8 +166,8 @@ class Infini(DecoderModel):
         cache, size = (self.empty_cache(len(tokens_BT)), 0) if kept is None else (kept, None)
         return reading, self.layers.read(self.embed(tokens_BT), cache, size=size, attend=reading.attend)
 
-    @torch.no_grad()
-    def _gauges(self, reading: _Pass, written: tuple[Associations, ...]) -> dict[str, Tensor]:
+    @if_watched
+    def _gauges(self, reading: _Pass, written: tuple[Associations, ...]) -> Gauges:
         """Gauges that show whether the memory is used.
 
         - gate, gate_least, gate_most: sigmoid(b), over all heads of all layers; all at one half if the gates do not learn.
@@ -178,6 +179,7 @@ class Infini(DecoderModel):
             "gate": gates.mean(),
             "gate_least": gates.min(),
             "gate_most": gates.max(),
-            "memory_share": torch.stack(reading.shares).mean(),
-            "memory_norm": torch.stack([size_of(memory) for memory in written]).mean(),
+            **mean_of_layers(
+                memory_share=reading.shares, memory_norm=[size for memory in written for size in size_of(memory)]
+            ),
         }

@@ -14,6 +14,7 @@ from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges
 from memexp.terminal import Remark
 
 
@@ -26,8 +27,8 @@ class SegmentOutput(NamedTuple):
     """The state for the next segment, with the tree and shapes of `init_state`."""
     aux: dict[str, Tensor]
     """Auxiliary losses by name, already weighted; evaluation ignores them."""
-    gauges: dict[str, Tensor]
-    """Detached scalars that show whether the memory is used.
+    gauges: Gauges
+    """Detached scalars that show whether the memory is used; only `memory_fill...` while nobody watches them (`watching`).
 
     Each is an unweighted mean over lanes, so that it does not depend on how many documents are read together; only
     `memory_fill...` is the maximum over lanes, and `memory_between...`, which only training shows, compares lanes.
@@ -58,7 +59,13 @@ class Activations(NamedTuple):
     layers: float
     """Of the layers, without the next two."""
     added_to_scores: float = 0.0
-    """What positions and masks add to the scores of attention."""
+    """What positions and masks add to the scores of attention, without the next."""
+    by_distance: float = 0.0
+    """What biases of distances add to them, with the mask."""
+    by_distance_at_once: float = 0.0
+    """The part of it that attention needs at once. It is made anew for the backward pass if it is large in all lanes."""
+    by_distance_copies: int = 2
+    """How often the backward pass then needs it: also its gradient, if it is learned."""
     memory: float = 0.0
     """Of reading and writing the memory."""
     in_all_lanes: float = 0.0
@@ -167,6 +174,11 @@ class SegmentModel(nn.Module, ABC):
     def window(self) -> int:
         """Positions that causal attention covers at once, without those in `in_sight`; 0 without attention."""
         return 0
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers whose positions attend to as many keys as `attended` says."""
+        return self.shape.layers
 
     @property
     def attended(self) -> float:

@@ -6,7 +6,6 @@ Shapes: B lanes.
 from collections import Counter
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -86,4 +85,4 @@ def unpack(leaves: list[Tensor], like: AnyTree, *, lanes: int) -> AnyTree:
 
 def zero_lanes(tensor: Tensor, reset_B: Tensor) -> Tensor:
     """`tensor` with zeros in the lanes where `reset_B` is true."""
-    return torch.where(reset_B.view(-1, *[1] * (tensor.dim() - 1)), torch.zeros_like(tensor), tensor)
+    return tensor.masked_fill(reset_B.view(-1, *[1] * (tensor.dim() - 1)), 0)

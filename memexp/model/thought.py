@@ -16,6 +16,7 @@ from memexp.model.slot_memory.recall import (
     Losses,
     PlacedQueries,
     PublishedQueries,
+    Recalled,
     composition,
     even_cuts,
     mean_of,
@@ -31,6 +32,7 @@ from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched, mean_of_layers
 
 
 @final
@@ -61,6 +63,7 @@ class Thought(DecoderModel):
     """
 
     mask_in_each_layer = True
+    bias_in_parts = False
 
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
         super().__init__(shape, cache=0, memory=mem)
@@ -121,12 +124,12 @@ class Thought(DecoderModel):
         before_BMD = state.memory
         prefix = read_unplaced(self.layers, before_BMD).prefix
         cache = self._open_cache(tokens_BT)
-        hidden_BTD, _, memory_share = read_behind(self.layers, self.embed(tokens_BT), prefix, cache, grows=False)
+        hidden_BTD, _, shares = read_behind(self.layers, self.embed(tokens_BT), prefix, cache, grows=False)
         if not self.memory_slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
         after_BMD, gauges = self.updater(before_BMD, hidden_BTD, valid_BT)
         terms, of_losses = self._losses(tokens_BT, valid_BT, hidden_BTD, before_BMD=before_BMD, after_BMD=after_BMD)
-        gauges = {"memory_share": memory_share, **gauges, **memory_gauges(before_BMD, after_BMD), **of_losses}
+        gauges = mean_of_layers(memory_share=shares) | gauges | memory_gauges(before_BMD, after_BMD) | of_losses
         aux = {name: weight * terms[name] for name, weight in self.weights.items()} if self.training else {}
         return SegmentOutput(hidden_BTD, State(cache=(), memory=after_BMD), aux, gauges)
 
@@ -150,7 +153,7 @@ class Thought(DecoderModel):
             with torch.no_grad():
                 composed = composition(self.updater, old_BMD, text_BTD, valid_BT, even_cuts(valid_BT.shape[1]))
                 recall = self._recall(tokens_BT, valid_BT, hidden_BTD, after_BMD)
-            return Losses({}, {"composition_error": composed.relative, **recall.gauges})
+            return Losses({}, composed.gauges | recall.gauges)
         terms, gauges = self.updater_losses(
             self.updater,
             set(self.weights) - {"recall"},
@@ -167,8 +170,13 @@ class Thought(DecoderModel):
         if "recall" not in self.weights:
             return Losses({}, {})
         recalled_BTD = self.recall_queries.read(self.layers, memory_BMD, tokens_BT.shape[1])
-        error_BT, right_BT = self.recalled(self.head, recalled_BTD, tokens_BT, hidden_BTD)
+        recalled = self.recalled(self.head, recalled_BTD, tokens_BT, hidden_BTD)
         scored_BT = self.recall_queries.scored(valid_BT)
-        right_B = (right_BT & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)
-        accuracy = mean_of(right_B, valid_BT.any(-1))
-        return Losses({"recall": mean_of(error_BT, scored_BT)}, {"recall_accuracy": accuracy})
+        return Losses({"recall": mean_of(recalled.error_BT, scored_BT)}, _accuracy(recalled, scored_BT, valid_BT))
+
+
+@if_watched
+def _accuracy(recalled: Recalled, scored_BT: Tensor, valid_BT: Tensor) -> Gauges:
+    """The share of the scored tokens that are recalled rightly, mean over lanes that read a token."""
+    right_B = (recalled.right_BT() & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)
+    return {"recall_accuracy": mean_of(right_B, valid_BT.any(-1))}

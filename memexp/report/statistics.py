@@ -14,6 +14,12 @@ RESAMPLES = 10_000
 SHARE = 0.95
 """Coverage of a confidence interval."""
 
+POWER = 0.8
+"""How often an experiment that is large enough decides, if difference and spreads are as measured."""
+
+MOST_SEEDS = 50
+"""No calculation asks for more seeds."""
+
 PUBLISHED_SHARE = 0.01
 """Without a published spread, two numbers differ if they are further apart than this share of the smaller number."""
 
@@ -74,6 +80,8 @@ class Gap:
         low, high: the interval; None if it can be computed neither over documents nor over seeds.
         paired: whether the models are compared on the seeds that both have.
         documents, seeds: whether the interval is over documents, and over seeds.
+        over_documents: how far the interval over documents alone goes from the mean towards zero.
+        spread, runs: the spread over seeds, and the number of seeds that the mean is over.
     """
 
     mean: float
@@ -82,11 +90,34 @@ class Gap:
     paired: bool
     documents: bool = True
     seeds: bool = True
+    over_documents: float = 0.0
+    spread: SeedSpread | None = None
+    runs: int = 0
 
     @property
     def decided(self) -> bool:
         """Whether it may be called a difference: the interval is also over seeds, and does not contain zero."""
         return self.seeds and self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    def seeds_to_decide(self, *, documents: float = 1.0) -> int | None:
+        """The smallest number of seeds that decides it with probability `POWER`, if difference and spreads are as measured.
+
+        None if that is more than `MOST_SEEDS`, or if the spread over seeds is not known.
+
+        Args:
+            documents: how many times as many documents are scored as now.
+        """
+        if self.spread is None:
+            return None
+        of_documents = self.over_documents / documents**0.5
+        for count in range(self.runs, MOST_SEEDS + 1):
+            # only the two models get more seeds, so each seed adds one degree of freedom to what all models share
+            freedom, of_seeds = self.spread.freedom + count - self.runs, self.spread.deviation / count**0.5
+            interval = np.hypot(of_documents, _student(freedom) * of_seeds)
+            error = np.hypot(of_documents / _normal((1 + SHARE) / 2), of_seeds)
+            if interval + _normal(POWER) * error <= abs(self.mean):
+                return count
+        return None
 
 
 def seed_spread(groups: Iterable[Iterable[Losses]]) -> SeedSpread | None:
@@ -130,7 +161,8 @@ def gap(a: Losses, b: Losses, spread: SeedSpread | None = None, *, seed: int = 0
     if not (documents or seeds):
         return Gap(mean, None, None, bool(common), documents, seeds)
     low, high = mean - float(np.hypot(below, over_seeds)), mean + float(np.hypot(above, over_seeds))
-    return Gap(mean, low, high, bool(common), documents, seeds)
+    towards_zero = below if mean > 0 else above
+    return Gap(mean, low, high, bool(common), documents, seeds, towards_zero, spread if seeds else None, len(common))
 
 
 def _over_documents(steps_D: np.ndarray, weights_D: np.ndarray, seed: int) -> tuple[float, float]:
@@ -154,6 +186,14 @@ def _student(freedom: float) -> float:
     from scipy.special import stdtrit  # takes a while to load
 
     return float(stdtrit(freedom, (1 + SHARE) / 2))
+
+
+@cache
+def _normal(share: float) -> float:
+    """The value that a standard normal variable stays below with this probability."""
+    from scipy.special import ndtri
+
+    return float(ndtri(share))
 
 
 @cache

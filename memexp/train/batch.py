@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from memexp.data.lanes import Batch
+from memexp.model.on_host import remember
 
 
 def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
@@ -12,4 +13,4 @@ def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
     if device.type != "cuda":
         return batch.map(lambda array: torch.from_numpy(array).to(device))
     # a copy is asynchronous only from pinned memory
-    return batch.map(lambda array: torch.from_numpy(array).pin_memory().to(device, non_blocking=True))
+    return batch.map(lambda array: remember(torch.from_numpy(array).pin_memory().to(device, non_blocking=True), array))

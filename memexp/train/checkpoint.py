@@ -99,17 +99,35 @@ def _add(content: Any, found: Any) -> None:
         found.update(repr(content).encode())
 
 
+def part_of(path: Path, rank: int, ranks: int) -> Path:
+    """Where one of several processes writes the state of its lanes, beside the checkpoint that holds what all share."""
+    return path.with_name(f"{path.stem}.{rank}-of-{ranks}.pt")
+
+
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the highest step; None if there is none."""
-    paths = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), key=_step)
+    paths = _all(folder)
     return paths[-1] if paths else None
 
 
 def forget_old(folder: Path, *, keep: int = KEPT) -> None:
     """Delete all but the `keep` newest checkpoints."""
-    paths = sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), key=_step)
+    paths = _all(folder)
     for path in paths[: len(paths) - keep]:
         path.unlink()
+    forget_lost_parts(folder)
+
+
+def forget_lost_parts(folder: Path) -> None:
+    """Delete parts whose checkpoint is not there: it was deleted, or never written because a process ended before."""
+    for part in folder.glob("step-*.*-of-*.pt"):
+        if not part.with_name(f"{part.name.split('.')[0]}.pt").exists():
+            part.unlink()
+
+
+def _all(folder: Path) -> list[Path]:
+    """All checkpoints, the oldest first."""
+    return sorted((path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), key=_step)
 
 
 def random_state(device: torch.device) -> list[Tensor]:

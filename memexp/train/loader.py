@@ -14,7 +14,7 @@ class Step(NamedTuple):
 
     batches: list[Batch[Tensor]]
     scored: int
-    """Number of scored targets."""
+    """Number of scored targets, in the lanes of all processes."""
     after: dict[str, Any]
     """`TrainingLanes.state` after these batches."""
     epoch: int
@@ -60,8 +60,8 @@ class Reader:
         self._next, self._after, self.epoch = None, state, self._lanes.epoch
 
     def _read(self) -> Step:
-        batches = [next(self._lanes) for _ in range(self._segments)]
-        scored = int(sum(batch.weight_BT.sum() for batch in batches))
-        return Step(
-            [to_device(batch, self._device) for batch in batches], scored, self._lanes.state(), self._lanes.epoch
-        )
+        batches, scored = [], 0
+        for _ in range(self._segments):
+            batches.append(to_device(next(self._lanes), self._device))
+            scored += self._lanes.scored
+        return Step(batches, scored, self._lanes.state(), self._lanes.epoch)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -18,16 +18,19 @@ from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
+from memexp.model.watching import Gauges, is_fill
+from memexp.ranks import draws, watch
+from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.terminal import same_command, tell, warn
 from memexp.train import checkpoint
-from memexp.train.interrupt import Interrupted, stop_on_signal
-from memexp.train.metrics_file import MetricsFile
+from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
+from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
-from memexp.train.session import Session, open_session, save_session
+from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session, trained_weights
 from memexp.train.spec import RunSpec
-from memexp.train.trackers import open_tracker
+from memexp.train.trackers import Nowhere, Sink, open_tracker
 
 
 class Update(NamedTuple):
@@ -37,11 +40,16 @@ class Update(NamedTuple):
     """Mean nats per scored token, without auxiliary losses."""
     aux: dict[str, float]
     grad_norm: float
-    gauges: dict[str, Tensor]
+    gauges: Gauges
+    """Those of the last segment; only `memory_fill...` if nobody watches."""
+    stop: int = 0
+    """The signal that asks any of several processes to stop; 0 without."""
 
 
 def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
     """Train a run to its end, from its newest checkpoint if it has one; a finished run is not changed.
+
+    Several processes train it together: all of them call this, and the first one writes.
 
     Args:
         command: the command that the user typed, for the summary.
@@ -59,37 +67,63 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         torch.set_num_threads(config.threads)
     for name in ("checkpoints", "metrics.jsonl", "tensorboard", "wandb"):
         run.within(run.path / name)
-    if _done(spec):
+    if first(lambda: _done(spec)):
         return run
-    with run.locked(), stop_on_signal() as request:
-        if _done(spec):  # another process has finished the run in the meantime
+    with ExitStack() as held:
+        first(lambda: held.enter_context(run.locked()))
+        request = held.enter_context(stop_on_signal())
+        if first(lambda: _done(spec)):  # another process has finished the run in the meantime
             return run
-        for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
-            left.unlink()  # half written by a process that was killed
+        first(lambda: _tidy(run))
         session = open_session(spec)
-        # written only now, so that a refused run leaves nothing that is listed
-        write_json(run.path / "identity.json", spec.identity)
-        # last: a run is listed by its config.yaml, and must then have an identity
-        run.write_config(asdict(config))
-        print(f"device: {describe(session.device, asked=config.device)}")
+        session.request = request
+        held.callback(session.saving.finish)
+        first(lambda: _begin(spec))
+        watch.begin()
+        with_others = f", and {ranks() - 1} others" * (ranks() > 1)
+        print(f"device: {describe(session.device, asked=config.device)}{with_others}")
         tell(session.notes)
         print(f"{session.lanes.padding:.1%} of the tokens read are padding after the ends of documents")
-        sink = open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
+        sink: Sink = Nowhere()
+        if is_first():
+            sink = open_tracker(config.tracker, run=run.name, config=asdict(config), folder=run.path, step=session.step)
         with closing(sink):
             with (
-                closing(MetricsFile(run.path / "metrics.jsonl", upto=session.step)) as metrics,
+                closing(
+                    MetricsFile(run.path / "metrics.jsonl", upto=session.step) if is_first() else NoMetrics()
+                ) as metrics,
                 Progress(run.name, done=session.step, steps=config.steps) as progress,
             ):
                 _run_to_the_end(session, metrics, sink, progress, request, validate)
             _finish(session, command)  # before the tracker closes, which may take a while
-        if request.signal_number is not None:
-            raise _interrupted(session, request.signal_number)
+        if stop := max(told(request.signal_number or 0)):
+            raise _interrupted(session, stop)
     return run
 
 
-def update(session: Session) -> Update:
-    """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass."""
-    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device))
+def _tidy(run: Run) -> None:
+    """Delete what a process that was killed has left half written."""
+    for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
+        left.unlink()
+    checkpoint.forget_lost_parts(run.path / "checkpoints")
+
+
+def _begin(spec: RunSpec) -> None:
+    """Write what makes the folder a run; only after all that can be refused, so that a refused run leaves nothing that is listed."""
+    write_json(spec.run.path / "identity.json", spec.identity)
+    # last: a run is listed by its config.yaml, and must then have an identity
+    spec.run.write_config(asdict(spec.config))
+
+
+def update(session: Session, *, watch: bool = True) -> Update:
+    """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass.
+
+    Several processes take it together, each with its lanes; the numbers are those of all lanes.
+
+    Args:
+        watch: whether all gauges are computed. The loss, weights and state are the same without.
+    """
+    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device), watch)
     with part("data"):
         step = session.lanes.take()
     session.model.train()
@@ -100,27 +134,32 @@ def update(session: Session) -> Update:
     window_length = config.bptt_segments + 1
     for start in range(0, len(step.batches), window_length):
         window_loss = torch.zeros((), device=session.device)
-        for batch in step.batches[start : start + window_length]:
-            window_loss = window_loss + _segment(session, batch, seen, scored=max(1, step.scored))
-        with part("backward"), session.arithmetic.unless_cast(session.device):
-            window_loss.backward()
+        with summing():
+            for batch in step.batches[start : start + window_length]:
+                window_loss = window_loss + _segment(session, batch, seen, scored=max(1, step.scored))
+            with part("backward"), session.arithmetic.unless_cast(session.device):
+                window_loss.backward()
         session.state = detach(session.state)
+    with part("exchange"):
+        sum_gradients(list(session.model.parameters()))
     with part("optimizer"):
         norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip or math.inf)
         session.optimizer.step()
         session.schedule.step()
     with part("data"):
         session.lanes.read_ahead()
-    numbers = _on_host(seen, norm)
+    gauges = seen.gauges
+    if seen.memory_grads:
+        gauges = gauges | {"memory_grad": torch.stack(seen.memory_grads).sum().sqrt()}
+    numbers = _on_host(seen, norm) if ranks() == 1 else _from_all(seen, norm, gauges, session.request)
     _refuse_nonfinite(session, numbers)
     session.step += 1
     session.tokens += step.scored
     if numbers.memory_fill is not None:
         session.memory_fill = max(session.memory_fill or 0.0, numbers.memory_fill)
-    gauges = seen.gauges
-    if seen.memory_grads:
-        gauges = gauges | {"memory_grad": torch.stack(seen.memory_grads).sum().sqrt()}
-    return Update(numbers.loss, numbers.aux, numbers.grad_norm, gauges)
+    return Update(
+        numbers.loss, numbers.aux, numbers.grad_norm, gauges if numbers.gauges is None else numbers.gauges, numbers.stop
+    )
 
 
 @dataclass
@@ -128,11 +167,13 @@ class _Seen:
     """Results of the segments of a step, still on the device."""
 
     loss: Tensor
+    watch: bool
+    """Whether all gauges are computed."""
     aux: dict[str, Tensor] = field(default_factory=dict)
     fills: list[Tensor] = field(default_factory=list)
     memory_grads: list[Tensor] = field(default_factory=list)
     nats_B: list[Tensor] = field(default_factory=list)
-    gauges: dict[str, Tensor] = field(default_factory=dict)
+    gauges: Gauges = field(default_factory=dict)
     """The gauges of the last segment."""
 
 
@@ -145,16 +186,28 @@ class _Numbers(NamedTuple):
     aux: dict[str, float]
     nats: list[float]
     """Nats of every lane and segment; the lanes of the first segment come first."""
+    gauges: dict[str, Tensor] | None = None
+    """Those of the lanes of several processes; None in one process."""
+    stop: int = 0
+    """The signal that asks any of several processes to stop."""
 
 
 def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
     """Read one segment and return its part of the step's loss, with auxiliary losses."""
     config = session.spec.config
     if config.recompute:
-        output, nats_BT = torch.utils.checkpoint.checkpoint(session.read, batch, session.state, use_reentrant=False)
+        output, nats_BT = torch.utils.checkpoint.checkpoint(
+            session.read,
+            batch,
+            session.state,
+            watch=seen.watch,
+            use_reentrant=False,
+            context_fn=draws.same_again,
+        )
     else:
-        output, nats_BT = session.read(batch, session.state)
-    _watch(session.state.memory, seen.memory_grads)
+        output, nats_BT = session.read(batch, session.state, watch=seen.watch)
+    if seen.watch:
+        _watch(session.state.memory, seen.memory_grads)
     session.state = output.state
     with part("head"):
         nats_B = torch.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0).sum(-1)
@@ -163,8 +216,8 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
         seen.loss += loss.detach()
         for name, value in output.aux.items():
             seen.aux[name] = seen.aux.get(name, torch.zeros_like(seen.loss)) + value.detach() / config.accumulate
-            loss = loss + value / config.accumulate
-    seen.fills += [value for name, value in output.gauges.items() if name.startswith("memory_fill")]
+            loss = loss + value / config.accumulate / ranks()  # each process has that of all lanes
+    seen.fills += [value for name, value in output.gauges.items() if is_fill(name)]
     seen.gauges = output.gauges
     return loss
 
@@ -179,6 +232,34 @@ def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
     return _Numbers(loss, grad_norm, memory_fill, dict(zip(seen.aux, aux, strict=True)), rest)
 
 
+def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: StopRequest) -> _Numbers:
+    """The numbers of a step of all processes, in one exchange and one transfer.
+
+    A gauge is a mean over lanes, but of `memory_fill` the largest counts, and `memory_grad` is a norm.
+    """
+    fill = [torch.stack(seen.fills).max()] if seen.fills else []
+    scalars = [seen.loss, norm, *seen.aux.values(), *fill, *gauges.values()]
+    signal = torch.full_like(seen.loss, request.signal_number or 0)[None]
+    own = torch.cat([torch.stack([each.to(seen.loss) for each in scalars]), signal, *seen.nats_B])
+    rows = gathered(own).tolist()
+    columns = iter(zip(*rows, strict=True))
+    loss, grad_norm = sum(next(columns)), next(columns)[0]
+    aux = {name: next(columns)[0] for name in seen.aux}
+    memory_fill = max(next(columns)) if fill else None
+    means = {name: torch.tensor(_of_all(name, next(columns))) for name in gauges}
+    stop = int(max(next(columns)))
+    lanes = len(seen.nats_B[0])
+    nats_SRB = torch.tensor(list(columns)).view(-1, lanes, len(rows)).transpose(1, 2)
+    return _Numbers(loss, grad_norm, memory_fill, aux, nats_SRB.flatten().tolist(), means, stop)
+
+
+def _of_all(name: str, values: tuple[float, ...]) -> float:
+    """A gauge of all processes."""
+    if is_fill(name):
+        return max(values)
+    return math.hypot(*values) if name == "memory_grad" else sum(values) / len(values)
+
+
 def _watch(memory: Tree, squares: list[Tensor]) -> None:
     """Make the backward pass append the squared norm of the gradient that reaches the writes of earlier segments."""
     for leaf in pytree.tree_leaves(memory):
@@ -187,13 +268,20 @@ def _watch(memory: Tree, squares: list[Tensor]) -> None:
 
 
 def _run_to_the_end(
-    session: Session, metrics: MetricsFile, sink: Any, progress: Progress, request: Any, validate: Any
+    session: Session,
+    metrics: MetricsFile | NoMetrics,
+    sink: Sink,
+    progress: Progress,
+    request: StopRequest,
+    validate: Any,
 ) -> None:
     config = session.spec.config
+    gauges: dict[str, float] = {}
     while session.step < config.steps:
+        logged = (session.step + 1) % config.log_every == 0 or session.step + 1 == config.steps
         began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
-        result = update(session)
+        result = update(session, watch=logged)
         seconds = time.perf_counter() - began
         session.seconds += seconds
         if session.cpu_seconds is not None:
@@ -201,7 +289,8 @@ def _run_to_the_end(
         if session.tokens > tokens_before:  # a step without scored tokens has no loss
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
-        if session.step % config.log_every == 0 or session.step == config.steps:
+        if logged:
+            gauges = {name: float(value) for name, value in result.gauges.items()}
             if session.losses:
                 session.loss = sum(session.losses) / len(session.losses)
                 session.losses.clear()
@@ -214,22 +303,23 @@ def _run_to_the_end(
                 "grad_norm": result.grad_norm,
                 "tokens_per_second": speed,
                 "seconds": session.seconds,
-                "gauges": {name: float(value) for name, value in result.gauges.items()},
+                "gauges": gauges,
             }
             if result.aux:
                 line["aux"] = result.aux
-            session.spec.run.refuse_if_gone()
+            _refuse_if_gone(session)
             metrics.append(line)
             sink.log(session.step, _flat(line))
         shown = session.losses[-1] if session.losses else session.loss
-        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=result.gauges)
+        progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=gauges)
         if validate is not None and config.validate_every and session.step % config.validate_every == 0:
             nats = validate(session.model)
             metrics.append({"step": session.step, "valid_nats_per_token": nats})
             sink.log(session.step, {"valid_nats_per_token": nats})
-        if request.signal_number is not None and session.step < config.steps:
+        stop = request.signal_number if ranks() == 1 else result.stop
+        if stop and session.step < config.steps:
             _save(session, metrics)
-            raise _interrupted(session, request.signal_number)
+            raise _interrupted(session, stop)
         if (
             session.step % config.checkpoint_every == 0 and session.step < config.steps
         ):  # the last step needs no checkpoint: `_finish` saves the weights
@@ -237,10 +327,15 @@ def _run_to_the_end(
     metrics.flush()
 
 
-def _save(session: Session, metrics: MetricsFile) -> None:
-    session.spec.run.refuse_if_gone()
+def _save(session: Session, metrics: MetricsFile | NoMetrics) -> None:
+    _refuse_if_gone(session)
     metrics.flush()
     save_session(session)
+
+
+def _refuse_if_gone(session: Session) -> None:
+    if is_first():  # it has locked the folder
+        session.spec.run.refuse_if_gone()
 
 
 def _interrupted(session: Session, signal_number: int) -> Interrupted:
@@ -279,10 +374,18 @@ def _as_written(run: Run, identity: dict[str, Any]) -> bool:
 
 def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
+    session.saving.finish()
+    cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
+    first(lambda: _write_result(session, command, cpu_seconds=cpu_seconds, peak=peak))
+
+
+def _write_result(session: Session, command: str, *, cpu_seconds: float | None, peak: int) -> None:
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     spec.run.refuse_if_gone()
-    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()})
+    checkpoint.save(
+        path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": trained_weights(session.model)}
+    )
     spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
@@ -293,10 +396,10 @@ def _finish(session: Session, command: str) -> None:
             "tokens": session.tokens,
             "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
             "state_bytes_per_lane": state_bytes(session.model.init_state(1)),
-            "peak_memory_bytes": peak_memory(session.device),
+            "peak_memory_bytes": peak,
             "seconds": session.seconds,
-            "cpu_seconds": session.cpu_seconds,
-            "tokens_per_second": session.tokens / session.seconds,
+            "cpu_seconds": cpu_seconds,
+            "tokens_per_second": session.tokens / session.seconds if session.seconds else 0.0,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
             "command": command,
@@ -307,6 +410,7 @@ def _finish(session: Session, command: str) -> None:
             "tokenizer_hash": corpus.tokenizer_hash,
             "versions": {name: version(name) for name in ("torch", "numpy", "sentencepiece")},
             "device": str(session.device),
+            "devices": ranks(),
             "hardware": describe(session.device, asked=session.spec.config.device).record,
             "threads": torch.get_num_threads(),
         },
@@ -317,9 +421,11 @@ def _finish(session: Session, command: str) -> None:
 def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
     for index, nats in enumerate(numbers.nats):
         if not math.isfinite(nats):
-            raise UserError(_not_finite(session, f"the loss is {nats} in lane {index % session.spec.config.lanes}"))
+            lane, lanes = index % session.spec.config.lanes, session.spec.config.lanes
+            whose = f" (rank {lane * ranks() // lanes} of {ranks()} processes)" * (ranks() > 1)
+            raise agreed(UserError(_not_finite(session, f"the loss is {nats} in lane {lane}{whose}")))
     if not math.isfinite(numbers.grad_norm):
-        raise UserError(_not_finite(session, f"the gradient's norm is {numbers.grad_norm}"))
+        raise agreed(UserError(_not_finite(session, f"the gradient's norm is {numbers.grad_norm}")))
 
 
 def _not_finite(session: Session, seen: str) -> str:

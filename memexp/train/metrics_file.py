@@ -55,6 +55,19 @@ class MetricsFile:
         )
 
 
+class NoMetrics:
+    """In place of the file in a process that writes none, because the first process does."""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _read(path: Path) -> str:
     """The text of the file; empty if it is absent."""
     try:

@@ -14,11 +14,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from memexp.device import describe
 from memexp.files import write_atomically, write_json, write_text
 from memexp.machine import commit
+from memexp.model.watching import Gauges, is_fill
 from memexp.regions import MARK, marked, part
 from memexp.terminal import tell
 from memexp.train.compilation import compiles
@@ -112,7 +112,7 @@ def _fill(session: Session) -> None:
     highest, end = 0.0, time.monotonic() + FILL_SECONDS
     while time.monotonic() < end:
         for batch in session.lanes.take().batches:
-            output, _ = session.read(batch, session.state)
+            output, _ = session.read(batch, session.state, watch=False)
             session.state = output.state
             begun_B += batch.reset_B
         fill = _memory_fill(output.gauges)
@@ -121,14 +121,14 @@ def _fill(session: Session) -> None:
             return
 
 
-def _memory_fill(gauges: dict[str, Tensor]) -> float | None:
+def _memory_fill(gauges: Gauges) -> float | None:
     """The fill of the fullest memory; None without memory."""
-    return max((float(value) for name, value in gauges.items() if name.startswith("memory_fill")), default=None)
+    return max((float(value) for name, value in gauges.items() if is_fill(name)), default=None)
 
 
 def _timed(session: Session) -> float:
     began = time.perf_counter()
-    update(session)  # waits for the device at its end
+    update(session, watch=False)  # waits for the device at its end
     return time.perf_counter() - began
 
 
@@ -143,7 +143,7 @@ def _profiled(session: Session, trace: Path) -> _Measured:
         began = time.perf_counter()
         for _ in range(STEPS):
             with part("step"):
-                updates.append(update(session))
+                updates.append(update(session, watch=False))
         seconds = time.perf_counter() - began
     _export(profiler, trace)
     fills = [fill for step in updates if (fill := _memory_fill(step.gauges)) is not None]

@@ -4,8 +4,6 @@ import sys
 import time
 from typing import Any, Self
 
-from torch import Tensor
-
 from memexp.terminal import console, escape
 from memexp.wording import clock
 
@@ -53,14 +51,14 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, step: int, *, loss: float, tokens_per_second: float, gauges: dict[str, Tensor]) -> None:
-        """Show the numbers of a step, but not more often than a person can read."""
+    def show(self, step: int, *, loss: float, tokens_per_second: float, gauges: dict[str, float]) -> None:
+        """Show the numbers of a step, and the gauges of the last logged one, but not more often than a person can read."""
         now = time.monotonic()
         if now - self._shown < (0.2 if self._bar else QUIET_SECONDS) and step < self._steps:
             return
         self._shown = now
         words = [f"loss {loss:.3f}", f"{tokens_per_second:,.0f} tokens/s"]
-        words += [f"{name} {float(value):.3g}" for name, value in gauges.items()]
+        words += [f"{name} {value:.3g}" for name, value in gauges.items()]
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers="  ".join(words))
             return

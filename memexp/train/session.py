@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
@@ -17,25 +18,31 @@ from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, pack, unpack
+from memexp.model.watching import watching
+from memexp.ranks import draws
+from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
+from memexp.ranks.place import share
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
 from memexp.train.compilation import compile_layers, compiles
+from memexp.train.interrupt import StopRequest
 from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
+from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
-NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
+NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
 """Settings of `size` that a run must share with the run whose weights it starts from."""
 
 
 @dataclass
 class Session:
-    """A run in training, after `step` updates; `state` is what every lane carries into the next step."""
+    """A run in training, after `step` updates; `state` is what every lane of this process carries into the next step."""
 
     spec: RunSpec
     device: torch.device
@@ -48,7 +55,8 @@ class Session:
     tokens: int = 0
     seconds: float = 0.0
     cpu_seconds: float | None = 0.0
-    """Processor time of all threads; other programs on the machine affect it little. None if an older version began the run."""
+    """Processor time of all threads of this process; other programs on the machine affect it little. None if an older version began
+    the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
     loss: float = float("nan")
@@ -57,18 +65,26 @@ class Session:
     """Losses of the steps since the last line of metrics."""
     notes: list[Remark] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
+    request: StopRequest = field(default_factory=StopRequest)
+    """Whether this process was asked to stop."""
     halves: HalfWeights | None = field(init=False, default=None)
     """The bf16 copies of the weights; None in fp32."""
 
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
+        # several processes agree on when each part is written
+        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
-    def read(self, batch: Batch[Tensor], state: State) -> tuple[SegmentOutput, Tensor]:
-        """Pass one segment through the model; returns its output and the nats of its targets, B T."""
-        with self.arithmetic.on(self.device):
+    def read(self, batch: Batch[Tensor], state: State, *, watch: bool = True) -> tuple[SegmentOutput, Tensor]:
+        """Pass one segment through the model; returns its output and the nats of its targets, B T.
+
+        Args:
+            watch: whether all gauges are computed.
+        """
+        with watching(watch), self.arithmetic.on(self.device):
             if self.halves is None:
                 result: tuple[SegmentOutput, Tensor] = self._pass(batch, state)
             else:
@@ -102,7 +118,7 @@ def open_session(spec: RunSpec) -> Session:
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary)
     model.check_device(device)
-    newest = checkpoint.newest(spec.run.path / "checkpoints")
+    newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
     notes = []
     if spec.start is not None and newest is None:
         notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
@@ -118,7 +134,10 @@ def open_session(spec: RunSpec) -> Session:
         cut=config.data.cut,
         growth=Growth(config.data.grow_from, config.tokens) if config.data.grow_from else None,
         drop_tails=config.data.drop_tails,
+        rank=rank(),
+        ranks=ranks(),
     )
+    draws.begin(torch.get_rng_state(), seed=config.seed, step=0)
     session = Session(
         spec=spec,
         device=device,
@@ -127,7 +146,7 @@ def open_session(spec: RunSpec) -> Session:
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
         # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
-        state=model.init_state(config.lanes if newest is None else 1),
+        state=model.init_state(config.lanes // ranks() if newest is None else 1),
         notes=notes,
     )
     if newest is not None:
@@ -136,30 +155,78 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and delete the oldest."""
+    """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
+
+    Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
+    """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
-    checkpoint.save(
-        path,
-        {
-            "identity": session.spec.hash,
-            "step": session.step,
-            "tokens": session.tokens,
-            "seconds": session.seconds,
-            "cpu_seconds": session.cpu_seconds,
-            "memory_fill": session.memory_fill,
-            "loss": session.loss,
-            "losses": session.losses,
-            "model": session.model.state_dict(),
-            "optimizer": session.optimizer.state_dict(),
-            "schedule": session.schedule.state_dict(),
-            "state": pack(session.state),
-            "lanes": session.lanes.state(),
-            "random": checkpoint.random_state(session.device),
-        },
-    )
-    checkpoint.forget_old(folder)
+    of_lanes: dict[str, Any] = {
+        "state": pytree.tree_leaves(session.state),
+        "random": checkpoint.random_state(session.device),
+    }
+    if ranks() > 1:
+        of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
+        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
+        of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
+    cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
+    content = {
+        "identity": session.spec.hash,
+        "step": session.step,
+        "tokens": session.tokens,
+        "seconds": session.seconds,
+        "cpu_seconds": cpu_seconds,
+        "memory_fill": session.memory_fill,
+        "loss": session.loss,
+        "losses": session.losses,
+        "model": trained_weights(session.model),
+        "optimizer": session.optimizer.state_dict(),
+        "schedule": session.schedule.state_dict(),
+        "lanes": session.lanes.state(),
+        **of_lanes,
+    }
+
+    def write(content: dict[str, Any]) -> None:
+        _write(path, content)
+        checkpoint.forget_old(folder)
+
+    first(lambda: session.saving.save(content, write))
     return path
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, or a part of one, in which the leaves of the state are packed."""
+    packed = {"state": pack(content["state"])} if "state" in content else {}
+    checkpoint.save(path, content | packed)
+
+
+def cpu_seconds_of_all(session: Session) -> float | None:
+    """The processor time of all processes together; None if it is not known."""
+    found = told(session.cpu_seconds)
+    return None if None in found else sum(found)
+
+
+def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
+    """What is saved of a model: its weights, without those of a published checkpoint that are frozen."""
+    frozen = frozen_weights(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def frozen_weights(model: SegmentModel) -> set[str]:
+    """The names of weights that training does not change, as in `state_dict`."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if not parameter.requires_grad}
+
+
+def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
+    """Load weights that `trained_weights` gave.
+
+    Raises:
+        RuntimeError: they are not those of this model.
+    """
+    frozen = frozen_weights(model)
+    own = {name: value for name, value in model.state_dict().items() if name in frozen}
+    model.load_state_dict(weights | own)
 
 
 def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
@@ -195,7 +262,7 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
     weights = load_weights(run, identity=identity)
     assert run.summary is not None
     with _fitting(run.path / WEIGHTS, remedy=_train_again(run, run.summary)):
-        model.load_state_dict(weights)
+        _take(model, weights)
 
 
 def _train_again(run: Run, summary: dict[str, Any]) -> str:
@@ -229,17 +296,48 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 def _restore(session: Session, path: Path) -> None:
     remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
+    found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
-        session.model.load_state_dict(content["model"])
-        session.state = unpack(content["state"], like=session.state, lanes=session.spec.config.lanes)
+        _take(session.model, content["model"])
+        session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
     session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
+    if not is_first() and session.cpu_seconds is not None:
+        session.cpu_seconds = 0.0  # the first has that of all until here
     session.memory_fill = content["memory_fill"]
     session.loss, session.losses = content["loss"], content["losses"]
-    checkpoint.restore_random_state(content["random"], session.device)
+    draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
+    parts = content.get("parts", 1)
+    if parts == ranks():  # with another number, what is drawn for single lanes is drawn anew
+        own_part = (
+            content
+            if parts == 1
+            else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
+        )
+        checkpoint.restore_random_state(own_part["random"], session.device)
+
+
+def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
+    """The state of the lanes of this process, from a checkpoint that any number of processes has written."""
+    parts, lanes = content.get("parts", 1), session.spec.config.lanes
+    if parts == ranks() == 1:
+        state: list[Tensor] = content["state"]
+        return state
+    mine, pieces = own(lanes), []
+    for number in range(parts):
+        there = share(lanes, number, parts)
+        start, stop = max(mine.start, there.start), min(mine.stop, there.stop)
+        if start < stop:
+            of_part = (
+                content
+                if parts == 1
+                else checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
+            )
+            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in of_part["state"]])
+    return [torch.cat(leaves) for leaves in zip(*pieces, strict=True)]
 
 
 def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
@@ -272,7 +370,9 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    found, unexpected = model.load_state_dict(weights, strict=False)
+    frozen = frozen_weights(model)
+    missing = [key for key in found if key not in frozen]
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"not used here: {key}" for key in unexpected]

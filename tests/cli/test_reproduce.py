@@ -17,8 +17,10 @@ from memexp.cli.commands.reproduce import seconds_of
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
-from memexp.experiment import definition, published, queue, settings
+from memexp.experiment import definition, paper_table, published, queue, settings
+from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
+from memexp.experiment.published import Number, Published
 from memexp.launch.processes import JobProcess, run_jobs
 from memexp.store.archive import light_copies
 
@@ -107,9 +109,41 @@ def test_what_became_ready_comes_next(call: Call, here: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.hard
+def test_all_tables_come_one_after_another_the_most_informative_first(
+    call: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second table has the only pair of rows that a paper decides, so it is first; the third cannot be run."""
+    folder = definition.CONF / "experiment" / "tiny"
+    (folder / "table2.yaml").write_text(EXPERIMENT.replace("segment: 16", "segment: 8").replace("Table 1", "Table 2"))
+    (folder / "table3.yaml").write_text(EXPERIMENT + "needs: a labelled corpus\n")
+    numbers = {("cache", "Letters"): Number(20.0), ("memory", "Letters"): Number(16.0)}
+    known = {"table1": Published("T", "", "", {}), "table2": Published("T", "", "", numbers)}
+    monkeypatch.setattr(paper_table, "load_published", lambda _, table: known[table])
+    code, out, done = call("reproduce", "all", "--dry-run")
+    assert (code, done) == (0, "")
+    lines = [line.split() for line in out.splitlines() if line.strip().startswith("tiny/")]
+    assert [(words[0], " ".join(words[1:4]), words[-1]) for words in lines] == [
+        ("tiny/table2", "0 of 3", "128"), ("tiny/table1", "0 of 3", "128"),
+    ]  # fmt: skip
+    assert not (here / "results").exists()
+
+    code, out, done = call("reproduce", "all")
+    assert code == 0
+    assert done.count("train") == 4
+    assert out.index("Table 2, scale=small") < out.index("Table 1, scale=small")
+    lines = [line.split() for line in out.splitlines() if line.strip().startswith("tiny/table")][-2:]
+    assert [" ".join(words[1:4]) for words in lines] == ["3 of 3", "3 of 3"]
+    assert call("reproduce", "all")[2] == ""  # all is done
+
+    code, _, error = call("reproduce", "all", "data=nosuch")
+    assert code == 2
+    assert says("data is 'nosuch'", "expected a column of some table")(error)
+
+
 def test_a_run_is_not_scored_by_a_second_job_while_the_first_one_does(call: Call, here: Path) -> None:
     config = ReproduceConfig(table="tiny/table1", root=str(here))
-    work = queue.Work(open_table("tiny/table1", scale="small"), here, config)
+    work = queue.Work(open_table("tiny/table1", scale="small"), Library(here), config)
     [job] = work.ready()
     job.state = "running"
     code, _, _ = call(*job.command[job.command.index("memexp") + 1 : -1])

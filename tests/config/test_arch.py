@@ -44,7 +44,7 @@ def test_tokens_to_fill_are_those_that_a_model_reads_until_it_is_full(arch: str,
     assert read - 16 * bool(fills) == config.arch.tokens_to_fill(config.mem)
 
 
-@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought", "infini", "armt"])
+@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought", "infini", "armt", "delta"])
 def test_what_is_never_empty_takes_no_tokens_to_fill(arch: str) -> None:
     config = configure(f"arch={arch}")
     assert config.arch.tokens_to_fill(config.mem) == 0
@@ -83,7 +83,7 @@ def test_a_remark_says_how_much_is_read(words: list[str], said: str) -> None:
         (["data.grow_from=129", "data.max_document=128"], "data.max_document=128 tokens, so nothing would grow"),
         (["arch=knn", "data.grow_from=30", "segment=8", "data.drop_tails=true"], "expected a multiple of segment=8"),
         (["arch=knn", "arch.name=mine"], "arch.name is 'mine'; expected knn or knn_routed"),
-        (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl or xl_enhanced"),
+        (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl,"),
         (["arch=xl", "arch._target_=memexp.model.knn.Knn"], "arch._target_ is 'memexp.model.knn.Knn'; expected one of"),
         (["arch=xl", "size.attention.position=foo"], "is 'foo'; expected one of t5"),
     ],
@@ -131,6 +131,12 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=armt arch.memory=parallel arch.key_size=8", "arch.key_size is 8 but arch.memory is parallel"),
         ("arch=armt mem=0 arch.memory=parallel", "arch.memory is parallel but mem is 0"),
         ("arch=armt arch.key_size=0", "arch.key_size is 0"),
+        ("arch=delta arch.unit_keys=false", "arch.unit_keys is false but arch.write is delta"),
+        ("arch=delta arch.window=0 mem=0", "arch.window is 0 but 2 of 2 layers have attention"),
+        ("arch=delta arch.window=0 arch.recurrent_layers=[2]", "arch.window is 0 but 1 of 2 layers have attention"),
+        ("arch=delta arch.recurrent_layers=[2,1]", "arch.window is 16 but all 2 layers are recurrent"),
+        ("arch=delta arch.recurrent_layers=[3]", "arch.recurrent_layers is [3]; expected different layers from 1 to 2"),
+        ("arch=delta mem=0 arch.decay=none", "arch.decay is none but mem is 0"),
         ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),
         ("arch=rmt arch.past_memories=-1", "arch.past_memories is -1"),
         ("arch=knn arch.negatives=2 lanes=2", "arch.negatives is 2 but lanes is 2"),

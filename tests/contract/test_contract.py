@@ -8,12 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memexp.config.arch import ARCHS
 from memexp.config.field import default_of
+from memexp.config.groups import PLACES
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import State, detach, fork, pack, state_bytes, unpack
+from memexp.model.watching import watching
 from memexp.train.checkpoint import random_state, restore_random_state
 
 from ..tiny import configure
@@ -201,6 +204,8 @@ def test_7_gradient_reaches_every_parameter(case: Case, text: Text) -> None:
     for name, parameter in case.model.named_parameters():
         if case.model.memory_slots == 0 and name.startswith(OF_THE_MEMORY):
             continue
+        if not parameter.requires_grad:  # of a published checkpoint, frozen
+            continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -259,6 +264,7 @@ SEMANTIC = {
     "scale": ["4.0", "5.0"],
     "dropout": ["0.0", "0.5"],
     "cache": ["8", "16"],
+    "place": [f"{place} arch.position=rotary" for place in PLACES],
     "memory_sees_cache": ["none arch.cache=8", "write arch.cache=8", "both arch.cache=8"],
     "knn_layers": ["[1]", "[2]", "[1,2]"],
     "neighbours": ["4", "5"],
@@ -272,9 +278,10 @@ SEMANTIC = {
     "gate": ["0.0", "1.0"],
     "aux_weight": ["0.0", "0.5"],
     "window": ["8", "4"],
-    "recurrent_layers": ["[1]", "[2]", "[1,2]"],
+    "recurrent_layers": [f"{layers} size.layers=3" for layers in ("[1]", "[2]", "[1,2]")],
     "state_dropout": ["0.0", "0.5"],
     "cache_dropout": ["0.0", "0.5"],
+    "unit_keys": ["true arch.write=add", "false arch.write=add"],
     "updater_layers": ["1", "2"],
     "recall": ["0.0", "0.5"],
     "recall_target": ["tokens", "embeddings"],
@@ -385,6 +392,45 @@ def test_10_gauges_are_means_over_lanes_and_fills_their_maximum(case: Case, text
         lanes = torch.stack([one[name] for one in alone])
         expected = lanes.max() if name.startswith("memory_fill") else lanes.mean()
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_10_only_fills_are_computed_while_nobody_watches(arch: str, text: Text) -> None:
+    unwatched(build(arch), text)
+
+
+@pytest.mark.hard
+def test_10_only_fills_are_computed_while_nobody_watches_with_any_settings(case: Case, text: Text) -> None:
+    unwatched(case, text)
+
+
+def unwatched(case: Case, text: Text) -> None:
+    """The same activations, losses and state as while somebody watches, with fewer operations."""
+    outputs, operations = [], []
+    for on in (True, False):
+        state = case.model.init_state(3)
+        torch.manual_seed(2)
+        with watching(on):
+            for index in range(2):
+                with Operations() as seen:
+                    output = case.model(text.tokens[index], text.valid[index], state, text.reset[index])
+                state = output.state
+        outputs.append(output)
+        operations.append(seen.number)
+    seen, unseen = outputs
+    parts = [[output.hidden_BTD, output.state, output.aux] for output in outputs]
+    torch.testing.assert_close(*map(pytree.tree_leaves, parts), rtol=0, atol=0)
+    assert unseen.gauges == {name: value for name, value in seen.gauges.items() if name.startswith("memory_fill")}
+    assert operations[1] <= operations[0] - 2 * (len(seen.gauges) - len(unseen.gauges))
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
 
 
 def gauges_of(case: Case, text: Text) -> dict[str, torch.Tensor]:

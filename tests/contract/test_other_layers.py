@@ -23,6 +23,7 @@ from memexp.model.transformer.decoder import EmbeddingModel, PreNormLayer
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import mean_of_layers, watched
 
 from ..tiny import configure
 from . import test_contract
@@ -103,8 +104,8 @@ class Linear(EmbeddingModel):
         hidden_BTD, after = self._read(tokens_BT, valid_BT, state.memory or self._empty(len(tokens_BT)))
         if not self.memory_slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
-        size = torch.stack([sums.keys_BHK.detach().mean((1, 2)) for sums in after]).mean()
-        return SegmentOutput(hidden_BTD, State((), after), aux={}, gauges={"memory_size": size})
+        gauges = mean_of_layers(memory_size=[sums.keys_BHK.detach().mean() for sums in after] if watched() else [])
+        return SegmentOutput(hidden_BTD, State((), after), aux={}, gauges=gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         before = (state.memory or self._empty(len(tokens_BT))) if kept is None else kept

@@ -13,12 +13,12 @@ from memexp.cost import memory as plan
 from memexp.cost.table import HARDWARE, cost, operations, operations_by_precision
 from memexp.device import Description
 from memexp.errors import UserError
-from memexp.model import rmt
 from memexp.model.build import build_model
 from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.selection import STRIDE
 from memexp.model.transformer.position import build_position, in_order
+from memexp.model.watching import watching
 from memexp.train.optimizer import build_optimizer
 from memexp.wording import duration
 
@@ -29,17 +29,14 @@ from ..tiny import configure
 @pytest.mark.parametrize(
     ("arch", "attends", "within"), [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)]
 )
-def test_operations_are_those_that_pytorch_counts(
-    arch: list[str], attends: int, within: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operations_are_those_that_pytorch_counts(arch: list[str], attends: int, within: float) -> None:
     """Which counts all of the square of attention, of whose upper half nothing is used."""
-    monkeypatch.setattr(rmt, "share", lambda *_: torch.zeros(()))  # a gauge, which cannot be without numbers
     words = [*arch, "segment=64", "size.width=64", "size.heads=4", "data.tokenizer.vocabulary=1024"]
     config = configure(*words)
     with torch.device("meta"):
         model = build_model(config, vocabulary=1024)
         tokens = torch.zeros(1, 64, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter:
+        with watching(False), FlopCounterMode(display=False) as counter:
             output = model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
             model.head.nats(output.hidden_BTD, tokens).mean().backward()
     upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (attends - (attends + 1) / 2) * attends / 64
@@ -47,6 +44,22 @@ def test_operations_are_those_that_pytorch_counts(
     head = 2 * 3 * 1024 * 64
     again = operations(configure(*words, "recompute=true")) - operations(config)
     assert again == pytest.approx((operations(config) - head) / 3)  # forward once more
+
+
+@pytest.mark.parametrize("options", [[], ["arch.decay=channel"], ["arch.write=add", "arch.decay=none"]], ids=str)
+def test_operations_of_recurrent_layers_are_those_that_pytorch_counts(options: list[str]) -> None:
+    """Forward, without attention, which it does not count on a CPU; nor does it count what is solved, nor short convolutions."""
+    words = ["arch=delta", "arch.window=0", "mem=12", "segment=128", "size.width=64", "size.heads=4", *options]
+    config = configure(*words, "data.tokenizer.vocabulary=1024")
+    model = build_model(config, vocabulary=1024)
+    tokens = torch.zeros(1, 128, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
+    chunk = 16 if "arch.decay=channel" in options else 64
+    solved = 0 if "arch.write=add" in options else 2 * 4 * chunk / 2 * (12 + 24)
+    convolved = 4 * 2 * (12 + 12 + 24) * 4
+    layers = operations(config) / 3 - 2 * 1024 * 64
+    assert layers - 2 * (solved + convolved) == pytest.approx(counter.get_total_flops() / 128, rel=0.01)
 
 
 def test_compressed_pairs_are_attended_to() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memexp.cli.main import main
 from memexp.data.corpus import TokenDocument
 from memexp.eval.accuracy import classification
-from memexp.eval.score import _others
+from memexp.eval.score import others
 from memexp.store.folder import Run, all_runs
 
 from ..messages import says
@@ -53,9 +53,9 @@ def test_a_stranger_s_memory_reads_no_class() -> None:
         TokenDocument(name, np.array([*tokens, 9], np.uint32), 0, np.arange(len(tokens) + 1) == len(tokens), label="x")
         for name, tokens in (("long", [1, 2, 3, 4, 5]), ("short", [6, 7]))
     ]
-    assert [other.tokens.tolist() for other in _others(texts)] == [[6, 7, 6, 7, 6, 7], [1, 2, 3]]
+    assert [other.tokens.tolist() for other in others(texts)] == [[6, 7, 6, 7, 6, 7], [1, 2, 3]]
     plain = [text._replace(answers=None) for text in texts]  # of task=predict, where a label is no token
-    assert [other.tokens.tolist() for other in _others(plain)] == [[6, 7, 9, 6, 7, 9], [1, 2, 3]]
+    assert [other.tokens.tolist() for other in others(plain)] == [[6, 7, 9, 6, 7, 9], [1, 2, 3]]
 
 
 @pytest.fixture

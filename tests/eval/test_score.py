@@ -102,7 +102,9 @@ def test_scores_are_those_of_a_plain_loop(settings: tuple[str, ...]) -> None:
     np.testing.assert_allclose(score(model, texts).nats, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("memory", ["on", "off", "foreign"])
+@pytest.mark.parametrize(
+    "memory", ["on", pytest.param("off", marks=pytest.mark.hard), pytest.param("foreign", marks=pytest.mark.hard)]
+)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_scores_do_not_depend_on_lanes(arch: str, memory: str) -> None:
     model, texts = build(f"arch={arch}"), documents(*AWKWARD)
@@ -120,6 +122,7 @@ GAUGED: list[tuple[str, list[str]]] = [
 ]
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize(("arch", "options"), GAUGED, ids=str)
 def test_gauges_do_not_depend_on_lanes(arch: str, options: list[str]) -> None:
     """Documents of five lengths, so that lanes run out, and what a lane's numbers are relative to differs among them."""
@@ -212,6 +215,7 @@ WITHIN_SEGMENTS = [
 ]
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("settings", WITHIN_SEGMENTS, ids=str)
 @pytest.mark.parametrize("memory", ["off", "foreign"])
 @torch.no_grad()

@@ -19,6 +19,8 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=vanilla", HALF, "arch.position=rotary"), ("arch=vanilla", HALF, "arch.dropout=0.1"),
     ("arch=xl", HALF, "arch.position=rotary"), ("arch=xl", HALF, "arch.position=xl", "arch.normalise=false", "arch.scale=1"),
     ("arch=xl", HALF, "accumulate=2"), ("arch=xl", HALF, "mem=200", "arch.reach=window"), ("arch=xl", "lanes=1", HALF),
+    ("arch=xl", HALF, "segment=2048", "mem=2048"), ("arch=vanilla", "arch.position=alibi", "segment=4096", "lanes=8"),
+    ("arch=rmt", HALF, "segment=2048", "accumulate=2"), ("arch=block", HALF, "segment=2048", "arch.window=2048"),
     ("arch=knn", HALF, "mem=65536", "arch.stored=bf16"), ("arch=knn", HALF, "arch.combine=joint"), ("arch=knn", HALF, "recompute=true"),
     ("arch=block", HALF, "arch.gates=dual", "arch.gate_kind=lstm", "arch.feedback=true"),
     ("arch=block", HALF, "arch.shared_values=true", "arch.gates=single"), ("arch=block", HALF, "recompute=true"),
@@ -27,6 +29,8 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
+    ("arch=delta", HALF, "arch.decay=channel"), ("arch=delta", HALF, "arch.decay=none"),
+    ("arch=delta", HALF, "arch.write=add", "arch.unit_keys=false", "arch.window=0"),
     ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),
 )  # fmt: skip
 

@@ -141,7 +141,7 @@ def most_cuts(length: int) -> list[int]:
 
 
 class Interruption(NamedTuple):
-    """What was seen of a training step, of saving after it, and of opening the session again."""
+    """What was seen of a training step that is not logged, of saving after it, and of opening the session again."""
 
     step: Seen
     save: Seen
@@ -161,7 +161,7 @@ def interruption(*overrides: str, vocabulary: int, triton: bool = True) -> Inter
         opened = session.open_session(spec)
         update(opened)
         watch.begin()
-        update(opened)
+        update(opened, watch=False)
         step = watch.end()
         rings = state_bytes([ring.keys_BHRK for ring in opened.state.memory if isinstance(ring, Ring)])
         content, save = saved(opened, watch)
@@ -203,12 +203,12 @@ def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:
     watch.begin()
     with mock.patch.object(checkpoint, "save", write):
         session.save_session(opened)
+        opened.saving.finish()
     return found[0], watch.end()
 
 
 def resumed(spec: RunSpec, content: dict[str, Any], watch: Watch) -> tuple[session.Session, Seen]:
     """The session that a checkpoint goes on with, and what was seen of opening it."""
-    content = content | {"random": []}
     watch.begin()
     with (
         mock.patch.object(checkpoint, "newest", return_value=Path("newest")),

@@ -22,7 +22,7 @@ LIGHT_BASE = (
 )
 BASE = (*LIGHT_BASE, "memexp.device", "memexp.regions")
 LAYERS = [
-    BASE, ("memexp.config",), ("memexp.data",), ("memexp.store",), ("memexp.model",), ("memexp.train",), ("memexp.eval",),
+    BASE, ("memexp.ranks",), ("memexp.config",), ("memexp.data",), ("memexp.store",), ("memexp.model",), ("memexp.train",), ("memexp.eval",),
     ("memexp.cost",), ("memexp.launch",), ("memexp.report",), ("memexp.experiment",), ("memexp.api",), ("memexp.bench",),
     ("memexp.cli", "memexp.__main__"),
 ]  # fmt: skip

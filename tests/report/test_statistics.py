@@ -57,6 +57,39 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert not found.documents
 
 
+@pytest.mark.parametrize("mean", [0.09, -0.06, 0.04])
+def test_seeds_to_decide_have_the_power_that_scipy_gives(mean: float) -> None:
+    """The power of Student's t test is that of the noncentral t distribution; with fewer seeds it would be too small."""
+    measured = Gap(mean, mean - 1, mean + 1, True, True, True, 0.0, SeedSpread(0.08, 12), 2)
+    count = measured.seeds_to_decide()
+    assert count is not None
+    assert count > 2
+
+    def power(seeds: int) -> float:
+        freedom = 12 + seeds - 2
+        return float(stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, abs(mean) / 0.08 * seeds**0.5))
+
+    assert power(count) >= 0.795
+    assert power(count - 1) < 0.805
+
+
+def test_more_documents_need_fewer_seeds_and_what_cannot_be_decided_says_so() -> None:
+    random = np.random.default_rng(0)
+    base = random.normal(3, 0.3, size=8)
+    a = losses([list(base + 0.05 + each) for each in random.normal(0, 0.06, size=(2, 8))], [100] * 8, (0, 1))
+    b = losses([list(base)] * 2, [100] * 8, (0, 1))
+    found = gap(a, b, SeedSpread(0.02, 3))
+    now, with_more = found.seeds_to_decide(), found.seeds_to_decide(documents=9)
+    assert with_more is not None
+    assert now is None or with_more < now
+    assert found.over_documents == pytest.approx(
+        gap(a, b).mean - gap(a, b).low if found.mean > 0 else gap(a, b).high - gap(a, b).mean
+    )
+    assert gap(a, b).seeds_to_decide() is None  # nothing is known of seeds
+    assert Gap(1e-4, -1, 1, True, True, True, 0.0, SeedSpread(0.08, 12), 2).seeds_to_decide() is None
+    assert Gap(9.0, 8, 10, True, True, True, 0.1, SeedSpread(0.08, 12), 2).seeds_to_decide() == 2
+
+
 def test_the_spread_of_seeds_is_pooled_as_in_an_analysis_of_variance() -> None:
     random = np.random.default_rng(0)
     means_MS = random.normal(size=(6, 3)) + 5 * random.normal(size=3)

@@ -26,8 +26,8 @@ def update_then(change: Callable[[Any], None], step: int, monkeypatch: pytest.Mo
     """Do something to the run's folder after that step, once."""
     update = loop.update
 
-    def changing(session: Any) -> Any:
-        result = update(session)
+    def changing(session: Any, **how: Any) -> Any:
+        result = update(session, **how)
         if session.step == step:
             monkeypatch.setattr(loop, "update", update)
             change(session.spec.run.path)

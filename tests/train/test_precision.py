@@ -57,7 +57,7 @@ class Autocast:
         return {}
 
 
-@pytest.mark.parametrize("recompute", ["recompute=false", "recompute=true"])
+@pytest.mark.parametrize("recompute", ["recompute=false", pytest.param("recompute=true", marks=pytest.mark.hard)])
 @pytest.mark.parametrize("arch", [*ARCHS, *(pytest.param(arch, marks=pytest.mark.hard) for arch in MORE)])
 def test_the_gradients_are_autocasts(arch: str, recompute: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = gradients(opened(arch, recompute, tmp_path=tmp_path))

@@ -124,7 +124,13 @@ def test_without_a_profile_of_ours_there_are_no_marks() -> None:
     assert not [event for event in profiler.events() if event.name.startswith(MARK)]
 
 
-@pytest.mark.parametrize("extra", [(), ("recompute=true", "accumulate=2")], ids=["plain", "again"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("recompute=true", "accumulate=2"), id="again", marks=pytest.mark.hard),
+    ],
+)
 def test_a_profile_is_written_and_no_run_is_made(
     extra: tuple[str, ...], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,8 +47,8 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the next run die inside of that step."""
     update = loop.update
 
-    def dying(session: Any) -> Any:
-        result = update(session)
+    def dying(session: Any, **how: Any) -> Any:
+        result = update(session, **how)
         if session.step == step:
             monkeypatch.setattr(loop, "update", update)
             raise Crash
@@ -153,10 +153,10 @@ def count(frame, event, argument):
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-def counted(session):
+def counted(session, **how):
     if session.step == {step}:
         sys.setprofile(count)
-    return update(session)
+    return update(session, **how)
 loop.update = counted
 main(sys.argv[1:])
 """
@@ -182,11 +182,11 @@ import signal, sys, time
 from memexp.cli.main import main
 from memexp.train import loop
 update, handlers = loop.update, []
-def held(session):
+def held(session, **how):
     handlers.append(signal.getsignal(signal.SIGTERM))
     while session.step == 3 and signal.getsignal(signal.SIGTERM) is handlers[0]:  # which the first signal takes away
         time.sleep(0.01)
-    return update(session)
+    return update(session, **how)
 loop.update = held
 sys.exit(main(sys.argv[1:]))
 """

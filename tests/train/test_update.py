@@ -27,6 +27,7 @@ from memexp.train.session import Session
 from memexp.train.spec import RunSpec
 
 from ..tiny import configure
+from .conftest import Train
 
 VOCABULARY, SEGMENT = 30, 8
 
@@ -99,6 +100,21 @@ def test_an_accumulated_gradient_is_that_of_the_sum_over_scored_tokens(arch: str
         assert found.grad is not None, name
         assert expected.grad is not None, name
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_gauges_are_computed_in_logged_steps_alone(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = Session.read, []
+
+    def noted(self: Session, *given: Any, watch: bool = True) -> Any:
+        seen.append(watch)
+        return read(self, *given, watch=watch)
+
+    monkeypatch.setattr(Session, "read", noted)
+    done = run("arch=rmt", "steps=7", "log_every=3", "accumulate=1", "bptt_segments=0")
+    assert seen == [False, False, True, False, False, True, True]
+    assert [line["step"] for line in done.metrics] == [3, 6, 7]
+    names = {"memory_share", "memory_norm", "memory_change", "memory_rank", "memory_between"}
+    assert all(set(line["gauges"]) == names for line in done.metrics)
 
 
 def test_gradients_are_clipped_to_the_norm(tmp_path: Any) -> None:
@@ -195,7 +211,7 @@ def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     "arch",
     [
-        "rmt mem=3 arch.past_memories=2", "rmt_xl mem=3", "knn mem=20 arch.neighbours=4", "infini", "armt mem=3",
+        "rmt mem=3 arch.past_memories=2", "rmt_xl mem=3", "knn mem=20 arch.neighbours=4", "infini", "armt mem=3", "delta mem=3 arch.window=5",
         "knn mem=20 arch.neighbours=4 arch.combine=joint arch.negatives=2 bptt_segments=1", "knn_routed mem=20 arch.neighbours=4", "thought mem=3",
         "block mem=3 arch.window=4 arch.state_dropout=0.3 arch.cache_dropout=0.3", "compressive mem=6", "xl_enhanced mem=5",
         "block_knn mem=3 arch.window=4 arch.pairs=20 arch.neighbours=4 arch.write=leaving",

@@ -1,6 +1,6 @@
 """Training with negatives: queries see their document's last segment together with those of other lanes, in one softmax.
 
-Shapes: B lanes, H heads, T tokens, R tokens of the last segment, K head size, S keys in sight of local attention, N = R keys of each
+Shapes: B lanes, A lanes of all processes, H heads, T tokens, R tokens of the last segment, K head size, S keys in sight of local attention, N = R keys of each
 lane that is seen.
 """
 
@@ -13,6 +13,8 @@ from memexp.model.knn_memory.ring import Ring, clear_ring
 from memexp.model.state import zero_lanes
 from memexp.model.transformer.attention import Heads, Mask, Sight, local_scores
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
+from memexp.model.watching import Gauges, if_watched
+from memexp.ranks.exchange import of_all_lanes, of_own_lanes
 
 
 class Recent(NamedTuple):
@@ -32,13 +34,11 @@ class RingAndRecent(NamedTuple):
 
 
 class CrossBatch(NamedTuple):
-    """The output of the heads, and gauges."""
+    """The output of the heads, and gauges if somebody watches."""
 
     read_BHTK: Tensor
-    own_share: Tensor
-    """Attention weight on the own document's last segment."""
-    negative_share: Tensor
-    """Attention weight on those of other lanes."""
+    gauges: Gauges
+    """memory_share: the attention weight on the own document's last segment. negative_share: that on those of other lanes."""
 
 
 def nothing_recent(ring: Ring, like: Tensor, tokens: int) -> Recent:
@@ -70,18 +70,26 @@ def newest(recent: Recent, heads: Heads, valid_BT: Tensor) -> Recent:
 def read(heads: Heads, sight: Sight, mask: Mask, recent: Recent, negatives: int) -> CrossBatch:
     """Softmax over the own last segment, those of the next `negatives` lanes, and the keys in sight of local attention.
 
-    Lanes are in a circle. With fewer other lanes than `negatives`, all of them are seen once.
+    Lanes, of all processes, are in a circle. With fewer other lanes than `negatives`, all of them are seen once.
     """
-    lanes, size = recent.there_BR.shape
-    shifts = range(1 + min(negatives, lanes - 1))
-    keys_BHNK, values_BHNK = (
-        torch.cat([x.roll(-shift, 0) for shift in shifts], dim=2) for x in (recent.keys_BHRK, recent.values_BHRK)
-    )
-    there_BN = torch.cat([recent.there_BR.roll(-shift, 0) for shift in shifts], dim=1)
+    size = recent.there_BR.shape[1]
+    keys_AHRK, values_AHRK, there_AR = (of_all_lanes(x) for x in recent)
+    shifts = range(1 + min(negatives, len(there_AR) - 1))
+
+    def seen(x: Tensor, axis: int) -> Tensor:
+        return torch.cat([of_own_lanes(x.roll(-shift, 0)) for shift in shifts], dim=axis)
+
+    keys_BHNK, values_BHNK, there_BN = seen(keys_AHRK, 2), seen(values_AHRK, 2), seen(there_AR, 1)
     with full_precision(keys_BHNK.device):
         scores_BHTN = at_least_fp32(heads.queries_BHTK) @ at_least_fp32(keys_BHNK).mT
     scores_BHTN = scores_BHTN.masked_fill(~there_BN[:, None, None], float("-inf"))
     weights = torch.cat([scores_BHTN, local_scores(sight, mask)], dim=-1).softmax(-1)
     values = torch.cat([values_BHNK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2)
-    own, others = weights[..., :size].detach(), weights[..., size : len(shifts) * size].detach()
-    return CrossBatch(weights.to(values.dtype) @ values, own.sum(-1).mean(), others.sum(-1).mean())
+    return CrossBatch(weights.to(values.dtype) @ values, _shares(weights, size, len(shifts) * size))
+
+
+@if_watched
+def _shares(weights_BHTM: Tensor, own: int, seen: int) -> Gauges:
+    """The attention weights on the first `own` keys, and on the other keys of the first `seen`."""
+    shares = {"memory_share": weights_BHTM[..., :own], "negative_share": weights_BHTM[..., own:seen]}
+    return {name: weights.sum(-1).mean() for name, weights in shares.items()}

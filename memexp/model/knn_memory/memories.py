@@ -16,6 +16,7 @@ from memexp.model.segment import MemoryCost, Retrieval
 from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges
 from memexp.terminal import Remark
 
 
@@ -96,15 +97,20 @@ class PairMemories(nn.ModuleDict):
         return tuple(self[number].empty(lanes, like) for number in self if self[number].slots)
 
 
-def build_memories(shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> PairMemories:
+def build_memories(
+    shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int, sinks: int = 0
+) -> PairMemories:
     """Memories of `slots` pairs for `arch.knn_layers`; if that is empty, for the layer at three quarters (9th of 12).
 
     Args:
-        cache, stride: as in `PairMemory`.
+        cache, stride, sinks: as in `PairMemory`.
     """
     chosen = sorted(arch.knn_layers) or [max(1, int(shape.layers * 0.75))]
     return PairMemories(
-        {str(number): PairMemory(shape, arch, slots=slots, cache=cache, stride=stride) for number in chosen}
+        {
+            str(number): PairMemory(shape, arch, slots=slots, cache=cache, stride=stride, sinks=sinks)
+            for number in chosen
+        }
     )
 
 
@@ -127,7 +133,7 @@ class PairPass:
         self.memories, self.negatives = memories, negatives
         self.recent = dict(zip(memories, recent, strict=False))
         self.rings = dict(zip(memories, rings, strict=False))  # memories without slots have no rings
-        self.gauges: dict[str, Tensor] = {}
+        self.gauges: Gauges = {}
         self._seen: dict[str, tuple[Heads, Sight]] = {}
         self._readings: dict[str, Reading] = {}
 
@@ -140,14 +146,11 @@ class PairPass:
         suffix = f"_layer{number}" if len(self.rings) > 1 else ""
         if number in self.recent:
             crossed = cross_batch.read(heads, sight, mask, self.recent[number], self.negatives)
-            self.gauges |= {
-                "memory_fill" + suffix: ring.count_B.max() / memory.slots,
-                "memory_share" + suffix: crossed.own_share,
-                "negative_share" + suffix: crossed.negative_share,
-            }
+            self.gauges["memory_fill" + suffix] = ring.count_B.max() / memory.slots
+            self.gauges |= {name + suffix: value for name, value in crossed.gauges.items()}
             self._seen[number] = heads, sight
             return crossed.read_BHTK
-        reading = memory.read(heads, sight, mask, ring)
+        reading = memory.read(attention, heads, sight, mask, ring)
         self.gauges |= {name + suffix: value for name, value in memory.gauges(reading, ring, attention).items()}
         self._seen[number], self._readings[number] = (heads, sight), reading
         return reading.read_BHTK

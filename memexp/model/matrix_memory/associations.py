@@ -12,6 +12,7 @@ from torch import Tensor
 
 from memexp.model.state import zero_lanes
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
+from memexp.model.watching import watched
 from memexp.regions import part
 
 LEAST = 1e-5
@@ -102,13 +103,18 @@ def dpfp(x_BNU: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def share_of(read: Tensor, other: Tensor) -> Tensor:
-    """Gauge: the norm of what was read of the memory, over this norm and that of what it is added to; mean over lanes."""
+def share_of(read: Tensor, other: Tensor) -> list[Tensor]:
+    """Gauge: the norm of what was read of the memory, over this norm and that of what it is added to; mean over lanes.
+
+    Empty if nobody watches.
+    """
+    if not watched():
+        return []
     read_B, other_B = (at_least_fp32(x).flatten(1).norm(dim=-1) for x in (read, other))
-    return (read_B / (read_B + other_B).clamp_min(1e-24)).mean()
+    return [(read_B / (read_B + other_B).clamp_min(1e-24)).mean()]
 
 
 @torch.no_grad()
-def size_of(memory: Associations) -> Tensor:
-    """Gauge: the root mean square of the matrix, mean over lanes."""
-    return memory.matrix_BFV.flatten(1).square().mean(-1).sqrt().mean()
+def size_of(memory: Associations) -> list[Tensor]:
+    """Gauge: the root mean square of the matrix, mean over lanes; empty if nobody watches."""
+    return [memory.matrix_BFV.flatten(1).square().mean(-1).sqrt().mean()] if watched() else []

@@ -14,6 +14,8 @@ from memexp.config.arch import CompressiveArch
 from memexp.model.transformer.attention import append
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import watched
+from memexp.ranks.exchange import total
 
 
 class Pairs(NamedTuple):
@@ -84,8 +86,8 @@ class Reconstruction(NamedTuple):
 
     loss: Tensor
     """A mean over channels and over the valid tokens of all lanes with pairs to compress; 0 if there are none."""
-    by_lane: Tensor
-    """Gauge: the loss of each lane alone, mean over lanes."""
+    by_lane: list[Tensor]
+    """Gauge: the loss of each lane alone, mean over lanes; empty if nobody watches."""
 
 
 def reconstruction(
@@ -108,8 +110,9 @@ def reconstruction(
         after = _attend_by_content(queries_BHTK.detach(), made, mask_BP)
     scored_BT = valid_BT & any_B[:, None]
     error_BT = torch.where(scored_BT, (after - before).square().mean((1, 3)), 0)
-    error_B = error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)
-    return Reconstruction(error_BT.sum() / scored_BT.sum().clamp_min(1), error_B.mean())
+    loss = total(error_BT.sum()) / total(scored_BT.sum()).clamp_min(1)
+    by_lane = [(error_BT.detach().sum(-1) / scored_BT.sum(-1).clamp_min(1)).mean()] if watched() else []
+    return Reconstruction(loss, by_lane)
 
 
 def _attend_by_content(queries_BHTK: Tensor, pairs: Pairs, mask_BN: Tensor) -> Tensor:

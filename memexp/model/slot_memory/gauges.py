@@ -6,9 +6,11 @@ Shapes: B lanes, M slots, D width.
 import torch
 from torch import Tensor
 
+from memexp.model.watching import Gauges, if_watched
 
-@torch.no_grad()
-def memory_gauges(old_BMD: Tensor, new_BMD: Tensor) -> dict[str, Tensor]:
+
+@if_watched
+def memory_gauges(old_BMD: Tensor, new_BMD: Tensor) -> Gauges:
     """Compare a memory before and after a segment; each gauge is a mean over lanes.
 
     - memory_norm: root mean square of the new memory.

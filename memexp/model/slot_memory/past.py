@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from memexp.model.transformer.attention import linear
 from memexp.model.transformer.numerics import at_least_fp32
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import watched
 
 
 class Past(NamedTuple):
@@ -31,8 +32,8 @@ class Retrieved(NamedTuple):
     """What each memory token retrieved."""
 
     read_BMD: Tensor
-    age: Tensor
-    """Gauge: by how many segments what was retrieved is older than the present memory, mean over lanes."""
+    age: list[Tensor]
+    """Gauge: by how many segments what was retrieved is older than the present memory, mean over lanes; empty if nobody watches."""
 
 
 def begin(initial_MD: Tensor, lanes: int, kept: int) -> Past:
@@ -82,7 +83,8 @@ class Retrieval(nn.Module):
         seen_BS = there_BN.repeat_interleave(slots, dim=1)
         weights_BMS = at_least_fp32(scores_BMS).masked_fill(~seen_BS[:, None], float("-inf")).softmax(-1)
         read_BMD = self.output(self.values(weights_BMS.to(pasts_BSD.dtype) @ pasts_BSD))
+        if not watched():
+            return Retrieved(read_BMD, [])
         with torch.no_grad():
             of_each_BN = weights_BMS.unflatten(-1, (kept, slots)).sum(-1).mean(1)
-            age = (of_each_BN * (kept - 1 - index_N)).sum(-1).mean()
-        return Retrieved(read_BMD, age)
+            return Retrieved(read_BMD, [(of_each_BN * (kept - 1 - index_N)).sum(-1).mean()])

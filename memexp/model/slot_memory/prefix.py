@@ -46,8 +46,8 @@ class Behind(NamedTuple):
     hidden_BTD: Tensor
     cache: Cache
     """The tokens that the next piece may attend to, without the prefix."""
-    prefix_share: Tensor
-    """Gauge: the attention weight on the prefix."""
+    prefix_shares: list[Tensor]
+    """Gauge: the attention weight on the prefix in each layer; empty if nobody watches."""
 
 
 def read_unplaced(
@@ -91,8 +91,8 @@ def read_behind(
         x_BTD = layer.finish(x_BTD, attend(sight, mask))
         if grows:
             layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
-        shares.append(share(sight, mask, slice(0, slots)))
-    return Behind(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), torch.stack(shares).mean())
+        shares += share(sight, mask, slice(0, slots))
+    return Behind(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), shares)
 
 
 def _unplaced(attention: SelfAttention, heads: Heads, beside: Prefix | None, bias_1HMS: Tensor | None) -> Sight:

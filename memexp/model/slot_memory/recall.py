@@ -4,7 +4,7 @@ Shapes: B lanes, T tokens, M slots, D width, H heads, S keys, N rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, final
 
@@ -21,6 +21,9 @@ from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.numerics import at_least_fp32, full_precision
 from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched
+from memexp.ranks.draws import common
+from memexp.ranks.exchange import total
 
 MOST_PIECES = 8
 """The most pieces in which composition reads a segment."""
@@ -30,7 +33,7 @@ class Losses(NamedTuple):
     """Losses by name, before weighting, and gauges."""
 
     terms: dict[str, Tensor]
-    gauges: dict[str, Tensor]
+    gauges: Gauges
 
 
 def updater_losses(
@@ -49,10 +52,10 @@ def updater_losses(
         before_BMD, after_BMD, text_BTD: the memory before and after the segment, and its activations, without gradient.
     """
     terms: dict[str, Tensor] = {}
-    gauges: dict[str, Tensor] = {}
+    gauges: Gauges = {}
     if "composition" in wanted:
         composed = composition(updater, before_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
-        terms["composition"], gauges["composition_error"] = composed.error, composed.relative.detach()
+        terms["composition"], gauges = composed.error, composed.gauges
     if wanted & {"variance", "covariance"}:
         slots_BMD = updater(before_BMD, text_BTD, valid_BT).memory_BMD
         terms |= separation(slots_BMD, valid_BT.any(-1))
@@ -87,9 +90,9 @@ def published_updater_losses(
         return Losses({}, {})
     composed = composition(updater, after_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
     both_BMD = torch.cat([composed.pieces_BMD, composed.whole_BMD], dim=1)
-    slots = torch.randint(both_BMD.shape[1], (4,)).to(both_BMD.device)
+    slots = torch.randint(both_BMD.shape[1], (4,), generator=common()).to(both_BMD.device)
     terms = published_separation(both_BMD[valid_BT.any(-1)][:, slots].flatten(0, 1))
-    return Losses(terms | {"composition": composed.error}, {"composition_error": composed.relative.detach()})
+    return Losses(terms | {"composition": composed.error}, composed.gauges)
 
 
 class Composed(NamedTuple):
@@ -100,8 +103,8 @@ class Composed(NamedTuple):
     """Without gradient or dropout."""
     error: Tensor
     """Mean square of their difference."""
-    relative: Tensor
-    """The error over the mean square of the change by reading, mean over lanes."""
+    gauges: Gauges
+    """composition_error: the error over the mean square of the change by reading, mean over lanes."""
 
 
 def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, cuts: list[int]) -> Composed:
@@ -114,14 +117,20 @@ def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT
             pieces_BMD = updater(pieces_BMD, text_BTD[:, start:stop], valid_BT[:, start:stop], start=start).memory_BMD
     written_B = valid_BT.any(-1)
     error_B = (pieces_BMD - whole_BMD).square().mean((1, 2))
-    change_B = (whole_BMD - memory_BMD).square().mean((1, 2)).clamp_min(1e-12)
-    return Composed(pieces_BMD, whole_BMD, mean_of(error_B, written_B), mean_of(error_B / change_B, written_B))
+    gauges = _relative(error_B, whole_BMD - memory_BMD, written_B)
+    return Composed(pieces_BMD, whole_BMD, mean_of(error_B, written_B), gauges)
+
+
+@if_watched
+def _relative(error_B: Tensor, change_BMD: Tensor, written_B: Tensor) -> Gauges:
+    change_B = change_BMD.square().mean((1, 2)).clamp_min(1e-12)
+    return {"composition_error": mean_of(error_B / change_B, written_B)}
 
 
 def random_cuts(length: int) -> list[int]:
-    """Random borders of 2 to `MOST_PIECES` pieces, none empty, from torch's default generator; at most one piece per token."""
-    pieces = min(int(torch.randint(2, MOST_PIECES + 1, ())), length)
-    cuts: list[int] = (torch.randperm(length - 1)[: pieces - 1] + 1).sort().values.tolist()
+    """Random borders of 2 to `MOST_PIECES` pieces, none empty, the same in all processes; at most one piece per token."""
+    pieces = min(int(torch.randint(2, MOST_PIECES + 1, (), generator=common())), length)
+    cuts: list[int] = (torch.randperm(length - 1, generator=common())[: pieces - 1] + 1).sort().values.tolist()
     return cuts
 
 
@@ -137,9 +146,9 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
         written_B: which lanes count.
     """
     weight_N1 = written_B.repeat_interleave(slots_BMD.shape[1])[:, None].to(slots_BMD.dtype)
-    rows_ND, count = slots_BMD.flatten(0, 1), weight_N1.sum()
-    centred_ND = (rows_ND - (rows_ND * weight_N1).sum(0) / count.clamp_min(1)) * weight_N1
-    covariance_DD = _products(centred_ND) / (count - 1).clamp_min(1)
+    rows_ND, count = slots_BMD.flatten(0, 1), total(weight_N1.sum())
+    centred_ND = (rows_ND - total((rows_ND * weight_N1).sum(0)) / count.clamp_min(1)) * weight_N1
+    covariance_DD = total(_products(centred_ND)) / (count - 1).clamp_min(1)
     variance_D = covariance_DD.diagonal()
     return {
         "variance": F.relu(1 - (variance_D + 1e-4).sqrt()).mean(),
@@ -149,10 +158,12 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
 
 def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
     """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal."""
-    centred_ND = rows_ND - rows_ND.mean(0)
-    covariance_DD = _products(centred_ND) / len(rows_ND)
+    count = total(rows_ND.new_tensor(len(rows_ND)))
+    centred_ND = rows_ND - total(rows_ND.sum(0)) / count
+    variance_D = total(centred_ND.square().sum(0)) / (count - 1)
+    covariance_DD = total(_products(centred_ND)) / count
     return {
-        "variance": F.relu(4 - (rows_ND.var(0) + 1e-5).sqrt()).mean(),
+        "variance": F.relu(4 - (variance_D + 1e-5).sqrt()).mean(),
         "covariance": covariance_DD.triu().square().sum() / len(covariance_DD),
     }
 
@@ -247,24 +258,24 @@ class Recalled(NamedTuple):
     """How well each token was recalled."""
 
     error_BT: Tensor
-    right_BT: Tensor
-    """Whether the recalled token is right."""
+    right_BT: Callable[[], Tensor]
+    """Computes which of the recalled tokens are right."""
 
 
 def recalled_tokens(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hidden_BTD: Tensor) -> Recalled:
     """Recall of tokens: the error is the nats of each token; it is right if it is the most likely token."""
-    return Recalled(head.nats(recalled_BTD, tokens_BT), head.best(recalled_BTD) == tokens_BT)
+    return Recalled(head.nats(recalled_BTD, tokens_BT), lambda: head.best(recalled_BTD) == tokens_BT)
 
 
 def recalled_embeddings(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hidden_BTD: Tensor) -> Recalled:
     """Recall of activations: the error is the mean square; a token is right if both give the same most likely next token."""
     error_BT = at_least_fp32(recalled_BTD - hidden_BTD.detach()).square().mean(-1)
-    return Recalled(error_BT, head.best(recalled_BTD) == head.best(hidden_BTD))
+    return Recalled(error_BT, lambda: head.best(recalled_BTD) == head.best(hidden_BTD))
 
 
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of the values where `counted` is true; 0 if it is false everywhere."""
-    return (values * counted).sum() / counted.sum().clamp_min(1)
+    return total((values * counted).sum()) / total(counted.sum()).clamp_min(1)
 
 
 @contextmanager

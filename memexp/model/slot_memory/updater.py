@@ -27,13 +27,14 @@ from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.position import Places, Position, Positioned, Rotary
 from memexp.model.transformer.shape import Shape
+from memexp.model.watching import Gauges, if_watched
 
 
 class Written(NamedTuple):
     """A memory after a segment or a piece of a segment."""
 
     memory_BMD: Tensor
-    gauges: dict[str, Tensor]
+    gauges: Gauges
 
 
 class Updater(nn.Module, ABC):
@@ -67,7 +68,7 @@ class Updater(nn.Module, ABC):
         mask_BT = valid_BT | ~written_B[:, None]
         memory, gauges = self.write(memory_BMD, text_BTD, mask_BT[:, None, None], start=start)
         kept_BMD = torch.where(written_B[:, None, None], memory.to(memory_BMD.dtype), memory_BMD)
-        return Written(kept_BMD, {name: value.detach() for name, value in gauges.items()})
+        return Written(kept_BMD, gauges)
 
 
 class TokenAttention(nn.Module):
@@ -164,9 +165,7 @@ class GatedUpdater(Updater):
         candidate_BMD = _norm(x_BMD)
         both_BMF = torch.cat([memory_BMD, candidate_BMD], dim=-1)
         keep_BMD = F.linear(both_BMF, self.gate_DF, self.gate_D).sigmoid().to(candidate_BMD.dtype)
-        return Written(
-            _norm(torch.lerp(candidate_BMD, memory_BMD.to(candidate_BMD.dtype), keep_BMD)), {"gate": keep_BMD.mean()}
-        )
+        return Written(_norm(torch.lerp(candidate_BMD, memory_BMD.to(candidate_BMD.dtype), keep_BMD)), _gate(keep_BMD))
 
 
 class PublishedAlibi(Position):
@@ -238,6 +237,12 @@ class AdditiveUpdater(Updater):
         for layer in self.layers:
             memory_BMD = layer(memory_BMD, text_BTD, mask_B11T, places)
         return Written(memory_BMD, {})
+
+
+@if_watched
+def _gate(keep_BMD: Tensor) -> Gauges:
+    """The mean of the gates: 1 keeps the old memory."""
+    return {"gate": keep_BMD.mean()}
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from memexp.model.transformer.numerics import at_least_fp32, full_precision
+from memexp.model.on_host import values_of
+from memexp.model.transformer.numerics import at_least_fp32, cast_to, full_precision
 from memexp.regions import part
 
 LOGITS_AT_ONCE = 1 << 25
@@ -42,12 +43,12 @@ class Head(nn.Module):
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the next token, B T V."""
         with self._precision(hidden_BTD):
-            return self._products(hidden_BTD, self.embedding_VD)
+            return self._logits(self._scaled(hidden_BTD))
 
     def nats_of_another(self, hidden_BTD: Tensor, word_D: Tensor) -> Tensor:
         """Nats of an extra word that is not in the vocabulary, in a softmax over the vocabulary and it; B T in fp32."""
         with self._precision(hidden_BTD):
-            logits = at_least_fp32(self._products(hidden_BTD, torch.cat([self._words(), word_D[None]])))
+            logits = at_least_fp32(_products(self._scaled(hidden_BTD), torch.cat([self._words(), word_D[None]])))
         return logits.logsumexp(-1) - logits[..., -1]
 
     def _words(self) -> Tensor:
@@ -55,13 +56,13 @@ class Head(nn.Module):
         return self.embedding_VD
 
     def _scaled(self, hidden_BTD: Tensor) -> Tensor:
+        """The factors of products with words, already in the type in which autocast multiplies them."""
         hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
         scaled: Tensor = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
-        return scaled
+        return scaled.to(cast_to(scaled.device) or scaled.dtype)
 
-    def _products(self, hidden_BTD: Tensor, words_VD: Tensor) -> Tensor:
-        hidden_BTD = self._scaled(hidden_BTD)
-        return F.linear(hidden_BTD, words_VD.to(hidden_BTD.dtype))
+    def _logits(self, scaled_BTD: Tensor) -> Tensor:
+        return _products(scaled_BTD, self.embedding_VD)
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """In evaluation, logits are in full precision: the loss of each token is kept, and half precision is too coarse."""
@@ -78,22 +79,24 @@ class Head(nn.Module):
             return self._all_nats(hidden_BTD, targets_BT)
 
     def _all_nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), targets_BT.flatten()
+        targets_N = targets_BT.flatten()
+        with self._precision(hidden_BTD):
+            scaled_ND = self._scaled(hidden_BTD.flatten(0, 1))
         at_once = max(1, LOGITS_AT_ONCE // self.most_logits)
-        places = self._places(targets_N, at_once)
+        places = self._places(targets_BT, at_once)
         if len(targets_N) <= at_once:
-            return self._nats(hidden_ND, targets_N, places[0]).view_as(targets_BT)
+            return self._nats(scaled_ND, targets_N, places[0]).view_as(targets_BT)
         pieces = [
-            checkpoint(self._nats, hidden, targets, of_piece, use_reentrant=False, preserve_rng_state=False)
-            for hidden, targets, of_piece in zip(
-                hidden_ND.split(at_once), targets_N.split(at_once), places, strict=True
+            checkpoint(self._nats, scaled, targets, of_piece, use_reentrant=False, preserve_rng_state=False)
+            for scaled, targets, of_piece in zip(
+                scaled_ND.split(at_once), targets_N.split(at_once), places, strict=True
             )
         ]
         return torch.cat(pieces).view_as(targets_BT)
 
-    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+    def _places(self, tokens_BT: Tensor, at_once: int) -> list[list[Tensor]]:
         """For each piece of `at_once` tokens, the places of the tokens of each cluster; here there are no clusters."""
-        return [[] for _ in range(max(1, -(-len(tokens_N) // at_once)))]
+        return [[] for _ in range(max(1, -(-tokens_BT.numel() // at_once)))]
 
     @torch.no_grad()
     def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
@@ -102,8 +105,25 @@ class Head(nn.Module):
         pieces = [self.logits(hidden)[..., first:].argmax(-1) for hidden in hidden_BTD.flatten(0, 1).split(at_once)]
         return first + torch.cat(pieces).view(hidden_BTD.shape[:2])
 
-    def _nats(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
-        return F.cross_entropy(self.logits(hidden_ND).float(), targets_N, reduction="none")
+    def _nats(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        with self._precision(scaled_ND):
+            return self._nats_of(scaled_ND, targets_N, places)
+
+    def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        return F.cross_entropy(self._logits(scaled_ND).float(), targets_N, reduction="none")
+
+
+def _moved(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """The numbers on a device; the host does not wait until they have arrived."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _products(scaled_BTD: Tensor, words_VD: Tensor) -> Tensor:
+    """The inner product with each word, B T V."""
+    if cast_to(scaled_BTD.device):  # it casts the words once for all pieces
+        return F.linear(scaled_BTD, words_VD)
+    return F.linear(scaled_BTD, words_VD.to(scaled_BTD.dtype))
 
 
 class AdaptiveHead(Head):
@@ -139,22 +159,21 @@ class AdaptiveHead(Head):
         """The input of the first layer, B T D."""
         tokens_N = tokens_BT.flatten()
         x_ND = F.embedding(tokens_N.clamp_max(len(self.embedding_VD) - 1), self.embedding_VD)
-        (places,) = self._places(tokens_N, max(1, len(tokens_N)))
+        (places,) = self._places(tokens_BT, max(1, len(tokens_N)))
         for cluster, place_M in zip(self.clusters, places, strict=True):
             embedded_MD = cluster.embed(tokens_N.index_select(0, place_M))
             x_ND = x_ND.index_put((place_M,), embedded_MD.to(x_ND.dtype))
         return x_ND.view(*tokens_BT.shape, -1)
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
+    def _logits(self, scaled_BTD: Tensor) -> Tensor:
         """Log-probabilities of the next token, B T V."""
-        with self._precision(hidden_BTD):
-            first_BTS, hidden_BTD = self._first(hidden_BTD), self._scaled(hidden_BTD)
-            frequent, *entries = first_BTS.split([len(self.embedding_VD), *[1] * len(self.clusters)], dim=-1)
-            rest = [
-                entry + cluster.logits(hidden_BTD).float().log_softmax(-1)
-                for entry, cluster in zip(entries, self.clusters, strict=True)
-            ]
-            return torch.cat([frequent, *rest], dim=-1)
+        entries_from = len(self.embedding_VD)
+        frequent, *entries = self._first(scaled_BTD).split([entries_from, *[1] * len(self.clusters)], dim=-1)
+        rest = [
+            entry + cluster.logits(scaled_BTD).float().log_softmax(-1)
+            for entry, cluster in zip(entries, self.clusters, strict=True)
+        ]
+        return torch.cat([frequent, *rest], dim=-1)
 
     @property
     def multiplications(self) -> float:
@@ -170,37 +189,31 @@ class AdaptiveHead(Head):
         """The vectors of the frequent words and of the clusters; a cluster stands for all of its words."""
         return torch.cat([self.embedding_VD, self.entry_KD])
 
-    def _first(self, hidden_BTD: Tensor) -> Tensor:
+    def _first(self, scaled_BTD: Tensor) -> Tensor:
         """Log-probabilities of the frequent words and the clusters, B T F+K in fp32."""
-        return self._products(hidden_BTD, self._words()).float().log_softmax(-1)
+        return _products(scaled_BTD, self._words()).float().log_softmax(-1)
 
-    def _places(self, tokens_N: Tensor, at_once: int) -> list[list[Tensor]]:
+    def _places(self, tokens_BT: Tensor, at_once: int) -> list[list[Tensor]]:
         """For each piece of `at_once` tokens, the places in it of the tokens of each cluster, in their order.
 
-        How many there are must be known on the host, which waits for the device here, and only here.
+        How many there are must be known on the host. Of the tokens of a corpus it knows them.
         """
-        counts = len(self.clusters) + 1
-        cluster_N = torch.zeros_like(tokens_N)  # 0: frequent words
-        for cluster in self.clusters:
-            cluster_N += tokens_N >= cluster.first
-        place_N = torch.arange(len(tokens_N), device=tokens_N.device)
-        group_N = place_N // at_once * counts + cluster_N
-        pieces = max(1, -(-len(tokens_N) // at_once))
-        sizes = torch.zeros(pieces * counts, dtype=torch.long, device=tokens_N.device)
-        sizes = sizes.index_add_(0, group_N, torch.ones_like(group_N))
-        groups = (group_N.argsort(stable=True) % at_once).tensor_split(sizes.cumsum(0).tolist()[:-1])
-        return [list(groups[piece * counts + 1 : (piece + 1) * counts]) for piece in range(pieces)]
+        tokens_N, firsts = values_of(tokens_BT).reshape(-1), [cluster.first for cluster in self.clusters]
+        pieces = range(0, max(1, len(tokens_N)), at_once)
+        # 0: frequent words
+        cluster_N = np.searchsorted(firsts, tokens_N, side="right")
+        order = [cluster_N[first : first + at_once].argsort(kind="stable") for first in pieces]
+        sizes = [np.bincount(cluster_N[first : first + at_once], minlength=len(firsts) + 1) for first in pieces]
+        place_N = _moved(np.concatenate(order), tokens_BT.device)
+        groups = place_N.split(np.concatenate(sizes).tolist())
+        return [list(groups[start + 1 : start + 1 + len(firsts)]) for start in range(0, len(groups), len(firsts) + 1)]
 
-    def _nats(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
-        with self._precision(hidden_ND):
-            return self._nats_of(hidden_ND, targets_N, places)
-
-    def _nats_of(self, hidden_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
-        first_NS, hidden_ND = self._first(hidden_ND), self._scaled(hidden_ND)
+    def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        first_NS = self._first(scaled_ND)
         entry_N, within_cluster_N = targets_N, torch.zeros_like(first_NS[:, 0])
         for number, (cluster, place_M) in enumerate(zip(self.clusters, places, strict=True)):
             entry_N = torch.where(targets_N >= cluster.first, len(self.embedding_VD) + number, entry_N)
-            logits = cluster.logits(hidden_ND.index_select(0, place_M)).float()
+            logits = cluster.logits(scaled_ND.index_select(0, place_M)).float()
             nats_M = F.cross_entropy(logits, targets_N.index_select(0, place_M) - cluster.first, reduction="none")
             within_cluster_N = within_cluster_N.index_put((place_M,), nats_M)
         return within_cluster_N - first_NS.gather(-1, entry_N[:, None]).squeeze(-1)

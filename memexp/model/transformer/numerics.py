@@ -48,6 +48,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
 
 
+def cast_to(device: torch.device) -> torch.dtype | None:
+    """The type in which autocast multiplies on this device now; None without autocast."""
+    on = device.type
+    if not torch.amp.is_autocast_available(on) or not torch.is_autocast_enabled(on):
+        return None
+    return torch.get_autocast_dtype(on)
+
+
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
     """Whether a GPU may round factors in fp32 to TF32; torch's default is no for products and yes for convolutions."""
@@ -76,14 +84,14 @@ class _UnitNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         # in half precision each operation would round, and the norms of keys would differ
         dtype = torch.promote_types(x.dtype, torch.float32)
-        factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp_min_(1e-12).reciprocal_()
-        normed = (x * factor).to(x.dtype)
-        ctx.save_for_backward(normed, factor)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp_min_(1e-12)
+        normed = (x / norm).to(x.dtype)
+        ctx.save_for_backward(normed, norm)
         return normed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        normed, factor = ctx.saved_tensors
+        normed, norm = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, normed)[..., None]
-        return torch.addcmul(gradient, normed, along, value=-1).mul_(factor.to(gradient.dtype))
+        return torch.addcmul(gradient, normed, along, value=-1).div_(norm)

@@ -47,7 +47,18 @@ class Places:
 
     def index(self, size: int) -> Tensor:
         """The place of each distance in a list of the `size` distances from `lowest` up, T S; the last holds for larger ones too."""
-        return self.once(("index", size), lambda: (self.distances() - self.lowest).clamp_max(size - 1))
+        return self.once(("index", size), lambda: self._index(size))
+
+    def _index(self, size: int) -> Tensor:
+        return (self.distances() - self.lowest).clamp_max(size - 1)
+
+    def chosen(self, size: int, entry_R: Tensor | None) -> Tensor:
+        """The number of each pair in a table of `size` numbers, T S in 32 bits, if the distances have these entries."""
+
+        def make() -> Tensor:
+            return (self._index(size) if entry_R is None else entry_R[self._index(len(entry_R))]).int()
+
+        return self.once(("chosen", size), make)
 
     def range(self, highest: float = math.inf) -> Tensor:
         """All possible distances from `self.lowest` up, R, but none above `highest`."""
@@ -57,28 +68,36 @@ class Places:
 class ByDistance(NamedTuple):
     """A bias that depends only on the head and the distance."""
 
-    bias_HR: Tensor
-    """The bias of each distance from `places.lowest` up; the last entry also holds for all larger distances."""
+    table_HN: Tensor
+    """Numbers to choose from."""
     places: Places
+    entry_R: Tensor | None = None
+    """Which number each distance from `places.lowest` up has; the last also holds for all larger distances. None: number R."""
 
-    def dense(self, rows: slice = slice(None)) -> Tensor:
-        """The bias of the queries in `rows` and all keys, 1 H T S."""
+    @property
+    def bias_HR(self) -> Tensor:
+        """The bias of each distance from `places.lowest` up; the last also holds for all larger distances."""
+        return self.table_HN if self.entry_R is None else self.table_HN[:, self.entry_R]
+
+    def dense(self, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor:
+        """The bias of the queries in `rows` and all keys, 1 H T S; in the type of the table if no other is given."""
         places = self.places if rows == slice(None) else replace(self.places, query_T=self.places.query_T[rows])
-        index_TS = places.index(self.bias_HR.shape[1])
         # Indexing would add up the gradient of equal distances one after another on a GPU. A kernel of attention takes only
         # a bias whose rows are without gaps.
-        return F.embedding(index_TS, self.bias_HR.T).permute(2, 0, 1).contiguous()[None]
+        bias_HTS = F.embedding(places.chosen(self.table_HN.shape[1], self.entry_R), self.table_HN.T).permute(2, 0, 1)
+        whole_HTS = torch.empty(bias_HTS.shape, dtype=dtype or bias_HTS.dtype, device=bias_HTS.device)
+        return whole_HTS.copy_(bias_HTS)[None]
 
 
 Bias = Tensor | ByDistance
 """What positions add to scores; a tensor has the shape B H T S, where B may be 1."""
 
 
-def dense(bias: Bias | None, rows: slice = slice(None)) -> Tensor | None:
-    """The bias of the queries in `rows` as a tensor."""
+def dense(bias: Bias | None, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor | None:
+    """The bias of the queries in `rows` as a tensor, of its own type if no other is given."""
     if isinstance(bias, ByDistance):
-        return bias.dense(rows)
-    return None if bias is None else bias[:, :, rows]
+        return bias.dense(rows, dtype=dtype)
+    return None if bias is None else bias[:, :, rows].to(dtype or bias.dtype)
 
 
 class Positioned(NamedTuple):
@@ -133,15 +152,15 @@ class T5Bias(Position):
         self.ahead_HR = nn.Parameter(torch.zeros(heads, self.BUCKETS)) if two_sided else None
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        # all distances from FARTHEST on are in the last bucket
-        bucket_R = places.once("t5", lambda: self._buckets(places))
-        bias_HR = self.bias_HR[:, bucket_R]
-        if self.ahead_HR is not None:
-            bias_HR = torch.where(places.range(highest=self.FARTHEST) < 0, self.ahead_HR[:, bucket_R], bias_HR)
-        return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
+        table_HN = self.bias_HR if self.ahead_HR is None else torch.cat([self.bias_HR, self.ahead_HR], dim=1)
+        bucket_R = places.once(("t5", table_HN.shape[1]), lambda: self._buckets(places))
+        return Positioned(queries_BHTK, keys_BHSK, ByDistance(table_HN, places, bucket_R))
 
     def _buckets(self, places: Places) -> Tensor:
-        return bucket(places.range(highest=self.FARTHEST).abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
+        # all distances from FARTHEST on are in the last bucket
+        distance_R = places.range(highest=self.FARTHEST)
+        bucket_R = bucket(distance_R.abs(), buckets=self.BUCKETS, farthest=self.FARTHEST)
+        return bucket_R if self.ahead_HR is None else bucket_R + self.BUCKETS * (distance_R < 0)
 
 
 class RelativeXl(Position):

@@ -12,10 +12,10 @@ import numpy as np
 
 from memexp.config.groups import Scored
 from memexp.errors import UserError, did_you_mean
-from memexp.report.metrics import METRICS, Metric
+from memexp.report.metrics import METRICS, PER_TOKEN, Metric
 from memexp.report.statistics import Spread
 from memexp.report.table.compatibility import Text, refuse_twice, texts_of
-from memexp.report.table.entries import Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
+from memexp.report.table.entries import POSITION, Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
 from memexp.store.folder import Run, ScoreName, command_in
 from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
 
@@ -165,15 +165,21 @@ def compare(
     """Sort the scores of runs into rows and columns.
 
     Args:
-        by: a slice of the answers whose values become columns.
+        by: a slice of the answers whose values become columns, or `POSITION`.
         gauges: names of gauges to show in columns of their own.
 
     Raises:
         UserError: there is nothing to show, scores cannot be compared, or the slice, gauge or baseline does not exist.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
-    if by and comparison.metric.of != "answers":
-        raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
+    if by == POSITION and comparison.metric.field not in PER_TOKEN:
+        raise UserError(
+            f"by is {by} with metric={metric}; expected metric=nats, perplexity or bits_per_token with positions"
+        )
+    if by and by != POSITION and comparison.metric.of != "answers":
+        raise UserError(
+            f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices, or by={POSITION}"
+        )
     known: list[Entry] = []
     for run in runs:
         try:

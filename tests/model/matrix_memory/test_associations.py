@@ -137,4 +137,4 @@ def test_features_are_products_of_neighbours() -> None:
 
 def test_a_share_is_that_of_norms_in_each_lane() -> None:
     read, other = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 15.0], [1.0, 0.0]])
-    assert share_of(read, other).item() == pytest.approx((5 / 20 + 0) / 2)
+    assert share_of(read, other)[0].item() == pytest.approx((5 / 20 + 0) / 2)

@@ -30,7 +30,7 @@ def test_each_memory_token_reads_all_tokens_of_the_memories_that_are_there() -> 
             expected = (weights[:, None] * (seen @ weight["values.weight"])).sum(0) @ weight["output.weight"]
             torch.testing.assert_close(found.read_BMD[lane, slot], expected)
             ages.append(sum(weights[i] * (count - 1 - i // 3) for i in range(3 * count)))
-    torch.testing.assert_close(found.age.double(), torch.stack(ages).mean())
+    torch.testing.assert_close(found.age[0].double(), torch.stack(ages).mean())
 
 
 def test_the_newest_are_kept_in_order_with_their_gradient() -> None:
