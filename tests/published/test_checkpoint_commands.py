@@ -99,11 +99,11 @@ def test_an_interrupted_run_continues_from_what_it_saved(root: Path) -> None:
 
     real, stopped = loop.update, []
 
-    def stop_after_two(session: Any) -> Any:
+    def stop_after_two(session: Any, **options: Any) -> Any:
         if session.step == 2 and not stopped:
             stopped.append(loop.save_session(session))
             raise KeyboardInterrupt
-        return real(session)
+        return real(session, **options)
 
     shutil.rmtree(straight.path)
     with pytest.MonkeyPatch.context() as patch:
