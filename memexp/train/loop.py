@@ -19,7 +19,7 @@ from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.model.watching import Gauges, is_fill
-from memexp.ranks import draws
+from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
@@ -79,6 +79,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         session.request = request
         held.callback(session.saving.finish)
         first(lambda: _begin(spec))
+        watch.begin()
         with_others = f", and {ranks() - 1} others" * (ranks() > 1)
         print(f"device: {describe(session.device, asked=config.device)}{with_others}")
         tell(session.notes)

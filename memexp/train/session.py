@@ -36,8 +36,8 @@ from memexp.train.remarks import of_the_model
 from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
-NETWORK = {"layers": None, "width": None, "heads": None, "head_size": None, "feedforward": None, "weights": ""}
-"""Settings of `size` that a run must share with the run whose weights it starts from, and what they are where an identity names none."""
+NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
+"""Settings of `size` that a run must share with the run whose weights it starts from."""
 
 
 @dataclass
@@ -232,9 +232,9 @@ def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: they are not those of this model.
     """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if wrong := sorted({*missing} - frozen_weights(model)) + unexpected:
-        raise RuntimeError(f"{wrong[0]} is {'missing' if wrong[0] in missing else 'unknown'} ({len(wrong)} weights)")
+    frozen = frozen_weights(model)
+    own = {name: value for name, value in model.state_dict().items() if name in frozen}
+    model.load_state_dict(weights | own)
 
 
 def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
@@ -367,8 +367,8 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     """Load another run's weights where names match; returns messages on which weights are new and which are not used."""
     theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
     weights = load_weights(run, identity=theirs["hash"])
-    for setting, otherwise in NETWORK.items():
-        source, target = theirs.get("size", {}).get(setting, otherwise), asdict(spec.config.size)[setting]
+    for setting in NETWORK:
+        source, target = theirs.get("size", {}).get(setting), asdict(spec.config.size)[setting]
         if source != target:
             raise UserError(
                 f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "
