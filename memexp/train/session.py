@@ -59,6 +59,8 @@ class Session:
     the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
+    memory_restarts: int = 0
+    """How often the run went on from a checkpoint with an empty memory, because checkpoints do not hold it."""
     loss: float = float("nan")
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
@@ -162,7 +164,7 @@ def save_session(session: Session) -> Path:
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
     of_lanes: dict[str, Any] = {
-        "state": pytree.tree_leaves(session.state),
+        "state": pytree.tree_leaves(_in_checkpoint(session)),
         "random": checkpoint.random_state(session.device),
     }
     if ranks() > 1:
@@ -177,6 +179,7 @@ def save_session(session: Session) -> Path:
         "seconds": session.seconds,
         "cpu_seconds": cpu_seconds,
         "memory_fill": session.memory_fill,
+        "memory_restarts": session.memory_restarts,
         "loss": session.loss,
         "losses": session.losses,
         "model": trained_weights(session.model),
@@ -192,6 +195,11 @@ def save_session(session: Session) -> Path:
 
     first(lambda: session.saving.save(content, write))
     return path
+
+
+def _in_checkpoint(session: Session) -> Any:
+    """The part of the state that a checkpoint holds."""
+    return session.state if session.spec.config.checkpoint_memory else session.state.cache
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -299,7 +307,8 @@ def _restore(session: Session, path: Path) -> None:
     found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
         _take(session.model, content["model"])
-        session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
+        lanes = session.spec.config.lanes // ranks()
+        restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
@@ -307,7 +316,12 @@ def _restore(session: Session, path: Path) -> None:
     session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
     if not is_first() and session.cpu_seconds is not None:
         session.cpu_seconds = 0.0  # the first has that of all until here
-    session.memory_fill = content["memory_fill"]
+    session.memory_fill, session.memory_restarts = content["memory_fill"], content.get("memory_restarts", 0)
+    if session.spec.config.checkpoint_memory:
+        session.state = restored
+    else:
+        session.state = State(restored, session.model.init_state(lanes).memory)
+        _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
     parts = content.get("parts", 1)
@@ -318,6 +332,15 @@ def _restore(session: Session, path: Path) -> None:
             else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
         )
         checkpoint.restore_random_state(own_part["random"], session.device)
+
+
+def _tell_of_restart(session: Session) -> None:
+    if not session.model.memory_slots:
+        return
+    session.memory_restarts += 1
+    what = "the memory starts empty, because checkpoint_memory=false left it out of the checkpoint"
+    then = "from here on the run is not that of one that was never stopped"
+    session.notes.append(Remark(f"{what}; {then} (memory_restarts: {session.memory_restarts})"))
 
 
 def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
