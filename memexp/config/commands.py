@@ -210,7 +210,7 @@ class PlanConfig(OfAnExperiment):
     )
     devices: int = setting(
         1,
-        "devices that share the lanes of a run. memexp trains a run on one; with more the estimate is of what others could reach",
+        "devices that share the lanes of a run, as train devices=N does",
         unit="devices",
         low=1,
     )

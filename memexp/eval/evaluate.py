@@ -31,6 +31,7 @@ from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
+from memexp.ranks import watch
 from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
@@ -122,6 +123,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
     model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
     device = describe(next(model.parameters()).device, asked=request.device)
     documents = pick_documents(corpus, scoring)
+    watch.begin()
     began = time.perf_counter()
     scores = score_with_progress(
         model,

@@ -250,7 +250,7 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     flat = " ".join(out.split())
     assert "Assumed: 40 % of the rates" in flat
     assert "45.8 TFLOP/s in fp32" in flat
-    assert "one process on one device today. 16 devices could share" in flat
+    assert "16 devices share the lanes of a run, a process each" in flat
     assert "does not run on a TPU v4 chip" in flat
     rows = [line.split() for line in out.splitlines() if " yes " in line]
     assert [row[0] for row in rows] == ["Baseline", "Transformer-XL", "RMT"]
