@@ -169,6 +169,19 @@ def test_what_makes_no_sense_is_refused(words: str, seen: str, root: Path, capsy
     assert seen in refused(capsys, "train", *SETTINGS, f"root={root}", *words.split())
 
 
+def test_a_config_that_leaves_out_its_shape_is_refused(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "incomplete"
+    shutil.copytree(checkpoint("Gemma", head_dim=8), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["head_dim"]  # 256 in transformers
+    (folder / "config.json").write_text(json.dumps(config))
+    words = [*SETTINGS, f"root={root}", f"size.checkpoint={folder}"]
+    for more in ([], ["--dry-run"]):
+        assert "size.head_size is 8" in refused(capsys, "train", *words, *more)
+
+
 def test_positions_in_embeddings_refuse_a_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = checkpoint("GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=512, n_inner=48, num_key_value_heads=None)
     words = [*SETTINGS, f"size.checkpoint={folder}", f"root={root}"]

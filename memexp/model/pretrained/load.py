@@ -55,7 +55,31 @@ def load(size: Size) -> Network:
                 f"{size.weights[:8]}. Likely cause: the checkpoint was replaced"
             )
         model = _read(transformers, folder, config)
-    return adapt(model)
+    network = adapt(model)
+    _refuse_another_shape(network, size, folder)
+    return network
+
+
+def _refuse_another_shape(network: Network, size: Size, folder: Path) -> None:
+    """Refuse a config.json that transformers completes in another way than we do.
+
+    Raises:
+        UserError: names the first setting that differs.
+    """
+    first: SelfAttention = network.layers.attentions[0]
+    seen = {
+        "layers": len(network.layers.attentions),
+        "heads": first.heads,
+        "head_size": first.head_size,
+        "groups": first.stored // first.head_size,
+        "width": network.head.embedding_VD.shape[1],
+    }
+    for name, number in seen.items():
+        if number != getattr(size, name):
+            raise UserError(
+                f"size.{name} is {getattr(size, name)}, as {folder / 'config.json'} says, but transformers reads {number}; expected the same. "
+                "Likely cause: the file leaves it out"
+            )
 
 
 def _library() -> Any:
