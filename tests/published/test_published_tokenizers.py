@@ -33,7 +33,7 @@ def trained(kind: str, tmp_path: Path, change: Any = None, *, begin: bool = Fals
     """A tokenizer.json as GPT-2's or as Llama 2's is made."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.BPE(byte_fallback=kind == "pieces", unk_token="<unk>" if kind == "pieces" else None))
+    tokenizer = Tokenizer(models.BPE(byte_fallback=kind != "bytes", unk_token=None if kind == "bytes" else "<unk>"))
     special = ["<unk>", "<s>", "<|end|>"]
     if kind == "bytes":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -45,14 +45,19 @@ def trained(kind: str, tmp_path: Path, change: Any = None, *, begin: bool = Fals
             show_progress=False,
         )
     else:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        if kind == "metaspace":  # newer conversions
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+        else:
+            tokenizer.normalizer = normalizers.Sequence(
+                [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+            )
         bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
         trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*special, *bytes_], show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     if begin:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     content = json.loads(tokenizer.to_str())
-    if kind == "pieces":  # only begin, end and unknown are special
+    if kind != "bytes":  # only begin, end and unknown are special
         content["added_tokens"] = content["added_tokens"][:3]
     if change is not None:
         change(content)
@@ -63,7 +68,7 @@ def trained(kind: str, tmp_path: Path, change: Any = None, *, begin: bool = Fals
 
 
 @pytest.mark.parametrize("begin", [False, True])
-@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "metaspace"])
 def test_text_comes_back_by_its_bytes(kind: str, begin: bool, tmp_path: Path) -> None:
     path = trained(kind, tmp_path, begin=begin)
     tokenizer = read(Settings(path=str(path)))
@@ -91,9 +96,10 @@ def test_tokens_are_those_of_the_package(tmp_path: Path) -> None:
     assert tokenizer.vocabulary == theirs.get_vocab_size()
 
 
-def test_what_a_model_puts_before_its_first_word_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pieces", "metaspace"])
+def test_what_a_model_puts_before_its_first_word_is_left_out(kind: str, tmp_path: Path) -> None:
     """Llama 2 begins each text with a space, which no text had."""
-    path = trained("pieces", tmp_path)
+    path = trained(kind, tmp_path)
     lossless = read(Settings(path=str(path)))
     lossy = read(Settings(path=str(path), lossless=False))
     assert lossless is not None
