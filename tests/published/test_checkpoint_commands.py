@@ -228,3 +228,21 @@ def test_two_processes_train_what_one_trains(root: Path) -> None:
     found = torch.load(together.path / "weights.pt", weights_only=True)["model"]
     assert found.keys() == weights.keys()
     assert all(torch.allclose(found[name], weights[name], atol=1e-6) for name in weights)
+
+
+def test_plans_count_gradients_and_optimizer_of_what_is_trained() -> None:
+    from memexp.config.compose import compose, typed
+    from memexp.cost.memory import items
+
+    def bytes_of(*words: str) -> dict[str, int]:
+        config = typed(compose("train", [*SETTINGS, "precision=fp32", "arch=xl", "mem=16", "accumulate=4", *words]))
+        return {item.what: item.bytes for item in items(config, vocabulary=257)}
+
+    whole, some, nothing = bytes_of("optim.train=all"), bytes_of("optim.train=lora", "optim.rank=2"), bytes_of()
+    # down and up of four projections in two layers; two of them have half as many outputs
+    added = 2 * 2 * ((32 + 32) + 2 * (32 + 16) + (32 + 32))
+    assert some["optimizer"] == 2 * 4 * added
+    assert whole["optimizer"] == 2 * whole["parameters"]
+    assert some["parameters"] == whole["parameters"] + 4 * added
+    assert nothing["optimizer"] == nothing["gradients"] == nothing.get("activations", 0) == 0
+    assert (some["gradients"], whole["gradients"]) == (4 * added, whole["parameters"])
