@@ -64,10 +64,13 @@ bench-peers: $(STAMP)  ## compare training steps with other packages, which get 
 published:  ## compare models with other packages, which get their own environment
 	test -x $(PUBLISHED)/python || $(PYTHON) -m venv .venv-published
 	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
-	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt filelock hydra-core hypothesis omegaconf pytest pyyaml
-	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt transformers==5.24.0 beartype einops packaging
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hypothesis pytest
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt beartype einops packaging
 	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check --no-deps block-recurrent-transformer-pytorch==0.4.4 colt5-attention==0.11.2 compressive-transformer-pytorch==0.4.0 hyper-connections==0.4.0 local-attention==1.11.2 mogrifier==0.0.5
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(PUBLISHED)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[pretrained]'
 	$(PUBLISHED)/python -m pytest -q tests/published
+	MEMEXP_PRETRAINED=1 $(PUBLISHED)/python -m pytest -q tests/contract -k size.checkpoint
 
 clean:  ## remove builds and caches; keep data/ and results/
 	rm -rf .venv .venv-peers .venv-published build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,9 +49,9 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
 @contextmanager
 def _joined(place: Place, config: Any) -> Iterator[None]:
     """Join the other processes; all but the first are silent, unless they are the first to fail."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded: it would say that connections end
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # before torch is loaded: it would say that connections end
     from memexp.device import pick_device
-    from memexp.ranks import exchange
+    from memexp.ranks import exchange, watch
 
     try:
         with _silent(place.rank > 0):
@@ -67,6 +67,8 @@ def _joined(place: Place, config: Any) -> Iterator[None]:
         if place.rank:
             error.add_note(str(place))
         raise
+    exchange.wait()  # the first one keeps what the others ask for
+    watch.end()
     exchange.leave()
 
 

@@ -17,7 +17,7 @@ from memexp.terminal import same_command
 from memexp.train.interrupt import STOPS
 
 POLL_SECONDS = 0.05
-ENDING_SECONDS = 10.0
+ENDING_SECONDS = 5.0
 """How long the others may take to end after one has failed; then they are killed."""
 SAVING_SECONDS = 600.0
 """How long they may take after one has saved and ended because it was asked to."""

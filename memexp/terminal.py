@@ -146,6 +146,8 @@ def _in_ascii(char: str) -> str:
         return PLAINER[char]
     if 0x2500 <= ord(char) < 0x2580:  # lines of tables
         return "-" if char in "─━╌╍╴╶╸╺╼╾═" else "|" if char in "│┃║╎╏" else "+"
+    if 0x2580 <= ord(char) < 0x25A0:  # bars
+        return "." if char in "░▒" else "#"
     bare = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode("ascii")
     return bare if bare and bare.isprintable() else "?"
 

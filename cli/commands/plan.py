@@ -71,10 +71,10 @@ def page(
         f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "bf16", "fp32"})
     )
     today = (
-        f"memexp trains a run in one process on one device today. {plural(devices, 'device')} could share its lanes: these times and "
-        "the first column `fits` say what a program that does so could reach."
+        f"{plural(devices, 'device')} share the lanes of a run, a process each (`memexp train devices=N`), and each holds all weights. "
+        "These times leave out what they send each other."
         if several
-        else "memexp trains a run in one process on one device."
+        else "A run is trained in one process on one device."
     )
     return Grid(
         title=f"{title}: {devices} x {hardware.name}",

@@ -19,6 +19,8 @@ from memexp.experiment.paper_table import open_table
 from memexp.files import find_root, refuse_as_output
 from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
+from memexp.report.table.entries import POSITION
+from memexp.report.table.figure import plot
 from memexp.report.table.files import show, write
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
@@ -53,8 +55,8 @@ def run(config: TableConfig) -> None:
     show(grid)
     if folder is not None:
         name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
-        texts = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
-        write(folder / (name or "runs"), texts)
+        texts: dict[str, str | bytes] = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
+        write(folder / (name or "runs"), texts | (plot(comparison) if config.by == POSITION else {}))
 
 
 def show_finished(folders: Sequence[Path]) -> None:

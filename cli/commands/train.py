@@ -23,7 +23,7 @@ def _train(config: TrainConfig) -> None:
     from memexp.data.classes import for_task
     from memexp.data.library import prepare
     from memexp.data.manifest import is_cut, splitting_of
-    from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
+    from memexp.eval.evaluate import Request, kept_score, pick_documents, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
     from memexp.ranks.exchange import first, is_first, ranks
@@ -48,6 +48,9 @@ def _train(config: TrainConfig) -> None:
         tell(spec.notes)
         print(escape_lines(profile(spec, command=command)))
         return
+    for split in {config.eval.split, *(["valid"] if config.validate_every else [])}:
+        # refuses before the work if there is none
+        pick_documents(corpus, replace(config.eval, split=split, documents=1))
     if is_first():
         announce(spec.run.path)
     if is_cut(corpus.manifest):
@@ -58,7 +61,7 @@ def _train(config: TrainConfig) -> None:
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
         raise SystemExit(128 + stop.signal_number) from stop
-    if not (trained.summary or {}).get("tokens"):
+    if config.steps and not (trained.summary or {}).get("tokens"):
         warn(
             f"nothing was scored in {plural(config.steps, 'step')}, so nothing was learned. Likely cause: answers stand at the ends of "
             "documents, which were not reached; increase steps, segment or accumulate"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 from memexp.config.field import MOST_LAYERS, UNSET, default_of, setting
-from memexp.config.groups import POSITIONS, Size
+from memexp.config.groups import PLACES, POSITIONS, Optim, Size
 from memexp.errors import UserError
 
 
@@ -23,6 +23,7 @@ class Beside(Protocol):
     bptt_segments: int
     recompute: bool
     size: Size
+    optim: Optim
 
 
 @dataclass
@@ -58,6 +59,10 @@ class Arch:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
 
+    def beside_a_checkpoint(self) -> str | None:
+        """What keeps the layers of a published checkpoint from taking the place of ours, as "arch.x is y"; None: nothing does."""
+        return f"arch is {self.name}"
+
     def check(self, beside: Beside) -> None:
         """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
 
@@ -69,6 +74,11 @@ class Arch:
             raise UserError(
                 f"arch.name is {self.name!r}; expected {' or '.join(names)}, the architectures with these options. Likely cause: a "
                 "file of your own in arch/, which keeps the name of the architecture that it configures"
+            )
+        if beside.size.checkpoint is not None and (why := self.beside_a_checkpoint()) is not None:
+            raise UserError(
+                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn or rmt with their "
+                "defaults at size=checkpoint"
             )
         if beside.mem > 0 and not self.mem_unit:
             raise UserError(
@@ -129,6 +139,25 @@ class AttentionArch(Arch):
         departure=True,
     )
 
+    def _not_of_a_checkpoint(self) -> str | None:
+        """The option of attention that a checkpoint, whose attention is its own, does not have; None: there is none."""
+        own = {
+            "position": "none",
+            "normalise": False,
+            "scale": 1.0,
+            "key_smear": False,
+            "keys_as_queries": False,
+            "dropout": 0.0,
+        }
+        return next(
+            (
+                f"arch.{name} is {str(getattr(self, name)).lower()}"
+                for name, value in own.items()
+                if getattr(self, name) != value
+            ),
+            None,
+        )
+
     def check(self, beside: Beside) -> None:
         """Refuse a scale without normalisation too, and sizes that do not fit the position encoding."""
         super().check(beside)
@@ -154,21 +183,30 @@ REACH = (
 )
 
 
+SINKS = (
+    "first tokens of a document that stay in the cache, in addition to its length, just before the others (StreamingLLM); a published "
+    "checkpoint needs them"
+)
+
+
 @dataclass
 class VanillaArch(AttentionArch):
     """Group `arch`, a decoder without memory."""
 
     _target_: str = class_name("vanilla.Vanilla")
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
 
 @dataclass
-class XlArch(AttentionArch):
-    """Group `arch`, Transformer-XL, plain and enhanced."""
+class CacheArch(AttentionArch):
+    """Options of every architecture whose memory is a cache."""
 
     mem_unit: ClassVar[str] = "tokens of cache in every layer"
     resizable: ClassVar[bool] = True
 
-    _target_: str = class_name("xl.Xl", "xl_enhanced.XlEnhanced")
     reach: str = setting(
         "all",
         REACH.format(cache="mem"),
@@ -180,6 +218,31 @@ class XlArch(AttentionArch):
     def tokens_to_fill(self, mem: int) -> int:
         """The cache holds `mem` tokens."""
         return mem
+
+
+@dataclass
+class XlArch(CacheArch):
+    """Group `arch`, Transformer-XL."""
+
+    _target_: str = class_name("xl.Xl")
+
+    sinks: int = setting(0, SINKS, unit="tokens", low=0, later=True)
+
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
+    def check(self, beside: Beside) -> None:
+        """Refuse too sinks that no token would see."""
+        super().check(beside)
+        check_sinks(self.sinks, self.reach)
+
+
+@dataclass
+class XlEnhancedArch(CacheArch):
+    """Group `arch`, Transformer-XL with enhanced recurrence."""
+
+    _target_: str = class_name("xl_enhanced.XlEnhanced")
 
 
 @dataclass
@@ -268,6 +331,14 @@ class KnnArch(PairArch):
     )
     knn_position: bool = setting(True, "layers that read the memory have positions in their local attention")
     reach: str = setting("all", REACH.format(cache="arch.cache"), choices=("all", "window"), later=True)
+    sinks: int = setting(0, SINKS, unit="tokens", low=0, later=True)
+    place: str = setting(
+        "none",
+        "where the memory stands for a query whose position turns it (rotary, xpos, most checkpoints): none: at the query's own place, "
+        "without positions; edge: where its cache begins",
+        choices=PLACES,
+        later=True,
+    )
     negatives: int = setting(
         0,
         "other lanes whose last segment each token of training sees besides that of its own document, so that keys of other documents "
@@ -286,12 +357,24 @@ class KnnArch(PairArch):
         """Through the last segments, if training sees those of other lanes."""
         return self.negatives > 0
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Routed search and negatives too, which compare heads one by one."""
+        if self.search == "routed":
+            return "arch.search is routed"
+        return f"arch.negatives is {self.negatives}" if self.negatives else self._not_of_a_checkpoint()
+
     def check(self, beside: Beside) -> None:
         """Check the memory of pairs too, that a window is not empty, and that there are as many lanes as negatives need."""
         super().check(beside)
         if self.negatives:
             self._check_negatives(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
+        check_sinks(self.sinks, self.reach)
+        if self.place == "edge" and self.position not in ("rotary", "xpos") and beside.size.checkpoint is None:
+            raise UserError(
+                f"arch.place is edge but arch.position is {self.position}, which turns no query; expected arch.place=none, or "
+                "arch.position=rotary"
+            )
         if self.reach == "window" and not self.cache:
             raise UserError(
                 "arch.reach is window but arch.cache is 0, so a token would see only itself; expected arch.reach=all, or a larger "
@@ -390,6 +473,10 @@ class RmtArch(AttentionArch):
         of_memory=True,
         later=True,
     )
+
+    def beside_a_checkpoint(self) -> str | None:
+        """The auxiliary loss too, whose extra word the output layer of a checkpoint does not have."""
+        return f"arch.aux_weight is {self.aux_weight:g}" if self.aux_weight else self._not_of_a_checkpoint()
 
     def check(self, beside: Beside) -> None:
         """Refuse too to choose who sees a cache that is not there."""
@@ -527,9 +614,9 @@ class TitansArch(AttentionArch):
 
     _target_: str = class_name("titans.Titans")
 
-    place: str = setting(
+    role: str = setting(
         "gate",
-        "where the memory is: gate: beside attention in a window, whose heads it gates (the paper's MAG); layer: in the place of "
+        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); layer: it is in the place of "
         "attention (LMM), with arch.window=0",
         choices=("gate", "layer"),
         of_memory=True,
@@ -566,14 +653,14 @@ class TitansArch(AttentionArch):
                 f"segment is {beside.segment} and arch.chunk {self.chunk}; expected segment to be a multiple of arch.chunk, so that "
                 "results do not depend on how a text is cut into segments"
             )
-        if self.place == "layer" and self.window:
+        if self.role == "layer" and self.window:
             raise UserError(
-                f"arch.window is {self.window} but arch.place is layer, without attention; expected arch.window=0, or arch.place=gate"
+                f"arch.window is {self.window} but arch.role is layer, without attention; expected arch.window=0, or arch.role=gate"
             )
-        if self.place == "gate" and not self.window:
+        if self.role == "gate" and not self.window:
             raise UserError(
-                "arch.window is 0 but arch.place is gate, so tokens would see only themselves in attention; expected a larger "
-                "arch.window, or arch.place=layer"
+                "arch.window is 0 but arch.role is gate, so tokens would see only themselves in attention; expected a larger "
+                "arch.window, or arch.role=layer"
             )
         if self.memory == "linear" and self.expansion != 4:
             raise UserError(
@@ -766,8 +853,21 @@ def check_layers(name: str, layers: list[int], beside: Beside) -> None:
         raise UserError(f"arch.{name} is {layers}; expected different layers from 1 to {beside.size.layers}")
 
 
+def check_sinks(sinks: int, reach: str) -> None:
+    """Refuse sinks that a window hides.
+
+    Raises:
+        UserError: names both options.
+    """
+    if sinks and reach == "window":
+        raise UserError(
+            f"arch.sinks is {sinks} but arch.reach is window, which shows a token only those just before it; expected arch.sinks=0, or "
+            "arch.reach=all"
+        )
+
+
 ARCHS: dict[str, type[Arch]] = {
-    "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlArch, "compressive": CompressiveArch,
+    "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlEnhancedArch, "compressive": CompressiveArch,
     "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
     "infini": InfiniArch, "delta": DeltaArch, "titans": TitansArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip

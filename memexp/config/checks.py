@@ -153,6 +153,18 @@ def _check_train(config: TrainConfig) -> None:
             f"multiple of {window}, because a step consists of whole gradient windows of bptt_segments + 1 segments"
         )
     config.arch.check(config)
+    if not config.steps and config.optim.train != "none":
+        raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
+    if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
+        raise UserError(
+            f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
+            "optim.train=lora with it"
+        )
+    if config.size.checkpoint is not None and config.data.task == "classify":
+        raise UserError(
+            "data.task is classify, but the vocabulary of a published checkpoint has no entries for classes; expected task=predict with "
+            "size=checkpoint"
+        )
     _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:
         raise UserError(
@@ -213,6 +225,11 @@ def _check_growth(config: TrainConfig) -> None:
     if data.cut != "crop" or data.task == "classify":
         seen = f"data.cut is {data.cut}" if data.cut != "crop" else "task=classify reads the start of each document"
         raise UserError(f"data.grow_from is {first}, but {seen}, so nothing is cropped; expected data.grow_from=0")
+    if 0 < data.max_document <= first:
+        raise UserError(
+            f"data.grow_from is {first}, but crops have at most data.max_document={data.max_document} tokens, so nothing would grow; "
+            "expected less than data.max_document, or 0"
+        )
     if data.drop_tails and first % config.segment:
         raise UserError(
             f"data.grow_from is {first} with data.drop_tails=true; expected a multiple of segment={config.segment}, because crops "
@@ -247,8 +264,7 @@ def check_scoring(data: Data, scoring: Scoring) -> None:
 def _amount(config: TrainConfig) -> str:
     """How much is trained and scored."""
     data, scored = config.data, config.eval
-    grows = data.grow_from and (not data.max_document or data.grow_from < data.max_document)
-    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if grows else ""
+    crops = f"crops that grow from {data.grow_from:,} tokens to {_tokens(data.max_document)}" if data.grow_from else ""
     crops = crops or (f"parts of at most {data.max_document:,} tokens" if data.max_document else "whole documents")
     count = (
         f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
@@ -256,6 +272,20 @@ def _amount(config: TrainConfig) -> str:
     part = f"the first {scored.max_document:,} tokens of " if scored.max_document else ""
     steps = "1 step reads" if config.steps == 1 else f"{config.steps:,} steps read"
     return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"
+
+
+def _checkpoint(config: TrainConfig) -> str:
+    """Which checkpoint is read, under which licence, and what is trained of it."""
+    size = config.size
+    at = f" at {size.revision[:8]}" if size.revision else ""
+    trained = {
+        "all": "all its weights are trained",
+        "memory": "only the weights of the memory are trained",
+        "lora": f"additions of rank {config.optim.rank} and the weights of the memory are trained",
+        "none": "it is scored as it is, without a step",
+    }
+    licence = f"licence {size.licence}" if size.licence else "which names no licence"
+    return f"checkpoint: {size.checkpoint}{at}, {licence}; {trained[config.optim.train]}; its dropout is off"
 
 
 def _tokens(count: int) -> str:
@@ -268,6 +298,8 @@ def remarks(config: Any) -> list[Remark]:
         return []
     lines: list[Remark] = []
     lines.append(Remark(_amount(config), warns=False))
+    if config.size.checkpoint is not None:
+        lines.append(Remark(_checkpoint(config), warns=False))
     if departing := departures(config):
         lines.append(Remark(f"departs from the papers: {', '.join(departing)}", warns=False))
     if 0 < config.steps <= config.optim.warmup:

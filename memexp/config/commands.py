@@ -146,7 +146,11 @@ class TableConfig(Command):
             "f1_macro",
         ),
     )
-    by: str = setting("", "a property of the answers, such as length; the table has a column for each of its values")
+    by: str = setting(
+        "",
+        "a property of the answers, such as length; the table has a column for each of its values. position: how far a token is from its "
+        "document's start, with metric=nats, perplexity or bits_per_token; with out=DIR also a plot",
+    )
     gauges: list[str] = setting([], "gauges to show, each a mean over segments")
     eval: Scored = field(default_factory=Scored)
     out: str | None = setting(
@@ -206,7 +210,7 @@ class PlanConfig(OfAnExperiment):
     )
     devices: int = setting(
         1,
-        "devices that share the lanes of a run. memexp trains a run on one; with more the estimate is of what others could reach",
+        "devices that share the lanes of a run, as train devices=N does",
         unit="devices",
         low=1,
     )

@@ -6,12 +6,15 @@ from functools import cache
 from typing import Any
 
 from memexp.config.arch import ARCHS, Arch
+from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.commands import COMMANDS
-from memexp.config.groups import AttentionAtSize, Data, Optim, Size, Tracker
+from memexp.config.field import default_of
+from memexp.config.groups import DEFAULTS_AT_SIZE, Data, Optim, Size, Tracker
 from memexp.config.introspection import CONF, settings_of_schema
 from memexp.config.sources import SOURCES
 from memexp.config.synonyms import unknown_setting
+from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.files import find_root
 
@@ -48,6 +51,12 @@ def register() -> None:
         lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise,
         replace=True,
     )
+    # crops grow from `first` if the largest memory is larger, and if they are cut to more
+    OmegaConf.register_new_resolver(
+        "memexp_growth",
+        lambda first, largest, longest: first if int(largest) > first and not 0 < int(longest) <= first else 0,
+        replace=True,
+    )
     sweeps = "${memexp_root:${root}}/results/sweeps/${now:%Y-%m-%d_%H-%M-%S}-" + str(os.getpid())
     quiet = HydraConf(
         run=RunDir(dir="."),
@@ -62,12 +71,18 @@ def register() -> None:
 
 
 def as_the_size_says(schema: type[Arch]) -> Any:
-    """The schema of an architecture in which options of attention refer to `size.attention` for their defaults."""
+    """The schema of an architecture in which options that a size changes refer to `size.attention` and `size.memories` for defaults.
+
+    An option of the same name but with another default in the papers is another option.
+    """
     from omegaconf import OmegaConf
 
     node = OmegaConf.structured(schema)
-    for name in {item.name for item in fields(AttentionAtSize)} & {item.name for item in fields(schema)}:
-        node[name] = f"${{size.attention.{name}}}"
+    own = {item.name: default_of(item) for item in fields(schema)}
+    for group, defaults in DEFAULTS_AT_SIZE.items():
+        for item in fields(defaults):
+            if own.get(item.name) == default_of(item):
+                node[item.name] = f"${{size.{group}.{item.name}}}"
     return node
 
 
@@ -79,10 +94,17 @@ def compose(command: str, overrides: list[str]) -> Any:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose(command, overrides=overrides)
+    hydra = GlobalHydra.instance()
+    outer = hydra.hydra  # a sweep still runs in it when its table is made, and there can be only one
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose(command, overrides=overrides)
+    finally:
+        hydra.hydra = outer
 
 
 def typed(config: Any) -> Any:
@@ -101,6 +123,8 @@ def typed(config: Any) -> Any:
         if name in missing:
             raise UserError(f"{name} is not given; expected {item.metadata['help']}")
     settings = OmegaConf.to_object(config)
+    if isinstance(settings, TrainConfig):
+        settings = with_checkpoint(settings)
     check(settings)
     return settings
 

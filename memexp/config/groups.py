@@ -23,7 +23,11 @@ class Tokenizer:
         unit="entries",
         low=2,
     )
-    path: str | None = setting(None, "a SentencePiece model to load instead of training a tokenizer", unit="path")
+    path: str | None = setting(
+        None,
+        "a SentencePiece model, or the tokenizer.json of a published checkpoint, to load instead of training a tokenizer",
+        unit="path",
+    )
     lossless: bool = setting(
         True,
         "decoding gives the original text exactly: the normaliser of a loaded model is not used; false: it is used, unknown "
@@ -98,6 +102,9 @@ class Data:
 POSITIONS = ("t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none")
 """Schemes of positions in local attention."""
 
+PLACES = ("none", "edge")
+"""Where what a memory of pairs holds stands for a query."""
+
 
 @dataclass
 class AttentionAtSize:
@@ -107,6 +114,21 @@ class AttentionAtSize:
     scale: float = setting(1.0, "default of arch.scale at this size", low=0.0)
     key_smear: bool = setting(False, "default of arch.key_smear at this size")
     keys_as_queries: bool = setting(False, "default of arch.keys_as_queries at this size")
+    normalise: bool = setting(True, "default of arch.normalise at this size")
+
+
+@dataclass
+class MemoryAtSize:
+    """Defaults of options of caches and memories of pairs at a size, used as those of attention are."""
+
+    sinks: int = setting(0, "default of arch.sinks at this size", unit="tokens", low=0)
+    place: str = setting("none", "default of arch.place at this size", choices=PLACES)
+    combine: str = setting("gate", "default of arch.combine at this size", choices=("gate", "joint"))
+    write: str = setting("all", "default of arch.write at this size", choices=("all", "leaving"))
+
+
+DEFAULTS_AT_SIZE: dict[str, type] = {"attention": AttentionAtSize, "memories": MemoryAtSize}
+"""The groups within `size` that give defaults of options of `arch`."""
 
 
 @dataclass
@@ -114,11 +136,32 @@ class Size:
     """Group `size`: the shape of the network, apart from its memory."""
 
     name: str = setting(UNSET, "name of the preset", effect="nothing")
+    checkpoint: str | None = setting(
+        None,
+        "with size=checkpoint: a published decoder whose layers take the place of ours; a folder with config.json, tokenizer.json and "
+        ".safetensors files, or a name on the hub, such as HuggingFaceTB/SmolLM2-135M",
+        unit="path",
+        effect="nothing",  # its content counts in a run's identity: `weights`
+    )
+    revision: str | None = setting(
+        None, "commit or branch of a checkpoint on the hub; default: the newest", effect="nothing"
+    )
+    weights: str | None = setting(
+        None, "filled in: SHA-256 of the config, tokenizer and weights of the checkpoint", later=True
+    )
+    licence: str | None = setting(None, "filled in: the licence that the checkpoint names", effect="nothing")
     layers: int = setting(12, "decoder layers", unit="layers", low=1, high=MOST_LAYERS)
     width: int = setting(1024, "hidden size of the model", low=1)
     heads: int = setting(8, "attention heads per layer", unit="heads", low=1)
     head_size: int = setting(128, "dimension of a head", low=1)
     feedforward: int = setting(4096, "inner size of a feed-forward layer", low=1)
+    groups: int = setting(
+        0,
+        "heads of keys and values of a checkpoint, each shared by as many heads (grouped-query attention); 0: each head has its own",
+        unit="heads",
+        low=0,
+        effect="nothing",  # it follows from the checkpoint
+    )
     rate: float = setting(3e-4, "default peak learning rate of AdamW at this size", low=0.0, effect="nothing")
     scale_rate: float = setting(1.0, "default of AdamW's optim.scale_rate at this size", low=0.0, effect="nothing")
     memory: int = setting(8192, "default size of the kNN memory at this size", unit="pairs", low=0, effect="nothing")
@@ -130,6 +173,7 @@ class Size:
         effect="nothing",
     )
     attention: AttentionAtSize = group(AttentionAtSize, effect="nothing")
+    memories: MemoryAtSize = group(MemoryAtSize, effect="nothing")
     cutoffs: list[int] = setting(
         [],
         "number of words before each cluster of adaptive softmax, used with data.tokenizer.kind=lines; empty: one softmax over "
@@ -191,6 +235,14 @@ class Optim:
         later=True,
     )
     clip: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", low=0.0)
+    train: str = setting(
+        "all",
+        "which weights of a published checkpoint training changes, besides those of its memory: all; memory: none; lora: low-rank "
+        "additions to the projections of attention (Hu et al. 2021); none: no step is taken, and the checkpoint is scored as it is",
+        choices=("all", "memory", "lora", "none"),
+        later=True,
+    )
+    rank: int = setting(8, "rank of the additions of optim.train=lora", low=1, later=True)
 
 
 @dataclass

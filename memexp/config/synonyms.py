@@ -32,7 +32,6 @@ class Meant(NamedTuple):
 
 
 STOPPED = "a run that was stopped continues when its command is given again"
-ONE_DEVICE = "memexp trains a run on one device"
 
 TABLE: tuple[tuple[str, str, str], ...] = (
     # training
@@ -64,7 +63,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("device=cuda", "gpu cuda use_gpu use_cuda gpu_id accelerator device=gpu device=cuda:0 device=gpu:0 device=nvidia accelerator=gpu", ""),
     ("device=cpu", "cpu no_cuda use_cpu", ""),
     ("CUDA_VISIBLE_DEVICES={} device=cuda", "device=cuda:{} device=gpu:{} device={}", "memexp uses the first GPU that it sees, and CUDA_VISIBLE_DEVICES={} before `memexp` chooses which it sees"),
-    ("device=cuda", "gpus n_gpus num_gpus n_gpu num_gpu devices world_size nproc nproc_per_node", f"{ONE_DEVICE}: expected device=cuda"),
+    ("devices", "gpus n_gpus num_gpus n_gpu num_gpu world_size nproc nproc_per_node num_processes", ""),
+    ("nodes", "num_nodes nnodes n_nodes machines num_machines", ""),
     ("precision=bf16", "fp16 bf16 half amp use_amp mixed autocast bfloat16 float16 precision=fp16 precision=half precision=amp precision=mixed precision=bfloat16 precision=float16 precision=16 precision=16-mixed precision=bf16-mixed", ""),
     ("precision=fp32", "fp32 float32 precision=float32 precision=32 precision=full precision=single precision=float", ""),
     ("tf32=true", "allow_tf32 precision=tf32", ""),

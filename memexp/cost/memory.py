@@ -12,6 +12,7 @@ from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import MemoryCost, SegmentModel
 from memexp.model.state import state_bytes
+from memexp.model.transformer.by_lanes import AT_ONCE
 from memexp.model.transformer.head import LOGITS_AT_ONCE
 from memexp.model.transformer.kept import FULL, HALF
 from memexp.train.adafactor import state_numbers
@@ -41,6 +42,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
     half = config.precision == "bf16"
     window = config.bptt_segments + 1
@@ -48,16 +50,19 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
     times = 1 if memory_cost.in_place else 2
-    kept = _activations(model, lanes=config.lanes, segments=at_once, half=half)
+    kept = _activations(model, lanes=config.lanes, segments=at_once, half=half) if trained else []
+    again = _made_again(model, lanes=config.lanes, half=half)
     held = int(model.cache_bytes(caches, half=half))
     state_before = config.lanes * (caches + memory * (times - 1))
     of_logits = _logits(
         model, tokens=config.lanes * config.segment, number_bytes=HALF if half else FULL, instead=state_before
     )
+    of_logits = max(of_logits, again, key=lambda item: item.bytes)  # the logits are gone when attention begins
     room = total([*kept, of_logits])
-    gradients = FULL * parameters
+    gradients = FULL * trained
     # the vectors of words have two gradients, of the embedding and of the output layer, which are summed last
-    at_the_end = gradients + 2 * FULL * model.head.most_logits * config.size.width
+    words = 2 * FULL * model.head.most_logits * config.size.width
+    at_the_end = gradients + words * model.head.embedding_VD.requires_grad
     beside = gradients if config.accumulate > at_once else max(0, at_the_end - room)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
@@ -65,7 +70,7 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
         Item(
             "gradients",
             beside,
-            f"{parameters:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
+            f"{trained:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
         ),
         _optimizer(config, model),
         Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
@@ -102,7 +107,8 @@ def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) 
     named = {
         "activations": found.layers,
         "activations of the memory": found.memory,
-        "bias and mask of attention": found.added_to_scores,
+        "bias and mask of attention": found.added_to_scores
+        + found.by_distance * (lanes * found.by_distance_at_once <= AT_ONCE),
     }
     how = f"{segments} segments x {lanes} lanes x "
     shared = {"activations of the memory": found.in_all_lanes}
@@ -115,6 +121,23 @@ def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) 
         for what, each in named.items()
     ]
     return [item for item in items if item.bytes or item.what != "activations of the memory"]
+
+
+def _made_again(model: SegmentModel, *, lanes: int, half: bool) -> Item:
+    """What the backward pass of attention needs if it makes the bias of a part of the lanes anew.
+
+    The bias and mask of this part, and the bias of a lane in fp32, each with its gradient; and the place of each pair's number.
+    """
+    found = model.activations(half=half)
+    lane, whole = found.by_distance_at_once, lanes * found.by_distance_at_once
+    if whole <= AT_ONCE:
+        return Item("bias made again", 0, "")
+    part = max(1, AT_ONCE // int(lane)) * lane if lane <= AT_ONCE else AT_ONCE
+    number = HALF if half else FULL
+    in_fp32, places = min(lane, part) * FULL / number, FULL * lane / model.shape.heads / number
+    copies = found.by_distance_copies
+    how = f"{copies} x ({part:,.0f} for some lanes + {in_fp32:,.0f} for one) + {places:,.0f}, in place of the logits"
+    return Item("bias made again", int(copies * (part + in_fp32) + places), how)
 
 
 def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int) -> Item:
@@ -143,7 +166,7 @@ def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segm
 
 def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
     """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor fewer for large matrices."""
-    sizes = [parameter.shape for parameter in model.parameters()]
+    sizes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
     if config.optim.name == "adafactor":
         momentum, factor_from = config.optim.momentum, config.optim.factor_from
         numbers = sum(state_numbers(shape, factor_from=factor_from, momentum=momentum) for shape in sizes)

@@ -6,6 +6,7 @@ from typing import Any
 
 from memexp.config.groups import Data
 from memexp.config.shape import MANIFEST, checked
+from memexp.data.tokenizers import name_of_file
 from memexp.errors import UserError
 from memexp.files import fingerprint, read_json
 
@@ -47,7 +48,7 @@ def given_by(config: Data) -> dict[str, Any]:
 def tokenizer_name(manifest: dict[str, Any]) -> str:
     """The tokenizer in two words: 'bpe 1,024', 'words 47' or 'bytes'. A loaded tokenizer is named by its file."""
     tokenizer = manifest["tokenizer"]
-    kind = tokenizer["kind"] if tokenizer["path"] is None else Path(tokenizer["path"]).stem
+    kind = tokenizer["kind"] if tokenizer["path"] is None else name_of_file(tokenizer["path"])
     return str(kind) if kind == "bytes" else f"{kind} {tokenizer['vocabulary']:,}"
 
 

@@ -31,6 +31,7 @@ from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.state import state_bytes
+from memexp.ranks import watch
 from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
@@ -122,6 +123,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
     model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
     device = describe(next(model.parameters()).device, asked=request.device)
     documents = pick_documents(corpus, scoring)
+    watch.begin()
     began = time.perf_counter()
     scores = score_with_progress(
         model,
@@ -390,11 +392,12 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> Non
     """
     config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
     saved = path.stat().st_size if path.is_file() else 0
-    needed = 4 * size.width * max(size.layers, spec.corpus.vocabulary)  # each layer and token has a vector
+    # each layer and token has a vector; of a published checkpoint only what was trained is saved
+    needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
         with torch.device("meta"):
             model = build_model(config, vocabulary=spec.corpus.vocabulary)
-            needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+            needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             state = model.init_state(1)
             memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))
         on_gpu = device.type == "cuda"

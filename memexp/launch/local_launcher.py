@@ -45,10 +45,11 @@ class LocalLauncher(Launcher):
             zip(job_overrides, labels(job_overrides), composed, strict=True)
         ):
             words = [typed_again(word, known) for word in given]
+            devices = max(1, settings.get("devices", 1))
             if at_a_time > 1 and settings.get("threads") == 0:
-                words.append(f"threads={max(1, cores() // min(at_a_time, len(job_overrides)))}")
+                words.append(f"threads={max(1, cores() // (min(at_a_time, len(job_overrides)) * devices))}")
             log = folder / f"{initial_job_idx + number}.log"
-            jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0)))
+            jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0), devices=devices))
         screen = console()
         with shown(jobs, screen) as show:
             interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)

@@ -52,8 +52,10 @@ class JobProcess:
     """Where its output goes; the file beside it with the suffix .json names its run folder."""
     steps: int = 0
     """Number of training steps; 0 when the command trains nothing."""
+    devices: int = 1
+    """How many GPUs it takes, if there are any."""
     card: str = ""
-    """The GPU that it may use, as `CUDA_VISIBLE_DEVICES` names it; empty: those of this process."""
+    """The GPUs that it may use, as `CUDA_VISIBLE_DEVICES` names them; empty: those of this process."""
     state: str = "waiting"
     latest: dict[str, Any] = field(default_factory=dict)
     """The newest line of its run's metrics."""
@@ -161,7 +163,7 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
 def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None], until: float = math.inf) -> int:
     """Run every job, `at_a_time` of them in parallel, and call `show` a few times a second.
 
-    If several run in parallel on a machine with GPUs, each gets one: the one that the fewest running jobs have.
+    If several run in parallel on a machine with GPUs, each gets as many as it takes: those that the fewest running jobs have.
 
     Args:
         jobs: `show` may add jobs to the list, and change the order of the waiting ones.
@@ -181,8 +183,8 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                     if stop.asked:
                         job.state = "stopped"
                     elif sum(started.running for started in jobs) < at_a_time:
-                        taken = [started.card for started in jobs if started.running]
-                        job.card = min(cards, key=taken.count, default="")
+                        taken = [card for started in jobs if started.running for card in started.card.split(",")]
+                        job.card = ",".join(sorted(cards, key=taken.count)[: job.devices])
                         job.start()
                         stop.hand_on(job)
                 show()

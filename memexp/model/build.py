@@ -1,7 +1,7 @@
 """Build a model from its settings."""
 
 import importlib
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from memexp.config.arch import Arch
 from memexp.config.train import TrainConfig
@@ -14,7 +14,7 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
     """Build the model of a configuration on the CPU, with weights drawn from torch's default generator.
 
     Raises:
-        UserError: `arch._target_` is not an architecture of memexp.
+        UserError: `arch._target_` is not an architecture of memexp; or the checkpoint cannot be read.
     """
     size = config.size
     shape = Shape(
@@ -29,7 +29,31 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
         cutoffs=tuple(cutoff for cutoff in config.cutoffs if cutoff < vocabulary),
         narrowing=size.narrowing,
     )
-    model: SegmentModel = _class_of(config.arch)(shape, config.mem, config.arch)
+    build = _class_of(config.arch)
+    if size.checkpoint is not None:
+        return _on_a_checkpoint(build, shape, config)
+    model: SegmentModel = build(shape, config.mem, config.arch)
+    return model
+
+
+def _on_a_checkpoint(build: type, shape: Shape, config: TrainConfig) -> SegmentModel:
+    """The architecture around the layers of a published checkpoint."""
+    from memexp.model.pretrained.load import load
+    from memexp.model.pretrained.low_rank import choose_trained
+
+    network = load(config.size)
+    if shape.vocabulary > network.head.vocabulary:
+        raise UserError(
+            f"the corpus has a vocabulary of {shape.vocabulary:,}, but {config.size.checkpoint} has {network.head.vocabulary:,} entries; "
+            "expected the checkpoint's own tokenizer"
+        )
+    model: SegmentModel = build(replace(shape, groups=config.size.groups, pretrained=network), config.mem, config.arch)
+    if model.cache_tokens and not network.carries:
+        raise UserError(
+            f"{config.size.checkpoint} adds positions to its embeddings, so no cache continues its text; expected arch=vanilla, or a "
+            "checkpoint with rotary positions"
+        )
+    choose_trained(model, config.optim.train, rank=config.optim.rank)
     return model
 
 

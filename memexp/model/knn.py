@@ -34,6 +34,9 @@ class Knn(DecoderModel):
     is the paper's code, in which the last segment is both in the cache and in the memory. With `mem=0` this is
     Transformer-XL with unused gates.
 
+    With `place="edge"`, where positions turn queries and keys, stored keys stand where the cache begins, so that no distance is larger
+    than the network has seen; otherwise they stand at the query. `sinks` are those of Transformer-XL.
+
     With `negatives=n` it is trained as the Focused Transformer (Tworkowski et al. 2023): instead of the ring, queries see in one
     softmax the last segment of their document, those of n other lanes, and the keys of local attention, all with gradient, within
     a gradient window. So keys of other documents become different. Evaluation reads the ring, and no other lane.
@@ -49,10 +52,11 @@ class Knn(DecoderModel):
     """
 
     def __init__(self, shape: Shape, mem: int, arch: KnnArch) -> None:
-        super().__init__(shape, cache=arch.cache, memory=mem)
+        self.sinks = arch.sinks if arch.cache else 0
+        super().__init__(shape, cache=arch.cache + self.sinks, memory=mem)
         self.reach = arch.cache if arch.reach == "window" else None
         self.negatives = arch.negatives
-        self.memories = build_memories(shape, arch, slots=mem, cache=arch.cache, stride=shape.segment)
+        self.memories = build_memories(shape, arch, slots=mem, cache=arch.cache, stride=shape.segment, sinks=self.sinks)
         without_positions = replace(arch, position="none")
         has_memory = [str(number) in self.memories for number in range(1, shape.layers + 1)]
         self.add_layers(
@@ -122,4 +126,6 @@ class Knn(DecoderModel):
 
     def _read(self, tokens_BT: Tensor, cache: Cache, pairs: PairPass, *, size: int | None) -> Read:
         """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight."""
-        return self.layers.read(self.embed(tokens_BT), cache, size=size, reach=self.reach, attend=pairs.attend)
+        return self.layers.read(
+            self.embed(tokens_BT), cache, size=size, sinks=self.sinks, reach=self.reach, attend=pairs.attend
+        )

@@ -16,7 +16,17 @@ from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutp
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import Heads, LayerCache, Sight, append, attend, clear_cache, next_cache, share
+from memexp.model.transformer.attention import (
+    Heads,
+    LayerCache,
+    SelfAttention,
+    Sight,
+    append,
+    attend,
+    clear_cache,
+    next_cache,
+    share,
+)
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places
@@ -131,12 +141,14 @@ class Rmt(DecoderModel):
         self.past_memories = arch.past_memories if mem else 0
         self.read_tokens = 2 * mem if self.past_memories else mem
         self.add_layers(arch, two_sided=mem > 1)
+        # vectors of the size that the layers are used to; a checkpoint's residual stream starts small
+        unit, carry = (1.0, CARRY) if shape.pretrained is None else (shape.pretrained.unit, shape.pretrained.unit)
         if mem:
-            self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * CARRY)
-            self.read_MD = nn.Parameter(torch.randn(mem, shape.width))
-            self.write_MD = nn.Parameter(torch.randn(mem, shape.width))
+            self.initial_MD = nn.Parameter(torch.randn(mem, shape.width) * carry)
+            self.read_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
+            self.write_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
-            nn.init.constant_(self.memory_norm.weight, CARRY)
+            nn.init.constant_(self.memory_norm.weight, carry)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
         if self.past_memories:
             self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width))
@@ -200,15 +212,17 @@ class Rmt(DecoderModel):
         mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
-        for index, layer in enumerate(self.layers):
+
+        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
-            heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
-            sight = layer.attention.look(heads, past, places)
-            x_BQD = layer.finish(x_BQD, attend(sight, mask))
+            sight, seen = attention.look(heads, past, places), _within(mask, places, attention.reach)
             if slots:
-                shares += share(sight, mask, slice(strip.cache, strip.cache + strip.read))
+                shares.extend(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
             if past is not None:
                 layer_caches.append(_next_cache(sight, heads, past, strip))
+            return attend(sight, seen)
+
+        x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)[-1]
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
         hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, self.read_tokens + length :]
         cache = next_cache(layer_caches, cache, length)
@@ -232,12 +246,14 @@ class Rmt(DecoderModel):
         strip = self._strip(kept.tokens + length, queries=x_BQD.shape[1], write=0)
         valid_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
         mask, places = strip.mask(state.cache.count_B, valid_BT), strip.places(x_BQD.device)
-        layer_caches = []
-        for layer, past in zip(self.layers, kept.layers, strict=True):
-            heads = layer.attention.project(layer.attention_norm(x_BQD), past, text=strip.text)
-            sight = layer.attention.look(heads, past, places)
-            x_BQD = layer.finish(x_BQD, attend(sight, mask))
+        layer_caches: list[LayerCache] = []
+
+        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
+            sight = attention.look(heads, kept.layers[index], places)
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
+            return attend(sight, _within(mask, places, attention.reach))
+
+        x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)[-1]
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
     def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
@@ -260,6 +276,11 @@ class Rmt(DecoderModel):
         reading_B = valid_BT.any(-1)
         nats = total(torch.where(reading_B, nats_BM.mean(-1), 0).sum()) / total(reading_B.sum()).clamp_min(1)
         return {"memory_word": self.aux_weight * nats}
+
+
+def _within(mask: Tensor, places: Places, reach: int | None) -> Tensor:
+    """The mask of a layer whose tokens see only so many tokens before themselves."""
+    return mask if reach is None else mask & (places.distances() <= reach)
 
 
 def _next_cache(sight: Sight, heads: Heads, past: LayerCache, strip: _Strip) -> LayerCache:

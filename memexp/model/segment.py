@@ -59,7 +59,13 @@ class Activations(NamedTuple):
     layers: float
     """Of the layers, without the next two."""
     added_to_scores: float = 0.0
-    """What positions and masks add to the scores of attention."""
+    """What positions and masks add to the scores of attention, without the next."""
+    by_distance: float = 0.0
+    """What biases of distances add to them, with the mask."""
+    by_distance_at_once: float = 0.0
+    """The part of it that attention needs at once. It is made anew for the backward pass if it is large in all lanes."""
+    by_distance_copies: int = 2
+    """How often the backward pass then needs it: also its gradient, if it is learned."""
     memory: float = 0.0
     """Of reading and writing the memory."""
     in_all_lanes: float = 0.0

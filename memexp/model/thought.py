@@ -63,6 +63,7 @@ class Thought(DecoderModel):
     """
 
     mask_in_each_layer = True
+    bias_in_parts = False
 
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
         super().__init__(shape, cache=0, memory=mem)

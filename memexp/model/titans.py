@@ -217,8 +217,8 @@ class Titans(RecurrentModel):
         M <- (1 - alpha) M + S
         read = M(q)                                                        (the token reads after its own write)
 
-    `place=layer`: the layer's output is (RMSNorm(read) * SiLU(x W_g)) W_o; there is no attention, and `arch.window` must be 0.
-    `place=gate`: attention in a window, whose heads are multiplied by sigmoid(RMSNorm(read) W_g) before their output projection.
+    `role=layer`: the layer's output is (RMSNorm(read) * SiLU(x W_g)) W_o; there is no attention, and `arch.window` must be 0.
+    `role=gate`: attention in a window, whose heads are multiplied by sigmoid(RMSNorm(read) W_g) before their output projection.
 
     Gradients cross segment borders through M, S and the convolution. The outer gradient goes through the inner one: what is written
     (W_k, W_v, theta) is learned only from what is read later. `arch.chunk` is part of the model: gradients at the start of longer
@@ -239,7 +239,7 @@ class Titans(RecurrentModel):
     def __init__(self, shape: Shape, mem: int, arch: TitansArch) -> None:
         super().__init__(shape, cache=arch.window, memory=mem)
         layers = range(shape.layers) if mem else range(0)
-        beside = arch.place == "gate"
+        beside = arch.role == "gate"
         mixers = {}
         if not beside:
             mixers = {index: NeuralMemory(shape, mem, arch, GatedOutput(shape, value_size=mem)) for index in layers}

@@ -22,14 +22,16 @@ class Xl(DecoderModel):
     `position="xl"` with `normalise=false` selects its own relative attention (section 3.3). The default is T5's bias on
     queries and keys of unit norm, as in the Transformer-XL rows of Table 4 of Memorizing Transformers. With `reach="window"` a
     token sees itself and the `mem` tokens before it, as in the code of that paper (there without itself); otherwise it sees the
-    whole cache and its segment, as in Transformer-XL.
+    whole cache and its segment, as in Transformer-XL. With `sinks=n` the cache also keeps the document's first n tokens, as in
+    StreamingLLM (Xiao et al. 2023, section 3.2).
 
     *Differs from the paper:* the cache holds keys and values, not activations that are projected again, so the weights of
     keys and values get no gradient through the cache.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
-        super().__init__(shape, cache=mem, memory=0)
+        self.sinks = arch.sinks if mem else 0
+        super().__init__(shape, cache=mem + self.sinks, memory=0)
         self.reach = mem if arch.reach == "window" else None
         self.add_layers(arch)
 
@@ -43,7 +45,9 @@ class Xl(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and the cache."""
-        read = self.layers.read(self.embed(tokens_BT), state.cache, size=self.cache_tokens, reach=self.reach)
+        read = self.layers.read(
+            self.embed(tokens_BT), state.cache, size=self.cache_tokens, sinks=self.sinks, reach=self.reach
+        )
         return SegmentOutput(read.hidden_BTD, State(read.cache, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:

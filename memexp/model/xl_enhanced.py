@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from memexp.config.arch import XlArch
+from memexp.config.arch import XlEnhancedArch
 from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, LayerCache, append, clear_cache, next_cache
@@ -39,7 +39,7 @@ class XlEnhanced(DecoderModel):
 
     cache_in_sight = False
 
-    def __init__(self, shape: Shape, mem: int, arch: XlArch) -> None:
+    def __init__(self, shape: Shape, mem: int, arch: XlEnhancedArch) -> None:
         super().__init__(shape, cache=mem, memory=0)
         self.reach = mem if arch.reach == "window" else None
         self.add_layers(arch)

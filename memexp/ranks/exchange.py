@@ -43,6 +43,7 @@ class _Joined:
     """What this process knows of the others; nothing in one process."""
 
     store: dist.Store | None = None
+    place: Place | None = None
     summing = False
     """Whether all processes take the same steps now, so that `total` may wait for the others."""
 
@@ -109,8 +110,8 @@ def _meet(place: Place) -> dist.Store:
             f"no answer from {place.host}, port {place.port}, in {seconds:.0f} s; expected rank 0 of {place.ranks} processes there. "
             "Likely cause: it has ended, or a firewall is between the machines"
         ) from error
-    meeting = dist.PrefixStore(f"memexp {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    _joined.store = meeting
+    meeting = dist.PrefixStore(_prefix(), store)
+    _joined.store, _joined.place = meeting, place
     meeting.set(f"here {place.rank}", "")
     for other in range(place.ranks):
         try:
@@ -123,6 +124,18 @@ def _meet(place: Place) -> dist.Store:
             ) from error
     meeting.set_timeout(LONGEST)
     return meeting
+
+
+def _prefix() -> str:
+    """Of all keys, so that processes which torchrun has started again do not read those of the ones before."""
+    return f"memexp {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def client(timeout: timedelta) -> dist.Store:
+    """A connection to the store, for another thread: one connection answers one question at a time."""
+    assert _joined.place is not None
+    store = dist.TCPStore(_joined.place.host, _joined.place.port, is_master=False, timeout=timeout)
+    return dist.PrefixStore(_prefix(), store)
 
 
 def leave() -> None:

@@ -1,5 +1,6 @@
 """The metrics that a table can show: their names, digits and meaning."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -23,6 +24,15 @@ class Metric:
     of: str = ""
     meaning: str = ""
 
+    def of_nats(self, nats: float) -> float:
+        """The metric of so many nats a token, if that is all it needs; see `PER_TOKEN`."""
+        if self.field == "perplexity":
+            return math.exp(nats)
+        return nats / math.log(2) if self.field == "bits_per_token" else nats
+
+
+PER_TOKEN = ("perplexity", "nats_per_token", "bits_per_token")
+"""The fields of the metrics that follow from nats a token."""
 
 METRICS: dict[str, Metric] = {
     "perplexity": Metric("perplexity", "perplexity", 2, True),

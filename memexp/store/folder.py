@@ -22,6 +22,7 @@ weights, checkpoints and each line of metrics under "checksum". Older versions w
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from memexp.errors import UserError, did_you_mean
 from memexp.files import (
     SUMMARY,
     encoded,
+    find_root,
     fingerprint,
     folders_with,
     is_there,
@@ -137,6 +139,12 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def root(self) -> Path | None:
+        """The folder whose results/runs holds the run; None if it is elsewhere."""
+        home = self.path.parent
+        return home.parents[1] if home.parts[-2:] == ("results", "runs") else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -328,6 +336,22 @@ def as_yaml(config: dict[str, Any]) -> bytes:
             "the settings cannot be written to config.yaml so that they are read as they are; expected plain text and numbers"
         )
     return with_last_line(text)
+
+
+def command_in(root: Path | None, command: str) -> str:
+    """A command as it is typed for the runs in `root`; it may have been made for another root, from which they were copied.
+
+    Args:
+        root: None if the runs are in no root; then the command is for the default one.
+        command: what a summary holds, or one that names no root.
+    """
+    try:
+        words = [word for word in shlex.split(command) if not word.startswith("root=")]
+    except ValueError:  # the summary may come from somebody else
+        return command
+    if root is not None and root.resolve() != find_root(None).resolve():
+        words.append(f"root={root}")
+    return shlex.join(words)
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:

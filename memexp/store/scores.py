@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
-from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, find_run
+from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, command_in, find_run
 
 _NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d{1,15})(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
@@ -81,14 +81,20 @@ def describe(scored: Scoring) -> str:
     return f"{scored.split}, {documents}, {tokens}"
 
 
-def eval_command(run: str, scored: Scored, *, mem: int | None = None, memory: str = "on") -> str:
-    """The command that makes a score, without settings that have their default, except the split."""
+def eval_command(
+    run: str, scored: Scored, *, root: Path | None = None, mem: int | None = None, memory: str = "on"
+) -> str:
+    """The command that makes a score, without settings that have their default, except the split.
+
+    Args:
+        root: the folder whose results/runs holds the run, which the command names unless it is the default one.
+    """
     words = ["memexp", "eval", run, f"eval.split={scored.split}"]
     words += [f"eval.documents={scored.documents}"] if scored.documents is not None else []
     words += [f"eval.max_document={scored.max_document}"] if scored.max_document is not None else []
     words += [f"mem={mem}"] if mem is not None else []
     words += [f"memory={memory}"] if memory != "on" else []
-    return " ".join(words)
+    return command_in(root, " ".join(words))
 
 
 def progress_of(run: Run) -> str:
@@ -136,7 +142,7 @@ class TokenScores:
         assert name is not None  # `find_score` looked the score up by its name
         mem = None if name.mem == run.config.get("mem") else name.mem
         scored = Scored(name.split, name.documents, name.max_document)
-        return " ".join([eval_command(run.name, scored, mem=mem, memory=memory), *more])
+        return " ".join([eval_command(run.name, scored, root=run.root, mem=mem, memory=memory), *more])
 
 
 def find_foreign(scores: TokenScores) -> TokenScores | None:
@@ -184,7 +190,7 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     wanted = ScoreName(asked.split, asked.documents, asked.max_document, mem, memory)
     score = run.score(wanted)
     if score is None:
-        command = eval_command(run.name, scored, mem=mem if mem != own else None, memory=memory)
+        command = eval_command(run.name, scored, root=run.root, mem=mem if mem != own else None, memory=memory)
         existing = ", ".join(score.path.name for score in run.scores) or "none"
         raise UserError(
             f"{run.name} has no score {wanted.folder} (it has: {existing}); expected this score: `{command}` makes it"

@@ -19,7 +19,7 @@ from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.model.watching import Gauges, is_fill
-from memexp.ranks import draws
+from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
@@ -28,7 +28,7 @@ from memexp.train import checkpoint
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
 from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
-from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session
+from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session, trained_weights
 from memexp.train.spec import RunSpec
 from memexp.train.trackers import Nowhere, Sink, open_tracker
 
@@ -77,7 +77,9 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         first(lambda: _tidy(run))
         session = open_session(spec)
         session.request = request
+        held.callback(session.saving.finish)
         first(lambda: _begin(spec))
+        watch.begin()
         with_others = f", and {ranks() - 1} others" * (ranks() > 1)
         print(f"device: {describe(session.device, asked=config.device)}{with_others}")
         tell(session.notes)
@@ -372,6 +374,7 @@ def _as_written(run: Run, identity: dict[str, Any]) -> bool:
 
 def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
+    session.saving.finish()
     cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
     first(lambda: _write_result(session, command, cpu_seconds=cpu_seconds, peak=peak))
 
@@ -380,7 +383,9 @@ def _write_result(session: Session, command: str, *, cpu_seconds: float | None, 
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     spec.run.refuse_if_gone()
-    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": session.model.state_dict()})
+    checkpoint.save(
+        path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": trained_weights(session.model)}
+    )
     spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
@@ -394,9 +399,10 @@ def _write_result(session: Session, command: str, *, cpu_seconds: float | None, 
             "peak_memory_bytes": peak,
             "seconds": session.seconds,
             "cpu_seconds": cpu_seconds,
-            "tokens_per_second": session.tokens / session.seconds,
+            "tokens_per_second": session.tokens / session.seconds if session.seconds else 0.0,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
+            "memory_restarts": session.memory_restarts,
             "command": command,
             "commit": commit(),
             "config_hash": spec.hash,

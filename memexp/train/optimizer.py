@@ -20,6 +20,8 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
     matrices, vectors, gates, scales = [], [], [], []
     faster: dict[float, list[nn.Parameter]] = {}  # gates by a rate of their own
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if is_scale(parameter) and config.scale_rate != 1:
             scales.append(parameter)
         elif gate_rate(parameter) != 1:
@@ -41,6 +43,8 @@ def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
         ),
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:  # nothing is trained; torch's optimizers refuse to have nothing
+        groups = [{"params": [nn.Parameter(torch.empty(0))], "lr": config.rate, "weight_decay": 0.0}]
     if config.name == "adafactor":
         return Adafactor(groups, lr=config.rate, momentum=config.momentum, factor_from=config.factor_from)
     return torch.optim.AdamW(groups, lr=config.rate, betas=(config.betas[0], config.betas[1]), fused=True)

@@ -33,8 +33,9 @@ class HalfWeights:
         """New leaf tensors of the copies for one segment, by weight name; their gradients are added to those of the weights."""
         leaves = {}
         for (name, weight), half in zip(self._weights.items(), self._halves, strict=True):
-            leaves[name] = leaf = half.detach().requires_grad_()
-            leaf.register_post_accumulate_grad_hook(_AddTo(weight))
+            leaves[name] = leaf = half.detach().requires_grad_(weight.requires_grad)
+            if weight.requires_grad:
+                leaf.register_post_accumulate_grad_hook(_AddTo(weight))
         return leaves
 
 

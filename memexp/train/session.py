@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
@@ -22,7 +23,7 @@ from memexp.ranks import draws
 from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
 from memexp.regions import part
-from memexp.store.folder import WEIGHTS, Run
+from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint
@@ -32,9 +33,10 @@ from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
+from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
-NETWORK = ("layers", "width", "heads", "head_size", "feedforward")
+NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
 """Settings of `size` that a run must share with the run whose weights it starts from."""
 
 
@@ -57,6 +59,8 @@ class Session:
     the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
+    memory_restarts: int = 0
+    """How often the run went on from a checkpoint with an empty memory, because checkpoints do not hold it."""
     loss: float = float("nan")
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
@@ -71,6 +75,8 @@ class Session:
     def __post_init__(self) -> None:
         self._pass = _Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
+        # several processes agree on when each part is written
+        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
         if self.spec.config.precision == "bf16":
             self.halves = HalfWeights(self._pass)
 
@@ -151,16 +157,19 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and delete the oldest.
+    """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
 
     Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
     """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
-    of_lanes: dict[str, Any] = {"state": pack(session.state), "random": checkpoint.random_state(session.device)}
+    of_lanes: dict[str, Any] = {
+        "state": pytree.tree_leaves(_in_checkpoint(session)),
+        "random": checkpoint.random_state(session.device),
+    }
     if ranks() > 1:
         of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
-        checkpoint.save(checkpoint.part_of(path, rank(), ranks()), of_part)
+        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
     cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
     content = {
@@ -170,23 +179,62 @@ def save_session(session: Session) -> Path:
         "seconds": session.seconds,
         "cpu_seconds": cpu_seconds,
         "memory_fill": session.memory_fill,
+        "memory_restarts": session.memory_restarts,
         "loss": session.loss,
         "losses": session.losses,
-        "model": session.model.state_dict(),
+        "model": trained_weights(session.model),
         "optimizer": session.optimizer.state_dict(),
         "schedule": session.schedule.state_dict(),
         "lanes": session.lanes.state(),
         **of_lanes,
     }
-    first(lambda: checkpoint.save(path, content))
-    first(lambda: checkpoint.forget_old(folder))
+
+    def write(content: dict[str, Any]) -> None:
+        _write(path, content)
+        checkpoint.forget_old(folder)
+
+    first(lambda: session.saving.save(content, write))
     return path
+
+
+def _in_checkpoint(session: Session) -> Any:
+    """The part of the state that a checkpoint holds."""
+    return session.state if session.spec.config.checkpoint_memory else session.state.cache
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, or a part of one, in which the leaves of the state are packed."""
+    packed = {"state": pack(content["state"])} if "state" in content else {}
+    checkpoint.save(path, content | packed)
 
 
 def cpu_seconds_of_all(session: Session) -> float | None:
     """The processor time of all processes together; None if it is not known."""
     found = told(session.cpu_seconds)
     return None if None in found else sum(found)
+
+
+def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
+    """What is saved of a model: its weights, without those of a published checkpoint that are frozen."""
+    frozen = frozen_weights(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def frozen_weights(model: SegmentModel) -> set[str]:
+    """The names of weights that training does not change, as in `state_dict`."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if not parameter.requires_grad}
+
+
+def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
+    """Load weights that `trained_weights` gave.
+
+    Raises:
+        RuntimeError: they are not those of this model.
+    """
+    frozen = frozen_weights(model)
+    own = {name: value for name, value in model.state_dict().items() if name in frozen}
+    model.load_state_dict(weights | own)
 
 
 def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
@@ -222,11 +270,15 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
     weights = load_weights(run, identity=identity)
     assert run.summary is not None
     with _fitting(run.path / WEIGHTS, remedy=_train_again(run, run.summary)):
-        model.load_state_dict(weights)
+        _take(model, weights)
 
 
 def _train_again(run: Run, summary: dict[str, Any]) -> str:
-    return f"delete {run.path / 'summary.json'}, and `{summary.get('command', 'the command that trained it')}` trains it again"
+    kept = summary.get("command")
+    command = command_in(run.root, str(kept)) if kept else "memexp train"
+    if run.root is None:
+        return f"copy it again from where it was trained, or train it in a root of yours with `{command}`"
+    return f"delete {run.path / 'summary.json'}, and `{command}` trains it again"
 
 
 @contextmanager
@@ -254,8 +306,9 @@ def _restore(session: Session, path: Path) -> None:
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
-        session.model.load_state_dict(content["model"])
-        session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
+        _take(session.model, content["model"])
+        lanes = session.spec.config.lanes // ranks()
+        restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
     session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
@@ -263,7 +316,12 @@ def _restore(session: Session, path: Path) -> None:
     session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
     if not is_first() and session.cpu_seconds is not None:
         session.cpu_seconds = 0.0  # the first has that of all until here
-    session.memory_fill = content["memory_fill"]
+    session.memory_fill, session.memory_restarts = content["memory_fill"], content.get("memory_restarts", 0)
+    if session.spec.config.checkpoint_memory:
+        session.state = restored
+    else:
+        session.state = State(restored, session.model.init_state(lanes).memory)
+        _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
     parts = content.get("parts", 1)
@@ -274,6 +332,15 @@ def _restore(session: Session, path: Path) -> None:
             else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
         )
         checkpoint.restore_random_state(own_part["random"], session.device)
+
+
+def _tell_of_restart(session: Session) -> None:
+    if not session.model.memory_slots:
+        return
+    session.memory_restarts += 1
+    what = "the memory starts empty, because checkpoint_memory=false left it out of the checkpoint"
+    then = "from here on the run is not that of one that was never stopped"
+    session.notes.append(Remark(f"{what}; {then} (memory_restarts: {session.memory_restarts})"))
 
 
 def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
@@ -326,7 +393,9 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    found, unexpected = model.load_state_dict(weights, strict=False)
+    frozen = frozen_weights(model)
+    missing = [key for key in found if key not in frozen]
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"not used here: {key}" for key in unexpected]

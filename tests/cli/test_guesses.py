@@ -51,7 +51,7 @@ GUESSES = {
     # the machine
     "train gpu=true": "train device=cuda",
     "train --gpu": "train device=cuda",
-    "train gpus=2": "train device=cuda",
+    "train gpus=2": "train devices=2",
     "train device=gpu": "train device=cuda",
     "train device=cuda:0": "train device=cuda",
     "train device=cuda:1": "CUDA_VISIBLE_DEVICES=1 memexp train device=cuda",

@@ -79,9 +79,11 @@ def test_a_remark_says_how_much_is_read(words: list[str], said: str) -> None:
             "data.cut is chunks, so nothing is cropped",
         ),
         (["arch=knn", "data.grow_from=64", "task=classify"], "task=classify reads the start"),
+        (["data.grow_from=128", "data.max_document=128"], "expected less than data.max_document, or 0"),
+        (["data.grow_from=129", "data.max_document=128"], "data.max_document=128 tokens, so nothing would grow"),
         (["arch=knn", "data.grow_from=30", "segment=8", "data.drop_tails=true"], "expected a multiple of segment=8"),
         (["arch=knn", "arch.name=mine"], "arch.name is 'mine'; expected knn or knn_routed"),
-        (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl or xl_enhanced"),
+        (["arch=xl", "arch.name=knn"], "arch.name is 'knn'; expected xl,"),
         (["arch=xl", "arch._target_=memexp.model.knn.Knn"], "arch._target_ is 'memexp.model.knn.Knn'; expected one of"),
         (["arch=xl", "size.attention.position=foo"], "is 'foo'; expected one of t5"),
     ],
@@ -89,6 +91,16 @@ def test_a_remark_says_how_much_is_read(words: list[str], said: str) -> None:
 def test_an_architecture_keeps_its_name_and_class(words: list[str], seen: str) -> None:
     with pytest.raises(UserError, check=says(seen)):
         typed(compose("train", ["size=tiny", "data=tiny", *words]))
+
+
+@pytest.mark.parametrize(
+    ("mem", "longest", "first"),
+    [(65536, None, 4096), (65536, 0, 4096), (65536, 8192, 4096), (65536, 4096, 0), (65536, 64, 0), (4096, None, 0), (4096, 8192, 0)],
+)  # fmt: skip
+def test_crops_grow_only_where_they_can(mem: int, longest: int | None, first: int) -> None:
+    cut = [] if longest is None else [f"data.max_document={longest}"]
+    settings = typed(compose("train", ["size=small", "arch=knn", f"mem={mem}", *cut]))
+    assert settings.data.grow_from == first
 
 
 def test_a_remark_says_that_normalised_attention_is_not_transformer_xls() -> None:
@@ -126,8 +138,8 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=delta arch.recurrent_layers=[3]", "arch.recurrent_layers is [3]; expected different layers from 1 to 2"),
         ("arch=delta mem=0 arch.decay=none", "arch.decay is none but mem is 0"),
         ("arch=titans segment=24", "segment is 24 and arch.chunk 16"),
-        ("arch=titans arch.place=layer", "arch.window is 16 but arch.place is layer"),
-        ("arch=titans arch.window=0", "arch.window is 0 but arch.place is gate"),
+        ("arch=titans arch.role=layer", "arch.window is 16 but arch.role is layer"),
+        ("arch=titans arch.window=0", "arch.window is 0 but arch.role is gate"),
         ("arch=titans arch.memory=linear arch.expansion=2", "arch.expansion is 2 but arch.memory is linear"),
         ("arch=titans mem=0 arch.momentum=false", "arch.momentum is false but mem is 0"),
         ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from memexp.config.arch import ARCHS, AttentionArch
+from memexp.config.checkpoints import PRESET
 from memexp.config.commands import COMMANDS
 from memexp.config.compose import compose, typed
 from memexp.config.field import default_of
@@ -32,7 +33,7 @@ ODD_HEADS = ("thought", "rmt-wt103")
 PAIRS = [
     pytest.param(*pair, marks=[] if pair[0] == "knn" or pair[1] in ("small", "200m") else pytest.mark.hard)
     for pair in itertools.product(choices_of("arch"), choices_of("size"))
-    if pair != ODD_HEADS
+    if pair != ODD_HEADS and pair[1] != PRESET  # a checkpoint has its own tests
 ]
 """Every commit composes each architecture with two sizes and each size with one architecture; `make hard` every pair."""
 

@@ -1,5 +1,6 @@
 """Every architecture at tiny size, and inputs that have document borders in them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,8 @@ VARIANTS = {
         ["arch.stored=bf16"],
         ["arch.reach=window", "arch.combine=joint", "arch.cache=5"],
         ["mem=0"],
+        ["arch.write=leaving", "arch.cache=10", "arch.sinks=3"],
+        ["arch.position=rotary", "arch.place=edge", "arch.combine=joint", "arch.sinks=1"],
         ["arch.negatives=2", "arch.combine=joint", "bptt_segments=1", "accumulate=2", "lanes=3"],
     ],
     "knn_routed": [
@@ -97,13 +100,50 @@ VARIANTS = {
     "titans": [
         ["mem=0", "arch.chunk=16"],
         ["mem=3", "arch.window=5", "arch.chunk=4", "arch.forget=start"],
-        ["arch.place=layer", "arch.window=0", "arch.memory=linear", "arch.chunk=2"],
+        ["arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.chunk=2"],
         ["arch.momentum=false", "arch.forget=none", "arch.expansion=2"],
     ],
-    "xl": [["mem=0"], ["mem=3"], ["mem=20"], *([f"mem={mem}", "arch.reach=window"] for mem in (3, 20))],
+    "xl": [
+        ["mem=0"],
+        ["mem=3"],
+        ["mem=20"],
+        *([f"mem={mem}", "arch.reach=window"] for mem in (3, 20)),
+        ["mem=3", "arch.sinks=2"],
+    ],
     "xl_enhanced": [["mem=0"], ["mem=3"], ["mem=20"], ["mem=5", "arch.reach=window"]],
 }
 """Besides each file as it stands, further settings that the whole contract is run with."""
+
+if os.environ.get("MEMEXP_PRETRAINED"):  # `make published`, where transformers is installed
+    from ..checkpoints import checkpoint
+
+    def _with(family: str, *words: str, **said: Any) -> list[str]:
+        """The architecture with the layers of a small published checkpoint, all of whose weights are trained."""
+        folder = checkpoint(family, vocab_size=VOCABULARY, pad_token_id=None, **said)
+        return [
+            "size=checkpoint",
+            f"size.checkpoint={folder}",
+            "size.attention.scale=1",
+            "optim.train=all",
+            "steps=4",
+            *words,
+        ]
+
+    GATED = ["arch.combine=gate", "arch.write=all", "arch.place=none", "arch.sinks=0", "arch.neighbours=4"]
+    LOW_RANK = ["optim.train=lora", "optim.rank=2"]
+    VARIANTS["vanilla"] = [_with("Llama"), _with("Gemma", head_dim=8, num_key_value_heads=1)]
+    VARIANTS["xl"] += [
+        _with("Llama"),
+        _with("GPTNeoX", "mem=20", num_key_value_heads=None),
+        _with("Llama", "mem=3", *LOW_RANK),
+    ]
+    VARIANTS["knn"] += [
+        _with("Llama"),
+        _with("Llama", "arch.cache=10", *LOW_RANK),
+        _with("GPTNeoX", *GATED, num_key_value_heads=None),
+        _with("Mistral", *GATED, "arch.knn_layers=[2]", sliding_window=5),
+    ]
+    VARIANTS["rmt"] += [_with("Llama"), _with("GPTNeoX", "mem=3", "arch.cache=5", num_key_value_heads=None)]
 
 POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
 

@@ -13,12 +13,12 @@ from memexp.cost import memory as plan
 from memexp.cost.table import HARDWARE, cost, operations, operations_by_precision
 from memexp.device import Description
 from memexp.errors import UserError
-from memexp.model import rmt
 from memexp.model.build import build_model
 from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.selection import STRIDE
 from memexp.model.transformer.position import build_position, in_order
+from memexp.model.watching import watching
 from memexp.train.optimizer import build_optimizer
 from memexp.wording import duration
 
@@ -29,17 +29,14 @@ from ..tiny import configure
 @pytest.mark.parametrize(
     ("arch", "attends", "within"), [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)]
 )
-def test_operations_are_those_that_pytorch_counts(
-    arch: list[str], attends: int, within: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operations_are_those_that_pytorch_counts(arch: list[str], attends: int, within: float) -> None:
     """Which counts all of the square of attention, of whose upper half nothing is used."""
-    monkeypatch.setattr(rmt, "share", lambda *_: torch.zeros(()))  # a gauge, which cannot be without numbers
     words = [*arch, "segment=64", "size.width=64", "size.heads=4", "data.tokenizer.vocabulary=1024"]
     config = configure(*words)
     with torch.device("meta"):
         model = build_model(config, vocabulary=1024)
         tokens = torch.zeros(1, 64, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter:
+        with watching(False), FlopCounterMode(display=False) as counter:
             output = model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
             model.head.nats(output.hidden_BTD, tokens).mean().backward()
     upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (attends - (attends + 1) / 2) * attends / 64
@@ -253,7 +250,7 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     flat = " ".join(out.split())
     assert "Assumed: 40 % of the rates" in flat
     assert "45.8 TFLOP/s in fp32" in flat
-    assert "one process on one device today. 16 devices could share" in flat
+    assert "16 devices share the lanes of a run, a process each" in flat
     assert "does not run on a TPU v4 chip" in flat
     rows = [line.split() for line in out.splitlines() if " yes " in line]
     assert [row[0] for row in rows] == ["Baseline", "Transformer-XL", "RMT"]

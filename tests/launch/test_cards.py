@@ -10,7 +10,7 @@ from memexp.device import visible_cards
 from memexp.launch.processes import JobProcess, run_jobs
 
 
-def cards_of(count: int, at_a_time: int, folder: Path) -> list[str]:
+def cards_of(count: int, at_a_time: int, folder: Path, *, devices: int = 1) -> list[str]:
     """What jobs see that all run at the same time, each waiting for the others."""
     every = " && ".join(f"until [ -e {folder}/{number} ]; do sleep 0.01; done" for number in range(count))
     wait = every if at_a_time == count else "true"
@@ -19,6 +19,7 @@ def cards_of(count: int, at_a_time: int, folder: Path) -> list[str]:
             str(number),
             ["sh", "-c", f"touch {folder}/{number}; {wait}; echo ${{CUDA_VISIBLE_DEVICES-all}}"],
             folder / f"{number}.log",
+            devices=devices,
         )
         for number in range(count)
     ]
@@ -44,6 +45,18 @@ def test_each_job_gets_the_card_that_fewest_have(
     else:
         assert set(seen) == {str(number) for number in range(min(count, cards))}
         assert max(seen.values()) - min(seen.values()) <= 1
+
+
+@pytest.mark.parametrize(("count", "cards", "devices"), [(4, 8, 2), (2, 4, 3), (2, 2, 4)])
+def test_each_job_gets_as_many_cards_as_it_takes(
+    count: int, cards: int, devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    found = [job.split(",") for job in cards_of(count, count, tmp_path, devices=devices)]
+    assert [len({*job}) for job in found] == [min(devices, cards)] * count
+    taken = Counter(card for job in found for card in job)
+    assert len(taken) == min(cards, count * devices)
+    assert max(taken.values()) - min(taken.values()) <= 1
 
 
 def test_one_job_at_a_time_sees_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

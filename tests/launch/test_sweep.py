@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from memexp.config.compose import compose
 from memexp.machine import cores
 
 from ..messages import says
@@ -85,6 +86,14 @@ def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty, monkeypatch)
     assert [word for word in json.loads((empty / "run-1" / "words.json").read_text()) if "threads" in word] == [
         "threads=1"
     ]
+
+
+def test_what_is_shown_after_a_sweep_may_compose_settings(memexp, jobs, empty, monkeypatch) -> None:
+    composed = []
+    monkeypatch.setattr("memexp.cli.main._show_finished", lambda runs: composed.append(compose("train", ["size=tiny"])))
+    result = memexp(*SWEEP, "seed=1,2", "threads=1")
+    assert (result.code, result.err) == (0, "")
+    assert [config.size.name for config in composed] == ["tiny"]
 
 
 def test_only_refusals_exit_with_2(memexp, jobs) -> None:

@@ -23,7 +23,7 @@ def titans(*, segment: int, layers: int = 2, mem: int = 4, **options: object) ->
     return randomise(make(Titans, shape(segment=segment, layers=layers), mem=mem, **merged))  # type: ignore[arg-type]
 
 
-ALONE = {"place": "layer", "window": 0}
+ALONE = {"role": "layer", "window": 0}
 
 
 def lesson(*, momentum: bool = True, forgets: bool = True) -> Lesson:
@@ -115,12 +115,12 @@ def test_without_a_memory_it_is_transformer_xl_with_a_window(position: str) -> N
     torch.testing.assert_close(read(ours, tokens(), segment=16), read(xl, tokens(), segment=16))
 
 
-@pytest.mark.parametrize("place", ["gate", "layer"])
-def test_what_is_written_is_learned_from_what_the_next_segment_reads(place: str) -> None:
+@pytest.mark.parametrize("role", ["gate", "layer"])
+def test_what_is_written_is_learned_from_what_the_next_segment_reads(role: str) -> None:
     """The gradient of a loss on the second segment alone, by numbers: it goes through the gradient steps of the first."""
-    options = ALONE if place == "layer" else {}
+    options = ALONE if role == "layer" else {}
     model, text = titans(segment=8, layers=1, **options), tokens()[:, :16]
-    name = "recurrent.0.attention" if place == "layer" else "memories.0"
+    name = "recurrent.0.attention" if role == "layer" else "memories.0"
     (projection,) = [p for key, p in model.named_parameters() if key == f"{name}.heads.projection.weight"]
 
     def loss() -> Tensor:
@@ -143,21 +143,21 @@ def test_what_is_written_is_learned_from_what_the_next_segment_reads(place: str)
     torch.testing.assert_close(all_of_it[row, column], (around[0] - around[1]) / 2e-5, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("place", ["gate", "layer"])
-def test_a_layer_is_its_equations_written_out(place: str) -> None:
+@pytest.mark.parametrize("role", ["gate", "layer"])
+def test_a_layer_is_its_equations_written_out(role: str) -> None:
     """One layer, token by token, from the weights by name; keys of size 4, chunks of 4 tokens."""
-    options: dict[str, object] = ALONE if place == "layer" else {"window": 3}
+    options: dict[str, object] = ALONE if role == "layer" else {"window": 3}
     model, text = titans(segment=8, layers=1, **options), tokens()[:, :24]
     own = dict(model.named_parameters())
-    of_layer = "recurrent.0" if place == "layer" else "layers.0"
+    of_layer = "recurrent.0" if role == "layer" else "layers.0"
     layer = {key.removeprefix(f"{of_layer}."): value for key, value in own.items()}
-    of_memory = f"{of_layer}.attention." if place == "layer" else "memories.0."
+    of_memory = f"{of_layer}.attention." if role == "layer" else "memories.0."
     memory = {key.removeprefix(of_memory): value for key, value in own.items() if key.startswith(of_memory)}
     x = own["head.embedding_VD"][text]
-    y = gain(x, layer["attention_norm.weight"] if place == "layer" else own["norms.0.weight"])
+    y = gain(x, layer["attention_norm.weight"] if role == "layer" else own["norms.0.weight"])
     reads = reads_of(y, memory)
     reads = gain(reads, memory["output.norm.weight"]).flatten(-2)
-    if place == "layer":
+    if role == "layer":
         x = x + (reads * F.silu(y @ memory["output.gate.weight"].T)) @ memory["output.projection.weight"].T
     else:
         gate = (reads @ memory["output.projection.weight"].T).sigmoid()

@@ -7,6 +7,7 @@ import torch
 
 from memexp.errors import UserError
 from memexp.model.block import Block
+from memexp.model.transformer.attention import attend
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
 
@@ -49,3 +50,25 @@ def test_a_window_is_the_sliding_window_of_block_recurrence(position: str, segme
 def test_a_window_of_no_token_is_refused(words: tuple[str, ...], empty: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"arch.reach is window but {empty}")):
         configure(*words, "arch.reach=window")
+
+
+@pytest.mark.parametrize(("segment", "cache", "sinks"), [(8, 8, 3), (8, 12, 1), (16, 4, 6)])
+def test_sinks_are_the_first_tokens_of_the_document(segment: int, cache: int, sinks: int) -> None:
+    """One layer without positions: full attention under a mask that says which tokens are still there."""
+    options = {**COMMON, "position": "none"}
+    xl = randomise(make(Xl, shape(segment=segment, layers=1), mem=cache, sinks=sinks, **options))
+    text = tokens()
+    x = xl.embed(text)
+    (layer,) = xl.layers
+    heads = layer.attention.project(layer.attention_norm(x), None)
+    index = torch.arange(LENGTH)
+    begins = index // segment * segment
+    there = (index >= begins[:, None] - cache) | (index < sinks)
+    there |= begins[:, None] <= cache + sinks  # so far nothing has left the cache
+    mixed = attend(layer.attention.look(heads, None), (there & (index <= index[:, None]))[None, None])
+    torch.testing.assert_close(read(xl, text, segment=segment), layer.finish(x, mixed))
+
+
+def test_sinks_need_a_cache() -> None:
+    assert make(Xl, shape(segment=8), mem=0, sinks=3, **COMMON).cache_tokens == 0
+    assert make(Xl, shape(segment=8), mem=5, sinks=3, **COMMON).cache_tokens == 8

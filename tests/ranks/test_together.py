@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memexp.store.folder import all_runs
@@ -19,7 +21,7 @@ from ..tiny import TINY
 from ..train.conftest import assert_same_result
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HANG = 300
+HANG = 120
 
 pytestmark = pytest.mark.hard
 
@@ -137,3 +139,116 @@ def test_an_error_of_one_names_its_process(roots: Callable[[str], Path]) -> None
         assert process.returncode == 2
         (line,) = lines(err)
         assert says("memexp train, rank 1 of 2 processes: ", "no space left")(line)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_process_is_named(rank: int, roots: Callable[[str], Path]) -> None:
+    root = roots("still")
+    with started(root, "arch=xl", "devices=2", "steps=4000", MEMEXP_SILENT_SECONDS="4") as process:
+        wait_for_step(process, root, 5)
+        os.kill(workers(process)[rank], signal.SIGSTOP)
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode != 0
+        (line,) = lines(err)
+        assert says("memexp: ", f"no sign of life from rank {rank} of 2 processes in 4 s", "it was stopped")(line)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_never_come_are_named(rank: int, roots: Callable[[str], Path], free_port: int) -> None:
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    with started(roots("alone"), "arch=xl", MEMEXP_JOIN_SECONDS="3", **place) as process:
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode == 2
+        (line,) = lines(err)
+        expected = (
+            ("of 2 processes only 1 came in 3 s", "Missing: rank 1")
+            if rank == 0
+            else ("no answer from 127.0.0.1", "rank 0")
+        )
+        assert says("memexp train", *expected)(line)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")],
+    ids=["torchrun", "srun"],
+)
+def test_processes_that_a_launcher_has_started(
+    names: tuple[str, str, str], roots: Callable[[str], Path], free_port: int
+) -> None:
+    root = roots("launched")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "GLOO_SOCKET_IFNAME": "lo"}
+    places = [dict(zip(names, (str(rank), "2", str(rank)), strict=True)) | shared for rank in range(2)]
+    words = ["arch=xl", "steps=4", "optim.warmup=1"]
+    with started(root, *words, **places[0]) as first, started(root, *words, **places[1]) as second:
+        said = [process.communicate(timeout=HANG) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0]
+    assert "perplexity" in said[0][0]
+    assert (said[1][0], lines(said[1][1])) == ("", [])
+    (run,) = all_runs(root)
+    assert run.summary is not None
+    assert run.summary["devices"] == 2
+
+
+def test_a_bug_in_one_process_is_traced_once(roots: Callable[[str], Path]) -> None:
+    root = roots("bug")
+    (root / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from memexp.train import checkpoint\n"
+        "    def save(path, content):\n"
+        "        raise KeyError('a bug')\n"
+        "    checkpoint.save = save\n"
+    )
+    path = f"{root}:{CHECKOUT}"
+    with started(root, "arch=xl", "devices=2", "steps=400", "checkpoint_every=3", PYTHONPATH=path) as process:
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode == 1
+        assert err.count("Traceback") == 1
+        last = [line.removeprefix("[rank1]: ") for line in err.splitlines()][-2:]  # PyTorch names it as well
+        assert last == ["KeyError: 'a bug'", "rank 1 of 2 processes"]
+
+
+def test_a_process_without_memory_is_named(roots: Callable[[str], Path]) -> None:
+    root = roots("memory")
+    (root / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from memexp.train import loop\n"
+        "    def update(session, **options):\n"
+        '        raise RuntimeError("can\'t allocate memory: you tried to allocate 8 bytes")\n'
+        "    loop.update = update\n"
+    )
+    with started(root, "arch=xl", "devices=2", "steps=400", PYTHONPATH=f"{root}:{CHECKOUT}") as process:
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode == 2
+        (line,) = lines(err)
+        assert says("memexp train, rank 1 of 2 processes: ", "out of memory")(line)
+
+
+def test_scores_are_made_by_all(roots: Callable[[str], Path]) -> None:
+    root = roots("scored")
+    with started(root, "arch=knn", "steps=4", "optim.warmup=1") as process:
+        _, err = process.communicate(timeout=HANG)
+        assert (process.returncode, lines(err)) == (0, [])
+    (run,) = all_runs(root)
+    for memory in ("off", "foreign"):
+        nats = []
+        for devices in ("0", "2"):
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "memexp", "eval", run.name, f"memory={memory}", "force=true", f"devices={devices}", "device=cpu",
+                 "eval.documents=2", f"root={root}"],
+                env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, cwd=root, text=True, capture_output=True, timeout=HANG,
+            )  # fmt: skip
+            assert (done.returncode, lines(done.stderr)) == (0, [])
+            assert done.stdout.count("nats per token") == 1
+            (score,) = (each for each in run.scores if each.summary["memory"] == memory)
+            nats.append(np.load(score.path / "token_nats.npy"))
+        assert np.abs(nats[0] - nats[1]).max() < 1e-5

@@ -3,7 +3,7 @@
 import os
 import signal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,11 +102,11 @@ def run(overrides: list[str], root: str, stop: dict[str, int] | None = None, fai
     torch.set_num_threads(1)
     plain = loop.update
 
-    def update(session: Session) -> loop.Update:
+    def update(session: Session, **options: Any) -> loop.Update:
         step = session.step + 1
         if stop is not None and (rank(), step) == (stop["rank"], stop["step"]):
             os.kill(os.getpid(), signal.SIGTERM)
-        found = plain(session)
+        found = plain(session, **options)
         if fail is not None and (rank(), step) == (fail["rank"], fail["step"]):
             raise RuntimeError("a bug")
         return found

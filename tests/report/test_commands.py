@@ -69,6 +69,17 @@ def test_table_by_slice_with_gauges(answered: Any, tmp_path: Path, capsys: pytes
     ]
 
 
+def test_table_by_position_is_also_a_plot(compared: Any, tmp_path: Path) -> None:
+    for folder in ("there", "again"):
+        memexp("table", compared, metric="nats", by="position", out=str(tmp_path / folder))
+    drawn = (tmp_path / "there" / "runs.svg").read_text()
+    assert "xl-64-64-0" in drawn
+    assert "nats per token" in drawn
+    assert (tmp_path / "there" / "runs.png").read_bytes() == (tmp_path / "again" / "runs.png").read_bytes()
+    lines = csv.DictReader(io.StringIO((tmp_path / "there" / "runs.csv").read_text()))
+    assert {line["position"] for line in lines} == {"512"}
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

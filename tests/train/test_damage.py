@@ -221,6 +221,24 @@ def test_what_is_no_file_is_not_waited_for(
 # ------------------------------------------------------------------------------------------ older files
 
 
+def test_what_trains_a_damaged_run_again_is_for_the_root_in_which_it_is(
+    clean: Clean, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(clean.root, tmp_path / "root")
+    [weights] = root.glob("results/runs/knn-*/weights.pt")
+    flipped(weights, weights.stat().st_size // 2, 0)
+    lone = shutil.copytree(weights.parent, tmp_path / "lone")
+    for run, words in (
+        (str(weights.parent), (f"root={root}` trains it again", f"delete {weights.parent}")),
+        (str(lone), ("copy it again", "`memexp train arch=knn mem=64 size=tiny data=tiny device=cpu`")),
+    ):
+        capsys.readouterr()
+        assert main(["eval", run, "device=cpu", "force=true", f"root={root}"]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert says(*words)(said)
+        assert f"root={clean.root}" not in said
+
+
 def test_files_without_checksums_are_read(clean: Clean, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As earlier versions wrote them."""
     root = tmp_path / "root"

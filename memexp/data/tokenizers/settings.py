@@ -7,6 +7,7 @@ from pathlib import Path
 from memexp.config.groups import Tokenizer as Settings
 from memexp.data.tokenizers.bytes import Bytes
 from memexp.data.tokenizers.lines import Lines
+from memexp.data.tokenizers.published import Published
 from memexp.data.tokenizers.sentence_piece import SentencePiece, train_sentence_piece
 from memexp.data.tokenizers.tokenizer import LOSSY, Tokenizer
 from memexp.data.tokenizers.words import Words
@@ -27,6 +28,8 @@ def load(model: bytes, *, name: str) -> Tokenizer:
         return Words.load(model)
     if model.startswith(Lines.SAVED):
         return Lines.load(model, lossless=lossless)
+    if model.startswith(Published.SAVED):
+        return Published.load(model, name=name, lossless=lossless)
     return SentencePiece(model, name=name, lossless=lossless) if model else Bytes()
 
 
@@ -56,7 +59,8 @@ def read(settings: Settings) -> Tokenizer | None:
         raise UserError(
             f"cannot read data.tokenizer.path {settings.path}: {error.strerror}; expected a model file"
         ) from error
-    return SentencePiece(model, name=f"data.tokenizer.path ({settings.path})", lossless=settings.lossless)
+    kind = Published if path.suffix == ".json" else SentencePiece
+    return kind(model, name=f"data.tokenizer.path ({settings.path})", lossless=settings.lossless)
 
 
 def train(settings: Settings, texts: Iterable[str]) -> Tokenizer:
@@ -78,8 +82,19 @@ def train(settings: Settings, texts: Iterable[str]) -> Tokenizer:
 def tag(settings: Settings) -> str:
     """The tokenizer's part of the prepared folder's name, such as bpe1024."""
     if settings.path is not None:
-        return Path(settings.path).stem.replace(" ", "-")
+        return name_of_file(settings.path).replace(" ", "-")
     return settings.kind if settings.kind in WITHOUT_MODEL else f"{settings.kind}{settings.vocabulary}"
+
+
+def name_of_file(path: str) -> str:
+    """What a loaded tokenizer is called: by its file, or a checkpoint's by its folder or, in the hub's cache, by its model."""
+    file = Path(path)
+    if file.name != "tokenizer.json":
+        return file.stem
+    folder = file.parent
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").rpartition("--")[2]
+    return folder.name or "tokenizer"
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

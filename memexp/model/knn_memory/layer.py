@@ -38,17 +38,19 @@ class Reading(NamedTuple):
 class PairMemory(nn.Module):
     """The memory of one layer: queries read a ring of past pairs of the document; a segment is written after it was read."""
 
-    def __init__(self, shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> None:
+    def __init__(self, shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int, sinks: int = 0) -> None:
         """
         Args:
             slots: pairs that may be read, per lane and head.
-            cache: tokens in the cache of the layer's local attention.
+            cache: tokens in the cache of the layer's local attention, besides sinks.
             stride: tokens that are read between two writes.
+            sinks: first tokens of the document, which never leave the cache.
         """
         super().__init__()
-        self.shape, self.arch, self.slots, self.stride = shape, arch, slots, stride
+        self.shape, self.arch, self.slots, self.stride, self.sinks = shape, arch, slots, stride, sinks
         self.behind = cache if arch.write == "leaving" else 0
         """Tokens between the newest pair of the ring and the first token that is read."""
+        self.at_edge = getattr(arch, "place", "none") == "edge"
         self.gate_H = as_gate(torch.full((shape.heads,), arch.gate)) if arch.combine == "gate" else None
         routed = arch.search == "routed"
         self.router = Router(shape, keep=arch.neighbours, context=stride) if routed else None
@@ -110,7 +112,7 @@ class PairMemory(nn.Module):
         if self.arch.stored == "bf16":
             like = like.to(torch.bfloat16)
         return empty_ring(
-            lanes=lanes, heads=shape.heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
+            lanes=lanes, heads=shape.stored_heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
             on=self.stored_on(like.device),
         )  # fmt: skip
 
@@ -127,28 +129,37 @@ class PairMemory(nn.Module):
             self._engines[name] = build_engine(name)
         return self._engines[name]
 
-    def read(self, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
-        """What queries read from local attention and the ring together."""
-        search_recall = None
+    def read(self, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
+        """What queries read from local attention and the ring together.
+
+        Heads that share keys and values search one ring: their queries follow one another, G heads of (H / G) T queries.
+        """
+        search_recall, groups, length = None, self.shape.stored_heads, heads.queries_BHTK.shape[2]
+        placed_BHTK = heads.queries_BHTK
+        if self.at_edge and attention.position.turns:
+            placed_BHTK = sight.queries_BHTK  # keys without positions stand at place 0, where the cache begins
+        placed_BHTK = _by_group(placed_BHTK, groups)
         if self.router is None:
-            search = self.search_on(heads.queries_BHTK.device)
+            search = self.search_on(placed_BHTK.device)
             stored = ring if search == "exact" else seen_where_stored(ring)  # exact search fetches the keys by itself
-            queries_BHTK = heads.queries_BHTK.detach().to(stored.count_B.device)
+            queries_BHTK = placed_BHTK.detach().to(stored.count_B.device)
             neighbours = self._engine(search)(queries_BHTK, stored, self.arch.neighbours)
-            retrieved = fetch(heads.queries_BHTK, ring, neighbours)
+            retrieved = fetch(placed_BHTK, ring, neighbours)
             if search in APPROXIMATE and watched():
-                search_recall = recall(neighbours, queries_BHTK, stored).to(heads.queries_BHTK.device)
+                search_recall = recall(neighbours, queries_BHTK, stored).to(placed_BHTK.device)
         else:
             routed = self.router(ring)
-            retrieved = fetch(heads.queries_BHTK, ring, routed.neighbours)
+            retrieved = fetch(placed_BHTK, ring, routed.neighbours)
             # straight-through estimator: this adds 0 to the scores, and gives the soft weights a gradient
             zero_BH1k = routed.weights_BH1k - routed.weights_BH1k.detach()
             retrieved = retrieved._replace(scores_BHTk=retrieved.scores_BHTk + zero_BH1k)
         if self.gate_H is None:
-            reading = joint(retrieved, local_scores(sight, mask), sight.values_BGSK)
+            reading = joint(retrieved, _by_group(local_scores(sight, mask), groups), sight.values_BGSK)
         else:
-            reading = gated(retrieved, attend(sight, mask), self.gate_H)
-        return reading._replace(recall=search_recall)
+            gate = self.gate_H if groups == len(self.gate_H) else self.gate_H.repeat_interleave(length).view(groups, -1)
+            reading = gated(retrieved, _by_group(attend(sight, mask), groups), gate)
+        read_BHTK, slots_BHTk, weights_BHTk = (_by_head(each, length) for each in reading[:3])
+        return Reading(read_BHTK, slots_BHTk, weights_BHTk, search_recall)
 
     def write(self, ring: Ring, heads: Heads, sight: Sight, cache: Cache, there_BT: Tensor) -> Ring:
         """Append the pairs that were read, or with `arch.write=leaving` the pairs that now leave the cache.
@@ -158,10 +169,11 @@ class PairMemory(nn.Module):
             there_BT: which tokens are not padding. The count of a lane with only padding does not grow.
         """
         keys, values = heads.keys_BGTK, heads.values_BGTK
-        length, all_heads = keys.shape[2], (-1, self.shape.heads, -1, -1)
+        length, all_heads = keys.shape[2], (-1, self.shape.stored_heads, -1, -1)
         if self.arch.write == "leaving":
-            keys, values = sight.keys_BGSK[:, :, :length], sight.values_BGSK[:, :, :length]
-            valid_B = (cache.count_B + length - self.behind).clamp(0, length)
+            leaving = slice(self.sinks, self.sinks + length)
+            keys, values = sight.keys_BGSK[:, :, leaving], sight.values_BGSK[:, :, leaving]
+            valid_B = (cache.count_B + length - self.behind - self.sinks).clamp(0, length)
         else:
             valid_B = there_BT.any(-1) * length
         return write_ring(ring, keys.expand(all_heads), values.expand(all_heads), valid_B=valid_B)
@@ -201,16 +213,29 @@ class PairMemory(nn.Module):
         return gauges
 
 
-def gated(retrieved: Retrieved, local_BHTK: Tensor, gate_H: Tensor) -> Reading:
+def _by_group(x_BHTK: Tensor, groups: int) -> Tensor:
+    """The heads of a group one after another: B H T K becomes B G (H / G) T K."""
+    return x_BHTK if x_BHTK.shape[1] == groups else x_BHTK.unflatten(1, (groups, -1)).flatten(2, 3)
+
+
+def _by_head(x_BGTK: Tensor, length: int) -> Tensor:
+    """The inverse of `_by_group` for T queries of a head."""
+    return x_BGTK if x_BGTK.shape[2] <= length else x_BGTK.unflatten(2, (-1, length)).flatten(1, 2)
+
+
+def gated(retrieved: Retrieved, local_BHTK: Tensor, gate: Tensor) -> Reading:
     """V_a = g V_m + (1 - g) V_c with g = sigmoid(b_g), one gate per head (Wu et al. 2022, section 3.1).
 
     V_m is the output of the memory and V_c that of local attention. The gate is off while a lane's memory is empty, so
     that the layer is plain local attention. The published code multiplies local attention by 1 - g in this case too.
+
+    Args:
+        gate: b_g before the sigmoid, H, or H T where queries of several heads follow one another.
     """
     any_BHP1 = retrieved.found_BHPk[..., :1]  # the best pair is first, so without it nothing was found
     # a softmax over a row without a finite score would be NaN, in the backward pass too
     weights_BHTk = retrieved.scores_BHTk.masked_fill(~any_BHP1, 0).softmax(-1)
-    gate_BHP1 = gate_H.sigmoid().view(1, -1, 1, 1) * any_BHP1
+    gate_BHP1 = gate.sigmoid().view(1, len(gate), -1, 1) * any_BHP1
     weights_BHTk = weights_BHTk * gate_BHP1
     memory_BHTK = weigh(weights_BHTk, retrieved).to(local_BHTK.dtype)
     read_BHTK = memory_BHTK + (1 - gate_BHP1).to(local_BHTK.dtype) * local_BHTK

@@ -97,15 +97,20 @@ class PairMemories(nn.ModuleDict):
         return tuple(self[number].empty(lanes, like) for number in self if self[number].slots)
 
 
-def build_memories(shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int) -> PairMemories:
+def build_memories(
+    shape: Shape, arch: PairArch, *, slots: int, cache: int, stride: int, sinks: int = 0
+) -> PairMemories:
     """Memories of `slots` pairs for `arch.knn_layers`; if that is empty, for the layer at three quarters (9th of 12).
 
     Args:
-        cache, stride: as in `PairMemory`.
+        cache, stride, sinks: as in `PairMemory`.
     """
     chosen = sorted(arch.knn_layers) or [max(1, int(shape.layers * 0.75))]
     return PairMemories(
-        {str(number): PairMemory(shape, arch, slots=slots, cache=cache, stride=stride) for number in chosen}
+        {
+            str(number): PairMemory(shape, arch, slots=slots, cache=cache, stride=stride, sinks=sinks)
+            for number in chosen
+        }
     )
 
 
@@ -145,7 +150,7 @@ class PairPass:
             self.gauges |= {name + suffix: value for name, value in crossed.gauges.items()}
             self._seen[number] = heads, sight
             return crossed.read_BHTK
-        reading = memory.read(heads, sight, mask, ring)
+        reading = memory.read(attention, heads, sight, mask, ring)
         self.gauges |= {name + suffix: value for name, value in memory.gauges(reading, ring, attention).items()}
         self._seen[number], self._readings[number] = (heads, sight), reading
         return reading.read_BHTK

@@ -1,13 +1,13 @@
 """Local attention: a segment attends to itself and to a cache of exact recent keys and values.
 
-Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or 1 that all heads share), K head size, C cache,
+Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values (H, or fewer that heads share), K head size, C cache,
 S = C + T keys in sight, M keys without positions.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memexp.config.arch import AttentionArch
 from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
+from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
@@ -77,6 +78,10 @@ class SelfAttention(nn.Module):
     """Multi-head attention in separate steps, so that a memory can act between projection and merge."""
 
     compilable: ClassVar[Compilable] = {"project": "layers"}
+    reach: int | None = None
+    """How many tokens before itself a token sees at most, if the layer itself says so; None: all in sight."""
+    stored: int
+    """Size of all heads of keys, and of values."""
 
     def __init__(
         self, shape: Shape, arch: AttentionArch, *, two_sided: bool = False, shared_values: bool = False
@@ -91,7 +96,7 @@ class SelfAttention(nn.Module):
         inner = shape.heads * shape.head_size
         stored = shape.head_size if shared_values else inner
         self.queries_values = linear(shape.width, inner + stored)
-        self.keys = linear(shape.width, stored)
+        self.keys, self.stored = linear(shape.width, stored), stored
         self.output = linear(inner, shape.width)
         self.position = build_position(
             arch.position, width=shape.width, heads=shape.heads, head_size=shape.head_size, two_sided=two_sided
@@ -165,7 +170,7 @@ class SelfAttention(nn.Module):
 
     def spread(self, x_BGSK: Tensor) -> Tensor:
         """Keys or values for every head, without a copy if all heads share them."""
-        return x_BGSK.expand(-1, self.heads, -1, -1)
+        return spread(x_BGSK, self.heads)
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
         """The output projection of all heads, B T D."""
@@ -181,6 +186,14 @@ class SelfAttention(nn.Module):
         smeared_BTD = torch.lerp(before_BTD, text_BTD, self.smear_D.sigmoid().to(x_BTD.dtype))
         start, stop, _ = text.indices(x_BTD.shape[1])
         return torch.cat([x_BTD[:, :start], smeared_BTD, x_BTD[:, stop:]], dim=1)
+
+
+def spread(x_BGSK: Tensor, heads: int) -> Tensor:
+    """Keys or values for every head, B H S K: head h has those of h // (H / G); no copy if all share one, or none do."""
+    groups = x_BGSK.shape[1]
+    if groups in (1, heads):
+        return x_BGSK.expand(-1, heads, -1, -1)
+    return x_BGSK.repeat_interleave(heads // groups, dim=1)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
@@ -234,8 +247,8 @@ class CausalMask:
 
     @cached_property
     def hidden(self) -> Tensor:
-        """The opposite of `whole`."""
-        return ~self.whole
+        """The opposite of `whole`, which need not be there for it."""
+        return ~self.dense()
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
         """The rows of `whole` for these queries, without the others."""
@@ -266,17 +279,17 @@ def empty_cache(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int
     """An empty cache of `size` tokens per layer, on the device of `like`; with size 0 it has no layers.
 
     Args:
-        heads: number of heads of keys and values; None: `shape.heads`.
+        heads: number of heads of keys and values; None: `shape.stored_heads`.
     """
     count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
-    layers = _empty_layers(shape, lanes=lanes, size=size, like=like, heads=heads or shape.heads) if size else ()
+    layers = _empty_layers(shape, lanes=lanes, size=size, like=like, heads=heads or shape.stored_heads) if size else ()
     return Cache(layers, count_B)
 
 
 def open_cache(shape: Shape, *, lanes: int, like: Tensor) -> Cache:
     """A cache with layers but without tokens, which grows while a segment is read in pieces."""
     count_B = torch.zeros(lanes, dtype=torch.long, device=like.device)
-    return Cache(_empty_layers(shape, lanes=lanes, size=0, like=like, heads=shape.heads), count_B)
+    return Cache(_empty_layers(shape, lanes=lanes, size=0, like=like, heads=shape.stored_heads), count_B)
 
 
 def _empty_layers(shape: Shape, *, lanes: int, size: int, like: Tensor, heads: int) -> tuple[LayerCache, ...]:
@@ -294,9 +307,31 @@ def clear_cache(cache: Cache, reset_B: Tensor) -> Cache:
     return Cache(layers, cache.count_B.masked_fill(reset_B, 0))
 
 
-def next_layer_cache(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
-    """The newest `size` keys and values in sight, without gradient (Dai et al. 2019, section 3.2)."""
-    return detach(newest(sight, heads, past, size=size))
+def next_layer_cache(
+    sight: Sight, heads: Heads, past: LayerCache, *, size: int, sinks: int = 0, count_B: Tensor | None = None
+) -> LayerCache:
+    """The newest `size` keys and values in sight, without gradient (Dai et al. 2019, section 3.2).
+
+    Args:
+        sinks: how many of them are the document's first instead (Xiao et al. 2023, section 3.2); they stand just before the others.
+        count_B: how many of the tokens of `past` belong to the lane's document; only sinks need it.
+    """
+    found: LayerCache = detach(newest(sight, heads, past, size=size))
+    span, held = sight.keys_BGSK.shape[2], past.keys_BGCK.shape[2]
+    if not sinks or size >= span or count_B is None:
+        return found
+    number_N = torch.arange(sinks, device=count_B.device)
+    full_B1 = (count_B + span - held > size)[:, None]
+    index_BN = torch.where(full_B1, held - count_B[:, None] + number_N, span - size + number_N)
+
+    def kept(x_BGSK: Tensor, newest_BGCK: Tensor) -> Tensor:
+        index_BGNK = index_BN[:, None, :, None].expand(-1, x_BGSK.shape[1], -1, x_BGSK.shape[3])
+        first_BGNK = x_BGSK.detach().gather(2, index_BGNK).to(newest_BGCK.dtype)
+        return torch.cat([first_BGNK, newest_BGCK[:, :, sinks:]], dim=2)
+
+    return found._replace(
+        keys_BGCK=kept(sight.keys_BGSK, found.keys_BGCK), values_BGCK=kept(sight.values_BGSK, found.values_BGCK)
+    )
 
 
 def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
@@ -340,24 +375,33 @@ def attend(sight: Sight, mask: Mask) -> Tensor:
 
 
 def _attend(sight: Sight, mask: Mask) -> Tensor:
-    values = sight.values_BGSK.expand(-1, sight.placed_BHSK.shape[1], -1, -1)
+    values = spread(sight.values_BGSK, sight.placed_BHSK.shape[1])
     queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
     if values.device.type == "cpu":
         size = values.shape[-1]
         if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
+    if isinstance(sight.bias, ByDistance) and not fits(queries, keys):
+        hidden = None if mask is None else partial(_hidden, mask)
+        return attend_by_lanes(queries, keys, values, Form(sight.bias, hidden))
     bias = dense(sight.bias, dtype=values.dtype)
     if mask is None:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     if bias is None and isinstance(mask, CausalMask) and not mask.cache and mask.reach is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
     if bias is not None:
-        hidden = mask.hidden if isinstance(mask, CausalMask) else ~mask
-        allowed = bias.masked_fill(hidden, float("-inf"))
+        allowed = bias.masked_fill(_hidden(mask), float("-inf"))
     else:
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=1.0)
+
+
+def _hidden(mask: Tensor | CausalMask, lanes: slice = slice(None)) -> Tensor:
+    """Where the queries of these lanes may not attend."""
+    if isinstance(mask, CausalMask):
+        return mask.hidden[lanes]
+    return ~(mask if len(mask) == 1 else mask[lanes])
 
 
 def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, mask: Mask) -> Tensor:

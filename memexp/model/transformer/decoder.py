@@ -3,9 +3,10 @@
 Shapes: B lanes, T tokens, D width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,14 +100,37 @@ Enter = Callable[[int, Tensor], Tensor]
 """A function of the layer's index and its input, B T D; returns the input that the layer gets instead."""
 
 
-class DecoderLayers(nn.ModuleList):
-    """One decoder layer for each of `archs`, from the input to the output."""
+ReadHeads = Callable[[int, SelfAttention, Heads], Tensor]
+"""A function of the layer's index, its attention and projections; returns the output of each head, B H T K."""
 
-    def __init__(self, shape: Shape, archs: Sequence[AttentionArch], *, two_sided: bool, shared_values: bool) -> None:
-        super().__init__(DecoderLayer(shape, arch, two_sided=two_sided, shared_values=shared_values) for arch in archs)
 
-    def __iter__(self) -> Iterator[DecoderLayer]:  # only to declare the type
-        return super().__iter__()  # type: ignore[return-value]
+class Layers(ABC):
+    """The layers of a decoder, our own or a published checkpoint's."""
+
+    @property
+    @abstractmethod
+    def attentions(self) -> list[SelfAttention]:
+        """The attention of each layer."""
+
+    @abstractmethod
+    def through(
+        self,
+        x_BTD: Tensor,
+        read_heads: ReadHeads,
+        *,
+        past: Sequence[LayerCache] = (),
+        enter: Enter | None = None,
+        text: slice = slice(None),
+    ) -> list[Tensor]:
+        """Pass a segment through all layers, whose heads read what `read_heads` returns.
+
+        Args:
+            past: the cache of each layer; may be empty.
+            enter, text: as `read` takes them.
+
+        Returns:
+            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these.
+        """
 
     def read(
         self,
@@ -114,6 +138,7 @@ class DecoderLayers(nn.ModuleList):
         cache: Cache,
         *,
         size: int | None,
+        sinks: int = 0,
         reach: int | None = None,
         attend: Attend | None = None,
         enter: Enter | None = None,
@@ -124,33 +149,66 @@ class DecoderLayers(nn.ModuleList):
         Args:
             cache: may have no layers; then the segment attends only to itself.
             size: tokens of the next cache; None keeps all tokens in sight.
+            sinks: how many of these are the document's first.
             reach: how many tokens before itself a token sees at most; None: all tokens in sight.
             attend: computes the output of the heads; None: local attention.
             enter: changes the input of each layer; None: it is the output of the layer before.
             text: which positions are tokens of the document, as `SelfAttention.project` takes it.
         """
-        mask = causal_mask(x_BTD, cache, reach=reach)
+        masks = {reach: causal_mask(x_BTD, cache, reach=reach)}
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
+
+        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
+            past = cache.layers[index] if cache.layers else None
+            nearer = min((each for each in (reach, attention.reach) if each is not None), default=None)
+            mask = masks.setdefault(nearer, causal_mask(x_BTD, cache, reach=nearer))
+            sight = attention.look(heads, past, mask.places)
+            read_BHTK = attend_locally(sight, mask) if attend is None else attend(index, attention, heads, sight, mask)
+            if past is not None:
+                keep = sight.keys_BGSK.shape[2] if size is None else size
+                layer_caches.append(next_layer_cache(sight, heads, past, size=keep, sinks=sinks, count_B=cache.count_B))
+                shares.extend(share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else [])
+            return read_BHTK
+
+        outputs = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, text=text)
+        hidden_BTD = outputs[-1] if outputs else x_BTD
+        gauges = mean_of_layers(cache_share=shares)
+        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+
+
+class DecoderLayers(Layers, nn.ModuleList):
+    """One decoder layer for each of `archs`, from the input to the output."""
+
+    def __init__(self, shape: Shape, archs: Sequence[AttentionArch], *, two_sided: bool, shared_values: bool) -> None:
+        super().__init__(DecoderLayer(shape, arch, two_sided=two_sided, shared_values=shared_values) for arch in archs)
+
+    def __iter__(self) -> Iterator[DecoderLayer]:  # only to declare the type
+        return super().__iter__()  # type: ignore[return-value]
+
+    @property
+    def attentions(self) -> list[SelfAttention]:
+        """The attention of each layer."""
+        return [layer.attention for layer in self]
+
+    def through(
+        self,
+        x_BTD: Tensor,
+        read_heads: ReadHeads,
+        *,
+        past: Sequence[LayerCache] = (),
+        enter: Enter | None = None,
+        text: slice = slice(None),
+    ) -> list[Tensor]:
+        """Pass a segment through all layers; returns the output of each."""
         outputs: list[Tensor] = []
         for index, layer in enumerate(self):
             x_BTD = x_BTD if enter is None else enter(index, x_BTD)
-            past = cache.layers[index] if cache.layers else None
             # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
-            heads = layer.attention.project(layer.attention_norm(x_BTD), past, text=text)
-            sight = layer.attention.look(heads, past, mask.places)
-            if attend is None:
-                read_BHTK = attend_locally(sight, mask)
-            else:
-                read_BHTK = attend(index, layer.attention, heads, sight, mask)
-            x_BTD = layer.finish(x_BTD, read_BHTK)
+            heads = layer.attention.project(layer.attention_norm(x_BTD), past[index] if past else None, text=text)
+            x_BTD = layer.finish(x_BTD, read_heads(index, layer.attention, heads))
             outputs.append(x_BTD)
-            if past is not None:
-                seen = sight.keys_BGSK.shape[2]
-                layer_caches.append(next_layer_cache(sight, heads, past, size=seen if size is None else size))
-                shares += share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else []
-        gauges = mean_of_layers(cache_share=shares)
-        return Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+        return outputs
 
 
 class Read(NamedTuple):
@@ -161,7 +219,7 @@ class Read(NamedTuple):
     gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
-    """The output of each layer, B T D; the last are the final activations."""
+    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these."""
 
 
 class EmbeddingModel(SegmentModel):
@@ -183,13 +241,16 @@ class EmbeddingModel(SegmentModel):
 class DecoderModel(EmbeddingModel):
     """Base class of architectures whose layers have softmax self-attention: an embedding, the layers, the output layer."""
 
-    layers: DecoderLayers
+    layers: Any
+    """`DecoderLayers`, or the `Layers` of a published checkpoint."""
     reach: int | None = None
     """How many tokens before itself a token sees at most; None: all tokens in sight."""
     cache_in_sight: ClassVar[bool] = True
     """Whether the next cache is a part of what was in sight, if no type has to be changed."""
     mask_in_each_layer: ClassVar[bool] = False
     """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
+    bias_in_parts: ClassVar[bool] = True
+    """Whether a bias of distances is added by attention itself, which can do so for a part of the lanes after another."""
 
     def add_layers(
         self,
@@ -199,7 +260,7 @@ class DecoderModel(EmbeddingModel):
         two_sided: bool = False,
         shared_values: bool = False,
     ) -> None:
-        """Make the head and the layers.
+        """Make the head and the layers, or take those of a published checkpoint.
 
         Parameters have the order in which they are made, so the place of this call among a model's other parameters
         matters.
@@ -208,6 +269,10 @@ class DecoderModel(EmbeddingModel):
             each: the options of each layer with attention, of which there may be fewer than `shape.layers`; None: `arch` for all.
             two_sided, shared_values: as `SelfAttention` takes them.
         """
+        if self.shape.pretrained is not None:
+            self.head, self.layers = self.shape.pretrained.head, self.shape.pretrained.layers
+            self.dropout = nn.Dropout(arch.dropout)
+            return
         self.add_head(arch)
         archs = [arch] * self.shape.layers if each is None else each
         self.layers = DecoderLayers(self.shape, archs, two_sided=two_sided, shared_values=shared_values)
@@ -227,7 +292,7 @@ class DecoderModel(EmbeddingModel):
     @property
     def attention_layers(self) -> int:
         """The layers that `add_layers` made."""
-        return len(self.layers)
+        return len(self.layers.attentions)
 
     @property
     def window(self) -> int:
@@ -246,21 +311,25 @@ class DecoderModel(EmbeddingModel):
         return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
-        """With the options of attention and dropout."""
-        attention = next((layer.attention for layer in self.layers), None)
-        if attention is None:
+        """With the options of attention and dropout; of a published checkpoint only about."""
+        shape, attentions = self.shape, self.layers.attentions
+        if not attentions:
             return replace(super().kept(half=half), dropout=self.dropout.p > 0)
-        normalise = attention.scale_H is not None
-        return Kept(self.shape, half, normalise, attention.keys.out_features, dropout=self.dropout.p > 0)
+        if shape.pretrained is not None:
+            # most have a gate in the feed-forward layer: its projection, its activation, what it gates, and their product
+            shape = replace(shape, feedforward=4 * shape.feedforward)
+        normalise = attentions[0].scale_H is not None
+        return Kept(shape, half, normalise, attentions[0].stored, dropout=self.dropout.p > 0)
 
     def activations(self, *, half: bool) -> Activations:
         """Of all windows of a segment, whose layers attend to what is `in_sight` and to the window."""
         kept, length, seen = self.kept(half=half), self.window, self.window + self.in_sight
         windows = self.shape.segment // self.stride
-        layers, added = kept.residual(length), 0.0
+        layers, added, by_distance, at_once = kept.residual(length), 0.0, 0.0, 0.0
+        copies = 1
         masked = bool(self.in_sight) or self.reach is not None or self.mask_in_each_layer
-        for layer in self.layers:
-            position = layer.attention.position
+        for attention in self.layers.attentions:
+            position = attention.position
             layers += kept.layer(
                 length,
                 seen=seen,
@@ -268,10 +337,14 @@ class DecoderModel(EmbeddingModel):
                 turns=position.turns,
                 by_position=isinstance(position, RelativeXl),
             )
-            if position.adds or masked:
+            if position.adds and self.bias_in_parts and not isinstance(position, RelativeXl):
+                at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
+                by_distance += at_once
+                copies = 2 if any(True for _ in position.parameters()) else copies
+            elif position.adds or masked:
                 added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
-                added += length * seen * self.mask_in_each_layer
+            added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
-            length * seen * (added > 0 and not self.mask_in_each_layer)
+            length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)
         )  # one mask for all layers, a byte for each pair
-        return Activations(windows * layers, windows * added)
+        return Activations(windows * layers, windows * added, windows * by_distance, at_once, copies)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from memexp.model.on_host import values_of
-from memexp.model.transformer.numerics import at_least_fp32, full_precision
+from memexp.model.transformer.numerics import at_least_fp32, cast_to, full_precision
 from memexp.regions import part
 
 LOGITS_AT_ONCE = 1 << 25
@@ -59,8 +59,7 @@ class Head(nn.Module):
         """The factors of products with words, already in the type in which autocast multiplies them."""
         hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
         scaled: Tensor = self.norm(hidden_BTD) / math.sqrt(hidden_BTD.shape[-1])
-        on = scaled.device.type
-        return scaled.to(torch.get_autocast_dtype(on)) if torch.is_autocast_enabled(on) else scaled
+        return scaled.to(cast_to(scaled.device) or scaled.dtype)
 
     def _logits(self, scaled_BTD: Tensor) -> Tensor:
         return _products(scaled_BTD, self.embedding_VD)
@@ -122,7 +121,7 @@ def _moved(numbers: np.ndarray, device: torch.device) -> Tensor:
 
 def _products(scaled_BTD: Tensor, words_VD: Tensor) -> Tensor:
     """The inner product with each word, B T V."""
-    if torch.is_autocast_enabled(scaled_BTD.device.type):  # it casts the words once for all pieces
+    if cast_to(scaled_BTD.device):  # it casts the words once for all pieces
         return F.linear(scaled_BTD, words_VD)
     return F.linear(scaled_BTD, words_VD.to(scaled_BTD.dtype))
 

@@ -48,6 +48,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
 
 
+def cast_to(device: torch.device) -> torch.dtype | None:
+    """The type in which autocast multiplies on this device now; None without autocast."""
+    on = device.type
+    if not torch.amp.is_autocast_available(on) or not torch.is_autocast_enabled(on):
+        return None
+    return torch.get_autocast_dtype(on)
+
+
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
     """Whether a GPU may round factors in fp32 to TF32; torch's default is no for products and yes for convolutions."""

@@ -47,13 +47,18 @@ class Places:
 
     def index(self, size: int) -> Tensor:
         """The place of each distance in a list of the `size` distances from `lowest` up, T S; the last holds for larger ones too."""
-        return self.once(("index", size), lambda: (self.distances() - self.lowest).clamp_max(size - 1))
+        return self.once(("index", size), lambda: self._index(size))
+
+    def _index(self, size: int) -> Tensor:
+        return (self.distances() - self.lowest).clamp_max(size - 1)
 
     def chosen(self, size: int, entry_R: Tensor | None) -> Tensor:
-        """The number of each pair in a table of `size` numbers, T S, if the distances have these entries."""
-        if entry_R is None:
-            return self.index(size)
-        return self.once(("chosen", size), lambda: entry_R[self.index(len(entry_R))])
+        """The number of each pair in a table of `size` numbers, T S in 32 bits, if the distances have these entries."""
+
+        def make() -> Tensor:
+            return (self._index(size) if entry_R is None else entry_R[self._index(len(entry_R))]).int()
+
+        return self.once(("chosen", size), make)
 
     def range(self, highest: float = math.inf) -> Tensor:
         """All possible distances from `self.lowest` up, R, but none above `highest`."""

@@ -1,8 +1,21 @@
 """The sizes of a network, without its memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from memexp.model.transformer.head import AdaptiveHead, Head
+
+
+class Network(NamedTuple):
+    """The layers of a published checkpoint, which take the place of ours."""
+
+    head: Head
+    layers: Any
+    """A module with the interface of `memexp.model.transformer.decoder.Layers`."""
+    carries: bool
+    """Whether a cache continues a text exactly; not if positions are added to embeddings."""
+    unit: float
+    """Root mean square of its embeddings: the size of vectors that its layers are used to."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,15 @@ class Shape:
     """Number of words before each cluster of adaptive softmax; empty: one softmax over all words."""
     narrowing: int = 1
     """Each cluster has vectors this many times narrower than the cluster before it."""
+    groups: int = 0
+    """Heads of keys and values, each shared by as many heads; 0: each head has its own."""
+    pretrained: Network | None = field(default=None, compare=False, repr=False)
+    """None: our own layers, with random weights."""
+
+    @property
+    def stored_heads(self) -> int:
+        """Heads of keys and values that caches and memories store."""
+        return self.groups or self.heads
 
 
 def build_head(shape: Shape) -> Head:

@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any
 
 from memexp.config.field import UNSET, default_of
+from memexp.config.groups import DEFAULTS_AT_SIZE
 from memexp.config.introspection import flatten, settings_of
 from memexp.config.train import NOT_OF_THE_RESULT
 from memexp.report.difference.tokens import Difference
@@ -16,6 +17,8 @@ OF_THE_MEMORY = ("mem",)
 
 _FOLLOW = ("arch._target_", "size.name", "size.rate", "size.memory", "size.routed", "data.name", "data.source._target_")
 """Settings that change nothing by themselves: other settings, which are compared, take their values from them."""
+
+_DEFAULTS = tuple(f"size.{name}." for name in DEFAULTS_AT_SIZE)
 
 
 class Side:
@@ -69,4 +72,4 @@ def told(value: Any) -> str:
 
 
 def _determines(name: str) -> bool:
-    return name not in _FOLLOW and not name.startswith("size.attention.")
+    return name not in _FOLLOW and not name.startswith(_DEFAULTS)

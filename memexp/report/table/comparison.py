@@ -12,11 +12,11 @@ import numpy as np
 
 from memexp.config.groups import Scored
 from memexp.errors import UserError, did_you_mean
-from memexp.report.metrics import METRICS, Metric
+from memexp.report.metrics import METRICS, PER_TOKEN, Metric
 from memexp.report.statistics import Spread
 from memexp.report.table.compatibility import Text, refuse_twice, texts_of
-from memexp.report.table.entries import Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
-from memexp.store.folder import Run, ScoreName
+from memexp.report.table.entries import POSITION, Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
+from memexp.store.folder import Run, ScoreName, command_in
 from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
 
 
@@ -126,11 +126,12 @@ class Comparison:
         changed = row.mem if row.mem != row.trained_mem else None
         for run in self.runs_of(row):
             if run.data == data:
-                return eval_command(run.name, self.scored, mem=changed, memory=row.variant)
+                return eval_command(run.name, self.scored, root=run.root, mem=changed, memory=row.variant)
         same_row = self.runs_of(row)[0]
         same_data = next(run for run in self.finished if run.data == data)
-        training = _with_data(same_row.summary["command"], same_data.summary["command"])
-        evaluation = eval_command("RUN", self.scored, mem=changed, memory=row.variant)
+        trained = _with_data(same_row.summary["command"], same_data.summary["command"])
+        training = command_in(same_row.root, trained)
+        evaluation = eval_command("RUN", self.scored, root=same_row.root, mem=changed, memory=row.variant)
         return training if changed is None and row.variant == "on" else f"{training}, then {evaluation}"
 
     def runs_of(self, row: Row) -> list[Trained]:
@@ -164,15 +165,21 @@ def compare(
     """Sort the scores of runs into rows and columns.
 
     Args:
-        by: a slice of the answers whose values become columns.
+        by: a slice of the answers whose values become columns, or `POSITION`.
         gauges: names of gauges to show in columns of their own.
 
     Raises:
         UserError: there is nothing to show, scores cannot be compared, or the slice, gauge or baseline does not exist.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
-    if by and comparison.metric.of != "answers":
-        raise UserError(f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices")
+    if by == POSITION and comparison.metric.field not in PER_TOKEN:
+        raise UserError(
+            f"by is {by} with metric={metric}; expected metric=nats, perplexity or bits_per_token with positions"
+        )
+    if by and by != POSITION and comparison.metric.of != "answers":
+        raise UserError(
+            f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices, or by={POSITION}"
+        )
     known: list[Entry] = []
     for run in runs:
         try:
@@ -265,7 +272,7 @@ def _nothing(comparison: Comparison) -> str:
         scored = sorted({score.path.name.rsplit("-", 2)[0] for run in runs for score, _ in run.scores})
         return (
             f"no finished run is scored on {describe(runs[0].asked)} (scored are: {', '.join(scored) or 'none'}); "
-            f"expected such a score. `{eval_command(runs[0].name, comparison.scored)}` makes it"
+            f"expected such a score. `{eval_command(runs[0].name, comparison.scored, root=runs[0].root)}` makes it"
         )
     return f"no run is left to compare; expected a finished run: {'; '.join(comparison.left_out[:3])}"
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from memexp.files import write_text
+from memexp.files import write_atomically, write_text
 from memexp.report.escape import console
 from memexp.report.table.formats import to_terminal
 from memexp.report.table.text import Grid
@@ -15,10 +15,11 @@ def show(grid: Grid) -> None:
     screen.print(to_terminal(grid, width=screen.width))
 
 
-def write(path: Path, texts: Mapping[str, str]) -> None:
-    """Write each of the texts to `path` with its ending, and print the files' names."""
+def write(path: Path, texts: Mapping[str, str | bytes]) -> None:
+    """Write each of the texts or images to `path` with its ending, and print the files' names."""
     for ending, text in texts.items():
-        write_text(path.with_name(f"{path.name}.{ending}"), text)
+        file = path.with_name(f"{path.name}.{ending}")
+        write_text(file, text) if isinstance(text, str) else write_atomically(file, text)
     first, *middle, last = texts
     others = " and ".join([", ".join(f".{ending}" for ending in middle), f".{last}"])
     console().print(f"written: {path}.{first}, {others}", markup=False, highlight=False, soft_wrap=True)

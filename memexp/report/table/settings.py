@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from memexp.config.compose import compose
 from memexp.config.field import default_of
+from memexp.config.groups import DEFAULTS_AT_SIZE
 from memexp.config.introspection import choices_of, flatten, settings_of_schema
 from memexp.config.revisions import REVISIONS, Revision
 from memexp.config.train import NOT_OF_THE_RESULT, TrainConfig
@@ -25,7 +26,7 @@ _SHOWN = (
 )  # fmt: skip
 """Settings that a table shows elsewhere, or that follow from the architecture's name, or that are defaults of other settings."""
 
-_DEFAULTS = "size.attention."
+_DEFAULTS = tuple(f"size.{name}." for name in DEFAULTS_AT_SIZE)
 """What the settings begin with that are defaults of others."""
 
 _PRESETS = {"arch": "arch.name", "data": "data.name", "size": "size.name", "optim": "optim.name", "task": "data.task"}

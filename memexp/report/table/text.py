@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from memexp.data.tokenizers import WITHOUT_MODEL
+from memexp.data.tokenizers import WITHOUT_MODEL, name_of_file
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.compatibility import Text
-from memexp.report.table.entries import Column, Entry, Row
+from memexp.report.table.entries import POSITION, SHORTEST, Column, Entry, Row
 from memexp.store.scores import describe, eval_command, never_full
 from memexp.wording import UNKNOWN, compact, number, plural, whole
 
@@ -15,6 +15,9 @@ _OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
 """Headers of the columns that say what a row is."""
 
 _OF_COST = ("tokens", "params", "tokens/s")
+
+STATE = "state"
+"""Header of the bytes that a lane carries from segment to segment, beside positions: what a longer context costs."""
 
 _VARIANTS = {"on": "", "off": "memory off", "foreign": "memory of another document"}
 
@@ -65,6 +68,11 @@ def lay_out(comparison: Comparison) -> Grid:
         for line, row in zip(lines, comparison.rows, strict=True):
             value = comparison.gauge(row, data, name)
             line.append(UNKNOWN if value is None else f"{value:.3f}")
+    if comparison.by == POSITION:
+        headers.append(STATE)
+        groups.append("")
+        for line, row in zip(lines, comparison.rows, strict=True):
+            line.append(_state_text(comparison, row))
     headers += _OF_COST
     groups += [""] * len(_OF_COST)
     for line, row in zip(lines, comparison.rows, strict=True):
@@ -136,8 +144,17 @@ def _cost_texts(comparison: Comparison, row: Row) -> list[str]:
         run.name: run for run in comparison.runs_of(row)
     }
     speeds = [float(run.summary["tokens_per_second"]) for run in runs.values()]
+    if not any(speeds):  # published checkpoints that were only scored
+        speeds = [float(entry.summary.get("tokens_per_second", 0)) for entry in _entries(comparison, row)] or speeds
     ranges = [_range([run.summary[key] for run in runs.values()]) for key in ("tokens", "parameters")]
     return [*ranges, whole(sum(speeds) / len(speeds))]
+
+
+def _state_text(comparison: Comparison, row: Row) -> str:
+    """The state of a lane of the runs of a row; unknown with another memory than in training."""
+    sizes = {int(run.summary.get("state_bytes_per_lane", -1)) for run in comparison.runs_of(row)}
+    known = len(sizes) == 1 and min(sizes) >= 0 and row.mem == row.trained_mem
+    return compact(sizes.pop()) if known else UNKNOWN
 
 
 def _range(values: list[int]) -> str:
@@ -184,6 +201,11 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
         )
     if comparison.metric.meaning:
         notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")
+    if comparison.by == POSITION:
+        notes.append(
+            f"Columns: tokens with at most {SHORTEST:,} tokens of their document before them, and with more than the column before allows. "
+            f"{STATE}: bytes that a lane carries from segment to segment."
+        )
     for data in comparison.data:
         notes += _of_texts(comparison, data)
     if any(spread.n > 1 for spread in spreads):
@@ -258,6 +280,8 @@ def _tokenizers(text: Text) -> str:
     names = set()
     for entry in text.entries:
         kind, size = (entry.run.settings.get(f"data.tokenizer.{key}", "") for key in ("kind", "vocabulary"))
+        if path := entry.run.config["data"].get("tokenizer", {}).get("path"):
+            kind = name_of_file(str(path))
         names.add(f"{kind}{'' if kind in WITHOUT_MODEL else f' {size}'} ({entry.tokenizer[:8]})")
     return f"tokenizer {' or '.join(sorted(names))}"
 
@@ -266,7 +290,9 @@ def _missing(comparison: Comparison) -> list[tuple[str, str]]:
     missing: dict[str, str] = {}
     for run in comparison.unscored:
         scores = ", ".join(score.path.name for score, _ in run.scores) or "no score"
-        missing[eval_command(run.name, comparison.scored)] = f"{run.name} on {run.data} (it has {scores})"
+        missing[eval_command(run.name, comparison.scored, root=run.root)] = (
+            f"{run.name} on {run.data} (it has {scores})"
+        )
     for row in comparison.rows:
         for column in comparison.columns:
             if not any((row, other) in comparison.cells for other in comparison.columns if other.data == column.data):

@@ -134,9 +134,10 @@ def test_a_missing_cell_is_filled_by_eval_where_the_run_is_there(compared: Any) 
     comparison = compared_runs(compared)
     off = next(row for row in comparison.rows if row.label == "knn-64-64-4096-off")
     assert comparison.columns == [CODE, Column("text")]
-    assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off"
-    assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text"
-    assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192"
+    here = f" root={compared.root}"
+    assert comparison.filling(off, "text") == "memexp eval text-s0 eval.split=test memory=off" + here
+    assert comparison.filling(comparison.rows[0], "text") == "memexp train arch=vanilla mem=0 seed=0 data=text" + here
+    assert comparison.filling(comparison.rows[-1], "text") == "memexp eval text-s0 eval.split=test mem=8192" + here
 
 
 def test_an_unfinished_run_is_left_out_and_named(compared: Any) -> None:
@@ -269,7 +270,9 @@ def test_a_run_on_answers_that_is_not_scored_yet_has_a_row(answered: Any) -> Non
     comparison = compared_runs(answered, "exact_match", by="length")
     assert [row.label for row in comparison.rows] == ["vanilla-64-0-0", "xl-64-64-0"]
     assert [run.name for run in comparison.unscored] == ["vanilla-s0"]
-    assert comparison.filling(comparison.rows[0], "copy") == "memexp eval vanilla-s0 eval.split=test"
+    assert (
+        comparison.filling(comparison.rows[0], "copy") == f"memexp eval vanilla-s0 eval.split=test root={answered.root}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -401,3 +404,38 @@ def test_runs_before_and_after_a_revision_have_rows_of_their_own(fakes: Any, rev
         ["none", revision.name, "after-of-tomorrow"]
     )
     assert all(f"before={value}" in " ".join(map(str, lay_out(found).lines)) for value in ("none", revision.name))
+
+
+LONG = [[float(index) for index in range(2100)], [0.5] * 513]
+"""The nats of two documents; a token's number is that of the tokens before it."""
+
+
+def test_positions_are_ranges_that_end_at_twice_the_one_before(fakes: Any) -> None:
+    fakes.score(fakes.run("a", arch="vanilla", summary={"state_bytes_per_lane": 0}), LONG)
+    fakes.score(fakes.run("b", arch="xl", mem=64, summary={"state_bytes_per_lane": 50_000}), LONG)
+    comparison = compared_runs(fakes, "nats", by="position")
+    assert [column.label for column in comparison.columns] == [
+        "code to 512",
+        "code to 1,024",
+        "code to 2,048",
+        "code to 4,096",
+    ]
+    found = [cell(comparison, "vanilla-64-0-0", column)[0].mean for column in comparison.columns]
+    first, second = LONG
+    parts = [first[:512] + second[:512], first[512:1024] + second[512:], first[1024:2048], first[2048:]]
+    assert found == pytest.approx([statistics.mean(part) for part in parts], rel=1e-6)
+    (state,) = [at for at, header in enumerate(lay_out(comparison).headers) if header == "state"]
+    assert [line[state] for line in lay_out(comparison).lines] == ["0", "50,000"]
+    bits = compared_runs(fakes, "bits_per_token", by="position")
+    assert cell(bits, "vanilla-64-0-0", bits.columns[0])[0].mean == pytest.approx(found[0] / math.log(2))
+
+
+def test_only_metrics_of_tokens_are_shown_by_position(compared: Any) -> None:
+    for metric in ("bits_per_byte", "accuracy", "f1"):
+        refused(compared, "by is position", metric=metric, by="position")
+
+
+def test_a_checkpoint_that_was_only_scored_shows_how_fast_it_was_scored(fakes: Any) -> None:
+    fakes.score(fakes.run("a", arch="vanilla", summary={"tokens_per_second": 0.0}), 3.0, tokens_per_second=123.0)
+    grid = lay_out(compared_runs(fakes))
+    assert grid.lines[0][grid.headers.index("tokens/s")] == "123"

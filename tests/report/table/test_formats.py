@@ -14,10 +14,17 @@ from memexp.config.groups import Scored
 from memexp.report.table.comparison import Comparison, compare
 from memexp.report.table.formats import to_csv, to_latex, to_markdown, to_terminal
 from memexp.report.table.text import lay_out
+from memexp.store import folder
 from memexp.store.folder import all_runs
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = "a|b*[red]_c_ & 100% $x$ #1 {}~^\\<i>`\n\x1b[31m"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in a table name the root unless it is the default one."""
+    monkeypatch.setattr(folder, "find_root", lambda _: tmp_path)
 
 
 def table(fakes: Any, **options: Any) -> Comparison:

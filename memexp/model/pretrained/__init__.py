@@ -1,0 +1,1 @@
+"""Published checkpoints in the place of our decoder layers: what `size=checkpoint` builds."""

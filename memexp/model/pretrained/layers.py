@@ -1,0 +1,197 @@
+"""The layers of a published checkpoint, whose heads read what an architecture lets them read.
+
+transformers computes everything between two attentions. What the heads of a layer read is asked of us, through its interface for
+attention, with queries and keys that no position has turned yet: the network is told that every token stands at place 0, where
+rotary positions turn nothing. So caches, rings and memory tokens work as they do on our own layers.
+Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values, K head size, S keys.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memexp.errors import UserError
+from memexp.model.transformer.attention import Heads, LayerCache, SelfAttention
+from memexp.model.transformer.decoder import Enter, Layers, ReadHeads
+from memexp.model.transformer.head import Head
+from memexp.model.transformer.numerics import at_least_fp32, cast_to
+from memexp.model.transformer.position import Places, Position, Positioned
+
+NAME = "memexp"
+"""The name of our attention among those of transformers."""
+
+READER = "memexp_reader"
+"""The keyword with which a forward pass hands down what reads; so a module keeps nothing of a pass."""
+
+KNOWN = {
+    "dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "cache_position", "scaling", "sliding_window", READER
+}  # fmt: skip
+"""What transformers may tell an attention: what changes nothing here, and what is done here."""
+
+
+def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **told: Any) -> Any:
+    """The attention that is registered with transformers, B T H K."""
+    if READER not in told:
+        raise UserError(
+            "the layers of this checkpoint do not pass on what they are told; expected those of another family, such as Llama"
+        )
+    return told[READER](module, query, key, value, told).transpose(1, 2), None
+
+
+class PretrainedRotary(Position):
+    """The checkpoint's own rotary positions.
+
+    A factor that it puts on turned vectors (YaRN) is on them already, because place 0 has it too.
+    """
+
+    turns = True
+
+    def __init__(self, rotary: nn.Module, turn: Callable[..., Any], layer_type: str | None) -> None:
+        """
+        Args:
+            rotary: gives cosines and sines of places; it stays a part of the checkpoint's network, not of this module.
+            turn: the family's `apply_rotary_pos_emb`.
+            layer_type: which of several kinds of positions the layer has; None: there is one.
+        """
+        super().__init__()
+        self._rotary, self._turn, self._more = [rotary], turn, () if layer_type is None else (layer_type,)
+        scaling = "attention_scaling" if layer_type is None else f"{layer_type}_attention_scaling"
+        self._factor = float(getattr(rotary, scaling, 1.0))
+
+    def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
+        """Turn both; only differences of places count, and no checkpoint knows places below 0."""
+        return Positioned(self._turned(queries_BHTK, places, "query_T"), self._turned(keys_BHSK, places, "key_S"), None)
+
+    def _turned(self, x_BHSK: Tensor, places: Places, whose: str) -> Tensor:
+        if not x_BHSK.shape[2]:
+            return x_BHSK
+        cosine, sine = places.once(
+            (id(self._rotary[0]), *self._more, whose, x_BHSK.dtype), lambda: self._waves(x_BHSK, places, whose)
+        )
+        size = cosine.shape[-1]
+        turned = self._turn(x_BHSK[..., :size], x_BHSK[:, :0, :, :size], cosine, sine)[0]
+        return turned if size == x_BHSK.shape[-1] else torch.cat([turned, x_BHSK[..., size:]], dim=-1)
+
+    def _waves(self, like: Tensor, places: Places, whose: str) -> Tensor:
+        lowest_S1 = places.once("lowest place", lambda: places.key_S.min().clamp_max(0))
+        place_1S = (getattr(places, whose) - lowest_S1)[None]
+        return torch.stack(self._rotary[0](like, place_1S, *self._more)) / self._factor
+
+
+class PretrainedAttention(SelfAttention):
+    """What is ours of a checkpoint's attention: positions, and what its queries see. Its projections are not here."""
+
+    def __init__(self, *, heads: int, groups: int, head_size: int, position: Position) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.head_size, self.stored = heads, head_size, groups * head_size
+        self.position, self.scale_H, self.smear_D = position, None, None
+
+    def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
+        """The checkpoint's network projects."""
+        raise NotImplementedError
+
+
+class PretrainedLayers(Layers, nn.Module):
+    """All that a checkpoint computes between its embedding and its output layer, its last norm included."""
+
+    def __init__(self, base: nn.Module, attentions: list[SelfAttention], *, by_embedding: bool) -> None:
+        """
+        Args:
+            base: the model of transformers without its output layer.
+            by_embedding: whether it adds positions to the embeddings, so that its tokens need their places in the segment.
+        """
+        super().__init__()
+        self.base, self.by_embedding = base, by_embedding
+        self._attentions = attentions  # a list, so that their modules are not registered twice
+
+    @property
+    def attentions(self) -> list[SelfAttention]:
+        """What is ours of the attention of each layer."""
+        return self._attentions
+
+    def train(self, mode: bool = True) -> "PretrainedLayers":
+        """Without the checkpoint's dropout and whatever else it does only in training."""
+        return super().train(False)
+
+    def through(
+        self,
+        x_BTD: Tensor,
+        read_heads: ReadHeads,
+        *,
+        past: Sequence[LayerCache] = (),
+        enter: Enter | None = None,
+        text: slice = slice(None),
+    ) -> list[Tensor]:
+        """Pass a segment through all layers; returns only the final activations.
+
+        Raises:
+            UserError: the attention of the checkpoint does something that is not known here.
+        """
+        assert enter is None, "what enters a checkpoint's layers cannot be changed"
+        asked = []
+
+        def reader(module: Any, query: Tensor, key: Tensor, value: Tensor, told: dict[str, Any]) -> Tensor:
+            if unknown := sorted(name for name, given in told.items() if given is not None and name not in KNOWN):
+                raise UserError(
+                    f"the attention of this checkpoint needs {', '.join(unknown)}, which memexp does not have; expected plain attention, "
+                    "as in Llama"
+                )
+            asked.append(module.layer_idx)
+            ours = self._attentions[module.layer_idx]
+            ours.reach = None if (window := told.get("sliding_window")) is None else window - 1
+            scaling = told.get("scaling")
+            query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+            return read_heads(module.layer_idx, ours, Heads(query, key, value, x_BTD[:, text][:, -1:].sum(1)))
+
+        before = past[0].keys_BGCK.shape[2] if self.by_embedding and past else 0
+        place_T = torch.arange(before, before + x_BTD.shape[1], device=x_BTD.device) * self.by_embedding
+        output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
+        if asked != [*range(len(self._attentions))]:
+            raise UserError(
+                f"{len(asked)} of the {len(self._attentions)} layers of this checkpoint asked what to read; expected all, one after another"
+            )
+        return [output.last_hidden_state]
+
+
+class PretrainedHead(Head):
+    """A checkpoint's embedding and output layer."""
+
+    def __init__(self, model: Any) -> None:
+        """
+        Args:
+            model: of transformers.
+        """
+        nn.Module.__init__(self)
+        config = model.config.get_text_config()
+        self.embedding, self.output = model.get_input_embeddings(), model.get_output_embeddings()
+        self.vocabulary = self.most_logits = self.embedding.weight.shape[0]
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._factor = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+
+    @property
+    def embedding_VD(self) -> Tensor:  # type: ignore[override]
+        """The vectors of the words, V D."""
+        words: Tensor = self.embedding.weight
+        return words
+
+    @property
+    def multiplications(self) -> float:
+        """Multiplications for the loss of one token."""
+        return float(self.output.weight.numel())
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The input of the first layer, B T D."""
+        embedded: Tensor = self.embedding(tokens_BT)
+        return embedded
+
+    def _scaled(self, hidden_BTD: Tensor) -> Tensor:
+        """The last norm is one of the layers."""
+        hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
+        return hidden_BTD.to(cast_to(hidden_BTD.device) or self.output.weight.dtype)
+
+    def _logits(self, scaled_BTD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the next token, B T V."""
+        logits: Tensor = self.output(scaled_BTD) * self._factor
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap

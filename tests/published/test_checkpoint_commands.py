@@ -1,0 +1,192 @@
+"""Every command with a small published checkpoint: from nothing to a table, and what a run keeps of the checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memexp.cli.main import main
+from memexp.store.folder import Run, all_runs
+
+from ..checkpoints import checkpoint
+from .packages import package
+
+package("transformers")
+package("rich")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def run(root: Path, *words: str) -> Run:
+    """The run that this command trains."""
+    before = {each.name for each in all_runs(root)}
+    assert main(["train", *SETTINGS, f"root={root}", *words]) == 0
+    (new,) = [each for each in all_runs(root) if each.name not in before]
+    return new
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "expected" in line
+    return line
+
+
+SETTINGS = [
+    "size=checkpoint", f"size.checkpoint={checkpoint()}", "data=tiny", "device=cpu", "segment=16", "lanes=2", "log_every=1",
+    "eval.documents=2", "eval.max_document=96", "data.max_document=128",
+]  # fmt: skip
+
+
+def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Untrained, under each architecture, and read again by every command."""
+    found = {}
+    for arch, mem in (("vanilla", 0), ("xl", 16), ("knn", 40)):
+        found[arch] = run(root, f"arch={arch}", f"mem={mem}", *["arch.neighbours=8"] * (arch == "knn"))
+        assert found[arch].summary["steps"] == 0
+        assert (found[arch].path / "weights.pt").stat().st_size < 10_000  # none of the checkpoint's
+    capsys.readouterr()
+    assert main(["table", f"root={root}", "metric=bits_per_byte"]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if "tiny" in line or "knn" in line]) >= 1
+    name = found["knn"].name
+    assert main(["eval", name, "mem=24", f"root={root}", "eval.documents=1"]) == 0
+    assert main(["diff", found["xl"].name, name, f"root={root}", f"out={root / 'diff'}"]) == 0
+    for arch in found:
+        assert main(["generate", found[arch].name, "prompt=def f(x):", "tokens=20", f"root={root}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "arch=xl mem=16 optim.train=all",
+        "arch=xl mem=16 optim.train=lora optim.rank=2 accumulate=2",
+        "arch=knn mem=40 arch.neighbours=8 arch.combine=gate optim.train=memory",
+        "arch=knn mem=40 arch.neighbours=8 optim.train=lora recompute=true precision=bf16",
+        "arch=rmt mem=3 optim.train=memory accumulate=4 bptt_segments=1",
+        "arch=rmt mem=3 optim.train=lora accumulate=4 bptt_segments=3 recompute=true optim=adafactor",
+    ],
+)
+def test_what_is_trained_changes_and_nothing_else(words: str, root: Path) -> None:
+    trained = run(root, "steps=3", "checkpoint_every=2", "optim.rate=1e-2", "optim.warmup=0", *words.split())
+    weights = torch.load(trained.path / "weights.pt", weights_only=True)["model"]
+    whole = "optim.train=all" in words
+    assert any("base.embed_tokens" in name or "q_proj.base" in name for name in weights) == whole
+    if "lora" in words:
+        assert any(name.endswith("q_proj.up.weight") and value.abs().sum() > 0 for name, value in weights.items())
+    if "memory" in words:
+        assert weights
+        assert all(name.startswith(("memories.", "initial", "read_", "write_", "memory_norm")) for name in weights)
+    scores = trained.scores[0].summary
+    again = run(root, "steps=3", "checkpoint_every=2", "optim.rate=1e-2", "optim.warmup=0", "seed=1", *words.split())
+    assert again.scores[0].summary["nats_per_token"] != scores["nats_per_token"]
+    assert main(["eval", trained.name, "force=true", f"root={root}"]) == 0
+    assert Run(trained.path).scores[0].summary["nats_per_token"] == pytest.approx(scores["nats_per_token"], abs=1e-6)
+
+
+def test_an_interrupted_run_continues_from_what_it_saved(root: Path) -> None:
+    words = ["arch=xl", "mem=16", "optim.train=lora", "optim.rank=2", "optim.rate=1e-2", "optim.warmup=0"]
+    straight = run(root, *words, "steps=4")
+    whole = torch.load(straight.path / "weights.pt", weights_only=True)["model"]
+    from memexp.train import loop
+
+    real, stopped = loop.update, []
+
+    def stop_after_two(session: Any, **options: Any) -> Any:
+        if session.step == 2 and not stopped:
+            stopped.append(loop.save_session(session))
+            raise KeyboardInterrupt
+        return real(session, **options)
+
+    shutil.rmtree(straight.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update", stop_after_two)
+        assert main(["train", *SETTINGS, f"root={root}", *words, "steps=4"]) != 0
+    assert stopped[0].stat().st_size < 200_000
+    assert main(["train", *SETTINGS, f"root={root}", *words, "steps=4"]) == 0
+    weights = torch.load(straight.path / "weights.pt", weights_only=True)["model"]
+    assert weights.keys() == whole.keys()
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+
+
+def test_a_run_is_known_by_its_checkpoints_content(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(root, "arch=xl", "mem=16")
+    moved = tmp_path / "moved" / "Tiny-Llama"
+    shutil.copytree(checkpoint(), moved)
+    assert main(["train", *SETTINGS, f"root={root}", "arch=xl", "mem=16", f"size.checkpoint={moved}"]) == 0
+    assert len(all_runs(root)) == 1  # the same run
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(moved / "model.safetensors")
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    other = run(root, "arch=xl", "mem=16", f"size.checkpoint={moved}")
+    assert other.name != first.name
+    for name in ("nats_per_token",):
+        assert other.scores[0].summary[name] != first.scores[0].summary[name]
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    assert "has other weights than when" in refused(capsys, "eval", other.name, "force=true", f"root={root}")
+    shutil.rmtree(moved)
+    line = refused(capsys, "eval", other.name, "force=true", f"root={root}")
+    assert "no folder" in line
+
+
+def test_a_run_starts_from_another_of_the_same_checkpoint(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(root, "arch=xl", "mem=16", "optim.train=lora", "steps=2")
+    second = run(
+        root, "arch=knn", "mem=40", "arch.neighbours=8", "optim.train=lora", "steps=2", f"init_from={first.name}"
+    )
+    assert second.summary["steps"] == 2
+    words = [
+        *SETTINGS,
+        f"root={root}",
+        f"size.checkpoint={checkpoint('Qwen2')}",
+        f"init_from={first.name}",
+        "optim.train=lora",
+    ]
+    assert "size.weights is" in refused(capsys, "train", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        ("arch=vanilla optim.train=memory steps=2", "nothing would be trained"),
+        ("arch=knn mem=40 arch.neighbours=8 optim.train=memory steps=2", "nothing would be trained"),
+        ("data.tokenizer.kind=words arch=xl", "kind is words, which has no model"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: str, seen: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert seen in refused(capsys, "train", *SETTINGS, f"root={root}", *words.split())
+
+
+def test_positions_in_embeddings_refuse_a_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoint("GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=512, n_inner=48, num_key_value_heads=None)
+    words = [*SETTINGS, f"size.checkpoint={folder}", f"root={root}"]
+    assert "adds positions to its embeddings" in refused(capsys, "train", *words, "arch=xl")
+    assert main(["train", *words, "arch=vanilla"]) == 0
+
+
+def test_plans_and_python_know_checkpoints(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import memexp
+
+    for arch in ("vanilla", "xl", "knn", "rmt"):
+        assert main(["train", *SETTINGS, f"root={root}", f"arch={arch}", "optim.train=all", "--dry-run"]) == 0
+    assert "all its weights are trained" in capsys.readouterr().out
+    kept = run(root, "arch=knn", "mem=40", "arch.neighbours=8")
+    trained = memexp.load(kept.name, root=root)
+    scored = memexp.score(trained, "def f(x):\n    return x\n" * 9)
+    assert b"".join(scored.pieces) == ("def f(x):\n    return x\n" * 9).encode()[1:]
+    identity = json.loads((kept.path / "identity.json").read_text())
+    assert identity["size"]["weights"] == trained.settings.size.weights
+    assert "checkpoint" not in identity["size"]
+    assert str(checkpoint()) not in json.dumps(identity)
