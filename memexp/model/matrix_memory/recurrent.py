@@ -115,6 +115,9 @@ class ConvolvedHeads(nn.Module):
 class GatedOutput(nn.Module):
     """What heads have read, normed and times SiLU of a gate for each channel, projected to the width."""
 
+    products: ClassVar[int] = 1
+    """Of the layer's input."""
+
     def __init__(self, shape: Shape, *, value_size: int, eps: float = 1e-6) -> None:
         super().__init__()
         values = shape.heads * value_size
@@ -186,7 +189,8 @@ class RecurrentModel(DecoderModel):
     """
 
     recurrent: RecurrentLayers
-    passing: ClassVar[type[Pass]] = Pass
+    passing: type[Pass] = Pass
+    """How tokens pass through the layers."""
     before: list[list[int]]
     """For each layer with attention the recurrent layers in front of it, counted from 0, and at last those behind all of these."""
 
@@ -219,7 +223,7 @@ class RecurrentModel(DecoderModel):
         found, kept, length = super().activations(half=half), self.kept(half=half), self.shape.segment
         own = [mixer.keeps(kept, length) for mixer in self.mixers]
         a_layer = kept.residual(length) + kept.feedforward(length)
-        layers = found.layers + sum(layer + a_layer for layer, _ in own)
+        layers = found.layers + len(self.recurrent) * a_layer + sum(layer for layer, _ in own)
         return found._replace(layers=layers, memory=sum(memory for _, memory in own))
 
     @property
