@@ -62,8 +62,14 @@ def difference(found: list[Steps], alone: Steps) -> dict[str, float]:
     }
 
 
-def compare(groups: Callable[[int], Group], roots: Callable[[str], Path], words: list[str], ranks: int = 2) -> None:
-    found = groups(ranks)(steps, overrides=words, root=str(roots("several")), count=4)
+def compare(
+    groups: Callable[[int], Group],
+    roots: Callable[[str], Path],
+    words: list[str],
+    *,
+    only_several: list[str] | None = None,
+) -> None:
+    found = groups(2)(steps, overrides=[*words, *(only_several or [])], root=str(roots("several")), count=4)
     alone = steps(words, str(roots("alone")), 4)
     seen = difference(found, alone)
     print(" | ".join([*words, *(f"{name} {value:.1e}" for name, value in seen.items())]))
@@ -84,6 +90,13 @@ def compare(groups: Callable[[int], Group], roots: Callable[[str], Path], words:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_two_processes_train_like_one(arch: str, groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:
     compare(groups, roots, [*SETTINGS, f"arch={arch}"])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_shared_weights_train_like_those_of_one_process(
+    arch: str, groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    compare(groups, roots, [*SETTINGS, f"arch={arch}"], only_several=["shard_weights=true"])
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -16,6 +16,7 @@ from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import pick_documents, score_with_progress
 from memexp.ranks.exchange import SaidByFirst, first, rank, ranks
+from memexp.ranks.sharding import here, own_rows, whole
 from memexp.train import loop
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train, update
@@ -63,7 +64,8 @@ def opened(overrides: list[str], root: str) -> Session:
     chance = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in session.model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=chance) * 0.1)
+            noise, local = torch.randn(parameter.shape, generator=chance) * 0.1, here(parameter)
+            local.add_(noise if local is parameter else noise[own_rows(len(noise))])
     return session
 
 
@@ -76,17 +78,18 @@ def steps(overrides: list[str], root: str, count: int) -> Steps:
         before = session.tokens
         found.append((update(session), session.tokens - before))
     config, corpus = session.spec.config, session.spec.corpus
-    scores = score_with_progress(
-        session.model, pick_documents(corpus, config.eval), config.eval, config, memory="on",
-        answers_from=corpus.answers_from, retrieved=0, title="",
-    )  # fmt: skip
+    with session.gathered_weights():
+        scores = score_with_progress(
+            session.model, pick_documents(corpus, config.eval), config.eval, config, memory="on",
+            answers_from=corpus.answers_from, retrieved=0, title="",
+        )  # fmt: skip
     return Steps(
         [result.loss for result, _ in found],
         [result.grad_norm for result, _ in found],
         [result.aux for result, _ in found],
         [{name: float(value) for name, value in result.gauges.items()} for result, _ in found],
         [tokens for _, tokens in found],
-        {name: value.detach().numpy() for name, value in session.model.state_dict().items()},
+        {name: whole(value).detach().numpy() for name, value in session.model.state_dict().items()},
         [leaf.detach().float().numpy() for leaf in pytree.tree_leaves(session.state)],
         scores.nats,
     )
