@@ -199,7 +199,10 @@ class Watch(TorchDispatchMode):
         if pinned:
             self.pin(made[0])
         if name in ("_to_copy", "copy_", "_foreach_copy_") and given:
-            self._copied(*((given[0], made[0]) if name == "_to_copy" else (given[-1], given[0])))
+            source, target = (given[0], made[0]) if name == "_to_copy" else (given[-1], given[0])
+            self._copied(
+                source, target, waits=not (name == "copy_" and args[2:] == (True,) and self._is_pinned(target))
+            )
         for tensor in made:
             if tensor.device.type == self.device:
                 self._hold(tensor)
@@ -233,13 +236,16 @@ class Watch(TorchDispatchMode):
             whole += [torch.zeros(count, dtype=torch.long, device=index.device) for _ in range(index.dim())]
         return args[0], whole, *args[2:]
 
-    def _copied(self, source: Tensor, target: Tensor) -> None:
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        known = self._pinned.get(tensor.untyped_storage()._cdata)
+        return known is not None and not known.expired()
+
+    def _copied(self, source: Tensor, target: Tensor, *, waits: bool) -> None:
         if source.device.type == self.device and target.device.type == "cpu":
-            self.wait("copy to the host")
-        elif source.device.type == "cpu" and target.device.type == self.device:
-            known = self._pinned.get(source.untyped_storage()._cdata)
-            if known is None or known.expired():
-                self.seen.pageable[place()] += source.numel() * source.element_size()
+            if waits:
+                self.wait("copy to the host")
+        elif source.device.type == "cpu" and target.device.type == self.device and not self._is_pinned(source):
+            self.seen.pageable[place()] += source.numel() * source.element_size()
 
 
 def _launches(name: str, args: Any) -> int:

@@ -23,7 +23,7 @@ def _train(config: TrainConfig) -> None:
     from memexp.data.classes import for_task
     from memexp.data.library import prepare
     from memexp.data.manifest import is_cut, splitting_of
-    from memexp.eval.evaluate import Request, kept_score, score_run, validation_nats
+    from memexp.eval.evaluate import Request, kept_score, pick_documents, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
     from memexp.ranks.exchange import first, is_first, ranks
@@ -49,6 +49,9 @@ def _train(config: TrainConfig) -> None:
         tell(spec.notes)
         print(escape_lines(profile(spec, command=command)))
         return
+    for split in {config.eval.split, *(["valid"] if config.validate_every else [])}:
+        # refuses before the work if there is none
+        pick_documents(corpus, replace(config.eval, split=split, documents=1))
     if is_first():
         announce(spec.run.path)
     if is_cut(corpus.manifest):

@@ -606,6 +606,70 @@ class DeltaArch(AttentionArch):
 
 
 @dataclass
+class TitansArch(AttentionArch):
+    """Group `arch`, Titans."""
+
+    mem_unit: ClassVar[str] = "size of the keys and values of each head's memory, a network"
+    gradient_through_memory: ClassVar[bool] = True
+
+    _target_: str = class_name("titans.Titans")
+
+    role: str = setting(
+        "gate",
+        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); layer: it is in the place of "
+        "attention (LMM), with arch.window=0",
+        choices=("gate", "layer"),
+        of_memory=True,
+    )
+    window: int = setting(512, "tokens that each token's attention sees before itself", unit="tokens", low=0)
+    memory: str = setting(
+        "mlp",
+        "the network that learns while it reads: mlp: two layers; linear: a matrix",
+        choices=("mlp", "linear"),
+        of_memory=True,
+    )
+    expansion: int = setting(4, "hidden units of arch.memory=mlp, as a multiple of mem", low=1, of_memory=True)
+    momentum: bool = setting(True, "a step also repeats a share of the steps before it", of_memory=True)
+    forget: str = setting(
+        "zero",
+        "what weights of the memory decay to, by a share that depends on the token: zero, as in the paper; start: not in the paper: their "
+        "learned start, so that an MLP cannot vanish; none: they do not decay",
+        choices=("zero", "start", "none"),
+        of_memory=True,
+    )
+    chunk: int = setting(
+        16,
+        "tokens whose gradients are taken at the same weights, those at their start; must divide the segment",
+        unit="tokens",
+        low=1,
+        of_memory=True,
+    )
+
+    def check(self, beside: Beside) -> None:
+        """Check too that a segment has whole chunks, and that there is a window where there is attention."""
+        super().check(beside)
+        if beside.mem and beside.segment % self.chunk:
+            raise UserError(
+                f"segment is {beside.segment} and arch.chunk {self.chunk}; expected segment to be a multiple of arch.chunk, so that "
+                "results do not depend on how a text is cut into segments"
+            )
+        if self.role == "layer" and self.window:
+            raise UserError(
+                f"arch.window is {self.window} but arch.role is layer, without attention; expected arch.window=0, or arch.role=gate"
+            )
+        if self.role == "gate" and not self.window:
+            raise UserError(
+                "arch.window is 0 but arch.role is gate, so tokens would see only themselves in attention; expected a larger "
+                "arch.window, or arch.role=layer"
+            )
+        if self.memory == "linear" and self.expansion != 4:
+            raise UserError(
+                f"arch.expansion is {self.expansion} but arch.memory is linear, which has no hidden units; expected arch.expansion=4, or "
+                "arch.memory=mlp"
+            )
+
+
+@dataclass
 class BlockArch(AttentionArch):
     """Group `arch`, Block-Recurrent Transformer."""
 
@@ -805,7 +869,7 @@ def check_sinks(sinks: int, reach: str) -> None:
 ARCHS: dict[str, type[Arch]] = {
     "vanilla": VanillaArch, "xl": XlArch, "xl_enhanced": XlEnhancedArch, "compressive": CompressiveArch,
     "knn": KnnArch, "knn_routed": KnnArch, "rmt": RmtArch, "rmt_xl": RmtArch, "armt": ArmtArch,
-    "infini": InfiniArch, "delta": DeltaArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
+    "infini": InfiniArch, "delta": DeltaArch, "titans": TitansArch, "block": BlockArch, "block_knn": BlockKnnArch, "thought": ThoughtArch,
 }  # fmt: skip
 """Schema of each `conf/arch` file, by the file's name."""
 

@@ -70,8 +70,9 @@ def with_checkpoint(config: TrainConfig) -> TrainConfig:
         raise UserError(
             f"{folder.path} has no {TOKENIZER}; expected the tokenizer that the checkpoint was trained with"
         )
-    said = shape_of(folder.path)
+    said: dict[str, Any] = shape_of(folder.path)
     config.data.tokenizer.vocabulary = said.pop("vocabulary")  # of the embedding; the tokenizer may have fewer entries
+    said |= {"weights": checksum(folder.path), "licence": licence_of(folder.path)}
     for name, value in said.items():
         given = getattr(size, name)
         if given not in (value, type(size).__dataclass_fields__[name].default):
@@ -79,7 +80,7 @@ def with_checkpoint(config: TrainConfig) -> TrainConfig:
         setattr(size, name, value)
     if folder.revision is None:
         size.checkpoint = str(folder.path)
-    size.revision, size.weights, size.licence = folder.revision, checksum(folder.path), licence_of(folder.path)
+    size.revision = folder.revision
     config.data.tokenizer.path = str(folder.path / TOKENIZER)
     if isinstance(arch, AttentionArch) and hasattr(arch, "knn_layers") and not arch.knn_layers:
         arch.knn_layers = list(range(1, size.layers + 1))  # memory in one layer of a trained network recovers nothing
@@ -237,12 +238,12 @@ def _checksum(file: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def licence_of(path: Path) -> str:
-    """The licence that the model's card names, such as apache-2.0; empty if it names none."""
+def licence_of(path: Path) -> str | None:
+    """The licence that the model's card names, such as apache-2.0; None if it names none."""
     card = path / "README.md"
     if not card.is_file():
-        return ""
+        return None
     head = card.read_bytes()[: 1 << 16].decode("utf-8", "replace")
     front = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
     found = re.search(r"^license: *([\w.+-]+)", front[1], re.MULTILINE) if front else None
-    return found[1] if found else ""
+    return found[1] if found else None

@@ -146,13 +146,10 @@ class Size:
     revision: str | None = setting(
         None, "commit or branch of a checkpoint on the hub; default: the newest", effect="nothing"
     )
-    weights: str = setting(
-        "",
-        "filled in: SHA-256 of the config, tokenizer and weights of the checkpoint",
-        later=True,
-        empty=True,
+    weights: str | None = setting(
+        None, "filled in: SHA-256 of the config, tokenizer and weights of the checkpoint", later=True
     )
-    licence: str = setting("", "filled in: the licence that the checkpoint names", effect="nothing", empty=True)
+    licence: str | None = setting(None, "filled in: the licence that the checkpoint names", effect="nothing")
     layers: int = setting(12, "decoder layers", unit="layers", low=1, high=MOST_LAYERS)
     width: int = setting(1024, "hidden size of the model", low=1)
     heads: int = setting(8, "attention heads per layer", unit="heads", low=1)

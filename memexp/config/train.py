@@ -104,6 +104,12 @@ class TrainConfig(Command):
     tag: str = setting("", "a label to find runs by; not part of a run's identity", effect="nothing")
     log_every: int = setting(10, "steps between lines of metrics.jsonl", unit="steps", low=1, effect="nothing")
     checkpoint_every: int = setting(500, "steps between checkpoints", unit="steps", low=1, effect="nothing")
+    checkpoint_memory: bool = setting(
+        True,
+        "checkpoints hold the memory. false: they are smaller by it, which may be most of them; but a run that is resumed begins with "
+        "an empty memory, so its result is not that of a run that was never stopped. Its summary says how often (memory_restarts)",
+        later=True,
+    )
     validate_every: int = setting(
         0, "steps between scores on the validation split; 0: never", unit="steps", low=0, effect="nothing"
     )

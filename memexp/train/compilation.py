@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
+from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.regions import part
 
@@ -91,13 +93,33 @@ def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
     return len(methods)
 
 
+def _fault_of_the_tools(inner: Exception) -> str | None:
+    """What a compiler that torch.compile called said, or why it could not be called; None if the fault is another one."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    if not isinstance(inner, CppCompileError | InvalidCxxCompiler | CalledProcessError | OSError):
+        return None
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else type(inner).__name__)
+
+
 def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed  # late: it takes seconds
+
     # the same random numbers as without compilation
     options: Any = {"fallback_random": True} if backend == "inductor" else None
     compiled = torch.compile(getattr(module, method), backend=backend, options=options)
 
     def call(*arguments: Any, **named: Any) -> Any:
-        with part(name):
-            return compiled(*arguments, **named)
+        try:
+            with part(name):
+                return compiled(*arguments, **named)
+        except BackendCompilerFailed as error:
+            if (reason := _fault_of_the_tools(error.inner_exception)) is None:
+                raise
+            raise UserError(
+                f"torch.compile cannot build what it generates: {reason}; expected a compiler that works and can read Python's headers, "
+                "or compile=false. Likely cause: CXX or CC names another program, or a package of Python or of the compiler is missing"
+            ) from error
 
     setattr(module, method, call)

@@ -78,6 +78,7 @@ def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
         first(lambda: _tidy(run))
         session = open_session(spec)
         session.request = request
+        held.callback(session.saving.finish)
         first(lambda: _begin(spec))
         watch.begin()
         with_others = f", and {ranks() - 1} others" * (ranks() > 1)
@@ -376,6 +377,7 @@ def _as_written(run: Run, identity: dict[str, Any]) -> bool:
 
 def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
+    session.saving.finish()
     cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
     weights = shards.whole_weights(trained_weights(session.model))
     first(lambda: _write_result(session, command, weights, cpu_seconds=cpu_seconds, peak=peak))
@@ -404,6 +406,7 @@ def _write_result(
             "tokens_per_second": session.tokens / session.seconds if session.seconds else 0.0,
             "loss": _known(session.loss),
             "memory_fill": session.memory_fill,
+            "memory_restarts": session.memory_restarts,
             "command": command,
             "commit": commit(),
             "config_hash": spec.hash,

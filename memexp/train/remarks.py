@@ -24,6 +24,9 @@ def of_the_model(model: SegmentModel, config: TrainConfig, device: torch.device)
                 f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
             )
         )
+    if not config.checkpoint_memory and not model.memory_slots:
+        without = f"arch={config.arch.name} has no memory here besides its cache, which checkpoints hold"
+        remarks.append(Remark(f"checkpoint_memory=false has no effect: {without}"))
     return remarks + ([_of_compiling(model, config, device)] if asked_to_compile(model, config, device) else [])
 
 
@@ -53,7 +56,7 @@ class _Hashed:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         of_model = (config.arch, config.size, config.mem, config.segment, config.bptt_segments)
-        self._key = repr((of_model, config.precision, config.compile, config.device))
+        self._key = repr((of_model, config.precision, config.compile, config.device, config.checkpoint_memory))
 
     def __hash__(self) -> int:
         return hash(self._key)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
@@ -33,10 +34,11 @@ from memexp.train.loader import Reader
 from memexp.train.optimizer import build_optimizer, build_schedule
 from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
+from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
 
-NETWORK = {"layers": None, "width": None, "heads": None, "head_size": None, "feedforward": None, "weights": ""}
-"""Settings of `size` that a run must share with the run whose weights it starts from, and what they are where an identity names none."""
+NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
+"""Settings of `size` that a run must share with the run whose weights it starts from."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Session:
     the run."""
     memory_fill: float | None = None
     """Largest share of a memory's slots that was ever filled; None without memory."""
+    memory_restarts: int = 0
+    """How often the run went on from a checkpoint with an empty memory, because checkpoints do not hold it."""
     loss: float = float("nan")
     """Mean nats per token of the last logged steps."""
     losses: list[float] = field(default_factory=list)
@@ -74,6 +78,8 @@ class Session:
     def __post_init__(self) -> None:
         self._pass = self.reads or Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
+        # several processes agree on when each part is written
+        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
         if self.spec.config.precision == "bf16" and not self.sharded:
             self.halves = HalfWeights(self._pass)
 
@@ -168,19 +174,21 @@ def open_session(spec: RunSpec) -> Session:
 
 
 def save_session(session: Session) -> Path:
-    """Write a checkpoint of this step and delete the oldest.
+    """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
 
     Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
     """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
-    of_lanes: dict[str, Any] = {"state": pack(session.state), "random": checkpoint.random_state(session.device)}
+    of_lanes: dict[str, Any] = {
+        "state": pytree.tree_leaves(_in_checkpoint(session)),
+        "random": checkpoint.random_state(session.device),
+    }
     if ranks() > 1:
         of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
-        of_part |= (
-            shards.local(trained_weights(session.model), session.model, session.optimizer) if session.sharded else {}
-        )
-        checkpoint.save(checkpoint.part_of(path, rank(), ranks()), of_part)
+        if session.sharded:
+            of_part |= shards.local(trained_weights(session.model), session.model, session.optimizer)
+        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
     cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
     content = {
@@ -190,6 +198,7 @@ def save_session(session: Session) -> Path:
         "seconds": session.seconds,
         "cpu_seconds": cpu_seconds,
         "memory_fill": session.memory_fill,
+        "memory_restarts": session.memory_restarts,
         "loss": session.loss,
         "losses": session.losses,
         **shards.common(trained_weights(session.model), session.optimizer, sharded=session.sharded),
@@ -197,9 +206,24 @@ def save_session(session: Session) -> Path:
         "lanes": session.lanes.state(),
         **of_lanes,
     }
-    first(lambda: checkpoint.save(path, content))
-    first(lambda: checkpoint.forget_old(folder))
+
+    def write(content: dict[str, Any]) -> None:
+        _write(path, content)
+        checkpoint.forget_old(folder)
+
+    first(lambda: session.saving.save(content, write))
     return path
+
+
+def _in_checkpoint(session: Session) -> Any:
+    """The part of the state that a checkpoint holds."""
+    return session.state if session.spec.config.checkpoint_memory else session.state.cache
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, or a part of one, in which the leaves of the state are packed."""
+    packed = {"state": pack(content["state"])} if "state" in content else {}
+    checkpoint.save(path, content | packed)
 
 
 def cpu_seconds_of_all(session: Session) -> float | None:
@@ -226,9 +250,9 @@ def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: they are not those of this model.
     """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if wrong := sorted({*missing} - frozen_weights(model)) + unexpected:
-        raise RuntimeError(f"{wrong[0]} is {'missing' if wrong[0] in missing else 'unknown'} ({len(wrong)} weights)")
+    frozen = frozen_weights(model)
+    own = {name: value for name, value in model.state_dict().items() if name in frozen}
+    model.load_state_dict(weights | own)
 
 
 def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
@@ -300,7 +324,8 @@ def _restore(session: Session, path: Path) -> None:
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
-        session.state = unpack(found, like=session.state, lanes=session.spec.config.lanes // ranks())
+        lanes = session.spec.config.lanes // ranks()
+        restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
         if session.sharded or "model" not in content:
 
             def part_of(number: int) -> dict[str, Any]:
@@ -319,7 +344,13 @@ def _restore(session: Session, path: Path) -> None:
     session.seconds, session.cpu_seconds = content["seconds"], content.get("cpu_seconds")
     if not is_first() and session.cpu_seconds is not None:
         session.cpu_seconds = 0.0  # the first has that of all until here
-    session.memory_fill = content["memory_fill"]
+    session.memory_fill, session.memory_restarts = content["memory_fill"], content.get("memory_restarts", 0)
+    if session.spec.config.checkpoint_memory:
+        session.state = restored
+    else:
+        with session.gathered_weights():
+            session.state = State(restored, detach(session.model.init_state(lanes).memory))
+        _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
     parts = content.get("parts", 1)
@@ -330,6 +361,15 @@ def _restore(session: Session, path: Path) -> None:
             else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
         )
         checkpoint.restore_random_state(own_part["random"], session.device)
+
+
+def _tell_of_restart(session: Session) -> None:
+    if not session.model.memory_slots:
+        return
+    session.memory_restarts += 1
+    what = "the memory starts empty, because checkpoint_memory=false left it out of the checkpoint"
+    then = "from here on the run is not that of one that was never stopped"
+    session.notes.append(Remark(f"{what}; {then} (memory_restarts: {session.memory_restarts})"))
 
 
 def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
@@ -356,8 +396,8 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     """Load another run's weights where names match; returns messages on which weights are new and which are not used."""
     theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
     weights = load_weights(run, identity=theirs["hash"])
-    for setting, otherwise in NETWORK.items():
-        source, target = theirs.get("size", {}).get(setting, otherwise), asdict(spec.config.size)[setting]
+    for setting in NETWORK:
+        source, target = theirs.get("size", {}).get(setting), asdict(spec.config.size)[setting]
         if source != target:
             raise UserError(
                 f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "

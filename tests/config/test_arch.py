@@ -44,7 +44,7 @@ def test_tokens_to_fill_are_those_that_a_model_reads_until_it_is_full(arch: str,
     assert read - 16 * bool(fills) == config.arch.tokens_to_fill(config.mem)
 
 
-@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought", "infini", "armt", "delta"])
+@pytest.mark.parametrize("arch", ["vanilla", "rmt", "block", "thought", "infini", "armt", "delta", "titans"])
 def test_what_is_never_empty_takes_no_tokens_to_fill(arch: str) -> None:
     config = configure(f"arch={arch}")
     assert config.arch.tokens_to_fill(config.mem) == 0
@@ -137,6 +137,11 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=delta arch.recurrent_layers=[2,1]", "arch.window is 16 but all 2 layers are recurrent"),
         ("arch=delta arch.recurrent_layers=[3]", "arch.recurrent_layers is [3]; expected different layers from 1 to 2"),
         ("arch=delta mem=0 arch.decay=none", "arch.decay is none but mem is 0"),
+        ("arch=titans segment=24", "segment is 24 and arch.chunk 16"),
+        ("arch=titans arch.role=layer", "arch.window is 16 but arch.role is layer"),
+        ("arch=titans arch.window=0", "arch.window is 0 but arch.role is gate"),
+        ("arch=titans arch.memory=linear arch.expansion=2", "arch.expansion is 2 but arch.memory is linear"),
+        ("arch=titans mem=0 arch.momentum=false", "arch.momentum is false but mem is 0"),
         ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),
         ("arch=rmt arch.past_memories=-1", "arch.past_memories is -1"),
         ("arch=knn arch.negatives=2 lanes=2", "arch.negatives is 2 but lanes is 2"),

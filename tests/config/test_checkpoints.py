@@ -61,7 +61,7 @@ def test_the_checkpoint_says_what_it_is(folder: Path) -> None:
 def test_elsewhere_nothing_changes() -> None:
     config = typed(compose("train", ["data=tiny", "arch=knn"]))
     assert (config.arch.sinks, config.arch.place, config.arch.combine, config.arch.write) == (0, "none", "gate", "all")
-    assert (config.size.weights, config.optim.train) == ("", "all")
+    assert (config.size.weights, config.optim.train) == (None, "all")
 
 
 def test_the_checksum_is_that_of_the_content_wherever_it_is(folder: Path, tmp_path: Path) -> None:
@@ -107,6 +107,8 @@ def test_families_name_their_shape_differently(tmp_path: Path, said: dict[str, A
         ("optim.train=all steps=0", "steps is 0"),
         ("optim.rank=4", "optim.rank is 4, but optim.train is none"),
         ("size.groups=1", "size.groups is 1, but"),
+        ("size.weights=0123", "size.weights is 0123, but"),
+        ("size.licence=mit", "size.licence is mit, but"),
     ],
 )
 def test_what_contradicts_the_checkpoint_is_refused(folder: Path, words: str, seen: str) -> None:
@@ -169,7 +171,7 @@ def test_an_incomplete_folder_is_refused(folder: Path, file: str, content: str |
 
 def test_no_licence_is_said_to_be_none(folder: Path) -> None:
     (folder / "README.md").write_text("license: mit\n")
-    assert licence_of(folder) == ""
+    assert licence_of(folder) is None
     lines = [line.text for line in remarks(settings(f"size.checkpoint={folder}"))]
     assert any("names no licence" in line for line in lines)
 

@@ -97,6 +97,12 @@ VARIANTS = {
         ["arch.recall=0", "arch.composition=0", "arch.variance=0", "arch.covariance=0"],
         ["arch.faithful=true", "arch.recall_target=embeddings"],
     ],
+    "titans": [
+        ["mem=0", "arch.chunk=16"],
+        ["mem=3", "arch.window=5", "arch.chunk=4", "arch.forget=start"],
+        ["arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.chunk=2"],
+        ["arch.momentum=false", "arch.forget=none", "arch.expansion=2"],
+    ],
     "xl": [
         ["mem=0"],
         ["mem=3"],

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _foreach_utils
 
 from memexp.model.knn_memory import accelerator_search, scores_fused, streaming
+from memexp.train import saving
 
 from ..counting import Watch, place, size_of
 from .kernels import Kernel
@@ -89,7 +90,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
         "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
         "max_memory_allocated": 1, "get_device_capability": (9, 0), "synchronize": None, "is_initialized": True,
         "Stream": _Stream(watch), "current_stream": _Stream(watch), "stream": nullcontext(), "device_of": nullcontext(),
-        "get_rng_state": torch.zeros(16, dtype=torch.uint8), "set_rng_state": None,
+        "set_rng_state": None,
         "get_device_properties": SimpleNamespace(name="no GPU", total_memory=150 * 10**9, major=9, minor=0),
     }  # fmt: skip
     with ExitStack() as stack:
@@ -102,6 +103,9 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
             (scores_fused, "members_kernel", Kernel("members", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
+            (saving, "memory_bytes", _answer(1 << 50)),
+            (torch, "get_rng_state", _random_state), (torch.cuda, "get_rng_state", _random_state),
+            (torch, "set_rng_state", _answer(None)),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(owner, name, replacement))
         for known in (accelerator_search._scores, streaming.copies_to):
@@ -114,6 +118,10 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
 
 def _answer(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
+
+
+def _random_state(device: Any = None) -> Tensor:
+    return torch.zeros(16, dtype=torch.uint8)
 
 
 class _FusedNorm(torch.autograd.Function):

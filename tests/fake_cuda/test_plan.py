@@ -29,6 +29,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
+    ("arch=titans", HALF, "arch.role=layer", "arch.window=0", "arch.memory=linear"),
     ("arch=delta", HALF, "arch.decay=channel"), ("arch=delta", HALF, "arch.decay=none"),
     ("arch=delta", HALF, "arch.write=add", "arch.unit_keys=false", "arch.window=0"),
     ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),

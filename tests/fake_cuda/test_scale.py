@@ -34,6 +34,19 @@ def test_a_checkpoint_takes_no_memory_of_the_gpu(seen: Interruption) -> None:
     assert seen.save.peak <= seen.step.held + LITTLE
 
 
+def test_a_checkpoint_copies_what_shares_memory_to_the_host_alone(pool: ProcessPoolExecutor) -> None:
+    """In full precision a cache is a part of the keys in sight."""
+    words = ("arch=xl", "size=200m", "size.layers=3", "lanes=32", "precision=fp32")
+    seen = pool.submit(interruption, *words, vocabulary=32_000).result()
+    assert seen.save.peak <= seen.step.held + LITTLE
+
+
+def test_a_checkpoint_stops_no_step(seen: Interruption) -> None:
+    """Only the thread that writes it waits, until the copies have arrived."""
+    [(line, count)] = seen.save.waits.items()
+    assert (line.split(":")[0], count) == ("memexp/train/saving.py", 1)
+
+
 def test_a_resume_holds_the_state_once(seen: Interruption) -> None:
     assert seen.resume.peak <= seen.step.held + LITTLE
 

@@ -203,6 +203,7 @@ def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:
     watch.begin()
     with mock.patch.object(checkpoint, "save", write):
         session.save_session(opened)
+        opened.saving.finish()
     return found[0], watch.end()
 
 

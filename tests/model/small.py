@@ -57,3 +57,20 @@ def t5_bucket(distance: int) -> int:
     if distance < 16:
         return distance
     return min(31, 16 + math.floor(math.log(distance / 16) / math.log(8) * 16))
+
+
+def in_window(y: Tensor, layer: dict[str, Tensor], *, reach: int) -> Tensor:
+    """Attention of two heads, each token to itself and the `reach` before it, without the output projection."""
+    all_q, all_v = (y @ layer["attention.queries_values.weight"].T).split(16, dim=-1)
+    all_k, heads = y @ layer["attention.keys.weight"].T, []
+    for head in range(2):
+        q, k, v = (z[..., 8 * head : 8 * head + 8] for z in (all_q, all_k, all_v))
+        q, k = unit(q) * layer["attention.scale_H"][head].abs(), unit(k)
+        rows = []
+        for i in range(y.shape[1]):
+            seen = range(max(0, i - reach), i + 1)
+            bias = torch.stack([layer["attention.position.bias_HR"][head, t5_bucket(i - j)] for j in seen])
+            scores = torch.stack([(q[:, i] * k[:, j]).sum(-1) for j in seen], -1) + bias
+            rows.append((scores.softmax(-1)[..., None] * v[:, seen.start : seen.stop]).sum(1))
+        heads.append(torch.stack(rows, 1))
+    return torch.cat(heads, -1)

@@ -11,7 +11,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.xl import Xl
 
 from .make import make
-from .small import COMMON, LANES, gain, randomise, read, shape, t5_bucket, tokens, unit
+from .small import COMMON, LANES, gain, in_window, randomise, read, shape, tokens, unit
 
 LENGTH, KEYS, VALUES = 24, 6, 5
 
@@ -126,27 +126,13 @@ def test_layers_are_their_equations_written_out(write: str, decay: str) -> None:
     for name in ("recurrent.0", "layers.0", "recurrent.1"):
         layer = {key.removeprefix(f"{name}."): value for key, value in own.items()}
         y = gain(x, layer["attention_norm.weight"])
-        x = x + (attention_of(y, layer) if name == "layers.0" else recurrence_of(y, layer, write, decay))
+        if name == "layers.0":
+            x = x + in_window(y, layer, reach=3) @ layer["attention.output.weight"].T
+        else:
+            x = x + recurrence_of(y, layer, write, decay)
         y = gain(x, layer["feedforward_norm.weight"])
         x = x + (y @ layer["feedforward.rise.weight"].T).relu() @ layer["feedforward.fall.weight"].T
     torch.testing.assert_close(read(model, text, segment=8), x)
-
-
-def attention_of(y: Tensor, layer: dict[str, Tensor]) -> Tensor:
-    """Each token attends to itself and the three before it."""
-    all_q, all_v = (y @ layer["attention.queries_values.weight"].T).split(16, dim=-1)
-    all_k, heads = y @ layer["attention.keys.weight"].T, []
-    for head in range(2):
-        q, k, v = (z[..., 8 * head : 8 * head + 8] for z in (all_q, all_k, all_v))
-        q, k = unit(q) * layer["attention.scale_H"][head].abs(), unit(k)
-        rows = []
-        for i in range(y.shape[1]):
-            seen = range(max(0, i - 3), i + 1)
-            bias = torch.stack([layer["attention.position.bias_HR"][head, t5_bucket(i - j)] for j in seen])
-            scores = torch.stack([(q[:, i] * k[:, j]).sum(-1) for j in seen], -1) + bias
-            rows.append((scores.softmax(-1)[..., None] * v[:, seen.start : seen.stop]).sum(1))
-        heads.append(torch.stack(rows, 1))
-    return torch.cat(heads, -1) @ layer["attention.output.weight"].T
 
 
 def recurrence_of(y: Tensor, layer: dict[str, Tensor], write: str, decay: str) -> Tensor:

@@ -14,6 +14,7 @@ import pytest
 from memexp.cli.main import main
 from memexp.config.commands import COMMANDS
 from memexp.report.escape import csv_text
+from memexp.terminal import suit_the_terminal
 
 NASTY = "\x1b]0;pwned\x07\x1b[31m \x9b2J \u202e\u2066 \x85 \u2028 \ud800 [red] [/] é日🙂"
 """Sequences that terminals obey, marks that turn the direction of writing, half a character, rich's markup, and letters."""
@@ -107,6 +108,19 @@ def test_every_command_on_terminals_that_lack_letters(
     assert text.strip()
     assert "Traceback" not in text
     assert "??" not in text  # what we draw has something like it everywhere
+
+
+def test_what_is_drawn_is_drawn_in_ascii_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of tables and bars of every kind, each as one character that is no question mark."""
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    suit_the_terminal()
+    drawn = "".join(map(chr, range(0x2500, 0x25A0)))
+    print(drawn, end="", flush=True)
+    written = raw.getvalue().decode("ascii")
+    assert len(written) == len(drawn)
+    assert "?" not in written
 
 
 @pytest.fixture

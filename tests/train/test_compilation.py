@@ -1,6 +1,9 @@
 """Compiled layers give the same losses and gradients in every architecture, and are compiled a few times at most."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from memexp.train.compilation import compile_layers, missing_compiler, pays_to_c
 from memexp.train.loop import update
 
 from ..contract.conftest import ARCHS
+from ..messages import says
 from ..tiny import configure
 from .conftest import Train, losses
 from .test_update import SEGMENT, VOCABULARY, documents, open_session
@@ -143,3 +147,39 @@ def test_without_a_compiler_it_trains_all_the_same(
     assert capsys.readouterr().err.count("compile=true has no effect: a C++ compiler (absent++) was not found") == 1
     assert len(losses(found))
     assert run("compile=false").path == found.path
+
+
+BROKEN = {
+    "is no compiler": ("exit 1", "No working C++ compiler"),
+    "finds no headers": (
+        """case "$1" in --version) echo g++; exit;; esac
+case "$*" in *Py*|*ython*) echo "x.cpp:1:10: fatal error: Python.h: No such file or directory" >&2; exit 1;; esac
+exec g++ "$@\"""",
+        "Python.h: No such file",
+    ),
+}
+"""Compilers that are there and do not work: a script, and what is said of each."""
+
+
+@pytest.mark.hard
+@pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_compiler_that_does_not_work_is_one_line(
+    kind: str, empty: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    script, seen = BROKEN[kind]
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    words = ["train", "root=.", "size=tiny", "data=tiny", "steps=2", "device=cpu", "compile=true"]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "memexp", *words],
+        cwd=empty,
+        env=environment | {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert says("torch.compile", seen, "expected", "compile=false", "CXX")(ended.stderr.splitlines()[-1])
+    assert "Traceback" not in ended.stderr

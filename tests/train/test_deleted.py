@@ -145,6 +145,21 @@ def test_a_refused_run_leaves_no_folder(run: Train, root: Path, monkeypatch: pyt
     assert not list((root / "results" / "runs").iterdir())
 
 
+@pytest.mark.hard
+@pytest.mark.parametrize("task", ["copy", "reverse", "passkey"])
+def test_what_holds_nothing_to_score_is_refused_before_training(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["size=tiny", "device=cpu", f"data={task}", "data.source.documents=[20,2,2]", f"root={tmp_path}"]
+    words += ["data.source.test_lengths=[]"] if task == "passkey" else []
+    for scored in (["eval.split=test"], ["eval.split=train"], ["eval.split=valid"]):
+        assert main(["train", *words, *scored, "segment=64", "eval.max_document=8"]) == 2
+        assert says("holds nothing to score", "eval.max_document=8", "expected")(
+            capsys.readouterr().err.splitlines()[-1]
+        )
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_refused_score_leaves_no_folder(run: Train, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = run()
     (done.path / "weights.pt").write_bytes(b"")

@@ -20,6 +20,7 @@ SETTINGS = {
     "arch=block_knn arch.search=faiss_hnsw": ["faiss_hnsw"],
     "arch=rmt precision=bf16": ["no instructions"],
     "arch=vanilla compile=true": ["compile=true has no effect"],
+    "arch=xl checkpoint_memory=false": ["checkpoint_memory=false has no effect"],
 }  # fmt: skip
 """Settings at tiny size, and what must be said of them."""
 

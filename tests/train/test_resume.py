@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from memexp.cli.main import main
 from memexp.config.groups import Scoring
@@ -20,7 +21,7 @@ from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.eval.evaluate import Request, evaluate
 from memexp.store.folder import Run, all_runs
-from memexp.train import checkpoint, loop
+from memexp.train import checkpoint, loop, session
 from memexp.train.interrupt import Interrupted
 from memexp.train.spec import specify
 
@@ -85,6 +86,46 @@ def test_a_crashed_run_ends_as_if_nothing_had_been(
             run(*settings)
         print("crashed at step", step)
     assert_same_result(run(*settings), expected)
+
+
+@pytest.mark.parametrize(
+    "arch", ["knn", *(pytest.param(arch, marks=pytest.mark.hard) for arch in ("rmt", "block_knn"))]
+)
+def test_a_memory_that_checkpoints_leave_out_starts_empty(
+    arch: str, run: Train, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (f"arch={arch}", "steps=10", "checkpoint_every=4", "checkpoint_memory=false", "data.max_document=0")
+    begun = []
+    restore = session._restore
+
+    def restored(opened: session.Session, path: Path) -> None:
+        restore(opened, path)
+        expected = opened.model.init_state(opened.spec.config.lanes).memory
+        torch.testing.assert_close(*map(pytree.tree_leaves, (opened.state.memory, expected)), rtol=0, atol=0)
+        begun.append(opened.step)
+        saved = torch.load(path, weights_only=True)["state"]
+        torch.testing.assert_close(pytree.tree_leaves(opened.state.cache), saved, rtol=0, atol=0)
+
+    monkeypatch.setattr(session, "_restore", restored)
+    for number, step in enumerate((6, 9)):
+        crash_at(step, monkeypatch)
+        with pytest.raises(Crash):
+            run(*settings)
+        said = capsys.readouterr()
+        assert (f"memory_restarts: {number}" in said.out + said.err) == (number > 0)
+    summary = run(*settings).summary
+    assert begun == [4, 8]
+    assert summary is not None
+    assert summary["memory_restarts"] == 2
+
+
+def test_what_checkpoints_hold_changes_no_run_that_is_not_stopped(run: Train) -> None:
+    settings = ("arch=knn", "steps=6", "checkpoint_every=4")
+    whole, without = run(*settings), run(*settings, "checkpoint_memory=false")
+    assert whole.path != without.path  # stopped, they would differ
+    assert losses(whole) == losses(without)
+    assert without.summary is not None
+    assert without.summary["memory_restarts"] == 0
 
 
 def test_the_cpus_time_of_all_steps_is_kept_through_a_crash(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,11 +133,13 @@ def checkpoint(ground: Ground) -> Iterator[Figure]:
         state = float(state_bytes(session.state))
         began = time.perf_counter()
         save_session(session)
+        waited = time.perf_counter() - began
+        session.saving.finish()
         saving = time.perf_counter() - began
         extra = peak(ground.device) - held
         yield Figure(
             f"a checkpoint of {what}", "held beside the run", "tolerated", "bytes", [float(extra)], [float(SPARE)],
-            ratio_at_most=1.0, note=f"{saving:.1f} s for a state of {state / 1e9:.1f} GB",
+            ratio_at_most=1.0, note=f"{saving:.1f} s for a state of {state / 1e9:.1f} GB, of which training waits {waited:.1f} s",
         )  # fmt: skip
         stored = _prints(session)
         expected = update(session).loss

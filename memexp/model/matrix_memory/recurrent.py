@@ -5,7 +5,7 @@ Shapes: B lanes, T tokens, W tokens before a convolution, D width, H heads, K si
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,11 @@ from memexp.config.arch import AttentionArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, clear_cache, join_heads, linear, split_heads
-from memexp.model.transformer.decoder import DecoderModel, PreNormLayer, Read
+from memexp.model.transformer.decoder import Attend, DecoderModel, PreNormLayer, Read
 from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.numerics import at_least_fp32, unit_norm
 from memexp.model.transformer.shape import Shape
-from memexp.model.watching import Gauges
+from memexp.model.watching import Gauges, mean_of_layers
 
 TAPS = 4
 """Tokens that a short convolution sees: a token and the three before it."""
@@ -47,6 +47,10 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def clear(self, memory: Tree, reset_B: Tensor) -> Tree:
         """The state, with that of a document's start in the lanes where `reset_B` is true."""
+
+    def begin(self, memory: Tree) -> Tree:
+        """What `forward` takes instead of the state to read a segment in pieces, and then gives for the next piece."""
+        return memory
 
     @abstractmethod
     def forward(self, x_BTD: Tensor, valid_BT: Tensor, tail_BWP: Tensor, memory: Tree) -> Mixed:
@@ -111,6 +115,9 @@ class ConvolvedHeads(nn.Module):
 class GatedOutput(nn.Module):
     """What heads have read, normed and times SiLU of a gate for each channel, projected to the width."""
 
+    products: ClassVar[int] = 1
+    """Of the layer's input."""
+
     def __init__(self, shape: Shape, *, value_size: int, eps: float = 1e-6) -> None:
         super().__init__()
         values = shape.heads * value_size
@@ -145,13 +152,12 @@ class RecurrentLayers(nn.ModuleList):
     def __iter__(self) -> Iterator[PreNormLayer]:  # only to declare the type
         return super().__iter__()  # type: ignore[return-value]
 
-    @property
-    def mixers(self) -> list[Mixer]:
-        return [layer.attention for layer in self]  # type: ignore[misc]
 
-
-class _Pass:
+class Pass:
     """One pass of tokens through all layers: the recurrent layers in front of each layer with attention, then that layer."""
+
+    attend: Attend | None = None
+    """What the layers with attention do, as `DecoderLayers.read` takes it."""
 
     def __init__(self, model: "RecurrentModel", valid_BT: Tensor, recent: Recent, memory: tuple[Tree, ...]) -> None:
         self.model, self.valid_BT = model, valid_BT
@@ -162,12 +168,16 @@ class _Pass:
         """Pass the input of attention layer `index` through the recurrent layers before it; the last index: those at the end."""
         layers = list(self.model.recurrent)
         for number in self.model.before[index]:
-            layer, mixer = layers[number], self.model.recurrent.mixers[number]
-            mixed = mixer(layer.attention_norm(x_BTD), self.valid_BT, self.tails[number], self.memory[number])
-            x_BTD = layer.add(x_BTD, mixed.output_BTD)
-            self.tails[number], self.memory[number] = mixed.tail_BWP, mixed.memory
-            self.gauges.append(mixed.gauges)
+            x_BTD = layers[number].add(x_BTD, self.mix(number, layers[number].attention_norm(x_BTD)))
         return x_BTD
+
+    def mix(self, number: int, x_BTD: Tensor) -> Tensor:
+        """The output of a mixer, which moves its state."""
+        mixed = self.model.mixers[number](x_BTD, self.valid_BT, self.tails[number], self.memory[number])
+        self.tails[number], self.memory[number] = mixed.tail_BWP, mixed.memory
+        self.gauges.append(mixed.gauges)
+        output_BTD: Tensor = mixed.output_BTD
+        return output_BTD
 
 
 class RecurrentModel(DecoderModel):
@@ -179,6 +189,8 @@ class RecurrentModel(DecoderModel):
     """
 
     recurrent: RecurrentLayers
+    passing: type[Pass] = Pass
+    """How tokens pass through the layers."""
     before: list[list[int]]
     """For each layer with attention the recurrent layers in front of it, counted from 0, and at last those behind all of these."""
 
@@ -201,23 +213,28 @@ class RecurrentModel(DecoderModel):
             else:
                 self.before.append([])
 
+    @property
+    def mixers(self) -> list[Mixer]:
+        """In the order of their layers."""
+        return [layer.attention for layer in self.recurrent]  # type: ignore[misc]
+
     def activations(self, *, half: bool) -> Activations:
         """With what the recurrent layers keep."""
         found, kept, length = super().activations(half=half), self.kept(half=half), self.shape.segment
-        own = [mixer.keeps(kept, length) for mixer in self.recurrent.mixers]
+        own = [mixer.keeps(kept, length) for mixer in self.mixers]
         a_layer = kept.residual(length) + kept.feedforward(length)
-        layers = found.layers + sum(layer + a_layer for layer, _ in own)
+        layers = found.layers + len(self.recurrent) * a_layer + sum(layer for layer, _ in own)
         return found._replace(layers=layers, memory=sum(memory for _, memory in own))
 
     @property
     def memory_cost(self) -> MemoryCost:
         """What the recurrent layers multiply with their states."""
-        each = [mixer.multiplications(self.shape.segment) for mixer in self.recurrent.mixers]
+        each = [mixer.multiplications(self.shape.segment) for mixer in self.mixers]
         return MemoryCost(what="matrices", recurrence=sum(each))
 
     def init_state(self, lanes: int) -> State:
         """An empty window, no tokens before the first, and the initial state of each recurrent layer."""
-        like, mixers = self.head.embedding_VD, self.recurrent.mixers
+        like, mixers = self.head.embedding_VD, self.mixers
         tails = (like.new_zeros(lanes, TAPS - 1, sum(mixer.heads.sizes)) for mixer in mixers)
         recent = Recent(self.empty_cache(lanes), tuple(tails))
         return State(recent, tuple(mixer.initial(lanes) for mixer in mixers))
@@ -225,7 +242,7 @@ class RecurrentModel(DecoderModel):
     def clear(self, state: State, reset_B: Tensor) -> State:
         """Forget all of the lanes in which a document begins."""
         tails = tuple(zero_lanes(tail, reset_B) for tail in state.cache.tails)
-        pairs = zip(self.recurrent.mixers, state.memory, strict=True)
+        pairs = zip(self.mixers, state.memory, strict=True)
         memory = tuple(mixer.clear(own, reset_B) for mixer, own in pairs)
         return State(Recent(clear_cache(state.cache.window, reset_B), tails), memory)
 
@@ -233,22 +250,27 @@ class RecurrentModel(DecoderModel):
         """Read one segment; every token changes the states."""
         passed, read = self._read(tokens_BT, valid_BT, state.cache, state.memory, size=self.cache_tokens)
         names = passed.gauges[0] if passed.gauges else {}
-        gauges = {name: torch.stack([own[name] for own in passed.gauges]).mean() for name in names}
+        gauges = mean_of_layers(**{name: [own[name] for own in passed.gauges] for name in names})
         after = State(Recent(read.cache, tuple(passed.tails)), tuple(passed.memory))
         return SegmentOutput(read.hidden_BTD, after, aux={}, gauges=read.gauges | gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece with the states as the piece before left them, and a window that includes the segment so far."""
-        recent, memory = (state.cache, state.memory) if kept is None else kept
+        if kept is None:
+            recent, memory = state.cache, tuple(m.begin(own) for m, own in zip(self.mixers, state.memory, strict=True))
+        else:
+            recent, memory = kept
         recent = recent._replace(window=self.growing(recent.window))
         passed, read = self._read(tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool), recent, memory, size=None)
         return Extension(read.hidden_BTD, (Recent(read.cache, tuple(passed.tails)), tuple(passed.memory)))
 
     def _read(
         self, tokens_BT: Tensor, valid_BT: Tensor, recent: Recent, memory: tuple[Tree, ...], *, size: int | None
-    ) -> tuple[_Pass, Read]:
+    ) -> tuple[Pass, Read]:
         """Pass tokens through all layers; the next window keeps `size` tokens, or with None all in sight."""
         x_BTD = self.embed(tokens_BT) * valid_BT[..., None]  # so that no gauge depends on what stands in the padding
-        passing = _Pass(self, valid_BT, recent, memory)
-        read = self.layers.read(x_BTD, recent.window, size=size, reach=self.reach, enter=passing.enter)
+        passing = self.passing(self, valid_BT, recent, memory)
+        read = self.layers.read(
+            x_BTD, recent.window, size=size, reach=self.reach, attend=passing.attend, enter=passing.enter
+        )
         return passing, read._replace(hidden_BTD=passing.enter(len(self.layers), read.hidden_BTD))

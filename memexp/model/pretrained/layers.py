@@ -16,6 +16,7 @@ from memexp.errors import UserError
 from memexp.model.transformer.attention import Heads, LayerCache, SelfAttention
 from memexp.model.transformer.decoder import Enter, Layers, ReadHeads
 from memexp.model.transformer.head import Head
+from memexp.model.transformer.numerics import at_least_fp32, cast_to
 from memexp.model.transformer.position import Places, Position, Positioned
 
 NAME = "memexp"
@@ -185,8 +186,12 @@ class PretrainedHead(Head):
         embedded: Tensor = self.embedding(tokens_BT)
         return embedded
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
+    def _scaled(self, hidden_BTD: Tensor) -> Tensor:
+        """The last norm is one of the layers."""
+        hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
+        return hidden_BTD.to(cast_to(hidden_BTD.device) or self.output.weight.dtype)
+
+    def _logits(self, scaled_BTD: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the next token, B T V."""
-        with self._precision(hidden_BTD):
-            logits: Tensor = self.output(hidden_BTD.to(self.output.weight.dtype)) * self._factor
-            return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+        logits: Tensor = self.output(scaled_BTD) * self._factor
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap

@@ -22,6 +22,7 @@ from memexp.model.pretrained.layers import (
     attention,
 )
 from memexp.model.transformer.attention import SelfAttention, empty_cache
+from memexp.model.transformer.numerics import full_precision
 from memexp.model.transformer.position import NoPosition, Position
 from memexp.model.transformer.shape import Network, Shape
 
@@ -132,7 +133,7 @@ def _probe(vocabulary: int) -> Tensor:
 
 @torch.no_grad()
 def _reference(model: Any, tokens_BT: Tensor) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
+    with full_precision(torch.device("cpu")):
         logits: Tensor = model(tokens_BT, use_cache=False).logits
     return logits
 
@@ -193,7 +194,7 @@ def verified(network: Network, shape: Shape, reference_BTV: Tensor, tokens_BT: T
             found.append(network.head.logits(read.hidden_BTD))
         return float((torch.cat(found, dim=1) - reference_BTV).abs().max())
 
-    with torch.autocast("cpu", enabled=False):
+    with full_precision(torch.device("cpu")):
         whole = difference(2 * PROBE, 0)
         in_two = difference(PROBE, PROBE) if network.carries else 0.0
     if not max(whole, in_two) <= limit:

@@ -1,0 +1,87 @@
+"""A thread writes trees as they were when they were given to it, one after another."""
+
+from collections.abc import Iterator
+from threading import Event, current_thread, main_thread
+from typing import Any
+
+import pytest
+import torch
+
+from memexp.train import saving
+from memexp.train.saving import Saving
+
+HANG = 60
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def background() -> Iterator[Saving]:
+    found = Saving(CPU, background=True)
+    yield found
+    found.finish()
+
+
+def tree() -> dict[str, Any]:
+    whole = torch.arange(6.0).view(2, 3)
+    return {"weights": {"a": whole}, "state": [whole[:, 1], whole.bfloat16()], "losses": [1.5, None], "step": 3}
+
+
+def test_what_changes_later_is_not_written(background: Saving) -> None:
+    go, seen = Event(), []
+
+    def write(content: Any) -> None:
+        assert current_thread() is not main_thread()
+        assert go.wait(HANG)
+        seen.append(content)
+
+    given = tree()
+    background.save(given, write)
+    given["weights"]["a"].zero_()
+    given["losses"].append(2.5)
+    given["step"] = 4
+    assert not seen
+    go.set()
+    background.finish()
+    [found], expected = seen, tree()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert all(leaf.is_contiguous() for leaf in found["state"])
+
+
+def test_one_is_written_after_another_from_the_same_memory(background: Saving) -> None:
+    go, events, places = Event(), [], []
+
+    def write(content: Any) -> None:
+        events.append(f"begin {content['step']}")
+        assert go.wait(HANG)
+        places.append(content["weights"]["a"].data_ptr())
+        events.append(f"end {content['step']}")
+
+    for step in range(3):
+        if step:
+            go.set()  # else the second waits for ever
+        background.save(tree() | {"step": step}, write)
+    background.finish()
+    assert events == [f"{what} {step}" for step in range(3) for what in ("begin", "end")]
+    assert len(set(places)) == 1
+
+
+def test_an_error_is_raised_by_the_next_call_once(background: Saving) -> None:
+    def write(content: Any) -> None:
+        raise OSError("full")
+
+    background.save(tree(), write)
+    with pytest.raises(OSError, match="full"):
+        background.save(tree(), write)
+    background.finish()
+
+
+@pytest.mark.parametrize("memory", [0, None])
+def test_what_may_not_be_copied_is_written_while_training_waits(
+    memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is: its tensors are those that were given."""
+    if memory is not None:
+        monkeypatch.setattr(saving, "memory_bytes", lambda: memory)
+    given, seen = tree(), []
+    Saving(CPU, background=memory is not None).save(given, seen.append)
+    assert seen[0] is given
