@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from .conftest import Group
-from .work import Steps, run, steps
+from .work import Steps, run, sent, steps
 
 pytestmark = pytest.mark.hard
 
@@ -152,3 +152,12 @@ def test_clusters_of_words_that_only_one_process_reads(
         "size.cutoffs=[10,40]", "size.narrowing=2", "data.valid_documents=2", "data.test_documents=3",
     ]  # fmt: skip
     compare(groups, roots, [*SETTINGS, "arch=xl", *words])
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_a_step_sends_each_gradient_once(
+    segments: int, groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    words = [*SETTINGS, "arch=knn", f"accumulate={segments}"]
+    for found, numbers, parameters in groups(2)(sent, overrides=words, root=str(roots("counted"))):
+        assert found == 4 * numbers + parameters  # and a byte that says whether there is a gradient

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from memexp.config.compose import compose, typed
@@ -126,3 +127,22 @@ def run(overrides: list[str], root: str, stop: dict[str, int] | None = None, fai
 def count() -> int:
     """How many processes there are."""
     return ranks()
+
+
+def sent(overrides: list[str], root: str) -> tuple[int, int, int]:
+    """Bytes that are summed over processes in a step, and the numbers and the count of the parameters with gradients."""
+    session, found = opened(overrides, root), [0]
+    update(session)
+    plain = dist.all_reduce
+
+    def counted(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found[0] += x.nbytes
+        return plain(x, *arguments, **options)
+
+    dist.all_reduce = counted
+    try:
+        update(session)
+    finally:
+        dist.all_reduce = plain
+    parameters = [parameter for parameter in session.model.parameters() if parameter.grad is not None]
+    return found[0], sum(parameter.numel() for parameter in parameters), len([*session.model.parameters()])
