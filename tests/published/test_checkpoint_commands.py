@@ -190,3 +190,28 @@ def test_plans_and_python_know_checkpoints(root: Path, capsys: pytest.CaptureFix
     assert identity["size"]["weights"] == trained.settings.size.weights
     assert "checkpoint" not in identity["size"]
     assert str(checkpoint()) not in json.dumps(identity)
+
+
+@pytest.mark.parametrize("task", ["passkey", "needle"])
+def test_a_checkpoint_answers_questions_about_long_texts(
+    task: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its own tokenizer instead of the task's words; a random one knows nothing."""
+    words = ["size=checkpoint", f"size.checkpoint={checkpoint()}", f"data={task}", "data.source.documents=[4,4,6]"]
+    words += ["segment=64", "lanes=2", "accumulate=1", "eval.documents=4", "eval.lanes=2", f"root={root}", "device=cpu"]
+    for arch in ("xl mem=64", "knn mem=512 arch.neighbours=8"):
+        assert main(["train", *words, "tag=long", *f"arch={arch}".split()]) == 0
+    capsys.readouterr()
+    assert main(["table", "metric=exact_match", "by=length", "tag=long", f"root={root}"]) == 0
+    assert "exact match" in capsys.readouterr().out
+
+
+def test_two_processes_train_what_one_trains(root: Path) -> None:
+    words = ["arch=rmt", "mem=3", "optim.train=lora", "optim.rank=2", "steps=2", "accumulate=2", "optim.warmup=0"]
+    alone = run(root, *words, "tag=one")
+    weights = torch.load(alone.path / "weights.pt", weights_only=True)["model"]
+    shutil.rmtree(alone.path)
+    together = run(root, *words, "devices=2")
+    found = torch.load(together.path / "weights.pt", weights_only=True)["model"]
+    assert found.keys() == weights.keys()
+    assert all(torch.allclose(found[name], weights[name], atol=1e-6) for name in weights)
