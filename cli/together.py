@@ -11,6 +11,7 @@ from memexp.config.commands import EvalConfig
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError
 from memexp.ranks.place import LOST, Place, check_number, place_of
+from memexp.terminal import same_command
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)
 
@@ -35,7 +36,7 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
             work(config)
     elif config.nodes > 1:
         raise UserError(
-            f"nodes is {config.nodes}, but no launcher has started processes on them; expected the same command through torchrun or "
+            f"nodes is {config.nodes}, but no launcher has started processes on them; expected {same_command()} through torchrun or "
             "srun on all machines, a process for each device"
         )
     elif wanted > 1:

@@ -40,7 +40,8 @@ def _train(config: TrainConfig) -> None:
     _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
     spec = specify(config, corpus, root)
     config = spec.config
-    refuse_what_cannot_fit(replace(config, lanes=max(1, config.lanes // ranks())), vocabulary=corpus.vocabulary)
+    of_one = replace(config, lanes=max(1, config.lanes // ranks()))
+    refuse_what_cannot_fit(of_one, vocabulary=corpus.vocabulary, devices=ranks())
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile

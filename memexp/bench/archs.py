@@ -1,4 +1,4 @@
-"""Every architecture at equal width: time and FLOPs per token, parameters, and the bytes of state in a lane."""
+"""Every architecture at equal width: time, FLOPs and bytes moved per token, parameters, and the bytes of state in a lane."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -48,12 +49,14 @@ def _facts(config: TrainConfig, work: Work, step: Callable[[], None]) -> dict[st
     with torch.device("meta"):
         model = build_model(config, vocabulary=work.vocabulary)
         state = state_bytes(model.init_state(1))
-    with _Flops() as counter:
+    with _Work() as counter:
         step()
+    tokens = work.lanes * work.segment
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state bytes a lane": state,
-        "MFLOP a token, trained": counter.total / (work.lanes * work.segment) / 1e6,
+        "MFLOP a token, trained": counter.flops / tokens / 1e6,
+        "kilobytes moved a token, trained": counter.moved / tokens / 1e3,
     }
 
 
@@ -65,25 +68,48 @@ def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Ten
     return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
 
 
+def _solved(_: Tensor, right: Tensor, *, out_val: Tensor, **__: Any) -> int:
+    """Each row needs half of the rows before it, on average."""
+    return out_val.numel() * right.shape[-2]
+
+
 _COUNTS: dict[Any, Callable[..., Any]] = {
     **flop_registry,
-    # kernels of the CPU, which PyTorch does not count
+    # what PyTorch does not count
+    torch.ops.aten.linalg_solve_triangular: _solved,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 
 
-class _Flops(TorchDispatchMode):
-    """Counts the FLOPs of matrix products and convolutions, forward and backward.
+_CHOOSE = {torch.ops.aten.gather, torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.embedding}
+"""Operations that read only as many entries of their first tensor as they make."""
+
+
+class _Work(TorchDispatchMode):
+    """Counts what a step does, forward and backward, operation by operation.
 
     PyTorch's FlopCounterMode also tracks modules, and fails if a module is called without gradient.
     """
 
-    total = 0
+    flops = 0
+    """Of matrix products, convolutions and triangular systems."""
+    moved = 0
+    """Bytes that operations read, once each, and write."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         count = _COUNTS.get(func._overloadpacket)
         if count is not None:
-            self.total += int(count(*args, **(kwargs or {}), out_val=result))
+            self.flops += int(count(*args, **kwargs, out_val=result))
+        if not func.is_view:
+            made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+            read = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.moved += sum(map(_size, made)) + sum(map(_size, made if func._overloadpacket in _CHOOSE else read))
         return result
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes; entries that are one in memory count once."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

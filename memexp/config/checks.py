@@ -212,6 +212,14 @@ def _check_devices(config: TrainConfig) -> None:
         )
     if config.nodes > 1 and not config.devices:
         raise UserError(f"nodes is {config.nodes} but devices is 0; expected the number of devices of each machine")
+    if config.shard_weights and config.optim.name == "adafactor":
+        raise UserError(
+            "shard_weights is true with optim=adafactor, whose averages are over rows and columns of whole matrices; expected optim=adamw"
+        )
+    if config.shard_weights and config.compile == "true":
+        raise UserError(
+            "shard_weights is true with compile=true; expected one of them: what is compiled cannot gather weights"
+        )
     if count > 1 and config.profile:
         raise UserError(
             f"profile is true with {count} devices; expected devices=1, because a profile is of one process"

@@ -86,6 +86,12 @@ class TrainConfig(Command):
         effect="speed",
     )
     nodes: int = setting(1, "machines with so many devices each", unit="nodes", low=1, effect="speed")
+    shard_weights: bool = setting(
+        False,
+        "share out weights, gradients and the optimizer's averages over the devices as well (FSDP2), for models that one device "
+        "does not hold",
+        effect="speed",
+    )
     threads: int = setting(
         0,
         "CPU threads of each process; 0: torch decides, or in a sweep each job gets an equal share of the cores",

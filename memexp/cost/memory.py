@@ -180,10 +180,18 @@ def total(parts: list[Item]) -> int:
     return sum(item.bytes for item in parts)
 
 
-def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
+SHARED = ("parameters", "gradients", "optimizer", "weights in bf16")
+"""Items that `shard_weights` shares out over devices."""
+
+
+def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> None:
     """Refuse a run that needs more than the device's memory, for weights, optimizer and state alone or with a step's activations.
 
     What a GPU leaves in the host's memory is compared with the host's memory.
+
+    Args:
+        config: with the lanes of one device.
+        devices: how many share the weights, if `shard_weights` is set.
 
     Raises:
         UserError: names the largest part.
@@ -191,6 +199,8 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int) -> None:
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
     parts = items(config, vocabulary=vocabulary)
+    if config.shard_weights:
+        parts = [item._replace(bytes=item.bytes // devices) if item.what in SHARED else item for item in parts]
     here = [item for item in parts if not (on_gpu and item.on_host)]
     elsewhere = [item for item in parts if on_gpu and item.on_host]
     own = describe(device, asked="").memory if on_gpu else memory_bytes()

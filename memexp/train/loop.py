@@ -21,10 +21,11 @@ from memexp.model.state import Tree, detach, state_bytes
 from memexp.model.watching import Gauges, is_fill
 from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
+from memexp.ranks.sharding import whole
 from memexp.regions import part
 from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.terminal import same_command, tell, warn
-from memexp.train import checkpoint
+from memexp.train import checkpoint, shards
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
 from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
@@ -141,9 +142,10 @@ def update(session: Session, *, watch: bool = True) -> Update:
                 window_loss.backward()
         session.state = detach(session.state)
     with part("exchange"):
-        sum_gradients(list(session.model.parameters()))
+        if not session.sharded:  # then the backward pass has summed them
+            sum_gradients(list(session.model.parameters()))
     with part("optimizer"):
-        norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip or math.inf)
+        norm = whole(torch.nn.utils.clip_grad_norm_(session.model.parameters(), config.optim.clip or math.inf))
         session.optimizer.step()
         session.schedule.step()
     with part("data"):
@@ -313,7 +315,8 @@ def _run_to_the_end(
         shown = session.losses[-1] if session.losses else session.loss
         progress.show(session.step, loss=shown, tokens_per_second=speed, gauges=gauges)
         if validate is not None and config.validate_every and session.step % config.validate_every == 0:
-            nats = validate(session.model)
+            with session.gathered_weights():
+                nats = validate(session.model)
             metrics.append({"step": session.step, "valid_nats_per_token": nats})
             sink.log(session.step, {"valid_nats_per_token": nats})
         stop = request.signal_number if ranks() == 1 else result.stop
@@ -376,16 +379,17 @@ def _finish(session: Session, command: str) -> None:
     """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
     session.saving.finish()
     cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
-    first(lambda: _write_result(session, command, cpu_seconds=cpu_seconds, peak=peak))
+    weights = shards.whole_weights(trained_weights(session.model))
+    first(lambda: _write_result(session, command, weights, cpu_seconds=cpu_seconds, peak=peak))
 
 
-def _write_result(session: Session, command: str, *, cpu_seconds: float | None, peak: int) -> None:
+def _write_result(
+    session: Session, command: str, weights: dict[str, Tensor], *, cpu_seconds: float | None, peak: int
+) -> None:
     spec = session.spec
     path, corpus = spec.run.path, spec.corpus
     spec.run.refuse_if_gone()
-    checkpoint.save(
-        path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": trained_weights(session.model)}
-    )
+    checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": weights})
     spec.run.refuse_if_gone()
     write_sealed(
         path / "summary.json",
@@ -395,7 +399,7 @@ def _write_result(session: Session, command: str, *, cpu_seconds: float | None, 
             "steps": session.step,
             "tokens": session.tokens,
             "parameters": sum(parameter.numel() for parameter in session.model.parameters()),
-            "state_bytes_per_lane": state_bytes(session.model.init_state(1)),
+            "state_bytes_per_lane": state_bytes(session.state) * ranks() // spec.config.lanes,
             "peak_memory_bytes": peak,
             "seconds": session.seconds,
             "cpu_seconds": cpu_seconds,

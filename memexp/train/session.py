@@ -1,7 +1,7 @@
 """A training session: everything that changes while a run trains, and how it is saved and restored."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
-from memexp.model.state import State, pack, unpack
+from memexp.model.state import State, detach, pack, unpack
 from memexp.model.watching import watching
 from memexp.ranks import draws
 from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
+from memexp.ranks.sharding import gathered_weights, shard
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
-from memexp.train import checkpoint
+from memexp.train import checkpoint, shards
 from memexp.train.compilation import compile_layers, compiles
 from memexp.train.interrupt import StopRequest
 from memexp.train.loader import Reader
@@ -67,18 +68,29 @@ class Session:
     """Losses of the steps since the last line of metrics."""
     notes: list[Remark] = field(default_factory=list)
     """Messages for the user before training begins, such as which weights another run did not have."""
+    reads: "Pass | None" = None
+    """The model and its head as one module; default: made of the model."""
     request: StopRequest = field(default_factory=StopRequest)
     """Whether this process was asked to stop."""
     halves: HalfWeights | None = field(init=False, default=None)
     """The bf16 copies of the weights; None in fp32."""
 
     def __post_init__(self) -> None:
-        self._pass = _Pass(self.model)
+        self._pass = self.reads or Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
         # several processes agree on when each part is written
         self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
-        if self.spec.config.precision == "bf16":
+        if self.spec.config.precision == "bf16" and not self.sharded:
             self.halves = HalfWeights(self._pass)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has only a part of the weights."""
+        return self.spec.config.shard_weights and ranks() > 1
+
+    def gathered_weights(self) -> AbstractContextManager[None]:
+        """Inside, each process has all weights."""
+        return gathered_weights(self._pass)
 
     def read(self, batch: Batch[Tensor], state: State, *, watch: bool = True) -> tuple[SegmentOutput, Tensor]:
         """Pass one segment through the model; returns its output and the nats of its targets, B T.
@@ -94,7 +106,7 @@ class Session:
         return result
 
 
-class _Pass(nn.Module):
+class Pass(nn.Module):
     """Model and head as one module, so that `functional_call` can replace the weights of both."""
 
     def __init__(self, model: SegmentModel) -> None:
@@ -126,6 +138,11 @@ def open_session(spec: RunSpec) -> Session:
         notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
     model.to(device)
     notes += _prepare(model, config, device)
+    # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
+    state = detach(model.init_state(config.lanes // ranks() if newest is None else 1))
+    reads = Pass(model)
+    if config.shard_weights and ranks() > 1:
+        shard(reads, device, bf16=config.precision == "bf16")
     optimizer = build_optimizer(model, config.optim)
     lanes = TrainingLanes(
         corpus.split("train"),
@@ -147,9 +164,9 @@ def open_session(spec: RunSpec) -> Session:
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim, steps=config.steps),
         lanes=Reader(lanes, segments=config.accumulate, device=device),
-        # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
-        state=model.init_state(config.lanes // ranks() if newest is None else 1),
+        state=state,
         notes=notes,
+        reads=reads,
     )
     if newest is not None:
         _restore(session, newest)
@@ -169,6 +186,8 @@ def save_session(session: Session) -> Path:
     }
     if ranks() > 1:
         of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
+        if session.sharded:
+            of_part |= shards.local(trained_weights(session.model), session.model, session.optimizer)
         _write(checkpoint.part_of(path, rank(), ranks()), of_part)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
     cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
@@ -182,8 +201,7 @@ def save_session(session: Session) -> Path:
         "memory_restarts": session.memory_restarts,
         "loss": session.loss,
         "losses": session.losses,
-        "model": trained_weights(session.model),
-        "optimizer": session.optimizer.state_dict(),
+        **shards.common(trained_weights(session.model), session.optimizer, sharded=session.sharded),
         "schedule": session.schedule.state_dict(),
         "lanes": session.lanes.state(),
         **of_lanes,
@@ -306,10 +324,20 @@ def _restore(session: Session, path: Path) -> None:
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
     found = _of_own_lanes(session, path, content, remedy=remedy)
     with _fitting(path, remedy=remedy):
-        _take(session.model, content["model"])
         lanes = session.spec.config.lanes // ranks()
         restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
-    session.optimizer.load_state_dict(content["optimizer"])
+        if session.sharded or "model" not in content:
+
+            def part_of(number: int) -> dict[str, Any]:
+                return checkpoint.load(
+                    checkpoint.part_of(path, number, content["parts"]), identity=session.spec.hash, remedy=remedy
+                )
+
+            weights = trained_weights(session.model)
+            shards.restore(weights, session.model, session.optimizer, content, part_of, sharded=session.sharded)
+        else:
+            _take(session.model, content["model"])
+            session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
     session.step, session.tokens = content["step"], content["tokens"]
@@ -320,7 +348,8 @@ def _restore(session: Session, path: Path) -> None:
     if session.spec.config.checkpoint_memory:
         session.state = restored
     else:
-        session.state = State(restored, session.model.init_state(lanes).memory)
+        with session.gathered_weights():
+            session.state = State(restored, detach(session.model.init_state(lanes).memory))
         _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)

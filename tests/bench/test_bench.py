@@ -118,6 +118,23 @@ def test_a_search_that_finds_other_scores_is_not_timed(miniature: Work, monkeypa
         search.measure(BenchConfig(repeats=1, slots=256), miniature, lambda what: None)
 
 
+def test_work_is_what_operations_do() -> None:
+    from memexp.bench.archs import _Work
+
+    table, chosen = torch.rand(100, 8), torch.tensor([3, 5])
+    lower, right = torch.rand(6, 6).tril() + torch.eye(6), torch.rand(6, 4)
+    with _Work() as work:
+        table.sum()
+        table[:50].mT.unsqueeze(0)  # a view moves nothing
+    assert work.moved == 4 * (800 + 1)
+    with _Work() as work:
+        table.index_select(0, chosen)  # of a table, what is chosen
+    assert work.moved == 4 * 2 * 2 * 8
+    with _Work() as work:
+        torch.linalg.solve_triangular(lower, right, upper=False)
+    assert (work.flops, work.moved) == (6 * 6 * 4, 4 * (36 + 2 * 24))
+
+
 def test_attention_counts_on_a_cpu_too(miniature: Work) -> None:
     """Each further token of cache costs a product with a key and one with a value, three times."""
     from memexp.bench import archs

@@ -96,3 +96,35 @@ def test_no_part_of_a_checkpoint_runs_code(groups: Callable[[int], Group], roots
     torch.save({"state": _Code(root / "made")}, part)
     assert run(SETTINGS, str(root)).startswith("UserError")
     assert not (root / "made").exists()
+
+
+@pytest.mark.hard
+def test_shared_weights_go_on_whole_and_shared(groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:
+    words = [*SETTINGS, "size.width=48", "size.feedforward=65"]  # which four processes cannot share out evenly
+    alone = Run(Path(run(words, str(roots("alone")))))
+    shared = [*words, "shard_weights=true"]
+    whole = Run(Path(groups(2)(run, overrides=shared, root=str(roots("whole")))[0]))
+    root = str(roots("changing"))
+    for ranks, step, settings in (
+        (2, 3, shared),
+        (2, 5, shared),
+        (4, 7, shared),
+        (1, 9, words),
+        (2, 11, shared),
+        (2, 12, words),
+    ):
+        stop = {"rank": ranks - 1, "step": step}
+        stopped = (
+            groups(ranks)(run, overrides=settings, root=root, stop=stop) if ranks > 1 else [run(settings, root, stop)]
+        )
+        assert {each.split(";")[0] for each in stopped} == {f"Interrupted: stopped at step {step} of 14 and saved"}
+    found = Run(Path(groups(2)(run, overrides=shared, root=root)[0]))
+    for other in (found, whole):
+        assert other.name == alone.name
+        for (step, tokens, loss, norm), expected in zip(losses(other), losses(alone), strict=True):
+            assert (step, tokens) == expected[:2]
+            assert loss == pytest.approx(expected[2], rel=2e-6)
+            assert norm == pytest.approx(expected[3], rel=1e-5)
+        ours, theirs = weights(other), weights(alone)
+        assert ours.keys() == theirs.keys()
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from .conftest import Group
-from .work import Steps, run, steps
+from .work import Steps, run, sent, steps
 
 pytestmark = pytest.mark.hard
 
@@ -62,8 +62,14 @@ def difference(found: list[Steps], alone: Steps) -> dict[str, float]:
     }
 
 
-def compare(groups: Callable[[int], Group], roots: Callable[[str], Path], words: list[str], ranks: int = 2) -> None:
-    found = groups(ranks)(steps, overrides=words, root=str(roots("several")), count=4)
+def compare(
+    groups: Callable[[int], Group],
+    roots: Callable[[str], Path],
+    words: list[str],
+    *,
+    only_several: list[str] | None = None,
+) -> None:
+    found = groups(2)(steps, overrides=[*words, *(only_several or [])], root=str(roots("several")), count=4)
     alone = steps(words, str(roots("alone")), 4)
     seen = difference(found, alone)
     print(" | ".join([*words, *(f"{name} {value:.1e}" for name, value in seen.items())]))
@@ -84,6 +90,13 @@ def compare(groups: Callable[[int], Group], roots: Callable[[str], Path], words:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_two_processes_train_like_one(arch: str, groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:
     compare(groups, roots, [*SETTINGS, f"arch={arch}"])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_shared_weights_train_like_those_of_one_process(
+    arch: str, groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    compare(groups, roots, [*SETTINGS, f"arch={arch}"], only_several=["shard_weights=true"])
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -139,3 +152,12 @@ def test_clusters_of_words_that_only_one_process_reads(
         "size.cutoffs=[10,40]", "size.narrowing=2", "data.valid_documents=2", "data.test_documents=3",
     ]  # fmt: skip
     compare(groups, roots, [*SETTINGS, "arch=xl", *words])
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_a_step_sends_each_gradient_once(
+    segments: int, groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    words = [*SETTINGS, "arch=knn", f"accumulate={segments}"]
+    for found, numbers, parameters in groups(2)(sent, overrides=words, root=str(roots("counted"))):
+        assert found == 4 * numbers + parameters  # and a byte that says whether there is a gradient

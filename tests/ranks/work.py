@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
 from memexp.config.compose import compose, typed
@@ -16,6 +17,7 @@ from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import pick_documents, score_with_progress
 from memexp.ranks.exchange import SaidByFirst, first, rank, ranks
+from memexp.ranks.sharding import here, own_rows, whole
 from memexp.train import loop
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train, update
@@ -63,7 +65,8 @@ def opened(overrides: list[str], root: str) -> Session:
     chance = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in session.model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=chance) * 0.1)
+            noise, local = torch.randn(parameter.shape, generator=chance) * 0.1, here(parameter)
+            local.add_(noise if local is parameter else noise[own_rows(len(noise))])
     return session
 
 
@@ -76,17 +79,18 @@ def steps(overrides: list[str], root: str, count: int) -> Steps:
         before = session.tokens
         found.append((update(session), session.tokens - before))
     config, corpus = session.spec.config, session.spec.corpus
-    scores = score_with_progress(
-        session.model, pick_documents(corpus, config.eval), config.eval, config, memory="on",
-        answers_from=corpus.answers_from, retrieved=0, title="",
-    )  # fmt: skip
+    with session.gathered_weights():
+        scores = score_with_progress(
+            session.model, pick_documents(corpus, config.eval), config.eval, config, memory="on",
+            answers_from=corpus.answers_from, retrieved=0, title="",
+        )  # fmt: skip
     return Steps(
         [result.loss for result, _ in found],
         [result.grad_norm for result, _ in found],
         [result.aux for result, _ in found],
         [{name: float(value) for name, value in result.gauges.items()} for result, _ in found],
         [tokens for _, tokens in found],
-        {name: value.detach().numpy() for name, value in session.model.state_dict().items()},
+        {name: whole(value).detach().numpy() for name, value in session.model.state_dict().items()},
         [leaf.detach().float().numpy() for leaf in pytree.tree_leaves(session.state)],
         scores.nats,
     )
@@ -123,3 +127,22 @@ def run(overrides: list[str], root: str, stop: dict[str, int] | None = None, fai
 def count() -> int:
     """How many processes there are."""
     return ranks()
+
+
+def sent(overrides: list[str], root: str) -> tuple[int, int, int]:
+    """Bytes that are summed over processes in a step, and the numbers and the count of the parameters with gradients."""
+    session, found = opened(overrides, root), [0]
+    update(session)
+    plain = dist.all_reduce
+
+    def counted(x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found[0] += x.nbytes
+        return plain(x, *arguments, **options)
+
+    dist.all_reduce = counted
+    try:
+        update(session)
+    finally:
+        dist.all_reduce = plain
+    parameters = [parameter for parameter in session.model.parameters() if parameter.grad is not None]
+    return found[0], sum(parameter.numel() for parameter in parameters), len([*session.model.parameters()])

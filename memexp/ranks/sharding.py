@@ -1,0 +1,96 @@
+"""Weights, gradients and the optimizer's averages shared out over processes (PyTorch's FSDP2), so that a large model fits.
+
+Each matrix of a linear layer is gathered when it is multiplied and dropped afterwards. Everything else (embeddings, norms, gates,
+scales, initial states) is one group that is gathered for a whole pass. So no layer has to be called as a module, and no model
+knows of this.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from memexp.ranks.exchange import rank, ranks
+
+
+def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
+    """Share out the parameters of all that a call of `whole` reads; their optimizer is built afterwards.
+
+    Args:
+        bf16: whether linear layers multiply in bf16; gradients are summed in fp32 nevertheless.
+    """
+    marks = {name: dict(vars(parameter)) for name, parameter in whole.named_parameters()}
+    mesh = init_device_mesh(device.type, (ranks(),))
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+    )
+    for module in list(whole.modules()):
+        if isinstance(module, nn.Linear):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(whole, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    for shared in _sharded(whole):
+        shared.set_gradient_divide_factor(1.0)  # losses are divided by what all processes score
+        shared.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+    for (
+        name,
+        parameter,
+    ) in whole.named_parameters():  # they are other objects now, and the optimizer reads what they are for
+        vars(parameter).update(marks[name])
+
+
+@contextmanager
+def gathered_weights(whole: nn.Module) -> Iterator[None]:
+    """All parameters are as in one process inside, so that each process may read as much as it likes; nothing without sharing."""
+    modules = _sharded(whole)
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_reshard_after_forward(isinstance(module, nn.Linear), recurse=False)
+            module.reshard()
+
+
+def _sharded(whole: nn.Module) -> list[FSDPModule]:
+    return [module for module in whole.modules() if isinstance(module, FSDPModule)]
+
+
+def here(x: Tensor) -> Tensor:
+    """The part of a tensor that this process has."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def shared_like(local: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of this process's rows as what is shared out like a parameter; unchanged if that is not."""
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor, in every process."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def rows(count: int, number: int, parts: int) -> slice:
+    """Which of `count` rows one of several processes has: as many as the others, but the last ones may have fewer."""
+    each = -(-count // parts)
+    return slice(min(count, number * each), min(count, (number + 1) * each))
+
+
+def own_rows(count: int) -> slice:
+    """Which rows of a parameter that is shared out this process has."""
+    return rows(count, rank(), ranks())
