@@ -60,8 +60,12 @@ def pays_to_compile(model: SegmentModel, device: torch.device) -> bool:
 
 
 def asked_to_compile(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:
-    """Whether the settings want the layers compiled; nothing may be able to."""
-    return config.compile == "true" or (config.compile == AUTO and pays_to_compile(model, device))
+    """Whether the settings want the layers compiled; nothing may be able to.
+
+    What is compiled cannot gather weights that are shared out.
+    """
+    chosen = config.compile == AUTO and not config.shard_weights and pays_to_compile(model, device)
+    return config.compile == "true" or chosen
 
 
 def compiles(model: SegmentModel, config: TrainConfig, device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.model.transformer.attention import SelfAttention
 from memexp.model.transformer.decoder import DecoderLayer
-from memexp.train.compilation import compile_layers, missing_compiler, pays_to_compile
+from memexp.train.compilation import asked_to_compile, compile_layers, missing_compiler, pays_to_compile
 from memexp.train.loop import update
 
 from ..contract.conftest import ARCHS
@@ -74,6 +74,14 @@ EVERY_COMMIT = ("vanilla",)
 )
 def test_losses_are_the_same(arch: str, tmp_path: Any) -> None:
     assert_same(arch, backend="aot_eager", tmp_path=tmp_path)
+
+
+def test_weights_that_are_shared_out_are_not_compiled_by_themselves() -> None:
+    settings = ["arch=vanilla", "compile=auto"]
+    model = build_model(configure(*settings), vocabulary=VOCABULARY)
+    whole, shared = (configure(*settings, f"shard_weights={shared}") for shared in ("false", "true"))
+    assert asked_to_compile(model, whole, torch.device("cuda"))
+    assert not asked_to_compile(model, shared, torch.device("cuda"))
 
 
 @pytest.mark.hard
