@@ -35,7 +35,8 @@ def _train(config: TrainConfig) -> None:
     from memexp.wording import number
 
     root = find_root(config.root)
-    first(lambda: prepare(config.data, root) and None)
+    if ranks() > 1:
+        first(lambda: prepare(config.data, root) and None)  # only one makes it, then all find it
     corpus = for_task(prepare(config.data, root), config.data)
     _refuse_padding(config, max((len(document.tokens) for document in corpus.split("train")), default=0))
     spec = specify(config, corpus, root)

@@ -1,6 +1,6 @@
 """A training session: everything that changes while a run trains, and how it is saved and restored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -238,6 +238,10 @@ def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
+def _layers_with_attention(names: Iterable[str]) -> int:
+    return len({name.split(".")[1] for name in names if name.startswith("layers.")})
+
+
 def frozen_weights(model: SegmentModel) -> set[str]:
     """The names of weights that training does not change, as in `state_dict`."""
     parameters = model.named_parameters(remove_duplicate=False)
@@ -421,6 +425,11 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         raise UserError(
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
+        )
+    if (others := _layers_with_attention(weights)) != (ours := _layers_with_attention(own)):
+        raise UserError(
+            f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
+            "without attention has other weights"
         )
     found, unexpected = model.load_state_dict(weights, strict=False)
     frozen = frozen_weights(model)

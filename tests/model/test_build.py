@@ -33,8 +33,6 @@ def test_only_models_are_built(target: str) -> None:
     edited = replace(config, arch=replace(config.arch, _target_=target))
     with pytest.raises(
         UserError,
-        check=says(
-            f"arch._target_ is '{target}'", "expected memexp.model.xl.Xl or memexp.model.xl_enhanced.XlEnhanced"
-        ),
+        check=says(f"arch._target_ is '{target}'", "expected memexp.model.xl.Xl"),
     ):
         build_model(edited, vocabulary=10)

@@ -18,7 +18,8 @@ def test_gates_and_scales_are_marked(arch: str) -> None:
     """Against the names that they have in every architecture here."""
     model = build_model(configure(f"arch={arch}"), vocabulary=40)
     marked = {name for name, parameter in model.named_parameters() if is_gate(parameter)}
-    named = {name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith(("gate_", "scale_"))}
+    begin = ("gate_", "scale_", "rates_", "log_rate_", "step_bias_")
+    named = {name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith(begin)}
     assert marked == named
     assert marked or not issubclass(ARCHS[arch], AttentionArch)
 

@@ -10,6 +10,7 @@ from memexp.config.introspection import choices_of
 from memexp.data.corpus import Corpus
 from memexp.data.library import prepare
 from memexp.errors import UserError
+from memexp.model.build import build_model
 from memexp.store.folder import all_runs
 from memexp.store.identity import identify
 from memexp.train.interrupt import Interrupted
@@ -61,11 +62,21 @@ def test_memory_is_enlarged_or_taken_away(run: Train, corpus: Corpus, root: Path
 @pytest.mark.parametrize("source_arch", ["vanilla", "xl"])
 def test_any_memory_is_added_to_a_trained_decoder(source_arch: str, run: Train, corpus: Corpus, root: Path) -> None:
     source = run(f"arch={source_arch}", "steps=1")
-    trained = weights(source)
+    trained, layers = weights(source), configure().size.layers
+    refused = set()
     for arch in choices_of("arch"):
-        found, notes = initial(corpus, root, f"arch={arch}", f"init_from={source.name}")
+        words = (f"arch={arch}", f"init_from={source.name}")
+        if build_model(configure(words[0]), vocabulary=corpus.vocabulary).attention_layers < layers:
+            with pytest.raises(
+                UserError, check=says(f"{layers} layers of that run have attention", "expected as many")
+            ):
+                initial(corpus, root, *words)
+            refused.add(arch)
+            continue
+        found, notes = initial(corpus, root, *words)
         assert all(torch.equal(found[name], trained[name]) for name in trained), arch
         assert all(note.startswith("new, from its initial value: ") for note in notes[1:])
+    assert refused == {"delta"}
 
 
 def test_new_state_vectors_borrow_from_the_weights_that_came(run: Train, corpus: Corpus, root: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memexp.model.transformer.kept import ALIGNED
+from memexp.model.transformer.numerics import uncast
 from memexp.model.transformer.position import ByDistance
 
 AT_ONCE = 1 << 29
@@ -54,7 +55,7 @@ class _ByLanes(torch.autograd.Function):
         lanes, heads, length, _ = queries.shape
         # in the order of memory in which heads are joined
         read = values.new_empty(lanes, length, heads, values.shape[-1]).transpose(1, 2)
-        with torch.autocast(queries.device.type, enabled=False):
+        with uncast(queries.device):
             for some_heads in _heads(queries, keys):
                 bias_1HTS = _bias(form, table_HN[some_heads])
                 for some in _parts(queries, keys, some_heads):
@@ -68,7 +69,7 @@ class _ByLanes(torch.autograd.Function):
         *inputs, table_HN = ctx.saved_tensors
         gradients = [x.new_empty(x.shape) for x in inputs]
         of_table_HN = torch.empty_like(table_HN) if ctx.needs_input_grad[3] else None
-        with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+        with torch.enable_grad(), uncast(gradient.device):
             for heads in _heads(inputs[0], inputs[1]):
                 numbers_HN = table_HN[heads].detach().requires_grad_(of_table_HN is not None)
                 _backward_of_heads(inputs, gradient, gradients, numbers_HN, form, heads)

@@ -48,6 +48,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
 
 
+def uncast(device: torch.device) -> torch.autocast:
+    """No autocast while the block runs, because the tensors have the types that it would give them; TF32 stays as it is."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def cast_to(device: torch.device) -> torch.dtype | None:
     """The type in which autocast multiplies on this device now; None without autocast."""
     on = device.type
