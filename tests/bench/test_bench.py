@@ -64,6 +64,7 @@ def test_an_unknown_bench_is_refused_in_one_line(tmp_path: Path, capsys) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.hard
 def test_a_plan_is_arithmetic_over_the_state_itself(tmp_path: Path, capsys) -> None:
     """2 x 8 heads x (262,144 slots + 512 of slack) x 128 numbers of 4 or 2 bytes a lane; twice as much does not fit."""
     assert main(["bench", "--plan", f"root={tmp_path}"]) == 0

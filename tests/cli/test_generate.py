@@ -86,6 +86,7 @@ def test_stdout_is_the_text_and_stderr_how_it_went(call: Call, run: Run, corpus:
     assert err.endswith(f" tokens/s), {float(torch.cat([each.nats_B for each in drawn]).mean()):.4f} nats per token\n")
 
 
+@pytest.mark.hard
 def test_the_same_command_writes_the_same_text(call: Call) -> None:
     first, again, other, full, small, off = (
         call(f"prompt={PROMPT}", "tokens=80", *words)[1]

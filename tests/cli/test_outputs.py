@@ -25,6 +25,7 @@ WRITES = {
 }
 
 
+@pytest.mark.hard
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

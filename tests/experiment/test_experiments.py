@@ -81,7 +81,9 @@ def test_the_papers_optimizer(name: str) -> None:
             assert optim.schedule == "constant"
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(
+    "scale", [pytest.param(scale, marks=pytest.mark.hard if scale == "paper" else []) for scale in SCALES]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_composes(name: str, scale: str) -> None:
     rows = composed(name, scale)
