@@ -35,10 +35,8 @@ def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
     for shared in _sharded(whole):
         shared.set_gradient_divide_factor(1.0)  # losses are divided by what all processes score
         shared.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
-    for (
-        name,
-        parameter,
-    ) in whole.named_parameters():  # they are other objects now, and the optimizer reads what they are for
+    # they are other objects now, and the optimizer reads what they are for
+    for name, parameter in whole.named_parameters():
         vars(parameter).update(marks[name])
 
 
