@@ -10,12 +10,15 @@ from .work import planned_and_held
 SIZE = ("size=200m", "size.layers=3", "lanes=32")
 """A paper's size, with fewer layers, so that a layer which is not like the others counts."""
 
-PLAIN: tuple[tuple[str, ...], ...] = tuple((f"arch={arch}", HALF) for arch in ARCHS)
+SHORT = {"titans": ("segment=128", "accumulate=2")}
+"""Architectures that loop over pieces of a segment, whose simulation would take minutes."""
+
+PLAIN: tuple[tuple[str, ...], ...] = tuple((f"arch={arch}", HALF, *SHORT.get(arch, ())) for arch in ARCHS)
 """As the papers train: in half precision."""
 
 CASES: tuple[tuple[str, ...], ...] = (
     *PLAIN,
-    *((f"arch={arch}",) for arch in ARCHS),
+    *((f"arch={arch}", *SHORT.get(arch, ())) for arch in ARCHS),
     ("arch=vanilla", HALF, "arch.position=rotary"), ("arch=vanilla", HALF, "arch.dropout=0.1"),
     ("arch=xl", HALF, "arch.position=rotary"), ("arch=xl", HALF, "arch.position=xl", "arch.normalise=false", "arch.scale=1"),
     ("arch=xl", HALF, "accumulate=2"), ("arch=xl", HALF, "mem=200", "arch.reach=window"), ("arch=xl", "lanes=1", HALF),
@@ -29,7 +32,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
-    ("arch=titans", HALF, "arch.role=layer", "arch.window=0", "arch.memory=linear"),
+    ("arch=titans", HALF, *SHORT["titans"], "arch.role=layer", "arch.window=0", "arch.memory=linear"),
     ("arch=delta", HALF, "arch.decay=channel"), ("arch=delta", HALF, "arch.decay=none"),
     ("arch=delta", HALF, "arch.write=add", "arch.unit_keys=false", "arch.window=0"),
     ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),
