@@ -158,7 +158,7 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
 
 def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
     """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal."""
-    count = total(rows_ND.new_tensor(len(rows_ND)))
+    count = total(rows_ND.new_full((), len(rows_ND)))
     centred_ND = rows_ND - total(rows_ND.sum(0)) / count
     variance_D = total(centred_ND.square().sum(0)) / (count - 1)
     covariance_DD = total(_products(centred_ND)) / count
