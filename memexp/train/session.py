@@ -138,8 +138,9 @@ def open_session(spec: RunSpec) -> Session:
         notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
     model.to(device)
     notes += _prepare(model, config, device)
-    # a checkpoint brings the state of all lanes, and the state of one lane shows what form it must have
     state = detach(model.init_state(config.lanes // ranks() if newest is None else 1))
+    if newest is not None:  # a checkpoint brings the state of all lanes; of none it shows what form they must have
+        state = pytree.tree_map(lambda leaf: leaf.new_empty((0, *leaf.shape[1:])), state)
     reads = Pass(model)
     if config.shard_weights and ranks() > 1:
         shard(reads, device, bf16=config.precision == "bf16")
