@@ -115,6 +115,12 @@ def test_every_kind_of_file_is_in_the_list(clean: Clean) -> None:
 Told = Callable[[], tuple[int, str, str]]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is broken, so that the root in a command that is printed can be told from what else it says."""
+    monkeypatch.setenv("COLUMNS", "2000")
+
+
 def result_of(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any, str]:
     """The exit code of a command, its results without times, and what it printed to stderr."""
     capsys.readouterr()
