@@ -84,9 +84,10 @@ def run(config: ReproduceConfig) -> None:
 def _reproduce_all(works: list[Work], screen: Console, until: float) -> tuple[list[JobProcess], int]:
     """Fill all tables, the most informative first; return the jobs that failed, and the signal that stopped it."""
     left, failed, interrupted = {work.table.experiment.name: work for work in works}, list[JobProcess](), 0
+    config = works[0].config
     # Training one table may decide pairs of another, so the order is found again after each.
-    while not (works[0].config.dry_run or interrupted):
-        missing = [one for one in by_worth(_standings(left.values())) if one.done < one.cells]
+    while not (config.dry_run or interrupted):
+        missing = [one for one in by_worth(_standings(left.values())) if one.done < one.cells or config.close]
         if not missing:
             break
         work = left.pop(missing[0].name)

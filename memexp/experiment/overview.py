@@ -67,7 +67,7 @@ def lay_out(standings: Sequence[Standing], scale: str) -> Grid:
         lines=lines,
         notes=[
             "pairs: of rows, in the paper's order, of those that our runs decide, of those that the paper decides.",
-            "The first table decides the most pairs for each token of training.",
+            "The order is that in which training decides the most pairs for each token.",
         ],
         missing=[],
         commands=[],

@@ -135,6 +135,9 @@ def test_all_tables_come_one_after_another_the_most_informative_first(
     lines = [line.split() for line in out.splitlines() if line.strip().startswith("tiny/table")][-2:]
     assert [" ".join(words[1:4]) for words in lines] == ["3 of 3", "3 of 3"]
     assert call("reproduce", "all")[2] == ""  # all is done
+    _, out, done = call("reproduce", "all", "close=true")  # in the second table no pair can be decided with one seed
+    assert "close=true: one more seed of 2 cells" in out
+    assert done.count("seed 1") == 2
 
     code, _, error = call("reproduce", "all", "data=nosuch")
     assert code == 2

@@ -406,7 +406,7 @@ def test_10_only_fills_are_computed_while_nobody_watches_with_any_settings(case:
 
 
 def unwatched(case: Case, text: Text) -> None:
-    """The same activations, losses and state as while somebody watches, with fewer operations."""
+    """Without watching there are fewer operations; activations, losses and state do not change."""
     outputs, operations = [], []
     for on in (True, False):
         state = case.model.init_state(3)

@@ -100,7 +100,7 @@ class Published:
 
 
 def _without_changes(content: dict[str, Any]) -> dict[str, Any]:
-    """The same pieces, but for unchanged text: Llama 2's begins each text with a space, others strip or fold."""
+    """Settings with which the tokenizer changes no text before it cuts it: Llama 2's begins each text with a space, others strip or fold."""
     normaliser = content.get("normalizer") or {}
     steps = normaliser["normalizers"] if normaliser.get("type") == "Sequence" else [normaliser] if normaliser else []
     kept = [step for step in steps if step.get("type") == "Replace"]  # of spaces by their sign

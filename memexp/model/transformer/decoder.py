@@ -162,7 +162,9 @@ class Layers(ABC):
         def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
             nearer = min((each for each in (reach, attention.reach) if each is not None), default=None)
-            mask = masks.setdefault(nearer, causal_mask(x_BTD, cache, reach=nearer))
+            if nearer not in masks:
+                masks[nearer] = causal_mask(x_BTD, cache, reach=nearer)
+            mask = masks[nearer]
             sight = attention.look(heads, past, mask.places)
             read_BHTK = attend_locally(sight, mask) if attend is None else attend(index, attention, heads, sight, mask)
             if past is not None:
