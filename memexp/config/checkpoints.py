@@ -167,8 +167,11 @@ def _complete(path: Path) -> Path:
     if not there:
         raise UserError(f"{path} has no {WEIGHTS}; expected weights in that form, because others can hold code")
     index = path / "model.safetensors.index.json"
-    named = set(_json(index).get("weight_map", {}).values()) if index.is_file() else set()
-    if missing := sorted(map(str, named - there)):
+    files = _json(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(files, dict):
+        raise UserError(f"{index} has no weight_map; expected the file of each weight, as transformers writes it")
+    named = set(map(str, files.values()))
+    if missing := sorted(named - there):
         raise UserError(
             f"{path} lacks {missing[0]} ({len(missing)} of {len(named)} files); expected all. Fetch it again"
         )

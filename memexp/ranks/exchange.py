@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from memexp.errors import UserError
-from memexp.ranks.place import LISTENING, Place, share
+from memexp.ranks.place import LISTENING, Place, seconds_of, share
 
 Result = TypeVar("Result")
 
@@ -93,7 +93,7 @@ def join(place: Place, *, on_gpu: bool) -> None:
 
 def _meet(place: Place) -> dist.Store:
     """A store of short texts that all processes share, once all of them are there."""
-    seconds = float(os.environ.get(JOIN_SECONDS) or PATIENCE)
+    seconds = seconds_of(JOIN_SECONDS, PATIENCE)
     listening = os.environ.get(LISTENING)
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one already
     try:

@@ -86,6 +86,18 @@ def check_number(place: Place | None, wanted: int) -> None:
         )
 
 
+def seconds_of(name: str, default: float) -> float:
+    """A time from the environment, in seconds.
+
+    Raises:
+        UserError: the variable holds no positive number.
+    """
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not float(text):
+        raise UserError(f"the environment variable {name} is {text!r}; expected a positive number of seconds")
+    return float(text)
+
+
 def _number(given: Mapping[str, str], name: str) -> int:
     text = given.get(name, "0")
     if not text.isascii() or not text.isdecimal():

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from memexp.ranks.exchange import client, rank, ranks
-from memexp.ranks.place import LOST
+from memexp.ranks.place import LOST, seconds_of
 from memexp.terminal import same_command
 
 BEAT_SECONDS = 1.0
@@ -33,7 +33,7 @@ def begin() -> None:
     if ranks() == 1 or _begun:
         return
     _begun = True
-    patience = float(os.environ.get(SILENT_SECONDS) or PATIENCE)
+    patience = seconds_of(SILENT_SECONDS, PATIENCE)
     others = range(1, ranks()) if rank() == 0 else (0,)  # the first process watches all others, and these watch it
     quiet = dict.fromkeys(others, 0)
     store = client(timedelta(seconds=patience))

@@ -156,6 +156,8 @@ def test_what_makes_no_sense_without_one_is_refused(words: str, seen: str) -> No
         ("config.json", json.dumps(LLAMA | {"quantization_config": {}}), "quantized"),
         ("model.safetensors", None, "has no *.safetensors"),
         ("tokenizer.json", None, "has no tokenizer.json"),
+        ("model.safetensors.index.json", '{"weight_map": ["a"]}', "has no weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": {}}}', "lacks {}"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "model-2.safetensors"}}', "lacks model-2.safetensors"),
     ],
 )

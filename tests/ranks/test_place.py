@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from memexp.errors import UserError
 from memexp.eval.score import shares
-from memexp.ranks.place import Place, check_number, first_node, place_of, share
+from memexp.ranks.exchange import JOIN_SECONDS
+from memexp.ranks.place import Place, check_number, first_node, place_of, seconds_of, share
+
+from ..messages import says
 
 SLURM = {
     "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "2", "SLURM_JOB_NODELIST": "gpu[03-04,9],login1",
@@ -88,3 +91,16 @@ def test_documents_are_shared_out_evenly(sizes: list[int], ranks: int) -> None:
     assert all(part == sorted(part) for part in found)
     loads = [sum(sizes[index] for index in part) for part in found]
     assert max(loads) - min(loads) <= max(sizes, default=0)
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "0", "0.0", "nan", "inf", "1e999", "9" * 400, " "])
+def test_a_time_in_the_environment_is_a_positive_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOIN_SECONDS, text)
+    with pytest.raises(UserError, check=says(JOIN_SECONDS, "expected a positive number of seconds")):
+        seconds_of(JOIN_SECONDS, 600)
+
+
+def test_a_time_that_is_not_there_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, seconds in (("", 600), ("2.5", 2.5), ("30", 30)):
+        monkeypatch.setenv(JOIN_SECONDS, text)
+        assert seconds_of(JOIN_SECONDS, 600) == seconds
