@@ -58,6 +58,7 @@ def _joined(place: Place, config: Any) -> Iterator[None]:
         with _silent(place.rank > 0):
             exchange.join(place, on_gpu=pick_device(config.device).type == "cuda")
             yield
+        exchange.wait()  # the first one keeps what the others ask for
     except exchange.SaidByFirst:
         raise SystemExit(USER_ERROR) from None
     except Exception as error:
@@ -68,8 +69,8 @@ def _joined(place: Place, config: Any) -> Iterator[None]:
         if place.rank:
             error.add_note(str(place))
         raise
-    exchange.wait()  # the first one keeps what the others ask for
-    watch.end()
+    finally:
+        watch.end()
     exchange.leave()
 
 

@@ -24,27 +24,32 @@ ENDING_SECONDS = 5.0
 """How long the main thread may take to notice itself that the first process has ended."""
 
 _ending = threading.Event()
-_begun = False
+_threads: list[threading.Thread] = []
 
 
 def begin() -> None:
     """Watch the others from now on, until `end`; in one process, or if this was called before, do nothing."""
-    global _begun
-    if ranks() == 1 or _begun:
+    if ranks() == 1 or _threads:
         return
-    _begun = True
     patience = seconds_of(SILENT_SECONDS, PATIENCE)
     others = range(1, ranks()) if rank() == 0 else (0,)  # the first process watches all others, and these watch it
     quiet = dict.fromkeys(others, 0)
     store = client(timedelta(seconds=patience))
     # Two threads, because a question to the first process gets no answer while it is stopped.
-    threading.Thread(target=_listen, args=(store, quiet), daemon=True).start()
-    threading.Thread(target=_watch, args=(store, quiet, patience), daemon=True).start()
+    _threads.append(threading.Thread(target=_listen, args=(store, quiet), daemon=True))
+    _threads.append(threading.Thread(target=_watch, args=(store, quiet, patience), daemon=True))
+    for thread in _threads:
+        thread.start()
 
 
 def end() -> None:
-    """Watch no longer, because all are done."""
+    """Watch no longer, because this process is done or has failed.
+
+    The threads end first: one that returns from PyTorch's C++ code while Python itself ends would abort the process.
+    """
     _ending.set()
+    for thread in _threads:
+        thread.join(ENDING_SECONDS)  # a question to a process that is stopped gets no answer
 
 
 def _listen(store: dist.Store, quiet: dict[int, int]) -> None:

@@ -233,6 +233,29 @@ def test_a_process_without_memory_is_named(roots: Callable[[str], Path]) -> None
         assert says("memexp train, rank 1 of 2 processes: ", "out of memory")(line)
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+def test_threads_end_before_their_process(fails: bool, roots: Callable[[str], Path]) -> None:
+    """With signs of life all the time, a thread would be in PyTorch's C++ code when Python ends, which aborts the process."""
+    root = roots("beats")
+    program = "from memexp.ranks import watch\nwatch.BEAT_SECONDS = 1e-6\n"
+    if fails:
+        program += (
+            "from memexp.errors import UserError\n"
+            "from memexp.train import checkpoint\n"
+            "def save(path, content):\n"
+            "    raise UserError('cannot write: no space left; expected some')\n"
+            "checkpoint.save = save\n"
+        )
+    (root / "sitecustomize.py").write_text(
+        "import os\nif 'RANK' in os.environ:\n" + "".join(f"    {line}\n" for line in program.splitlines())
+    )
+    for seed in range(3):
+        words = ["arch=xl", "devices=2", "steps=2", "optim.warmup=1", f"seed={seed}"]
+        with started(root, *words, PYTHONPATH=f"{root}:{CHECKOUT}") as process:
+            _, err = process.communicate(timeout=HANG)
+            assert (process.returncode, len(lines(err))) == ((2, 1) if fails else (0, 0)), err
+
+
 def test_scores_are_made_by_all(roots: Callable[[str], Path]) -> None:
     root = roots("scored")
     with started(root, "arch=knn", "steps=4", "optim.warmup=1") as process:
