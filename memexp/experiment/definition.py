@@ -19,8 +19,14 @@ class Column:
     """The published column to compare with, if its name differs."""
     slice: str | None = None
     """The answers to score, such as length=24; None: all."""
+    small_slice: str | None = None
+    """Those at scale=small, if they differ."""
     document: int = 0
     """Input tokens of a document, if a step reads whole documents; `accumulate` follows from it. 0: it is set otherwise."""
+
+    def slice_at(self, scale: str) -> str | None:
+        """The answers to score at a scale; None: all."""
+        return (self.small_slice if scale == "small" else None) or self.slice
 
 
 @dataclass

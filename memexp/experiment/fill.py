@@ -25,7 +25,9 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
         UserError: a file is damaged, scores of a column cannot be compared, or slices do not have the metric.
     """
     experiment, metric = table.experiment, METRICS[table.experiment.metric]
-    if (slices := [column.slice for column in experiment.columns.values() if column.slice]) and not metric.of:
+    if (
+        slices := [part for column in experiment.columns.values() if (part := column.slice_at(table.scale))]
+    ) and not metric.of:
         raise UserError(
             f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers, such as accuracy"
         )

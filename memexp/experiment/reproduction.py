@@ -84,7 +84,7 @@ class Reproduction:
 
     def value(self, entry: Entry, column: str) -> float:
         """The value of a score in a column: over all that was scored, or over the column's slice."""
-        by, _, value = (self.experiment.columns[column].slice or "").partition("=")
+        by, _, value = (self.experiment.columns[column].slice_at(self.scale) or "").partition("=")
         return entry.value(self.metric, Column(entry.run.data, by, value))
 
     def published_number(self, row: str, column: str) -> Number | None:
@@ -210,7 +210,7 @@ class Reproduction:
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {
             (row, column): _as_one_document(entries, [self.value(entry, column) for entry in entries])
-            if self.experiment.columns[column].slice is not None or self.metric.of == "classes"
+            if self.experiment.columns[column].slice_at(self.scale) is not None or self.metric.of == "classes"
             else _losses(entries, self.metric)
             for (row, column), entries in self.cells.items()
         }
