@@ -1,11 +1,13 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from memexp.config.introspection import CONF
 from memexp.errors import UserError, did_you_mean
+from memexp.files import parse_yaml
 from memexp.store.folder import COPIES
 
 
@@ -144,20 +146,26 @@ def load(name: str) -> Experiment:
     Raises:
         UserError: it does not exist, or its file does not fit the schema.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     known = experiments()
     if name not in known:
         raise UserError(
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     path = CONF / "experiment" / f"{name}.yaml"
+    return _of_text(name, path, path.read_text(encoding="utf-8"))
+
+
+@cache
+def _of_text(name: str, path: Path, text: str) -> Experiment:
+    """The experiment that a file describes. Checking its types takes long, and a report opens all of them; nobody changes them."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(text)
         experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
     assert isinstance(experiment, Experiment)
     experiment.check()
