@@ -121,10 +121,11 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
 def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
     run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
     model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
-    device = describe(next(model.parameters()).device, asked=request.device)
+    model_device = next(model.parameters()).device
+    device = describe(model_device, asked=request.device)
     documents = pick_documents(corpus, scoring)
     watch.begin()
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     scores = score_with_progress(
         model,
         documents,
@@ -135,7 +136,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         retrieved=request.retrieved,
         title=f"{run.name} {score.path.name}",
     )
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, sum(told(time.process_time() - cpu_began))
     _refuse_nonfinite(run, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
@@ -160,6 +161,8 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         "retrieved": request.retrieved,
         "hardware": device.record,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds if model_device.type == "cpu" else None,
+        "tokens_read": sum(_sizes(documents, scoring)),
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
         "config_hash": spec.hash,

@@ -9,6 +9,12 @@ import pytest
 import torch
 
 from memexp.cli.main import main
+from memexp.experiment import paper_table
+from memexp.experiment.command_lines import train_words
+from memexp.experiment.definition import load
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.text import lay_out
 from memexp.store.folder import Run, all_runs
 
 from ..checkpoints import checkpoint
@@ -217,6 +223,46 @@ def test_a_checkpoint_answers_questions_about_long_texts(
     capsys.readouterr()
     assert main(["table", "metric=exact_match", "by=length", "tag=long", f"root={root}"]) == 0
     assert "exact match" in capsys.readouterr().out
+
+
+def test_a_table_of_memories_is_filled_and_drawn(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of the experiment, on short texts, by the commands that it says; then its table without the runs."""
+    experiment = load("checkpoints/memories", checkpoint=str(checkpoint()))
+    experiment.rows = {label: experiment.rows[label] for label in ("kNN memory in every third layer", "full attention")}
+    experiment.rows["kNN memory in every third layer"].every = 2  # it has two layers
+    experiment.rows["kNN memory in every third layer"].small["mem"] = 512
+    experiment.baseline = None
+    wanted_columns = ("to 512", "to 1K", "pass key in 1K", "needle in 1K")
+    experiment.columns = {label: experiment.columns[label] for label in wanted_columns}
+    for label in wanted_columns[:2]:
+        experiment.columns[label].small = {"data": "tiny"}
+    for label in wanted_columns[2:]:
+        few = {"data.source.lengths": [128], "data.source.test_lengths": [64, 128], "eval.documents": 0}
+        experiment.columns[label].small |= few
+        experiment.columns[label].slice = "length=128"
+    experiment.scales["small"].set |= {"segment": 64, "eval.max_document": 1024}
+    monkeypatch.setattr(paper_table, "load", lambda name, checkpoint: experiment)
+    opened = paper_table.open_table("checkpoints/memories", scale="small")
+    library = Library(root)
+    commands = {" ".join(train_words(cell, library, tag=experiment.name)): cell for cell in opened.cells}
+    assert len(commands) == 2 * 3
+    for words in commands:
+        assert main([*words.split(), f"root={root}"]) == 0, words
+    library.forget()
+    grid = lay_out(fill(opened, library))
+    assert not grid.missing
+    knn, full = (
+        dict(reversed([*zip(grid.headers, line, strict=True)])) for line in grid.lines
+    )  # of equal headers the first
+    assert (full["token time"], full["of the gain"]) == ("1.00", "100 %")
+    assert float(knn["token time"]) > 0
+    assert int(knn["state"].replace(",", "")) < int(float(full["state"].removesuffix("M")) * 1e6)
+    capsys.readouterr()
+    assert main(["table", "checkpoints/memories", f"root={root}", f"out={root / 'out'}"]) == 0
+    assert "kNN memory in every third layer" in (root / "out" / "small.svg").read_text()
+    assert (root / "out" / "small.png").stat().st_size > 10_000
 
 
 def test_two_processes_train_what_one_trains(root: Path) -> None:
