@@ -373,7 +373,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
     if spec.config.tf32 and not has_tf32(on):
         warn(f"tf32 is true, but {describe(on, asked='cpu').name} has no TF32; its layers are not rounded")
     _refuse_too_large(spec, on, lanes=lanes)
-    model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
+    model = build_model(spec.config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
     if memory != "on" and not model.memory_slots:
         raise UserError(
             f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
@@ -399,7 +399,7 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> Non
     needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
         with torch.device("meta"):
-            model = build_model(config, vocabulary=spec.corpus.vocabulary)
+            model = build_model(config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
             needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             state = model.init_state(1)
             memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))

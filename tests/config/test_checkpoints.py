@@ -90,7 +90,7 @@ def test_families_name_their_shape_differently(tmp_path: Path, said: dict[str, A
         ("arch=knn_routed arch.place=none", "arch.search is routed, which has no place"),
         ("arch=rmt arch.aux_weight=0.1", "arch.aux_weight is 0.1, which has no place"),
         ("arch=xl arch.reach=window", "arch.sinks is 4 but arch.reach is window"),
-        ("task=classify", "data.task is classify"),
+        ("task=classify", "data.task is classify, but optim.train is none"),
         ("optim.train=all steps=0", "steps is 0"),
         ("optim.rank=4", "optim.rank is 4, but optim.train is none"),
         ("size.groups=1", "size.groups is 1, but"),

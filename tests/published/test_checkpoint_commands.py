@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -292,3 +293,52 @@ def test_plans_count_gradients_and_optimizer_of_what_is_trained() -> None:
     assert some["parameters"] == whole["parameters"] + 4 * added
     assert nothing["optimizer"] == nothing["gradients"] == nothing.get("activations", 0) == 0
     assert (some["gradients"], whole["gradients"]) == (4 * added, whole["parameters"])
+
+
+def test_a_checkpoint_learns_classes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts that end in one of two letters, which a network with random weights can tell apart; only what is new is trained."""
+    rows = [
+        {"text": f"{number:02d}" + "ab" * 11 + "xy"[number % 2] * 6, "party": number % 2 == 0} for number in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [
+        "size=checkpoint",
+        f"size.checkpoint={checkpoint()}",
+        "data=text",
+        f"data.path={tmp_path / 'rows.jsonl'}",
+        "task=classify",
+    ]
+    words += [
+        "data.source.label=party",
+        "data.valid_documents=2",
+        "data.test_documents=8",
+        "segment=16",
+        "lanes=4",
+        f"root={root}",
+    ]
+    words += [
+        "device=cpu",
+        "arch=rmt",
+        "mem=2",
+        "accumulate=2",
+        "bptt_segments=1",
+        "optim.warmup=0",
+        "optim.rate=3e-2",
+        "steps=30",
+    ]
+    assert "has no vectors of the classes" in refused(capsys, "train", *words, "optim.train=none")
+    assert main(["train", *words, "optim.train=memory"]) == 0
+    (found,) = all_runs(root)
+    losses = [line["loss"] for line in found.metrics if line["loss"] is not None]
+    assert losses[0] < 3  # of two classes, not of the vocabulary
+    assert losses[-1] < losses[0]
+    summary = found.scores[0].summary
+    assert (summary["accuracy"], summary["f1"]) == (1.0, 1.0)
+    weights = torch.load(found.path / "weights.pt", weights_only=True)["model"]
+    assert weights["head.output.weight"].shape == (2, 32)
+    assert not [name for name in weights if name.startswith(("head.embedding", "layers."))]
+    tokens = np.load(found.scores[0].path / "tokens.npy")
+    assert set(tokens) == {257, 258}  # after the tokenizer's, though the embedding has more rows
+    for train in ("lora", "all"):
+        assert main(["train", *words, f"optim.train={train}", "steps=2", f"init_from={found.name}"]) == 0
+    assert main(["table", "metric=f1", f"root={root}"]) == 0
