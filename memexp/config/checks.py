@@ -160,10 +160,10 @@ def _check_train(config: TrainConfig) -> None:
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
             "optim.train=lora with it"
         )
-    if config.size.checkpoint is not None and config.data.task == "classify":
+    if config.optim.train == "none" and config.data.task == "classify":
         raise UserError(
-            "data.task is classify, but the vocabulary of a published checkpoint has no entries for classes; expected task=predict with "
-            "size=checkpoint"
+            "data.task is classify, but optim.train is none, and a published checkpoint has no vectors of the classes before it is trained; "
+            "expected optim.train=lora, memory or all with it"
         )
     _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:

@@ -48,11 +48,14 @@ SCORE_SUMMARY: Shape = {
     "cache": _COUNT, "memory_slots": _COUNT, "nats_per_token": _NUMBER, "perplexity": _KNOWN, "bits_per_token": _NUMBER,
     "bits_per_byte": _NUMBER, "bits_per_character": _NUMBER, "word_perplexity": _KNOWN, "tokens": _COUNT, "bytes": _COUNT,
     "tokenizer_hash": str, "tokens_hash": str, "memory_fill": _KNOWN, "command": str, "corpus": str, "retrieved": _COUNT,
-    "seconds": _NUMBER, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,
+    "seconds": _NUMBER, "cpu_seconds": _KNOWN, "tokens_read": _COUNT, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,
     "f1_macro": _NUMBER, "gauges": {None: _NUMBER}, "hardware": {"name": str, "memory_bytes": _COUNT, "reason": str}, "classes": {None: {"documents": _COUNT, "f1": _NUMBER}},
     "slices": {None: {None: {"accuracy": _NUMBER, "exact_match": _NUMBER, "answers": _COUNT}}},
 }  # fmt: skip
 """summary.json of a score. The key None stands for every key."""
+
+POSITIONS: Shape = {None: {"tokens": _COUNT, "nats": _NUMBER}}
+"""What a light copy keeps of a score's losses by position."""
 
 _FILE = {"bytes": _COUNT, "sha256": str}
 MANIFEST: Shape = {

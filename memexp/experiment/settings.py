@@ -1,10 +1,12 @@
 """The composed settings of the cells of an experiment, as `memexp train` would compose them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.compose import compose
 from memexp.config.groups import Scored
@@ -95,6 +97,8 @@ def _composed(cell: Cell) -> TrainConfig:
     of_data = {name: value for name, value in values.items() if name.startswith("data.")}
     data = _part(_without(groups, "arch"), of_data).data
     settings = replace(_part(_without(groups, "data"), _without(values, *of_data)), data=data)
+    if settings.size.checkpoint is not None:
+        settings = with_checkpoint(deepcopy(settings), ask=False)  # parts are shared
     check(settings)
     return settings
 

@@ -129,7 +129,7 @@ def open_session(spec: RunSpec) -> Session:
     config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    model = build_model(config, vocabulary=corpus.vocabulary)
+    model = build_model(config, vocabulary=corpus.vocabulary, classes=len(corpus.classes))
     model.check_device(device)
     newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
     notes = []
@@ -425,7 +425,7 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
-    if corpus.classes and len(weights[words]) == corpus.answers_from:
+    if corpus.classes and words in weights and len(weights[words]) == corpus.answers_from:
         weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
         notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
@@ -435,7 +435,8 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
-    if (others := _layers_with_attention(weights)) != (ours := _layers_with_attention(own)):
+    others, ours = _layers_with_attention(weights), _layers_with_attention(own)
+    if spec.config.size.checkpoint is None and others != ours:  # a checkpoint's are the same
         raise UserError(
             f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
             "without attention has other weights"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.errors import UserError
@@ -186,6 +187,10 @@ class PretrainedHead(Head):
         embedded: Tensor = self.embedding(tokens_BT)
         return embedded
 
+    def classifying(self, *, first: int, classes: int) -> "ClassHead":
+        """The embedding with an output layer for classes, whose ids follow those of the text's `first` tokens."""
+        return ClassHead(self, first=first, classes=classes)
+
     def _scaled(self, hidden_BTD: Tensor) -> Tensor:
         """The last norm is one of the layers."""
         hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
@@ -195,3 +200,37 @@ class PretrainedHead(Head):
         """Unnormalised log-probabilities of the next token, B T V."""
         logits: Tensor = self.output(scaled_BTD) * self._factor
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+
+class ClassHead(PretrainedHead):
+    """A checkpoint's embedding, and a vector for each class as its output layer: documents end in their class, and nothing else is scored.
+
+    A softmax is over the classes alone, as in other work with pretrained models. Where our own layers learn a vocabulary with classes
+    in it, the words of a checkpoint would be far likelier than a class that it has never seen.
+    """
+
+    def __init__(self, of: PretrainedHead, *, first: int, classes: int) -> None:
+        """
+        Args:
+            of: the checkpoint's; its output layer is not used.
+            first: the id of the first class.
+        """
+        nn.Module.__init__(self)
+        self.embedding, self.output = of.embedding, nn.Linear(of.embedding_VD.shape[1], classes, bias=False)
+        nn.init.normal_(self.output.weight, std=self.output.in_features**-0.5)
+        self.vocabulary, self.most_logits, self._first = first + classes, classes, first
+        self._cap, self._factor = None, 1.0
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities, B T V; those of words are minus infinity."""
+        return F.pad(super().logits(hidden_BTD), (self._first, 0), value=-torch.inf)
+
+    @torch.no_grad()
+    def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
+        """The most likely class, B T."""
+        return self._first + super().logits(hidden_BTD).argmax(-1)
+
+    def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        """Of words, which are not scored, those of the first class."""
+        class_N = (targets_N - self._first).clamp_min(0)
+        return F.cross_entropy(self._logits(scaled_ND).float(), class_N, reduction="none")
