@@ -1,6 +1,6 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,15 @@ def load(name: str, *, checkpoint: str | None = None) -> Experiment:
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     path = CONF / "experiment" / f"{name}.yaml"
-    return _of_text(name, path, path.read_text(encoding="utf-8"))
+    experiment = _of_text(name, path, path.read_text(encoding="utf-8"))
+    if checkpoint is not None:
+        if experiment.checkpoint is None:
+            raise UserError(
+                f"checkpoint is {checkpoint}, but {name} trains models of its own; expected no checkpoint, or a table of one, such as "
+                "checkpoints/memories"
+            )
+        return replace(experiment, checkpoint=checkpoint)
+    return experiment
 
 
 @cache
@@ -196,11 +204,4 @@ def _of_text(name: str, path: Path, text: str) -> Experiment:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
     assert isinstance(experiment, Experiment)
     experiment.check()
-    if checkpoint is not None:
-        if experiment.checkpoint is None:
-            raise UserError(
-                f"checkpoint is {checkpoint}, but {name} trains models of its own; expected no checkpoint, or a table of one, such as "
-                "checkpoints/memories"
-            )
-        experiment.checkpoint = checkpoint
     return experiment

@@ -9,9 +9,11 @@ Shapes: B lanes of this process, R processes, N numbers.
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +32,9 @@ JOIN_SECONDS = "MEMEXP_JOIN_SECONDS"
 """Environment variable: how long the processes of a run wait for each other to come; default: `PATIENCE`."""
 PATIENCE = 600
 """Seconds; on a cluster, machines may start minutes apart."""
+
+SLICE_SECONDS = 5.0
+"""Waiting in PyTorch's C++ code, a process hears no signal, so it waits at most so long at a time."""
 
 LONGEST = timedelta(days=7)
 """How long one process may wait for another that is alive, such as the first one that prepares a corpus. Those that are not
@@ -106,16 +111,21 @@ def on_this_machine() -> int:
 def _meet(place: Place) -> dist.Store:
     """A store of short texts that all processes share, once all of them are there."""
     seconds = seconds_of(JOIN_SECONDS, PATIENCE)
+    until = time.monotonic() + seconds
     listening = os.environ.get(LISTENING)
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one already
+    listens = place.rank == 0 and not theirs
     try:
-        store = dist.TCPStore(
-            place.host,
-            place.port,
-            is_master=place.rank == 0 and not theirs,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,
-            master_listen_fd=int(listening) if listening and place.rank == 0 else None,
+        store = _patiently(
+            lambda slice: dist.TCPStore(
+                place.host,
+                place.port,
+                is_master=listens,
+                timeout=slice,
+                wait_for_workers=False,
+                master_listen_fd=int(listening) if listening and place.rank == 0 else None,
+            ),
+            0.0 if listens else until,  # if it cannot listen, it will not later
         )
     except RuntimeError as error:  # DistNetworkError and its like
         raise UserError(
@@ -127,7 +137,7 @@ def _meet(place: Place) -> dist.Store:
     meeting.set(f"here {place.rank}", "")
     for other in range(place.ranks):
         try:
-            meeting.wait([f"here {other}"])
+            _patiently(partial(meeting.wait, [f"here {other}"]), until)
         except RuntimeError as error:
             away = [number for number in range(place.ranks) if not meeting.check([f"here {number}"])]
             raise UserError(
@@ -136,6 +146,21 @@ def _meet(place: Place) -> dist.Store:
             ) from error
     meeting.set_timeout(LONGEST)
     return meeting
+
+
+def _patiently(ask: Callable[[timedelta], Result], until: float) -> Result:
+    """What `ask` finds in a time that it is given, asked again and again: in between, this process hears that it should end.
+
+    Args:
+        until: the time of `time.monotonic` after which its error counts.
+    """
+    while True:
+        left = until - time.monotonic()
+        try:
+            return ask(timedelta(seconds=min(SLICE_SECONDS, left) if left > 0 else SLICE_SECONDS))
+        except RuntimeError:
+            if left <= SLICE_SECONDS:
+                raise
 
 
 def _prefix() -> str:

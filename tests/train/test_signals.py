@@ -23,7 +23,7 @@ HANG = 300
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", [*NUMBERS, signal.SIGUSR2])
 def test_a_signal_in_a_command_is_one_line_and_its_code(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
