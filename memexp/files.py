@@ -373,9 +373,7 @@ def parse_yaml(text: str, *, events: bool = False) -> Any:
     """
     import yaml
 
-    loader = getattr(
-        yaml, "CSafeLoader", yaml.SafeLoader
-    )  # the loader in C is eight times as fast, where it is installed
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is eight times as fast, where it is installed
     return yaml.parse(text, Loader=loader) if events else yaml.load(text, Loader=loader)
 
 
