@@ -112,7 +112,7 @@ def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
         else:
             with pytest.raises(UserError, check=says("which has no place for the layers of a published checkpoint")):
                 settings(*words)
-    assert fits == {"vanilla", "xl", "knn", "knn_routed", "rmt", "rmt_xl"}
+    assert fits == {"vanilla", "xl", "knn", "knn_routed", "rmt", "rmt_xl", "armt", "infini"}
 
 
 @pytest.mark.parametrize(

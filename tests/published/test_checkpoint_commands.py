@@ -79,6 +79,8 @@ def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str])
         "arch=knn mem=40 arch.neighbours=8 optim.train=lora recompute=true precision=bf16",
         "arch=rmt mem=3 optim.train=memory accumulate=4 bptt_segments=1",
         "arch=rmt mem=3 optim.train=lora accumulate=4 bptt_segments=3 recompute=true optim=adafactor",
+        "arch=armt mem=3 arch.key_size=4 optim.train=memory accumulate=4 recompute=true",
+        "arch=infini optim.train=lora optim.rank=2 accumulate=2",
     ],
 )
 def test_what_is_trained_changes_and_nothing_else(words: str, root: Path) -> None:

@@ -6,7 +6,8 @@ rotary positions turn nothing. So caches, rings and memory tokens work as they d
 Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values, K head size, S keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -125,13 +126,13 @@ class PretrainedLayers(Layers, nn.Module):
         enter: Enter | None = None,
         text: slice = slice(None),
     ) -> list[Tensor]:
-        """Pass a segment through all layers; returns only the final activations.
+        """Pass a segment through all layers; returns the output of each only with `enter`, the last after the last norm.
 
         Raises:
             UserError: the attention of the checkpoint does something that is not known here.
         """
-        assert enter is None, "what enters a checkpoint's layers cannot be changed"
-        asked = []
+        asked: list[int] = []
+        outputs: list[Tensor] = []
 
         def reader(module: Any, query: Tensor, key: Tensor, value: Tensor, told: dict[str, Any]) -> Tensor:
             if unknown := sorted(name for name, given in told.items() if given is not None and name not in KNOWN):
@@ -148,12 +149,58 @@ class PretrainedLayers(Layers, nn.Module):
 
         before = past[0].keys_BGCK.shape[2] if self.by_embedding and past else 0
         place_T = torch.arange(before, before + x_BTD.shape[1], device=x_BTD.device) * self.by_embedding
-        output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
+        with self._entered(enter, outputs):
+            output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
         if asked != [*range(len(self._attentions))]:
             raise UserError(
                 f"{len(asked)} of the {len(self._attentions)} layers of this checkpoint asked what to read; expected all, one after another"
             )
-        return [output.last_hidden_state]
+        return [*outputs[:-1], output.last_hidden_state]
+
+    @contextmanager
+    def _entered(self, enter: Enter | None, outputs: list[Tensor]) -> Iterator[None]:
+        """During a pass, change what enters each layer, and add what leaves it to `outputs`; nothing of it stays on the modules."""
+        handles: list[Any] = []
+
+        def hook(index: int, layer: nn.Module, enter: Enter) -> None:
+            def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+                if given:
+                    return (enter(index, given[0]), *given[1:]), named
+                return given, named | {"hidden_states": enter(index, named["hidden_states"])}
+
+            def after(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+                outputs.append(output[0] if isinstance(output, tuple) else output)
+
+            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(layer.register_forward_hook(after))
+
+        if enter is not None:
+            for index, layer in enumerate(self._blocks()):
+                hook(index, layer, enter)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _blocks(self) -> nn.ModuleList:
+        """The layers, each with its attention and all that follows it.
+
+        Raises:
+            UserError: the checkpoint does not keep them in one list.
+        """
+        lists = [module for module in self.base.modules() if isinstance(module, nn.ModuleList)]
+        found = [blocks for blocks in lists if len(blocks) == len(self._attentions) and all(map(_attends, blocks))]
+        if not found:
+            raise UserError(
+                "the layers of this checkpoint are not in one list, so nothing can be added to what enters them; expected those of another "
+                "family, such as Llama, or another arch"
+            )
+        return found[0]
+
+
+def _attends(block: nn.Module) -> bool:
+    return any(hasattr(module, "layer_idx") and hasattr(module, "is_causal") for module in block.modules())
 
 
 class PretrainedHead(Head):

@@ -129,7 +129,7 @@ class Layers(ABC):
             enter, text: as `read` takes them.
 
         Returns:
-            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these.
+            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`.
         """
 
     def read(
@@ -221,7 +221,7 @@ class Read(NamedTuple):
     gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
-    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these."""
+    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`."""
 
 
 class EmbeddingModel(SegmentModel):
