@@ -13,6 +13,10 @@ from memexp.report.metrics import METRICS, Metric
 from memexp.store.folder import COPIES
 
 
+ALL = "all"
+"""In place of an experiment's name: every table that can be run."""
+
+
 @dataclass
 class Column:
     """A data set of the table, by the settings that choose it at each scale; a scale without settings has no such column."""
