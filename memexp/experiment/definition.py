@@ -23,10 +23,16 @@ class Column:
     """The published column to compare with, if its name differs."""
     slice: str | None = None
     """The answers to score, such as length=24, or the tokens, such as position=1024 (those after the 512th); None: all."""
+    small_slice: str | None = None
+    """Those at scale=small, if they differ."""
     metric: str | None = None
     """The metric of this column, if it differs from the table's."""
     document: int = 0
     """Input tokens of a document, if a step reads whole documents; `accumulate` follows from it. 0: it is set otherwise."""
+
+    def slice_at(self, scale: str) -> str | None:
+        """The answers to score at a scale; None: all."""
+        return (self.small_slice if scale == "small" else None) or self.slice
 
 
 @dataclass

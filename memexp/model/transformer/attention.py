@@ -107,6 +107,11 @@ class SelfAttention(nn.Module):
             with torch.no_grad():
                 self.keys.weight.copy_(self.queries_values.weight[:stored])
 
+    @property
+    def projections(self) -> int:
+        """Weights that `project` multiplies with."""
+        return self.queries_values.weight.numel() + self.keys.weight.numel()
+
     def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
         """Queries, keys and values of a segment.
 
@@ -137,21 +142,10 @@ class SelfAttention(nn.Module):
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
         return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
 
-    def look_beside(
-        self,
-        heads: Heads,
-        past: LayerCache | None,
-        keys_BGMK: Tensor,
-        values_BGMK: Tensor,
-        places: Places | None = None,
-    ) -> Sight:
-        """Like `look`, with M more keys in front that have no positions: their scores depend only on the content."""
-        sight = self.look(heads, past, places)
-        queries, placed, unplaced = (
-            sight.queries_BHTK,
-            sight.placed_BHSK,
-            self.spread(keys_BGMK).to(sight.placed_BHSK.dtype),
-        )
+    def beside(self, sight: Sight, heads: Heads, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+        """The sight with M more keys in front that have no positions: their scores depend only on the content."""
+        queries, placed = sight.queries_BHTK, sight.placed_BHSK
+        unplaced = self.spread(keys_BGMK).to(placed.dtype)
         if self.position.turns:
             # twice as wide: queries with positions meet keys with positions, plain queries meet plain keys
             queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
@@ -379,7 +373,7 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
     queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
     if values.device.type == "cpu":
         size = values.shape[-1]
-        if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
+        if keys.shape[-1] > size:  # from `beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
     if isinstance(sight.bias, ByDistance | ByQuery) and not fits(queries, keys):
