@@ -624,12 +624,19 @@ class TitansArch(AttentionArch):
 
     role: str = setting(
         "gate",
-        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); layer: it is in the place of "
-        "attention (LMM), with arch.window=0",
-        choices=("gate", "layer"),
+        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); context: attention within "
+        "the segment also sees what the memory gives (MAC), with arch.window=0; layer: it is in the place of attention (LMM), with "
+        "arch.window=0",
+        choices=("gate", "context", "layer"),
         of_memory=True,
     )
     window: int = setting(512, "tokens that each token's attention sees before itself", unit="tokens", low=0)
+    persistent: int = setting(
+        0,
+        "learned keys and values of each layer that every token's attention sees; 128 in the paper",
+        low=0,
+        of_memory=True,
+    )
     memory: str = setting(
         "mlp",
         "the network that learns while it reads: mlp: two layers; linear: a matrix",
@@ -661,9 +668,15 @@ class TitansArch(AttentionArch):
                 f"segment is {beside.segment} and arch.chunk {self.chunk}; expected segment to be a multiple of arch.chunk, so that "
                 "results do not depend on how a text is cut into segments"
             )
-        if self.role == "layer" and self.window:
+        if self.role != "gate" and self.window:
+            other = "without attention" if self.role == "layer" else "whose attention is within the segment"
             raise UserError(
-                f"arch.window is {self.window} but arch.role is layer, without attention; expected arch.window=0, or arch.role=gate"
+                f"arch.window is {self.window} but arch.role is {self.role}, {other}; expected arch.window=0, or arch.role=gate"
+            )
+        if self.role == "layer" and self.persistent:
+            raise UserError(
+                f"arch.persistent is {self.persistent} but arch.role is layer, without attention to see them; expected arch.persistent=0, "
+                "or another arch.role"
             )
         if self.role == "gate" and not self.window:
             raise UserError(

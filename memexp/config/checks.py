@@ -9,7 +9,7 @@ from memexp.config.arch import AttentionArch
 from memexp.config.commands import BenchConfig, DataConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Tracker
-from memexp.config.sources import SourceOptions
+from memexp.config.sources import SourceOptions, TaskOptions
 from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
 from memexp.config.words import shown
@@ -322,6 +322,14 @@ def remarks(config: Any) -> list[Remark]:
             Remark(
                 "arch.position is xl and arch.normalise is true, so queries and keys have unit norm, which is not "
                 "Transformer-XL's attention; for its attention add arch.normalise=false arch.scale=1"
+            )
+        )
+    source = config.data.source
+    if isinstance(source, TaskOptions) and config.segment < source.together:
+        lines.append(
+            Remark(
+                f"segment is {config.segment}, but what a document of data={config.data.name} says at once has {source.together} words, so "
+                f"it is cut, and only what crosses segment borders joins it; expected segment={source.together} or more"
             )
         )
     to_fill = config.arch.tokens_to_fill(config.mem)

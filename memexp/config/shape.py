@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import UserError
-from memexp.files import DIGITS, check_depth
+from memexp.files import DIGITS, check_depth, parse_yaml
 
 Shape = Any
 """A type; a tuple of types; a list with the shape of its items; or a mapping of keys, each with its shape if it is there."""
@@ -165,12 +165,11 @@ def plain_yaml(text: str) -> Any:
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
     try:
         _refuse_nested(text)
-        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in parse_yaml(text, events=True)):
             raise ValueError("it has an alias (*NAME), which memexp never writes")
-        content = yaml.load(text, Loader=loader)
+        content = parse_yaml(text)
         check_depth(content)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error  # a YAML error has several lines

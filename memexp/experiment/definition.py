@@ -1,12 +1,14 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from memexp.config.checkpoints import find_folder
 from memexp.config.introspection import CONF
 from memexp.errors import UserError, did_you_mean
+from memexp.files import parse_yaml
 from memexp.report.metrics import METRICS, Metric
 from memexp.store.folder import COPIES
 
@@ -21,10 +23,16 @@ class Column:
     """The published column to compare with, if its name differs."""
     slice: str | None = None
     """The answers to score, such as length=24, or the tokens, such as position=1024 (those after the 512th); None: all."""
+    small_slice: str | None = None
+    """Those at scale=small, if they differ."""
     metric: str | None = None
     """The metric of this column, if it differs from the table's."""
     document: int = 0
     """Input tokens of a document, if a step reads whole documents; `accumulate` follows from it. 0: it is set otherwise."""
+
+    def slice_at(self, scale: str) -> str | None:
+        """The answers to score at a scale; None: all."""
+        return (self.small_slice if scale == "small" else None) or self.slice
 
 
 @dataclass
@@ -173,28 +181,35 @@ def load(name: str, *, checkpoint: str | None = None) -> Experiment:
     Raises:
         UserError: it does not exist, its file does not fit the schema, or it is of no checkpoint though one is given.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     known = experiments()
     if name not in known:
         raise UserError(
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     path = CONF / "experiment" / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
-    assert isinstance(experiment, Experiment)
-    experiment.check()
+    experiment = _of_text(name, path, path.read_text(encoding="utf-8"))
     if checkpoint is not None:
         if experiment.checkpoint is None:
             raise UserError(
                 f"checkpoint is {checkpoint}, but {name} trains models of its own; expected no checkpoint, or a table of one, such as "
                 "checkpoints/memories"
             )
-        experiment.checkpoint = checkpoint
+        return replace(experiment, checkpoint=checkpoint)
+    return experiment
+
+
+@cache
+def _of_text(name: str, path: Path, text: str) -> Experiment:
+    """The experiment that a file describes. Checking its types takes long, and a report opens all of them; nobody changes them."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        content = parse_yaml(text)
+        experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
+    assert isinstance(experiment, Experiment)
+    experiment.check()
     return experiment

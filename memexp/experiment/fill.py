@@ -8,7 +8,7 @@ from memexp.experiment.command_lines import eval_words, reproduce_words, train_w
 from memexp.experiment.definition import Experiment
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
-from memexp.experiment.reproduction import Cells, MadeBefore, Reproduction, column_of
+from memexp.experiment.reproduction import Cells, MadeBefore, Reproduction
 from memexp.experiment.settings import Wanted
 from memexp.report.metrics import PER_TOKEN
 from memexp.report.table.compatibility import refuse_unlike
@@ -26,7 +26,7 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
         UserError: a file is damaged, scores of a column cannot be compared, or slices do not have the metric.
     """
     experiment = table.experiment
-    _check_slices(experiment)
+    _check_slices(experiment, table.scale)
     filled = Reproduction(experiment, table.scale, table.published, table.data)
     own, foreign, filled.made_before = _scores(table, library)
     own, foreign = (_with_their_slice(cells, filled) for cells in (own, foreign))
@@ -48,7 +48,7 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
     return filled
 
 
-def _check_slices(experiment: Experiment) -> None:
+def _check_slices(experiment: Experiment, scale: str) -> None:
     """Refuse slices that do not have their column's metric.
 
     Raises:
@@ -56,10 +56,10 @@ def _check_slices(experiment: Experiment) -> None:
     """
     for label, column in experiment.columns.items():
         metric = experiment.metric_of(label)
-        of_tokens = (column.slice or "").startswith(f"{POSITION}=")
-        if column.slice and not (metric.field in PER_TOKEN if of_tokens else metric.of):
+        of_tokens = ((part := column.slice_at(scale)) or "").startswith(f"{POSITION}=")
+        if part and not (metric.field in PER_TOKEN if of_tokens else metric.of):
             raise UserError(
-                f"{experiment.name} shows {metric.name} of a slice ({column.slice}); expected a metric of "
+                f"{experiment.name} shows {metric.name} of a slice ({part}); expected a metric of "
                 f"{'tokens, such as nats' if of_tokens else 'answers, such as accuracy'}"
             )
 
@@ -69,10 +69,10 @@ def _with_their_slice(cells: Cells, filled: Reproduction) -> Cells:
     kept: Cells = {}
     for (row, column), entries in cells.items():
         for entry in entries:
-            if entry.has(column_of(filled.experiment, column, entry)):
+            if entry.has(filled.part_of(column, entry)):
                 kept.setdefault((row, column), []).append(entry)
             else:
-                wanted_slice = filled.experiment.columns[column].slice
+                wanted_slice = filled.experiment.columns[column].slice_at(filled.scale)
                 filled.left_out.append(f"{entry.run.name} on {column}, which has scored nothing of {wanted_slice}")
     return kept
 

@@ -83,7 +83,12 @@ class Reproduction:
 
     def value(self, entry: Entry, column: str) -> float:
         """The value of a score in a column: over all that was scored, or over the column's slice."""
-        return entry.value(self.experiment.metric_of(column), column_of(self.experiment, column, entry))
+        return entry.value(self.experiment.metric_of(column), self.part_of(column, entry))
+
+    def part_of(self, column: str, entry: Entry) -> Column:
+        """The part of a score that a column shows: all that was scored, or the column's slice."""
+        by, _, value = (self.experiment.columns[column].slice_at(self.scale) or "").partition("=")
+        return Column(entry.run.data, by, value)
 
     def published_number(self, row: str, column: str) -> Number | None:
         """The paper's number for a cell."""
@@ -240,16 +245,11 @@ class Reproduction:
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {
             (row, column): _as_one_document(entries, [self.value(entry, column) for entry in entries])
-            if self.experiment.columns[column].slice is not None or self.experiment.metric_of(column).of == "classes"
+            if self.experiment.columns[column].slice_at(self.scale) is not None
+            or self.experiment.metric_of(column).of == "classes"
             else _losses(entries, self.experiment.metric_of(column))
             for (row, column), entries in self.cells.items()
         }
-
-
-def column_of(experiment: Experiment, column: str, entry: Entry) -> Column:
-    """The part of a score that a column shows: all that was scored, or the column's slice."""
-    by, _, value = (experiment.columns[column].slice or "").partition("=")
-    return Column(entry.run.data, by, value)
 
 
 def _has_cpu_time(summary: Mapping[str, Any]) -> bool:

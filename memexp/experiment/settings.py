@@ -14,7 +14,7 @@ from memexp.config.hydra_errors import in_one_line
 from memexp.config.introspection import CONF, flatten, groups_of
 from memexp.config.train import TrainConfig
 from memexp.experiment.cells import Cell
-from memexp.files import fingerprint
+from memexp.files import fingerprint, parse_yaml
 from memexp.store.folder import ScoreName
 from memexp.store.identity import result_settings
 
@@ -126,10 +126,8 @@ def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
 @cache
 def _fit(data: str) -> dict[str, Any]:
     """The settings outside `data` that a choice of data changes."""
-    import yaml
-
     path = CONF / "fit" / f"{data}.yaml"
-    return flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return flatten(parse_yaml(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 @cache

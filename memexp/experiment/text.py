@@ -116,7 +116,7 @@ def panels(table: Reproduction) -> list[Panel]:
     """A plot of the columns that show slices of one data set, for each metric and property of these: nats by position, say."""
     found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for column, data in table.data.items():
-        by, _, value = (table.experiment.columns[column].slice or "").partition("=")
+        by, _, value = (table.experiment.columns[column].slice_at(table.scale) or "").partition("=")
         if value.isdecimal():
             found.setdefault((data, table.experiment.metric_of(column).name, by), []).append((int(value), column))
     return [

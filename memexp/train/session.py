@@ -20,7 +20,7 @@ from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, detach, pack, unpack
 from memexp.model.watching import watching
 from memexp.ranks import draws
-from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
+from memexp.ranks.exchange import everywhere, first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
 from memexp.ranks.sharding import gathered_weights, shard
 from memexp.regions import part
@@ -78,8 +78,7 @@ class Session:
     def __post_init__(self) -> None:
         self._pass = self.reads or Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
-        # several processes agree on when each part is written
-        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
+        self.saving = Saving(self.device, background=self.device.type == "cuda")
         if self.spec.config.precision == "bf16" and not self.sharded:
             self.halves = HalfWeights(self._pass)
 
@@ -177,7 +176,8 @@ def open_session(spec: RunSpec) -> Session:
 def save_session(session: Session) -> Path:
     """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
 
-    Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
+    Several processes write the state of their lanes each, into a part of its own. When all parts are there, the first writes
+    what all share, and with it the checkpoint is one. A process has finished when all have.
     """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
@@ -185,14 +185,14 @@ def save_session(session: Session) -> Path:
         "state": pytree.tree_leaves(_in_checkpoint(session)),
         "random": checkpoint.random_state(session.device),
     }
+    part_of_this: dict[str, Any] = {}
     if ranks() > 1:
-        of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
+        part_of_this = {"identity": session.spec.hash, "step": session.step, **of_lanes}
         if session.sharded:
-            of_part |= shards.local(trained_weights(session.model), session.model, session.optimizer)
-        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
+            part_of_this |= shards.local(trained_weights(session.model), session.model, session.optimizer)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
-    cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
-    content = {
+    cpu_seconds = cpu_seconds_of_all(session)
+    of_all = {
         "identity": session.spec.hash,
         "step": session.step,
         "tokens": session.tokens,
@@ -208,12 +208,20 @@ def save_session(session: Session) -> Path:
         **of_lanes,
     }
 
-    def write(content: dict[str, Any]) -> None:
-        _write(path, content)
-        checkpoint.forget_old(folder)
+    def write(written: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        part_of_this, of_all = written
+        if part_of_this:
+            everywhere(lambda: _write(checkpoint.part_of(path, rank(), ranks()), part_of_this), apart=True)
+        first(lambda: _complete(path, of_all), apart=True)
 
-    first(lambda: session.saving.save(content, write))
+    session.saving.save((part_of_this, of_all if is_first() else {}), write)
     return path
+
+
+def _complete(path: Path, content: dict[str, Any]) -> None:
+    """Write what is not in parts: from now on the checkpoint is there."""
+    _write(path, content)
+    checkpoint.forget_old(path.parent)
 
 
 def _in_checkpoint(session: Session) -> Any:

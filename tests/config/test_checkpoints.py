@@ -103,6 +103,7 @@ def test_what_contradicts_the_checkpoint_is_refused(folder: Path, words: str, se
         settings(f"size.checkpoint={folder}", *words.split())
 
 
+@pytest.mark.hard
 def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
     fits = {name for name, schema in ARCHS.items() if schema.beside_a_checkpoint is not Arch.beside_a_checkpoint}
     for name in ARCHS:

@@ -31,7 +31,7 @@ TABLES = {
     ("blockrecurrent", "table1"): 53, ("memorizing", "table4"): 50, ("memorizing", "table5"): 9,
     ("memorizing", "table14"): 4, ("memorizing", "table15"): 3, ("memorizing", "table16"): 2,
     ("memorizing", "larger_memory"): 46, ("rmt", "wikitext103"): 50, ("rmt", "enwik8"): 16, ("rmt", "equations"): 3,
-    ("rmt", "hyperpartisan"): 21, ("rmt", "algorithmic"): 50, ("infini", "table2"): 10,
+    ("rmt", "hyperpartisan"): 21, ("rmt", "algorithmic"): 50, ("infini", "table2"): 10, ("armt", "table1"): 86,
 }  # fmt: skip
 """How many numbers each table prints."""
 
@@ -172,6 +172,8 @@ def test_published_files_hold_these_tables_and_no_others() -> None:
         ("rmt", "enwik8", "128, RMT 20 BPTT-2", "enwik8", 1.222, None, False),
         ("rmt", "algorithmic", "8, Tr-XL", "Copy 24", 0.2776, 0.1212, False),
         ("infini", "table2", "Infini-Transformer (Linear)", "PG19", 9.65, None, False),
+        ("armt", "table1", "ARMT", "QA2, 10M", 0.844, None, False),
+        ("armt", "table1", "Mamba", "QA1, 500k", 0.923, None, False),
     ],
 )
 def test_published_numbers(
