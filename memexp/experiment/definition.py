@@ -60,6 +60,8 @@ class Row:
     """The columns that the row has a cell in; empty: all."""
     every: int = 0
     """Of a checkpoint's layers, each so manieth reads a memory of pairs; 0: as `set` says."""
+    series: str | None = None
+    """The line of a plot against the steps of training that the row is a point of."""
 
 
 @dataclass

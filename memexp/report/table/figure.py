@@ -68,7 +68,7 @@ def panels_of(comparison: Comparison) -> list[Panel]:
 
 
 def plot(panels: Sequence[Panel]) -> dict[str, bytes]:
-    """The panels below each other as .png and .svg, each with its legend below it; the axis across is logarithmic."""
+    """The panels below each other as .png and .svg, each with its legend below it; the axis across is logarithmic, but for 0."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -130,7 +130,10 @@ def _draw(axes: Any, panel: Panel, lines: Sequence[tuple[str, list[tuple[int, fl
     for label, points in lines:
         axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=label)
     places = sorted({place for _, points in panel.lines for place, _ in points})
-    axes.set_xscale("log", base=2)
+    if places and places[0] == 0:  # of an axis that begins at none
+        axes.set_xscale("symlog", base=2, linthresh=max(1, *places[1:2]))
+    else:
+        axes.set_xscale("log", base=2)
     axes.set_xticks(places, [f"{place:,}" for place in places])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(panel.across)
