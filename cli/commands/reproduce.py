@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from memexp.config.checkpoints import find_folder
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
+from memexp.experiment.definition import load
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
@@ -49,6 +51,10 @@ def run(config: ReproduceConfig) -> None:
             "jobs keep running after this command ends"
         )
     _check_launcher(config.launcher)
+    if config.table == ALL and config.checkpoint is not None:
+        raise UserError(
+            f"checkpoint is {config.checkpoint} with all tables; expected it with one table of a checkpoint"
+        )
     library, screen = Library(find_root(config.root)), console()
     if config.table == ALL:
         works = [
@@ -57,7 +63,12 @@ def run(config: ReproduceConfig) -> None:
         ]
         failed, interrupted = _reproduce_all(works, screen, until)
     else:
-        table = open_table(config.table, scale=config.scale, data=config.corpora, seeds=config.seeds)
+        experiment = load(config.table, checkpoint=config.checkpoint)
+        if experiment.checkpoint is not None:
+            find_folder(experiment.checkpoint, None, ask=True)
+        table = open_table(
+            config.table, scale=config.scale, data=config.corpora, seeds=config.seeds, checkpoint=config.checkpoint
+        )
         if (needs := table.experiment.needs) is not None:
             raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
         work = Work(table, library, config)

@@ -20,14 +20,14 @@ from memexp.files import find_root, refuse_as_output
 from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
 from memexp.report.table.entries import POSITION
-from memexp.report.table.figure import plot
+from memexp.report.table.figure import panels_of, plot
 from memexp.report.table.files import show, write
 from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
 from memexp.store.folder import Run
 from memexp.store.select import select_runs
 
-OF_EXPERIMENTS = ("scale", "corpora", "out", "root")
+OF_EXPERIMENTS = ("scale", "corpora", "checkpoint", "out", "root")
 """Settings that can be used with an experiment; the others need runs."""
 
 
@@ -39,7 +39,7 @@ def run(config: TableConfig) -> None:
         refuse_as_output(folder, folder=True)
     if named := [word for word in config.runs if means_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
-        table = open_table(config.runs[0], scale=config.scale, data=config.corpora)
+        table = open_table(config.runs[0], scale=config.scale, data=config.corpora, checkpoint=config.checkpoint)
         show_filled(fill(table, Library(root)), None if folder is None else path_of(table, folder, config.corpora))
         return
     comparison = compare(
@@ -56,7 +56,7 @@ def run(config: TableConfig) -> None:
     if folder is not None:
         name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
         texts: dict[str, str | bytes] = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
-        write(folder / (name or "runs"), texts | (plot(comparison) if config.by == POSITION else {}))
+        write(folder / (name or "runs"), texts | (plot(panels_of(comparison)) if config.by == POSITION else {}))
 
 
 def show_finished(folders: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from memexp.config.arch import AttentionArch
 from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
-from memexp.config.sources import SourceOptions
+from memexp.config.sources import SourceOptions, TaskOptions
 from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
 from memexp.config.words import seconds_in, shown
@@ -198,10 +198,10 @@ def _check_train(config: TrainConfig) -> None:
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
             "optim.train=lora with it"
         )
-    if config.size.checkpoint is not None and config.data.task == "classify":
+    if config.optim.train == "none" and config.data.task == "classify":
         raise UserError(
-            "data.task is classify, but the vocabulary of a published checkpoint has no entries for classes; expected task=predict with "
-            "size=checkpoint"
+            "data.task is classify, but optim.train is none, and a published checkpoint has no vectors of the classes before it is trained; "
+            "expected optim.train=lora, memory or all with it"
         )
     _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:
@@ -359,6 +359,14 @@ def remarks(config: Any) -> list[Remark]:
             Remark(
                 "arch.position is xl and arch.normalise is true, so queries and keys have unit norm, which is not "
                 "Transformer-XL's attention; for its attention add arch.normalise=false arch.scale=1"
+            )
+        )
+    source = config.data.source
+    if isinstance(source, TaskOptions) and config.segment < source.together:
+        lines.append(
+            Remark(
+                f"segment is {config.segment}, but what a document of data={config.data.name} says at once has {source.together} words, so "
+                f"it is cut, and only what crosses segment borders joins it; expected segment={source.together} or more"
             )
         )
     to_fill = config.arch.tokens_to_fill(config.mem)

@@ -116,6 +116,10 @@ class GenerateConfig(Command):
 
 SCALES = ("paper", "small")
 
+OTHER_CHECKPOINT = (
+    "of an experiment with a published checkpoint: a folder, or a name on the hub, in the place of the experiment's own"
+)
+
 
 @dataclass
 class TableConfig(Command):
@@ -126,6 +130,7 @@ class TableConfig(Command):
     )
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
     corpora: list[str] = setting([], "of an experiment, show only the columns of these corpora, NAME,NAME; empty: all")
+    checkpoint: str | None = setting(None, OTHER_CHECKPOINT, unit="path")
     tag: str | None = setting(None, "only runs with this tag")
     baseline: str | None = setting(
         None,
@@ -170,6 +175,7 @@ class OfAnExperiment(Command):
     table: str = setting(UNSET, "the name of an experiment, such as memorizing/table4", unit="experiment")
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
     corpora: list[str] = setting([], "only the columns of these corpora, NAME,NAME; empty: all")
+    checkpoint: str | None = setting(None, OTHER_CHECKPOINT, unit="path")
 
 
 @dataclass

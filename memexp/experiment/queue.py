@@ -72,9 +72,11 @@ class Work:
         keep({run.path: run for run, _ in pairs}.values(), self.root, self.table.experiment.name)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
-        """Each cell that is not done, with the command that fills it; RUN stands for a run that does not exist yet."""
+        """Each score that is not there, by its first cell, and the command that makes it; RUN stands for a run that does not exist yet."""
+        said = set()
         for cell in self.cells:
-            if self.library.score(cell) is None:
+            if self.library.score(cell) is None and (key := (cell.result, cell.score)) not in said:
+                said.add(key)  # several columns may show parts of one score
                 run = self.library.with_weights(cell)
                 if run or not cell.cell.trains:
                     yield _label(cell), eval_words(cell, run.name if run else "RUN")
@@ -85,8 +87,8 @@ class Work:
     def tokens_to_train(self) -> int:
         """Tokens of training for the cells that are not done."""
         missing = [cell for cell in self.cells if cell.cell.trains and not self.library.with_weights(cell)]
-        configs = [cell.settings for cell in missing if not self.library.score(cell)]
-        return sum(config.tokens for config in configs)
+        configs = {cell.result: cell.settings for cell in missing if not self.library.score(cell)}
+        return sum(config.tokens for config in configs.values())
 
     def do(self, console: Console, until: float) -> int:
         """Run jobs until none is ready; return the signal that stopped it, SIGTERM for the time limit, else 0."""

@@ -98,7 +98,7 @@ class SlurmJob(JobProcess):
             settings: the other fields.
         """
         key = hashlib.sha256(shlex.join(command[1:]).encode()).hexdigest()[:12]
-        return cls(label, command, root / "results" / "slurm" / key / "job.log", **settings)
+        return cls(label, command, root.absolute() / "results" / "slurm" / key / "job.log", **settings)
 
     @property
     def place(self) -> str:

@@ -8,6 +8,7 @@ Shapes: B lanes of this process, R processes, N numbers.
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,10 @@ class _Joined:
 
     store: dist.Store | None = None
     place: Place | None = None
+    apart: dist.ProcessGroup | None = None
+    """Connections beside those of the main thread."""
+    on_this_machine = 1
+    """How many of the processes are on this machine."""
     summing = False
     """Whether all processes take the same steps now, so that `total` may wait for the others."""
 
@@ -94,6 +99,13 @@ def join(place: Place, *, on_gpu: bool) -> None:
         world_size=place.ranks,
         timeout=LONGEST,
     )
+    _joined.apart = dist.new_group(backend="gloo", timeout=LONGEST)
+    _joined.on_this_machine = told(platform.node()).count(platform.node())
+
+
+def on_this_machine() -> int:
+    """How many of the processes share this machine."""
+    return _joined.on_this_machine
 
 
 def _meet(place: Place) -> dist.Store:
@@ -167,7 +179,7 @@ def leave() -> None:
     """Take leave of the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    _joined.store = None
+    _joined.store, _joined.apart, _joined.on_this_machine = None, None, 1
 
 
 def speaks() -> bool:
@@ -285,8 +297,11 @@ def _packed(gradients: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
         yield bucket, torch.cat([each.flatten() for each in bucket])
 
 
-def first(do: Callable[[], Result]) -> Result:
+def first(do: Callable[[], Result], *, apart: bool = False) -> Result:
     """What the first process finds, told to all.
+
+    Args:
+        apart: as `told` takes it.
 
     Raises:
         SaidByFirst: in the other processes, if the first raised an error.
@@ -298,9 +313,9 @@ def first(do: Callable[[], Result]) -> Result:
         try:
             box = [(do(), True)]
         except Exception:
-            dist.broadcast_object_list([(None, False)], src=0, device=torch.device("cpu"))
+            _broadcast([(None, False)], apart=apart)
             raise
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    _broadcast(box, apart=apart)
     value, done = box[0]
     if not done:
         raise SaidByFirst
@@ -308,17 +323,49 @@ def first(do: Callable[[], Result]) -> Result:
     return result
 
 
+def _broadcast(box: list[Any], *, apart: bool) -> None:
+    dist.broadcast_object_list(box, src=0, group=_group(apart=apart), device=torch.device("cpu"))
+
+
+def _group(*, apart: bool) -> dist.ProcessGroup | None:
+    return _joined.apart if apart else None
+
+
+def everywhere(do: Callable[[], None], *, apart: bool = False) -> None:
+    """Every process does this; afterwards all have done it.
+
+    Args:
+        apart: as `told` takes it.
+
+    Raises:
+        SaidByFirst: another process raised an error, and says it.
+    """
+    failed = True
+    try:
+        do()
+        failed = False
+    finally:
+        others = told(failed, apart=apart)
+    if any(others):
+        raise SaidByFirst
+
+
 def agreed(error: Exception) -> Exception:
     """What each process has to raise for an error that all of them see: the first one says it."""
     return error if is_first() else SaidByFirst()
 
 
-def told(value: Any) -> list[Any]:
-    """What every process says, by rank."""
+def told(value: Any, *, apart: bool = False) -> list[Any]:
+    """What every process says, by rank.
+
+    Args:
+        apart: whether this is said over other connections than those of the main thread, whose order is another one. Then all
+            processes call the functions of this file that they call so in the same order.
+    """
     if ranks() == 1:
         return [value]
     found: list[Any] = [None] * ranks()
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=_group(apart=apart))
     return found
 
 

@@ -92,6 +92,7 @@ def test_a_signal_that_python_would_swallow_ends_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "memexp train: interrupted\n")
 
 
+@pytest.mark.hard
 def test_a_second_signal_ends_a_long_step() -> None:
     done = ended(LONG_STEP.replace("TIMES", "2"))
     assert done.returncode == 143

@@ -86,7 +86,7 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
     of_group = torch.cat(chosen).gather(-1, members // groups.size)
     slots = groups.slots(of_group, members % groups.size).clamp_max_(capacity - 1)
     size, padding = (lanes, heads, length, take), (0, k - take)
-    return Neighbours(*(F.pad(each.view(size), padding) for each in (slots, values > float("-inf"))))
+    return Neighbours(*(F.pad(each.view(size), padding) for each in (slots, values > float("-inf"), values)))
 
 
 class SearchWork(NamedTuple):
