@@ -1,7 +1,6 @@
 """`memexp reproduce`: train and score the missing cells of a paper's table, or of all tables, then show it."""
 
 import math
-import re
 import time
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from memexp.config.checkpoints import find_folder
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
-from memexp.config.words import quote
+from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment import overview
 from memexp.experiment.definition import ALL, load
@@ -22,36 +21,26 @@ from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
 from memexp.launch.processes import JobProcess
+from memexp.launch.slurm import ADVICE, require_slurm
 from memexp.report.escape import console
 from memexp.report.table.files import show
 from memexp.terminal import same_command
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds_of(budget: str) -> float:
-    """Convert a time such as 90m, 2h or 1.5d to seconds.
-
-    Raises:
-        UserError: it is not a number followed by s, m, h or d.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", budget)
-    if match is None:
-        raise UserError(f"budget is {budget!r}; expected a number followed by s, m, h or d, such as 90m or 2h")
-    return float(match[1]) * SECONDS[match[2]]
-
 
 def _check_launcher(name: str) -> None:
-    """Refuse a launcher that Hydra does not know, before every job fails on it."""
+    """Refuse a launcher that is not there, before every job fails on it."""
+    if name == "slurm":
+        require_slurm()
+        return
     with in_one_line("train"):
         compose("train", [f"hydra/launcher={quote(name)}"])
 
 
 def run(config: ReproduceConfig) -> None:
     """Train and score until every cell is done, the time budget is used up or a signal arrives; a later call continues."""
-    until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
+    until = math.inf if config.budget is None else time.monotonic() + seconds_in("budget", config.budget)
     if config.budget is not None and config.launcher != "local":
         raise UserError(
             f"budget is {config.budget} with launcher={config.launcher}; expected the launcher's own time limit instead, because its "
@@ -113,6 +102,8 @@ def _reproduce(work: Work, screen: Console, until: float) -> int:
             work.cells = _close(work, screen)
             _print_plan(work, screen)
         return 0
+    if config.launcher == "slurm" and any(work.plan()):
+        screen.print(ADVICE, soft_wrap=True, highlight=False)
     work.keep()
     interrupted = work.do(screen, until)
     if config.close and (interrupted or work.failed):
