@@ -77,8 +77,8 @@ class Arch:
             )
         if beside.size.checkpoint is not None and (why := self.beside_a_checkpoint()) is not None:
             raise UserError(
-                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn or rmt with their "
-                "defaults at size=checkpoint"
+                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn, rmt, armt or infini with "
+                "their defaults at size=checkpoint"
             )
         if beside.mem > 0 and not self.mem_unit:
             raise UserError(
@@ -507,6 +507,10 @@ class InfiniArch(AttentionArch):
         of_memory=True,
     )
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
 
 @dataclass
 class ArmtArch(AttentionArch):
@@ -527,6 +531,10 @@ class ArmtArch(AttentionArch):
     key_size: int = setting(
         64, "size of the keys of arch.memory=associative; a matrix has 6 rows for each", low=1, of_memory=True
     )
+
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
 
     def check(self, beside: Beside) -> None:
         """Refuse too a size of keys that are not there."""

@@ -144,6 +144,8 @@ if os.environ.get("MEMEXP_PRETRAINED"):  # `make published`, where transformers 
         _with("GPTNeoX", *GATED, num_key_value_heads=None),
         _with("Mistral", *GATED, "arch.knn_layers=[2]", sliding_window=5),
     ]
+    VARIANTS["armt"] += [_with("Llama"), _with("GPTNeoX", "mem=3", "arch.memory=parallel", num_key_value_heads=None)]
+    VARIANTS["infini"] += [_with("Llama")]
     VARIANTS["rmt"] += [_with("Llama"), _with("GPTNeoX", "mem=3", "arch.cache=5", num_key_value_heads=None)]
 
 POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]
