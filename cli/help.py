@@ -18,6 +18,7 @@ from memexp.config.introspection import (
     source_of,
     value_type,
 )
+from memexp.files import parse_yaml
 
 USAGE = {
     "prepare": "memexp prepare [data=NAME] [key=value ...]",
@@ -40,6 +41,7 @@ EXAMPLES = {
     "train": [
         "memexp train arch=knn mem=64k",
         "memexp train -m arch=knn mem=0,8k,64k jobs=2",
+        "memexp train arch=knn lanes=256 devices=8 nodes=4 launcher=slurm",
         "memexp train -m arch=vanilla,xl seed=0,1 --dry-run",
         "memexp train arch=knn mem=8k init_from=RUN",
     ],
@@ -247,11 +249,9 @@ def _source_table(config: Any, known: dict[str, Field[Any]]) -> Any:
 
 
 def _mem_table() -> Any:
-    import yaml
-
     table = _table("What `mem` counts", "arch", "unit", "default")
     for choice in choices_of("arch"):
-        content = yaml.safe_load((CONF / "arch" / f"{choice}.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml((CONF / "arch" / f"{choice}.yaml").read_text(encoding="utf-8"))
         table.add_row(choice, ARCHS[choice].mem_unit or "nothing", str(content["mem"]))
     table.add_row("")
     return table

@@ -362,6 +362,21 @@ def folders_with(folder: Path, name: str) -> list[Path]:
     return [member for member in members if is_there(member / name)]
 
 
+def parse_yaml(text: str, *, events: bool = False) -> Any:
+    """The content of YAML text: lists, mappings, text, numbers and dates, and no other object.
+
+    Args:
+        events: give what the parser meets one after another, and build nothing.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or has a tag.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is eight times as fast, where it is installed
+    return yaml.parse(text, Loader=loader) if events else yaml.load(text, Loader=loader)
+
+
 def parse_json(text: str, path: Path) -> Any:
     """The content of JSON text, which may come from somebody else.
 

@@ -14,6 +14,22 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 
 
+LLAMA = {
+    "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "vocab_size": 300,
+}  # fmt: skip
+
+
+def described(folder: Path, **said: Any) -> Path:
+    """A new folder with all that is read of a checkpoint before its weights, which are none."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA | said))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\nlicense: mit\n")
+    return folder
+
+
 def _tokenizer() -> dict[str, Any]:
     """A token for each byte, as GPT-2's vocabulary writes bytes."""
     from memexp.data.tokenizers.published import ALPHABET

@@ -24,7 +24,7 @@ def run(config: PlanConfig) -> None:
     """Print a line for each row that trains, for the first of the columns."""
     from memexp.cost.table import HARDWARE, computed_in, cost
 
-    experiment = load(config.table)
+    experiment = load(config.table, checkpoint=config.checkpoint)
     column = chosen_columns(experiment, config.scale, config.corpora)[0]
     first = {
         cell.row: cell

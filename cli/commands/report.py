@@ -7,7 +7,7 @@ from pathlib import Path
 from memexp.config.commands import ReportConfig
 from memexp.config.introspection import CONF
 from memexp.errors import UserError
-from memexp.experiment.definition import experiments
+from memexp.experiment.definition import experiments, load
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
@@ -47,6 +47,8 @@ def _table(root: Path, name: str, problems: list[str]) -> Table:
     """A paper's table at the small scale; if its runs cannot be compared, the reason is added to `problems`."""
     config, title = CONF / "experiment" / f"{name}.yaml", name
     try:
+        if (experiment := load(name)).needs is None and experiment.lacks is not None:
+            return Table(name, experiment.title, config, None, needs=experiment.lacks)
         table = open_table(name, scale="small")
         title = table.experiment.title
         filled = fill(table, Library(root))

@@ -26,7 +26,7 @@ def _train(config: TrainConfig) -> None:
     from memexp.eval.evaluate import Request, kept_score, pick_documents, score_run, validation_nats
     from memexp.files import find_root
     from memexp.launch.processes import announce
-    from memexp.ranks.exchange import first, is_first, ranks
+    from memexp.ranks.exchange import first, is_first, ranks, wait
     from memexp.store.scores import never_full
     from memexp.terminal import escape, escape_lines, tell, warn
     from memexp.train.interrupt import Interrupted
@@ -62,6 +62,7 @@ def _train(config: TrainConfig) -> None:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
+        wait()  # until all have saved, on a GPU in the background: srun may kill the others when the first process ends
         raise SystemExit(128 + stop.signal_number) from stop
     if config.steps and not (trained.summary or {}).get("tokens"):
         warn(

@@ -77,8 +77,8 @@ class Arch:
             )
         if beside.size.checkpoint is not None and (why := self.beside_a_checkpoint()) is not None:
             raise UserError(
-                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn or rmt with their "
-                "defaults at size=checkpoint"
+                f"{why}, which has no place for the layers of a published checkpoint; expected vanilla, xl, knn, rmt, armt or infini with "
+                "their defaults at size=checkpoint"
             )
         if beside.mem > 0 and not self.mem_unit:
             raise UserError(
@@ -507,6 +507,10 @@ class InfiniArch(AttentionArch):
         of_memory=True,
     )
 
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
+
 
 @dataclass
 class ArmtArch(AttentionArch):
@@ -527,6 +531,10 @@ class ArmtArch(AttentionArch):
     key_size: int = setting(
         64, "size of the keys of arch.memory=associative; a matrix has 6 rows for each", low=1, of_memory=True
     )
+
+    def beside_a_checkpoint(self) -> str | None:
+        """Only options of attention, which a checkpoint has itself."""
+        return self._not_of_a_checkpoint()
 
     def check(self, beside: Beside) -> None:
         """Refuse too a size of keys that are not there."""
@@ -616,12 +624,19 @@ class TitansArch(AttentionArch):
 
     role: str = setting(
         "gate",
-        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); layer: it is in the place of "
-        "attention (LMM), with arch.window=0",
-        choices=("gate", "layer"),
+        "what the memory is: gate: it is beside attention in a window, whose heads it gates (the paper's MAG); context: attention within "
+        "the segment also sees what the memory gives (MAC), with arch.window=0; layer: it is in the place of attention (LMM), with "
+        "arch.window=0",
+        choices=("gate", "context", "layer"),
         of_memory=True,
     )
     window: int = setting(512, "tokens that each token's attention sees before itself", unit="tokens", low=0)
+    persistent: int = setting(
+        0,
+        "learned keys and values of each layer that every token's attention sees; 128 in the paper",
+        low=0,
+        of_memory=True,
+    )
     memory: str = setting(
         "mlp",
         "the network that learns while it reads: mlp: two layers; linear: a matrix",
@@ -653,9 +668,15 @@ class TitansArch(AttentionArch):
                 f"segment is {beside.segment} and arch.chunk {self.chunk}; expected segment to be a multiple of arch.chunk, so that "
                 "results do not depend on how a text is cut into segments"
             )
-        if self.role == "layer" and self.window:
+        if self.role != "gate" and self.window:
+            other = "without attention" if self.role == "layer" else "whose attention is within the segment"
             raise UserError(
-                f"arch.window is {self.window} but arch.role is layer, without attention; expected arch.window=0, or arch.role=gate"
+                f"arch.window is {self.window} but arch.role is {self.role}, {other}; expected arch.window=0, or arch.role=gate"
+            )
+        if self.role == "layer" and self.persistent:
+            raise UserError(
+                f"arch.persistent is {self.persistent} but arch.role is layer, without attention to see them; expected arch.persistent=0, "
+                "or another arch.role"
             )
         if self.role == "gate" and not self.window:
             raise UserError(

@@ -36,10 +36,11 @@ class Folder(NamedTuple):
     """The commit of the hub; None for a folder of the user."""
 
 
-def with_checkpoint(config: TrainConfig) -> TrainConfig:
+def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
     """Fill in what the checkpoint says: sizes, checksum, licence, tokenizer. Without a checkpoint nothing changes.
 
-    This alone may ask the hub, and only for a checkpoint that the user names and that is not here yet.
+    Args:
+        ask: whether the hub may be asked for a checkpoint that is not here yet.
 
     Raises:
         UserError: there is no such checkpoint, none that memexp can read, or a setting contradicts it.
@@ -61,7 +62,7 @@ def with_checkpoint(config: TrainConfig) -> TrainConfig:
             f"size={PRESET} needs a checkpoint; expected size.checkpoint=FOLDER or the name of a model on the hub, such as "
             "size.checkpoint=HuggingFaceTB/SmolLM2-135M"
         )
-    folder = find_folder(size.checkpoint, size.revision, ask=True)
+    folder = find_folder(size.checkpoint, size.revision, ask=ask)
     if (path := config.data.tokenizer.path) is not None and Path(path).expanduser() != folder.path / TOKENIZER:
         raise UserError(
             f"data.tokenizer.path is {path}, but size={PRESET} reads with the checkpoint's own tokenizer; expected no path"
@@ -93,7 +94,8 @@ def find_folder(name: str, revision: str | None, *, ask: bool) -> Folder:
     """The folder of a checkpoint: the user's own, that of the hub's cache, or one that is fetched now.
 
     Args:
-        ask: whether the hub may be asked; a run folder, which may come from somebody else, makes nobody ask.
+        ask: whether the hub may be asked. Only a user who names a checkpoint makes anybody ask, not a run folder, which may come from
+            somebody else.
 
     Raises:
         UserError: it is not there, or has no weights that memexp reads.
@@ -109,7 +111,7 @@ def find_folder(name: str, revision: str | None, *, ask: bool) -> Folder:
     cached = _cached(name, revision)
     if cached is None and not ask:
         raise UserError(
-            f"{name} is not in the hub's cache on this machine; expected the checkpoint that the run was made with. "
+            f"{name} is not in the hub's cache on this machine; expected this checkpoint there. "
             f"`hf download {name}{f' --revision {revision}' if revision else ''}` fetches it"
         )
     return cached or _fetched(name, revision)

@@ -14,6 +14,7 @@ from typing import Any
 from memexp.config.arch import ARCHS, Arch
 from memexp.config.commands import COMMANDS
 from memexp.config.sources import SOURCES, SourceOptions
+from memexp.files import parse_yaml
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 """Hydra's configuration folder; in a checkout it is a link to `conf/` at the top."""
@@ -128,9 +129,7 @@ def description_of(group: str, choice: str) -> str:
 
 def origin_of(data: str) -> str:
     """Where the documents of a choice of `data` come from, by its file: a data set of the hub, packages, or this machine."""
-    import yaml
-
-    content = yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text(encoding="utf-8"))
+    content = parse_yaml((CONF / "data" / f"{data}.yaml").read_text(encoding="utf-8"))
     if not (first := content["defaults"][0]).startswith("base_"):
         return origin_of(first)
     source = content.get("source") or {}

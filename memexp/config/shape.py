@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.errors import UserError
-from memexp.files import DIGITS, check_depth
+from memexp.files import DIGITS, check_depth, parse_yaml
 
 Shape = Any
 """A type; a tuple of types; a list with the shape of its items; or a mapping of keys, each with its shape if it is there."""
@@ -48,11 +48,14 @@ SCORE_SUMMARY: Shape = {
     "cache": _COUNT, "memory_slots": _COUNT, "nats_per_token": _NUMBER, "perplexity": _KNOWN, "bits_per_token": _NUMBER,
     "bits_per_byte": _NUMBER, "bits_per_character": _NUMBER, "word_perplexity": _KNOWN, "tokens": _COUNT, "bytes": _COUNT,
     "tokenizer_hash": str, "tokens_hash": str, "memory_fill": _KNOWN, "command": str, "corpus": str, "retrieved": _COUNT,
-    "seconds": _NUMBER, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,
+    "seconds": _NUMBER, "cpu_seconds": _KNOWN, "tokens_read": _COUNT, "tokens_per_second": _NUMBER, "accuracy": _NUMBER, "exact_match": _NUMBER, "f1": _NUMBER,
     "f1_macro": _NUMBER, "gauges": {None: _NUMBER}, "hardware": {"name": str, "memory_bytes": _COUNT, "reason": str}, "classes": {None: {"documents": _COUNT, "f1": _NUMBER}},
     "slices": {None: {None: {"accuracy": _NUMBER, "exact_match": _NUMBER, "answers": _COUNT}}},
 }  # fmt: skip
 """summary.json of a score. The key None stands for every key."""
+
+POSITIONS: Shape = {None: {"tokens": _COUNT, "nats": _NUMBER}}
+"""What a light copy keeps of a score's losses by position."""
 
 _FILE = {"bytes": _COUNT, "sha256": str}
 MANIFEST: Shape = {
@@ -162,12 +165,11 @@ def plain_yaml(text: str) -> Any:
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the loader in C, if it is installed
     try:
         _refuse_nested(text)
-        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in parse_yaml(text, events=True)):
             raise ValueError("it has an alias (*NAME), which memexp never writes")
-        content = yaml.load(text, Loader=loader)
+        content = parse_yaml(text)
         check_depth(content)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error  # a YAML error has several lines

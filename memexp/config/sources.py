@@ -248,6 +248,11 @@ class TaskOptions(SourceOptions):
     )
     seed: int = setting(0, "of what is drawn", low=0)
 
+    @property
+    def together(self) -> int:
+        """Words of the longest part of a document that says one thing to remember; 0 if that has no length of its own."""
+        return 0
+
     def check(self) -> None:
         if len(self.documents) != 3:
             raise UserError(
@@ -337,6 +342,11 @@ class WrittenOptions(TaskOptions):
     key: int = setting(1, "length of a key; there are 16 symbols", unit="symbols", low=1, high=8)
     value: int = setting(1, "length of a value", unit="symbols", low=1, high=64)
 
+    @property
+    def together(self) -> int:
+        """A pair with its two marks."""
+        return self.key + self.value + 2
+
     def check(self) -> None:
         super().check()
         _refuse_empty("pairs", self.pairs)
@@ -402,6 +412,11 @@ class PasskeyOptions(HiddenOptions):
 
     _target_: str = class_name("Passkey")
 
+    @property
+    def together(self) -> int:
+        """The sentences with the number, which say it twice."""
+        return 13 + 2 * self.digits
+
 
 @dataclass
 class NeedleOptions(HiddenOptions):
@@ -416,6 +431,11 @@ class NeedleOptions(HiddenOptions):
     names: int = setting(1, "names that have numbers, besides those of the haystack", low=1, high=1000)
     values: int = setting(1, "numbers of each name", low=1, high=100)
     queries: int = setting(1, "names that are asked for", low=1, high=1000)
+
+    @property
+    def together(self) -> int:
+        """A sentence with a number."""
+        return 7 + self.digits
 
     def check(self) -> None:
         super().check()

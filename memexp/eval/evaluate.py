@@ -121,10 +121,11 @@ def score_run(spec: RunSpec, request: Request, *, command: str) -> Score:
 def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: str) -> None:
     run, config, corpus, scoring = spec.run, spec.config, spec.corpus, request.scoring
     model = load_model(spec, memory=request.memory, device=request.device, lanes=scoring.lanes)
-    device = describe(next(model.parameters()).device, asked=request.device)
+    model_device = next(model.parameters()).device
+    device = describe(model_device, asked=request.device)
     documents = pick_documents(corpus, scoring)
     watch.begin()
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     scores = score_with_progress(
         model,
         documents,
@@ -135,7 +136,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         retrieved=request.retrieved,
         title=f"{run.name} {score.path.name}",
     )
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, sum(told(time.process_time() - cpu_began))
     _refuse_nonfinite(run, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
@@ -160,6 +161,8 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         "retrieved": request.retrieved,
         "hardware": device.record,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds if model_device.type == "cpu" else None,
+        "tokens_read": sum(_sizes(documents, scoring)),
         "tokens_per_second": len(tokens) / seconds,
         "command": command,
         "config_hash": spec.hash,
@@ -370,7 +373,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
     if spec.config.tf32 and not has_tf32(on):
         warn(f"tf32 is true, but {describe(on, asked='cpu').name} has no TF32; its layers are not rounded")
     _refuse_too_large(spec, on, lanes=lanes)
-    model = build_model(spec.config, vocabulary=spec.corpus.vocabulary)
+    model = build_model(spec.config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
     if memory != "on" and not model.memory_slots:
         raise UserError(
             f"memory is {memory}, but {spec.run.name} with mem={spec.config.mem} has no memory; expected memory=on. "
@@ -396,7 +399,7 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> Non
     needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
         with torch.device("meta"):
-            model = build_model(config, vocabulary=spec.corpus.vocabulary)
+            model = build_model(config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
             needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             state = model.init_state(1)
             memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))

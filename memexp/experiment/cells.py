@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from memexp.config.checkpoints import PRESET, find_folder, shape_of
 from memexp.errors import UserError, did_you_mean
 from memexp.experiment.definition import Experiment
 
@@ -90,7 +91,8 @@ def data_of(experiment: Experiment, scale: str, column: str) -> str:
 
 def chosen_columns(experiment: Experiment, scale: str, data: Sequence[str]) -> list[str]:
     """The columns with these names or this data, in the order of the table; all if `data` is empty."""
-    names = {label: (label, data_of(experiment, scale, label)) for label in experiment.columns}
+    there = [label for label, column in experiment.columns.items() if getattr(column, scale)]
+    names = {label: (label, data_of(experiment, scale, label)) for label in there}
     for word in data:
         if not any(word in pair for pair in names.values()):
             known = list(dict.fromkeys(name for _, name in names.values()))
@@ -127,6 +129,10 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
     if shared.steps is not None:
         settings["steps"] = shared.steps
     settings |= getattr(experiment.columns[column], scale) | getattr(row, scale)
+    if experiment.checkpoint is not None:
+        settings |= {"size": PRESET, "size.checkpoint": experiment.checkpoint}
+    if row.every:
+        settings["arch.knn_layers"] = list(range(row.every, _layers(experiment) + 1, row.every))
     if length := experiment.columns[column].document:
         settings["accumulate"] = math.ceil(length / settings["segment"])
     if shared.tokens_a_step and "lanes" not in settings:
@@ -134,6 +140,15 @@ def _cell(experiment: Experiment, scale: str, label: str, column: str, seed: int
     elif shared.tokens_a_step and "accumulate" not in settings:
         settings["accumulate"] = shared.tokens_a_step // (settings["segment"] * settings["lanes"])
     return Cell(label, column, seed, settings | {"seed": seed}, start)
+
+
+def _layers(experiment: Experiment) -> int:
+    """How many layers the checkpoint has.
+
+    Raises:
+        UserError: it is not on this machine.
+    """
+    return shape_of(find_folder(str(experiment.checkpoint), None, ask=False).path)["layers"]
 
 
 def _divided(experiment: Experiment, scale: str, length: int) -> int:

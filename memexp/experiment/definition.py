@@ -1,26 +1,41 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from memexp.config.checkpoints import find_folder
 from memexp.config.introspection import CONF
 from memexp.errors import UserError, did_you_mean
+from memexp.files import parse_yaml
+from memexp.report.metrics import METRICS, Metric
 from memexp.store.folder import COPIES
+
+ALL = "all"
+"""In place of an experiment's name: every table that can be run."""
 
 
 @dataclass
 class Column:
-    """A data set of the table, by the settings that choose it at each scale."""
+    """A data set of the table, by the settings that choose it at each scale; a scale without settings has no such column."""
 
     paper: dict[str, Any] = field(default_factory=dict)
     small: dict[str, Any] = field(default_factory=dict)
     published: str | None = None
     """The published column to compare with, if its name differs."""
     slice: str | None = None
-    """The answers to score, such as length=24; None: all."""
+    """The answers to score, such as length=24, or the tokens, such as position=1024 (those after the 512th); None: all."""
+    small_slice: str | None = None
+    """Those at scale=small, if they differ."""
+    metric: str | None = None
+    """The metric of this column, if it differs from the table's."""
     document: int = 0
     """Input tokens of a document, if a step reads whole documents; `accumulate` follows from it. 0: it is set otherwise."""
+
+    def slice_at(self, scale: str) -> str | None:
+        """The answers to score at a scale; None: all."""
+        return (self.small_slice if scale == "small" else None) or self.slice
 
 
 @dataclass
@@ -43,6 +58,10 @@ class Row:
     """With `scores`: the state of the memory in scoring."""
     columns: list[str] = field(default_factory=list)
     """The columns that the row has a cell in; empty: all."""
+    every: int = 0
+    """Of a checkpoint's layers, each so manieth reads a memory of pairs; 0: as `set` says."""
+    series: str | None = None
+    """The line of a plot against the steps of training that the row is a point of."""
 
 
 @dataclass
@@ -82,6 +101,8 @@ class Experiment:
         name: paper and table, such as memorizing/table4.
         baseline: the row that differences are taken to; default: the first row.
         goal: the row whose difference counts as the whole gain; the table shows the share of it that each row has.
+        costs: the row with whose state and time of scoring those of the others are compared; None: the time of training is shown.
+        checkpoint: the published checkpoint that all rows are of, as `size.checkpoint` names it.
         needs: what is missing in memexp to run the experiment.
     """
 
@@ -94,6 +115,8 @@ class Experiment:
     scales: dict[str, Scale]
     baseline: str | None = None
     goal: str | None = None
+    costs: str | None = None
+    checkpoint: str | None = None
     needs: str | None = None
 
     @property
@@ -103,6 +126,20 @@ class Experiment:
     @property
     def table(self) -> str:
         return self.name.partition("/")[2]
+
+    @property
+    def lacks(self) -> str | None:
+        """What is missing to run the experiment: something in memexp, or its checkpoint on this machine; None: nothing."""
+        if self.needs is None and self.checkpoint is not None:
+            try:
+                find_folder(self.checkpoint, None, ask=False)
+            except UserError:
+                return f"the checkpoint {self.checkpoint}, or another as checkpoint=NAME"
+        return self.needs
+
+    def metric_of(self, column: str) -> Metric:
+        """The metric of a column."""
+        return METRICS[self.columns[column].metric or self.metric]
 
     def start_of(self, row: str, scale: str) -> str | None:
         """The row whose weights the training of a row starts from; None: it starts from scratch."""
@@ -138,26 +175,43 @@ def means_experiment(word: str) -> bool:
     return word in experiments() or named
 
 
-def load(name: str) -> Experiment:
+def load(name: str, *, checkpoint: str | None = None) -> Experiment:
     """Load the experiment of a name.
 
-    Raises:
-        UserError: it does not exist, or its file does not fit the schema.
-    """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    Args:
+        checkpoint: takes the place of the experiment's.
 
+    Raises:
+        UserError: it does not exist, its file does not fit the schema, or it is of no checkpoint though one is given.
+    """
     known = experiments()
     if name not in known:
         raise UserError(
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     path = CONF / "experiment" / f"{name}.yaml"
+    experiment = _of_text(name, path, path.read_text(encoding="utf-8"))
+    if checkpoint is not None:
+        if experiment.checkpoint is None:
+            raise UserError(
+                f"checkpoint is {checkpoint}, but {name} trains models of its own; expected no checkpoint, or a table of one, such as "
+                "checkpoints/memories"
+            )
+        return replace(experiment, checkpoint=checkpoint)
+    return experiment
+
+
+@cache
+def _of_text(name: str, path: Path, text: str) -> Experiment:
+    """The experiment that a file describes. Checking its types takes long, and a report opens all of them; nobody changes them."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(text)
         experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
     assert isinstance(experiment, Experiment)
     experiment.check()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.reproduction import Reproduction
-from memexp.experiment.text import lay_out, records
+from memexp.experiment.text import lay_out, panels, records
+from memexp.report.table.figure import plot
 from memexp.report.table.files import show, write
 from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown
 
@@ -24,10 +25,11 @@ def show_filled(filled: Reproduction, path: Path | None) -> None:
     grid = lay_out(filled)
     show(grid)
     if path is not None:
-        texts = {
+        texts: dict[str, str | bytes] = {
             "md": to_markdown(grid),
             "csv": records_to_csv(records(filled)),
             "tex": to_latex(grid),
             "html": html_page(grid.title, to_html(grid)),
         }
-        write(path, texts)
+        drawn = panels(filled)
+        write(path, texts | (plot(drawn) if drawn else {}))

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from memexp.errors import UserError
 from memexp.experiment.command_lines import eval_words, reproduce_words, train_words
+from memexp.experiment.definition import Experiment
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.reproduction import Cells, MadeBefore, Reproduction
 from memexp.experiment.settings import Wanted
-from memexp.report.metrics import METRICS
+from memexp.report.metrics import PER_TOKEN
 from memexp.report.table.compatibility import refuse_unlike
-from memexp.report.table.entries import Entry, Trained, read_entry
+from memexp.report.table.entries import POSITION, Entry, Trained, read_entry
 from memexp.store.archive import CopiedScore
 from memexp.store.folder import Run, Score
 from memexp.store.scores import progress_of, read_run_summary
@@ -24,13 +25,11 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
     Raises:
         UserError: a file is damaged, scores of a column cannot be compared, or slices do not have the metric.
     """
-    experiment, metric = table.experiment, METRICS[table.experiment.metric]
-    if (slices := [column.slice for column in experiment.columns.values() if column.slice]) and not metric.of:
-        raise UserError(
-            f"{experiment.name} shows {metric.name} of a slice ({slices[0]}); expected a metric of answers, such as accuracy"
-        )
-    filled = Reproduction(experiment, table.scale, metric, table.published, table.data)
+    experiment = table.experiment
+    _check_slices(experiment, table.scale)
+    filled = Reproduction(experiment, table.scale, table.published, table.data)
     own, foreign, filled.made_before = _scores(table, library)
+    own, foreign = (_with_their_slice(cells, filled) for cells in (own, foreign))
     cells: Cells = {}
     for column in table.data:
         used, left_out = _of_column(own, column), _all(_of_column(foreign, column))
@@ -40,13 +39,42 @@ def fill(table: PaperTable, library: Library) -> Reproduction:
         if all(isinstance(entry.score, CopiedScore) for entry in _all(used)):
             used, unlike = _of_most_common_tokens(used)
             left_out += _all(unlike)
-        refuse_unlike(_all(used), metric)
+        refuse_unlike(_all(used), experiment.metric_of(column))
         cells |= used
         filled.left_out += _left_out(left_out, column)
     filled.cells = {place: cells[place] for place in table.places if place in cells}
     filled.missing = _missing(table, filled.cells, library)
     filled.left_out += library.left_out
     return filled
+
+
+def _check_slices(experiment: Experiment, scale: str) -> None:
+    """Refuse slices that do not have their column's metric.
+
+    Raises:
+        UserError: names the slice and the metric.
+    """
+    for label, column in experiment.columns.items():
+        metric = experiment.metric_of(label)
+        of_tokens = ((part := column.slice_at(scale)) or "").startswith(f"{POSITION}=")
+        if part and not (metric.field in PER_TOKEN if of_tokens else metric.of):
+            raise UserError(
+                f"{experiment.name} shows {metric.name} of a slice ({part}); expected a metric of "
+                f"{'tokens, such as nats' if of_tokens else 'answers, such as accuracy'}"
+            )
+
+
+def _with_their_slice(cells: Cells, filled: Reproduction) -> Cells:
+    """The cells without scores that have nothing of their column's slice, which are named as left out."""
+    kept: Cells = {}
+    for (row, column), entries in cells.items():
+        for entry in entries:
+            if entry.has(filled.part_of(column, entry)):
+                kept.setdefault((row, column), []).append(entry)
+            else:
+                wanted_slice = filled.experiment.columns[column].slice_at(filled.scale)
+                filled.left_out.append(f"{entry.run.name} on {column}, which has scored nothing of {wanted_slice}")
+    return kept
 
 
 def _scores(table: PaperTable, library: Library) -> tuple[Cells, Cells, MadeBefore]:

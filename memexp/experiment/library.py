@@ -58,6 +58,17 @@ def _source_as_today(options: Any) -> dict[str, Any]:
     return _sources[key]
 
 
+def _same_corpus(config: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether two runs with the same settings of the result have the same settings of the corpus."""
+    if settings["size"]["weights"] is None:
+        return bool(config["data"] == settings["data"])
+    # the checksum of a checkpoint covers its tokenizer, wherever that is
+    ours, theirs = (
+        each["data"] | {"tokenizer": each["data"]["tokenizer"] | {"path": None}} for each in (config, settings)
+    )
+    return bool(ours == theirs)
+
+
 @dataclass
 class Library:
     """The finished runs below a root: those in `results/runs`, and the light copies beside the tables.
@@ -173,7 +184,7 @@ class Library:
         if started != (wanted.start is not None) or determining(config) != determining(settings):
             return None
         by_settings = isinstance(run, LightCopy) or self._corpus(wanted) is None
-        if not (by_settings and config["data"] == settings["data"]) and (
+        if not (by_settings and _same_corpus(config, settings)) and (
             self._corpus(wanted) is None or not self._read_this_corpus(run, wanted)
         ):
             return None

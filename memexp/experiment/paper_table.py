@@ -44,31 +44,35 @@ class PaperTable:
         return self.experiment.scales[self.scale]
 
 
-def open_table(name: str, *, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> PaperTable:
+def open_table(
+    name: str, *, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = (), checkpoint: str | None = None
+) -> PaperTable:
     """Load the table of an experiment.
 
     Args:
         data: the columns to take, by the name of the data or of the paper's column; empty: all.
         seeds: the seeds to take; empty: those of the experiment.
+        checkpoint: takes the place of the experiment's.
 
     Raises:
         UserError: the experiment, scale or data does not exist, or a cell cannot be composed.
     """
-    experiment = load(name)
+    experiment = load(name, checkpoint=checkpoint)
     composed = wanted(cells(experiment, scale, data=data, seeds=seeds))
     columns = {label: data_of(experiment, scale, label) for label in chosen_columns(experiment, scale, data)}
     return PaperTable(experiment, scale, columns, composed, load_published(experiment.paper, experiment.table))
 
 
 def open_all(*, scale: str, data: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PaperTable]:
-    """Load every table that can be run, without those that have none of the columns in `data`; sorted by name.
+    """Load every table that can be run here, without those that have none of the columns in `data`; sorted by name.
 
     Raises:
         UserError: no table has a column of `data`, or a cell cannot be composed.
     """
-    can_run = [one for one in map(load, experiments()) if one.needs is None and scale in one.scales]
+    can_run = [one for one in map(load, experiments()) if one.lacks is None and scale in one.scales]
     names = {
-        one.name: [word for label in one.columns for word in (label, data_of(one, scale, label))] for one in can_run
+        one.name: [word for label in chosen_columns(one, scale, ()) for word in (label, data_of(one, scale, label))]
+        for one in can_run
     }
     known = {word for words in names.values() for word in words}
     for word in data:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from memexp.config.introspection import CONF
 from memexp.errors import UserError
+from memexp.files import parse_yaml
 
 PUBLISHED = CONF.parent / "published"
 """Folder of the papers' numbers; in a checkout it is a link to `results/published`."""
@@ -44,15 +45,15 @@ def load_published(paper: str, table: str) -> Published:
     Raises:
         UserError: the file is damaged.
     """
-    import yaml
+    from yaml import YAMLError
 
     path = PUBLISHED / f"{paper}.yaml"
     if not path.exists():
         return Published()
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
         return _published(content[table]) if table in content else Published()
-    except (OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, KeyError, ValueError, YAMLError) as error:
         raise UserError(
             f"cannot read {table} in {path}: {error}; expected cites, source, columns and rows of numbers"
         ) from error

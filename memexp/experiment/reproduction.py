@@ -38,7 +38,6 @@ class Reproduction:
 
     experiment: Experiment
     scale: str
-    metric: Metric
     published: Published
     data: dict[str, str]
     cells: Cells = field(default_factory=dict)
@@ -84,8 +83,12 @@ class Reproduction:
 
     def value(self, entry: Entry, column: str) -> float:
         """The value of a score in a column: over all that was scored, or over the column's slice."""
-        by, _, value = (self.experiment.columns[column].slice or "").partition("=")
-        return entry.value(self.metric, Column(entry.run.data, by, value))
+        return entry.value(self.experiment.metric_of(column), self.part_of(column, entry))
+
+    def part_of(self, column: str, entry: Entry) -> Column:
+        """The part of a score that a column shows: all that was scored, or the column's slice."""
+        by, _, value = (self.experiment.columns[column].slice_at(self.scale) or "").partition("=")
+        return Column(entry.run.data, by, value)
 
     def published_number(self, row: str, column: str) -> Number | None:
         """The paper's number for a cell."""
@@ -129,10 +132,11 @@ class Reproduction:
 
     def shown(self, column: str) -> Callable[[float], float]:
         """A function from a gap to the number in the table: percent for a relative metric, else the unit of the metric."""
-        if self.metric.relative:
+        metric = self.experiment.metric_of(column)
+        if metric.relative:
             return percent_of
         entry = next(entries[0] for (_, of_column), entries in self.cells.items() if of_column == column)
-        unit = 1.0 if self.metric.of else entry.summary[self.metric.field] / entry.summary["nats_per_token"]
+        unit = 1.0 if metric.of else entry.summary[metric.field] / entry.summary["nats_per_token"]
         return lambda nats: unit * nats
 
     def published_gap(self, row: str, column: str) -> float | None:
@@ -140,7 +144,8 @@ class Reproduction:
         number, base = (self.published_number(label, column) for label in (row, self.baseline(column)))
         if row == self.baseline(column) or number is None or base is None:
             return None
-        return 100 * (number.value / base.value - 1) if self.metric.relative else number.value - base.value
+        relative = self.experiment.metric_of(column).relative
+        return 100 * (number.value / base.value - 1) if relative else number.value - base.value
 
     def share_of_gain(self, row: str, column: str) -> float | None:
         """This row's difference to the baseline, as a share of the goal's; None without a goal or a score.
@@ -181,9 +186,39 @@ class Reproduction:
         return any(_has_cpu_time(entry.run.summary) for entries in baselines for entry in entries)
 
     def _step_seconds(self, summary: Mapping[str, Any]) -> float | None:
+        if not summary["steps"]:  # a published checkpoint that was only scored
+            return None
         if not self.in_cpu_time:
             return float(summary["tokens"] / summary["steps"] / summary["tokens_per_second"])
         return float(summary["cpu_seconds"] / summary["steps"]) if _has_cpu_time(summary) else None
+
+    def state(self, row: str) -> int | None:
+        """Bytes that a lane carries from segment to segment; None if the row has no run that says it."""
+        entries = [entry for column in self.columns for entry in self.cells.get((row, column), [])]
+        return next(
+            (int(size) for entry in entries if (size := entry.run.summary.get("state_bytes_per_lane")) is not None),
+            None,
+        )
+
+    def token_time(self, row: str) -> float | None:
+        """Time of scoring a token relative to the row `costs`, as the mean over the data sets and seeds that both have.
+
+        It is CPU time where scores kept it, else wall-clock time; None if a score does not say how much it read.
+        """
+        costs = self.experiment.costs
+        if costs is None:
+            return None
+        shares = []
+        for column in {data: column for column, data in self.data.items()}.values():
+            ours, theirs = (
+                {entry.run.seed: _token_seconds(entry.summary) for entry in self.cells.get((label, column), [])}
+                for label in (row, costs)
+            )
+            for seed in ours.keys() & theirs.keys():
+                time, base = ours[seed], theirs[seed]
+                if time is not None and base is not None:
+                    shares.append(time / base)
+        return float(np.mean(shares)) if shares else None
 
     def tokens(self, row: str) -> list[int]:
         """The numbers of training tokens of the row's runs, sorted, without duplicates."""
@@ -210,8 +245,9 @@ class Reproduction:
     def _losses(self) -> dict[tuple[str, str], Losses]:
         return {
             (row, column): _as_one_document(entries, [self.value(entry, column) for entry in entries])
-            if self.experiment.columns[column].slice is not None or self.metric.of == "classes"
-            else _losses(entries, self.metric)
+            if self.experiment.columns[column].slice_at(self.scale) is not None
+            or self.experiment.metric_of(column).of == "classes"
+            else _losses(entries, self.experiment.metric_of(column))
             for (row, column), entries in self.cells.items()
         }
 
@@ -219,6 +255,14 @@ class Reproduction:
 def _has_cpu_time(summary: Mapping[str, Any]) -> bool:
     """Whether a run was trained on a CPU and its CPU time was kept."""
     return summary.get("device") == "cpu" and summary.get("cpu_seconds") is not None
+
+
+def _token_seconds(summary: Mapping[str, Any]) -> float | None:
+    """Seconds that a score took for each token that it read; a score of an older version does not say how many it read."""
+    if not summary.get("tokens_read"):
+        return None
+    seconds = summary.get("cpu_seconds")
+    return float(summary["seconds"] if seconds is None else seconds) / int(summary["tokens_read"])
 
 
 def _as_one_document(entries: Sequence[Entry], values: list[float]) -> Losses:

@@ -1,10 +1,12 @@
 """The composed settings of the cells of an experiment, as `memexp train` would compose them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.compose import compose
 from memexp.config.groups import Scored
@@ -12,7 +14,7 @@ from memexp.config.hydra_errors import in_one_line
 from memexp.config.introspection import CONF, flatten, groups_of
 from memexp.config.train import TrainConfig
 from memexp.experiment.cells import Cell
-from memexp.files import fingerprint
+from memexp.files import fingerprint, parse_yaml
 from memexp.store.folder import ScoreName
 from memexp.store.identity import result_settings
 
@@ -95,6 +97,8 @@ def _composed(cell: Cell) -> TrainConfig:
     of_data = {name: value for name, value in values.items() if name.startswith("data.")}
     data = _part(_without(groups, "arch"), of_data).data
     settings = replace(_part(_without(groups, "data"), _without(values, *of_data)), data=data)
+    if settings.size.checkpoint is not None:
+        settings = with_checkpoint(deepcopy(settings), ask=False)  # parts are shared
     check(settings)
     return settings
 
@@ -122,10 +126,8 @@ def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
 @cache
 def _fit(data: str) -> dict[str, Any]:
     """The settings outside `data` that a choice of data changes."""
-    import yaml
-
     path = CONF / "fit" / f"{data}.yaml"
-    return flatten(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return flatten(parse_yaml(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 @cache

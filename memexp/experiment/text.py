@@ -10,7 +10,8 @@ from memexp.report.chart import Point
 from memexp.report.metrics import Metric
 from memexp.report.statistics import MOST_SEEDS, POWER, Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
-from memexp.report.table.text import Grid, unfilled
+from memexp.report.table.figure import Panel, across
+from memexp.report.table.text import STATE, Grid, unfilled
 from memexp.wording import UNKNOWN, compact, number, plural
 
 
@@ -18,12 +19,22 @@ def lay_out(table: Reproduction) -> Grid:
     """Write a table into cells."""
     headers, right, groups = ["model"], [False], [""]
     lines = [[row] for row in table.rows]
-    unit = " %" if table.metric.relative else ""
+    metrics = {table.experiment.metric_of(column).name: table.experiment.metric_of(column) for column in table.columns}
+    printed = bool(table.published.numbers)  # else there is nothing of the paper's to show
+    units = []
     for column, data in table.data.items():
-        headers += [f"{column}: paper", f"{data}: ours", "±", "n", f"paper's diff.{unit}", f"our diff.{unit}", "95 %"]
-        right += [True] * 7
+        metric = table.experiment.metric_of(column)
+        unit = " %" if metric.relative else ""
+        units.append(unit)
+        named = _named(column, data) if not printed else data
+        shown = f"{named}: {'ours' if len(metrics) == 1 else metric.name}"
+        of_column = [f"{column}: paper", shown, "±", "n", f"paper's diff.{unit}", f"our diff.{unit}", "95 %"]
+        kept = [at for at in range(len(of_column)) if printed or at not in _OF_THE_PAPER]
+        headers += [of_column[at] for at in kept]
+        right += [True] * len(kept)
         for line, row in zip(lines, table.rows, strict=True):
-            line += _cell(table, row, column)
+            cell = _cell(table, row, column)
+            line += [cell[at] for at in kept]
         if table.experiment.goal is not None:
             headers.append("of the gain")
             right.append(True)
@@ -37,15 +48,14 @@ def lay_out(table: Reproduction) -> Grid:
         for line, row in zip(lines, table.rows, strict=True):
             theirs = table.published.step_time.get(row)
             line.append(UNKNOWN if theirs is None else f"{'†' * theirs.recalled}{theirs.value:.2f}")
-    headers += ["step time: ours", "tokens"]
+    headers += [STATE, "token time"] if table.experiment.costs else ["step time: ours", "tokens"]
     right += [True, True]
     for line, row in zip(lines, table.rows, strict=True):
-        time, tokens = table.step_time(row), table.tokens(row)
-        line.append(UNKNOWN if time is None else f"{time:.2f}")
-        line.append(" to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:]))) or UNKNOWN)
-    groups += ["step time"] * (len(headers) - len(groups) - 1) + [""]
+        line += _costs(table, row) if table.experiment.costs else _training(table, row)
+    groups += ["" if table.experiment.costs else "step time"] * (len(headers) - len(groups) - 1) + [""]
+    unit = units[0] if units else ""
     return Grid(
-        title=f"{table.experiment.title}, scale={table.scale}: {table.metric.name}",
+        title=f"{table.experiment.title}, scale={table.scale}: {' and '.join(metrics)}",
         headers=headers,
         right=right,
         lines=lines,
@@ -55,6 +65,21 @@ def lay_out(table: Reproduction) -> Grid:
         expendable=("tokens", "±", f"paper's diff.{unit}", "step time: paper", "step time: ours", "95 %", "n"),
         groups=groups,
     )
+
+
+_OF_THE_PAPER = (0, 4)
+"""Which parts of `_cell` are the paper's."""
+
+
+def _costs(table: Reproduction, row: str) -> list[str]:
+    state, time = table.state(row), table.token_time(row)
+    return [UNKNOWN if state is None else compact(state), UNKNOWN if time is None else f"{time:.2f}"]
+
+
+def _training(table: Reproduction, row: str) -> list[str]:
+    time, tokens = table.step_time(row), table.tokens(row)
+    counts = " to ".join(dict.fromkeys(compact(count) for count in (tokens[:1] + tokens[-1:])))
+    return [UNKNOWN if time is None else f"{time:.2f}", counts or UNKNOWN]
 
 
 def points(table: Reproduction) -> list[Point]:
@@ -71,8 +96,8 @@ def points(table: Reproduction) -> list[Point]:
                 Point(
                     row=row,
                     column=_named(column, table.data[column]),
-                    unit=_unit(table.metric),
-                    higher=bool(table.metric.of),
+                    unit=_unit(table.experiment.metric_of(column)),
+                    higher=bool(table.experiment.metric_of(column).of),
                     paper=table.published_gap(row, column),
                     ours=shown(ours.mean),
                     interval=interval,
@@ -85,6 +110,57 @@ def points(table: Reproduction) -> list[Point]:
 
 def _named(column: str, data: str) -> str:
     return column if data == column else f"{column}, ours on {data}"
+
+
+def panels(table: Reproduction) -> list[Panel]:
+    """A plot of the columns that show slices of one data set, for each metric and property of these: nats by position, say."""
+    found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for column, data in table.data.items():
+        by, _, value = (table.experiment.columns[column].slice_at(table.scale) or "").partition("=")
+        if value.isdecimal():
+            found.setdefault((data, table.experiment.metric_of(column).name, by), []).append((int(value), column))
+    return [
+        Panel(
+            data,
+            across(by),
+            metric,
+            [
+                (
+                    row,
+                    [
+                        (place, spread.mean)
+                        for place, column in columns
+                        if (spread := table.spread(row, column)) is not None
+                    ],
+                )
+                for row in table.rows
+            ],
+        )
+        for (data, metric, by), columns in found.items()
+        if len(columns) > 1
+    ] + _against_steps(table)
+
+
+def _against_steps(table: Reproduction) -> list[Panel]:
+    """A plot of each column in which rows of one series have other numbers of steps."""
+    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row, definition in table.experiment.rows.items():
+        for column in table.columns if definition.series is not None else ():
+            spread = table.spread(row, column)
+            if spread is not None:
+                steps = int(table.cells[row, column][0].run.summary["steps"])
+                series = lines.setdefault(column, {}).setdefault(str(definition.series), [])
+                series.append((steps, spread.mean))
+    return [
+        Panel(
+            _named(column, table.data[column]),
+            "steps of training",
+            table.experiment.metric_of(column).name,
+            [(label, sorted(points)) for label, points in of_column.items()],
+        )
+        for column, of_column in lines.items()
+        if any(len(points) > 1 for points in of_column.values())
+    ]
 
 
 def _unit(metric: Metric) -> str:
@@ -100,23 +176,23 @@ def _cell(table: Reproduction, row: str, column: str) -> list[str]:
     published = table.published_number(row, column)
     paper = UNKNOWN
     if published is not None:
-        paper = f"{'†' * published.recalled}{_as_printed(table, published.value)}"
-        paper += "" if published.std is None else f" ± {_as_printed(table, published.std)}"
+        paper = f"{'†' * published.recalled}{_as_printed(table, column, published.value)}"
+        paper += "" if published.std is None else f" ± {_as_printed(table, column, published.std)}"
     texts = [paper, *_ours(table, row, column)]
     theirs = table.published_gap(row, column)
     is_base = row == table.baseline(column)
-    texts.append("baseline" if is_base else UNKNOWN if theirs is None else _signed(table, theirs))
+    texts.append("baseline" if is_base else UNKNOWN if theirs is None else _signed(table, column, theirs))
     return texts + _difference(table, column, table.gap_to_baseline(row, column))
 
 
-def _as_printed(table: Reproduction, value: float, sign: str = "") -> str:
+def _as_printed(table: Reproduction, column: str, value: float, sign: str = "") -> str:
     """A paper's number with all its digits, even if ours has fewer."""
     given = len(f"{value:.6f}".rstrip("0").partition(".")[2])
-    return f"{value:{sign},.{max(table.metric.digits, given)}f}"
+    return f"{value:{sign},.{max(table.experiment.metric_of(column).digits, given)}f}"
 
 
 def _ours(table: Reproduction, row: str, column: str) -> list[str]:
-    spread, digits = table.spread(row, column), table.metric.digits
+    spread, digits = table.spread(row, column), table.experiment.metric_of(column).digits
     if spread is None:
         return [UNKNOWN, "", ""]
     mark = "‡" * any(map(unfilled, table.cells[row, column]))
@@ -128,15 +204,16 @@ def _difference(table: Reproduction, column: str, ours: Gap | None) -> list[str]
     if ours is None:
         return ["", ""]
     shown = table.shown(column)
-    value = f"{'' if ours.paired else '~'}{_signed(table, shown(ours.mean))}"
+    value = f"{'' if ours.paired else '~'}{_signed(table, column, shown(ours.mean))}"
     if ours.low is None or ours.high is None:
         return [f"({value})", "unknown"]
-    interval = f"{_signed(table, shown(ours.low))} to {_signed(table, shown(ours.high))}"
+    interval = f"{_signed(table, column, shown(ours.low))} to {_signed(table, column, shown(ours.high))}"
     return [f"({value})" if not ours.seeds else value if ours.decided else "none", interval]
 
 
-def _signed(table: Reproduction, value: float) -> str:
-    return number(value, 1 if table.metric.relative else table.metric.digits, sign="+")
+def _signed(table: Reproduction, column: str, value: float) -> str:
+    metric = table.experiment.metric_of(column)
+    return number(value, 1 if metric.relative else metric.digits, sign="+")
 
 
 def _entries(table: Reproduction) -> list[Entry]:
@@ -159,18 +236,29 @@ def _notes(table: Reproduction) -> list[str]:
     if table.cells:
         notes.append(f"diff.: difference to the baseline ({_baselines(table)}). {_intervals(table)}")
     if table.experiment.goal is not None:
-        unit = "" if table.metric.of else ", in nats,"
+        in_nats = any(not table.experiment.metric_of(column).of for column in table.columns)
+        unit = (
+            ", in nats,"
+            if in_nats and len({table.experiment.metric_of(column).of for column in table.columns}) == 1
+            else ""
+        )
         notes.append(f'of the gain: the difference{unit} divided by that of the row "{table.experiment.goal}".')
     if table.experiment.needs is not None:
         notes.append(f"Not run: it needs {table.experiment.needs}.")
     if any(unfilled(entry) for entry in entries):
         notes.append("‡: the memory never filled while scoring.")
     notes += _trends(table)
-    if any(table.step_time(row) is not None for row in table.rows):
+    if table.experiment.costs is not None:
+        notes.append(
+            f"{STATE}: bytes that a lane carries from segment to segment. token time: of scoring a token, relative to {table.experiment.costs}, "
+            "which depends on the machine."
+        )
+    elif any(table.step_time(row) is not None for row in table.rows):
         clock = "CPU time" if table.in_cpu_time else "wall-clock time, on machines that may have done other work"
         notes.append(f"step time: of training, relative to {_baselines(table)}; ours is {clock}.")
     if differs := table.experiment.scales[table.scale].differs:
-        notes.append(f"scale={table.scale} is not the paper's: {'; '.join(differs)}.")
+        whole = "the paper's" if table.experiment.checkpoint is None else "scale=paper"
+        notes.append(f"scale={table.scale} is not {whole}: {'; '.join(differs)}.")
     notes += [
         f"{column}: ours are light copies of runs on a different {table.data[column]} than the one prepared here; "
         "`memexp reproduce` trains them again."
@@ -200,7 +288,7 @@ def _before(table: Reproduction, row: str, column: str, entries: Sequence[Entry]
     if not entries:
         return f'"{row}"'
     mean = Spread.of([table.value(entry, column) for entry in entries]).mean
-    return f'"{row}" {number(mean, table.metric.digits)}'
+    return f'"{row}" {number(mean, table.experiment.metric_of(column).digits)}'
 
 
 def _baselines(table: Reproduction) -> str:
@@ -262,8 +350,9 @@ def _trends(table: Reproduction) -> list[str]:
     notes += [note for column, part in parts.items() if (note := _to_decide(table, column, part))]
     for column, part in parts.items():
         notes += [
-            f"{column}, against the paper: {pair.first} minus {pair.second} is {_as_printed(table, pair.published, '+')} in the paper, "
-            f"{_signed(table, table.shown(column)(pair.ours))}{' %' * table.metric.relative} in ours."
+            f"{column}, against the paper: {pair.first} minus {pair.second} is {_as_printed(table, column, pair.published, '+')} in the "
+            f"paper, {_signed(table, column, table.shown(column)(pair.ours))}"
+            f"{' %' * table.experiment.metric_of(column).relative} in ours."
             for pair in part.disagreements
         ]
     return notes
@@ -319,7 +408,7 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
             published, spread = table.published_number(row, column), table.spread(row, column)
             head = {
                 "experiment": table.experiment.name, "scale": table.scale, "row": row, "column": column, "data": data,
-                "metric": table.metric.field, "paper": published and published.value,
+                "metric": table.experiment.metric_of(column).field, "paper": published and published.value,
                 "paper_deviation": published and published.std, "paper_recalled": published and published.recalled,
                 "mean": spread and spread.mean, "deviation": spread and spread.deviation, "n": spread.n if spread else 0,
                 **_gap_fields(table, row, column), "step_time": table.step_time(row),

@@ -148,6 +148,7 @@ class Armt(DecoderModel):
     - A divisor is at least 1e-5; the code adds 1e-5 to it. The state is an argument; there it is kept by the modules.
     - Memory tokens have the positions after the segment, and read tokens those before it, in relative positions.
     - Features are not brought to unit norm, as in the paper's equations; later versions of the code do it.
+    - Of a published checkpoint, the last layer's outputs are those after its last norm.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: ArmtArch) -> None:
@@ -155,10 +156,11 @@ class Armt(DecoderModel):
         self.read_tokens = mem if arch.memory == "parallel" else 0
         self.features = 2 * NU * arch.key_size
         self.add_layers(arch)
+        unit = 1.0 if shape.pretrained is None else shape.pretrained.unit  # of vectors that the layers are used to
         if mem:
-            self.write_MD = nn.Parameter(torch.randn(mem, shape.width))
+            self.write_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
         if self.read_tokens:
-            self.initial_LMD = nn.Parameter(torch.randn(shape.layers, mem, shape.width))
+            self.initial_LMD = nn.Parameter(torch.randn(shape.layers, mem, shape.width) * unit)
         elif mem:
             self.memories = _Memories(AssociativeMemory(shape, arch) for _ in range(shape.layers))
 

@@ -10,8 +10,12 @@ from memexp.model.segment import SegmentModel
 from memexp.model.transformer.shape import Shape
 
 
-def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
+def build_model(config: TrainConfig, *, vocabulary: int, classes: int = 0) -> SegmentModel:
     """Build the model of a configuration on the CPU, with weights drawn from torch's default generator.
+
+    Args:
+        vocabulary: tokens of the corpus, with the classes that its documents end in.
+        classes: how many of these are classes, which are the last.
 
     Raises:
         UserError: `arch._target_` is not an architecture of memexp; or the checkpoint cannot be read.
@@ -31,22 +35,25 @@ def build_model(config: TrainConfig, *, vocabulary: int) -> SegmentModel:
     )
     build = _class_of(config.arch)
     if size.checkpoint is not None:
-        return _on_a_checkpoint(build, shape, config)
+        return _on_a_checkpoint(build, shape, config, classes)
     model: SegmentModel = build(shape, config.mem, config.arch)
     return model
 
 
-def _on_a_checkpoint(build: type, shape: Shape, config: TrainConfig) -> SegmentModel:
+def _on_a_checkpoint(build: type, shape: Shape, config: TrainConfig, classes: int) -> SegmentModel:
     """The architecture around the layers of a published checkpoint."""
     from memexp.model.pretrained.load import load
     from memexp.model.pretrained.low_rank import choose_trained
 
     network = load(config.size)
-    if shape.vocabulary > network.head.vocabulary:
+    text = shape.vocabulary - classes
+    if text > network.head.vocabulary:
         raise UserError(
-            f"the corpus has a vocabulary of {shape.vocabulary:,}, but {config.size.checkpoint} has {network.head.vocabulary:,} entries; "
+            f"the corpus has a vocabulary of {text:,}, but {config.size.checkpoint} has {network.head.vocabulary:,} entries; "
             "expected the checkpoint's own tokenizer"
         )
+    if classes:
+        network = network._replace(head=network.head.classifying(first=text, classes=classes))
     model: SegmentModel = build(replace(shape, groups=config.size.groups, pretrained=network), config.mem, config.arch)
     if model.cache_tokens and not network.carries:
         raise UserError(

@@ -29,6 +29,9 @@ from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, if_watched, mean_of_layers
 
+CLOSED = -5.0
+"""Start of the gates b of a published checkpoint, whose attention keeps 99 % of its weight."""
+
 GATE_RATE = 30.0
 """Factor on the learning rate of the gates, which at the rate of the other weights stay near one half (see `Infini`)."""
 
@@ -39,12 +42,18 @@ class CompressiveMemory(nn.Module):
     def __init__(self, shape: Shape, arch: InfiniArch) -> None:
         super().__init__()
         self.delta, self.normalise, self.enlarge = arch.write == "delta", arch.normalise, shape.head_size**0.5
-        self.gate_H = as_gate(torch.zeros(shape.heads), rate=GATE_RATE)
+        start = 0.0 if shape.pretrained is None else CLOSED
+        self.gate_H = as_gate(torch.full((shape.heads,), start), rate=GATE_RATE)
 
     def read(self, heads: Heads, memory: Associations) -> Tensor:
-        """A_mem = phi(q) M / (phi(q) z), B H T K."""
+        """A_mem = phi(q) M / (phi(q) z), B H T K; heads that share keys and values read one matrix."""
         queries_BHTK = unit_norm(heads.queries_BHTK) if self.normalise else heads.queries_BHTK
-        return recall(memory, elu_plus_one(queries_BHTK * self.enlarge))
+        features_BHTK = elu_plus_one(queries_BHTK * self.enlarge)
+        groups, (count, length) = memory.matrix_BFV.shape[1], features_BHTK.shape[1:3]
+        if groups == count:
+            return recall(memory, features_BHTK)
+        read_BGNK = recall(memory, features_BHTK.unflatten(1, (groups, -1)).flatten(2, 3))
+        return read_BGNK.unflatten(2, (-1, length)).flatten(1, 2)
 
     def mix(self, memory_BHTK: Tensor, local_BHTK: Tensor) -> tuple[Tensor, Tensor]:
         """The two terms of the output: sigmoid(b) A_mem, and (1 - sigmoid(b)) A_loc."""
@@ -110,6 +119,7 @@ class Infini(DecoderModel):
     - b starts at 0, without weight decay, with `GATE_RATE` times the learning rate. The paper does not say how; with the rate of
       the other weights, those who repeated it (Hugging Face, 2024) found the gates still at one half after training.
     - A divisor is at least 1e-5, and nothing is added to the numerator.
+    - Of a published checkpoint, b starts at `CLOSED`, and heads that share keys and values share M and z.
     """
 
     def __init__(self, shape: Shape, mem: int, arch: InfiniArch) -> None:
@@ -121,25 +131,23 @@ class Infini(DecoderModel):
     def activations(self, *, half: bool) -> Activations:
         """Of the memory, beside M and z: of queries the unit vectors, these before ELU and features, of keys the last two, and of a
         read the sum and the mean; of a write a copy of the values, or with the delta rule the sum that is recalled and the difference."""
-        found, size = super().activations(half=half), self.shape.head_size
-        a_head = size * (self.shape.segment * (7 + 1 + self.delta) + size + 1)
-        heads = self.shape.layers * self.shape.heads * bool(self.memory_slots)
-        return found._replace(memory=FULL * heads * a_head)
+        found, shape, size = super().activations(half=half), self.shape, self.shape.head_size
+        of_queries, of_keys = size * shape.segment * 5, size * (shape.segment * (3 + self.delta) + size + 1)
+        a_layer = shape.heads * of_queries + shape.stored_heads * of_keys
+        return found._replace(memory=FULL * shape.layers * a_layer * bool(self.memory_slots))
 
     @property
     def memory_cost(self) -> MemoryCost:
         """A read and a write of M and z for each head and token, and a second read for the delta rule."""
-        heads, size = self.shape.layers * self.shape.heads * bool(self.memory_slots), self.shape.head_size
-        reads = 1 + self.delta
-        return MemoryCost(
-            what="matrices",
-            recurrence=heads * (reads * (size + 1) * size + size * size),
-        )
+        shape, size = self.shape, self.shape.head_size
+        a_read = (size + 1) * size
+        a_layer = shape.heads * a_read + shape.stored_heads * (self.delta * a_read + size * size)
+        return MemoryCost(what="matrices", recurrence=shape.layers * a_layer * bool(self.memory_slots))
 
     def init_state(self, lanes: int) -> State:
         """For each layer a matrix and a vector of zeros for each head."""
         shape, size = self.shape, self.shape.head_size
-        empty = nothing_written(lanes, shape.heads, features=size, values=size, like=self.head.embedding_VD)
+        empty = nothing_written(lanes, shape.stored_heads, features=size, values=size, like=self.head.embedding_VD)
         return State(cache=(), memory=(empty,) * shape.layers * self.memory_slots)
 
     def clear(self, state: State, reset_B: Tensor) -> State:

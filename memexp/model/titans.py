@@ -1,193 +1,74 @@
-"""Titans: a small network in each head that learns from every token while it reads, alone or beside attention in a window.
+"""Titans: a small network in each head learns from every token while it reads; alone, or with attention in a window or a segment.
 
-Shapes: B lanes, T tokens, D width, H heads, K size of an attention head, E size of the memory's keys and values, F hidden units,
-R rates.
+Shapes: B lanes, T tokens, D width, H heads, K size of an attention head, N persistent tokens, S keys in sight.
 """
 
-from typing import ClassVar, NamedTuple, final
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from memexp.config.arch import TitansArch
-from memexp.model.markers import as_gate
-from memexp.model.matrix_memory.learner import NEVER, Form, Learned, Lesson, Rates, Taught, teach
-from memexp.model.matrix_memory.recurrent import (
-    ConvolvedHeads,
-    GatedOutput,
-    Mixed,
-    Mixer,
-    Pass,
-    RecurrentModel,
-)
-from memexp.model.state import Tree
+from memexp.model.matrix_memory.neural import Begun, GateOfHeads, Given, NeuralMemory
+from memexp.model.matrix_memory.recurrent import GatedOutput, Mixer, Pass, RecurrentModel
+from memexp.model.segment import Activations, MemoryCost
 from memexp.model.transformer.attention import (
+    CausalMask,
     Heads,
+    LayerCache,
     Mask,
     SelfAttention,
     Sight,
     attend,
     join_heads,
-    linear,
+    share,
     split_heads,
 )
-from memexp.model.transformer.kept import FULL, Kept
-from memexp.model.transformer.numerics import at_least_fp32
+from memexp.model.transformer.numerics import at_least_fp32, unit_norm
+from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
-from memexp.model.watching import Gauges, if_watched, mean_of_layers
-
-START = {"step": -3.0, "momentum": 0.0, "forget": -5.0}
-"""What each rate is before its sigmoid if the token says nothing: theta = 0.05, eta = 0.5, alpha = 0.007."""
+from memexp.model.watching import mean_of_layers
 
 
-class Begun(NamedTuple):
-    """A state within a segment: the networks at the start of a chunk, and the tokens of the chunk so far."""
+class Persistent(nn.Module):
+    """Keys and values of one layer's attention that do not depend on the text and have no positions."""
 
-    memory: Learned
-    lesson: Lesson
-
-
-class GateOfHeads(nn.Module):
-    """What was read of the memory, as a gate for each channel of attention's heads."""
-
-    def __init__(self, shape: Shape, mem: int) -> None:
+    def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(mem, eps=1e-6)
-        self.projection = linear(shape.heads * mem, shape.heads * shape.head_size)
+        self.keys_HNK = nn.Parameter(torch.randn(shape.heads, number, shape.head_size))
+        self.values_HNK = nn.Parameter(torch.randn(shape.heads, number, shape.head_size))
 
-    products: ClassVar[int] = 0
-    """Of the layer's input."""
-
-    def forward(self, x_BTD: Tensor, read_BHTE: Tensor) -> Tensor:
-        gate: Tensor = self.projection(join_heads(self.norm(read_BHTE))).sigmoid()
-        return gate
-
-    def keeps(self, kept: Kept, length: int) -> float:
-        """What was read, before and after its norm, the gate, and what it gates."""
-        read, gated = self.projection.in_features, self.projection.out_features
-        normed = length * FULL * (read + read // self.norm.normalized_shape[0])
-        return normed + kept.of_heads(length, read) + 2 * kept.of_heads(length, gated)
+    def before(self, sight: Sight, heads: Heads, attention: SelfAttention) -> Sight:
+        """The sight with these keys in front."""
+        keys_HNK = self.keys_HNK if attention.scale_H is None else unit_norm(self.keys_HNK)
+        lanes = len(heads.queries_BHTK)
+        both = (part_HNK.expand(lanes, -1, -1, -1) for part_HNK in (keys_HNK, self.values_HNK))
+        return attention.beside(sight, heads, *both)
 
 
-class NeuralMemory(Mixer):
-    """The networks of one layer, their projections and rates."""
-
-    def __init__(self, shape: Shape, mem: int, arch: TitansArch, output: GatedOutput | GateOfHeads) -> None:
-        """
-        Args:
-            output: makes of the layer's input, B T D, and of what was read, B H T E, the output of the mixer.
-        """
-        super().__init__()
-        self.number, self.chunk, self.to_start = shape.heads, arch.chunk, arch.forget == "start"
-        self.heads = ConvolvedHeads(shape, key_size=mem, value_size=mem)
-        self.kinds = ["step"] + ["momentum"] * arch.momentum + ["forget"] * (arch.forget != "none")
-        self.rates = linear(shape.width, shape.heads * len(self.kinds))
-        self.rates_RH = as_gate(torch.tensor([START[kind] for kind in self.kinds])[:, None].repeat(1, shape.heads))
-        sizes = [(mem, mem)] if arch.memory == "linear" else [(mem, arch.expansion * mem), (arch.expansion * mem, mem)]
-        self.start = nn.ParameterList(torch.randn(shape.heads, *size) * size[0] ** -0.5 for size in sizes)
-        self.output = output
-
-    def initial(self, lanes: int) -> Learned:
-        """The learned networks, and no momentum."""
-        weights = tuple(weight.expand(lanes, -1, -1, -1) for weight in self.start)
-        return Learned(weights, tuple(torch.zeros_like(weight) for weight in weights) if self._has("momentum") else ())
-
-    def clear(self, memory: Tree, reset_B: Tensor) -> Learned:
-        """The learned networks in the lanes where `reset_B` is true."""
-        fresh, reset_B111 = self.initial(len(reset_B)), reset_B[:, None, None, None]
-        cleared: Learned = pytree.tree_map(lambda old, new: torch.where(reset_B111, new, old), memory, fresh)
-        return cleared
-
-    def begin(self, memory: Tree) -> Begun:
-        """The networks at the start of a chunk without tokens."""
-        like = memory.weights[0]
-        none = like.new_zeros(len(like), self.number, 0, self.heads.key_size)
-        rate = none[..., 0]
-        rates = Rates(rate, *(rate if self._has(kind) else None for kind in ("momentum", "forget")))
-        return Begun(memory, Lesson(none, none, none, rates))
-
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor, tail_BWP: Tensor, memory: Tree) -> Mixed:
-        """Read and learn, token by token; the networks change after each chunk."""
-        queries, keys, values, tail_BWP = self.heads(x_BTD, tail_BWP, unit=True)
-        lesson = Lesson(queries, keys, values, self._rates(x_BTD, valid_BT))
-        after: Tree
-        if isinstance(memory, Begun):
-            taught, after = self._go_on(memory, lesson)
-        else:
-            taught = self._teach(memory, lesson)
-            after = taught.memory
-        reads_BHTE = taught.reads_BHTE[:, :, -x_BTD.shape[1] :]
-        return Mixed(self.output(x_BTD, reads_BHTE), tail_BWP, after, self._gauges(taught, lesson.rates))
-
-    def _has(self, kind: str) -> bool:
-        return kind in self.kinds
-
-    def _rates(self, x_BTD: Tensor, valid_BT: Tensor) -> Rates:
-        """theta, log eta and log (1 - alpha); tokens that are not valid leave the networks as they are."""
-        given_RBHT = at_least_fp32(self.rates(x_BTD)).mT.unflatten(1, (len(self.kinds), -1)).transpose(0, 1)
-        given = dict(zip(self.kinds, given_RBHT + self.rates_RH[:, None, :, None], strict=True))
-        there_B1T = valid_BT[:, None]
-        return Rates(
-            given["step"].sigmoid() * there_B1T,
-            F.logsigmoid(given["momentum"]).where(there_B1T, NEVER) if self._has("momentum") else None,
-            F.logsigmoid(-given["forget"]) * there_B1T if self._has("forget") else None,
-        )
-
-    def _teach(self, memory: Learned, lesson: Lesson) -> Taught:
-        start = tuple(weight[None] for weight in self.start) if self.to_start else None
-        return teach(memory, lesson, chunk=self.chunk, start=start)
-
-    def _go_on(self, begun: Begun, lesson: Lesson) -> tuple[Taught, Begun]:
-        """Read a piece of a segment; its last tokens are read again with the next piece, until their chunk is full."""
-        lesson = begun.lesson.followed_by(lesson)
-        whole = lesson.keys.shape[2] // self.chunk * self.chunk
-        memory, parts = begun.memory, []
-        for part in (slice(0, whole), slice(whole, None)):
-            piece = lesson.part(part)
-            if piece.keys.shape[2]:
-                parts.append(self._teach(memory, piece))
-                memory = parts[-1].memory if part.stop else memory
-        reads_BHTE = torch.cat([part.reads_BHTE for part in parts], dim=2)
-        return parts[-1]._replace(reads_BHTE=reads_BHTE), Begun(memory, piece)
-
-    @if_watched
-    def _gauges(self, taught: Taught, rates: Rates) -> Gauges:
-        """Gauges of one layer, means over its lanes.
-
-        - memory_error: the squared error of the networks before each chunk.
-        - memory_norm: the root mean square of the networks' weights.
-        - memory_step, memory_momentum, memory_kept: theta, eta, 1 - alpha.
-        """
-        norms = [weight.flatten(1).square().mean(-1).sqrt().mean() for weight in taught.memory.weights]
-        gauges = {"memory_norm": torch.stack(norms).mean(), "memory_step": rates.step.mean()}
-        gauges |= mean_of_layers(memory_error=taught.errors)
-        if rates.log_momentum is not None:
-            gauges["memory_momentum"] = rates.log_momentum.exp().mean()
-        return gauges if rates.log_kept is None else gauges | {"memory_kept": rates.log_kept.exp().mean()}
-
-    @property
-    def form(self) -> Form:
-        """The sizes of a head."""
-        hidden = self.start[0].shape[-1] if len(self.start) > 1 else 0
-        return Form(self.heads.key_size, hidden, self._has("momentum"), self.to_start, self.chunk)
-
-    def multiplications(self, length: int) -> float:
-        """With the networks, of each token of a segment."""
-        return self.number * self.form.multiplications()
-
-    def keeps(self, kept: Kept, length: int) -> tuple[float, float]:
-        """With the rates before and after their sigmoids."""
-        own = kept.normed(length, products=2 + self.output.products) + self.heads.keeps(kept, length, unit=True)
-        own += self.output.keeps(kept, length) + length * FULL * 2 * self.rates.out_features
-        return own, FULL * self.number * self.form.kept(length)
-
-
-class _Beside(Pass):
-    """A pass in which each layer has a memory beside its attention."""
+class _Attending(Pass):
+    """A pass in which each layer's attention also sees persistent tokens."""
 
     model: "Titans"
+    mask: Mask = None
+    """Of a layer: where its queries may attend, the same for all layers; made for the first."""
+
+    def see(
+        self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Tensor | CausalMask
+    ) -> Tensor:
+        """The output of the heads of layer `index`, B H T K, which see the persistent tokens too."""
+        if not self.model.persistent_tokens:
+            return attend(sight, mask)
+        if self.mask is None:
+            whole = mask.whole if isinstance(mask, CausalMask) else mask
+            self.mask = F.pad(whole, (self.model.persistent_tokens, 0), value=True)
+        return attend(self.model.persistent[index].before(sight, heads, attention), self.mask)
+
+
+class _Beside(_Attending):
+    """A pass in which each layer has a memory beside its attention (MAG)."""
 
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Read and teach the memory of layer `index`, from the layer's input."""
@@ -197,15 +78,65 @@ class _Beside(Pass):
 
     def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """Local attention, gated by what the memory gave."""
-        local_BHTK = attend(sight, mask)
+        assert mask is not None
+        local_BHTK = self.see(index, attention, heads, sight, mask)
         if not self.model.memories:
             return local_BHTK
         return local_BHTK * split_heads(self.gate_BTP, local_BHTK.shape[-1]).to(local_BHTK.dtype)
 
 
+class _Context(_Attending):
+    """A pass in which each layer's attention sees what its memory gives, and its memory learns from what attention gives (MAC)."""
+
+    twice: Tensor | None = None
+    """The mask of the given vectors and of the tokens, which is the same; 1 1 T S, made for the first layer."""
+
+    def enter(self, index: int, x_BTD: Tensor) -> Tensor:
+        """Ask the memory of the segment's start, from the layer's input: h."""
+        if index < len(self.model.given):
+            memory = self.memory[index]
+            start = memory.start if isinstance(memory, Begun) else memory
+            self.given_BTD = self.model.given[index](x_BTD, start)
+        return x_BTD
+
+    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+        """y = attention to h and to the segment; the memory learns from y, and what it then gives gates y."""
+        assert isinstance(mask, CausalMask)
+        given = attention.project(self.given_BTD, None, text=slice(0))
+        keys_BHTK, values_BHTK = given.keys_BGTK, given.values_BGTK
+        memory, length = self.memory[index], heads.queries_BHTK.shape[2]
+        if isinstance(memory, Begun) and memory.given:
+            before = (part.to(keys_BHTK.dtype) for part in memory.given)
+            keys_BHTK, values_BHTK = (
+                torch.cat(pair, dim=2) for pair in zip(before, (keys_BHTK, values_BHTK), strict=True)
+            )
+        earlier = sight.keys_BGSK.shape[2] - length
+        past = LayerCache(
+            torch.cat([keys_BHTK, sight.keys_BGSK[:, :, :earlier]], dim=2),
+            torch.cat([values_BHTK, sight.values_BGSK[:, :, :earlier]], dim=2),
+            heads.input_BD,
+        )
+        if self.twice is None:
+            self.twice, self.places = torch.cat([mask.whole, mask.whole], dim=-1), self._places(mask.places)
+        around = attention.look(heads, past, self.places)
+        y_BHTK = self.see(index, attention, heads, around, self.twice)
+        gate_BTP = self.mix(index, self.model.norms[index](at_least_fp32(join_heads(y_BHTK))))
+        self.gauges[-1] |= mean_of_layers(memory_share=share(around, self.twice, slice(0, earlier + length)))
+        if isinstance(memory, Begun):
+            self.memory[index] = self.memory[index]._replace(given=(keys_BHTK, values_BHTK))
+        return y_BHTK * split_heads(gate_BTP, y_BHTK.shape[-1]).to(y_BHTK.dtype)
+
+    def _places(self, text: Places) -> Places:
+        """A segment of h, then the segment."""
+        length = self.model.shape.segment
+        return Places(
+            text.query_T + length, torch.cat([text.key_S, text.key_S + length]), lowest=0, highest=2 * length - 1
+        )
+
+
 @final
 class Titans(RecurrentModel):
-    """Titans (Behrouz, Zhong, Mirrokni 2025): a neural memory instead of attention (LMM), or a gate of attention (MAG, section 4.2).
+    """Titans (Behrouz, Zhong, Mirrokni 2025): a neural memory instead of attention, as a gate of it, or as its context.
 
     The memory is a network M in each head whose weights are the state; it starts as learned. With k, q of unit norm, and k, q, v =
     SiLU(conv(x W)), a convolution over four tokens for each channel:
@@ -217,8 +148,20 @@ class Titans(RecurrentModel):
         M <- (1 - alpha) M + S
         read = M(q)                                                        (the token reads after its own write)
 
-    `role=layer`: the layer's output is (RMSNorm(read) * SiLU(x W_g)) W_o; there is no attention, and `arch.window` must be 0.
-    `role=gate`: attention in a window, whose heads are multiplied by sigmoid(RMSNorm(read) W_g) before their output projection.
+    `role=layer` (LMM): the layer's output is (RMSNorm(read) * SiLU(x W_g)) W_o; there is no attention, `arch.window` must be 0.
+    `role=gate` (MAG, section 4.2): attention in a window, whose heads are multiplied by sigmoid(RMSNorm(read) W_g) before their
+    output projection.
+    `role=context` (MAC, section 4.1): attention within the segment, `arch.window` must be 0. M' is M at the segment's start:
+
+        h = RMSNorm(M'(q')) W_h, q' = SiLU(x W_q') of unit norm
+        y_i = attention of token i to persistent tokens, to h_j and to x_j, j <= i
+        y_i * sigmoid(RMSNorm(M_i(q)) W_g)                                 (output; M learns from y in place of x, k, q, v of y)
+
+    The paper prints h = M'(q), y = Attention([P, h, x]), M <- M'(y), output = y * M(y) for a whole segment. That is not causal, in
+    two places: a token that sees all of h sees what was asked for later tokens, and M has learned from later tokens when it is read.
+    Ours sees h_j up to its own token, and reads M_i, which has learned from no later token.
+
+    `arch.persistent` tokens are keys and values that every token sees, learned for each layer, without positions.
 
     Gradients cross segment borders through M, S and the convolution. The outer gradient goes through the inner one: what is written
     (W_k, W_v, theta) is learned only from what is read later. `arch.chunk` is part of the model: gradients at the start of longer
@@ -226,31 +169,70 @@ class Titans(RecurrentModel):
 
     *Differs from the paper:*
 
-    - The memory as context (MAC) is not offered. As printed (section 4.1) it is not causal: attention sees what the memory gave for
-      later tokens of the segment, and the output reads a memory that has learned from them.
-    - There are no persistent tokens before a segment.
+    - The context is causal, as said above. h stands where a segment before this one would; the paper does not say where.
+    - Only attention sees persistent tokens. In the paper memories also learn from them, once, before a document; here the learned
+      start of M takes the place of this. By default there are none; the paper has 128.
     - Attention and feed-forward layers are those of the other architectures here.
     - The loss has a factor of 1/2, as in the appendix; the text has none. The start of the rates is not stated; see `START`.
     - Rates are one number for each token and head. With `forget=start` networks forget towards their learned start: an MLP of
       zeros would have no gradient, and so never learn again.
-    - For MAG the paper leaves the non-linearity open; ours is a sigmoid of the memory alone.
+    - The paper leaves the non-linearity of the gate open; ours is a sigmoid of the memory alone.
     """
+
+    memories: Any
+    """`NeuralMemory` of each layer with attention."""
+    given: Any
+    """`Given` of each layer, with `role=context`."""
+    persistent: Any
+    """`Persistent` tokens of each layer, if there are any."""
 
     def __init__(self, shape: Shape, mem: int, arch: TitansArch) -> None:
         super().__init__(shape, cache=arch.window, memory=mem)
         layers = range(shape.layers) if mem else range(0)
-        beside = arch.role == "gate"
+        alone, context = arch.role == "layer", arch.role == "context"
         mixers = {}
-        if not beside:
+        if alone:
             mixers = {index: NeuralMemory(shape, mem, arch, GatedOutput(shape, value_size=mem)) for index in layers}
         self.add_parts(arch, mixers)
-        if beside:
-            self.passing = _Beside
-        gates = layers if beside else range(0)
-        self.norms = nn.ModuleList(nn.RMSNorm(shape.width, eps=1e-6) for _ in gates)
-        self.memories = nn.ModuleList(NeuralMemory(shape, mem, arch, GateOfHeads(shape, mem)) for _ in gates)
+        beside = range(0) if alone else layers
+        if not alone:
+            self.passing = _Context if context and mem else _Beside
+        # with attention before it, the memory learns from all heads together
+        learns = replace(shape, width=shape.heads * shape.head_size) if context else shape
+        self.norms = nn.ModuleList(nn.RMSNorm(learns.width, eps=1e-6) for _ in beside)
+        self.memories = nn.ModuleList(NeuralMemory(learns, mem, arch, GateOfHeads(shape, mem)) for _ in beside)
+        self.given = nn.ModuleList(Given(shape, mem) for _ in (beside if context else ()))
+        self.persistent_tokens = arch.persistent if mem else 0
+        seen = beside if self.persistent_tokens else range(0)
+        self.persistent = nn.ModuleList(Persistent(shape, arch.persistent) for _ in seen)
+        if context:
+            self.reach = None
 
     @property
     def mixers(self) -> list[Mixer]:
-        """Those beside attention, or in its place."""
+        """Those with attention, or in its place."""
         return [*self.memories] if self.memories else super().mixers
+
+    @property
+    def in_sight(self) -> int:
+        """Persistent tokens, and the window or what the memory gives for a segment."""
+        return self.persistent_tokens + self.cache_tokens + bool(self.given) * self.shape.segment
+
+    @property
+    def attended(self) -> float:
+        """As much of what the memory gives for a segment as of the segment; persistent tokens count as weights."""
+        return self.window + 1.0 if self.given else super().attended
+
+    def activations(self, *, half: bool) -> Activations:
+        """With what the memories give for a segment."""
+        found, kept = super().activations(half=half), self.kept(half=half)
+        given = sum(part.keeps(kept, self.shape.segment, self.memories[0].form) for part in self.given)
+        return found._replace(memory=found.memory + given)
+
+    @property
+    def memory_cost(self) -> MemoryCost:
+        """Asking the memory once more, and projecting what it gives as tokens are projected."""
+        cost = super().memory_cost
+        asked = [self.shape.heads * self.memories[0].form.weights for _ in self.given]
+        projected = [part.projections for part in self.layers.attentions if self.given]
+        return cost._replace(recurrence=cost.recurrence + sum(asked) + sum(projected))

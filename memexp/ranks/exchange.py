@@ -8,10 +8,13 @@ Shapes: B lanes of this process, R processes, N numbers.
 """
 
 import os
+import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +36,9 @@ JOIN_SECONDS = "MEMEXP_JOIN_SECONDS"
 PATIENCE = 600
 """Seconds; on a cluster, machines may start minutes apart."""
 
+SLICE_SECONDS = 5.0
+"""Waiting in PyTorch's C++ code, a process hears no signal, so it waits at most so long at a time."""
+
 LONGEST = timedelta(days=7)
 """How long one process may wait for another that is alive, such as the first one that prepares a corpus. Those that are not
 are noticed otherwise (`memexp.ranks.watch`)."""
@@ -47,6 +53,10 @@ class _Joined:
 
     store: dist.Store | None = None
     place: Place | None = None
+    apart: dist.ProcessGroup | None = None
+    """Connections beside those of the main thread."""
+    on_this_machine = 1
+    """How many of the processes are on this machine."""
     summing = False
     """Whether all processes take the same steps now, so that `total` may wait for the others."""
 
@@ -92,21 +102,33 @@ def join(place: Place, *, on_gpu: bool) -> None:
         world_size=place.ranks,
         timeout=LONGEST,
     )
+    _joined.apart = dist.new_group(backend="gloo", timeout=LONGEST)
+    _joined.on_this_machine = told(platform.node()).count(platform.node())
+
+
+def on_this_machine() -> int:
+    """How many of the processes share this machine."""
+    return _joined.on_this_machine
 
 
 def _meet(place: Place) -> dist.Store:
     """A store of short texts that all processes share, once all of them are there."""
     seconds = seconds_of(JOIN_SECONDS, PATIENCE)
+    until = time.monotonic() + seconds
     listening = os.environ.get(LISTENING)
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one already
+    listens = place.rank == 0 and not theirs
     try:
-        store = dist.TCPStore(
-            place.host,
-            place.port,
-            is_master=place.rank == 0 and not theirs,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,
-            master_listen_fd=int(listening) if listening and place.rank == 0 else None,
+        store = _patiently(
+            lambda slice: dist.TCPStore(
+                place.host,
+                place.port,
+                is_master=listens,
+                timeout=slice,
+                wait_for_workers=False,
+                master_listen_fd=int(listening) if listening and place.rank == 0 else None,
+            ),
+            0.0 if listens else until,  # if it cannot listen, it will not later
         )
     except RuntimeError as error:  # DistNetworkError and its like
         raise UserError(
@@ -118,7 +140,7 @@ def _meet(place: Place) -> dist.Store:
     meeting.set(f"here {place.rank}", "")
     for other in range(place.ranks):
         try:
-            meeting.wait([f"here {other}"])
+            _patiently(partial(meeting.wait, [f"here {other}"]), until)
         except RuntimeError as error:
             away = [number for number in range(place.ranks) if not meeting.check([f"here {number}"])]
             raise UserError(
@@ -127,6 +149,21 @@ def _meet(place: Place) -> dist.Store:
             ) from error
     meeting.set_timeout(LONGEST)
     return meeting
+
+
+def _patiently(ask: Callable[[timedelta], Result], until: float) -> Result:
+    """What `ask` finds in a time that it is given, asked again and again: in between, this process hears that it should end.
+
+    Args:
+        until: the time of `time.monotonic` after which its error counts.
+    """
+    while True:
+        left = until - time.monotonic()
+        try:
+            return ask(timedelta(seconds=min(SLICE_SECONDS, left) if left > 0 else SLICE_SECONDS))
+        except RuntimeError:
+            if left <= SLICE_SECONDS:
+                raise
 
 
 def _prefix() -> str:
@@ -145,7 +182,7 @@ def leave() -> None:
     """Take leave of the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    _joined.store = None
+    _joined.store, _joined.apart, _joined.on_this_machine = None, None, 1
 
 
 def speaks() -> bool:
@@ -275,8 +312,11 @@ def _take_sum(bucket: list[Tensor], flat: Tensor, work: dist.Work) -> None:
         torch._foreach_copy_(bucket, [part.view_as(each) for part, each in zip(parts, bucket, strict=True)])
 
 
-def first(do: Callable[[], Result]) -> Result:
+def first(do: Callable[[], Result], *, apart: bool = False) -> Result:
     """What the first process finds, told to all.
+
+    Args:
+        apart: as `told` takes it.
 
     Raises:
         SaidByFirst: in the other processes, if the first raised an error.
@@ -288,9 +328,9 @@ def first(do: Callable[[], Result]) -> Result:
         try:
             box = [(do(), True)]
         except Exception:
-            dist.broadcast_object_list([(None, False)], src=0, device=torch.device("cpu"))
+            _broadcast([(None, False)], apart=apart)
             raise
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    _broadcast(box, apart=apart)
     value, done = box[0]
     if not done:
         raise SaidByFirst
@@ -298,17 +338,49 @@ def first(do: Callable[[], Result]) -> Result:
     return result
 
 
+def _broadcast(box: list[Any], *, apart: bool) -> None:
+    dist.broadcast_object_list(box, src=0, group=_group(apart=apart), device=torch.device("cpu"))
+
+
+def _group(*, apart: bool) -> dist.ProcessGroup | None:
+    return _joined.apart if apart else None
+
+
+def everywhere(do: Callable[[], None], *, apart: bool = False) -> None:
+    """Every process does this; afterwards all have done it.
+
+    Args:
+        apart: as `told` takes it.
+
+    Raises:
+        SaidByFirst: another process raised an error, and says it.
+    """
+    failed = True
+    try:
+        do()
+        failed = False
+    finally:
+        others = told(failed, apart=apart)
+    if any(others):
+        raise SaidByFirst
+
+
 def agreed(error: Exception) -> Exception:
     """What each process has to raise for an error that all of them see: the first one says it."""
     return error if is_first() else SaidByFirst()
 
 
-def told(value: Any) -> list[Any]:
-    """What every process says, by rank."""
+def told(value: Any, *, apart: bool = False) -> list[Any]:
+    """What every process says, by rank.
+
+    Args:
+        apart: whether this is said over other connections than those of the main thread, whose order is another one. Then all
+            processes call the functions of this file that they call so in the same order.
+    """
     if ranks() == 1:
         return [value]
     found: list[Any] = [None] * ranks()
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=_group(apart=apart))
     return found
 
 

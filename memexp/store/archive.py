@@ -4,7 +4,7 @@ The packed file results/<paper>/<table>/runs.jsonl holds the runs of a table, on
 object with these keys, in this order:
   run         the run's name
   config, identity, metrics, summary    contents of the files of these names in the run's folder; metrics.jsonl as a list
-  eval        the scores by the name of their folder, each with documents and summary
+  eval        the scores by the name of their folder, each with documents and summary; and positions, if text was scored
   checksum    of all the above
 A copy is addressed as if the file was a folder: results/<paper>/<table>/runs.jsonl/<run>.
 """
@@ -19,16 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from memexp.config.shape import METRICS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents
+from memexp.config.shape import METRICS, POSITIONS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents
 from memexp.errors import UserError
 from memexp.files import SUMMARY, parse_json, read_json, read_text, rewrite, sealed, unsealed
 from memexp.store.folder import COPIES, Run, Score, ScoreName
 
 _COPY = {
     "run": str, "config": dict, "identity": dict, "metrics": METRICS, "summary": dict,
-    "eval": {None: {"summary": dict, "documents": list}},
+    "eval": {None: {"summary": dict, "documents": list, "positions": POSITIONS}},
 }  # fmt: skip
 """What a line holds; see `memexp.config.shape`."""
+TOKEN_NATS = "token_nats.npy"
+
+SHORTEST = 512
+"""Tokens in the first range of positions; each further range ends at twice the position."""
+
 _BEGIN = re.compile(r'\{"run": "([^"\\]+)", ')
 
 
@@ -190,7 +195,11 @@ def _merged(lines: Mapping[str, str]) -> str:
 def line_of(run: Run) -> str:
     """The line of a packed file that holds a run."""
     scores = {
-        score.path.name: {"documents": documents_of(score), "summary": _checked(score.path / SUMMARY)}
+        score.path.name: {
+            "documents": documents_of(score),
+            "summary": _checked(score.path / SUMMARY),
+            **({"positions": found} if (found := positions_of(score)) else {}),
+        }
         for score in run.scores
     }
     content = {
@@ -222,21 +231,54 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
     rows = score.documents
     if all("nats" in row for row in rows):
         return rows
-    try:
-        path = score.verified("token_nats.npy")
-        if not path.is_file():
-            raise ValueError("it is no ordinary file")
-        nats = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {score.path / 'token_nats.npy'}: {error}; expected the nats of every token, because documents.json "
-            "does not hold their sums. Score again with force=true"
-        ) from error
-    ends = np.cumsum([row["tokens"] for row in rows])
-    if not rows or ends[-1] != len(nats):
-        raise UserError(
-            f"{score.path / 'token_nats.npy'} holds {len(nats):,} numbers; expected {ends[-1] if rows else 0:,}, as "
-            "documents.json says. Likely cause: it was cut short or edited; score again with force=true"
-        )
+    nats, ends = _token_nats(score), np.cumsum([row["tokens"] for row in rows])
     sums = [float(part.sum(dtype=np.float64)) for part in np.split(nats, ends[:-1])]
     return [row | {"nats": total} for row, total in zip(rows, sums, strict=True)]
+
+
+def positions_of(score: Score) -> dict[str, dict[str, Any]]:
+    """Number and summed nats of the scored tokens in each range of positions, by its end: up to 512, from there to 1,024, and so on.
+
+    The position of a token is the number of tokens of its document before it. Empty if only answers are scored, or if the losses of
+    the tokens are not there.
+
+    Raises:
+        UserError: the files of the score are damaged or do not belong together.
+    """
+    if isinstance(score, CopiedScore):
+        return dict(score.content.get("positions", {}))
+    if "accuracy" in score.summary or not (score.path / TOKEN_NATS).exists():
+        return {}
+    rows, nats_N = score.documents, _token_nats(score)
+    position_N = np.concatenate([np.arange(1, row["tokens"] + 1) for row in rows])
+    end_N = SHORTEST << np.ceil(np.log2(np.maximum(position_N / SHORTEST, 1))).astype(int)
+    return {
+        str(end): {"tokens": int((end_N == end).sum()), "nats": float(nats_N[end_N == end].sum(dtype=np.float64))}
+        for end in np.unique(end_N)
+    }
+
+
+def _token_nats(score: Score) -> np.ndarray:
+    """The nats of every token of a score, as many as its list of documents says.
+
+    Raises:
+        UserError: the file is absent or damaged, or holds another number.
+    """
+    rows = score.documents
+    try:
+        path = score.verified(TOKEN_NATS)
+        if not path.is_file():
+            raise ValueError("it is no ordinary file")
+        nats_N: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {score.path / TOKEN_NATS}: {error}; expected the nats of every token. Likely cause: it was "
+            "deleted or damaged; score again with force=true"
+        ) from error
+    tokens = sum(row["tokens"] for row in rows)
+    if not rows or tokens != len(nats_N):
+        raise UserError(
+            f"{score.path / TOKEN_NATS} holds {len(nats_N):,} numbers; expected {tokens:,}, as documents.json says. Likely cause: it "
+            "was cut short or edited; score again with force=true"
+        )
+    return nats_N

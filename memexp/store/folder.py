@@ -44,6 +44,7 @@ from memexp.files import (
     folders_with,
     is_there,
     parse_json,
+    parse_yaml,
     read_bytes,
     read_json,
     read_sealed,
@@ -331,7 +332,7 @@ def as_yaml(config: dict[str, Any]) -> bytes:
 
     encoded(json.dumps(config, ensure_ascii=False))
     text = yaml.safe_dump(config, sort_keys=False)
-    if fingerprint(yaml.safe_load(text)) != fingerprint(config):
+    if fingerprint(parse_yaml(text)) != fingerprint(config):
         raise UserError(
             "the settings cannot be written to config.yaml so that they are read as they are; expected plain text and numbers"
         )

@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do: end a command with one line, or a run at the end of a step."""
+"""What SIGINT, SIGTERM, SIGHUP and SIGUSR2 do: end a command with one line, or a run at the end of a step."""
 
 import os
 import signal
@@ -26,7 +26,9 @@ class Stopped(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Signals that mean: save and end. Schedulers send the last one some time before a job's time is over; the exit code, 128 and the
+signal's number, then tells a batch script to put the job into the queue again."""
 
 GRACE_SECONDS = 2.0
 """How long a step may go on after a second signal, before the process ends in the middle of it."""

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.machine import memory_bytes
+from memexp.ranks.exchange import on_this_machine
 
 SHARE = 1 / 4
-"""Largest share of the host's memory for the copies of a checkpoint; a larger one is written while training waits."""
+"""Largest share of the host's memory for the copies of a checkpoint, of all processes of the run on this machine together; a larger
+one is written while training waits."""
 ROUNDED = 2
 """Pinned memory of any size takes up to so many times as much: its size is a power of two."""
 
@@ -76,7 +78,7 @@ class Saving:
 
 def _fits(tree: Any) -> bool:
     sizes = [leaf.nbytes for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return ROUNDED * sum(sizes) <= SHARE * memory_bytes()
+    return ROUNDED * sum(sizes) * on_this_machine() <= SHARE * memory_bytes()
 
 
 def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:

@@ -20,7 +20,7 @@ from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, detach, pack, unpack
 from memexp.model.watching import watching
 from memexp.ranks import draws
-from memexp.ranks.exchange import first, is_first, own, rank, ranks, told
+from memexp.ranks.exchange import everywhere, first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
 from memexp.ranks.sharding import gathered_weights, shard
 from memexp.regions import part
@@ -78,8 +78,7 @@ class Session:
     def __post_init__(self) -> None:
         self._pass = self.reads or Pass(self.model)
         self.arithmetic = arithmetic(self.spec.config)
-        # several processes agree on when each part is written
-        self.saving = Saving(self.device, background=self.device.type == "cuda" and ranks() == 1)
+        self.saving = Saving(self.device, background=self.device.type == "cuda")
         if self.spec.config.precision == "bf16" and not self.sharded:
             self.halves = HalfWeights(self._pass)
 
@@ -130,7 +129,7 @@ def open_session(spec: RunSpec) -> Session:
     config, corpus = spec.config, spec.corpus
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    model = build_model(config, vocabulary=corpus.vocabulary)
+    model = build_model(config, vocabulary=corpus.vocabulary, classes=len(corpus.classes))
     model.check_device(device)
     newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
     notes = []
@@ -177,7 +176,8 @@ def open_session(spec: RunSpec) -> Session:
 def save_session(session: Session) -> Path:
     """Write a checkpoint of this step and delete the oldest; on a GPU in the background, until `Session.saving` has finished.
 
-    Several processes write the state of their lanes each, into a part of its own; then the first writes what all share.
+    Several processes write the state of their lanes each, into a part of its own. When all parts are there, the first writes
+    what all share, and with it the checkpoint is one. A process has finished when all have.
     """
     folder = session.spec.run.path / "checkpoints"
     path = folder / f"step-{session.step:07d}.pt"
@@ -185,14 +185,14 @@ def save_session(session: Session) -> Path:
         "state": pytree.tree_leaves(_in_checkpoint(session)),
         "random": checkpoint.random_state(session.device),
     }
+    part_of_this: dict[str, Any] = {}
     if ranks() > 1:
-        of_part = {"identity": session.spec.hash, "step": session.step, **of_lanes}
+        part_of_this = {"identity": session.spec.hash, "step": session.step, **of_lanes}
         if session.sharded:
-            of_part |= shards.local(trained_weights(session.model), session.model, session.optimizer)
-        _write(checkpoint.part_of(path, rank(), ranks()), of_part)
+            part_of_this |= shards.local(trained_weights(session.model), session.model, session.optimizer)
         of_lanes = {"parts": ranks(), "random": [draws.common_state()]}
-    cpu_seconds = cpu_seconds_of_all(session)  # all parts are written now
-    content = {
+    cpu_seconds = cpu_seconds_of_all(session)
+    of_all = {
         "identity": session.spec.hash,
         "step": session.step,
         "tokens": session.tokens,
@@ -208,12 +208,20 @@ def save_session(session: Session) -> Path:
         **of_lanes,
     }
 
-    def write(content: dict[str, Any]) -> None:
-        _write(path, content)
-        checkpoint.forget_old(folder)
+    def write(written: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        part_of_this, of_all = written
+        if part_of_this:
+            everywhere(lambda: _write(checkpoint.part_of(path, rank(), ranks()), part_of_this), apart=True)
+        first(lambda: _complete(path, of_all), apart=True)
 
-    first(lambda: session.saving.save(content, write))
+    session.saving.save((part_of_this, of_all if is_first() else {}), write)
     return path
+
+
+def _complete(path: Path, content: dict[str, Any]) -> None:
+    """Write what is not in parts: from now on the checkpoint is there."""
+    _write(path, content)
+    checkpoint.forget_old(path.parent)
 
 
 def _in_checkpoint(session: Session) -> Any:
@@ -417,7 +425,7 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
-    if corpus.classes and len(weights[words]) == corpus.answers_from:
+    if corpus.classes and words in weights and len(weights[words]) == corpus.answers_from:
         weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
         notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
@@ -427,7 +435,8 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
             f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
         )
-    if (others := _layers_with_attention(weights)) != (ours := _layers_with_attention(own)):
+    others, ours = _layers_with_attention(weights), _layers_with_attention(own)
+    if spec.config.size.checkpoint is None and others != ours:  # a checkpoint's are the same
         raise UserError(
             f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
             "without attention has other weights"

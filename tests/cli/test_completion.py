@@ -66,6 +66,7 @@ def shell(empty: Path, environment: dict[str, str]):
     return call
 
 
+@pytest.mark.hard
 def test_bash(shell) -> None:
     tries = "\n".join(f"try {line!r}" for line in CASES)
     found = shell("bash", f"""

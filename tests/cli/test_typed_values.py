@@ -116,6 +116,7 @@ def test_nothing_starts_with_an_empty_value(line, memexp) -> None:
     assert says("expected")(result.err)
 
 
+@pytest.mark.hard
 def test_a_text_is_taken_as_typed_by_every_setting() -> None:
     walked = 0
     for command, name in TEXTS:
@@ -192,6 +193,7 @@ def test_unreadable_text_is_refused_by_every_setting_and_word(memexp) -> None:
             assert says("expected")(result.err)
 
 
+@pytest.mark.hard
 def test_what_is_no_number_is_refused_by_every_numeric_setting() -> None:
     assert len(NUMBERS) > 80
     for command, name, item in NUMBERS:

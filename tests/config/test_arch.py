@@ -139,6 +139,8 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=delta mem=0 arch.decay=none", "arch.decay is none but mem is 0"),
         ("arch=titans segment=24", "segment is 24 and arch.chunk 16"),
         ("arch=titans arch.role=layer", "arch.window is 16 but arch.role is layer"),
+        ("arch=titans arch.role=context", "arch.window is 16 but arch.role is context"),
+        ("arch=titans arch.role=layer arch.window=0 arch.persistent=2", "arch.persistent is 2 but arch.role is layer"),
         ("arch=titans arch.window=0", "arch.window is 0 but arch.role is gate"),
         ("arch=titans arch.memory=linear arch.expansion=2", "arch.expansion is 2 but arch.memory is linear"),
         ("arch=titans mem=0 arch.momentum=false", "arch.momentum is false but mem is 0"),

@@ -14,26 +14,13 @@ from memexp.config.compose import compose, typed
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 
+from ..checkpoints import LLAMA, described
 from ..messages import says
-
-LLAMA = {
-    "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 48, "vocab_size": 300,
-}  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return filled(tmp_path / "Tiny-Llama")
-
-
-def filled(folder: Path, **said: Any) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(LLAMA | said))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\nlicense: mit\n")
-    return folder
+    return described(tmp_path / "Tiny-Llama")
 
 
 def settings(*words: str) -> TrainConfig:
@@ -65,7 +52,7 @@ def test_elsewhere_nothing_changes() -> None:
 
 
 def test_the_checksum_is_that_of_the_content_wherever_it_is(folder: Path, tmp_path: Path) -> None:
-    assert checksum(filled(tmp_path / "other")) == checksum(folder)
+    assert checksum(described(tmp_path / "other")) == checksum(folder)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         before = checksum(folder)
         (folder / name).write_text((folder / name).read_text() + " ")
@@ -85,7 +72,7 @@ def test_the_checksum_is_that_of_the_content_wherever_it_is(folder: Path, tmp_pa
     ],
 )
 def test_families_name_their_shape_differently(tmp_path: Path, said: dict[str, Any], expected: tuple[int, ...]) -> None:
-    found = shape_of(filled(tmp_path / "x", **said))
+    found = shape_of(described(tmp_path / "x", **said))
     names = ("layers", "width", "heads", "head_size", "groups", "feedforward")
     assert tuple(found[name] for name in names) == expected
 
@@ -103,7 +90,7 @@ def test_families_name_their_shape_differently(tmp_path: Path, said: dict[str, A
         ("arch=knn_routed arch.place=none", "arch.search is routed, which has no place"),
         ("arch=rmt arch.aux_weight=0.1", "arch.aux_weight is 0.1, which has no place"),
         ("arch=xl arch.reach=window", "arch.sinks is 4 but arch.reach is window"),
-        ("task=classify", "data.task is classify"),
+        ("task=classify", "data.task is classify, but optim.train is none"),
         ("optim.train=all steps=0", "steps is 0"),
         ("optim.rank=4", "optim.rank is 4, but optim.train is none"),
         ("size.groups=1", "size.groups is 1, but"),
@@ -116,6 +103,7 @@ def test_what_contradicts_the_checkpoint_is_refused(folder: Path, words: str, se
         settings(f"size.checkpoint={folder}", *words.split())
 
 
+@pytest.mark.hard
 def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
     fits = {name for name, schema in ARCHS.items() if schema.beside_a_checkpoint is not Arch.beside_a_checkpoint}
     for name in ARCHS:
@@ -125,7 +113,7 @@ def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
         else:
             with pytest.raises(UserError, check=says("which has no place for the layers of a published checkpoint")):
                 settings(*words)
-    assert fits == {"vanilla", "xl", "knn", "knn_routed", "rmt", "rmt_xl"}
+    assert fits == {"vanilla", "xl", "knn", "knn_routed", "rmt", "rmt_xl", "armt", "infini"}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +219,7 @@ def test_of_the_hub_only_what_is_named_is_fetched(
 
     def fetch(name: str, **options: Any) -> str:
         fetched.update(options)
-        return str(filled(tmp_path / "0123456789"))
+        return str(described(tmp_path / "0123456789"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     found = find_folder("somebody/model", None, ask=True)

@@ -102,6 +102,7 @@ VARIANTS = {
         ["mem=3", "arch.window=5", "arch.chunk=4", "arch.forget=start"],
         ["arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.chunk=2"],
         ["arch.momentum=false", "arch.forget=none", "arch.expansion=2"],
+        ["arch.role=context", "arch.window=0", "arch.persistent=3", "arch.chunk=4", "arch.memory=linear"],
     ],
     "xl": [
         ["mem=0"],
@@ -143,6 +144,8 @@ if os.environ.get("MEMEXP_PRETRAINED"):  # `make published`, where transformers 
         _with("GPTNeoX", *GATED, num_key_value_heads=None),
         _with("Mistral", *GATED, "arch.knn_layers=[2]", sliding_window=5),
     ]
+    VARIANTS["armt"] += [_with("Llama"), _with("GPTNeoX", "mem=3", "arch.memory=parallel", num_key_value_heads=None)]
+    VARIANTS["infini"] += [_with("Llama")]
     VARIANTS["rmt"] += [_with("Llama"), _with("GPTNeoX", "mem=3", "arch.cache=5", num_key_value_heads=None)]
 
 POSITIONS = ["t5", "xl", "rotary", "xpos", "alibi", "dynamic", "none"]

@@ -276,7 +276,7 @@ SEMANTIC = {
     "search": ["exact", "bucketed", "routed"],
     "factor": ["2", "4"],
     "chunk": ["8", "4"],
-    "role": ["gate", "layer arch.window=0"],
+    "role": ["gate", "context arch.window=0", "layer arch.window=0"],
     "gate": ["0.0", "1.0"],
     "aux_weight": ["0.0", "0.5"],
     "window": ["8", "4"],

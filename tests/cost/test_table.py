@@ -258,6 +258,7 @@ def test_the_state_of_adafactor_is_what_it_keeps(arch: str, momentum: float, fac
     assert item.bytes == sum(value.nbytes for value in kept)
 
 
+@pytest.mark.hard
 def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plan", "rmt/equations", "hardware=tpu-v4", "devices=16"]) == 0

@@ -1,8 +1,11 @@
 """conf/fit: what a task brings with it, and that whoever chooses data chooses it."""
 
+import re
+
 import pytest
 import yaml
 
+from memexp.config.checks import remarks
 from memexp.config.compose import compose, typed
 from memexp.config.introspection import CONF, choices_of, groups_of
 from memexp.config.train import TrainConfig
@@ -46,6 +49,25 @@ def test_segments_are_the_papers() -> None:
         "needle": (32, 8),
         "babi": (32, 8),
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("remember", r"[^,]+ ,"),
+        ("rewrite", r"[^,]+ ,"),
+        ("passkey", r"the pass key is .* is the pass key \."),
+        ("needle", r"the number of .*? \."),
+    ],
+)
+def test_a_remark_says_that_segments_cut_what_is_to_be_remembered(task: str, said: str) -> None:
+    document = next(iter(open_source(settings(f"data={task}", "data.source.documents=[1,1,1]").data, CONF)))
+    found = re.search(said, str(document.text))
+    assert found is not None
+    words = len(found.group().split(" "))
+    for segment, cut in ((words, False), (words - 1, True)):
+        lines = [line.text for line in remarks(settings("arch=rmt", f"data={task}", f"segment={segment}"))]
+        assert any(f"has {words} words" in line for line in lines) == cut
 
 
 def test_other_data_have_none_and_what_is_typed_wins() -> None:

@@ -1,7 +1,10 @@
 """The experiments that are there: each composes at both scales, and what it cites is published."""
 
+import os
+import tempfile
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,21 @@ from memexp.config.arch import ARCHS
 from memexp.config.commands import SCALES
 from memexp.config.introspection import choices_of
 from memexp.experiment.cells import Cell, cells
-from memexp.experiment.definition import experiments, load
+from memexp.experiment.definition import Experiment, experiments, load
 from memexp.experiment.published import PUBLISHED, load_published
 from memexp.experiment.settings import Wanted, wanted
 from memexp.model.build import build_model
 from memexp.report.metrics import METRICS
 from memexp.train.optimizer import rate_factor
 
+from ..checkpoints import described
+
 NAMES = experiments()
 TABLES = {
     ("blockrecurrent", "table1"): 53, ("memorizing", "table4"): 50, ("memorizing", "table5"): 9,
     ("memorizing", "table14"): 4, ("memorizing", "table15"): 3, ("memorizing", "table16"): 2,
     ("memorizing", "larger_memory"): 46, ("rmt", "wikitext103"): 50, ("rmt", "enwik8"): 16, ("rmt", "equations"): 3,
-    ("rmt", "hyperpartisan"): 21, ("rmt", "algorithmic"): 50, ("infini", "table2"): 10,
+    ("rmt", "hyperpartisan"): 21, ("rmt", "algorithmic"): 50, ("infini", "table2"): 10, ("armt", "table1"): 86,
 }  # fmt: skip
 """How many numbers each table prints."""
 
@@ -38,15 +43,27 @@ def test_every_table_of_the_papers_is_there() -> None:
         "thought": ("ablation",),
         "armt": ("rewrite",),
         "delta": ("mqar",),
+        "checkpoints": ("figure6", "hyperpartisan", "memories"),
     }
     wanted = {"/".join(table) for table in TABLES} | {f"{paper}/{name}" for paper in figures for name in figures[paper]}
     assert set(NAMES) == wanted
 
 
+@cache
+def a_checkpoint() -> Path:
+    """A folder that looks like a checkpoint."""
+    return described(Path(tempfile.mkdtemp(prefix=f"memexp-{os.getpid()}-")) / "Tiny-Llama")
+
+
+def loaded(name: str) -> Experiment:
+    """The experiment, of a checkpoint that is there if it is of one."""
+    return load(name) if load(name).checkpoint is None else load(name, checkpoint=str(a_checkpoint()))
+
+
 def one_of_each_row(name: str, scale: str) -> list[Cell]:
     """The first cell of each row, of a column whose data there is."""
     found: dict[str, Cell] = {}
-    for cell in cells(load(name), scale):
+    for cell in cells(loaded(name), scale):
         if cell.settings["data"] in choices_of("data"):
             found.setdefault(cell.row, cell)
     return list(found.values())
@@ -95,6 +112,8 @@ def test_every_row_composes(name: str, scale: str) -> None:
     assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
     assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
     for one in {(one.settings.arch.name, one.settings.size.name): one for one in rows}.values():
+        if one.settings.size.checkpoint is not None and find_spec("transformers") is None:
+            continue
         with torch.device("meta"):
             build_model(one.settings, vocabulary=256)
 
@@ -104,7 +123,8 @@ def test_what_it_says_is_what_there_is(name: str) -> None:
     experiment = load(name)
     assert set(experiment.scales) == set(SCALES)
     assert experiment.metric in METRICS
-    assert {experiment.baseline, experiment.goal} - {None} <= set(experiment.rows)
+    assert {experiment.baseline, experiment.goal, experiment.costs} - {None} <= set(experiment.rows)
+    assert {column.metric for column in experiment.columns.values()} - {None} <= set(METRICS)
     assert experiment.scales["small"].differs, "what the small scale changes stands below its table"
     for row in experiment.rows.values():
         assert {row.init_from, row.scores} - {None} <= set(experiment.rows)
@@ -152,6 +172,8 @@ def test_published_files_hold_these_tables_and_no_others() -> None:
         ("rmt", "enwik8", "128, RMT 20 BPTT-2", "enwik8", 1.222, None, False),
         ("rmt", "algorithmic", "8, Tr-XL", "Copy 24", 0.2776, 0.1212, False),
         ("infini", "table2", "Infini-Transformer (Linear)", "PG19", 9.65, None, False),
+        ("armt", "table1", "ARMT", "QA2, 10M", 0.844, None, False),
+        ("armt", "table1", "Mamba", "QA1, 500k", 0.923, None, False),
     ],
 )
 def test_published_numbers(

@@ -47,6 +47,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=delta", "arch.decay=channel", HALF), ("arch=delta", "arch.decay=none", "arch.window=5"), ("arch=delta", "mem=0"),
     ("arch=titans", "arch.role=layer", "arch.window=0", "arch.memory=linear", HALF), ("arch=titans", "mem=0"),
     ("arch=titans", "arch.momentum=false", "arch.forget=none"), ("arch=titans", "arch.forget=start", HALF),
+    ("arch=titans", "arch.role=context", "arch.window=0", "arch.persistent=3", HALF),
     ("arch=delta", "arch.write=add", "arch.unit_keys=false", "arch.window=0", HALF),
     ("arch=knn", "arch.place=edge", "arch.position=rotary", "arch.combine=joint", "arch.sinks=2", HALF), ("arch=xl", "arch.sinks=2"),
     ("arch=knn", "arch.negatives=1", "arch.combine=joint", "bptt_segments=1", "accumulate=2", HALF),

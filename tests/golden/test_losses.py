@@ -29,6 +29,7 @@ GOLDEN = Path(__file__).with_name("losses.json")
 WRITE = os.environ.get("MEMEXP_GOLDEN") == "write"
 
 ARCHS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "arch").glob("*.yaml"))
+ARCHS += ["titans arch.role=context arch.window=0 arch.persistent=3"]  # another model in the same file
 VOCABULARY, STEPS = 40, 8
 
 TOLERANCE = 2e-6
@@ -46,7 +47,7 @@ def documents() -> list[TokenDocument]:
 def losses(arch: str, folder: Path) -> list[float]:
     """Mean nats a token of each step. The weights are large enough that every part of the model matters."""
     config = configure(
-        f"arch={arch}", "segment=8", "lanes=3", "accumulate=4", "size.memory=40", "size.attention.scale=4", "arch.dropout=0.1",
+        *f"arch={arch}".split(), "segment=8", "lanes=3", "accumulate=4", "size.memory=40", "size.attention.scale=4", "arch.dropout=0.1",
         "optim.warmup=2", f"steps={STEPS}",
     )  # fmt: skip
     torch.manual_seed(14)

@@ -88,6 +88,7 @@ def test_a_failed_job_does_not_lose_the_others(memexp, jobs, empty, monkeypatch)
     ]
 
 
+@pytest.mark.hard
 def test_what_is_shown_after_a_sweep_may_compose_settings(memexp, jobs, empty, monkeypatch) -> None:
     composed = []
     monkeypatch.setattr("memexp.cli.main._show_finished", lambda runs: composed.append(compose("train", ["size=tiny"])))
@@ -156,6 +157,7 @@ def test_all_jobs_of_a_sweep_read_and_score_the_same(words: list[str], largest: 
     assert added <= {largest}
 
 
+@pytest.mark.hard
 def test_lengths_that_are_given_stay(memexp) -> None:
     result = memexp(*SWEEP, "hydra/launcher=basic", "arch=knn", "mem=0,64k", "steps=7", "eval.max_document=100")
     assert {(each.steps, each.eval.max_document, each.data.max_document) for each in result.settings} == {

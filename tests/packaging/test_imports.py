@@ -134,6 +134,7 @@ def test_light_rooms_name_torch_only_inside_functions() -> None:
     assert loud == []
 
 
+@pytest.mark.hard
 def test_every_module_imports() -> None:
     names = [name for name in modules() if not name.endswith("__main__")]
     program = f"import importlib\nfor name in {names}:\n    importlib.import_module(name)"

@@ -72,6 +72,7 @@ def test_the_wheel_holds_every_module_yaml_file_and_template(wheel: Path) -> Non
     assert {"memexp/cli/main.py", "memexp/conf/arch/knn.yaml", "memexp/conf/train.yaml", "memexp/py.typed"} <= packed
 
 
+@pytest.mark.hard
 def test_the_program_works_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

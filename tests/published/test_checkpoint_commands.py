@@ -5,10 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from memexp.cli.main import main
+from memexp.experiment import paper_table
+from memexp.experiment.command_lines import train_words
+from memexp.experiment.definition import load
+from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.text import lay_out
 from memexp.store.folder import Run, all_runs
 
 from ..checkpoints import checkpoint
@@ -72,6 +79,8 @@ def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str])
         "arch=knn mem=40 arch.neighbours=8 optim.train=lora recompute=true precision=bf16",
         "arch=rmt mem=3 optim.train=memory accumulate=4 bptt_segments=1",
         "arch=rmt mem=3 optim.train=lora accumulate=4 bptt_segments=3 recompute=true optim=adafactor",
+        "arch=armt mem=3 arch.key_size=4 optim.train=memory accumulate=4 recompute=true",
+        "arch=infini optim.train=lora optim.rank=2 accumulate=2",
     ],
 )
 def test_what_is_trained_changes_and_nothing_else(words: str, root: Path) -> None:
@@ -219,6 +228,46 @@ def test_a_checkpoint_answers_questions_about_long_texts(
     assert "exact match" in capsys.readouterr().out
 
 
+def test_a_table_of_memories_is_filled_and_drawn(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of the experiment, on short texts, by the commands that it says; then its table without the runs."""
+    experiment = load("checkpoints/memories", checkpoint=str(checkpoint()))
+    experiment.rows = {label: experiment.rows[label] for label in ("kNN memory in every third layer", "full attention")}
+    experiment.rows["kNN memory in every third layer"].every = 2  # it has two layers
+    experiment.rows["kNN memory in every third layer"].small["mem"] = 512
+    experiment.baseline = None
+    wanted_columns = ("to 512", "to 1K", "pass key in 1K", "needle in 1K")
+    experiment.columns = {label: experiment.columns[label] for label in wanted_columns}
+    for label in wanted_columns[:2]:
+        experiment.columns[label].small = {"data": "tiny"}
+    for label in wanted_columns[2:]:
+        few = {"data.source.lengths": [128], "data.source.test_lengths": [64, 128], "eval.documents": 0}
+        experiment.columns[label].small |= few
+        experiment.columns[label].slice = "length=128"
+    experiment.scales["small"].set |= {"segment": 64, "eval.max_document": 1024}
+    monkeypatch.setattr(paper_table, "load", lambda name, checkpoint: experiment)
+    opened = paper_table.open_table("checkpoints/memories", scale="small")
+    library = Library(root)
+    commands = {" ".join(train_words(cell, library, tag=experiment.name)): cell for cell in opened.cells}
+    assert len(commands) == 2 * 3
+    for words in commands:
+        assert main([*words.split(), f"root={root}"]) == 0, words
+    library.forget()
+    grid = lay_out(fill(opened, library))
+    assert not grid.missing
+    knn, full = (
+        dict(reversed([*zip(grid.headers, line, strict=True)])) for line in grid.lines
+    )  # of equal headers the first
+    assert (full["token time"], full["of the gain"]) == ("1.00", "100 %")
+    assert float(knn["token time"]) > 0
+    assert int(knn["state"].replace(",", "")) < int(float(full["state"].removesuffix("M")) * 1e6)
+    capsys.readouterr()
+    assert main(["table", "checkpoints/memories", f"root={root}", f"out={root / 'out'}"]) == 0
+    assert "kNN memory in every third layer" in (root / "out" / "small.svg").read_text()
+    assert (root / "out" / "small.png").stat().st_size > 10_000
+
+
 def test_two_processes_train_what_one_trains(root: Path) -> None:
     words = ["arch=rmt", "mem=3", "optim.train=lora", "optim.rank=2", "steps=2", "accumulate=2", "optim.warmup=0"]
     alone = run(root, *words, "tag=one")
@@ -246,3 +295,52 @@ def test_plans_count_gradients_and_optimizer_of_what_is_trained() -> None:
     assert some["parameters"] == whole["parameters"] + 4 * added
     assert nothing["optimizer"] == nothing["gradients"] == nothing.get("activations", 0) == 0
     assert (some["gradients"], whole["gradients"]) == (4 * added, whole["parameters"])
+
+
+def test_a_checkpoint_learns_classes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts that end in one of two letters, which a network with random weights can tell apart; only what is new is trained."""
+    rows = [
+        {"text": f"{number:02d}" + "ab" * 11 + "xy"[number % 2] * 6, "party": number % 2 == 0} for number in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [
+        "size=checkpoint",
+        f"size.checkpoint={checkpoint()}",
+        "data=text",
+        f"data.path={tmp_path / 'rows.jsonl'}",
+        "task=classify",
+    ]
+    words += [
+        "data.source.label=party",
+        "data.valid_documents=2",
+        "data.test_documents=8",
+        "segment=16",
+        "lanes=4",
+        f"root={root}",
+    ]
+    words += [
+        "device=cpu",
+        "arch=rmt",
+        "mem=2",
+        "accumulate=2",
+        "bptt_segments=1",
+        "optim.warmup=0",
+        "optim.rate=3e-2",
+        "steps=30",
+    ]
+    assert "has no vectors of the classes" in refused(capsys, "train", *words, "optim.train=none")
+    assert main(["train", *words, "optim.train=memory"]) == 0
+    (found,) = all_runs(root)
+    losses = [line["loss"] for line in found.metrics if line["loss"] is not None]
+    assert losses[0] < 3  # of two classes, not of the vocabulary
+    assert losses[-1] < losses[0]
+    summary = found.scores[0].summary
+    assert (summary["accuracy"], summary["f1"]) == (1.0, 1.0)
+    weights = torch.load(found.path / "weights.pt", weights_only=True)["model"]
+    assert weights["head.output.weight"].shape == (2, 32)
+    assert not [name for name in weights if name.startswith(("head.embedding", "layers."))]
+    tokens = np.load(found.scores[0].path / "tokens.npy")
+    assert set(tokens) == {257, 258}  # after the tokenizer's, though the embedding has more rows
+    for train in ("lora", "all"):
+        assert main(["train", *words, f"optim.train={train}", "steps=2", f"init_from={found.name}"]) == 0
+    assert main(["table", "metric=f1", f"root={root}"]) == 0

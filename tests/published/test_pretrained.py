@@ -4,6 +4,7 @@ Shapes: B lanes, T tokens, S keys in sight, M memory tokens, D width, V vocabula
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from memexp.errors import UserError
+from memexp.model.armt import Armt
+from memexp.model.infini import Infini
 from memexp.model.knn import Knn
 from memexp.model.pretrained.load import adapt
 from memexp.model.rmt import Rmt
 from memexp.model.segment import SegmentModel
+from memexp.model.transformer.attention import Cache
 from memexp.model.transformer.shape import Shape
 from memexp.model.vanilla import Vanilla
 from memexp.model.xl import Xl
@@ -117,6 +121,9 @@ def ours(model: Any, *, segment: int = SEGMENT) -> Shape:
         network.layers.attentions[0].head_size, 48, segment, groups=groups, pretrained=network,
     )  # fmt: skip
 
+
+NOTHING = Cache((), torch.zeros(LANES, dtype=torch.long))
+"""An empty cache without layers."""
 
 PLAIN = {"position": "none", "normalise": False}
 
@@ -280,3 +287,71 @@ def test_memory_tokens_are_what_a_mask_says() -> None:
             expected.append(again.lm_head(hidden[:, slots : slots + SEGMENT]))
             before = rmt.memory_norm(hidden[:, slots + SEGMENT :])
     assert differ(found, torch.cat(expected, 1)) < CLOSE
+
+
+IN_LISTS = {name: FAMILIES[name] for name in ("llama", "gemma-3", "gpt-neox", "mixtral")}
+IN_LISTS["gpt-2"] = ("GPT2", IN_ONE_SEGMENT["gpt-2"][1] | {"num_key_value_heads": None})
+
+
+@pytest.mark.parametrize("family", IN_LISTS)
+@torch.no_grad()
+def test_what_enters_and_leaves_each_layer_is_that_of_transformers(family: str) -> None:
+    model = published(*IN_LISTS[family])
+    expected = model(text(), use_cache=False, output_hidden_states=True).hidden_states
+    network, seen = adapt(model), []
+    added = [torch.zeros(())] * len(network.layers.attentions)
+
+    def enter(index: int, x_BTD: Tensor) -> Tensor:
+        seen.append(x_BTD)
+        return x_BTD + added[index]
+
+    read = partial(network.layers.read, network.head.embed(text()), NOTHING, size=0)
+    outputs = read(enter=enter).outputs
+    for ours_BTD, theirs_BTD in zip([*seen, outputs[-1]], expected, strict=True):
+        assert differ(ours_BTD, theirs_BTD) < CLOSE
+    for ours_BTD, theirs_BTD in zip(outputs, expected[1:], strict=True):
+        assert differ(ours_BTD, theirs_BTD) < CLOSE
+    added[1] = torch.randn(SIZES["hidden_size"])
+    assert differ(read(enter=enter).outputs[0], outputs[0]) == 0
+    assert differ(read(enter=enter).hidden_BTD, outputs[-1]) > 100 * CLOSE
+    assert differ(read().hidden_BTD, outputs[-1]) < CLOSE  # nothing has stayed on the layers
+
+
+@pytest.mark.parametrize("family", IN_LISTS)
+@torch.no_grad()
+def test_a_memory_of_matrices_that_says_nothing_is_the_plain_checkpoint(family: str) -> None:
+    shape = ours(published(*IN_LISTS[family]))
+    plain = logits(built(Vanilla, shape, mem=0), text())
+    assert differ(logits(built(Armt, shape, mem=0), text()), plain) < CLOSE
+    assert differ(logits(built(Infini, shape, mem=0), text()), plain) < CLOSE
+    armt = built(Armt, shape, mem=3, key_size=4)
+    assert differ(logits(armt, text()), plain) < CLOSE  # W_V starts at 0
+    for memory in armt.memories:
+        torch.nn.init.normal_(memory.values.weight)
+    assert differ(logits(armt, text())[:, :SEGMENT], plain[:, :SEGMENT]) < CLOSE
+    assert differ(logits(armt, text())[:, SEGMENT:], plain[:, SEGMENT:]) > 100 * CLOSE
+    infini = built(Infini, shape, mem=1)
+    for start, far in ((-40.0, False), (0.0, True)):
+        for memory in infini.memories:
+            memory.gate_H.fill_(start)
+        assert (differ(logits(infini, text()), plain) > 100 * CLOSE) == far
+
+
+@torch.no_grad()
+def test_heads_that_share_keys_read_one_matrix() -> None:
+    """As if each head had keys and values of its own that are alike."""
+    shared = published("Llama", {"num_key_value_heads": 2})
+    apart = published("Llama", {"num_key_value_heads": 4})
+    weights = shared.state_dict()
+    for name, value in weights.items():
+        if "k_proj" in name or "v_proj" in name:
+            weights[name] = value.unflatten(0, (2, -1)).repeat_interleave(2, 0).flatten(0, 1)
+    apart.load_state_dict(weights)
+    found = []
+    for model in (shared, apart):
+        infini = built(Infini, ours(model), mem=1)
+        for index, memory in enumerate(infini.memories):
+            memory.gate_H.copy_(torch.tensor([-1.0, 0.0, 1.0, 2.0]) + index)
+        found.append(logits(infini, text()))
+    assert infini.init_state(1).memory[0].matrix_BFV.shape[1] == 4
+    assert differ(*found) < CLOSE

@@ -13,7 +13,7 @@ from memexp.train import checkpoint
 
 from ..train.conftest import assert_same_result, losses, weights
 from .conftest import Group
-from .work import run
+from .work import run, saved_beside_training
 
 SETTINGS = ["arch=knn", "lanes=4", "accumulate=2", "steps=14", "checkpoint_every=100", "log_every=3", "segment=8"]
 
@@ -79,6 +79,21 @@ def test_a_run_goes_on_in_another_number_of_processes(
     assert found.summary is not None
     assert alone.summary is not None
     assert found.summary["memory_fill"] == alone.summary["memory_fill"]
+
+
+@pytest.mark.hard
+def test_a_checkpoint_is_there_when_the_last_part_is(
+    groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    """While processes train; if a part cannot be written, all end, and the checkpoint before is whole."""
+    first, last = groups(2)(saved_beside_training, overrides=SETTINGS, root=str(roots("beside")))
+    name, parts = "step-0000001.pt", ["step-0000001.0-of-2.pt", "step-0000001.1-of-2.pt"]
+    assert name not in first.early
+    assert parts[1] not in first.early
+    assert first.first == last.first
+    assert first.first == [*parts, name]
+    assert set(first.second) == {*parts, name, "step-0000003.0-of-2.pt"}
+    assert (first.error, last.error) == ("SaidByFirst", "UserError")
 
 
 @pytest.mark.hard

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
+from memexp.ranks.exchange import _prefix
 from memexp.store.folder import all_runs
 
 from ..messages import says
@@ -94,7 +97,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(roots: Callable[
     assert found.summary["devices"] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_lets_all_save(number: signal.Signals, roots: Callable[[str], Path]) -> None:
     root = roots("asked")
     with started(root, "arch=xl", "devices=2", "steps=400") as process:
@@ -166,6 +169,19 @@ def test_processes_that_never_come_are_named(rank: int, roots: Callable[[str], P
             else ("no answer from 127.0.0.1", "rank 0")
         )
         assert says("memexp train", *expected)(line)
+
+
+def test_who_waits_for_others_hears_a_signal(roots: Callable[[str], Path]) -> None:
+    """Not only after the ten minutes that it would wait, so that a job whose time is over can go into the queue again."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=HANG))
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    with started(roots("waits"), "arch=xl", **place) as process:
+        store.wait([f"{_prefix()}/here 1"])  # it came, and waits for rank 0
+        process.send_signal(signal.SIGUSR2)
+        _, err = process.communicate(timeout=HANG)
+    assert process.returncode == 128 + signal.SIGUSR2
+    (line,) = lines(err)
+    assert says("memexp train: interrupted", "continues")(line)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,18 @@ from memexp.data.classes import for_task
 from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import pick_documents, score_with_progress
-from memexp.ranks.exchange import SaidByFirst, first, rank, ranks
+from memexp.ranks.exchange import SaidByFirst, first, rank, ranks, wait
 from memexp.ranks.sharding import here, own_rows, whole
-from memexp.train import loop
+from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train, update
-from memexp.train.session import Session, open_session
+from memexp.train.saving import Saving
+from memexp.train.session import Session, open_session, save_session
 from memexp.train.spec import RunSpec, specify
 
 from ..tiny import configure
+
+HANG = 60
 
 
 class Steps(NamedTuple):
@@ -122,6 +126,57 @@ def run(overrides: list[str], root: str, stop: dict[str, int] | None = None, fai
         return f"{type(error).__name__}: {error}"
     finally:
         loop.update = plain
+
+
+class Saved(NamedTuple):
+    """Names of files of checkpoints that were saved in the background, in order of time."""
+
+    early: list[str]
+    """When the last process had not yet written its part."""
+    first: list[str]
+    second: list[str]
+    """When its second part could not be written."""
+    error: str
+    """What ended the second one."""
+
+
+def saved_beside_training(overrides: list[str], root: str) -> Saved:
+    """Save twice while training goes on: the part of the last process is late, and its second one fails."""
+    session = opened(overrides, root)
+    session.saving = Saving(session.device, background=True)
+    folder, go, plain = session.spec.run.path / "checkpoints", Event(), checkpoint.save
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        if rank() == ranks() - 1:
+            assert go.wait(HANG)
+            if "0000003" in path.name:
+                raise UserError("full")
+        plain(path, content)
+
+    def files() -> list[str]:
+        found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        wait()  # until all have looked
+        return [path.name for path in found]
+
+    checkpoint.save = save
+    try:
+        update(session)
+        save_session(session)
+        update(session)
+        early = files()
+        go.set()
+        session.saving.finish()
+        written = files()
+        update(session)
+        save_session(session)
+        try:
+            session.saving.finish()
+            error = ""
+        except (UserError, SaidByFirst) as seen:
+            error = f"{type(seen).__name__}"
+        return Saved(early, written, files(), error)
+    finally:
+        checkpoint.save = plain
 
 
 def count() -> int:

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from memexp.config.commands import DiffConfig, RunsConfig, TableConfig
 from memexp.config.groups import Scored
 from memexp.errors import UserError
+from memexp.report.table.figure import Panel, plot
 from memexp.store.folder import Run, all_runs
 
 from ..messages import says
@@ -78,6 +80,23 @@ def test_table_by_position_is_also_a_plot(compared: Any, tmp_path: Path) -> None
     assert (tmp_path / "there" / "runs.png").read_bytes() == (tmp_path / "again" / "runs.png").read_bytes()
     lines = csv.DictReader(io.StringIO((tmp_path / "there" / "runs.csv").read_text()))
     assert {line["position"] for line in lines} == {"512"}
+
+
+def test_a_long_label_leaves_a_plot_its_room() -> None:
+    """The layers of a memory of pairs may be thirty numbers, in a label as long as the plot is wide."""
+    from matplotlib import image
+
+    points = [(512, 1.0), (1024, 2.0)]
+    layers = "knn-512-arch.knn_layers:" + "+".join(map(str, range(1, 99)))
+    drawn = plot([Panel("code", "tokens", "nats", [("short", points), (layers, points)])])
+    text = drawn["svg"].decode()
+    assert "+98" in text
+    axes = re.search(r'id="patch_2">\s*<path d="M [\d.]+ ([\d.]+) \nL ([\d.]+) [\d.]+ \nL [\d.]+ ([\d.]+)', text)
+    assert axes is not None
+    bottom, right, top = map(float, axes.groups())
+    assert bottom - top > 100  # points, of 230
+    assert right > 350  # of 432
+    assert image.imread(io.BytesIO(drawn["png"])).shape[1] == 780
 
 
 @pytest.mark.parametrize(

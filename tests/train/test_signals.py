@@ -23,7 +23,7 @@ HANG = 300
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", [*NUMBERS, signal.SIGUSR2])
 def test_a_signal_in_a_command_is_one_line_and_its_code(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +92,7 @@ def test_a_signal_that_python_would_swallow_ends_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "memexp train: interrupted\n")
 
 
+@pytest.mark.hard
 def test_a_second_signal_ends_a_long_step() -> None:
     done = ended(LONG_STEP.replace("TIMES", "2"))
     assert done.returncode == 143

@@ -75,6 +75,7 @@ def by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     lanes, heads, length, _ = queries_BHTK.shape
     slots_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.long)
     found_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.bool)
+    scores_BHTk = queries_BHTK.new_zeros(lanes, heads, length, k)
     for lane, spans in enumerate(readable_spans(ring)):
         count = sum(stop - start for start, stop in spans)
         take = min(k, count)
@@ -90,47 +91,57 @@ def by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
             for start in range(0, length, at_once):
                 block = (lane, slice(head, head + together), slice(start, start + at_once))
                 if half:
-                    slots_HTk, proven = _best_by_halves(queries_BHTK[block], readable, take)
+                    best, proven = _best_by_halves(queries_BHTK[block], readable, take)
                     half = proven >= 0.5  # if keys are similar, the bound proves little
                 else:
-                    slots_HTk = _best(queries_BHTK[block], readable, take)
-                slots_BHTk[*block, :take] = slots_HTk
-    return Neighbours(slots_BHTk, found_BHTk)
+                    best = _best(queries_BHTK[block], readable, take)
+                slots_BHTk[*block, :take], scores_BHTk[*block, :take] = best
+    return Neighbours(slots_BHTk, found_BHTk, scores_BHTk)
 
 
-def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
-    """The slots of the k best pairs, H T k, best first."""
+class _Best(NamedTuple):
+    """The k best pairs of each query, best first."""
+
+    slots_HTk: Tensor
+    scores_HTk: Tensor
+
+
+def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> _Best:
+    """The best of all readable pairs."""
     if readable.pairs <= FEW:
         return _best_of_few(queries_HTK, readable, k)
     maxima_HGT = _maxima(queries_HTK, readable, queries_HTK.dtype)
     groups_HTL = best_rows(maxima_HGT, min(k, maxima_HGT.shape[1]))
-    return _best_members(queries_HTK, readable, groups_HTL, k)[0]
+    return _best_members(queries_HTK, readable, groups_HTL, k)
 
 
-def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> Tensor:
-    """The slots of the k best pairs, H T k, best first, from all scores; for so few pairs that groups do not pay."""
+def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> _Best:
+    """The best pairs, from all scores; for so few pairs that groups do not pay."""
     keys_HNK = torch.cat([readable.keys_HRK[:, start:stop] for start, stop in readable.spans], dim=1)
     scores_HNT = keys_HNK.to(queries_HTK.dtype) @ queries_HTK.mT
     places_HTk = best_rows(scores_HNT, k)
     order_HTk = scores_HNT.mT.gather(-1, places_HTk).argsort(-1, descending=True)
     slots_N = torch.cat([torch.arange(start, stop) for start, stop in readable.spans])
-    return slots_N[places_HTk.gather(-1, order_HTk)]
+    slots_HTk = slots_N[places_HTk.gather(-1, order_HTk)]
+    return _Best(slots_HTk, _scores(queries_HTK, readable.keys_HRK, slots_HTk))
 
 
-def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[Tensor, float]:
-    """The slots of the k best pairs, by groups chosen in bf16, and the share of queries for which the bound is a proof."""
+def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[_Best, float]:
+    """The best pairs, by groups chosen in bf16, and the share of queries for which the bound is a proof."""
     maxima_HGT = _maxima(queries_HTK, readable, torch.bfloat16)
     groups_HTL = best_rows(_ordered(maxima_HGT), SHORTLIST * k)
-    slots_HTk, scores_HTk = _best_members(queries_HTK, readable, groups_HTL, k)
+    best = _best_members(queries_HTK, readable, groups_HTL, k)
     # a pair outside the chosen groups has at most their smallest maximum in bf16, and at most `slack` more in fp32
     smallest_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
     slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.largest_norm
-    unproven_HT = (scores_HTk[..., -1] < smallest_HT + slack_HT) | (smallest_HT <= 0)
+    unproven_HT = (best.scores_HTk[..., -1] < smallest_HT + slack_HT) | (smallest_HT <= 0)
     for head, unproven_T in enumerate(unproven_HT):
         if unproven_T.any():
             one_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
-            slots_HTk[head, unproven_T] = _best(queries_HTK[head : head + 1, unproven_T], one_head, k)[0]
-    return slots_HTk, 1 - unproven_HT.float().mean().item()
+            again = _best(queries_HTK[head : head + 1, unproven_T], one_head, k)
+            for found, true in zip(best, again, strict=True):
+                found[head, unproven_T] = true[0]
+    return best, 1 - unproven_HT.float().mean().item()
 
 
 def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
@@ -165,15 +176,20 @@ def _ordered(scores: Tensor) -> Tensor:
     return scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores
 
 
-def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The slots of the k best members of groups, best first, and their scores, H T k each."""
+def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> _Best:
+    """The best members of groups."""
     slots_HTM, exists_HTM = readable.members(groups_HTL)
-    heads, capacity, head_size = readable.keys_HRK.shape
+    scores_HTM = _scores(queries_HTK, readable.keys_HRK, slots_HTM)
+    best = scores_HTM.masked_fill_(~exists_HTM, float("-inf")).topk(k, dim=-1)
+    return _Best(slots_HTM.gather(-1, best.indices), best.values)
+
+
+def _scores(queries_HTK: Tensor, keys_HRK: Tensor, slots_HTM: Tensor) -> Tensor:
+    """The inner product of each query with the keys in its slots, H T M."""
+    heads, capacity, head_size = keys_HRK.shape
     rows_HTM = slots_HTM + torch.arange(heads).view(-1, 1, 1) * capacity
-    table = readable.keys_HRK.reshape(-1, head_size)
-    scores_NM = dot_rows(queries_HTK.flatten(0, 1), table, rows_HTM.flatten(0, 1))
-    best = scores_NM.view_as(exists_HTM).masked_fill_(~exists_HTM, float("-inf")).topk(k, dim=-1)
-    return slots_HTM.gather(-1, best.indices), best.values
+    table = keys_HRK.reshape(-1, head_size)
+    return dot_rows(queries_HTK.flatten(0, 1), table, rows_HTM.flatten(0, 1)).view(slots_HTM.shape)
 
 
 def _largest_norm(keys_HRK: Tensor, spans: list[tuple[int, int]]) -> float:

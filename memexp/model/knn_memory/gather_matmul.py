@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def dot_rows(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
+def dot_rows(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor, *, known_NM: Tensor | None = None) -> Tensor:
     """The inner product of each query with each of its rows, N M; only the queries get a gradient.
 
     Args:
         table_RK: the chosen rows must not be changed before the backward pass, which reads them again.
         places_NM: the chosen rows of each query.
+        known_NM: the products, if they are known; then only the backward pass reads the table.
     """
-    products_NM: Tensor = _Dot.apply(queries_NK, table_RK, places_NM)
+    products_NM: Tensor = _Dot.apply(queries_NK, table_RK, places_NM, known_NM)
     return products_NM
 
 
@@ -32,14 +33,14 @@ class _Dot(torch.autograd.Function):
     """Inner products; their backward pass is the forward pass of `_Sum`, and the reverse."""
 
     @staticmethod
-    def forward(ctx: Any, queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
+    def forward(ctx: Any, queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor, known_NM: Tensor | None) -> Tensor:
         ctx.table_RK, ctx.places_NM = table_RK, places_NM
-        return _dots(queries_NK, table_RK, places_NM)
+        return _dots(queries_NK, table_RK, places_NM) if known_NM is None else known_NM.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_NM: Tensor) -> tuple[Tensor, None, None]:
-        return _sums(gradient_NM, ctx.table_RK, ctx.places_NM), None, None
+    def backward(ctx: Any, gradient_NM: Tensor) -> tuple[Tensor, None, None, None]:
+        return _sums(gradient_NM, ctx.table_RK, ctx.places_NM), None, None, None
 
 
 class _Sum(torch.autograd.Function):

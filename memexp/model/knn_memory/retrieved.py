@@ -35,7 +35,8 @@ def fetch(queries_BHTK: Tensor, ring: Ring, found: Neighbours) -> Retrieved:
         keys_BHRK, values_BHRK, places_BHPk = ring.keys_BHRK, ring.values_BHRK, found.slots_BHTk
         if keys_BHRK.device != queries_BHTK.device:
             keys_BHRK, values_BHRK, places_BHPk = copies(ring, found.slots_BHTk, queries_BHTK.device)
-        scores_BHTk = _dots(at_least_fp32(queries_BHTK), keys_BHRK, places_BHPk)
+        known_BHTk = None if found.scores_BHTk is None else found.scores_BHTk.to(queries_BHTK.device)
+        scores_BHTk = _dots(at_least_fp32(queries_BHTK), keys_BHRK, places_BHPk, known_BHTk=known_BHTk)
     slots_BHPk, found_BHPk = found.slots_BHTk.to(queries_BHTK.device), found.found_BHTk.to(queries_BHTK.device)
     scores_BHTk = scores_BHTk.masked_fill(~found_BHPk, float("-inf"))
     return Retrieved(slots_BHPk, found_BHPk, scores_BHTk, values_BHRK, places_BHPk)
@@ -53,10 +54,15 @@ def copies(ring: Ring, slots_BHPk: Tensor, device: torch.device) -> tuple[Tensor
     return keys_BHRK, values_BHRK, places_Pk.expand_as(slots_BHPk)
 
 
-def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor) -> Tensor:
-    """Inner products of queries with stored keys, B H T k."""
+def _dots(queries_BHTK: Tensor, keys_BHRK: Tensor, slots_BHPk: Tensor, *, known_BHTk: Tensor | None = None) -> Tensor:
+    """Inner products of queries with stored keys, B H T k, which may be known."""
     if slots_BHPk.shape[2] == queries_BHTK.shape[2]:
-        products_Nk = dot_rows(queries_BHTK.flatten(0, 2), keys_BHRK.flatten(0, 2), _rows(slots_BHPk, keys_BHRK))
+        products_Nk = dot_rows(
+            queries_BHTK.flatten(0, 2),
+            keys_BHRK.flatten(0, 2),
+            _rows(slots_BHPk, keys_BHRK),
+            known_NM=None if known_BHTk is None else known_BHTk.flatten(0, 2),
+        )
         return products_Nk.view(*queries_BHTK.shape[:3], -1)
     return queries_BHTK @ gather(keys_BHRK, slots_BHPk)[:, :, 0].to(queries_BHTK.dtype).mT
 

@@ -23,6 +23,9 @@ class Neighbours(NamedTuple):
     """Slots of the ring, best first; arbitrary where `found_BHTk` is false. Ties may be in any order."""
     found_BHTk: Tensor
     """False where the lane holds fewer than k pairs."""
+    scores_BHTk: Tensor | None = None
+    """The inner products of the queries with the keys, in at least fp32, if the search has computed them so; arbitrary where
+    `found_BHTk` is false."""
 
 
 def best_rows(values_RT: Tensor, k: int) -> Tensor:

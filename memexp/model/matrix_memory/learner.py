@@ -88,6 +88,16 @@ def teach(memory: Learned, lesson: Lesson, *, chunk: int, start: tuple[Tensor, .
         return Taught(torch.cat(reads, dim=2), memory, errors)
 
 
+def ask(memory: Learned, queries_BHTE: Tensor) -> Tensor:
+    """M(q), B H T E, of networks that do not change meanwhile."""
+    with part("memory"), full_precision(queries_BHTE.device):
+        queries_BHTE = at_least_fp32(queries_BHTE)
+        if len(memory.weights) == 1:
+            return queries_BHTE @ memory.weights[0]
+        first, second = memory.weights
+        return queries_BHTE + _normed(F.gelu(queries_BHTE @ first) @ second)[0]
+
+
 def _chunk(memory: Learned, lesson: Lesson, start: tuple[Tensor, ...] | None) -> tuple[Tensor, Learned, Tensor]:
     """Read and teach one chunk; the third result is M(k) - v before it."""
     q, k, v = (at_least_fp32(x) for x in lesson[:3])

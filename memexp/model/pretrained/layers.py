@@ -6,10 +6,12 @@ rotary positions turn nothing. So caches, rings and memory tokens work as they d
 Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values, K head size, S keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.errors import UserError
@@ -124,13 +126,13 @@ class PretrainedLayers(Layers, nn.Module):
         enter: Enter | None = None,
         text: slice = slice(None),
     ) -> list[Tensor]:
-        """Pass a segment through all layers; returns only the final activations.
+        """Pass a segment through all layers; returns the output of each only with `enter`, the last after the last norm.
 
         Raises:
             UserError: the attention of the checkpoint does something that is not known here.
         """
-        assert enter is None, "what enters a checkpoint's layers cannot be changed"
-        asked = []
+        asked: list[int] = []
+        outputs: list[Tensor] = []
 
         def reader(module: Any, query: Tensor, key: Tensor, value: Tensor, told: dict[str, Any]) -> Tensor:
             if unknown := sorted(name for name, given in told.items() if given is not None and name not in KNOWN):
@@ -147,12 +149,58 @@ class PretrainedLayers(Layers, nn.Module):
 
         before = past[0].keys_BGCK.shape[2] if self.by_embedding and past else 0
         place_T = torch.arange(before, before + x_BTD.shape[1], device=x_BTD.device) * self.by_embedding
-        output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
+        with self._entered(enter, outputs):
+            output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
         if asked != [*range(len(self._attentions))]:
             raise UserError(
                 f"{len(asked)} of the {len(self._attentions)} layers of this checkpoint asked what to read; expected all, one after another"
             )
-        return [output.last_hidden_state]
+        return [*outputs[:-1], output.last_hidden_state]
+
+    @contextmanager
+    def _entered(self, enter: Enter | None, outputs: list[Tensor]) -> Iterator[None]:
+        """During a pass, change what enters each layer, and add what leaves it to `outputs`; nothing of it stays on the modules."""
+        handles: list[Any] = []
+
+        def hook(index: int, layer: nn.Module, enter: Enter) -> None:
+            def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+                if given:
+                    return (enter(index, given[0]), *given[1:]), named
+                return given, named | {"hidden_states": enter(index, named["hidden_states"])}
+
+            def after(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+                outputs.append(output[0] if isinstance(output, tuple) else output)
+
+            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(layer.register_forward_hook(after))
+
+        if enter is not None:
+            for index, layer in enumerate(self._blocks()):
+                hook(index, layer, enter)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _blocks(self) -> nn.ModuleList:
+        """The layers, each with its attention and all that follows it.
+
+        Raises:
+            UserError: the checkpoint does not keep them in one list.
+        """
+        lists = [module for module in self.base.modules() if isinstance(module, nn.ModuleList)]
+        found = [blocks for blocks in lists if len(blocks) == len(self._attentions) and all(map(_attends, blocks))]
+        if not found:
+            raise UserError(
+                "the layers of this checkpoint are not in one list, so nothing can be added to what enters them; expected those of another "
+                "family, such as Llama, or another arch"
+            )
+        return found[0]
+
+
+def _attends(block: nn.Module) -> bool:
+    return any(hasattr(module, "layer_idx") and hasattr(module, "is_causal") for module in block.modules())
 
 
 class PretrainedHead(Head):
@@ -186,6 +234,10 @@ class PretrainedHead(Head):
         embedded: Tensor = self.embedding(tokens_BT)
         return embedded
 
+    def classifying(self, *, first: int, classes: int) -> "ClassHead":
+        """The embedding with an output layer for classes, whose ids follow those of the text's `first` tokens."""
+        return ClassHead(self, first=first, classes=classes)
+
     def _scaled(self, hidden_BTD: Tensor) -> Tensor:
         """The last norm is one of the layers."""
         hidden_BTD = hidden_BTD if self.training else at_least_fp32(hidden_BTD)
@@ -195,3 +247,37 @@ class PretrainedHead(Head):
         """Unnormalised log-probabilities of the next token, B T V."""
         logits: Tensor = self.output(scaled_BTD) * self._factor
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+
+class ClassHead(PretrainedHead):
+    """A checkpoint's embedding, and a vector for each class as its output layer: documents end in their class, and nothing else is scored.
+
+    A softmax is over the classes alone, as in other work with pretrained models. Where our own layers learn a vocabulary with classes
+    in it, the words of a checkpoint would be far likelier than a class that it has never seen.
+    """
+
+    def __init__(self, of: PretrainedHead, *, first: int, classes: int) -> None:
+        """
+        Args:
+            of: the checkpoint's; its output layer is not used.
+            first: the id of the first class.
+        """
+        nn.Module.__init__(self)
+        self.embedding, self.output = of.embedding, nn.Linear(of.embedding_VD.shape[1], classes, bias=False)
+        nn.init.normal_(self.output.weight, std=self.output.in_features**-0.5)
+        self.vocabulary, self.most_logits, self._first = first + classes, classes, first
+        self._cap, self._factor = None, 1.0
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Unnormalised log-probabilities, B T V; those of words are minus infinity."""
+        return F.pad(super().logits(hidden_BTD), (self._first, 0), value=-torch.inf)
+
+    @torch.no_grad()
+    def best(self, hidden_BTD: Tensor, first: int = 0) -> Tensor:
+        """The most likely class, B T."""
+        return self._first + super().logits(hidden_BTD).argmax(-1)
+
+    def _nats_of(self, scaled_ND: Tensor, targets_N: Tensor, places: list[Tensor]) -> Tensor:
+        """Of words, which are not scored, those of the first class."""
+        class_N = (targets_N - self._first).clamp_min(0)
+        return F.cross_entropy(self._logits(scaled_ND).float(), class_N, reduction="none")

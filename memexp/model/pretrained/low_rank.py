@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from memexp.errors import UserError
+from memexp.model.pretrained.layers import ClassHead
 from memexp.model.segment import SegmentModel
 
 
@@ -37,7 +38,7 @@ def choose_trained(model: SegmentModel, train: str, *, rank: int) -> None:
     """Freeze the weights that training must not change.
 
     Args:
-        train: all: nothing is frozen; memory: what is the checkpoint's; lora: the same, but its projections get additions; none:
+        train: all: nothing is frozen; memory: what is the checkpoint's, so not the vectors of classes; lora: the same, but its projections get additions; none:
             everything.
         rank: of these additions.
 
@@ -47,7 +48,8 @@ def choose_trained(model: SegmentModel, train: str, *, rank: int) -> None:
     parts: Any = model
     layers = parts.layers
     if train in ("memory", "lora"):
-        parts.head.requires_grad_(False)
+        parts.head.embedding.requires_grad_(False)
+        parts.head.output.requires_grad_(isinstance(parts.head, ClassHead))  # classes are new
         layers.requires_grad_(False)
     elif train == "none":
         model.requires_grad_(False)

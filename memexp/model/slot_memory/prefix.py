@@ -87,7 +87,7 @@ def read_behind(
     shares: list[Tensor] = []
     for layer, past, keys_values in zip(layers, cache.layers, prefix, strict=True):
         heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-        sight = layer.attention.look_beside(heads, past, *keys_values, causal.places)
+        sight = layer.attention.beside(layer.attention.look(heads, past, causal.places), heads, *keys_values)
         x_BTD = layer.finish(x_BTD, attend(sight, mask))
         if grows:
             layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))

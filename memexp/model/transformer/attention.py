@@ -20,7 +20,7 @@ from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
-from memexp.model.transformer.position import Bias, ByDistance, Places, build_position, dense, in_order
+from memexp.model.transformer.position import Bias, ByDistance, ByQuery, Places, build_position, dense, in_order
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import watched
 from memexp.regions import part
@@ -107,6 +107,11 @@ class SelfAttention(nn.Module):
             with torch.no_grad():
                 self.keys.weight.copy_(self.queries_values.weight[:stored])
 
+    @property
+    def projections(self) -> int:
+        """Weights that `project` multiplies with."""
+        return self.queries_values.weight.numel() + self.keys.weight.numel()
+
     def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
         """Queries, keys and values of a segment.
 
@@ -137,21 +142,10 @@ class SelfAttention(nn.Module):
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
         return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
 
-    def look_beside(
-        self,
-        heads: Heads,
-        past: LayerCache | None,
-        keys_BGMK: Tensor,
-        values_BGMK: Tensor,
-        places: Places | None = None,
-    ) -> Sight:
-        """Like `look`, with M more keys in front that have no positions: their scores depend only on the content."""
-        sight = self.look(heads, past, places)
-        queries, placed, unplaced = (
-            sight.queries_BHTK,
-            sight.placed_BHSK,
-            self.spread(keys_BGMK).to(sight.placed_BHSK.dtype),
-        )
+    def beside(self, sight: Sight, heads: Heads, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+        """The sight with M more keys in front that have no positions: their scores depend only on the content."""
+        queries, placed = sight.queries_BHTK, sight.placed_BHSK
+        unplaced = self.spread(keys_BGMK).to(placed.dtype)
         if self.position.turns:
             # twice as wide: queries with positions meet keys with positions, plain queries meet plain keys
             queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
@@ -379,10 +373,10 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
     queries, keys = sight.queries_BHTK.to(values.dtype), sight.placed_BHSK.to(values.dtype)
     if values.device.type == "cpu":
         size = values.shape[-1]
-        if keys.shape[-1] > size:  # from `look_beside`; the kernel needs keys and values of the same size
+        if keys.shape[-1] > size:  # from `beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
-    if isinstance(sight.bias, ByDistance) and not fits(queries, keys):
+    if isinstance(sight.bias, ByDistance | ByQuery) and not fits(queries, keys):
         hidden = None if mask is None else partial(_hidden, mask)
         return attend_by_lanes(queries, keys, values, Form(sight.bias, hidden))
     bias = dense(sight.bias, dtype=values.dtype)
@@ -411,11 +405,12 @@ def _attend_on_cpu(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, 
     if mask is None and sight.bias is None:
         return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
     block = min(length, BLOCK)
-    bias_HR = sight.bias.bias_HR if isinstance(sight.bias, ByDistance) else None
-    # distances from the last entry of the bias on have the same bias
-    back = max(0, bias_HR.shape[1] - 2) if bias_HR is not None else 0
-    evenly = not isinstance(sight.bias, ByDistance) or sight.bias.places.evenly >= back
-    if not isinstance(mask, CausalMask) or isinstance(sight.bias, Tensor) or not evenly:  # no key is far
+    bias_HR, back, evenly = None, 0, sight.bias is None
+    if isinstance(sight.bias, ByDistance):
+        bias_HR = sight.bias.bias_HR
+        back = max(0, bias_HR.shape[1] - 2)  # distances from the last entry of the bias on have the same bias
+        evenly = sight.bias.places.evenly >= back
+    if not isinstance(mask, CausalMask) or not evenly:  # no key is far
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
         allowed = mask.whole if isinstance(mask, CausalMask) else mask
         layout = Layout(block, near=span, first=0, recent=0, far=False, shared=False)

@@ -1,9 +1,12 @@
-"""Attention with a bias of distances on an accelerator, for a part of the lanes and heads after another.
+"""Attention with a bias of positions on an accelerator, for a part of the lanes and heads after another.
 
 Kernels of attention take bias and mask as one tensor, B H T S, which is as large as the scores that they never store. So it is
 made for a part of the lanes and heads at a time, and made again for the backward pass.
 
-Shapes: B lanes, H heads, T queries, S keys, K head size, N numbers of a bias.
+What all lanes share of a bias is prepared once for some heads; its gradient is the sum over lanes. What a lane has of its own
+is taken for a part of the lanes, like queries, keys and values.
+
+Shapes: B lanes, H heads, T queries, S keys, K head size.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from memexp.model.transformer.kept import ALIGNED
 from memexp.model.transformer.numerics import uncast
-from memexp.model.transformer.position import ByDistance
+from memexp.model.transformer.position import ByDistance, ByQuery
 
 AT_ONCE = 1 << 29
 """Largest size of bias and mask of the lanes and heads that are read together, in bytes, if these are several."""
@@ -28,8 +31,8 @@ Hidden = Callable[[slice], Tensor]
 class Form(NamedTuple):
     """How the scores of attention are changed."""
 
-    bias: ByDistance
-    """With its numbers or with others."""
+    bias: ByDistance | ByQuery
+    """Its kind and places; the tensors in it are not read."""
     hidden: Hidden | None
     """None: a query may attend to all keys."""
 
@@ -41,71 +44,73 @@ def fits(queries_BHTK: Tensor, keys_BHSK: Tensor) -> bool:
 
 def attend_by_lanes(queries_BHTK: Tensor, keys_BHSK: Tensor, values_BHSK: Tensor, form: Form) -> Tensor:
     """The output of each head, B H T K; queries, keys and values are of the same type."""
-    table_HN = form.bias.table_HN
-    form = form._replace(bias=form.bias._replace(table_HN=table_HN.detach()))
-    read_BHTK: Tensor = _ByLanes.apply(queries_BHTK, keys_BHSK, values_BHSK, table_HN, form)
+    shared, of_lanes = form.bias.shared, [each.to(values_BHSK.dtype) for each in form.bias.of_lanes]
+    form = form._replace(bias=form.bias.alone())
+    read_BHTK: Tensor = _ByLanes.apply(form, shared, queries_BHTK, keys_BHSK, values_BHSK, *of_lanes)
     return read_BHTK
 
 
 class _ByLanes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, table_HN: Tensor, form: Form) -> Tensor:
+    def forward(ctx: Any, form: Form, shared: Tensor, *inputs: Tensor) -> Tensor:
+        """Read what `attend_by_lanes` returns.
+
+        Args:
+            inputs: queries, keys and values, and what the bias has of each lane; the first axes are B H.
+        """
         ctx.form = form
-        ctx.save_for_backward(queries, keys, values, table_HN)
+        ctx.save_for_backward(shared, *inputs)
+        queries, keys, values, *_ = inputs
         lanes, heads, length, _ = queries.shape
         # in the order of memory in which heads are joined
         read = values.new_empty(lanes, length, heads, values.shape[-1]).transpose(1, 2)
         with uncast(queries.device):
             for some_heads in _heads(queries, keys):
-                bias_1HTS = _bias(form, table_HN[some_heads])
+                prepared = form.bias.prepared(shared[some_heads])
                 for some in _parts(queries, keys, some_heads):
-                    read[some] = _attend(bias_1HTS, form, some[0], queries[some], keys[some], values[some])
+                    read[some] = _attend(prepared, form, some[0], *(x[some] for x in inputs))
         return read
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         form: Form = ctx.form
-        *inputs, table_HN = ctx.saved_tensors
+        shared, *inputs = ctx.saved_tensors
         gradients = [x.new_empty(x.shape) for x in inputs]
-        of_table_HN = torch.empty_like(table_HN) if ctx.needs_input_grad[3] else None
+        of_shared = torch.empty_like(shared) if ctx.needs_input_grad[1] else None
         with torch.enable_grad(), uncast(gradient.device):
             for heads in _heads(inputs[0], inputs[1]):
-                numbers_HN = table_HN[heads].detach().requires_grad_(of_table_HN is not None)
-                _backward_of_heads(inputs, gradient, gradients, numbers_HN, form, heads)
-                if of_table_HN is not None and numbers_HN.grad is not None:
-                    of_table_HN[heads] = numbers_HN.grad
-        return (*gradients, of_table_HN, None)
+                shared_by_heads = shared[heads].detach().requires_grad_(of_shared is not None)
+                _backward_of_heads(inputs, gradient, gradients, shared_by_heads, form, heads)
+                if of_shared is not None and shared_by_heads.grad is not None:
+                    of_shared[heads] = shared_by_heads.grad
+        return (None, of_shared, *gradients)
 
 
 def _backward_of_heads(
-    inputs: list[Tensor], gradient: Tensor, gradients: list[Tensor], numbers_HN: Tensor, form: Form, heads: slice
+    inputs: list[Tensor], gradient: Tensor, gradients: list[Tensor], shared: Tensor, form: Form, heads: slice
 ) -> None:
-    """Write the gradients of queries, keys and values, and put that of the numbers on them."""
-    made_1HTS = _bias(form, numbers_HN)
+    """Write the gradients of the inputs, and put that of what lanes share on it."""
+    prepared = form.bias.prepared(shared)
     # the gradients of lanes are summed on it, in its type
-    bias_1HTS = made_1HTS.detach().requires_grad_(numbers_HN.requires_grad)
-    queries, keys, _ = inputs
-    for some in _parts(queries, keys, heads):
+    by_lanes = prepared.detach().requires_grad_(shared.requires_grad)
+    for some in _parts(inputs[0], inputs[1], heads):
         of_lanes = [x[some].detach().requires_grad_() for x in inputs]
-        _attend(bias_1HTS, form, some[0], *of_lanes).backward(gradient[some])
+        _attend(by_lanes, form, some[0], *of_lanes).backward(gradient[some])
         for whole, part in zip(gradients, of_lanes, strict=True):
             assert part.grad is not None
             whole[some] = part.grad
-    if bias_1HTS.grad is not None:
-        made_1HTS.backward(bias_1HTS.grad)
+    if by_lanes.grad is not None:
+        prepared.backward(by_lanes.grad)
 
 
-def _attend(bias_1HTS: Tensor, form: Form, lanes: slice, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    added = bias_1HTS.to(values.dtype)
+def _attend(
+    prepared: Tensor, form: Form, lanes: slice, queries: Tensor, keys: Tensor, values: Tensor, *of_lanes: Tensor
+) -> Tensor:
+    added = form.bias.in_lanes(prepared, *of_lanes).to(values.dtype)
     if form.hidden is not None:
         added = added.masked_fill(form.hidden(lanes), float("-inf"))
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=1.0)
-
-
-def _bias(form: Form, table_HN: Tensor) -> Tensor:
-    """The bias of some heads, 1 H T S, in the type of the table: gradients of lanes are summed in it."""
-    return form.bias._replace(table_HN=table_HN).dense()
 
 
 def _size(queries_BHTK: Tensor, keys_BHSK: Tensor) -> int:

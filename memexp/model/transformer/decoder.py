@@ -129,7 +129,7 @@ class Layers(ABC):
             enter, text: as `read` takes them.
 
         Returns:
-            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these.
+            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`.
         """
 
     def read(
@@ -221,7 +221,7 @@ class Read(NamedTuple):
     gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
     outputs: list[Tensor]
-    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these."""
+    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`."""
 
 
 class EmbeddingModel(SegmentModel):
@@ -339,12 +339,13 @@ class DecoderModel(EmbeddingModel):
                 turns=position.turns,
                 by_position=isinstance(position, RelativeXl),
             )
-            if position.adds and self.bias_in_parts and not isinstance(position, RelativeXl):
+            products = kept.by_query(length, seen) if isinstance(position, RelativeXl) else 0.0
+            if position.adds and self.bias_in_parts:
                 at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
-                by_distance += at_once
+                by_distance += at_once + products
                 copies = 2 if any(True for _ in position.parameters()) else copies
             elif position.adds or masked:
-                added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
+                added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0) + products
             added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
             length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)

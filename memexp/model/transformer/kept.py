@@ -94,7 +94,7 @@ class Kept:
             joined: whether keys and values in sight are joined from several tensors. Then those of the segment need not be
                 kept; otherwise values are kept in one tensor with the queries that were not yet normalised.
             turns: whether positions turn queries and keys.
-            by_position: whether scores have a part of queries by distance.
+            by_position: whether other queries are multiplied with vectors of distances.
         """
         keys_values = 2 * self.of_heads(seen, self.keys) if joined else self.of_heads(positions, self.inner + self.keys)
         if not joined and (turns or not self.normalise):
@@ -104,16 +104,15 @@ class Kept:
             + self.queries(positions)
             + self.unit_norm(positions, self.keys)
             + keys_values
-            + (self.by_distance(positions, seen) if by_position else 0.0)
+            + (self.of_heads(positions, self.inner) if by_position else 0.0)
             + self.read(positions)
             + self.residual(positions)
             + self.feedforward(positions)
         )
 
-    def by_distance(self, positions: int, seen: int) -> float:
-        """Scores of each query by distance, and the queries and distances whose products they are."""
-        scores = positions * seen * self.shape.heads * self.number
-        return scores + self.of_heads(positions, self.inner) + self.of_heads(seen, self.inner)
+    def by_query(self, positions: int, seen: int) -> float:
+        """The products of queries with vectors of all distances, and these vectors."""
+        return positions * seen * self.shape.heads * self.number + self.of_heads(seen, self.inner)
 
     def added_to_scores(self, positions: int, seen: int, *, heads: int) -> float:
         """What is added to the scores: a bias for each head, or a mask for all heads. Rows are padded.

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memexp.model.transformer.numerics import at_least_fp32
+
 
 @dataclass(frozen=True)
 class Places:
@@ -60,6 +62,10 @@ class Places:
 
         return self.once(("chosen", size), make)
 
+    def of(self, rows: slice) -> "Places":
+        """With only the queries in `rows`."""
+        return self if rows == slice(None) else replace(self, query_T=self.query_T[rows])
+
     def range(self, highest: float = math.inf) -> Tensor:
         """All possible distances from `self.lowest` up, R, but none above `highest`."""
         return torch.arange(self.lowest, min(self.highest, highest) + 1, device=self.key_S.device)
@@ -79,25 +85,84 @@ class ByDistance(NamedTuple):
         """The bias of each distance from `places.lowest` up; the last also holds for all larger distances."""
         return self.table_HN if self.entry_R is None else self.table_HN[:, self.entry_R]
 
+    @property
+    def shared(self) -> Tensor:
+        """What all lanes share, with H as its first axis."""
+        return self.table_HN
+
+    @property
+    def of_lanes(self) -> tuple[Tensor, ...]:
+        """What each lane has of its own, with B H as first axes: nothing."""
+        return ()
+
+    def prepared(self, table_HN: Tensor) -> Tensor:
+        """The bias of some heads by their numbers, 1 H T S, in the type of the table: gradients of lanes are summed in it."""
+        return self._replace(table_HN=table_HN).dense()
+
+    def alone(self) -> "ByDistance":
+        """The same without numbers: they are given to `prepared`, and a backward pass would keep them."""
+        return self._replace(table_HN=self.table_HN.new_empty(0))
+
+    def in_lanes(self, bias_1HTS: Tensor) -> Tensor:
+        """The bias of some lanes and heads by what is prepared for the heads, 1 H T S."""
+        return bias_1HTS
+
     def dense(self, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor:
         """The bias of the queries in `rows` and all keys, 1 H T S; in the type of the table if no other is given."""
-        places = self.places if rows == slice(None) else replace(self.places, query_T=self.places.query_T[rows])
+        places = self.places.of(rows)
+        chosen_TS = places.chosen(self.table_HN.shape[1], self.entry_R)
+        if chosen_TS.device.type == "cpu":  # several times as fast there as what follows, and its gradient
+            found_HTS = self.table_HN.index_select(1, chosen_TS.flatten()).unflatten(1, chosen_TS.shape)
+            return found_HTS.to(dtype or found_HTS.dtype)[None]
         # Indexing would add up the gradient of equal distances one after another on a GPU. A kernel of attention takes only
         # a bias whose rows are without gaps.
-        bias_HTS = F.embedding(places.chosen(self.table_HN.shape[1], self.entry_R), self.table_HN.T).permute(2, 0, 1)
+        bias_HTS = F.embedding(chosen_TS, self.table_HN.T).permute(2, 0, 1)
         whole_HTS = torch.empty(bias_HTS.shape, dtype=dtype or bias_HTS.dtype, device=bias_HTS.device)
         return whole_HTS.copy_(bias_HTS)[None]
 
 
-Bias = Tensor | ByDistance
+class ByQuery(NamedTuple):
+    """A bias that is the product of the query with a vector of the distance; has the same methods as `ByDistance`."""
+
+    queries_BHTK: Tensor
+    vectors_HRK: Tensor
+    """Of each distance from `places.lowest` up; the last also holds for all larger distances."""
+    places: Places
+
+    @property
+    def shared(self) -> Tensor:
+        return self.vectors_HRK
+
+    @property
+    def of_lanes(self) -> tuple[Tensor, ...]:
+        return (self.queries_BHTK,)
+
+    def alone(self) -> "ByQuery":
+        return self._replace(queries_BHTK=self.queries_BHTK.new_empty(0), vectors_HRK=self.vectors_HRK.new_empty(0))
+
+    def prepared(self, vectors_HRK: Tensor) -> Tensor:
+        return at_least_fp32(vectors_HRK)
+
+    def in_lanes(self, vectors_HRK: Tensor, queries_BHTK: Tensor) -> Tensor:
+        products_BHTR = queries_BHTK @ vectors_HRK.mT.to(queries_BHTK.dtype)
+        index_TS = self.places.index(products_BHTR.shape[-1])
+        return products_BHTR.gather(-1, index_TS.expand(*products_BHTR.shape[:2], -1, -1))
+
+    def dense(self, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor:
+        """The bias of the queries in `rows` and all keys, B H T S; in the type of products if no other is given."""
+        bias_BHTS = self._replace(places=self.places.of(rows)).in_lanes(self.vectors_HRK, self.queries_BHTK[:, :, rows])
+        return bias_BHTS.to(dtype or bias_BHTS.dtype)
+
+
+Bias = Tensor | ByDistance | ByQuery
 """What positions add to scores; a tensor has the shape B H T S, where B may be 1."""
 
 
 def dense(bias: Bias | None, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor | None:
     """The bias of the queries in `rows` as a tensor, of its own type if no other is given."""
-    if isinstance(bias, ByDistance):
-        return bias.dense(rows, dtype=dtype)
-    return None if bias is None else bias[:, :, rows].to(dtype or bias.dtype)
+    if isinstance(bias, Tensor):
+        return bias[:, :, rows].to(dtype or bias.dtype)
+    return None if bias is None else bias.dense(rows, dtype=dtype)
 
 
 class Positioned(NamedTuple):
@@ -193,10 +258,8 @@ class RelativeXl(Position):
         width = self.project.in_features
         waves_RD = places.once(("waves", width), lambda: sinusoids(places.range(), width))
         places_RHK = self.project(waves_RD.to(self.project.weight.dtype)).view(-1, heads, head_size)
-        by_distance_BHTR = (queries_BHTK + self.place_H1K) @ places_RHK.permute(1, 2, 0).to(queries_BHTK.dtype)
-        index_TS = places.index(by_distance_BHTR.shape[-1])
-        bias_BHTS = by_distance_BHTR.gather(-1, index_TS.expand(*by_distance_BHTR.shape[:2], -1, -1))
-        return Positioned(queries_BHTK + self.content_H1K, keys_BHSK, bias_BHTS)
+        bias = ByQuery(queries_BHTK + self.place_H1K, places_RHK.transpose(0, 1), places)
+        return Positioned(queries_BHTK + self.content_H1K, keys_BHSK, bias)
 
 
 class Rotary(Position):

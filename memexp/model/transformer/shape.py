@@ -9,7 +9,8 @@ from memexp.model.transformer.head import AdaptiveHead, Head
 class Network(NamedTuple):
     """The layers of a published checkpoint, which take the place of ours."""
 
-    head: Head
+    head: Any
+    """A `memexp.model.pretrained.layers.PretrainedHead`."""
     layers: Any
     """A module with the interface of `memexp.model.transformer.decoder.Layers`."""
     carries: bool

@@ -7,17 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.config.introspection import flatten
 from memexp.errors import UserError
 from memexp.report.metrics import METRICS, Metric
 from memexp.report.table.settings import BEFORE, Described, differing, made_before, settings_of, settings_to_show
+from memexp.store.archive import positions_of
 from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import revisions_of
-from memexp.store.scores import asked_of, describe, load_scores, read_summary, require
+from memexp.store.scores import asked_of, describe, read_summary, require
 from memexp.wording import perplexity_in
 
 DIVERGES = math.inf
@@ -25,9 +24,6 @@ DIVERGES = math.inf
 
 POSITION = "position"
 """The value of `by` that stands for how far a token is from its document's start, not for a property of answers."""
-
-SHORTEST = 512
-"""Tokens in the first range of positions; each further range ends at twice the position."""
 
 TOKENIZER = "data.tokenizer"
 """The name under which a row shows the hash of its tokenizer, where no setting tells tokenizers apart."""
@@ -229,6 +225,14 @@ class Entry:
             return [Column(self.run.data, by, str(end), text, place) for end in self.nats_to]
         return [Column(self.run.data, by, value, text, place) for value in self.summary["slices"][by]]
 
+    def has(self, column: Column) -> bool:
+        """Whether it has scored something of the column's slice."""
+        if not column.by:
+            return True
+        if column.by == POSITION:
+            return int(column.value) in self.nats_to
+        return column.value in self.summary.get("slices", {}).get(column.by, {})
+
     def value(self, metric: Metric, column: Column) -> float:
         """Its number for the metric; infinite if it has diverged."""
         if column.by == POSITION:
@@ -239,21 +243,17 @@ class Entry:
 
     @cached_property
     def nats_to(self) -> dict[int, float]:
-        """Mean nats of the scored tokens in each range of positions, by its end: up to 512, from there to 1,024, and so on.
-
-        The position of a token is the number of tokens of its document before it.
-        """
-        scores = load_scores(self.run.name, self.score)
-        position_N = np.concatenate([np.arange(1, length + 1) for length in scores.lengths])
-        end_N = SHORTEST << np.ceil(np.log2(np.maximum(position_N / SHORTEST, 1))).astype(int)
-        return {int(end): float(scores.nats_N[end_N == end].mean()) for end in np.unique(end_N)}
+        """Mean nats of the scored tokens in each range of positions, by its end; see `positions_of`."""
+        return {int(end): part["nats"] / part["tokens"] for end, part in positions_of(self.score).items()}
 
     def lacks(self, metric: Metric, by: str) -> str:
         """Why the score has no number for this metric and slice; empty if it has."""
         if metric.field not in self.summary:
             return f"{self.run.data} has no {metric.of}, so no {metric.name}"
+        if by == POSITION and "accuracy" in self.summary:
+            return f"only answers of {self.run.data} are scored, so there are no nats by position"
         if by == POSITION:
-            return ""
+            return "" if self.nats_to else "the losses of its tokens are not there, so there are no nats by position"
         if by and by not in (slices := self.summary["slices"]):
             return f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
         return ""

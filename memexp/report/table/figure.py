@@ -1,36 +1,122 @@
-"""A table by position as a plot: what each row gains from more of a document."""
+"""Plots of tables: a metric against the positions of tokens, or another property of what was scored, with a line for each row; and
+bars of shares."""
 
 import io
 import math
+import re
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from memexp.report.escape import escape
 from memexp.report.table.comparison import Comparison
-from memexp.report.table.entries import Column
+from memexp.report.table.entries import POSITION, Column
+
+WIDTH, HEIGHT = 6.0, 3.2
+"""Size of a panel without its legend, in inches."""
+
+FOLDED, LINE = 76, 0.135
+"""Characters in a line of the legend, and its height in inches."""
+
+STYLE: Any = {
+    "svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+"""How all plots here are drawn."""
+
+_PART = re.compile(r"[^-+ ]*[-+ ]?")
+"""What a label can be broken after."""
 
 
-def plot(comparison: Comparison) -> dict[str, bytes]:
-    """The metric of each row by position as .png and .svg, a panel for each data set; the axis of positions is logarithmic.
+@dataclass(frozen=True)
+class Panel:
+    """The lines of one data set.
 
-    A point is at the end of its range of positions.
+    Attributes:
+        across, up: what the axes show.
+        lines: the points of each row, by its label.
     """
+
+    title: str
+    across: str
+    up: str
+    lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]
+
+
+def across(by: str) -> str:
+    """What an axis of this property is called."""
+    return "tokens of the document before a token, at most" if by == POSITION else by
+
+
+def panels_of(comparison: Comparison) -> list[Panel]:
+    """A panel for each data set of a table by position; a point is at the end of its range of positions."""
+    sources: dict[str, list[Column]] = {}
+    for column in comparison.columns:
+        sources.setdefault(column.source, []).append(column)
+    return [
+        Panel(
+            source,
+            across(comparison.by),
+            comparison.metric.name,
+            [
+                (row.label, [(int(column.value), found.mean) for column in columns if (found := comparison.spread(row, column))])
+                for row in comparison.rows
+            ],
+        )
+        for source, columns in sources.items()
+    ]  # fmt: skip
+
+
+def plot(panels: Sequence[Panel]) -> dict[str, bytes]:
+    """The panels below each other as .png and .svg, each with its legend below it; the axis across is logarithmic, but for 0."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    panels: dict[str, list[Column]] = {}
-    for column in comparison.columns:
-        panels.setdefault(column.source, []).append(column)
-    style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8}
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    shown = [
+        [(_folded(label), points) for label, every in panel.lines if (points := _finite(every))] for panel in panels
+    ]
+    heights = [HEIGHT + LINE * (1 + sum(1 + label.count("\n") for label, _ in lines)) for lines in shown]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, sum(heights)), dpi=130, layout="constrained")
+        grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+        for axes, panel, lines in zip(grid.flat, panels, shown, strict=True):
+            _draw(axes, panel, lines)
+        return _files(figure)
+
+
+def bars(title: str, across: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str]) -> dict[str, bytes]:
+    """A bar for each label, the first above, as .png and .svg; its parts stand behind each other and are shares of one.
+
+    Args:
+        across: what the axis shows.
+        legend: what each part is.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shares)), dpi=130, layout="constrained")
+        axes = figure.subplots()
+        left = [0.0] * len(shares)
+        for part, name in enumerate(legend):
+            widths = [parts[part] for parts in shares.values()]
+            axes.barh([*map(_literal, shares)], widths, left=left, height=0.7, label=name, color=f"C{part}")
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel(across)
+        axes.set_title(_literal(title), loc="left", fontsize=9)
+        figure.legend(frameon=False, fontsize=7, loc="outside lower left", ncols=len(legend))
+        return _files(figure)
+
+
+def _files(figure: Any) -> dict[str, bytes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     files = {kind: io.BytesIO() for kind in ("png", "svg")}
-    with warnings.catch_warnings(), rc_context(style):
-        figure = Figure(figsize=(6, 3.6 * len(panels)), dpi=130, layout="constrained")
-        grid = figure.subplots(len(panels), 1, squeeze=False)
-        for axes, (source, columns) in zip(grid.flat, panels.items(), strict=True):
-            _panel(axes, comparison, source, columns)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # dates are left out, so that equal plots are equal files
         FigureCanvasAgg(figure).print_png(files["png"], metadata={"Software": None})
@@ -38,20 +124,35 @@ def plot(comparison: Comparison) -> dict[str, bytes]:
     return {kind: file.getvalue() for kind, file in files.items()}
 
 
-def _panel(axes: Any, comparison: Comparison, source: str, columns: list[Column]) -> None:
-    for row in comparison.rows:
-        spreads = [(int(column.value), spread) for column in columns if (spread := comparison.spread(row, column))]
-        points = [(end, spread.mean) for end, spread in spreads if math.isfinite(spread.mean)]
-        if points:
-            axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=_literal(row.label))
-    ends = [int(column.value) for column in columns]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ends, [f"{end:,}" for end in ends])
+def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(place, value) for place, value in points if math.isfinite(value)]
+
+
+def _draw(axes: Any, panel: Panel, lines: Sequence[tuple[str, list[tuple[int, float]]]]) -> None:
+    for label, points in lines:
+        axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=label)
+    places = sorted({place for _, points in panel.lines for place, _ in points})
+    if places and places[0] == 0:  # of an axis that begins at none
+        axes.set_xscale("symlog", base=2, linthresh=max(1, *places[1:2]))
+    else:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{place:,}" for place in places])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("tokens of the document before a token, at most")
-    axes.set_ylabel(comparison.metric.name)
-    axes.set_title(_literal(source), loc="left", fontsize=9)
-    axes.legend(frameon=False, fontsize=7)
+    axes.set_xlabel(panel.across)
+    axes.set_ylabel(panel.up)
+    axes.set_title(_literal(panel.title), loc="left", fontsize=9)
+    if lines:
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.15), borderaxespad=0)
+
+
+def _folded(label: str) -> str:
+    """A label on lines that the plot has room for; what makes rows differ may be long, such as a list of layers."""
+    lines = [""]
+    for part in _PART.findall(_literal(label)):
+        if len(lines[-1]) + len(part) > FOLDED and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _literal(text: str) -> str:

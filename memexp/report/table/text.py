@@ -7,7 +7,8 @@ from itertools import product
 from memexp.data.tokenizers import WITHOUT_MODEL, name_of_file
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.compatibility import Text
-from memexp.report.table.entries import POSITION, SHORTEST, Column, Entry, Row
+from memexp.report.table.entries import POSITION, Column, Entry, Row
+from memexp.store.archive import SHORTEST
 from memexp.store.scores import describe, eval_command, never_full
 from memexp.wording import UNKNOWN, compact, number, plural, whole
 

@@ -65,4 +65,7 @@ def check(found: Neighbours, queries_BHTK: Tensor, ring: Ring, k: int) -> None:
     assert (different[..., 1:] > different[..., :-1]).all()
     largest = scores.masked_fill(void_B11R, 0).abs().amax()
     own = scores.gather(-1, slots)
-    torch.testing.assert_close(own[there], expected[there], rtol=0, atol=1e-6 * max(1.0, largest.item()))
+    near = {"rtol": 0, "atol": 1e-6 * max(1.0, largest.item())}
+    torch.testing.assert_close(own[there], expected[there], **near)
+    assert found.scores_BHTk is not None
+    torch.testing.assert_close(found.scores_BHTk[..., :take][there].double(), own[there], **near)

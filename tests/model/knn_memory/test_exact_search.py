@@ -164,7 +164,7 @@ def test_search_on_cuda_is_that_of_brute_force(where: str, keys: torch.dtype, he
     if where == "host":
         on_gpu = replace(on_gpu, keys_BHRK=ring.keys_BHRK, values_BHRK=ring.values_BHRK)
     found = exact(queries.cuda(), on_gpu, 32)
-    check(Neighbours(found.slots_BHTk.cpu(), found.found_BHTk.cpu()), queries, ring, 32)
+    check(Neighbours(*(each.cpu() for each in found)), queries, ring, 32)
 
 
 @pytest.mark.gpu

@@ -34,6 +34,15 @@ def test_other_rows_may_be_written_before_the_backward_pass() -> None:
     assert torch.equal(torch.autograd.grad(found.sum(), queries)[0], expected)
 
 
+def test_known_products_are_not_computed_again() -> None:
+    table, places, known = torch.randn(10, 4), torch.randint(10, (3, 2)), torch.randn(3, 2)
+    queries, down = torch.randn(3, 4, requires_grad=True), torch.randn(3, 2)
+    found = dot_rows(queries, table, places, known_NM=known)
+    assert torch.equal(found, known)
+    expected = torch.autograd.grad(dot_rows(queries, table, places), queries, down)
+    assert torch.equal(*torch.autograd.grad(found, queries, down), *expected)
+
+
 @pytest.mark.gpu
 def test_on_cuda_they_are_those_on_cpu() -> None:
     torch.manual_seed(0)

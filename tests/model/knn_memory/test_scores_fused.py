@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 def fused(queries: Tensor, ring: Ring, k: int) -> Neighbours:
     moved: Ring = pytree.tree_map(lambda leaf: leaf.to(DEVICE), ring)
     found = by_scores(scores_fused, queries.to(DEVICE), moved, k)
-    return Neighbours(found.slots_BHTk.cpu(), found.found_BHTk.cpu())
+    return Neighbours(*pytree.tree_map(lambda leaf: leaf.cpu(), tuple(found)))
 
 
 @pytest.mark.hard

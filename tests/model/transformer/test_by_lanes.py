@@ -1,4 +1,4 @@
-"""Attention with a bias of distances for a part of the lanes and heads after another, against attention to all at once."""
+"""Attention with a bias of positions for a part of the lanes and heads after another, against attention to all at once."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from memexp.model.transformer import by_lanes
 from memexp.model.transformer.attention import CausalMask, _hidden
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
-from memexp.model.transformer.position import Alibi, ByDistance, Position, T5Bias, in_order
+from memexp.model.transformer.position import Alibi, Bias, ByDistance, ByQuery, Position, RelativeXl, T5Bias, in_order
 
 LANES, HEADS, LENGTH, CACHE, SIZE = 5, 4, 7, 6, 8
 SPAN = CACHE + LENGTH
@@ -34,16 +34,16 @@ def random(*size: int) -> Tensor:
 def position(name: str) -> Position:
     if name == "alibi":
         return Alibi(HEADS).double()
-    t5 = T5Bias(HEADS, two_sided=name == "two-sided").double()
+    found = RelativeXl(HEADS, SIZE, width=10) if name == "xl" else T5Bias(HEADS, two_sided=name == "two-sided")
     with torch.no_grad():
-        for table in t5.parameters():
-            table.copy_(random(*table.shape))
-    return t5
+        for numbers in found.double().parameters():
+            numbers.copy_(random(*numbers.shape))
+    return found
 
 
 @pytest.mark.parametrize("at_once", [1, 2 * SCORES, HEADS * SCORES, 2 * HEADS * SCORES])
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", ["t5", "two-sided", "alibi"])
+@pytest.mark.parametrize("name", ["t5", "two-sided", "alibi", "xl"])
 def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_lanes, "AT_ONCE", at_once)
     scheme, allowed = position(name), MASKS[mask]
@@ -51,8 +51,8 @@ def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: py
     one_key = random(LANES, 1, SPAN, SIZE)  # that all heads share
     inputs = [queries.requires_grad_(), one_key.requires_grad_(), values.requires_grad_(), *scheme.parameters()]
     keys = one_key.expand(-1, HEADS, -1, -1)
-    bias = scheme(queries, keys, in_order(LENGTH, SPAN, queries.device)).bias
-    assert isinstance(bias, ByDistance)
+    queries, keys, bias = scheme(queries, keys, in_order(LENGTH, SPAN, queries.device))
+    assert isinstance(bias, ByDistance | ByQuery)
     hidden = None if allowed is None else partial(_hidden, allowed)
     assert not fits(queries, keys)
     found = attend_by_lanes(queries, keys, values, Form(bias, hidden))
@@ -64,20 +64,30 @@ def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: py
     expected = F.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=1.0)
     torch.testing.assert_close(found, expected)
     down = random(*found.shape)
-    of_parts, of_whole = (torch.autograd.grad(read, inputs, down) for read in (found, expected))
+    of_parts, of_whole = (torch.autograd.grad(read, inputs, down, retain_graph=True) for read in (found, expected))
     torch.testing.assert_close(of_parts, of_whole)
 
 
-def test_the_gradients_of_lanes_are_summed_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ByDistance, ByQuery])
+def test_the_gradients_of_lanes_are_summed_in_full_precision(
+    kind: type[ByDistance | ByQuery], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In half precision, what many lanes add would be lost."""
     monkeypatch.setattr(by_lanes, "AT_ONCE", 1)
-    scheme, lanes = T5Bias(HEADS, two_sided=False), 600
+    lanes = 600
     queries = torch.zeros(lanes, HEADS, 2, SIZE, dtype=torch.bfloat16)
     values = torch.zeros(lanes, HEADS, 2, SIZE, dtype=torch.bfloat16)
     values[:, :, 1] = 1  # the second query gains by reading the second key
-    bias = scheme(queries, queries, in_order(2, 2, queries.device)).bias
-    assert isinstance(bias, ByDistance)
-    [found] = torch.autograd.grad(attend_by_lanes(queries, queries, values, Form(bias, None)).sum(), scheme.bias_HR)
+    places = in_order(2, 2, queries.device)
+    if kind is ByDistance:
+        numbers = torch.zeros(HEADS, 2, requires_grad=True)
+        bias: Bias = ByDistance(numbers, places)
+    else:
+        numbers = torch.zeros(HEADS, 2, 1, dtype=torch.bfloat16, requires_grad=True)
+        bias = ByQuery(torch.ones(lanes, HEADS, 2, 1), numbers, places)
+    [found] = torch.autograd.grad(attend_by_lanes(queries, queries, values, Form(bias, None)).sum(), numbers)
     # of a query with two equal weights, each key has the gradient 1/2 (v - 1/2 (v + v')) of its score
     expected = lanes * SIZE * 0.25
-    assert found[:, 1].tolist() == pytest.approx([-expected] * HEADS, rel=1e-3)
+    assert found[:, 1].flatten().tolist() == pytest.approx(
+        [-expected] * HEADS, rel=1e-3 if kind is ByDistance else 4e-3
+    )

@@ -139,7 +139,7 @@ def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
         torch.nn.init.normal_(parameter)
     heads = attention.project(torch.randn(1, 5, 12), None)
     keys, values = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
-    beside = attention.look_beside(heads, None, keys, values)
+    beside = attention.beside(attention.look(heads, None), heads, keys, values)
     found = local_scores(beside, torch.ones(1, 1, 5, 8, dtype=torch.bool))
     queries = heads.queries_BHTK
     if isinstance(attention.position, RelativeXl):
