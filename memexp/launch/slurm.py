@@ -20,7 +20,9 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,7 +153,8 @@ class SlurmJob(JobProcess):
             additional_parameters={"requeue": True} | self.asks.others,
         )
         try:
-            return str(executor.submit(Task(self.command, self.log)).job_id)
+            with redirect_stderr(StringIO()):  # submitit prints what sbatch says, and raises it too
+                return str(executor.submit(Task(self.command, self.log)).job_id)
         except submitit.core.utils.FailedJobError as error:
             said = [line.strip() for line in str(error).splitlines() if line.startswith("sbatch: ")]
             reason = escape(said[-1].removeprefix("sbatch: ").removeprefix("error: ")) if said else "it says nothing"

@@ -139,12 +139,13 @@ def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkey
     assert (fourth.number, fourth.exit_code) == ("9", None)
 
 
-def test_what_sbatch_refuses_is_one_line(tmp_path: Path, cluster: Path) -> None:
+def test_what_sbatch_refuses_is_one_line(tmp_path: Path, cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
     asks = slurm.Slurm(partition="nowhere")
     with pytest.raises(
         UserError, check=says("sbatch refuses the job a job", "Invalid partition", "expected", "slurm.partition")
     ):
         job(tmp_path, asks=asks).start()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_exit_code_is_that_of_the_process_that_says_why(tmp_path: Path) -> None:
