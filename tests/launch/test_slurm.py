@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memexp.cli.arguments import parse
 from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.launch import slurm
@@ -220,3 +221,27 @@ def test_a_job_whose_time_is_over_saves_and_continues(cluster: Path, tmp_path: P
     assert run.summary["devices"] == 2
     assert [line["step"] for line in run.metrics if "loss" in line] == list(range(1, 301))
     assert "xl" in out
+
+
+@pytest.mark.parametrize("code", [140, 0, 143, 2])
+def test_the_batch_script_of_the_page_goes_back_into_the_queue(code: int, tmp_path: Path) -> None:
+    """When srun ends with the code of a run that SIGUSR2 has asked to save, and only then."""
+    page = (CHECKOUT / "memexp/ranks/README.md").read_text(encoding="utf-8")
+    lines = page[page.index("    #!/bin/bash") :].split("\n\n")[0].splitlines()
+    (tmp_path / "script").write_text("\n".join(line.removeprefix("    ") for line in lines))
+    (tmp_path / "srun").write_text(f'#!/bin/bash\necho "$@" > words\nexit {code}\n')
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" > asked\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    done = subprocess.run(["bash", "script"], cwd=tmp_path, env=environment)
+    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    assert (done.returncode, asked) == ((0, "requeue 7\n") if code == 128 + signal.SIGUSR2 else (code, ""))
+    words = (tmp_path / "words").read_text().split()
+    assert parse("train", words[words.index("train") + 1 :]).overrides == [
+        "arch=knn",
+        "lanes=256",
+        "devices=8",
+        "nodes=4",
+    ]
+    assert {"#SBATCH --requeue", "#SBATCH --signal=USR2@300"} <= {line.strip() for line in lines}
