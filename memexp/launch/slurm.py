@@ -82,7 +82,7 @@ class SlurmJob(JobProcess):
 
     nodes: int = 1
     gpus: bool = True
-    """Whether it asks for a GPU for each of its `devices`."""
+    """Whether its `devices` can be GPUs."""
     asks: Slurm = field(default_factory=Slurm)
     number: str = ""
     """Slurm's."""
@@ -141,7 +141,7 @@ class SlurmJob(JobProcess):
             nodes=self.nodes,
             ntasks_per_node=self.devices,
             cpus_per_task=self.asks.cpus,
-            gpus_per_node=self.devices if self.gpus else None,
+            gpus_per_node=self.devices if self.gpus and self.asks.gpus else None,
             partition=self.asks.partition,
             account=self.asks.account,
             signal_delay_s=int(min(SAVING_SECONDS, seconds / 4)),

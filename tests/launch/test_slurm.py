@@ -94,8 +94,10 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
     assert [job.command[5:] for job in started] == [
         ["root=.", f"arch={arch}", "lanes=16", "devices=4", "nodes=2"] for arch in ("xl", "knn")
     ]
-    memexp("train", "root=.", "arch=xl", "device=cpu", "launcher=slurm")  # no sweep, no GPUs
-    assert "gpus" not in (cluster / "3.script").read_text()
+    for words in (["device=cpu"], ["slurm.gpus=false"]):
+        memexp("train", "root=.", "arch=xl", "launcher=slurm", *words)  # no sweep, no GPUs
+    assert numbers(cluster) == [1, 2, 3, 4]
+    assert not any("gpus" in (cluster / f"{number}.script").read_text() for number in (3, 4))
 
 
 def job(root: Path, **settings: object) -> SlurmJob:
