@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterable
 
 from rich.console import Console
 
@@ -12,12 +11,12 @@ from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
-from memexp.experiment.definition import load
+from memexp.experiment import overview
+from memexp.experiment.definition import ALL, load
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
-from memexp.experiment.overview import Standing, by_worth, lay_out, standing
-from memexp.experiment.paper_table import open_all, open_table
+from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
@@ -25,12 +24,9 @@ from memexp.launch.processes import JobProcess
 from memexp.launch.slurm import ADVICE, require_slurm
 from memexp.report.escape import console
 from memexp.report.table.files import show
-from memexp.terminal import same_command, warn
+from memexp.terminal import same_command
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
-
-ALL = "all"
-"""In place of a table's name: every table that can be run."""
 
 
 def _check_launcher(name: str) -> None:
@@ -51,17 +47,9 @@ def run(config: ReproduceConfig) -> None:
             "jobs keep running after this command ends"
         )
     _check_launcher(config.launcher)
-    if config.table == ALL and config.checkpoint is not None:
-        raise UserError(
-            f"checkpoint is {config.checkpoint} with all tables; expected it with one table of a checkpoint"
-        )
     library, screen = Library(find_root(config.root)), console()
     if config.table == ALL:
-        works = [
-            Work(table, library, config)
-            for table in open_all(scale=config.scale, data=config.corpora, seeds=config.seeds)
-        ]
-        failed, interrupted = _reproduce_all(works, screen, until)
+        failed, interrupted = _reproduce_all(overview.all_work(config, library), screen, until)
     else:
         experiment = load(config.table, checkpoint=config.checkpoint)
         if experiment.checkpoint is not None:
@@ -87,26 +75,17 @@ def _reproduce_all(works: list[Work], screen: Console, until: float) -> tuple[li
     config = works[0].config
     # Training one table may decide pairs of another, so the order is found again after each.
     while not (config.dry_run or interrupted):
-        missing = [one for one in by_worth(_standings(left.values())) if one.done < one.cells or config.close]
+        missing = [
+            one for one in overview.by_worth(overview.standings(left.values())) if one.done < one.cells or config.close
+        ]
         if not missing:
             break
         work = left.pop(missing[0].name)
         interrupted = _reproduce(work, screen, until)
         failed += work.failed
     if not interrupted or time.monotonic() >= until:
-        show(lay_out(by_worth(_standings(works)), works[0].table.scale))
+        show(overview.lay_out(overview.by_worth(overview.standings(works)), works[0].table.scale))
     return failed, interrupted
-
-
-def _standings(works: Iterable[Work]) -> list[Standing]:
-    """How far each table is; a table whose scores cannot be compared is left out with a warning."""
-    found = []
-    for work in works:
-        try:
-            found.append(standing(work))
-        except UserError as error:
-            warn(f"{work.table.experiment.name}: {error}")
-    return found
 
 
 def _reproduce(work: Work, screen: Console, until: float) -> int:

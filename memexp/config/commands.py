@@ -126,7 +126,9 @@ class TableConfig(Command):
     """memexp table [RUN ...]: compare runs, or compare a paper's table with ours."""
 
     runs: list[str] = setting(
-        [], "starts of run names, or the name of an experiment such as memorizing/table4; empty: all runs", unit="runs"
+        [],
+        "starts of run names, or the name of an experiment such as memorizing/table4; all: how far every paper's table is; empty: all runs",
+        unit="runs",
     )
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
     corpora: list[str] = setting([], "of an experiment, show only the columns of these corpora, NAME,NAME; empty: all")

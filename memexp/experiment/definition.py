@@ -12,6 +12,9 @@ from memexp.files import parse_yaml
 from memexp.report.metrics import METRICS, Metric
 from memexp.store.folder import COPIES
 
+ALL = "all"
+"""In place of an experiment's name: every table that can be run."""
+
 
 @dataclass
 class Column:
@@ -57,6 +60,8 @@ class Row:
     """The columns that the row has a cell in; empty: all."""
     every: int = 0
     """Of a checkpoint's layers, each so manieth reads a memory of pairs; 0: as `set` says."""
+    series: str | None = None
+    """The line of a plot against the steps of training that the row is a point of."""
 
 
 @dataclass

@@ -138,6 +138,28 @@ def panels(table: Reproduction) -> list[Panel]:
         )
         for (data, metric, by), columns in found.items()
         if len(columns) > 1
+    ] + _against_steps(table)
+
+
+def _against_steps(table: Reproduction) -> list[Panel]:
+    """A plot of each column in which rows of one series have other numbers of steps."""
+    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row, definition in table.experiment.rows.items():
+        for column in table.columns if definition.series is not None else ():
+            spread = table.spread(row, column)
+            if spread is not None:
+                steps = int(table.cells[row, column][0].run.summary["steps"])
+                series = lines.setdefault(column, {}).setdefault(str(definition.series), [])
+                series.append((steps, spread.mean))
+    return [
+        Panel(
+            _named(column, table.data[column]),
+            "steps of training",
+            table.experiment.metric_of(column).name,
+            [(label, sorted(points)) for label, points in of_column.items()],
+        )
+        for column, of_column in lines.items()
+        if any(len(points) > 1 for points in of_column.values())
     ]
 
 

@@ -18,6 +18,7 @@ from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import Wanted, wanted
 from memexp.experiment.text import lay_out, panels
 from memexp.files import write_json
+from memexp.report.table.figure import plot
 from memexp.store.folder import Run
 
 from ..checkpoints import described
@@ -145,6 +146,19 @@ def test_slices_of_one_data_set_are_a_plot(filled: Fill) -> None:
     assert (panel.title, panel.up) == ("tiny", "nats per token")
     lines = {label: [place for place, _ in points] for label, points in panel.lines}
     assert lines == {"plain": [512, 1024], "memory": [512, 1024]}
+
+
+def test_rows_of_one_series_are_a_line_against_steps(filled: Fill, experiment: Experiment, make: Make) -> None:
+    experiment.rows["trained"] = Row(set={"arch": "vanilla", "optim.train": "lora", "steps": 7}, columns=["pass key"])
+    for row in ("plain", "trained"):
+        experiment.rows[row].series = "without memory"
+    (trained,) = (one for one in wanted(cells(experiment, "small")) if one.cell.row == "trained")
+    right = {"accuracy": 0.5, "exact_match": 0.5}
+    make(trained, score=right | {"slices": {"length": {"128": right}}}, summary={"steps": 7}, name="87654321")
+    steps = panels(filled())[-1]
+    assert (steps.across, steps.up) == ("steps of training", "exact match")
+    assert steps.lines == [("without memory", [(0, 0.25), (7, 0.5)])]
+    assert plot([steps]).keys() == {"png", "svg"}
 
 
 def test_a_copy_counts_wherever_its_checkpoint_was(filled: Fill, experiment: Experiment, tmp_path: Path) -> None:
