@@ -114,5 +114,6 @@ def chart(standings: Sequence[Standing], scale: str) -> dict[str, bytes]:
         if pairs := one.agreement.published:
             agree, decided = one.agreement.agree / pairs, one.agreement.decided / pairs
             shares[one.name] = [agree, decided - agree]
-    title = f"Pairs of rows that the papers decide, scale={scale}; without a bar: our runs do not decide them yet"
-    return bars(title, shares, ["the paper's order", "the other order"])
+    title = f"Pairs of rows that the papers decide, scale={scale}"
+    across = "share of these pairs; our runs do not decide those without a bar"
+    return bars(title, across, shares, ["the paper's order", "the other order"])

@@ -84,10 +84,11 @@ def plot(panels: Sequence[Panel]) -> dict[str, bytes]:
         return _files(figure)
 
 
-def bars(title: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str]) -> dict[str, bytes]:
+def bars(title: str, across: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str]) -> dict[str, bytes]:
     """A bar for each label, the first above, as .png and .svg; its parts stand behind each other and are shares of one.
 
     Args:
+        across: what the axis shows.
         legend: what each part is.
     """
     from matplotlib import rc_context
@@ -104,6 +105,7 @@ def bars(title: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel(across)
         axes.set_title(_literal(title), loc="left", fontsize=9)
         figure.legend(frameon=False, fontsize=7, loc="outside lower left", ncols=len(legend))
         return _files(figure)
