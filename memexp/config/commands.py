@@ -229,6 +229,10 @@ class PlanConfig(OfAnExperiment):
         unit="devices",
         low=1,
     )
+    shard_weights: bool = setting(
+        False,
+        "the devices share out the weights as well, as train shard_weights=true does; then all rows are trained by AdamW",
+    )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 
 
