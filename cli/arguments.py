@@ -69,6 +69,10 @@ FOR_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.max_batch_size"
 """Settings of Hydra that have an effect, all of them in a sweep; `hydra/sweeper` may name ours."""
 
 
+SUBMITS = "launcher=slurm"
+"""The setting that makes a job for a cluster even of a single command: a sweep of one."""
+
+
 @dataclass
 class Arguments:
     """A parsed command line."""
@@ -142,6 +146,8 @@ def parse(command: str, words: list[str]) -> Arguments:
             settings.append(word)
         else:
             bare.append(word)
+    if SUBMITS in settings and command != "reproduce" and not arguments.sweeps:
+        arguments.flags.append("-m")
     arguments.overrides = _positionals(command, bare, known, sweep=arguments.sweeps)
     arguments.overrides += [_override(word, known, command, sweep=arguments.sweeps) for word in settings]
     _refuse_callbacks(arguments)

@@ -8,7 +8,7 @@ from memexp.cli.arguments import CFG, FLAGS, OWN_FLAGS, POSITIONALS
 from memexp.config.commands import COMMANDS
 from memexp.config.introspection import TYPED_AS, groups_of, is_offered, settings_of, source_of, value_type
 from memexp.errors import UserError, did_you_mean
-from memexp.experiment.definition import experiments
+from memexp.experiment.definition import ALL, experiments
 
 BASH = """\
 _memexp() {
@@ -113,13 +113,13 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
 def _values(item: Field[Any]) -> list[str]:
     unit = item.metadata["unit"]
     if unit == "experiment":
-        return experiments()
+        return [ALL, *experiments()]
     if unit in ("run", "runs"):
         from memexp.files import find_root
         from memexp.store.folder import all_runs
 
         runs = [run.name for run in all_runs(find_root(None))]
-        return runs + experiments() if unit == "runs" else runs
+        return [*runs, ALL, *experiments()] if unit == "runs" else runs
     if value_type(item) is bool:
         return ["true", "false"]
     return list(item.metadata["choices"])

@@ -41,6 +41,7 @@ EXAMPLES = {
     "train": [
         "memexp train arch=knn mem=64k",
         "memexp train -m arch=knn mem=0,8k,64k jobs=2",
+        "memexp train arch=knn lanes=256 devices=8 nodes=4 launcher=slurm",
         "memexp train -m arch=vanilla,xl seed=0,1 --dry-run",
         "memexp train arch=knn mem=8k init_from=RUN",
     ],

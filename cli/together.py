@@ -36,8 +36,8 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
             work(config)
     elif config.nodes > 1:
         raise UserError(
-            f"nodes is {config.nodes}, but no launcher has started processes on them; expected {same_command()} through torchrun or "
-            "srun on all machines, a process for each device"
+            f"nodes is {config.nodes}, but no launcher has started processes on them; expected launcher=slurm, or "
+            f"{same_command()} through torchrun or srun on all machines, a process for each device"
         )
     elif wanted > 1:
         from memexp.cli.workers import run_workers

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -92,6 +93,8 @@ class Seen:
     """Norms of several kernels, because the input and the weight have different types."""
     convolutions: Counter[str] = field(default_factory=Counter)
     """Convolutions in full precision, which cuDNN does in TF32 by default."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Bytes that processes sum or gather, by the operation: of one whole sum, or of all parts together."""
     peak: int = 0
     """The largest number of bytes held at once."""
     held: int = 0
@@ -156,6 +159,13 @@ class Watch(TorchDispatchMode):
         self._pinned[storage._cdata] = StorageWeakRef(storage)
         return tensor
 
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """The memory of a tensor was given back, or taken again."""
+        if storage._cdata in self._alive:
+            reference, size = self._alive[storage._cdata]
+            self._alive[storage._cdata] = reference, storage.nbytes()
+            self._add(storage.nbytes() - size)
+
     def on_device(self, *tensors: Tensor) -> bool:
         """Whether one of the tensors is on the device."""
         return any(tensor.device.type == self.device for tensor in tensors)
@@ -172,15 +182,22 @@ class Watch(TorchDispatchMode):
                 return
             self._held -= self._alive.pop(key)[1]
         self._alive[key] = (StorageWeakRef(storage), storage.nbytes())
-        self._held += storage.nbytes()
+        self._add(storage.nbytes())
+
+    def _add(self, size: int) -> None:
+        self._held += size
         if self._held > self.seen.peak:
             self._forget()
             self.seen.peak = max(self.seen.peak, self._held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:  # it does the same with the part that is here, which is seen then
+            return NotImplemented
         kwargs = dict(kwargs or {})
         name = func._schema.name.split("::")[1]
         given = list(_tensors((*args, *kwargs.values())))
+        if func.namespace == "c10d":
+            self.seen.shared[name] += sum(map(size_of, _tensors(args[1:2] if "scatter" in name else args[:1])))
         on_device, pinned = self.on_device(*given), kwargs.pop("pin_memory", False)
         without_values = on_device or any(isinstance(tensor, FakeTensor) for tensor in given)
         if name == "_local_scalar_dense" and without_values:

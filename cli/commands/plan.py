@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memexp.config.commands import PlanConfig
+from memexp.config.train import TrainConfig
 from memexp.experiment.cells import cells, chosen_columns
 from memexp.experiment.definition import load
 from memexp.experiment.settings import wanted
@@ -31,18 +33,32 @@ def run(config: PlanConfig) -> None:
     }
     composed = wanted([first[row] for row in experiment.rows if row in first])
     hardware, devices, utilisation = HARDWARE[config.hardware], config.devices, config.utilisation
-    costs = [
-        (item.cell.row, cost(item.settings, hardware, devices=devices, utilisation=utilisation)) for item in composed
+    settings = [
+        (item.cell.row, _sharing(item.settings) if config.shard_weights else item.settings) for item in composed
     ]
+    costs = [(row, cost(each, hardware, devices=devices, utilisation=utilisation)) for row, each in settings]
     precisions = sorted({computed_in(item.settings) for item in composed})
     title = f"{experiment.title}, scale={config.scale}, {column}"
     screen = console()
     screen.print(
         to_terminal(
-            page(title, costs, hardware, devices=devices, utilisation=utilisation, precisions=precisions),
+            page(
+                title,
+                costs,
+                hardware,
+                devices=devices,
+                shared=config.shard_weights,
+                utilisation=utilisation,
+                precisions=precisions,
+            ),
             width=screen.width,
         )
     )
+
+
+def _sharing(settings: TrainConfig) -> TrainConfig:
+    """The run on devices that share out its weights."""
+    return replace(settings, shard_weights=True, optim=replace(settings.optim, name="adamw"))
 
 
 def page(
@@ -51,16 +67,23 @@ def page(
     hardware: Hardware,
     *,
     devices: int,
+    shared: bool,
     utilisation: float,
     precisions: Sequence[str],
 ) -> Grid:
-    """The plan as a table, with a line for each row that trains; `precisions` are those that the rows train in."""
+    """The plan as a table, with a line for each row that trains.
+
+    Args:
+        shared: whether the devices share the weights.
+        precisions: those that the rows train in.
+    """
     several = devices > 1
     lines = [
         [
             label, compact(cost.parameters), compact(cost.tokens), whole(cost.operations_a_token / 1e6),
             f"{cost.tokens * cost.operations_a_token:.2e}", f"{cost.device_bytes / 1e9:.1f}",
-            _fits(cost.device_bytes, hardware), *([_fits(cost.one_device_bytes, hardware)] if several else []),
+            _fits(cost.device_bytes, hardware),
+            *([_fits(cost.one_device_bytes, hardware), f"{cost.sent / 1e9:.2f}"] if several else []),
             duration(cost.seconds),
         ]
         for label, cost in costs
@@ -71,8 +94,8 @@ def page(
         f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "bf16", "fp32"})
     )
     today = (
-        f"{plural(devices, 'device')} share the lanes of a run, a process each (`memexp train devices=N`), and each holds all weights. "
-        "These times leave out what they send each other."
+        f"{plural(devices, 'device')} share the lanes of a run, a process each (`memexp train devices=N`), and each holds "
+        f"{'its part of the' if shared else 'all'} weights. These times leave out what they send each other."
         if several
         else "A run is trained in one process on one device."
     )
@@ -86,10 +109,10 @@ def page(
             "FLOP",
             "GB per device",
             "fits",
-            *(["fits one"] if several else []),
+            *(["fits one", "GB sent"] if several else []),
             "time",
         ],
-        right=[False] + [True] * (8 if several else 7),
+        right=[False] + [True] * (9 if several else 7),
         lines=lines,
         notes=[
             f"All rows together: {together} per seed and data set. {today}"
@@ -99,9 +122,10 @@ def page(
             "search: heads x head size x slots x the products in fp16 that a score is made of (2 for keys in bf16, 3 in fp32), "
             "and again heads x head size x the members of the best groups, for each layer that searches. Adaptive softmax: each cluster is used as often as its words occur "
             "by Zipf's law.",
-            "GB per device: all weights, gradients and optimizer states, in fp32; and for its share of the lanes: states, activations of a "
+            f"GB per device: {'a part of the' if shared else 'all'} weights, gradients and optimizer states, in fp32; and for its share of the lanes: states, activations of a "
             "gradient window in the row's precision, position biases of the attention scores, and logits; with precision=bf16 also a copy "
             "of the weights in bf16.",
+            *([_sending(shared)] if several else []),
             f"Layers and head are computed in {' or '.join(precisions)}, as the rows train. The scores of a search are always in "
             "fp32; for exact search, tensor cores multiply numbers that are split into parts in fp16.",
             f"Assumed: {100 * utilisation:.0f} % of the rates that {hardware.name} reaches by its data sheet ({shown}; "
@@ -109,6 +133,21 @@ def page(
         ],
         missing=[],
         commands=[],
+    )
+
+
+def _sending(shared: bool) -> str:
+    """What is assumed of what devices send."""
+    if not shared:
+        return (
+            "GB sent: in a step by each device, which receives as much; two times its share of the gradients, in fp32. `fits one`: one "
+            "device reads all lanes."
+        )
+    return (
+        "GB sent: in a step by each device, which receives as much. For each segment, matrices are gathered for the forward and for the "
+        "backward pass and their gradients are summed in fp32. A matrix is whole while it is used, and so is the one before it; "
+        "embeddings, norms and gates are whole for a pass. All rows are trained by AdamW, because Adafactor's averages are over "
+        "whole matrices. `fits one`: one device reads all lanes."
     )
 
 

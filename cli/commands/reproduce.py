@@ -1,9 +1,7 @@
 """`memexp reproduce`: train and score the missing cells of a paper's table, or of all tables, then show it."""
 
 import math
-import re
 import time
-from collections.abc import Iterable
 
 from rich.console import Console
 
@@ -11,68 +9,47 @@ from memexp.config.checkpoints import find_folder
 from memexp.config.commands import ReproduceConfig
 from memexp.config.compose import compose
 from memexp.config.hydra_errors import in_one_line
-from memexp.config.words import quote
+from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
-from memexp.experiment.definition import load
+from memexp.experiment import overview
+from memexp.experiment.definition import ALL, load
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
-from memexp.experiment.overview import Standing, by_worth, lay_out, standing
-from memexp.experiment.paper_table import open_all, open_table
+from memexp.experiment.paper_table import open_table
 from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
 from memexp.launch.processes import JobProcess
+from memexp.launch.slurm import ADVICE, require_slurm
 from memexp.report.escape import console
 from memexp.report.table.files import show
-from memexp.terminal import same_command, warn
+from memexp.terminal import same_command
 from memexp.train.interrupt import Stopped
 from memexp.wording import compact, plural
 
-ALL = "all"
-"""In place of a table's name: every table that can be run."""
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds_of(budget: str) -> float:
-    """Convert a time such as 90m, 2h or 1.5d to seconds.
-
-    Raises:
-        UserError: it is not a number followed by s, m, h or d.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", budget)
-    if match is None:
-        raise UserError(f"budget is {budget!r}; expected a number followed by s, m, h or d, such as 90m or 2h")
-    return float(match[1]) * SECONDS[match[2]]
-
 
 def _check_launcher(name: str) -> None:
-    """Refuse a launcher that Hydra does not know, before every job fails on it."""
+    """Refuse a launcher that is not there, before every job fails on it."""
+    if name == "slurm":
+        require_slurm()
+        return
     with in_one_line("train"):
         compose("train", [f"hydra/launcher={quote(name)}"])
 
 
 def run(config: ReproduceConfig) -> None:
     """Train and score until every cell is done, the time budget is used up or a signal arrives; a later call continues."""
-    until = math.inf if config.budget is None else time.monotonic() + seconds_of(config.budget)
+    until = math.inf if config.budget is None else time.monotonic() + seconds_in("budget", config.budget)
     if config.budget is not None and config.launcher != "local":
         raise UserError(
             f"budget is {config.budget} with launcher={config.launcher}; expected the launcher's own time limit instead, because its "
             "jobs keep running after this command ends"
         )
     _check_launcher(config.launcher)
-    if config.table == ALL and config.checkpoint is not None:
-        raise UserError(
-            f"checkpoint is {config.checkpoint} with all tables; expected it with one table of a checkpoint"
-        )
     library, screen = Library(find_root(config.root)), console()
     if config.table == ALL:
-        works = [
-            Work(table, library, config)
-            for table in open_all(scale=config.scale, data=config.corpora, seeds=config.seeds)
-        ]
-        failed, interrupted = _reproduce_all(works, screen, until)
+        failed, interrupted = _reproduce_all(overview.all_work(config, library), screen, until)
     else:
         experiment = load(config.table, checkpoint=config.checkpoint)
         if experiment.checkpoint is not None:
@@ -98,26 +75,17 @@ def _reproduce_all(works: list[Work], screen: Console, until: float) -> tuple[li
     config = works[0].config
     # Training one table may decide pairs of another, so the order is found again after each.
     while not (config.dry_run or interrupted):
-        missing = [one for one in by_worth(_standings(left.values())) if one.done < one.cells or config.close]
+        missing = [
+            one for one in overview.by_worth(overview.standings(left.values())) if one.done < one.cells or config.close
+        ]
         if not missing:
             break
         work = left.pop(missing[0].name)
         interrupted = _reproduce(work, screen, until)
         failed += work.failed
     if not interrupted or time.monotonic() >= until:
-        show(lay_out(by_worth(_standings(works)), works[0].table.scale))
+        show(overview.lay_out(overview.by_worth(overview.standings(works)), works[0].table.scale))
     return failed, interrupted
-
-
-def _standings(works: Iterable[Work]) -> list[Standing]:
-    """How far each table is; a table whose scores cannot be compared is left out with a warning."""
-    found = []
-    for work in works:
-        try:
-            found.append(standing(work))
-        except UserError as error:
-            warn(f"{work.table.experiment.name}: {error}")
-    return found
 
 
 def _reproduce(work: Work, screen: Console, until: float) -> int:
@@ -134,6 +102,8 @@ def _reproduce(work: Work, screen: Console, until: float) -> int:
             work.cells = _close(work, screen)
             _print_plan(work, screen)
         return 0
+    if config.launcher == "slurm" and any(work.plan()):
+        screen.print(ADVICE, soft_wrap=True, highlight=False)
     work.keep()
     interrupted = work.do(screen, until)
     if config.close and (interrupted or work.failed):

@@ -7,11 +7,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from memexp.config.commands import TableConfig
+from memexp.config.commands import ReproduceConfig, TableConfig
 from memexp.config.groups import Scored
 from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError, did_you_mean
-from memexp.experiment.definition import experiments, means_experiment
+from memexp.experiment import overview
+from memexp.experiment.definition import ALL, experiments, means_experiment
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
@@ -37,6 +38,10 @@ def run(config: TableConfig) -> None:
     folder = None if config.out is None else Path(config.out).expanduser()
     if folder is not None:
         refuse_as_output(folder, folder=True)
+    if ALL in config.runs:
+        _refuse_with_an_experiment(config, ALL)
+        _show_all(config, root, folder)
+        return
     if named := [word for word in config.runs if means_experiment(word)]:
         _refuse_with_an_experiment(config, named[0])
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora, checkpoint=config.checkpoint)
@@ -57,6 +62,16 @@ def run(config: TableConfig) -> None:
         name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
         texts: dict[str, str | bytes] = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
         write(folder / (name or "runs"), texts | (plot(panels_of(comparison)) if config.by == POSITION else {}))
+
+
+def _show_all(config: TableConfig, root: Path, folder: Path | None) -> None:
+    """Print how far every paper's table is; with `folder`, also write it as Markdown, and a chart of it."""
+    asked = ReproduceConfig(table=ALL, scale=config.scale, corpora=config.corpora, checkpoint=config.checkpoint)
+    found = overview.by_worth(overview.standings(overview.all_work(asked, Library(root))))
+    grid = overview.lay_out(found, config.scale)
+    show(grid)
+    if folder is not None:
+        write(folder / f"overview-{config.scale}", {"md": to_markdown(grid), **overview.chart(found, config.scale)})
 
 
 def show_finished(folders: Sequence[Path]) -> None:

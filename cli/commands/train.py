@@ -62,7 +62,7 @@ def _train(config: TrainConfig) -> None:
         trained = train(spec, command=command, validate=lambda model: validation_nats(model, corpus, config))
     except Interrupted as stop:
         print(escape(str(stop)), file=sys.stderr)
-        wait()  # until all have saved: srun may kill the others when the first process ends
+        wait()  # until all have saved, on a GPU in the background: srun may kill the others when the first process ends
         raise SystemExit(128 + stop.signal_number) from stop
     if config.steps and not (trained.summary or {}).get("tokens"):
         warn(

@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.arch import AttentionArch
-from memexp.config.commands import BenchConfig, DataConfig, ReproduceConfig
+from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
-from memexp.config.groups import Data, Optim, Scoring, Tracker
+from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
 from memexp.config.sources import SourceOptions, TaskOptions
 from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
-from memexp.config.words import shown
+from memexp.config.words import seconds_in, shown
 from memexp.errors import UserError
 from memexp.terminal import Remark, unreadable
 
 BEYOND = 1 << 48
 """No size or count is this large; some libraries fail at larger numbers."""
+
+SHORTEST_JOB = 300
+"""Seconds that a job on a cluster may take at least."""
+
+SET_OTHERWISE = (
+    "nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "signal", "requeue", "no-requeue", "output", "error",
+    "open-mode", "job-name", "array", "partition", "account",
+)  # fmt: skip
+"""Options of sbatch that follow from settings, or that saving and continuing need as they are."""
 
 LONGEST_PROJECT = 128
 """Characters of a project's name in Weights & Biases."""
@@ -46,6 +55,8 @@ def check(config: Any, where: str = "") -> None:
         _check_value(name, value, item.metadata, default_of(item))
     if isinstance(config, SourceOptions):
         config.check()
+    if isinstance(config, Slurm):
+        _check_slurm(config)
     if isinstance(config, Data) and config.path is not None and not config.source.reads_files:
         raise UserError(
             f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or a published data set "
@@ -57,10 +68,8 @@ def check(config: Any, where: str = "") -> None:
         _check_data(config)
     if isinstance(config, BenchConfig):
         _check_bench(config)
-    if isinstance(config, ReproduceConfig) and len({*config.seeds}) < len(config.seeds):
-        raise UserError(
-            f"seeds is {config.seeds}; expected each seed only once, because a second run of it would be the same"
-        )
+    if isinstance(config, ReproduceConfig):
+        _check_reproduce(config)
 
 
 def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
@@ -145,6 +154,35 @@ def _check_bench(config: BenchConfig) -> None:
             raise UserError(f"{name} is {shown(str(value))}, but only `memexp bench gpu` uses it; expected gpu with it")
 
 
+def _check_reproduce(config: ReproduceConfig) -> None:
+    if len({*config.seeds}) < len(config.seeds):
+        raise UserError(
+            f"seeds is {config.seeds}; expected each seed only once, because a second run of it would be the same"
+        )
+    if config.nodes > 1 and config.launcher != "slurm":
+        raise UserError(
+            f"nodes is {config.nodes}, but launcher is {config.launcher}; expected launcher=slurm, which starts processes on several machines"
+        )
+    _check_nodes(config)
+
+
+def _check_nodes(config: TrainConfig | EvalConfig | ReproduceConfig) -> None:
+    if config.nodes > 1 and not config.devices:
+        raise UserError(f"nodes is {config.nodes} but devices is 0; expected the number of devices of each machine")
+
+
+def _check_slurm(asked: Slurm) -> None:
+    if seconds_in("slurm.time", asked.time) < SHORTEST_JOB:
+        raise UserError(
+            f"slurm.time is {asked.time}; expected at least {SHORTEST_JOB // 60}m, because Slurm is not more exact than a minute"
+        )
+    if taken := [name for name in asked.others if name in SET_OTHERWISE]:
+        raise UserError(
+            f"slurm.options sets {taken[0]}, which memexp sets itself; expected other options. The settings are nodes=, devices=, "
+            "slurm.time=, slurm.cpus=, slurm.partition= and slurm.account="
+        )
+
+
 def _check_train(config: TrainConfig) -> None:
     window = config.bptt_segments + 1
     if config.accumulate % window:
@@ -210,8 +248,7 @@ def _check_devices(config: TrainConfig) -> None:
             f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
-    if config.nodes > 1 and not config.devices:
-        raise UserError(f"nodes is {config.nodes} but devices is 0; expected the number of devices of each machine")
+    _check_nodes(config)
     if config.shard_weights and config.optim.name == "adafactor":
         raise UserError(
             "shard_weights is true with optim=adafactor, whose averages are over rows and columns of whole matrices; expected optim=adamw"

@@ -8,7 +8,7 @@ unless the unit says otherwise.
 from dataclasses import dataclass, field
 
 from memexp.config.field import AS_TYPED, MOST_DEVICES, MOST_JOBS, MOST_THREADS, UNSET, setting
-from memexp.config.groups import Data, Rescoring, Scored
+from memexp.config.groups import LAUNCHERS, Data, Rescoring, Scored, Slurm
 from memexp.config.train import Command, TrainConfig
 
 
@@ -77,6 +77,8 @@ class EvalConfig(Command):
     )
     nodes: int = setting(1, "machines with so many devices each", unit="nodes", low=1)
     threads: int = setting(0, "CPU threads of each process; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
+    launcher: str = setting("local", "what scores: local: this machine; slurm: a cluster, as a job", choices=LAUNCHERS)
+    slurm: Slurm = field(default_factory=Slurm)
     force: bool = setting(False, "score again even if this score exists already")
 
 
@@ -124,7 +126,9 @@ class TableConfig(Command):
     """memexp table [RUN ...]: compare runs, or compare a paper's table with ours."""
 
     runs: list[str] = setting(
-        [], "starts of run names, or the name of an experiment such as memorizing/table4; empty: all runs", unit="runs"
+        [],
+        "starts of run names, or the name of an experiment such as memorizing/table4; all: how far every paper's table is; empty: all runs",
+        unit="runs",
     )
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
     corpora: list[str] = setting([], "of an experiment, show only the columns of these corpora, NAME,NAME; empty: all")
@@ -198,9 +202,14 @@ class ReproduceConfig(OfAnExperiment):
     jobs: int = setting(2, "runs that train at the same time", unit="jobs", low=1, high=MOST_JOBS)
     launcher: str = setting(
         "local",
-        "what starts the runs: local: this command; or a launcher of Hydra, such as submitit_slurm, which makes each run a job. "
-        "Such jobs continue when this command is stopped",
+        "what starts the runs: local: this machine; slurm: a cluster, each run a job, all that are ready in the queue at once; or a "
+        "launcher of Hydra",
     )
+    slurm: Slurm = field(default_factory=Slurm)
+    devices: int = setting(
+        0, "devices of each machine that share a run, a process each; 0: one", unit="devices", low=0, high=MOST_DEVICES
+    )
+    nodes: int = setting(1, "machines with so many devices each, with launcher=slurm", unit="nodes", low=1)
     dry_run: bool = setting(False, "print the cells and their commands, and train nothing; also --dry-run")
 
 
@@ -219,6 +228,10 @@ class PlanConfig(OfAnExperiment):
         "devices that share the lanes of a run, as train devices=N does",
         unit="devices",
         low=1,
+    )
+    shard_weights: bool = setting(
+        False,
+        "the devices share out the weights as well, as train shard_weights=true does; then all rows are trained by AdamW",
     )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 

@@ -1,10 +1,13 @@
 """The groups `data`, `size`, `optim` and `tracker`, and the settings of scoring."""
 
+import re
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memexp.config.field import MOST_LAYERS, UNSET, group, setting
+from memexp.config.field import AS_TYPED, MOST_LAYERS, MOST_THREADS, UNSET, group, setting
 from memexp.config.sources import SourceOptions
+from memexp.errors import UserError
 
 
 @dataclass
@@ -251,6 +254,59 @@ class Tracker:
 
     name: str = setting("none", "the tracker", choices=("none", "wandb", "tensorboard"))
     project: str = setting("memexp", "project in Weights & Biases")
+
+
+LAUNCHERS = ("local", "slurm")
+"""What can start the jobs of a sweep."""
+
+
+@dataclass
+class Slurm:
+    """Settings `slurm`: what each job asks Slurm for, with launcher=slurm.
+
+    sbatch also reads its own environment variables, such as SBATCH_QOS.
+    """
+
+    time: str = setting(
+        "24h",
+        "with launcher=slurm: how long a job may take at a time, such as 90m or 2d; five minutes before, it saves and goes into the queue "
+        "again",
+        unit=AS_TYPED,
+    )
+    partition: str | None = setting(None, "with launcher=slurm: the partition; default: Slurm's", unit=AS_TYPED)
+    account: str | None = setting(None, "with launcher=slurm: who pays; default: Slurm's", unit=AS_TYPED)
+    cpus: int = setting(
+        4, "with launcher=slurm: processor cores of each process", unit="cores", low=1, high=MOST_THREADS
+    )
+    gpus: bool = setting(True, "with launcher=slurm: a GPU for each process, unless device=cpu")
+    options: str = setting(
+        "",
+        "with launcher=slurm: other options of sbatch, such as '--constraint=a100 --mem=64G'",
+        unit=AS_TYPED,
+        empty=True,
+    )
+    setup: str = setting(
+        "",
+        "with launcher=slurm: a line of the shell before each job, such as 'module load cuda'",
+        unit=AS_TYPED,
+        empty=True,
+    )
+
+    @property
+    def others(self) -> dict[str, str | bool]:
+        """The other options of sbatch, by name without dashes; True for one without a value.
+
+        Raises:
+            UserError: one is not written --name or --name=value.
+        """
+        try:
+            words = shlex.split(self.options)
+        except ValueError as error:
+            raise UserError(f"slurm.options is {self.options!r}; expected a quote after each quote") from error
+        if wrong := [word for word in words if not re.match("--[a-z][a-z-]*(=|$)", word)]:
+            raise UserError(f"slurm.options holds {wrong[0]!r}; expected options of sbatch as --name or --name=value")
+        pairs = [word[2:].partition("=") for word in words]
+        return {name: value if equals else True for name, equals, value in pairs}
 
 
 @dataclass

@@ -20,7 +20,7 @@ from memexp.errors import UserError
 NOISE = ("See http", "object_type", "reference_type", "provider=", "Config search path", "Set the environment")
 """Starts of lines in Hydra's messages that do not help a user of the command line."""
 
-EXTRAS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+EXTRAS = {"joblib": "parallel"}
 """Launchers that need an extra of the package, and the name of this extra."""
 
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -92,6 +92,8 @@ def _missing_choice(error: MissingConfigException) -> str:
             f"there is no {group}=base; expected base_NAME in the defaults list of your own file in {group}/, with NAME one of "
             f"{', '.join(known)}"
         )
+    if group == "hydra/launcher" and "slurm" in choice:
+        return f"there is no {group}={choice}; expected launcher=slurm"
     if choice in EXTRAS:
         return f"{group}={choice} is not installed; expected `pip install memexp[{EXTRAS[choice]}]` first"
     meant = suggestion(meant_value(group, choice, options), f"{group}=")

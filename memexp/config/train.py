@@ -5,7 +5,7 @@ from typing import Any
 
 from memexp.config.arch import Arch
 from memexp.config.field import AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, default_of, group, setting
-from memexp.config.groups import Data, Optim, Scoring, Size, Tracker, cutoffs_in_force
+from memexp.config.groups import LAUNCHERS, Data, Optim, Scoring, Size, Slurm, Tracker, cutoffs_in_force
 
 
 @dataclass
@@ -122,6 +122,13 @@ class TrainConfig(Command):
     jobs: int = setting(
         1, "jobs of a sweep that train at the same time", unit="jobs", low=1, high=MOST_JOBS, effect="nothing"
     )
+    launcher: str = setting(
+        "local",
+        "what starts the jobs of a sweep: local: this machine; slurm: a cluster, each run a job, all in the queue at once",
+        choices=LAUNCHERS,
+        effect="nothing",
+    )
+    slurm: Slurm = group(Slurm, effect="nothing")
     skip_refused: bool = setting(
         False, "leave out the jobs of a sweep whose settings are refused, instead of stopping", effect="nothing"
     )

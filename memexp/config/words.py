@@ -6,6 +6,7 @@ from typing import Any
 
 from memexp.config.field import AS_TYPED
 from memexp.config.introspection import is_list, value_type
+from memexp.errors import UserError
 from memexp.terminal import escape
 
 PLAIN = re.compile(r"[A-Za-z_][\w./@-]*", re.ASCII)
@@ -27,6 +28,8 @@ QUOTED = re.compile(r"""\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|$)""")
 """A value in quotes, up to the comma after it."""
 
 NOT_TEXT = ("true", "false", "null", "inf", "nan")
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 LONGEST = 60
 """Characters of a value that a message shows."""
@@ -105,3 +108,18 @@ def shown(value: Any) -> str:
     """A value in quotes for a message: escaped, and not longer than a line can take."""
     text = escape(str(value))
     return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...").replace("\\\\", "\\")
+
+
+def seconds_in(name: str, text: str) -> float:
+    """A time such as 90m, 2h or 1.5d, in seconds.
+
+    Args:
+        name: of the setting, for the message.
+
+    Raises:
+        UserError: it is not a number followed by s, m, h or d.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text)
+    if match is None:
+        raise UserError(f"{name} is {shown(text)}; expected a number followed by s, m, h or d, such as 90m or 2h")
+    return float(match[1]) * SECONDS[match[2]]

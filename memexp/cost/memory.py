@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from memexp.config.train import TrainConfig
+from memexp.cost.sharing import Weights, weights
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.machine import memory_bytes
@@ -30,20 +31,27 @@ class Item(NamedTuple):
     """Whether it is in the host's memory even if the model is on an accelerator."""
 
 
-def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
+def items(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> list[Item]:
     """Everything that takes memory in a training step, for a model with weights in fp32, at the moment when it takes most.
 
     This is when the backward pass of the last segment begins: then the activations of every segment of a gradient window are
     there. What only replaces them later is not counted beside them: the gradients of a step with one window, and the optimizer.
     With `recompute` the activations of one segment are there at a time, beside the gradients of the segments after it and the
     states at all borders of the window, from which segments are computed again.
+
+    With `shard_weights`, matrices are taken to be used in the order in which they are registered. When the backward pass is at one of
+    them, this one and the one before are gathered, its gradient is whole, and so is the sum of that of the one after.
+
+    Args:
+        config: with the lanes of one device.
+        devices: how many train the run together.
     """
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary)
         state = model.init_state(1)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
+    held_weights = weights(model, config, devices=devices)
+    parameters, trained = held_weights.own, held_weights.own_trained
     half = config.precision == "bf16"
     window = config.bptt_segments + 1
     at_once = 1 if config.recompute else min(window, config.accumulate)
@@ -53,27 +61,36 @@ def items(config: TrainConfig, *, vocabulary: int) -> list[Item]:
     kept = _activations(model, lanes=config.lanes, segments=at_once, half=half) if trained else []
     again = _made_again(model, lanes=config.lanes, half=half) if trained else Item("bias made again", 0, "")
     held = int(model.cache_bytes(caches, half=half))
+    tokens = config.lanes * config.segment
+    of_one = total(kept) // at_once
+    kept += _losses(model, tokens=tokens, segments=at_once - 1, half=half) if trained else []
     state_before = config.lanes * (caches + memory * (times - 1))
-    of_logits = _logits(
-        model, tokens=config.lanes * config.segment, number_bytes=HALF if half else FULL, instead=state_before
-    )
-    of_logits = max(of_logits, again, key=lambda item: item.bytes)  # the logits are gone when attention begins
-    room = total([*kept, of_logits])
+    of_logits = _logits(model, tokens=tokens, number_bytes=HALF if half else FULL, instead=state_before)
+    words = FULL * model.head.most_logits * config.size.width * model.head.embedding_VD.requires_grad
+    gathered = _gathered(held_weights, words=words, half=half)
+    # the logits are gone when attention and products of layers begin
+    of_logits = max(of_logits, again, gathered, key=lambda item: item.bytes)
     gradients = FULL * trained
-    # the vectors of words have two gradients, of the embedding and of the output layer, which are summed last
-    words = 2 * FULL * model.head.most_logits * config.size.width
-    at_the_end = gradients + words * model.head.embedding_VD.requires_grad
-    beside = gradients if config.accumulate > at_once else max(0, at_the_end - room)
+    # The vectors of words have two gradients, of the embedding and of the output layer, which are summed last. If other weights are
+    # shared out, the sum is whole as well.
+    words *= 3 if held_weights.rest else 2
+    of_windows_before = gradients if config.accumulate > at_once else 0
+    # when the backward pass of the last segment ends, what it needed is gone
+    room = of_one + of_logits.bytes
+    at_the_end = gradients - of_windows_before + words
+    beside = of_windows_before + max(0, at_the_end - room)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
         Item(
             "gradients",
             beside,
-            f"{trained:,} x {FULL}" + f", but {at_the_end - beside:,} replace activations" * (beside != gradients),
+            f"{trained:,} x {FULL}" + f", but {gradients - beside:,} replace activations" * (beside < gradients),
         ),
-        _optimizer(config, model),
-        Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
+        _optimizer(config, model, held_weights),
+        _gathered_for_a_pass(held_weights)
+        if held_weights.rest
+        else Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
         Item(
             memory_cost.what,
             times * config.lanes * memory,
@@ -140,6 +157,15 @@ def _made_again(model: SegmentModel, *, lanes: int, half: bool) -> Item:
     return Item("bias made again", int(copies * (part + in_fp32) + places), how)
 
 
+def _losses(model: SegmentModel, *, tokens: int, segments: int, half: bool) -> list[Item]:
+    """What the losses of the segments before the last need, if they need not be computed again: a softmax, and the words in bf16."""
+    words = model.head.most_logits
+    if not segments or tokens * words > LOGITS_AT_ONCE:
+        return []
+    each = FULL * tokens * words + HALF * words * model.shape.width * half
+    return [Item("losses of other segments", segments * each, f"{segments} x {each:,}")]
+
+
 def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int) -> Item:
     """What the loss needs: logits of a piece of the tokens, their softmax and their gradient, and the gradient of the words' vectors.
 
@@ -165,24 +191,39 @@ def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segm
     return Item("scores of a search", max(0, needed - later), how)
 
 
-def _optimizer(config: TrainConfig, model: SegmentModel) -> Item:
+def _gathered_for_a_pass(held: Weights) -> Item:
+    """All but the matrices."""
+    return Item("weights gathered", FULL * held.rest, f"{held.rest:,} x {FULL}, of all but the matrices")
+
+
+def _gathered(held: Weights, *, words: int, half: bool) -> Item:
+    """What the backward pass of a linear layer needs if weights are shared out.
+
+    Args:
+        words: bytes of the gradient of the words' vectors, which the output layer has made.
+    """
+    number, before, after = HALF if half else FULL, [0, *held.matrices], [*held.matrices[1:], 0]
+    each = zip(before, held.matrices, after, strict=False)
+    most = max((number * (first + 2 * here) + FULL * last for first, here, last in each), default=-words)
+    largest = max(held.matrices, default=0)
+    how = f"two, a gradient and a sum of gradients, of at most {largest:,} numbers, and {words:,} of words, in place of the logits"
+    return Item("matrices gathered", words + most, how)
+
+
+def _optimizer(config: TrainConfig, model: SegmentModel, held: Weights) -> Item:
     """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor fewer for large matrices."""
-    sizes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
     if config.optim.name == "adafactor":
+        sizes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
         momentum, factor_from = config.optim.momentum, config.optim.factor_from
         numbers = sum(state_numbers(shape, factor_from=factor_from, momentum=momentum) for shape in sizes)
         return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} x {FULL}", True)
-    parameters = sum(shape.numel() for shape in sizes)
+    parameters = held.own_trained
     return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}", True)
 
 
 def total(parts: list[Item]) -> int:
     """The sum of bytes."""
     return sum(item.bytes for item in parts)
-
-
-SHARED = ("parameters", "gradients", "optimizer", "weights in bf16")
-"""Items that `shard_weights` shares out over devices."""
 
 
 def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> None:
@@ -192,16 +233,14 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, devices: int
 
     Args:
         config: with the lanes of one device.
-        devices: how many share the weights, if `shard_weights` is set.
+        devices: how many train the run together.
 
     Raises:
         UserError: names the largest part.
     """
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
-    parts = items(config, vocabulary=vocabulary)
-    if config.shard_weights:
-        parts = [item._replace(bytes=item.bytes // devices) if item.what in SHARED else item for item in parts]
+    parts = items(config, vocabulary=vocabulary, devices=devices)
     here = [item for item in parts if not (on_gpu and item.on_host)]
     elsewhere = [item for item in parts if on_gpu and item.on_host]
     own = describe(device, asked="").memory if on_gpu else memory_bytes()

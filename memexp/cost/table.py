@@ -7,6 +7,7 @@ import torch
 
 from memexp.config.train import TrainConfig
 from memexp.cost.memory import items, total
+from memexp.cost.sharing import sent
 from memexp.model.build import build_model
 
 
@@ -55,6 +56,8 @@ class Cost(NamedTuple):
     """On each of the devices."""
     one_device_bytes: int
     """On one device that reads all lanes."""
+    sent: int
+    """Bytes that each of the devices sends in a step, and as many that it receives."""
     seconds: float
 
 
@@ -117,7 +120,8 @@ def computed_in(config: TrainConfig) -> str:
 def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: float) -> Cost:
     """The cost of one run in its own precision.
 
-    Several devices would only share its lanes, and the device with the most lanes would set the time; memexp itself uses one.
+    Several devices share its lanes, and its weights with `shard_weights`. The device with the most lanes sets the time, which has no
+    part for what they send.
     """
     with torch.device("meta"):
         model = build_model(config, vocabulary=vocabulary_of(config))
@@ -134,12 +138,19 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens=config.tokens,
         operations_a_token=operations(config),
-        device_bytes=on_device(on_a_device),
+        device_bytes=on_device(on_a_device, devices=devices),
         one_device_bytes=on_device(config),
+        sent=sent(model, config, devices=devices),
         seconds=config.tokens * seconds_a_token * on_a_device.lanes / config.lanes,
     )
 
 
-def on_device(config: TrainConfig) -> int:
-    """Bytes on the device itself; a memory in the host's memory is not there."""
-    return total([item for item in items(config, vocabulary=vocabulary_of(config)) if not item.on_host])
+def on_device(config: TrainConfig, *, devices: int = 1) -> int:
+    """Bytes on the device itself; a memory in the host's memory is not there.
+
+    Args:
+        config: with the lanes of one device.
+        devices: how many train the run together.
+    """
+    parts = items(config, vocabulary=vocabulary_of(config), devices=devices)
+    return total([item for item in parts if not item.on_host])

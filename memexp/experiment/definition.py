@@ -12,6 +12,9 @@ from memexp.files import parse_yaml
 from memexp.report.metrics import METRICS, Metric
 from memexp.store.folder import COPIES
 
+ALL = "all"
+"""In place of an experiment's name: every table that can be run."""
+
 
 @dataclass
 class Column:

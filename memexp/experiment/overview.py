@@ -1,12 +1,19 @@
 """All papers' tables in one view: what is done and decided, and which table is worth the next hour of training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+from memexp.config.commands import ReproduceConfig
+from memexp.errors import UserError
 from memexp.experiment.fill import fill
+from memexp.experiment.library import Library
+from memexp.experiment.paper_table import open_all
 from memexp.experiment.queue import Work
 from memexp.report.statistics import Agreement
+from memexp.report.table.figure import bars
 from memexp.report.table.text import Grid
+from memexp.terminal import warn
 from memexp.wording import UNKNOWN, compact
 
 
@@ -45,6 +52,31 @@ def standing(work: Work) -> Standing:
     return Standing(work.table.experiment.name, done, len(work.cells), Agreement.together(parts), work.tokens_to_train)
 
 
+def all_work(config: ReproduceConfig, library: Library) -> list[Work]:
+    """The work of every table that can be run.
+
+    Raises:
+        UserError: no table has a column of the data that is asked for, a cell cannot be composed, or a checkpoint is given.
+    """
+    if config.checkpoint is not None:
+        raise UserError(
+            f"checkpoint is {config.checkpoint} with all tables; expected it with one table of a checkpoint"
+        )
+    tables = open_all(scale=config.scale, data=config.corpora, seeds=config.seeds)
+    return [Work(table, library, config) for table in tables]
+
+
+def standings(works: Iterable[Work]) -> list[Standing]:
+    """How far each table is; a table whose scores cannot be compared is left out with a warning."""
+    found = []
+    for work in works:
+        try:
+            found.append(standing(work))
+        except UserError as error:
+            warn(f"{work.table.experiment.name}: {error}")
+    return found
+
+
 def by_worth(standings: Sequence[Standing]) -> list[Standing]:
     """The most informative first: those whose training decides the most pairs for each token."""
     return sorted(standings, key=lambda one: (-one.worth, one.name))
@@ -73,3 +105,15 @@ def lay_out(standings: Sequence[Standing], scale: str) -> Grid:
         commands=[],
         expendable=("pairs", "tokens to train"),
     )
+
+
+def chart(standings: Sequence[Standing], scale: str) -> dict[str, bytes]:
+    """A bar for each table with pairs that the paper decides, as .png and .svg."""
+    shares = {}
+    for one in sorted(standings, key=attrgetter("name")):
+        if pairs := one.agreement.published:
+            agree, decided = one.agreement.agree / pairs, one.agreement.decided / pairs
+            shares[one.name] = [agree, decided - agree]
+    title = f"Pairs of rows that the papers decide, scale={scale}"
+    across = "share of these pairs; our runs do not decide those without a bar"
+    return bars(title, across, shares, ["the paper's order", "the other order"])

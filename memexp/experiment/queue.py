@@ -11,15 +11,20 @@ from rich.console import Console
 
 from memexp.config.commands import ReproduceConfig
 from memexp.config.words import quote
+from memexp.errors import UserError
 from memexp.experiment.command_lines import eval_words, train_words
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.settings import Wanted
 from memexp.launch.processes import JobProcess, run_jobs
 from memexp.launch.progress import shown
+from memexp.launch.slurm import SlurmJob
 from memexp.machine import cores
 from memexp.store.archive import keep
-from memexp.wording import clock
+from memexp.wording import clock, plural
+
+MOST_AT_ONCE = 10_000
+"""Jobs of this command in Slurm's queue; Slurm decides how many of them run."""
 
 
 @dataclass
@@ -41,6 +46,13 @@ class Work:
 
     def __post_init__(self) -> None:
         self.cells = list(self.table.cells)
+        count = max(1, self.config.devices) * self.config.nodes
+        for cell in self.cells:
+            if cell.settings.lanes % count:
+                raise UserError(
+                    f"{self.table.experiment.name}: {cell.cell.row} has {plural(cell.settings.lanes, 'lane')}, which {count} devices "
+                    "cannot share; expected a number of devices of which lanes is a multiple"
+                )
         self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
 
     @property
@@ -84,7 +96,8 @@ class Work:
         while not interrupted and (jobs := self.ready()):
             with shown(jobs, console) as show:
                 watched = self.watched(jobs, show, console)
-                interrupted = run_jobs(jobs, at_a_time=self.config.jobs, show=watched, until=until)
+                at_a_time = MOST_AT_ONCE if self.config.launcher == "slurm" else self.config.jobs
+                interrupted = run_jobs(jobs, at_a_time=at_a_time, show=watched, until=until)
         return interrupted
 
     def ready(self) -> list[JobProcess]:
@@ -99,9 +112,8 @@ class Work:
                 continue
             target, words = step
             self._tried.add(key)
-            command = [sys.executable, "-P", "-m", "memexp", *self._launched(words)]
             steps = target.settings.steps if words[0] == "train" else 0
-            job = JobProcess(_label(target), command, self._folder / f"{len(self._tried) - 1}.log", steps=steps)
+            job = self._job(_label(target), words, target, steps=steps)
             if steps:
                 self._training[target.result] = job
             jobs.append(job)
@@ -109,13 +121,31 @@ class Work:
             self._folder.mkdir(parents=True, exist_ok=True)
         return sorted(jobs, key=_turn)
 
-    def _launched(self, words: list[str]) -> list[str]:
-        """A command with the settings of where and how it runs."""
-        root = [f"root={self.config.root}"] if self.config.root else []
-        if self.config.launcher != "local":
-            quoted = [f"root={quote(self.config.root, always=True)}"] if self.config.root else []
-            return [words[0], "-m", *words[1:], *quoted, f"hydra/launcher={self.config.launcher}"]
-        return [*words, f"threads={max(1, cores() // self.config.jobs)}", *root]
+    def _job(self, label: str, words: list[str], target: Wanted, *, steps: int) -> JobProcess:
+        """A command as a job, with the settings of where and how it runs."""
+        config = self.config
+        devices = max(1, config.devices)
+        start = [sys.executable, "-P", "-m", "memexp"]
+        root = [f"root={config.root}"] if config.root else []
+        shared = [f"devices={config.devices}"] if config.devices else []
+        if config.launcher == "slurm":
+            nodes = [f"nodes={config.nodes}"] if config.nodes > 1 else []
+            return SlurmJob.of(
+                label, [*start, *words, *shared, *nodes, *root], self.root, steps=steps, devices=devices, nodes=config.nodes,
+                gpus=target.settings.device != "cpu", asks=config.slurm,
+            )  # fmt: skip
+        if config.launcher != "local":
+            quoted = [f"root={quote(config.root, always=True)}"] if config.root else []
+            launched = [words[0], "-m", *words[1:], *shared, *quoted, f"hydra/launcher={config.launcher}"]
+        else:
+            launched = [*words, *shared, f"threads={max(1, cores() // (config.jobs * devices))}", *root]
+        log = self._folder / f"{len(self._tried) - 1}.log"
+        return JobProcess(label, [*start, *launched], log, steps=steps, devices=devices)
+
+    def _on_cluster(self, cell: Wanted) -> bool:
+        """Whether the job that trains a run is in Slurm's queue, so that this command can go on watching it."""
+        job = self._job("", self._train_words(cell), cell, steps=0)
+        return isinstance(job, SlurmJob) and job.submitted
 
     def _step(self, cell: Wanted) -> tuple[Wanted, list[str]] | None:
         """The next command towards a cell, and the cell that it fills; None while the cell has to wait."""
@@ -123,7 +153,7 @@ class Work:
             return None
         if run := self.library.with_weights(cell):
             return cell, eval_words(cell, run.name)
-        if (begun := self.library.unfinished(cell)) and begun.state == "running":
+        if (begun := self.library.unfinished(cell)) and begun.state == "running" and not self._on_cluster(cell):
             return None
         if cell.start is not None and self.library.with_weights(cell.start) is None:
             return self._step(cell.start)

@@ -1,27 +1,31 @@
-"""The default launcher of sweeps: every job is a separate process on this machine, and `jobs` of them run at a time."""
+"""The launcher of sweeps: every job is a command of its own, on this machine, where `jobs` of them run at a time, or on a cluster."""
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from memexp.config.introspection import settings_of
 from memexp.config.words import typed_again
 from memexp.errors import USER_ERROR, UserError
+from memexp.files import find_root
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
+from memexp.launch.slurm import ADVICE, SlurmJob, require_slurm
 from memexp.machine import cores
 from memexp.terminal import console, escape_lines, same_command
 from memexp.train.interrupt import Stopped
 
+OF_SWEEPS = ("launcher=", "slurm.")
+"""How settings begin that say where the jobs run; the jobs themselves do not get them."""
+
 
 class LocalLauncher(Launcher):
-    """Runs jobs as processes: a job that fails does not stop the others, and each job starts with empty memory."""
+    """Runs jobs as processes, here or on a cluster: a job that fails does not stop the others, and each starts with empty memory."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         self._config, self._context = config, hydra_context
@@ -35,22 +39,28 @@ class LocalLauncher(Launcher):
         Raises:
             Stopped: a signal arrived; the jobs have saved and ended.
         """
-        folder = Path(str(self._config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
         composed = [self._context.config_loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
-        at_a_time = int(composed[0].get("jobs", 1))
         known = settings_of(self._config.hydra.job.config_name)
-        jobs = []
-        for number, (given, label, settings) in enumerate(
-            zip(job_overrides, labels(job_overrides), composed, strict=True)
-        ):
-            words = [typed_again(word, known) for word in given]
-            devices = max(1, settings.get("devices", 1))
-            if at_a_time > 1 and settings.get("threads") == 0:
-                words.append(f"threads={max(1, cores() // (min(at_a_time, len(job_overrides)) * devices))}")
-            log = folder / f"{initial_job_idx + number}.log"
-            jobs.append(JobProcess(label, self._command(words), log, steps=settings.get("steps", 0), devices=devices))
+        commands = [
+            self._command([typed_again(word, known) for word in job if not word.startswith(OF_SWEEPS)])
+            for job in job_overrides
+        ]
+        names = labels([[word for word in job if not word.startswith(OF_SWEEPS)] for job in job_overrides])
+        jobs: list[JobProcess]
+        if on_cluster := composed[0].get("launcher") == "slurm":
+            require_slurm()
+            jobs = [_for_slurm(*each) for each in zip(names, commands, composed, strict=True)]
+            at_a_time = len(jobs)
+        else:
+            at_a_time = int(composed[0].get("jobs", 1))
+            folder = Path(str(self._config.hydra.sweep.dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            logs = [folder / f"{initial_job_idx + number}.log" for number in range(len(commands))]
+            together = min(at_a_time, len(commands))
+            jobs = [_here(*each, together=together) for each in zip(names, commands, composed, logs, strict=True)]
         screen = console()
+        if on_cluster:
+            screen.print(ADVICE, soft_wrap=True, highlight=False)
         with shown(jobs, screen) as show:
             interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)
         for job in jobs:
@@ -61,10 +71,7 @@ class LocalLauncher(Launcher):
             raise Stopped(interrupted)
         if all(job.state == "done" and not job.steps for job in jobs):  # everything in the logs was shown
             for job in jobs:
-                job.log.unlink()
-                job.log.with_suffix(".json").unlink(missing_ok=True)
-            with suppress(OSError):  # it holds other files
-                folder.rmdir()
+                job.forget()
         return [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
 
     def _command(self, overrides: list[str]) -> list[str]:
@@ -83,6 +90,31 @@ class LocalLauncher(Launcher):
             *flags,
             *overrides,
         ]
+
+
+def _here(label: str, command: list[str], settings: DictConfig, log: Path, *, together: int) -> JobProcess:
+    """A job on this machine.
+
+    Args:
+        together: how many run at a time.
+    """
+    devices = max(1, settings.get("devices", 1))
+    if settings.get("jobs", 1) > 1 and settings.get("threads") == 0:
+        command = [*command, f"threads={max(1, cores() // (together * devices))}"]
+    return JobProcess(label, command, log, steps=settings.get("steps", 0), devices=devices)
+
+
+def _for_slurm(label: str, command: list[str], settings: DictConfig) -> SlurmJob:
+    return SlurmJob.of(
+        label,
+        command,
+        find_root(settings.root),
+        steps=settings.get("steps", 0),
+        devices=max(1, settings.get("devices", 1)),
+        nodes=settings.get("nodes", 1),
+        gpus=settings.get("device") != "cpu",
+        asks=OmegaConf.to_object(settings.slurm),
+    )
 
 
 def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import memexp
 from memexp.files import open_ordinary, write_json
@@ -46,6 +46,9 @@ class JobCrashed(Exception):
 class JobProcess:
     """One job: the command to run, and its progress."""
 
+    here: ClassVar[bool] = True
+    """Whether it takes cores and GPUs of this machine."""
+
     label: str
     command: list[str]
     log: Path
@@ -67,7 +70,12 @@ class JobProcess:
 
     @property
     def running(self) -> bool:
-        return self.state in ("starting", "running")
+        return self.state in ("queued", "starting", "running")
+
+    @property
+    def place(self) -> str:
+        """Where it is found: the name of its run, once that is known."""
+        return self.run.name if self.run else ""
 
     def start(self) -> None:
         """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
@@ -99,6 +107,13 @@ class JobProcess:
         self._killed = True
         self.signal(signal.SIGKILL)
 
+    def forget(self) -> None:
+        """Delete its log, whose content was shown, and the folder of the sweep if nothing else is in it."""
+        self.log.unlink()
+        self.log.with_suffix(".json").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.log.parent.rmdir()
+
     def wait(self) -> None:
         """Wait until the process ends, if it was started."""
         if self._process is not None:
@@ -107,15 +122,23 @@ class JobProcess:
     def poll(self) -> None:
         """Update the state from the process and the newest metrics of its run folder."""
         assert self._process is not None
-        code = self._process.poll()
+        self._process.poll()
+        self._look()
+        if (code := self.exit_code) is None:
+            self.state = "running" if self.latest else "starting"
+        else:
+            self._end(code)
+
+    def _look(self) -> None:
+        """Read the newest metrics of its run."""
         if self.run is None:
             self.run = _announced(self.log.with_suffix(".json"))
         if self.run and (line := last_metrics(self.run)):
             self.latest = line
             self._first = self._first or (time.monotonic(), line["step"])
-        if code is None:
-            self.state = "running" if self.latest else "starting"
-        elif code == 0:
+
+    def _end(self, code: int) -> None:
+        if code == 0:
             self.state = "done"
         else:
             # Before a process has set up its handlers, Python's own ends it with a traceback.
@@ -173,7 +196,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
         The signal by which the jobs were interrupted, SIGTERM for the time limit; 0 if they were not. The running jobs get the
         signal once; they save and end. A second signal kills them.
     """
-    cards = _cards() if at_a_time > 1 else []
+    cards = _cards() if at_a_time > 1 and any(job.here for job in jobs) else []
     with _signals_handed_on(jobs) as stop:
         try:
             while any(job.running or job.state == "waiting" for job in jobs):

@@ -17,7 +17,7 @@ from memexp.wording import clock
 LINE_SECONDS = 30.0
 """Time between two progress lines of a job without a terminal."""
 
-STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "dim"}
+STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "dim", "queued": "dim"}
 
 
 @contextmanager
@@ -76,5 +76,5 @@ def _cells(job: JobProcess) -> tuple[str, str, str, str, str]:
         f"{latest['loss']:.3f}" if latest.get("loss") is not None else "",
         f"{latest['tokens_per_second']:,.0f}" if latest.get("tokens_per_second") else "",
         "" if left is None else clock(left),
-        job.run.name if job.run else "",
+        job.place,
     )

@@ -151,7 +151,8 @@ class Thought(DecoderModel):
         text_BTD, old_BMD = hidden_BTD.detach(), before_BMD.detach()
         if not self.training:
             with torch.no_grad():
-                composed = composition(self.updater, old_BMD, text_BTD, valid_BT, even_cuts(valid_BT.shape[1]))
+                cuts = even_cuts(valid_BT.shape[1])
+                composed = composition(self.updater, old_BMD, text_BTD, valid_BT, cuts, whole_BMD=after_BMD)
                 recall = self._recall(tokens_BT, valid_BT, hidden_BTD, after_BMD)
             return Losses({}, composed.gauges | recall.gauges)
         terms, gauges = self.updater_losses(

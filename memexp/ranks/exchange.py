@@ -10,6 +10,7 @@ Shapes: B lanes of this process, R processes, N numbers.
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 
 BUCKET_BYTES = 32 << 20
 """Gradients are sent in pieces of at most about this size, so that one is packed while another is on its way."""
+AT_ONCE = 4
+"""How many pieces are on their way at once; each is a copy, which takes memory."""
 
 JOIN_SECONDS = "MEMEXP_JOIN_SECONDS"
 """Environment variable: how long the processes of a run wait for each other to come; default: `PATIENCE`."""
@@ -277,24 +280,36 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
         if anywhere:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             gradients.append(parameter.grad)
-    sent = [(bucket, flat, dist.all_reduce(flat, async_op=True)) for bucket, flat in _packed(gradients)]
-    for bucket, flat, work in sent:
-        work.wait()
-        parts = flat.split([each.numel() for each in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(each) for part, each in zip(parts, bucket, strict=True)])
+    sent: deque[tuple[list[Tensor], Tensor, dist.Work]] = deque()
+    for bucket in _buckets(gradients):
+        if len(sent) == AT_ONCE:
+            _take_sum(*sent.popleft())
+        alone = len(bucket) == 1 and bucket[0].is_contiguous()
+        flat = bucket[0] if alone else torch.cat([each.flatten() for each in bucket])
+        sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for each in sent:
+        _take_sum(*each)
 
 
-def _packed(gradients: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """The gradients in buckets of one type, each with its numbers one after another."""
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The gradients in lists of one type that are sent together; a large one is alone."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         size = sum(each.nbytes for each in bucket) + gradient.nbytes
         if bucket and (size > BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
-            yield bucket, torch.cat([each.flatten() for each in bucket])
+            yield bucket
             bucket = []
         bucket.append(gradient)
     if bucket:
-        yield bucket, torch.cat([each.flatten() for each in bucket])
+        yield bucket
+
+
+def _take_sum(bucket: list[Tensor], flat: Tensor, work: dist.Work) -> None:
+    """Wait for a sum, and copy it to the gradients if it is not already there."""
+    work.wait()
+    if flat is not bucket[0]:
+        parts = flat.split([each.numel() for each in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(each) for part, each in zip(parts, bucket, strict=True)])
 
 
 def first(do: Callable[[], Result], *, apart: bool = False) -> Result:

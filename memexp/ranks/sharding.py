@@ -7,8 +7,11 @@ knows of this.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -28,9 +31,11 @@ def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
     )
-    for module in list(whole.modules()):
-        if isinstance(module, nn.Linear):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+    for module in gathered_alone(whole):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        module.register_forward_hook(_drop_what_was_gathered_again)
+        # of the instance, because hooks must be those of `fully_shard`
+        module.forward = partial(_product, module)  # type: ignore[method-assign]
     fully_shard(whole, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
     for shared in _sharded(whole):
         shared.set_gradient_divide_factor(1.0)  # losses are divided by what all processes score
@@ -38,6 +43,42 @@ def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
     # they are other objects now, and the optimizer reads what they are for
     for name, parameter in whole.named_parameters():
         vars(parameter).update(marks[name])
+
+
+def gathered_alone(whole: nn.Module) -> list[nn.Linear]:
+    """The modules whose parameters are gathered when they are called; all other parameters are gathered together."""
+    return [module for module in whole.modules() if isinstance(module, nn.Linear)]
+
+
+def _product(module: nn.Linear, x: Tensor) -> Tensor:
+    """What a linear layer computes, with its gradient added up at once, after each segment."""
+    weight, bias = (each if each is None else _Apart.apply(each) for each in (module.weight, module.bias))
+    return F.linear(x, weight, bias)
+
+
+class _Apart(torch.autograd.Function):
+    """A gathered parameter as this one call reads it.
+
+    If all calls of a gradient window read the parameter itself, autograd would first sum the gradients of all of them, in the
+    precision of products, and FSDP2 would hold whole gradients of all matrices until then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        ctx.parameter = parameter
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        before = ctx.parameter.grad
+        ctx.parameter.grad = gradient if before is None else before + gradient
+
+
+def _drop_what_was_gathered_again(module: nn.Module, *_: Any) -> None:
+    """After a forward pass that is made again during the backward pass (`recompute`), FSDP2 itself would keep all matrices."""
+    if torch._C._current_graph_task_id() != -1:  # within a backward pass, as FSDP2 asks
+        assert isinstance(module, FSDPModule)
+        module.reshard()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from memexp.cli.commands.reproduce import seconds_of
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
@@ -22,6 +21,7 @@ from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.published import Number, Published
 from memexp.launch.processes import JobProcess, run_jobs
+from memexp.launch.slurm import SlurmJob
 from memexp.store.archive import light_copies
 
 from ..messages import says
@@ -264,6 +264,39 @@ def test_another_launcher_gets_a_job_each(call: Call, here: Path) -> None:
     assert sum(len(copy.scores) for copy in light_copies(here / "results/tiny/table1/runs.jsonl")) == 3
 
 
+@pytest.mark.hard
+def test_cells_take_devices_here_or_on_a_cluster(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr(queue, "run_jobs", lambda ready, **_: jobs.extend(ready) or signal.SIGINT)
+    monkeypatch.setattr("memexp.cli.commands.reproduce.require_slurm", lambda: None)
+    monkeypatch.setattr(queue, "cores", lambda: 8)
+    assert call("reproduce", "tiny/table1", "devices=2")[0] == 130
+    assert jobs[0].devices == 2
+    assert jobs[0].command[-3:-1] == ["devices=2", "threads=2"]
+    code, out, _ = call("reproduce", "tiny/table1", "launcher=slurm", "devices=1", "nodes=2", "slurm.partition=gpu")
+    assert code == 130
+    assert says("Slurm", "results/slurm", "Ctrl-C", "same command")(
+        next(line for line in out.splitlines() if "Slurm" in line)
+    )
+    job = jobs[-1]
+    assert isinstance(job, SlurmJob)
+    assert (job.devices, job.nodes, job.asks.partition, job.gpus) == (1, 2, "gpu", True)
+    assert job.command[-3:] == ["devices=1", "nodes=2", f"root={here}"]
+    assert not any(word.startswith(("threads=", "launcher=", "slurm.")) for word in job.command)
+    assert job.log.parent.parent == here / "results" / "slurm"
+
+
+def test_a_run_that_a_job_trains_is_watched_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process trains it, too; but this is our job in the queue."""
+    config = ReproduceConfig(table="tiny/table1", root=str(here), launcher="slurm")
+    work = queue.Work(open_table("tiny/table1", scale="small"), Library(here), config)
+    begun = type("Begun", (), {"state": "running"})()
+    monkeypatch.setattr(Library, "unfinished", lambda self, cell: begun)
+    assert work.ready() == []
+    monkeypatch.setattr(SlurmJob, "submitted", True)
+    assert [job.label for job in work.ready()] == ["cache | Letters | seed 0"]
+
+
 def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from memexp.cli.commands import train
 
@@ -290,6 +323,7 @@ def test_a_job_that_fails_is_named_and_not_tried_again(call: Call, here: Path, m
         ("reproduce tiny/table1 budget=2", ("budget is '2'", "expected a number", "s, m, h or d", "90m or 2h")),
         ("reproduce tiny/table1 budget=1h launcher=basic", ("budget is 1h", "launcher=basic", "expected", "time limit")),
         ("reproduce tiny/table1 launcher=foo", ("launcher=foo", "expected one of basic, local")),
+        ("reproduce tiny/table1 devices=7", ("tiny/table1: cache", "lanes", "7 devices", "expected")),
         ("reproduce tiny/table1 scale=big", ("scale is 'big'", "expected one of paper, small")),
         ("table tiny/table1 metric=nats", ("metric", "experiment tiny/table1", "expected", "scale, data, checkpoint, out, root")),
         ("table tiny/table1 eval.documents=3", ("eval.documents", "experiment tiny/table1", "expected", "scale, data, checkpoint, out, root")),
@@ -322,10 +356,6 @@ def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
     assert code == 0
     assert "Not run: it needs a telescope" in out
     assert "memexp reproduce" not in out
-
-
-def test_a_budget_in_seconds() -> None:
-    assert [seconds_of(text) for text in ("90s", "1.5m", "2h", "1d")] == [90, 90, 7200, 86400]
 
 
 def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:

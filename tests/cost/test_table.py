@@ -62,6 +62,30 @@ def test_operations_of_recurrent_layers_are_those_that_pytorch_counts(options: l
     assert layers - 2 * (solved + convolved) == pytest.approx(counter.get_total_flops() / 128, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["arch.window=64"],
+        ["arch.role=layer", "arch.window=0"],
+        ["arch.role=context", "arch.window=0", "arch.persistent=8"],
+    ],
+    ids=str,
+)
+def test_operations_of_networks_that_learn_are_those_that_pytorch_counts(options: list[str]) -> None:
+    """Forward, without what it does not count on a CPU: attention, also to persistent tokens, convolutions, and sums."""
+    words = ["arch=titans", "mem=12", "segment=64", "size.width=64", "size.heads=4", "arch.chunk=16", *options]
+    config = configure(*words, "data.tokenizer.vocabulary=1024")
+    model = build_model(config, vocabulary=1024).requires_grad_(False)
+    tokens = torch.zeros(1, 64, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
+    attended = 2 * model.attention_layers * 4 * config.size.head_size * model.attended
+    uncounted = ("persistent", "convolution", "norm", "bias", "scale_H", "rates_RH")
+    others = sum(value.numel() for name, value in model.named_parameters() if any(part in name for part in uncounted))
+    layers = operations(config) / 3 - 2 * 1024 * 64
+    assert layers - 2 * (attended + others) == pytest.approx(counter.get_total_flops() / 64, rel=0.002)
+
+
 def test_compressed_pairs_are_attended_to() -> None:
     small, large = (operations(configure("arch=compressive", "arch.cache=32", f"mem={mem}")) for mem in (48, 148))
     assert large - small == pytest.approx(2 * 3 * 2 * 2 * 2 * 16 * 100)
@@ -180,6 +204,22 @@ def test_devices_share_lanes_and_nothing_else() -> None:
     assert four.one_device_bytes == one.one_device_bytes == one.device_bytes
 
 
+def test_devices_may_share_weights() -> None:
+    """A step holds four numbers in fp32 for each parameter, of which sharing leaves a fourth; it sends each matrix several times."""
+    words = ["arch=vanilla", "lanes=4", "segment=8", "accumulate=2", "size.width=512", "size.feedforward=2048"]
+    whole, shared = (
+        cost(configure(*words, f"shard_weights={shared}"), HARDWARE["a100"], devices=4, utilisation=0.5)
+        for shared in ("false", "true")
+    )
+    assert whole.sent == 2 * 4 * whole.parameters * 3 // 4
+    words_and_norms = whole.parameters - 2 * (512 * 4 * 32 + 2 * 512 * 2048)
+    matrices = shared.parameters - words_and_norms
+    assert shared.sent == pytest.approx((24 * matrices + 16 * words_and_norms) * 3 / 4, rel=1e-3)
+    saved = whole.device_bytes - shared.device_bytes
+    assert 0.5 < saved / (16 * whole.parameters * 3 / 4) < 1
+    assert shared.one_device_bytes == whole.one_device_bytes
+
+
 def test_more_devices_than_lanes_are_of_no_use() -> None:
     config = configure("arch=knn", "lanes=6", "mem=4096")
     hours = [cost(config, HARDWARE["a100"], devices=devices, utilisation=0.5).seconds for devices in (1, 4, 6, 512)]
@@ -247,8 +287,8 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plan", "rmt/equations", "hardware=tpu-v4", "devices=16"]) == 0
     out = capsys.readouterr().out
-    assert "16 x TPU v4 chip" in out
     flat = " ".join(out.split())
+    assert "16 x TPU v4 chip" in flat
     assert "Assumed: 40 % of the rates" in flat
     assert "45.8 TFLOP/s in fp32" in flat
     assert "16 devices share the lanes of a run, a process each" in flat
@@ -260,6 +300,10 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     rows = [line for line in capsys.readouterr().out.splitlines() if " yes " in line]
     assert len(rows) == 9
     assert {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
+    assert main(["plan", "rmt/equations", "devices=16", "shard_weights=true"]) == 0
+    shared = capsys.readouterr().out
+    assert says("holds its part of the weights", "trained by AdamW", "GB sent: in a step")(" ".join(shared.split()))
+    assert "GB sent: in a step" in flat
     assert main(["plan", "rmt/equation"]) == 2
     assert says("rmt/equation", "did you mean rmt/equations?")(capsys.readouterr().err)
 

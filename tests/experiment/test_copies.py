@@ -14,7 +14,7 @@ import yaml
 from memexp.cli.main import main
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
-from memexp.experiment.definition import Experiment, load
+from memexp.experiment.definition import Experiment, experiments, load
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
@@ -294,3 +294,22 @@ def test_the_tables_in_the_repository_are_those_of_their_copies(
     assert main(["table", *dict.fromkeys(runs), *words, f"root={only_committed}", f"out={out}"]) == 0
     file = out / (f"{path.stem}.md" if not runs else "runs.md")
     assert file.read_text(encoding="utf-8") == written
+
+
+@pytest.mark.hard
+def test_the_page_tells_of_every_table_as_its_copies_stand(
+    only_committed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If this fails after new runs, write the overview again: `memexp table all out=results`, and read the page again."""
+    out = only_committed / "out"
+    assert main(["table", "all", f"root={only_committed}", f"out={out}"]) == 0
+    results = CHECKOUT / "results"
+    told = (results / "overview-small.md").read_text(encoding="utf-8")
+    assert (out / "overview-small.md").read_text(encoding="utf-8") == told
+    assert (out / "overview-small.svg").read_text(encoding="utf-8") == (results / "overview-small.svg").read_text(
+        encoding="utf-8"
+    )
+    page = (results / "reproduced.md").read_text(encoding="utf-8")
+    for name in experiments():
+        assert f"`{name}`" in page, name
+    assert len(re.findall(r"^\| [a-z]+/", told, re.MULTILINE)) > 15

@@ -12,12 +12,17 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils import _foreach_utils
+from torch.utils._python_dispatch import _disable_current_modes
 
 from memexp.model.knn_memory import accelerator_search, scores_fused, streaming
-from memexp.train import saving
+from memexp.ranks import draws, sharding
+from memexp.train import saving, session
 
 from ..counting import Watch, place, size_of
 from .kernels import Kernel
@@ -32,8 +37,24 @@ class _Stream:
     def wait_stream(self, other: "_Stream") -> None:
         pass
 
+    def wait_event(self, event: Any) -> None:
+        pass
+
     def record_event(self) -> Any:
-        return SimpleNamespace(synchronize=lambda: self._watch.wait("event"))
+        return _Event(self._watch)
+
+
+class _Event:
+    """A place in the queue of a stream."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        self._watch.wait("event")
 
 
 @contextmanager
@@ -45,7 +66,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
     """
     fake, watch = FakeTensorMode(), Watch("cuda")
     real_from_numpy, real_tolist, real_numpy = torch.from_numpy, Tensor.tolist, Tensor.numpy
-    rms_norm = torch.nn.functional.rms_norm
+    rms_norm, real_resize = torch.nn.functional.rms_norm, torch.UntypedStorage.resize_
 
     def from_numpy(array: Any) -> Tensor:
         tensor: Tensor = fake.from_tensor(real_from_numpy(np.ascontiguousarray(array)))
@@ -79,6 +100,11 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
                     module._buffers[name] = buffer.to(device)
         return self
 
+    def resize(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        real_resize(self, size)
+        watch.resized(self)
+        return self
+
     def one_kernel(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
         if weight is not None and weight.dtype != x.dtype:
             watch.seen.unfused[place()] += 1
@@ -89,7 +115,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
     answers = {
         "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
         "max_memory_allocated": 1, "get_device_capability": (9, 0), "synchronize": None, "is_initialized": True,
-        "Stream": _Stream(watch), "current_stream": _Stream(watch), "stream": nullcontext(), "device_of": nullcontext(),
+        "Stream": _Stream(watch), "Event": _Event(watch), "current_stream": _Stream(watch), "stream": nullcontext(), "device_of": nullcontext(),
         "set_rng_state": None,
         "get_device_properties": SimpleNamespace(name="no GPU", total_memory=150 * 10**9, major=9, minor=0),
     }  # fmt: skip
@@ -100,6 +126,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (torch, "from_numpy", from_numpy), (Tensor, "pin_memory", pin_memory), (FakeTensor, "tolist", tolist),
             (Tensor, "numpy", numpy), (torch.nn.Module, "to", to), (torch.nn.functional, "rms_norm", one_kernel),
             (torch.nn.functional, "scaled_dot_product_attention", _Attention(watch)),
+            (torch.UntypedStorage, "resize_", resize),
             (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
             (scores_fused, "members_kernel", Kernel("members", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
@@ -114,6 +141,29 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
         stack.enter_context(fake)
         stack.enter_context(watch)
         yield watch
+
+
+@contextmanager
+def one_of(ranks: int) -> Iterator[None]:
+    """Inside, this process is the first of so many that share the lanes; the others are not there, and what they send has no values.
+
+    Within `a_gpu`.
+    """
+
+    def mesh(*arguments: Any, **options: Any) -> Any:
+        with _disable_current_modes():  # its numbers are read
+            return init_device_mesh(*arguments, **options)
+
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        with (
+            mock.patch.object(sharding, "init_device_mesh", mesh),
+            mock.patch.object(session, "first", lambda do: do()),
+            mock.patch.object(draws, "begin"),  # it sets the state of a generator
+        ):
+            yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _answer(value: Any) -> Callable[..., Any]:

@@ -9,12 +9,17 @@ from .work import Interruption, interruption
 SIZE = ("arch=knn", "size=200m", "lanes=32", "precision=bf16")
 
 SEARCH = tuple(f"knn_memory/{name}.py" for name in ("accelerator_search", "scores_fused", "scores_plain", "selection"))
+GATHER = ("knn_memory/gather_matmul.py", "knn_memory/retrieved.py")
 KERNELS = 1_430
 """Most kernels of a step that is not logged, without its search. Each takes the host a few microseconds."""
-KERNELS_OF_SEARCH = {65_536: 210, 262_144: 450}
+KERNELS_OF_SEARCH = {65_536: 190, 262_144: 352}
 """Most kernels of the search of a step, by slots."""
-MOVED = {65_536: 40.6e9, 262_144: 95.2e9}
+MOVED = {65_536: 34.6e9, 262_144: 80.2e9}
 """Most bytes that this search reads and writes: about the keys once, the maxima twice, and the keys of members."""
+MOVED_IN_HALF = 23.2e9
+"""The same of 65,536 slots whose keys are in bf16: half of the keys and of the members, and as many maxima."""
+GATHERED = {"fp32": 7.4e9, "bf16": 23.4e9}
+"""Most bytes that reading the found pairs moves, by how they are stored: the values, and the keys in the backward pass alone."""
 LITTLE = 1e8
 """Bytes of what is small beside a ring."""
 
@@ -61,6 +66,17 @@ def test_a_search_is_by_two_kernels_and_reads_the_keys_once(seen: Interruption) 
     assert search.count(": maxima") == search.count(": members")
     assert seen.rings < search.bytes(*SEARCH) <= MOVED[seen.slots]
     assert search.count(*SEARCH) <= KERNELS_OF_SEARCH[seen.slots]
+
+
+def test_found_pairs_are_not_scored_again(seen: Interruption) -> None:
+    assert seen.step.bytes(*GATHER) <= GATHERED["fp32"]
+
+
+def test_pairs_in_half_precision_move_less_in_a_search(pool: ProcessPoolExecutor) -> None:
+    words = (*SIZE, "size.layers=3", "mem=65536", "arch.stored=bf16")
+    step = pool.submit(interruption, *words, vocabulary=32_000).result().step
+    assert step.bytes(*SEARCH) <= MOVED_IN_HALF
+    assert step.bytes(*GATHER) <= GATHERED["bf16"]
 
 
 def test_a_step_has_few_kernels(seen: Interruption) -> None:

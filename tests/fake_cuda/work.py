@@ -1,19 +1,23 @@
 """The work that is watched on a CUDA device that is not there. These functions run in a process of their own."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.cost import memory as plan
+from memexp.cost import sharing
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.eval.generate import Sampling, generate
 from memexp.eval.score import score_documents
+from memexp.model.build import build_model
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.slot_memory import recall
 from memexp.model.state import state_bytes
@@ -25,7 +29,7 @@ from memexp.train.spec import RunSpec
 
 from ..counting import Seen, Watch
 from ..tiny import configure
-from .device import a_gpu
+from .device import a_gpu, one_of
 
 VOCABULARY = 40
 
@@ -170,6 +174,38 @@ def interruption(*overrides: str, vocabulary: int, triton: bool = True) -> Inter
     return Interruption(step, save, resume, planned(config, vocabulary), rings, config.mem)
 
 
+class Shared(NamedTuple):
+    """What one of several devices does in a step, as `memexp plan` says and as it was seen."""
+
+    planned: int
+    """Bytes held."""
+    held: int
+    planned_to_send: int
+    sent: float
+
+
+def planned_and_done(*overrides: str, vocabulary: int) -> Shared:
+    """The second step of a run on as many devices as the settings say, of which only the first is there."""
+    config = on_gpu(*overrides)
+    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch, one_of(config.devices):
+        long = config.segment * config.accumulate * 4 + 5
+        opened = session.open_session(spec_of(config, Path(folder), vocabulary=vocabulary, long=long))
+        update(opened)
+        watch.begin()
+        update(opened)
+        seen = watch.end()
+        with torch.device("meta"):
+            model = build_model(config, vocabulary=vocabulary)
+    # a sum is half a sum of which each device gets a part, and half gathering
+    found = sum(seen.shared.values()) + seen.shared["allreduce_"]
+    return Shared(
+        planned(config, vocabulary, config.devices),
+        seen.peak,
+        sharing.sent(model, config, devices=config.devices),
+        found * (config.devices - 1) / config.devices,
+    )
+
+
 def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     """The bytes that `memexp plan` says a step needs on the device, and those that the second step holds at most."""
     config = on_gpu(*overrides)
@@ -187,9 +223,10 @@ def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     return planned(config, vocabulary), held
 
 
-def planned(config: TrainConfig, vocabulary: int) -> int:
-    """The bytes that `memexp plan` says a step needs on the device."""
-    return plan.total([item for item in plan.items(config, vocabulary=vocabulary) if not item.on_host])
+def planned(config: TrainConfig, vocabulary: int, devices: int = 1) -> int:
+    """The bytes that `memexp plan` says a step needs on each device."""
+    of_one = replace(config, lanes=config.lanes // devices)
+    return plan.total([item for item in plan.items(of_one, vocabulary=vocabulary, devices=devices) if not item.on_host])
 
 
 def saved(opened: session.Session, watch: Watch) -> tuple[dict[str, Any], Seen]:

@@ -10,6 +10,7 @@ from memexp.config.checks import check
 from memexp.errors import UserError
 from memexp.model.slot_memory.recall import (
     composition,
+    even_cuts,
     random_cuts,
     recalled_embeddings,
 )
@@ -281,6 +282,18 @@ def test_losses_draw_from_torch_s_generator_and_evaluation_does_not() -> None:
     assert set(gauges) == expected | {"recall_accuracy", "composition_error"}
     composed = composition(model.updater, state.memory, model.step(tokens, valid, state).hidden_BTD, valid, [2, 4, 6])
     torch.testing.assert_close(gauges["composition_error"], composed.gauges["composition_error"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_segment_is_read_at_once_again_only_to_do_without_dropout(dropout: float) -> None:
+    model, calls = thought(dropout=dropout), []
+    tokens, valid = text()
+    model.updater.register_forward_hook(lambda updater, *_: calls.append(updater.training))
+    model.step(tokens, valid, model.init_state(LANES))
+    assert calls.count(False) == (dropout > 0)
+    calls.clear()
+    model.eval().step(tokens, valid, model.init_state(LANES))
+    assert len(calls) == 1 + len([0, *even_cuts(LENGTH)])
 
 
 @pytest.mark.parametrize("faithful", [False, True])

@@ -16,6 +16,8 @@ ARCHS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "arch
 
 SETTINGS = ["lanes=4", "accumulate=4", "steps=8", "optim.warmup=2", "size.memory=40", "segment=8", "eval.documents=0"]
 
+SHARED = "shard_weights=true"
+
 OPTIONS = {
     "recompute": ["arch=rmt", "recompute=true"],
     "recomputed thought": ["arch=thought", "recompute=true", "mem=4"],
@@ -31,6 +33,10 @@ OPTIONS = {
     "joint": ["arch=knn", "arch.combine=joint", "arch.write=leaving"],
     "eight lanes": ["arch=block_knn", "lanes=8"],
 }  # fmt: skip
+
+
+RECOMPUTED = {"rmt": ["recompute=true"], "thought": ["recompute=true"], "knn_routed": ["recompute=true"]}
+"""Architectures whose segments are also computed again where weights are shared out."""
 
 
 def relative(ours: float, theirs: float) -> float:
@@ -96,7 +102,7 @@ def test_two_processes_train_like_one(arch: str, groups: Callable[[int], Group],
 def test_shared_weights_train_like_those_of_one_process(
     arch: str, groups: Callable[[int], Group], roots: Callable[[str], Path]
 ) -> None:
-    compare(groups, roots, [*SETTINGS, f"arch={arch}"], only_several=["shard_weights=true"])
+    compare(groups, roots, [*SETTINGS, f"arch={arch}", *RECOMPUTED.get(arch, [])], only_several=[SHARED])
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -114,6 +120,20 @@ def test_half_precision_is_summed_in_full(groups: Callable[[int], Group], roots:
     assert found[1].losses == found[0].losses
     assert seen["loss"] < 1e-3  # of lanes that are fewer, products are rounded otherwise
     assert seen["norm"] < 1e-2
+
+
+@pytest.mark.parametrize("settings", [["arch=rmt"], ["arch=knn"], ["arch=block", "recompute=true"]], ids=" ".join)
+def test_half_precision_is_the_same_with_shared_weights(
+    settings: list[str], groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    """In as many processes: what is rounded, and what is summed in fp32, does not depend on who holds the weights."""
+    words = [*SETTINGS, "precision=bf16", *settings]
+    found, expected = (
+        groups(2)(steps, overrides=[*words, f"shard_weights={shared}"], root=str(roots(shared)), count=4)
+        for shared in ("true", "false")
+    )
+    assert [each.losses for each in found] == [pytest.approx(each.losses, rel=3e-7) for each in expected]
+    assert found[0].norms == pytest.approx(expected[0].norms, rel=3e-6)
 
 
 def test_weights_of_another_run_are_taken_by_all(groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:

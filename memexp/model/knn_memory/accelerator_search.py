@@ -85,8 +85,8 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
     values, members = (torch.cat(each) for each in zip(*best, strict=True))
     of_group = torch.cat(chosen).gather(-1, members // groups.size)
     slots = groups.slots(of_group, members % groups.size).clamp_max_(capacity - 1)
-    size, padding = (lanes, heads, length, take), (0, k - take)
-    return Neighbours(*(F.pad(each.view(size), padding) for each in (slots, values > float("-inf"), values)))
+    found = [each.view(lanes, heads, length, take) for each in (slots, values > float("-inf"), values)]
+    return Neighbours(*(F.pad(each, (0, k - take)) if take < k else each for each in found))
 
 
 class SearchWork(NamedTuple):

@@ -13,6 +13,7 @@ Shapes: N lanes and heads, T queries, R slots, K head size, G groups, L chosen g
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -96,10 +97,10 @@ def member_bytes() -> int:
 
 def factors(queries_NTK: Tensor) -> tuple[Tensor, ...]:
     """Two fp16 numbers for each number, whose sum is the number times a power of two, one for each query."""
-    exponent_NT1 = torch.frexp(queries_NTK.abs().amax(-1, keepdim=True)).exponent
-    scaled_NTK = torch.ldexp(queries_NTK, -exponent_NT1)
+    largest_NT1 = torch.linalg.vector_norm(queries_NTK, ord=math.inf, dim=-1, keepdim=True)
+    scaled_NTK = torch.ldexp(queries_NTK, -torch.frexp(largest_NT1).exponent)
     large_NTK = scaled_NTK.half()
-    return large_NTK, (scaled_NTK - large_NTK).half()
+    return large_NTK, torch.sub(scaled_NTK, large_NTK, out=torch.empty_like(large_NTK))
 
 
 def _power_of_two(number: int) -> int:

@@ -54,7 +54,9 @@ def updater_losses(
     terms: dict[str, Tensor] = {}
     gauges: Gauges = {}
     if "composition" in wanted:
-        composed = composition(updater, before_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
+        whole_BMD = None if _drops_out(updater) else after_BMD
+        cuts = random_cuts(text_BTD.shape[1])
+        composed = composition(updater, before_BMD, text_BTD, valid_BT, cuts, whole_BMD=whole_BMD)
         terms["composition"], gauges = composed.error, composed.gauges
     if wanted & {"variance", "covariance"}:
         slots_BMD = updater(before_BMD, text_BTD, valid_BT).memory_BMD
@@ -107,10 +109,24 @@ class Composed(NamedTuple):
     """composition_error: the error over the mean square of the change by reading, mean over lanes."""
 
 
-def composition(updater: Updater, memory_BMD: Tensor, text_BTD: Tensor, valid_BT: Tensor, cuts: list[int]) -> Composed:
-    """Compare reading in pieces with reading at once; `cuts` are the first tokens of all pieces except the first piece."""
-    with torch.no_grad(), _without_dropout(updater):
-        whole_BMD = updater(memory_BMD, text_BTD, valid_BT).memory_BMD
+def composition(
+    updater: Updater,
+    memory_BMD: Tensor,
+    text_BTD: Tensor,
+    valid_BT: Tensor,
+    cuts: list[int],
+    *,
+    whole_BMD: Tensor | None = None,
+) -> Composed:
+    """Compare reading in pieces with reading at once.
+
+    Args:
+        cuts: the first tokens of all pieces except the first piece.
+        whole_BMD: the memory after reading at once, without gradient or dropout, if it is known.
+    """
+    if whole_BMD is None:
+        with torch.no_grad(), _without_dropout(updater):
+            whole_BMD = updater(memory_BMD, text_BTD, valid_BT).memory_BMD
     pieces_BMD = memory_BMD
     with any_shape():
         for start, stop in zip([0, *cuts], [*cuts, text_BTD.shape[1]], strict=True):
@@ -276,6 +292,10 @@ def recalled_embeddings(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hid
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of the values where `counted` is true; 0 if it is false everywhere."""
     return total((values * counted).sum()) / total(counted.sum()).clamp_min(1)
+
+
+def _drops_out(module: nn.Module) -> bool:
+    return module.training and any(isinstance(each, nn.Dropout) and each.p > 0 for each in module.modules())
 
 
 @contextmanager

@@ -110,9 +110,13 @@ class ByDistance(NamedTuple):
     def dense(self, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor:
         """The bias of the queries in `rows` and all keys, 1 H T S; in the type of the table if no other is given."""
         places = self.places.of(rows)
+        chosen_TS = places.chosen(self.table_HN.shape[1], self.entry_R)
+        if chosen_TS.device.type == "cpu":  # several times as fast there as what follows, and its gradient
+            found_HTS = self.table_HN.index_select(1, chosen_TS.flatten()).unflatten(1, chosen_TS.shape)
+            return found_HTS.to(dtype or found_HTS.dtype)[None]
         # Indexing would add up the gradient of equal distances one after another on a GPU. A kernel of attention takes only
         # a bias whose rows are without gaps.
-        bias_HTS = F.embedding(places.chosen(self.table_HN.shape[1], self.entry_R), self.table_HN.T).permute(2, 0, 1)
+        bias_HTS = F.embedding(chosen_TS, self.table_HN.T).permute(2, 0, 1)
         whole_HTS = torch.empty(bias_HTS.shape, dtype=dtype or bias_HTS.dtype, device=bias_HTS.device)
         return whole_HTS.copy_(bias_HTS)[None]
 

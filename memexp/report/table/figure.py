@@ -1,10 +1,11 @@
-"""A metric against the positions of tokens, or against another property of what was scored, as a plot with a line for each row."""
+"""Plots of tables: a metric against the positions of tokens, or another property of what was scored, with a line for each row; and
+bars of shares."""
 
 import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ WIDTH, HEIGHT = 6.0, 3.2
 
 FOLDED, LINE = 76, 0.135
 """Characters in a line of the legend, and its height in inches."""
+
+STYLE: Any = {
+    "svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+"""How all plots here are drawn."""
 
 _PART = re.compile(r"[^-+ ]*[-+ ]?")
 """What a label can be broken after."""
@@ -64,22 +70,53 @@ def panels_of(comparison: Comparison) -> list[Panel]:
 def plot(panels: Sequence[Panel]) -> dict[str, bytes]:
     """The panels below each other as .png and .svg, each with its legend below it; the axis across is logarithmic, but for 0."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     shown = [
         [(_folded(label), points) for label, every in panel.lines if (points := _finite(every))] for panel in panels
     ]
     heights = [HEIGHT + LINE * (1 + sum(1 + label.count("\n") for label, _ in lines)) for lines in shown]
-    style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8}
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
-    files = {kind: io.BytesIO() for kind in ("png", "svg")}
-    with warnings.catch_warnings(), rc_context(style):
+    with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights)), dpi=130, layout="constrained")
         grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
         for axes, panel, lines in zip(grid.flat, panels, shown, strict=True):
             _draw(axes, panel, lines)
+        return _files(figure)
+
+
+def bars(title: str, across: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str]) -> dict[str, bytes]:
+    """A bar for each label, the first above, as .png and .svg; its parts stand behind each other and are shares of one.
+
+    Args:
+        across: what the axis shows.
+        legend: what each part is.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shares)), dpi=130, layout="constrained")
+        axes = figure.subplots()
+        left = [0.0] * len(shares)
+        for part, name in enumerate(legend):
+            widths = [parts[part] for parts in shares.values()]
+            axes.barh([*map(_literal, shares)], widths, left=left, height=0.7, label=name, color=f"C{part}")
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.set_xlabel(across)
+        axes.set_title(_literal(title), loc="left", fontsize=9)
+        figure.legend(frameon=False, fontsize=7, loc="outside lower left", ncols=len(legend))
+        return _files(figure)
+
+
+def _files(figure: Any) -> dict[str, bytes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    files = {kind: io.BytesIO() for kind in ("png", "svg")}
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # dates are left out, so that equal plots are equal files
         FigureCanvasAgg(figure).print_png(files["png"], metadata={"Software": None})
