@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memexp.bench import archs, curve, evaluation, peers, search, startup, step, write
+from memexp.bench import archs, curve, devices, evaluation, peers, search, startup, step, write
 from memexp.bench import peak_memory as memory
 from memexp.bench.gpu import suite as gpu
 from memexp.bench.gpu.ground import Ground
@@ -27,10 +27,11 @@ MEASURES = {
     "startup": startup.measure,
     "peers": peers.measure,
     "gpu": gpu.measure,
+    "devices": devices.measure,
 }
 ACROSS = {"step": step.measure, "archs": archs.measure}
 """Benches that read the settings of every architecture."""
-ON_REQUEST = ("peers", "gpu")
+ON_REQUEST = ("peers", "gpu", "devices")
 """Benches that run only if they are named."""
 
 
@@ -58,6 +59,8 @@ def chosen(config: BenchConfig) -> list[str]:
 
 def work_of(config: BenchConfig) -> Work | Ground:
     """The sizes at which the chosen benches measure."""
+    if config.what == ["devices"]:
+        return devices.the_devices()[0]
     return gpu.the_ground(config) if config.what == ["gpu"] else WORK
 
 
@@ -65,7 +68,7 @@ def document(config: BenchConfig, figures: list[Figure]) -> dict[str, Any]:
     """All measurements, with the machine and the settings, as JSON content."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine() | {"floors": {} if config.what == ["gpu"] else floors()},
+        "machine": describe_machine() | {"floors": {} if config.what in (["gpu"], ["devices"]) else floors()},
         "settings": {"what": chosen(config), "repeats": config.repeats, "slots": config.slots},
         "work": asdict(work_of(config)),
         "figures": [figure.as_dict() for figure in figures],

@@ -142,12 +142,13 @@ def _check_data(config: DataConfig) -> None:
 
 
 def _check_bench(config: BenchConfig) -> None:
-    if "gpu" in config.what:
-        if others := [name for name in config.what if name != "gpu"]:
+    for alone in ("gpu", "devices"):
+        if alone in config.what and (others := [name for name in config.what if name != alone]):
             raise UserError(
-                f"what is {','.join(config.what)}, but gpu runs alone, because {','.join(others)} would measure the CPU beside "
-                "it; expected `memexp bench gpu`"
+                f"what is {','.join(config.what)}, but {alone} runs alone, because {','.join(others)} would measure the CPU beside "
+                f"it; expected `memexp bench {alone}`"
             )
+    if "gpu" in config.what:
         return
     for name in ("only", "minutes"):
         if (value := getattr(config, name)) != default_of(BenchConfig.__dataclass_fields__[name]):

@@ -271,7 +271,7 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs with this tag")
 
 
-BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers", "gpu")
+BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers", "gpu", "devices")
 GPU_CHECKS = (
     "rates", "archs", "search", "step", "checkpoint", "bias", "waits", "generation", "evaluation", "jobs",
 )  # fmt: skip
@@ -282,7 +282,7 @@ class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
     what: list[str] = setting(
-        [], "benchmarks to run; empty: all except peers and gpu, about half an hour", choices=BENCHES
+        [], "benchmarks to run; empty: all except peers, gpu and devices, about half an hour", choices=BENCHES
     )
     repeats: int = setting(5, "rounds; each round measures every variant once, in turn", unit="rounds", low=1)
     slots: int = setting(

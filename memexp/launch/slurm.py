@@ -207,7 +207,10 @@ class SlurmJob(JobProcess):
     @property
     def reason(self) -> str:
         if self.exit_code is None:
-            return f"job {self.number} left Slurm's queue without an exit code: it was cancelled, or its machine failed"
+            return (
+                f"job {self.number} left Slurm's queue without an exit code. Likely cause: it was cancelled, its machine failed, it had too "
+                f"little memory, or it did not save in time; `sacct -j {self.number}` may tell"
+            )
         return super().reason
 
 

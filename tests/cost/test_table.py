@@ -62,6 +62,7 @@ def test_operations_of_recurrent_layers_are_those_that_pytorch_counts(options: l
     assert layers - 2 * (solved + convolved) == pytest.approx(counter.get_total_flops() / 128, rel=0.01)
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize(
     "options",
     [

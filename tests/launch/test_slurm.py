@@ -129,7 +129,7 @@ def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkey
     time.sleep(0.01)
     again.poll()
     assert again.state == "failed"
-    assert says("job 7 left Slurm's queue", "cancelled", "machine failed")(again.reason)
+    assert says("job 7 left Slurm's queue", "cancelled", "machine failed", "`sacct -j 7`")(again.reason)
     third = job(tmp_path)
     third.start()
     assert third.number == "8"

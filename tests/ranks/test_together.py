@@ -131,6 +131,10 @@ def test_an_error_of_one_names_its_process(roots: Callable[[str], Path]) -> None
         "        raise UserError('cannot write: no space left; expected some')\n"
         "    plain(path, content)\n"
         "checkpoint.save = save\n"
+        "import time\n"
+        "from memexp.ranks import exchange\n"
+        "speaks = exchange.speaks\n"
+        "exchange.speaks = lambda: time.sleep(2) or speaks()\n"  # the others wait for it
     )
     (root / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('RANK') == '1':\n" + "".join(f"    {line}\n" for line in program.splitlines())
