@@ -146,7 +146,8 @@ def _missing(table: PaperTable, cells: Cells, library: Library) -> list[tuple[st
             missing.append((f"all of {column}", " ".join(["memexp", *reproduce_words(name, table.scale, data)])))
             continue
         missing += [_filling(cell, library, name) for row, cell in of_column.items() if (row, column) not in cells]
-    return missing
+    first = {command: what for what, command in reversed(missing)}  # several columns may show parts of one score
+    return [(what, command) for what, command in missing if first[command] == what]
 
 
 def _filling(empty: Wanted, library: Library, tag: str) -> tuple[str, str]:

@@ -16,6 +16,9 @@ from memexp.report.table.entries import Column, Entry
 from memexp.store.archive import documents_of
 from memexp.wording import percent_of
 
+LEAST_GAIN = 0.0005
+"""The smallest gain of which shares are shown, in nats or in the unit of the metric; a smaller one is rounding."""
+
 Cells = dict[tuple[str, str], list[Entry]]
 """Scores by row and column."""
 
@@ -159,7 +162,7 @@ class Reproduction:
         if common := sorted(set.intersection(*(set(model.seeds) for model in models))):
             models = [model.of(common) for model in models]
         part, whole = (gap(model, models[-1]).mean for model in models[:2])
-        return part / whole if whole else None
+        return part / whole if abs(whole) >= LEAST_GAIN else None
 
     def step_time(self, row: str) -> float | None:
         """Time of a training step relative to the baseline, as the mean over the columns and seeds that both have.

@@ -20,21 +20,20 @@ def lay_out(table: Reproduction) -> Grid:
     headers, right, groups = ["model"], [False], [""]
     lines = [[row] for row in table.rows]
     metrics = {table.experiment.metric_of(column).name: table.experiment.metric_of(column) for column in table.columns}
-    printed = bool(table.published.numbers)  # else there is nothing of the paper's to show
+    parts = _parts(table)
     units = []
     for column, data in table.data.items():
         metric = table.experiment.metric_of(column)
         unit = " %" if metric.relative else ""
         units.append(unit)
-        named = _named(column, data) if not printed else data
+        named = data if table.published.numbers else column
         shown = f"{named}: {'ours' if len(metrics) == 1 else metric.name}"
         of_column = [f"{column}: paper", shown, "±", "n", f"paper's diff.{unit}", f"our diff.{unit}", "95 %"]
-        kept = [at for at in range(len(of_column)) if printed or at not in _OF_THE_PAPER]
-        headers += [of_column[at] for at in kept]
-        right += [True] * len(kept)
+        headers += [of_column[at] for at in parts]
+        right += [True] * len(parts)
         for line, row in zip(lines, table.rows, strict=True):
             cell = _cell(table, row, column)
-            line += [cell[at] for at in kept]
+            line += [cell[at] for at in parts]
         if table.experiment.goal is not None:
             headers.append("of the gain")
             right.append(True)
@@ -67,8 +66,13 @@ def lay_out(table: Reproduction) -> Grid:
     )
 
 
-_OF_THE_PAPER = (0, 4)
-"""Which parts of `_cell` are the paper's."""
+def _parts(table: Reproduction) -> list[int]:
+    """Which parts of a cell to show: the paper's only where it has numbers, and with a single seed, of which nothing is trained, our
+    number alone.
+    """
+    if table.published.numbers:
+        return list(range(7))
+    return [1] if table.experiment.costs is not None and len(table.experiment.seeds) == 1 else [1, 2, 3, 5, 6]
 
 
 def _costs(table: Reproduction, row: str) -> list[str]:
@@ -137,7 +141,7 @@ def panels(table: Reproduction) -> list[Panel]:
             ],
         )
         for (data, metric, by), columns in found.items()
-        if len(columns) > 1
+        if len(columns) > 1 and any((row, column) in table.cells for row in table.rows for _, column in columns)
     ] + _against_steps(table)
 
 
@@ -231,9 +235,9 @@ def _notes(table: Reproduction) -> list[str]:
     spreads = [spread for place in table.cells if (spread := table.spread(*place)) is not None]
     if any(spread.n > 1 for spread in spreads):
         notes.append("±: sample standard deviation over n seeds.")
-    if any(spread.n == 1 for spread in spreads):
+    if any(spread.n == 1 for spread in spreads) and 2 in _parts(table):
         notes.append("*: one seed, so its spread is not known.")
-    if table.cells:
+    if table.cells and 5 in _parts(table):
         notes.append(f"diff.: difference to the baseline ({_baselines(table)}). {_intervals(table)}")
     if table.experiment.goal is not None:
         in_nats = any(not table.experiment.metric_of(column).of for column in table.columns)
@@ -332,7 +336,10 @@ def _scored(table: Reproduction) -> list[str]:
                 columns[entry.asked].append(column)
     if len(columns) == 1:
         return [f"ours: {asked}." for asked in columns]
-    return [f"ours, {', '.join(table.data[column] for column in same)}: {asked}." for asked, same in columns.items()]
+    return [
+        f"ours, {', '.join(dict.fromkeys(table.data[column] for column in same))}: {asked}."
+        for asked, same in columns.items()
+    ]
 
 
 def _trends(table: Reproduction) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from memexp.errors import UserError
+from memexp.experiment import reproduction
 from memexp.experiment.cells import cells, data_of
 from memexp.experiment.definition import Column, Experiment, Row, Scale, load
 from memexp.experiment.fill import fill
@@ -111,9 +112,11 @@ def test_each_column_has_its_metric_and_its_part_of_the_score(filled: Fill) -> N
         assert found.shown(column)(gap.mean) == pytest.approx(-part.mean() / 2)
     grid = lay_out(found)
     lines = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
-    assert lines["plain"]["to 512, ours on tiny: nats per token"] == "2.555"
-    assert lines["memory"]["pass key, ours on passkey: exact match"] == "1.000"
-    assert not [header for header in grid.headers if "paper" in header or header.startswith("step time")]
+    assert lines["plain"]["to 512: nats per token"] == "2.555"
+    assert lines["memory"]["pass key: exact match"] == "1.000"
+    assert not [
+        header for header in grid.headers if "paper" in header or header.startswith(("step time", "±", "n", "95"))
+    ]
     assert (lines["plain"]["state"], lines["memory"]["state"]) == ("0", "64,000")
     # half the CPU time on one data set and, where only the clock is known, a third of the time on the other
     assert (lines["plain"]["token time"], lines["memory"]["token time"]) == (f"{(1 / 2 + 1 / 3) / 2:.2f}", "1.00")
@@ -139,6 +142,20 @@ def test_slices_of_tokens_and_of_answers_have_metrics_of_their_own(filled: Fill,
     experiment.columns["pass key"].metric, experiment.columns["to 512"].metric = "accuracy", "accuracy"
     with pytest.raises(UserError, check=says("accuracy", "position=512", "expected a metric of tokens")):
         filled()
+
+
+def test_a_score_that_several_columns_show_is_missing_once(filled: Fill, experiment: Experiment) -> None:
+    experiment.rows["again"] = Row(set={"arch": "xl", "mem": 64})
+    missing = dict(filled().missing)
+    assert list(missing) == ["again on to 512", "again on pass key"]
+    assert all(command.startswith("memexp train") for command in missing.values())
+
+
+def test_a_gain_that_is_rounding_has_no_shares(filled: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = filled()
+    assert found.share_of_gain("memory", "to 512") == 1
+    monkeypatch.setattr(reproduction, "LEAST_GAIN", 1.3)  # this gain is 1.28 nats
+    assert found.share_of_gain("memory", "to 512") is None
 
 
 def test_slices_of_one_data_set_are_a_plot(filled: Fill) -> None:
