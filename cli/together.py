@@ -61,6 +61,9 @@ def _joined(place: Place, config: Any) -> Iterator[None]:
         exchange.wait()  # the first one keeps what the others ask for
     except exchange.SaidByFirst:
         raise SystemExit(USER_ERROR) from None
+    except exchange.SaidByAnother:
+        exchange.until_said()
+        raise SystemExit(LOST) from None
     except Exception as error:
         if isinstance(error, RuntimeError) and any(words in str(error) for words in ANOTHER_ENDED):
             raise SystemExit(LOST) from None

@@ -278,6 +278,7 @@ class Slurm:
     cpus: int = setting(
         4, "with launcher=slurm: processor cores of each process", unit="cores", low=1, high=MOST_THREADS
     )
+    gpus: bool = setting(True, "with launcher=slurm: a GPU for each process, unless device=cpu")
     options: str = setting(
         "",
         "with launcher=slurm: other options of sbatch, such as '--constraint=a100 --mem=64G'",

@@ -59,7 +59,7 @@ def items(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> list[Ite
     memory_cost = model.memory_cost
     times = 1 if memory_cost.in_place else 2
     kept = _activations(model, lanes=config.lanes, segments=at_once, half=half) if trained else []
-    again = _made_again(model, lanes=config.lanes, half=half)
+    again = _made_again(model, lanes=config.lanes, half=half) if trained else Item("bias made again", 0, "")
     held = int(model.cache_bytes(caches, half=half))
     tokens = config.lanes * config.segment
     of_one = total(kept) // at_once
@@ -177,6 +177,7 @@ def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int
     words = model.head.most_logits
     logits = min(tokens * words, LOGITS_AT_ONCE)
     vectors, gradients = words * model.shape.width, 2 if tokens * words > LOGITS_AT_ONCE else 1
+    gradients *= model.head.embedding_VD.requires_grad
     later = FULL * logits + gradients * number_bytes * vectors
     how = f"{logits:,} at once x 2 x {FULL}, gradients of them and of {vectors:,} numbers in place of the state before"
     return Item("logits", 2 * FULL * logits + max(0, later - instead), how)

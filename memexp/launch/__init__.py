@@ -1,1 +1,1 @@
-"""Starting jobs: Hydra's sweeps, parallel processes, and their progress. Never imports torch."""
+"""Starting jobs: Hydra's sweeps, parallel processes, jobs of a cluster, and their progress. Never imports torch."""

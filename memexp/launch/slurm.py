@@ -20,7 +20,9 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,7 +82,7 @@ class SlurmJob(JobProcess):
 
     nodes: int = 1
     gpus: bool = True
-    """Whether it asks for a GPU for each of its `devices`."""
+    """Whether its `devices` can be GPUs."""
     asks: Slurm = field(default_factory=Slurm)
     number: str = ""
     """Slurm's."""
@@ -139,7 +141,7 @@ class SlurmJob(JobProcess):
             nodes=self.nodes,
             ntasks_per_node=self.devices,
             cpus_per_task=self.asks.cpus,
-            gpus_per_node=self.devices if self.gpus else None,
+            gpus_per_node=self.devices if self.gpus and self.asks.gpus else None,
             partition=self.asks.partition,
             account=self.asks.account,
             signal_delay_s=int(min(SAVING_SECONDS, seconds / 4)),
@@ -151,7 +153,8 @@ class SlurmJob(JobProcess):
             additional_parameters={"requeue": True} | self.asks.others,
         )
         try:
-            return str(executor.submit(Task(self.command, self.log)).job_id)
+            with redirect_stderr(StringIO()):  # submitit prints what sbatch says, and raises it too
+                return str(executor.submit(Task(self.command, self.log)).job_id)
         except submitit.core.utils.FailedJobError as error:
             said = [line.strip() for line in str(error).splitlines() if line.startswith("sbatch: ")]
             reason = escape(said[-1].removeprefix("sbatch: ").removeprefix("error: ")) if said else "it says nothing"
@@ -204,7 +207,10 @@ class SlurmJob(JobProcess):
     @property
     def reason(self) -> str:
         if self.exit_code is None:
-            return f"job {self.number} left Slurm's queue without an exit code: it was cancelled, or its machine failed"
+            return (
+                f"job {self.number} left Slurm's queue without an exit code. Likely cause: it was cancelled, its machine failed, it had too "
+                f"little memory, or it did not save in time; `sacct -j {self.number}` may tell"
+            )
         return super().reason
 
 

@@ -4,7 +4,7 @@ Shapes: B lanes, T tokens, D width, H heads, K size of an attention head, N pers
 """
 
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -231,8 +231,9 @@ class Titans(RecurrentModel):
 
     @property
     def memory_cost(self) -> MemoryCost:
-        """Asking the memory once more, and projecting what it gives as tokens are projected."""
+        """Without the start of the networks, which are no weights of a token; and asking and projecting what is given."""
         cost = super().memory_cost
-        asked = [self.shape.heads * self.memories[0].form.weights for _ in self.given]
-        projected = [part.projections for part in self.layers.attentions if self.given]
-        return cost._replace(recurrence=cost.recurrence + sum(asked) + sum(projected))
+        start = sum(weight.numel() for mixer in self.mixers for weight in cast(NeuralMemory, mixer).start)
+        asked = sum(self.shape.heads * memory.form.weights for memory in self.memories if self.given)
+        projected = sum(part.projections for part in self.layers.attentions if self.given)
+        return cost._replace(recurrence=cost.recurrence - start + asked + projected)

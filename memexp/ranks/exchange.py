@@ -12,7 +12,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -44,8 +44,16 @@ LONGEST = timedelta(days=7)
 are noticed otherwise (`memexp.ranks.watch`)."""
 
 
+SPEAKING = timedelta(seconds=60)
+"""How long a process waits for the one that has to say why all of them end."""
+
+
 class SaidByFirst(Exception):
     """The first process has raised the error that this one also ends by, and says it."""
+
+
+class SaidByAnother(Exception):
+    """Another process has raised an error, and says it; this one ends too."""
 
 
 class _Joined:
@@ -193,6 +201,13 @@ def speaks() -> bool:
         return _joined.store.add("speaks", 1) == 1
     except RuntimeError:  # the store was that of a process that has ended, and has said why
         return False
+
+
+def until_said() -> None:
+    """Wait until another process begins to say why all of them end: for that it needs the store, which is in the first one."""
+    if _joined.store is not None:
+        with suppress(RuntimeError):  # then nobody says it in this time
+            _joined.store.wait(["speaks"], SPEAKING)
 
 
 @contextmanager
@@ -353,7 +368,7 @@ def everywhere(do: Callable[[], None], *, apart: bool = False) -> None:
         apart: as `told` takes it.
 
     Raises:
-        SaidByFirst: another process raised an error, and says it.
+        SaidByAnother: in the processes that raised no error, if another did.
     """
     failed = True
     try:
@@ -362,7 +377,7 @@ def everywhere(do: Callable[[], None], *, apart: bool = False) -> None:
     finally:
         others = told(failed, apart=apart)
     if any(others):
-        raise SaidByFirst
+        raise SaidByAnother
 
 
 def agreed(error: Exception) -> Exception:

@@ -62,6 +62,31 @@ def test_operations_of_recurrent_layers_are_those_that_pytorch_counts(options: l
     assert layers - 2 * (solved + convolved) == pytest.approx(counter.get_total_flops() / 128, rel=0.01)
 
 
+@pytest.mark.hard
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["arch.window=64"],
+        ["arch.role=layer", "arch.window=0"],
+        ["arch.role=context", "arch.window=0", "arch.persistent=8"],
+    ],
+    ids=str,
+)
+def test_operations_of_networks_that_learn_are_those_that_pytorch_counts(options: list[str]) -> None:
+    """Forward, without what it does not count on a CPU: attention, also to persistent tokens, convolutions, and sums."""
+    words = ["arch=titans", "mem=12", "segment=64", "size.width=64", "size.heads=4", "arch.chunk=16", *options]
+    config = configure(*words, "data.tokenizer.vocabulary=1024")
+    model = build_model(config, vocabulary=1024).requires_grad_(False)
+    tokens = torch.zeros(1, 64, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
+    attended = 2 * model.attention_layers * 4 * config.size.head_size * model.attended
+    uncounted = ("persistent", "convolution", "norm", "bias", "scale_H", "rates_RH")
+    others = sum(value.numel() for name, value in model.named_parameters() if any(part in name for part in uncounted))
+    layers = operations(config) / 3 - 2 * 1024 * 64
+    assert layers - 2 * (attended + others) == pytest.approx(counter.get_total_flops() / 64, rel=0.002)
+
+
 def test_compressed_pairs_are_attended_to() -> None:
     small, large = (operations(configure("arch=compressive", "arch.cache=32", f"mem={mem}")) for mem in (48, 148))
     assert large - small == pytest.approx(2 * 3 * 2 * 2 * 2 * 16 * 100)

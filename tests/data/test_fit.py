@@ -1,6 +1,7 @@
 """conf/fit: what a task brings with it, and that whoever chooses data chooses it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -61,12 +62,13 @@ def test_segments_are_the_papers() -> None:
     ],
 )
 def test_a_remark_says_that_segments_cut_what_is_to_be_remembered(task: str, said: str) -> None:
-    document = next(iter(open_source(settings(f"data={task}", "data.source.documents=[1,1,1]").data, CONF)))
+    config = settings("arch=rmt", f"data={task}", "data.source.documents=[1,1,1]")
+    document = next(iter(open_source(config.data, CONF)))
     found = re.search(said, str(document.text))
     assert found is not None
     words = len(found.group().split(" "))
     for segment, cut in ((words, False), (words - 1, True)):
-        lines = [line.text for line in remarks(settings("arch=rmt", f"data={task}", f"segment={segment}"))]
+        lines = [line.text for line in remarks(replace(config, segment=segment))]
         assert any(f"has {words} words" in line for line in lines) == cut
 
 

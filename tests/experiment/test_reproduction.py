@@ -211,6 +211,9 @@ def test_a_slice_has_no_perplexity(filled: Table, experiment: Experiment) -> Non
     experiment.columns["Letters"].slice = "length=8"
     with pytest.raises(UserError, check=says("perplexity", "slice", "length=8", "expected a metric of answers")):
         filled()
+    experiment.columns["Letters"].small_slice = "length=4"
+    with pytest.raises(UserError, check=says("perplexity", "slice", "length=4", "expected a metric of answers")):
+        filled()
 
 
 def test_a_summary_edited_by_hand_is_refused(filled: Table, tmp_path: Path) -> None:

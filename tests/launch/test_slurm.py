@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memexp.cli.arguments import parse
 from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.launch import slurm
@@ -93,8 +94,10 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
     assert [job.command[5:] for job in started] == [
         ["root=.", f"arch={arch}", "lanes=16", "devices=4", "nodes=2"] for arch in ("xl", "knn")
     ]
-    memexp("train", "root=.", "arch=xl", "device=cpu", "launcher=slurm")  # no sweep, no GPUs
-    assert "gpus" not in (cluster / "3.script").read_text()
+    for words in (["device=cpu"], ["slurm.gpus=false"]):
+        memexp("train", "root=.", "arch=xl", "launcher=slurm", *words)  # no sweep, no GPUs
+    assert numbers(cluster) == [1, 2, 3, 4]
+    assert not any("gpus" in (cluster / f"{number}.script").read_text() for number in (3, 4))
 
 
 def job(root: Path, **settings: object) -> SlurmJob:
@@ -126,7 +129,7 @@ def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkey
     time.sleep(0.01)
     again.poll()
     assert again.state == "failed"
-    assert says("job 7 left Slurm's queue", "cancelled", "machine failed")(again.reason)
+    assert says("job 7 left Slurm's queue", "cancelled", "machine failed", "`sacct -j 7`")(again.reason)
     third = job(tmp_path)
     third.start()
     assert third.number == "8"
@@ -139,12 +142,13 @@ def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkey
     assert (fourth.number, fourth.exit_code) == ("9", None)
 
 
-def test_what_sbatch_refuses_is_one_line(tmp_path: Path, cluster: Path) -> None:
+def test_what_sbatch_refuses_is_one_line(tmp_path: Path, cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
     asks = slurm.Slurm(partition="nowhere")
     with pytest.raises(
         UserError, check=says("sbatch refuses the job a job", "Invalid partition", "expected", "slurm.partition")
     ):
         job(tmp_path, asks=asks).start()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_exit_code_is_that_of_the_process_that_says_why(tmp_path: Path) -> None:
@@ -219,3 +223,27 @@ def test_a_job_whose_time_is_over_saves_and_continues(cluster: Path, tmp_path: P
     assert run.summary["devices"] == 2
     assert [line["step"] for line in run.metrics if "loss" in line] == list(range(1, 301))
     assert "xl" in out
+
+
+@pytest.mark.parametrize("code", [140, 0, 143, 2])
+def test_the_batch_script_of_the_page_goes_back_into_the_queue(code: int, tmp_path: Path) -> None:
+    """When srun ends with the code of a run that SIGUSR2 has asked to save, and only then."""
+    page = (CHECKOUT / "memexp/ranks/README.md").read_text(encoding="utf-8")
+    lines = page[page.index("    #!/bin/bash") :].split("\n\n")[0].splitlines()
+    (tmp_path / "script").write_text("\n".join(line.removeprefix("    ") for line in lines))
+    (tmp_path / "srun").write_text(f'#!/bin/bash\necho "$@" > words\nexit {code}\n')
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" > asked\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    done = subprocess.run(["bash", "script"], cwd=tmp_path, env=environment)
+    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    assert (done.returncode, asked) == ((0, "requeue 7\n") if code == 128 + signal.SIGUSR2 else (code, ""))
+    words = (tmp_path / "words").read_text().split()
+    assert parse("train", words[words.index("train") + 1 :]).overrides == [
+        "arch=knn",
+        "lanes=256",
+        "devices=8",
+        "nodes=4",
+    ]
+    assert {"#SBATCH --requeue", "#SBATCH --signal=USR2@300"} <= {line.strip() for line in lines}

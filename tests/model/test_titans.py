@@ -174,14 +174,14 @@ def test_a_layer_is_its_equations_written_out(role: str) -> None:
 
 def test_a_memory_as_context_is_its_equations_written_out() -> None:
     """One layer, segment by segment: h of the networks at its start, y, and the networks that learn from y, token by token."""
-    model, text = titans(segment=8, layers=1, **CONTEXT, persistent=2), tokens()[:, :24]
+    model, text = titans(segment=8, layers=1, **CONTEXT, persistent=2), tokens()[:, :16]
     own = dict(model.named_parameters())
     layer = {key.removeprefix("layers.0."): value for key, value in own.items()}
     memory = {key.removeprefix("memories.0."): value for key, value in own.items() if key.startswith("memories.0.")}
     x = own["head.embedding_VD"][text]
     ys = [torch.zeros(LANES, 0, 16).double()]
-    for first in range(0, 24, 8):
-        start = networks_of(torch.cat(ys, 1), memory)[:, -1]
+    for first in range(0, 16, 8):
+        start = networks_of(torch.cat(ys, 1), memory)[:, -1]  # no token yet: the learned start
         part = x[:, first : first + 8]
         q = F.silu(gain(part, own["given.0.norm.weight"]) @ own["given.0.queries.weight"].T).unflatten(-1, (2, 4))
         h = torch.stack([torch.stack([asked(q[b, :, n], start[b][n]) for n in range(2)], 1) for b in range(LANES)])

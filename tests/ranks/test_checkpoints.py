@@ -93,7 +93,7 @@ def test_a_checkpoint_is_there_when_the_last_part_is(
     assert first.first == last.first
     assert first.first == [*parts, name]
     assert set(first.second) == {*parts, name, "step-0000003.0-of-2.pt"}
-    assert (first.error, last.error) == ("SaidByFirst", "UserError")
+    assert (first.error, last.error) == ("SaidByAnother", "UserError")
 
 
 @pytest.mark.hard

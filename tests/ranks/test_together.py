@@ -143,6 +143,10 @@ def test_a_disk_that_is_full_for_one_process(roots: Callable[[str], Path]) -> No
         "            subprocess.run(['mount', *words], check=True)\n"
         "        plain(path, content)\n"
         "    checkpoint.save = save\n"
+        "    import time\n"
+        "    from memexp.ranks import exchange\n"
+        "    speaks = exchange.speaks\n"
+        "    exchange.speaks = lambda: time.sleep(2) or speaks()\n"  # the others wait for it
     )
     words = ["arch=xl", "devices=2", "steps=6", "optim.warmup=1", "checkpoint_every=3"]
     with started(root, *words, PYTHONPATH=f"{root}:{CHECKOUT}") as process:

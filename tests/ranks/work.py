@@ -17,7 +17,7 @@ from memexp.data.classes import for_task
 from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.eval.evaluate import pick_documents, score_with_progress
-from memexp.ranks.exchange import SaidByFirst, first, rank, ranks, wait
+from memexp.ranks.exchange import SaidByAnother, SaidByFirst, first, rank, ranks, wait
 from memexp.ranks.sharding import here, own_rows, whole
 from memexp.train import checkpoint, loop
 from memexp.train.interrupt import Interrupted
@@ -172,8 +172,8 @@ def saved_beside_training(overrides: list[str], root: str) -> Saved:
         try:
             session.saving.finish()
             error = ""
-        except (UserError, SaidByFirst) as seen:
-            error = f"{type(seen).__name__}"
+        except (UserError, SaidByAnother) as seen:
+            error = type(seen).__name__
         return Saved(early, written, files(), error)
     finally:
         checkpoint.save = plain

@@ -8,11 +8,13 @@ Shapes: B lanes, T tokens, D width, H heads, G heads of keys and values, K head 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memexp.errors import UserError
 from memexp.model.transformer.attention import Heads, LayerCache, SelfAttention
@@ -27,10 +29,20 @@ NAME = "memexp"
 READER = "memexp_reader"
 """The keyword with which a forward pass hands down what reads; so a module keeps nothing of a pass."""
 
+COUNTED = 16
+"""Positions in which what the layers keep is counted."""
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Settings of checkpoints whose feed-forward layers are several, of which a token is sent to some."""
+
 KNOWN = {
     "dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "cache_position", "scaling", "sliding_window", READER
 }  # fmt: skip
 """What transformers may tell an attention: what changes nothing here, and what is done here."""
+
+
+_counted: dict[tuple[Any, ...], float | None] = {}
+"""What was counted, by the checkpoint's config, the precision and the weights that are trained; the rows of a plan share it."""
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **told: Any) -> Any:
@@ -156,6 +168,54 @@ class PretrainedLayers(Layers, nn.Module):
                 f"{len(asked)} of the {len(self._attentions)} layers of this checkpoint asked what to read; expected all, one after another"
             )
         return [*outputs[:-1], output.last_hidden_state]
+
+    def saved(self, *, half: bool) -> float | None:
+        """Bytes that the backward pass needs of a position, in all layers, without what attention itself keeps.
+
+        They are counted in a pass of tensors without values, because what a layer keeps differs from family to family, and with
+        what is trained. None if values decide what is computed, as where a token is sent to some of many experts.
+
+        Args:
+            half: whether products are in bf16.
+        """
+        base: Any = self.base
+        trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
+        key = (base.config.to_json_string(), half, trained)
+        if key not in _counted:
+            _counted[key] = self._count(half=half)
+        return _counted[key]
+
+    def _count(self, *, half: bool) -> float | None:
+        base: Any = self.base
+        if any(hasattr(base.config.get_text_config(), name) for name in EXPERTS):
+            return None
+        try:
+            few, more = (self._saved(positions, half=half) for positions in (COUNTED, 2 * COUNTED))
+        except (RuntimeError, TypeError, ValueError):  # what such a tensor cannot do
+            return None
+        return (more - few) / COUNTED  # weights do not grow with the positions
+
+    def _saved(self, positions: int, *, half: bool) -> int:
+        """Bytes of a pass of so many positions in one lane; the weights have no values, as in every plan."""
+
+        def reader(module: Any, query: Tensor, key: Tensor, value: Tensor, told: dict[str, Any]) -> Tensor:
+            return query + (key + value).sum((1, 3), keepdim=True)
+
+        kept: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+            return tensor
+
+        base: Any = deepcopy(self.base)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            base.to_empty(device="cpu")
+            width = base.config.get_text_config().hidden_size
+            x_BTD = torch.empty(1, positions, width, requires_grad=True)
+            places = torch.arange(positions)[None]
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                base(inputs_embeds=x_BTD, position_ids=places, use_cache=False, **{READER: reader})
+            return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
     @contextmanager
     def _entered(self, enter: Enter | None, outputs: list[Tensor]) -> Iterator[None]:

@@ -313,13 +313,10 @@ class DecoderModel(EmbeddingModel):
         return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
-        """With the options of attention and dropout; of a published checkpoint only about."""
+        """With the options of attention and dropout."""
         shape, attentions = self.shape, self.layers.attentions
         if not attentions:
             return replace(super().kept(half=half), dropout=self.dropout.p > 0)
-        if shape.pretrained is not None:
-            # most have a gate in the feed-forward layer: its projection, its activation, what it gates, and their product
-            shape = replace(shape, feedforward=4 * shape.feedforward)
         normalise = attentions[0].scale_H is not None
         return Kept(shape, half, normalise, attentions[0].stored, dropout=self.dropout.p > 0)
 
@@ -328,16 +325,25 @@ class DecoderModel(EmbeddingModel):
         kept, length, seen = self.kept(half=half), self.window, self.window + self.in_sight
         windows = self.shape.segment // self.stride
         layers, added, by_distance, at_once = kept.residual(length), 0.0, 0.0, 0.0
+        counted = None if self.shape.pretrained is None else self.layers.saved(half=half)
+        layers += length * (counted or 0.0)
+        if self.shape.pretrained is not None and counted is None:
+            # as most have a gate in the feed-forward layer: its projection, its activation, what it gates, and their product
+            kept = replace(kept, shape=replace(self.shape, feedforward=4 * self.shape.feedforward))
         copies = 1
         masked = bool(self.in_sight) or self.reach is not None or self.mask_in_each_layer
         for attention in self.layers.attentions:
             position = attention.position
-            layers += kept.layer(
-                length,
-                seen=seen,
-                joined=seen > length,
-                turns=position.turns,
-                by_position=isinstance(position, RelativeXl),
+            layers += (
+                kept.attention(length, seen=seen)
+                if counted is not None
+                else kept.layer(
+                    length,
+                    seen=seen,
+                    joined=seen > length,
+                    turns=position.turns,
+                    by_position=isinstance(position, RelativeXl),
+                )
             )
             products = kept.by_query(length, seen) if isinstance(position, RelativeXl) else 0.0
             if position.adds and self.bias_in_parts:

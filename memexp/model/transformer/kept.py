@@ -110,6 +110,14 @@ class Kept:
             + self.feedforward(positions)
         )
 
+    def attention(self, positions: int, *, seen: int) -> float:
+        """The attention of a checkpoint's layer, without its output, which the next product keeps: turned queries, and keys and values
+        in sight for every head; those that all heads share are kept once.
+        """
+        alone = self.keys in (self.shape.head_size, self.inner)
+        in_sight = 2 * self.of_heads(seen, self.keys if alone else self.inner)
+        return self.of_heads(positions, self.inner) + in_sight + positions * self.shape.heads * FULL
+
     def by_query(self, positions: int, seen: int) -> float:
         """The products of queries with vectors of all distances, and these vectors."""
         return positions * seen * self.shape.heads * self.number + self.of_heads(seen, self.inner)

@@ -2,6 +2,7 @@
 
 import cmath
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from memexp.model.transformer.position import (
     build_position,
     dense,
     in_order,
+    look_up_on_cpu,
+    look_up_on_gpu,
 )
 from memexp.model.transformer.shape import Shape
 
@@ -43,17 +46,19 @@ def test_t5_bias_depends_on_distance_alone_across_the_cache_border() -> None:
             assert torch.equal(segment[0, :, t, s], expected)
 
 
-def test_a_bias_by_distance_is_looked_up_with_the_gradient_of_indexing() -> None:
+@pytest.mark.parametrize("look_up", [look_up_on_cpu, look_up_on_gpu])
+def test_a_bias_by_distance_is_looked_up_with_the_gradient_of_indexing(look_up: Callable[..., Tensor]) -> None:
     """To the digit; its rows are without gaps, as the kernels of attention want them."""
     torch.manual_seed(0)
     bias = torch.randn(3, 20, requires_grad=True)
-    places = in_order(6, 40, bias.device)
-    found = ByDistance(bias, places).dense()
-    expected = bias[:, places.distances().clamp_max(19)][None]
+    index = in_order(6, 40, bias.device).distances().clamp_max(19)
+    found, expected = look_up(bias, index.int(), bias.dtype), bias[:, index]
     upstream = torch.randn_like(expected)
     assert torch.equal(found, expected)
     assert torch.equal(*(torch.autograd.grad(each, bias, upstream)[0] for each in (found, expected)))
     assert found.is_contiguous()
+    assert torch.equal(look_up(bias, index.int(), torch.bfloat16), expected.bfloat16())
+    assert torch.equal(ByDistance(bias, in_order(6, 40, bias.device)).dense()[0], expected)
 
 
 def test_transformer_xl_scores_are_its_equation() -> None:
