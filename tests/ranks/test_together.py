@@ -123,34 +123,6 @@ def test_one_line_for_an_error_of_all(roots: Callable[[str], Path]) -> None:
         assert says("memexp train: ", "expected a finite number", "optim.rate")(line)
 
 
-def test_an_error_of_one_names_its_process(roots: Callable[[str], Path]) -> None:
-    root = roots("full")
-    program = (
-        "import memexp.train.checkpoint as checkpoint, sys\n"
-        "from memexp.errors import UserError\n"
-        "plain = checkpoint.save\n"
-        "def save(path, content):\n"
-        "    if '.1-of-2' in path.name:\n"
-        "        raise UserError('cannot write: no space left; expected some')\n"
-        "    plain(path, content)\n"
-        "checkpoint.save = save\n"
-        "import time\n"
-        "from memexp.ranks import exchange\n"
-        "speaks = exchange.speaks\n"
-        "exchange.speaks = lambda: time.sleep(2) or speaks()\n"  # the others wait for it
-    )
-    (root / "sitecustomize.py").write_text(
-        "import os\nif os.environ.get('RANK') == '1':\n" + "".join(f"    {line}\n" for line in program.splitlines())
-    )
-    with started(
-        root, "arch=xl", "devices=2", "steps=400", "checkpoint_every=3", PYTHONPATH=f"{root}:{CHECKOUT}"
-    ) as process:
-        _, err = process.communicate(timeout=HANG)
-        assert process.returncode == 2
-        (line,) = lines(err)
-        assert says("memexp train, rank 1 of 2 processes: ", "no space left")(line)
-
-
 def test_a_disk_that_is_full_for_one_process(roots: Callable[[str], Path]) -> None:
     """It is named. Where the first process sees the folder of the checkpoints, the second one sees a disk of four pages."""
     mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
@@ -171,6 +143,10 @@ def test_a_disk_that_is_full_for_one_process(roots: Callable[[str], Path]) -> No
         "            subprocess.run(['mount', *words], check=True)\n"
         "        plain(path, content)\n"
         "    checkpoint.save = save\n"
+        "    import time\n"
+        "    from memexp.ranks import exchange\n"
+        "    speaks = exchange.speaks\n"
+        "    exchange.speaks = lambda: time.sleep(2) or speaks()\n"  # the others wait for it
     )
     words = ["arch=xl", "devices=2", "steps=6", "optim.warmup=1", "checkpoint_every=3"]
     with started(root, *words, PYTHONPATH=f"{root}:{CHECKOUT}") as process:
