@@ -47,6 +47,7 @@ def run(config: TableConfig) -> None:
         table = open_table(config.runs[0], scale=config.scale, data=config.corpora, checkpoint=config.checkpoint)
         show_filled(fill(table, Library(root)), None if folder is None else path_of(table, folder, config.corpora))
         return
+    _refuse_without_an_experiment(config)
     comparison = compare(
         root,
         _runs(config, root),
@@ -55,6 +56,7 @@ def run(config: TableConfig) -> None:
         by=config.by,
         gauges=config.gauges,
         baseline=config.baseline,
+        data=config.corpora,
     )
     grid = lay_out(comparison)
     show(grid)
@@ -125,6 +127,20 @@ def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:
             raise UserError(
                 f"{setting} is set with the experiment {name}, whose file decides what its table shows; expected {setting} with runs "
                 f"only; settings for an experiment are {', '.join(TYPED_AS.get(name, name) for name in OF_EXPERIMENTS)}"
+            )
+
+
+def _refuse_without_an_experiment(config: TableConfig) -> None:
+    """Refuse settings that need an experiment.
+
+    Raises:
+        UserError: such a setting is given.
+    """
+    for setting in ("scale", "checkpoint"):
+        if _value(config, setting) != _value(TableConfig(), setting):
+            raise UserError(
+                f"{setting} is {_value(config, setting)!r}, but no experiment is named, and runs have no {setting} to choose; expected "
+                f"an experiment such as memorizing/table4, or no {setting}"
             )
 
 

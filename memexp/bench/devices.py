@@ -139,11 +139,13 @@ def killed(ground: Ground, count: int, together: str) -> Figure:
                 f"devices={count}",
             ]
             command += [f"lanes={2 * count}", "eval.documents=1", f"root={root}"]
-            if kills:
-                _kill_one(command, root)
+            if kills and _kill_one(command, root) == 0:
+                return Figure.without(
+                    f"a run of {together}", "failed: it ended before a process was killed", failed=True
+                )
             done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
-            if done.returncode:
-                last = (done.stderr.strip() or "no message").splitlines()[-1]
+            if done.returncode or ("continues from step" in done.stdout) != kills:
+                last = ["no message", *done.stdout.splitlines(), *done.stderr.splitlines()][-1]
                 return Figure.without(f"a run of {together}, {name}", f"failed: {last}", failed=True)
             losses.append(float(_the_run(root).summary["loss"]))  # type: ignore[index]
     limit = CONTINUED if ground.device == "cuda" else 1e-12
@@ -151,8 +153,8 @@ def killed(ground: Ground, count: int, together: str) -> Figure:
     return difference(f"loss of a run of {together}, one of which was killed", apart, limit, "one that was not")
 
 
-def _kill_one(command: Sequence[str], root: Path) -> None:
-    """Start a run, kill its last process once it has taken some steps, and wait until all have ended."""
+def _kill_one(command: Sequence[str], root: Path) -> int:
+    """Start a run, kill its last process once it has taken some steps, and wait until all have ended; returns the exit code."""
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(command, env=_environment(), stdout=nowhere, stderr=nowhere) as process:
         end = time.monotonic() + START_SECONDS
@@ -163,7 +165,7 @@ def _kill_one(command: Sequence[str], root: Path) -> None:
                 os.kill(int(children[-1]), signal.SIGKILL)
                 break
             time.sleep(0.01)
-        process.wait(START_SECONDS)
+        return process.wait(START_SECONDS)
 
 
 def _the_run(root: Path) -> Run:

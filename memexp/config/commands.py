@@ -131,7 +131,9 @@ class TableConfig(Command):
         unit="runs",
     )
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
-    corpora: list[str] = setting([], "of an experiment, show only the columns of these corpora, NAME,NAME; empty: all")
+    corpora: list[str] = setting(
+        [], "only the runs, or the columns of an experiment, of these corpora, NAME,NAME; empty: all"
+    )
     checkpoint: str | None = setting(None, OTHER_CHECKPOINT, unit="path")
     tag: str | None = setting(None, "only runs with this tag")
     baseline: str | None = setting(

@@ -64,7 +64,7 @@ class GatedDelta(Mixer):
     def initial(self, lanes: int) -> Tensor:
         """Matrices of zeros, B H K V."""
         sizes = self.heads.key_size, self.heads.value_size
-        return self.strength.weight.new_zeros(lanes, self.number, *sizes)
+        return self.heads.convolution.weight.new_zeros(lanes, self.number, *sizes)
 
     def clear(self, memory: Tree, reset_B: Tensor) -> Tensor:
         """Zeros in the lanes where `reset_B` is true."""

@@ -5,6 +5,7 @@ scales, initial states) is one group that is gathered for a whole pass. So no la
 knows of this.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,10 +21,19 @@ from torch.distributed.tensor import DTensor
 from memexp.ranks.exchange import rank, ranks
 
 
+def move_all_but_matrices(whole: nn.Module, device: torch.device) -> None:
+    """Move to the device what is gathered for a whole pass. `shard` moves the rest, a matrix at a time, so that all never are there."""
+    alone = gathered_alone(whole)
+    for module in whole.modules():
+        if module not in alone:
+            module._apply(lambda x: x.to(device), recurse=False)
+
+
 def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
     """Share out the parameters of all that a call of `whole` reads; their optimizer is built afterwards.
 
     Args:
+        whole: of which all but the matrices are on the device.
         bf16: whether linear layers multiply in bf16; gradients are summed in fp32 nevertheless.
     """
     marks = {name: dict(vars(parameter)) for name, parameter in whole.named_parameters()}
@@ -32,11 +42,14 @@ def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
     )
     for module in gathered_alone(whole):
+        module.to(device)
         fully_shard(module, mesh=mesh, mp_policy=policy)
         module.register_forward_hook(_drop_what_was_gathered_again)
         # of the instance, because hooks must be those of `fully_shard`
         module.forward = partial(_product, module)  # type: ignore[method-assign]
     fully_shard(whole, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    # of views among the results of `whole`, which nothing changes in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for shared in _sharded(whole):
         shared.set_gradient_divide_factor(1.0)  # losses are divided by what all processes score
         shared.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum

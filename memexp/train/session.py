@@ -22,7 +22,7 @@ from memexp.model.watching import watching
 from memexp.ranks import draws
 from memexp.ranks.exchange import everywhere, first, is_first, own, rank, ranks, told
 from memexp.ranks.place import share
-from memexp.ranks.sharding import gathered_weights, shard
+from memexp.ranks.sharding import gathered_weights, move_all_but_matrices, shard
 from memexp.regions import part
 from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
@@ -135,13 +135,16 @@ def open_session(spec: RunSpec) -> Session:
     notes = []
     if spec.start is not None and newest is None:
         notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
-    model.to(device)
+    reads, shared_out = Pass(model), config.shard_weights and ranks() > 1
+    if shared_out:
+        move_all_but_matrices(reads, device)
+    else:
+        model.to(device)
     notes += _prepare(model, config, device)
     state = detach(model.init_state(config.lanes // ranks() if newest is None else 1))
     if newest is not None:  # a checkpoint brings the state of all lanes; of none it shows what form they must have
         state = pytree.tree_map(lambda leaf: leaf.new_empty((0, *leaf.shape[1:])), state)
-    reads = Pass(model)
-    if config.shard_weights and ranks() > 1:
+    if shared_out:
         shard(reads, device, bf16=config.precision == "bf16")
     optimizer = build_optimizer(model, config.optim)
     lanes = TrainingLanes(

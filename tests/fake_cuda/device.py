@@ -89,15 +89,15 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             raise TypeError(f"a tensor of {self.device} in {self.dtype} is no array")
         return np.zeros(tuple(self.shape), dtype=str(self.dtype).removeprefix("torch."))
 
-    def to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        for module in self.modules():
+    def apply(self: torch.nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = True) -> torch.nn.Module:
+        for module in self.modules() if recurse else [self]:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
-                    moved = parameter.detach().to(device)
+                    moved = move(parameter.detach())
                     module._parameters[name] = torch.nn.Parameter(moved, requires_grad=parameter.requires_grad)
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = buffer.to(device)
+                    module._buffers[name] = move(buffer)
         return self
 
     def resize(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
@@ -124,7 +124,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             stack.enter_context(mock.patch.object(torch.cuda, name, _answer(value)))
         for owner, name, replacement in (
             (torch, "from_numpy", from_numpy), (Tensor, "pin_memory", pin_memory), (FakeTensor, "tolist", tolist),
-            (Tensor, "numpy", numpy), (torch.nn.Module, "to", to), (torch.nn.functional, "rms_norm", one_kernel),
+            (Tensor, "numpy", numpy), (torch.nn.Module, "_apply", apply), (torch.nn.functional, "rms_norm", one_kernel),
             (torch.nn.functional, "scaled_dot_product_attention", _Attention(watch)),
             (torch.UntypedStorage, "resize_", resize),
             (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),

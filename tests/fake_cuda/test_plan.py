@@ -34,7 +34,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
     ("arch=titans", HALF, *SHORT["titans"], "arch.role=layer", "arch.window=0", "arch.memory=linear"),
-    ("arch=titans", HALF, "segment=64", "accumulate=2", "arch.role=context", "arch.window=0", "arch.persistent=16"),
+    ("arch=titans", HALF, "size.layers=1", "segment=64", "accumulate=2", "arch.role=context", "arch.window=0", "arch.persistent=16"),
     ("arch=delta", HALF, "arch.decay=channel"), ("arch=delta", HALF, "arch.decay=none"),
     ("arch=delta", HALF, "arch.write=add", "arch.unit_keys=false", "arch.window=0"),
     ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),

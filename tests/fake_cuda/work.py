@@ -206,6 +206,19 @@ def planned_and_done(*overrides: str, vocabulary: int) -> Shared:
     )
 
 
+def opened_with_shared_weights(*overrides: str) -> tuple[set[str], int, int]:
+    """Where state and weights are when a session is opened; the most bytes that were held until then, and those of all weights."""
+    config = on_gpu(*overrides, "shard_weights=true")
+    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch, one_of(config.devices):
+        spec = spec_of(config, Path(folder), vocabulary=VOCABULARY, long=config.segment * config.accumulate * 4)
+        watch.begin()
+        opened = session.open_session(spec)
+        parameters = list(opened.model.parameters())
+        leaves = [*pytree.tree_leaves(opened.state), *parameters]
+        weights = sum(4 * parameter.numel() for parameter in parameters)
+        return {str(leaf.device) for leaf in leaves}, watch.end().peak, weights
+
+
 def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     """The bytes that `memexp plan` says a step needs on the device, and those that the second step holds at most."""
     config = on_gpu(*overrides)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from ..train.conftest import assert_same_result
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANG = 120
+CLONE_NEWNS = 0x20000
+"""The thread that asks for it sees mounts of its own from then on (`unshare(2)`)."""
 
 pytestmark = pytest.mark.hard
 
@@ -146,6 +149,44 @@ def test_an_error_of_one_names_its_process(roots: Callable[[str], Path]) -> None
         assert process.returncode == 2
         (line,) = lines(err)
         assert says("memexp train, rank 1 of 2 processes: ", "no space left")(line)
+
+
+def test_a_disk_that_is_full_for_one_process(roots: Callable[[str], Path]) -> None:
+    """It is named. Where the first process sees the folder of the checkpoints, the second one sees a disk of four pages."""
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if shutil.which("unshare") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    root = roots("small")
+    (root / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import ctypes, subprocess\n"
+        "    from memexp.train import checkpoint\n"
+        "    plain = checkpoint.save\n"
+        "    def save(path, content):\n"
+        "        checkpoint.save = plain\n"
+        "        path.parent.mkdir(exist_ok=True)\n"
+        f"        assert ctypes.CDLL(None).unshare({CLONE_NEWNS}) == 0\n"
+        "        for words in (['--make-rprivate', '/'], ['-t', 'tmpfs', '-o', 'size=16k', 'none', str(path.parent)]):\n"
+        "            subprocess.run(['mount', *words], check=True)\n"
+        "        plain(path, content)\n"
+        "    checkpoint.save = save\n"
+    )
+    words = ["arch=xl", "devices=2", "steps=6", "optim.warmup=1", "checkpoint_every=3"]
+    with started(root, *words, PYTHONPATH=f"{root}:{CHECKOUT}") as process:
+        _, err = process.communicate(timeout=HANG)
+        assert process.returncode == 2, err
+        (line,) = lines(err)
+    (run,) = all_runs(root)
+    folder = str(run.path / "checkpoints")
+    said = (
+        "memexp train, rank 1 of 2 processes: ",
+        "step-0000003.1-of-2.pt",
+        "No space left",
+        f"file system {folder}",
+        "of 16 kB free",
+    )
+    assert says(*said)(line)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -113,6 +113,21 @@ def test_table_of_no_run_says_so(compared: Any, settings: Any, words: tuple[str,
         memexp("table", compared, **settings)
 
 
+def test_table_of_the_runs_of_a_corpus(compared: Any, tmp_path: Path) -> None:
+    compared.score(compared.run("books-xl", arch="xl", mem=64, data="books"), 3.0)
+    memexp("table", compared, corpora=["books"], out=str(tmp_path / "there"))
+    lines = csv.DictReader(io.StringIO((tmp_path / "there" / "runs.csv").read_text()))
+    assert [line["run"] for line in lines] == ["books-xl"]
+    with pytest.raises(UserError, check=says("data", "'boks'", "did you mean books?")):
+        memexp("table", compared, corpora=["boks"])
+
+
+@pytest.mark.parametrize("settings", [{"scale": "paper"}, {"checkpoint": "name/of"}], ids=str)
+def test_table_of_runs_has_no_settings_of_experiments(compared: Any, settings: dict[str, str]) -> None:
+    with pytest.raises(UserError, check=says(*settings, *settings.values(), "no experiment is named")):
+        memexp("table", compared, **settings)
+
+
 @pytest.mark.parametrize("command", ["table", "runs"])
 def test_no_runs_at_all_tells_how_to_make_some(fakes: Any, command: str) -> None:
     with pytest.raises(UserError, check=says("no run", str(fakes.root), "memexp train")):

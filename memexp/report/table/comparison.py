@@ -161,15 +161,17 @@ def compare(
     by: str = "",
     gauges: Sequence[str] = (),
     baseline: str | None = None,
+    data: Sequence[str] = (),
 ) -> Comparison:
     """Sort the scores of runs into rows and columns.
 
     Args:
+        data: names of the corpora whose runs to show; empty: of all.
         by: a slice of the answers whose values become columns, or `POSITION`.
         gauges: names of gauges to show in columns of their own.
 
     Raises:
-        UserError: there is nothing to show, scores cannot be compared, or the slice, gauge or baseline does not exist.
+        UserError: there is nothing to show, scores cannot be compared, or the slice, gauge, baseline or corpus does not exist.
     """
     comparison = Comparison(METRICS[metric], scored, by, gauges)
     if by == POSITION and comparison.metric.field not in PER_TOKEN:
@@ -181,12 +183,16 @@ def compare(
             f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices, or by={POSITION}"
         )
     known: list[Entry] = []
+    corpora: set[str] = set()
     for run in runs:
         try:
             summary = read_run_summary(run)
             if summary is None:
                 raise UserError(f"it is not done ({progress_of(run)})")
             trained = Trained.read(run, summary, root, scored)
+            corpora.add(trained.data)
+            if data and trained.data not in data:
+                continue
             _ = trained.settings, trained.scale  # read now, so that what is wrong with them leaves out this run only
             of_run = [read_entry(trained, score) for score, _ in trained.scores]
             if of_run and (lack := of_run[0].lacks(comparison.metric, by)):
@@ -196,6 +202,12 @@ def compare(
         else:
             comparison.finished.append(trained)
             known += of_run
+    for name in data:
+        if name not in corpora:
+            raise UserError(
+                f"data is {name!r}, with which no finished run here was trained; expected one of {', '.join(sorted(corpora)) or 'none'}"
+                f"{did_you_mean(name, corpora)}"
+            )
     entries = [entry for entry in known if entry.asked_for]
     if not entries:
         raise UserError(_nothing(comparison))
