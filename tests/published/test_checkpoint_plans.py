@@ -71,6 +71,7 @@ def planned_and_held(said: dict[str, Any], *words: str) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("family", "words"),
     [(family, words) for family in FAMILIES for words in TRAINED if family == "llama" or "precision=bf16" in words],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
 def test_a_step_holds_what_the_plan_says(family: str, words: tuple[str, ...], pool: ProcessPoolExecutor) -> None:
     expected, held = pool.submit(planned_and_held, FAMILIES[family], *words).result()
