@@ -21,7 +21,7 @@ from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.files import find_root
 from memexp.launch.processes import JobProcess
-from memexp.launch.slurm import ADVICE, require_slurm
+from memexp.launch.slurm import advice, require_slurm
 from memexp.report.escape import console
 from memexp.report.table.files import show
 from memexp.terminal import same_command
@@ -103,7 +103,7 @@ def _reproduce(work: Work, screen: Console, until: float) -> int:
             _print_plan(work, screen)
         return 0
     if config.launcher == "slurm" and any(work.plan()):
-        screen.print(ADVICE, soft_wrap=True, highlight=False)
+        screen.print(advice(), soft_wrap=True, highlight=False)
     work.keep()
     interrupted = work.do(screen, until)
     if config.close and (interrupted or work.failed):

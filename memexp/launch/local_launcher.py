@@ -15,7 +15,7 @@ from memexp.errors import USER_ERROR, UserError
 from memexp.files import find_root
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
-from memexp.launch.slurm import ADVICE, SlurmJob, require_slurm
+from memexp.launch.slurm import SlurmJob, advice, require_slurm
 from memexp.machine import cores
 from memexp.terminal import console, escape_lines, same_command
 from memexp.train.interrupt import Stopped
@@ -60,7 +60,7 @@ class LocalLauncher(Launcher):
             jobs = [_here(*each, together=together) for each in zip(names, commands, composed, logs, strict=True)]
         screen = console()
         if on_cluster:
-            screen.print(ADVICE, soft_wrap=True, highlight=False)
+            screen.print(advice(), soft_wrap=True, highlight=False)
         with shown(jobs, screen) as show:
             interrupted = run_jobs(jobs, at_a_time=at_a_time, show=show)
         for job in jobs:

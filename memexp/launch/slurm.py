@@ -1,4 +1,4 @@
-"""Jobs on a cluster: submitit hands them to Slurm, and the same command finds those that are still there.
+"""Jobs on a cluster: submitit hands them to Slurm, and a repeated command finds those that are still there.
 
 A job has a folder, `results/slurm/KEY`, whose name follows from its command:
 
@@ -33,7 +33,7 @@ from memexp.files import write_atomically
 from memexp.launch.processes import CHECKOUT, INTERRUPTED, JOB_FILE, JobProcess
 from memexp.machine import PARENT
 from memexp.ranks.place import LOST
-from memexp.terminal import escape
+from memexp.terminal import escape, same_command
 
 SAVING_SECONDS = 300
 """How long before the end of its time a job begins to save; at most a quarter of its time."""
@@ -46,13 +46,15 @@ QUEUE_SECONDS = 15.0
 GONE_SECONDS = 45.0
 """How long a job may have left the queue before its exit code is seen here."""
 
-ADVICE = (
-    "The jobs go to Slurm, with their logs and batch scripts below results/slurm. Ctrl-C leaves them there, and the same command shows "
-    "them again; `scancel NUMBER` ends one."
-)
-"""What is said before jobs are submitted."""
-
 PROGRAMS = ("sbatch", "squeue", "srun")
+
+
+def advice() -> str:
+    """What is said before jobs are submitted."""
+    return (
+        f"The jobs go to Slurm, with their logs and batch scripts below results/slurm. Ctrl-C leaves them there, and {same_command()} shows "
+        "them again; `scancel NUMBER` ends one."
+    )
 
 
 def require_slurm() -> None:
@@ -246,7 +248,7 @@ class Task:
         """Called by submitit in the first process, near the end of the job's time: all processes save and end.
 
         Returns:
-            What is done when the job's turn comes again: the same command, which continues.
+            What is done when the job's turn comes again: its command, which continues.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -293,7 +295,7 @@ class _Queue:
         elif self._states is None:
             raise UserError(
                 f"squeue fails: {escape(' '.join(done.stderr.split()))}; expected the jobs in Slurm's queue. Likely cause: Slurm does not "
-                "answer; the same command tries again"
+                f"answer; {same_command()} tries again"
             )
         return self._states
 

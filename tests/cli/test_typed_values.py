@@ -27,7 +27,7 @@ NUMBERS = [
     }.values()
 ]
 
-EMPTY_SAYS_SOMETHING = {"generate prompt", "category", "form", "folder", "group"}
+EMPTY_SAYS_SOMETHING = {"generate prompt", "category", "form", "folder", "group", "options", "setup"}
 ODD = [
     "a,b", "a, b", "[a]", "[a", "{a}", "a}", "(a)", "choice(a)", "range(1,3)", "'a'", "'a", '"a"', 'a"', "it's", "a=b", "a b", " a", "a ",
     "$a", "${a}", "${oc.env:HOME}", r"\${a}", r"a\\", r"a\b", "a\\'", "#a", "a#b", "a:b", "a: b", "~a/b", "a~", "*", "?", "a|b", "a&b", "a;b",
