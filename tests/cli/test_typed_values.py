@@ -230,6 +230,7 @@ def test_another_setting_may_be_named(word, read_as) -> None:
     assert parse("train", [word]).overrides == [read_as]
 
 
+@pytest.mark.hard
 def test_no_other_interpolation_is_read() -> None:
     for command, name, item in SETTINGS:
         if is_text(item) or not is_offered(name):

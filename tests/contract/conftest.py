@@ -199,20 +199,20 @@ def named(case: tuple[str, tuple[str, ...]]) -> str:
 
 
 EVERY_COMMIT = ("vanilla", "xl", "knn")
-"""Architectures that every commit tries with all positions; `make hard` tries the others too."""
+"""Architectures that every commit tries with all settings that are shared; `make hard` tries the others too."""
 
-SLOW = ("thought", "titans", "block_knn")
+SLOW = ("thought", "titans", "block_knn", "knn_routed", "compressive")
 """Architectures that every commit tries as their file stands; `make hard` tries their other settings too."""
 
 
 def marked(*more: list[str]) -> list[Any]:
-    """The cases; those with another position, or of a slow architecture with other settings, are hard."""
+    """The cases; those with another shared setting, or of a slow architecture with other settings, are hard."""
     return [pytest.param(case, marks=pytest.mark.hard if is_hard(*case) else []) for case in cases(*more)]
 
 
 def is_hard(arch: str, overrides: tuple[str, ...]) -> bool:
-    turned = any(word.startswith("arch.position=") for word in overrides)
-    return (turned and arch not in EVERY_COMMIT) or (bool(overrides) and arch in SLOW)
+    shared = list(overrides) in SHARED or any(word.startswith("arch.position=") for word in overrides)
+    return (shared and arch not in EVERY_COMMIT) or (bool(overrides) and arch in SLOW)
 
 
 @pytest.fixture(params=marked(), ids=named)

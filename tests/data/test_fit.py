@@ -36,6 +36,7 @@ def test_a_step_sees_whole_documents(task: str) -> None:
     assert (config.optim.schedule, config.optim.warmup, config.lanes) == ("constant", 50, 32)
 
 
+@pytest.mark.hard
 def test_segments_are_the_papers() -> None:
     chosen = {task: settings(f"data={task}") for task in TASKS}
     assert {task: (config.segment, config.accumulate) for task, config in chosen.items()} == {

@@ -391,6 +391,7 @@ def test_crops_grow_and_each_length_reads_about_the_same_share(lanes: int, longe
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 40), st.integers(0, 60))
+@pytest.mark.hard
 def test_growing_crops_resume_and_are_shared_out(lengths: list[int], lanes: int, longest: int, before: int) -> None:
     settings = {"lanes": 2 * lanes, "segment": 3, "seed": 5, "max_document": longest, "growth": Growth(4, 300)}
     through = stream_of(documents_of(lengths), **settings)

@@ -126,6 +126,7 @@ def test_signals_reach_running_jobs_once_and_they_are_waited_for(number, memexp,
 
 
 @pytest.mark.parametrize("launcher", ["basic"])
+@pytest.mark.hard
 def test_another_launcher_runs_checked_jobs(launcher, memexp) -> None:
     result = memexp(*SWEEP, f"hydra/launcher={launcher}", "seed=1,2")
     assert (result.code, [settings.seed for settings in result.settings]) == (0, [1, 2])

@@ -67,6 +67,7 @@ def test_a_run_that_is_done_builds_and_asks_for_nothing(root: Path) -> None:
     assert sorted(seen) == ["build_model on meta", "identify", "open_corpus", "prepare", "run_folder"]
 
 
+@pytest.mark.hard
 def test_the_run_that_weights_come_from_is_handed_on(run: Train, root: Path) -> None:
     source = run("steps=1")
     with watched(*LOOKED_UP, update) as seen:
@@ -75,6 +76,7 @@ def test_the_run_that_weights_come_from_is_handed_on(run: Train, root: Path) -> 
     assert seen[: seen.index("update")].count("build_model on cpu") == 1
 
 
+@pytest.mark.hard
 def test_a_profile_asks_no_more_than_a_run_does(root: Path) -> None:
     with watched(*LOOKED_UP) as seen:
         assert main(["train", *TINY, "profile=true", f"root={root}"]) == 0

@@ -96,6 +96,7 @@ def test_a_wheel_through_pip_and_then_from_the_cache(tmp_path: Path, monkeypatch
     refuses(package._replace(version="2.0"), cache, *words)
 
 
+@pytest.mark.hard
 def test_what_pip_cannot_find_and_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry, cache = tmp_path / "registry", tmp_path / "cache"
     registry.mkdir()

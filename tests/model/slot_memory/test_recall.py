@@ -185,6 +185,7 @@ def test_published_separation_is_the_code_s_formula() -> None:
     assert found["covariance"].item() == pytest.approx(triangle / 3)
 
 
+@pytest.mark.hard
 def test_slots_stay_apart_with_separation_and_collapse_without() -> None:
     """Composition alone is content with a memory that forgets what it was: the slots it ends in grow alike."""
     ranks = {}
