@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from memexp.launch.processes import CHECKOUT
+from memexp.launch.processes import import_path
 from memexp.machine import PARENT, cores
 from memexp.ranks.place import LISTENING, LOST
 from memexp.terminal import same_command
@@ -68,12 +68,11 @@ def _start(rank: int, ranks: int, meeting: socket.socket) -> Worker:
     environment = os.environ | {
         "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(meeting.getsockname()[1]), LISTENING: str(meeting.fileno()), PARENT: str(os.getpid()),
+        "PYTHONPATH": import_path(),
     }  # fmt: skip
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks)))
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may lead nowhere
-    if (CHECKOUT / "pyproject.toml").is_file():
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "memexp", *sys.argv[1:]],
         stdin=subprocess.DEVNULL,

@@ -132,7 +132,7 @@ class Work:
             nodes = [f"nodes={config.nodes}"] if config.nodes > 1 else []
             return SlurmJob.of(
                 label, [*start, *words, *shared, *nodes, *root], self.root, steps=steps, devices=devices, nodes=config.nodes,
-                gpus=target.settings.device != "cpu", asks=config.slurm,
+                gpus=target.settings.device != "cpu", asks=config.slurm, result=target.result if steps else "",
             )  # fmt: skip
         if config.launcher != "local":
             quoted = [f"root={quote(config.root, always=True)}"] if config.root else []

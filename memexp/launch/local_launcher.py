@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from memexp.config.introspection import settings_of
 from memexp.config.words import typed_again
 from memexp.errors import USER_ERROR, UserError
-from memexp.files import find_root
+from memexp.files import find_root, fingerprint
 from memexp.launch.processes import JobCrashed, JobProcess, labels, run_jobs
 from memexp.launch.progress import shown
 from memexp.launch.slurm import SlurmJob, advice, require_slurm
 from memexp.machine import cores
+from memexp.store.identity import result_settings
 from memexp.terminal import console, escape_lines, same_command
 from memexp.train.interrupt import Stopped
 
@@ -37,7 +38,7 @@ class LocalLauncher(Launcher):
             One result per job; for a failed job it holds the error, for a finished one the run folder if it has one.
 
         Raises:
-            Stopped: a signal arrived; the jobs have saved and ended.
+            Stopped: a signal arrived; the jobs have saved and ended, those on a cluster stay there.
         """
         composed = [self._context.config_loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
         known = settings_of(self._config.hydra.job.config_name)
@@ -105,6 +106,7 @@ def _here(label: str, command: list[str], settings: DictConfig, log: Path, *, to
 
 
 def _for_slurm(label: str, command: list[str], settings: DictConfig) -> SlurmJob:
+    """A job on a cluster."""
     return SlurmJob.of(
         label,
         command,
@@ -114,7 +116,16 @@ def _for_slurm(label: str, command: list[str], settings: DictConfig) -> SlurmJob
         nodes=settings.get("nodes", 1),
         gpus=settings.get("device") != "cpu",
         asks=OmegaConf.to_object(settings.slurm),
+        result=_determining(settings) if settings.get("steps", 0) else "",
     )
+
+
+def _determining(settings: DictConfig) -> str:
+    """A hash of the settings that determine a run."""
+    own = OmegaConf.masked_copy(settings, [str(name) for name in settings if name != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True)
+    assert isinstance(content, dict)
+    return fingerprint(result_settings({str(name): value for name, value in content.items()}))
 
 
 def _result(job: JobProcess, overrides: Sequence[str]) -> JobReturn:

@@ -25,6 +25,13 @@ JOB_FILE = "MEMEXP_JOB_FILE"
 CHECKOUT = Path(memexp.__file__).resolve().parent.parent
 """The folder from which jobs import memexp when it is not installed."""
 
+
+def import_path() -> str:
+    """`PYTHONPATH` of a process that imports the same memexp as this one, wherever it runs."""
+    first = str(CHECKOUT) if (CHECKOUT / "pyproject.toml").is_file() else None
+    return os.pathsep.join(filter(None, [first, os.environ.get("PYTHONPATH")]))
+
+
 POLL_SECONDS = 0.25
 TAIL_BYTES = 8192
 """More than the length of a line of metrics."""
@@ -80,13 +87,11 @@ class JobProcess:
     def start(self) -> None:
         """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
         environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
-        environment[PARENT] = str(os.getpid())
+        environment |= {PARENT: str(os.getpid()), "PYTHONPATH": import_path()}
         shown = shlex.join(self.command)
         if self.card:
             environment["CUDA_VISIBLE_DEVICES"] = self.card
             shown = f"CUDA_VISIBLE_DEVICES={self.card} {shown}"
-        if (CHECKOUT / "pyproject.toml").is_file():
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         with self.log.open("wb") as log:
             log.write(f"$ {shown}\n".encode())
             log.flush()

@@ -5,7 +5,8 @@ A job has a folder, `results/slurm/KEY`, whose name follows from its command:
     job.log         what it printed
     job.number      its number in Slurm
     job.json        its run folder, once it is known
-    job.code        its exit code, once it has ended
+    job.code        its exit code, once it has ended; it goes away when Slurm starts the job again
+    job.request     what Slurm was asked for
     N_submitted...  files of submitit, such as the batch script
 
 Some time before the job's time is over, Slurm sends SIGUSR2. The first process then lets all save, and puts the job into the
@@ -14,6 +15,8 @@ queue again, in which it continues.
 
 import functools
 import hashlib
+import json
+import math
 import os
 import shlex
 import shutil
@@ -21,7 +24,7 @@ import signal
 import subprocess
 import time
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,11 +32,11 @@ from typing import Any, ClassVar
 from memexp.config.groups import Slurm
 from memexp.config.words import seconds_in
 from memexp.errors import UserError
-from memexp.files import write_atomically
-from memexp.launch.processes import CHECKOUT, INTERRUPTED, JOB_FILE, JobProcess
+from memexp.files import SUMMARY, is_there, write_atomically, write_json
+from memexp.launch.processes import INTERRUPTED, JOB_FILE, JobProcess, import_path
 from memexp.machine import PARENT
 from memexp.ranks.place import LOST
-from memexp.terminal import escape, same_command
+from memexp.terminal import escape, same_command, warn
 
 SAVING_SECONDS = 300
 """How long before the end of its time a job begins to save; at most a quarter of its time."""
@@ -86,6 +89,8 @@ class SlurmJob(JobProcess):
     gpus: bool = True
     """Whether its `devices` can be GPUs."""
     asks: Slurm = field(default_factory=Slurm)
+    result: str = ""
+    """A hash of the settings that determine its run; the same command may mean others later. Empty if it trains nothing."""
     number: str = ""
     """Slurm's."""
     _left_alone: bool = False
@@ -112,25 +117,66 @@ class SlurmJob(JobProcess):
     def submitted(self) -> bool:
         """Whether an earlier command has submitted it, and it is in the queue."""
         number = _text(self.log.with_suffix(".number"))
-        return bool(number) and self.exit_code is None and number in _queue.now()
+        if not number or (state := _queue.now().get(number)) is None:
+            return False
+        # With an exit code it may still wait for its next turn: Slurm starts a job again whose machine was taken from it.
+        return state != "COMPLETING" or self.exit_code is None
+
+    @property
+    def _finished(self) -> bool:
+        """Whether an earlier command has submitted it, and its run is done."""
+        if self.exit_code != 0 or not self.result or self._request().get("result") != self.result:
+            return False
+        self._look()
+        return self.run is not None and is_there(self.run / SUMMARY)
+
+    def _request(self) -> dict[str, Any]:
+        """What Slurm was asked for when it was submitted; empty if that is not known."""
+        try:
+            return dict(json.loads(_text(self.log.with_suffix(".request"))))
+        except (ValueError, TypeError):
+            return {}
 
     def start(self) -> None:
-        """Submit it, unless it is in the queue already.
+        """Submit it, unless it is in the queue or done already.
 
         Raises:
             UserError: Slurm refuses it.
         """
         self._left_alone, self._gone = False, None
-        if self.submitted:
-            self.number, self.state = _text(self.log.with_suffix(".number")), "queued"
+        self.number = _text(self.log.with_suffix(".number"))
+        if self._finished:
+            self.state = "done"
             return
-        shutil.rmtree(self.log.parent, ignore_errors=True)
-        self.log.parent.mkdir(parents=True)
-        self.log.write_text(f"$ {shlex.join(self.command)}\n", encoding="utf-8")
+        if self.submitted:
+            self._warn_of_other_requests()
+            self.state = "queued"
+            return
+        self._make_folder()
         self.number = self._submit()
         write_atomically(self.log.with_suffix(".number"), self.number.encode())
-        _queue.forget()
+        _queue.add(self.number)
         self.state = "queued"
+
+    def _make_folder(self) -> None:
+        self.run, self.latest, self._first = None, {}, None
+        shutil.rmtree(self.log.parent, ignore_errors=True)  # a server may keep files that a process has open
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".number", ".json", ".code", ".request"):  # an old one would be taken for the new job's
+            self.log.with_suffix(suffix).unlink(missing_ok=True)
+        self.log.write_text(f"$ {shlex.join(self.command)}\n", encoding="utf-8")
+        write_json(self.log.with_suffix(".request"), {"asks": asdict(self.asks), "result": self.result})
+
+    def _warn_of_other_requests(self) -> None:
+        before, now = self._request().get("asks"), asdict(self.asks)
+        if not isinstance(before, dict):
+            return
+        if other := [name for name in now if name in before and before[name] != now[name]]:
+            is_, was = (", ".join(f"slurm.{name}={_shown(of[name])}" for name in other) for of in (now, before))
+            warn(
+                f"{is_} does not reach job {self.number}, which is in Slurm's queue with {was}; expected the settings that it was submitted "
+                f"with. `scancel {self.number}` ends it, and then {same_command()} submits it with the new ones"
+            )
 
     def _submit(self) -> str:
         import submitit
@@ -178,7 +224,7 @@ class SlurmJob(JobProcess):
         """It goes on without us."""
 
     def forget(self) -> None:
-        shutil.rmtree(self.log.parent)
+        shutil.rmtree(self.log.parent, ignore_errors=True)
 
     def poll(self) -> None:
         if self._left_alone:
@@ -188,10 +234,11 @@ class SlurmJob(JobProcess):
             return
         self._looked = time.monotonic()
         self._look()
-        if (code := self.exit_code) is not None:
+        code, state = self.exit_code, _queue.now().get(self.number)
+        leaves = state is None or (state == "COMPLETING" and code not in INTERRUPTED)
+        if code is not None and (code == 0 or leaves):  # otherwise Slurm starts it again, or did
             self._end(code)
             return
-        state = _queue.now().get(self.number)
         if state is not None:
             self._gone = None
             waits = state in ("PENDING", "CONFIGURING", "COMPLETING", "REQUEUED")
@@ -231,6 +278,9 @@ class Task:
         """
         import submitit
 
+        rank = submitit.JobEnvironment().global_rank
+        if rank == 0:
+            self._log.with_suffix(".code").unlink(missing_ok=True)  # of an earlier turn
         told = {JOB_FILE: str(self._log.with_suffix(".json")), PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -239,7 +289,7 @@ class Task:
                 preexec_fn=functools.partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN),
             )  # fmt: skip
         self._wait()
-        code, rank = self._process.wait(), submitit.JobEnvironment().global_rank
+        code = self._process.wait()
         self._tell(code, first=rank == 0)
         if code:
             raise SystemExit(code if code > 0 else 128 - code)
@@ -248,19 +298,28 @@ class Task:
         """Called by submitit in the first process, near the end of the job's time: all processes save and end.
 
         Returns:
-            What is done when the job's turn comes again: its command, which continues.
+            What is done when the job's turn comes again: its command, which continues. None, so that there is no other turn, if it has
+            failed, as on a full disk.
         """
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
             self._process.terminate()
-            self._wait()
+            code = self._wait()
+            if code != 0 and code not in INTERRUPTED:
+                self._tell(code, first=True)
+                return None
         return DelayedSubmission(Task(self._command, self._log))
 
-    def _wait(self) -> None:
-        # Not Popen.wait: it holds a lock, for which `checkpoint` would wait, called by the handler of a signal.
+    def _wait(self) -> int:
+        """Wait until the command ends; returns its exit code, as Popen does."""
         assert self._process is not None
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        if self._process.returncode is not None:
+            return self._process.returncode
+        # Not Popen.wait: it holds a lock, for which `checkpoint` would wait, called by the handler of a signal.
+        ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def _tell(self, code: int, *, first: bool) -> None:
         """Write the exit code of the job: that of the first process, or of another that says why all end."""
@@ -275,10 +334,13 @@ class _Queue:
     """The jobs of this user that Slurm knows, by number, with their states."""
 
     _states: dict[str, str] | None = None
-    _asked: float = 0.0
+    _asked: float = -math.inf
+    _silent: bool = False
 
-    def forget(self) -> None:
-        self._states = None
+    def add(self, number: str) -> None:
+        """Count a job that was submitted just now as waiting, until Slurm is asked again."""
+        self._states = (self._states or {}) | {number: "PENDING"}
+        self._asked = -math.inf
 
     def now(self) -> dict[str, str]:
         """The states, at most `QUEUE_SECONDS` old; those before if Slurm does not answer.
@@ -292,11 +354,17 @@ class _Queue:
         done = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %T"], capture_output=True, text=True)
         if done.returncode == 0:
             self._states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
-        elif self._states is None:
+            self._silent = False
+            return self._states
+        why = f"squeue fails: {escape(' '.join(done.stderr.split()))}"
+        if self._states is None:
             raise UserError(
-                f"squeue fails: {escape(' '.join(done.stderr.split()))}; expected the jobs in Slurm's queue. Likely cause: Slurm does not "
+                f"{why}; expected the jobs in Slurm's queue. Likely cause: Slurm does not "
                 f"answer; {same_command()} tries again"
             )
+        if not self._silent:
+            warn(f"{why}; what is shown of the jobs may be old. Slurm is asked again every {QUEUE_SECONDS:g} seconds")
+        self._silent = True
         return self._states
 
 
@@ -304,8 +372,12 @@ _queue = _Queue()
 
 
 def _exports(cpus: int) -> list[str]:
-    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-    return [f"export PYTHONPATH={shlex.quote(path)}", f"export OMP_NUM_THREADS={cpus}"]
+    return [f"export PYTHONPATH={shlex.quote(import_path())}", f"export OMP_NUM_THREADS={cpus}"]
+
+
+def _shown(value: object) -> str:
+    """A setting's value as it is typed."""
+    return "null" if value is None else shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _text(path: Path) -> str:

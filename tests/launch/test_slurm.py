@@ -1,5 +1,6 @@
 """launcher=slurm: what Slurm is asked for, jobs that are found again, and a job whose time is over."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,11 +66,11 @@ def test_without_submitit_or_slurm_nothing_starts(memexp, empty, monkeypatch: py
 @pytest.mark.hard
 def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the jobs get the words of their own, not those about the cluster."""
-    started: list[SlurmJob] = []
+    asked_for: list[SlurmJob] = []
 
     def run(jobs: list[SlurmJob], **_: object) -> int:
         for job in jobs:
-            started.append(job)
+            asked_for.append(job)
             job.start()
         return signal.SIGINT
 
@@ -91,9 +93,10 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
     assert expected <= lines
     assert "--kill-on-bad-exit=0" in script
     assert "module load x\n" in script
-    assert [job.command[5:] for job in started] == [
+    assert [job.command[5:] for job in asked_for] == [
         ["root=.", f"arch={arch}", "lanes=16", "devices=4", "nodes=2"] for arch in ("xl", "knn")
     ]
+    assert len({"", *(job.result for job in asked_for)}) == 3
     for words in (["device=cpu"], ["slurm.gpus=false"]):
         memexp("train", "root=.", "arch=xl", "launcher=slurm", *words)  # no sweep, no GPUs
     assert numbers(cluster) == [1, 2, 3, 4]
@@ -104,22 +107,34 @@ def job(root: Path, **settings: object) -> SlurmJob:
     return SlurmJob.of("a job", ["python", "train"], root, **settings)
 
 
-def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = {"7": "PENDING"}
-    monkeypatch.setattr(slurm._queue, "now", lambda: queue)
-    submitted = iter(["7", "8", "9"])
-    monkeypatch.setattr(SlurmJob, "_submit", lambda self: next(submitted))
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The states of the jobs in the queue, by number; the jobs that are submitted get the numbers 7, 8, ..."""
+    states: dict[str, str] = {}
+    numbers = map(str, range(7, 20))
+    monkeypatch.setattr(slurm, "_queue", slurm._Queue())
+    monkeypatch.setattr(slurm._queue, "now", lambda: states)
+    monkeypatch.setattr(SlurmJob, "_submit", lambda self: next(numbers))
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "GONE_SECONDS", 0.0)
-    first = job(tmp_path)
-    first.start()
+    return states
+
+
+def started(root: Path, **settings: object) -> SlurmJob:
+    one = job(root, **settings)
+    one.start()
+    return one
+
+
+def test_a_job_in_the_queue_is_found_again(tmp_path: Path, queue: dict[str, str]) -> None:
+    queue["7"] = "PENDING"
+    first = started(tmp_path)
     first.poll()
     assert (first.state, first.number, first.place) == ("queued", "7", "job 7")
     assert first.signal(signal.SIGINT)
     first.poll()
     assert first.state == "stopped"
-    again = job(tmp_path)
-    again.start()
+    again = started(tmp_path)
     assert (again.state, again.number) == ("queued", "7")
     queue["7"] = "RUNNING"
     again.poll()
@@ -130,16 +145,145 @@ def test_a_job_in_the_queue_is_found_again(tmp_path: Path, cluster: Path, monkey
     again.poll()
     assert again.state == "failed"
     assert says("job 7 left Slurm's queue", "cancelled", "machine failed", "`sacct -j 7`")(again.reason)
-    third = job(tmp_path)
-    third.start()
+    third = started(tmp_path)
     assert third.number == "8"
     third.log.with_suffix(".code").write_text("0")
-    queue["8"] = "COMPLETING"
+    queue["8"] = "RUNNING"  # what Slurm said some seconds ago
     third.poll()
     assert third.state == "done"
-    fourth = job(tmp_path)
-    fourth.start()
-    assert (fourth.number, fourth.exit_code) == ("9", None)
+
+
+def test_a_job_that_ended_while_nobody_watched_is_not_submitted_again(tmp_path: Path, queue: dict[str, str]) -> None:
+    """If its run is done, and the same command still means that run."""
+    run = tmp_path / "run"
+    run.mkdir()
+
+    def again(code: int, *, result: str = "a") -> tuple[str, str]:
+        first = started(tmp_path, result="a")
+        first.log.with_suffix(".json").write_text(json.dumps({"run": str(run)}))
+        first.log.with_suffix(".code").write_text(str(code))
+        found = started(tmp_path, result=result)
+        return found.state, str(int(found.number) - int(first.number))
+
+    assert again(0) == ("queued", "1")
+    (run / "summary.json").touch()
+    assert again(0, result="b") == ("queued", "1")
+    assert again(2) == ("queued", "1")
+    assert again(0) == ("done", "0")
+    assert job(tmp_path, result="a").log.with_suffix(".code").exists()
+
+
+@pytest.mark.parametrize("code", [143, 2])
+def test_a_job_that_slurm_starts_again_goes_on(code: int, tmp_path: Path, queue: dict[str, str]) -> None:
+    """The exit code of its last turn does not end it."""
+    first = started(tmp_path)
+    first.log.with_suffix(".code").write_text(str(code))
+    for state, shown in (("PENDING", "queued"), ("RUNNING", "starting")):
+        queue["7"] = state
+        first.poll()
+        again = started(tmp_path)
+        assert (first.state, again.state, again.number) == (shown, "queued", "7")
+    queue["7"] = "COMPLETING"
+    first.poll()
+    assert first.state == ("queued" if code == 143 else "failed")
+    assert started(tmp_path).number == "8"
+
+
+def test_settings_that_do_not_reach_a_job_are_named(
+    tmp_path: Path, queue: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue["7"] = "PENDING"
+    for _ in range(2):
+        assert started(tmp_path, asks=slurm.Slurm(time="24h", setup="a b")).number == "7"
+    assert capsys.readouterr().err == ""
+    assert started(tmp_path, asks=slurm.Slurm(time="48h", partition="gpu", setup="a b")).number == "7"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says(
+        "warning: slurm.time=48h, slurm.partition=gpu", "job 7", "slurm.time=24h, slurm.partition=null", "`scancel 7`"
+    )(line)
+    assert "setup" not in line
+
+
+def test_files_that_stay_in_a_folder_are_not_of_the_new_job(
+    tmp_path: Path, queue: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server keeps files that a process has open."""
+    first = started(tmp_path)
+    for suffix in (".code", ".json"):
+        first.log.with_suffix(suffix).write_text("1")
+    (first.log.parent / ".nfs1").touch()
+    monkeypatch.setattr(slurm.shutil, "rmtree", lambda folder, **_: None)
+    again = started(tmp_path)
+    assert (again.number, again.exit_code, again.log.with_suffix(".json").exists()) == ("8", None, False)
+
+
+def test_a_question_that_slurm_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends nothing, once there is a job, and is said once."""
+    answers = [(0, "1 RUNNING\n"), (1, ""), (1, ""), (0, "2 RUNNING\n"), (1, "")]
+    answer = iter([(1, ""), *answers])
+    monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(
+        slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], *next(answer), "timed out\n")
+    )
+    queue = slurm._Queue()
+    with pytest.raises(UserError, check=says("squeue fails: timed out", "expected the jobs", "tries again")):
+        queue.now()
+    assert queue.now() == {"1": "RUNNING"}
+    queue.add("2")
+    for _ in range(2):
+        assert queue.now() == {"1": "RUNNING", "2": "PENDING"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says("warning: squeue fails: timed out", "may be old")(line)
+    assert queue.now() == {"2": "RUNNING"}
+    queue.now()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(slurm, "QUEUE_SECONDS", 1e9)
+    answer = iter([(0, "3 RUNNING\n")])
+    queue.add("3")
+    assert queue.now() == {"3": "RUNNING"}  # a new job is a reason to ask
+
+
+@pytest.fixture
+def rank(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The place of a task, as submitit tells it."""
+    place = SimpleNamespace(global_rank=0)
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(JobEnvironment=lambda: place))
+    monkeypatch.setitem(sys.modules, "submitit.helpers", SimpleNamespace(DelayedSubmission=lambda task: task))
+    return place
+
+
+def test_a_new_turn_forgets_the_exit_code_of_the_last_one(tmp_path: Path, rank: SimpleNamespace) -> None:
+    """Before its command starts, which may take long; only the first process does it."""
+    code = tmp_path / "job.code"
+    task = Task(["test", "!", "-e", str(code)], tmp_path / "job.log")
+    code.write_text("143")
+    rank.global_rank = 1
+    with pytest.raises(SystemExit):
+        task()
+    code.write_text("143")
+    rank.global_rank = 0
+    task()
+    assert code.read_text() == "0"
+
+
+@pytest.mark.parametrize(
+    ("ends", "again", "told"),
+    [("exit 143", True, ""), ("exit 0", True, ""), ("exit 2", False, "2"), ("kill -9 $$", False, "-9")],
+)
+def test_only_a_job_that_has_saved_goes_back_into_the_queue(
+    ends: str, again: bool, told: str, tmp_path: Path, rank: SimpleNamespace
+) -> None:
+    task = Task([], tmp_path / "job.log")
+    script = f"trap '{ends}' TERM; echo; while :; do sleep 0.01; done"
+    task._process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    with task._process:
+        assert task._process.stdout is not None
+        task._process.stdout.readline()  # now it hears the signal
+        assert (task.checkpoint() is not None) == again
+    path = tmp_path / "job.code"
+    assert (path.read_text() if path.exists() else "") == told
 
 
 def test_what_sbatch_refuses_is_one_line(tmp_path: Path, cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +350,7 @@ def test_a_job_whose_time_is_over_saves_and_continues(cluster: Path, tmp_path: P
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=HANG)
         assert process.returncode == 130
-        assert "arch=xl" not in out.split("queued")[0]
+        assert out.partition("ends one.")[2].split()[:2] == ["queued", "arch=xl"]
         assert "job 1" in out
         with sweep(root, *words) as process:
             subprocess.run(["scancel", "1", "SIGUSR2"], check=True)
