@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from memexp.config.commands import BenchConfig
 from memexp.config.introspection import choices_of
 from memexp.device import describe, visible_cards, why_no_gpu
 from memexp.errors import UserError
-from memexp.launch.processes import CHECKOUT
+from memexp.launch.processes import import_path
 from memexp.machine import PARENT, end_with_parent
 from memexp.ranks import exchange
 from memexp.ranks.place import Place
@@ -47,6 +48,7 @@ SHARED = "shard_weights=true"
 RUN = ("arch=xl", "size=tiny", "data=tiny", "steps=30", "checkpoint_every=5", "log_every=1", "optim.warmup=1")
 KILLED_AFTER = 12
 START_SECONDS = 300.0
+ENDING_SECONDS = 5.0
 ON_A_CPU = Ground(device="cpu", memory=0, large=("size=tiny",), small=("size=tiny",), lanes=2, slots=(64,))
 
 
@@ -74,8 +76,8 @@ def measure(config: BenchConfig, work: Work, say: Say) -> list[Figure]:
         for figure in compared(ground, count, choices_of("arch")):
             say(told(figure))
             figures.append(figure)
-    except (RuntimeError, EOFError) as error:  # the processes cannot go on without the one that failed
-        why = f"failed: {error or 'a process ended'}"
+    except RuntimeError as error:  # the processes cannot go on without the one that failed
+        why = f"failed: {' '.join(str(error).split())}"
         figures.append(Figure.without(f"what follows {figures[-1].what if figures else 'the start'}", why, failed=True))
     return figures
 
@@ -174,8 +176,7 @@ def _the_run(root: Path) -> Run:
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, PARENT: str(os.getpid())}
+    return os.environ | {"PYTHONPATH": import_path(), PARENT: str(os.getpid())}
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def group(ground: Ground, count: int) -> Iterator[Group]:
     """So many processes, a device each, which stay until the end.
 
     Raises:
-        RuntimeError: one of them failed, when a group is called.
+        RuntimeError: one of them failed or ended, or they found different losses, when a group is called.
     """
     context = get_context("spawn")  # a process that is forked has no use of CUDA
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -208,14 +209,10 @@ def group(ground: Ground, count: int) -> Iterator[Group]:
 
     def train(*words: str) -> Steps:
         for ours, _ in pipes:
-            ours.send(words)
-        found = [ours.recv() for ours, _ in pipes]
-        for each in found:
-            if not isinstance(each, Steps):
-                raise RuntimeError(f"{' '.join(words)}: {each}")
-        assert all(each.losses == found[0].losses for each in found)
-        first: Steps = found[0]
-        return first._replace(seconds=max(each.seconds for each in found))
+            with suppress(OSError):  # it has ended, which is said below
+                ours.send(words)
+        found = _answers([ours for ours, _ in pipes], processes, " ".join(words))
+        return found[0]._replace(seconds=max(each.seconds for each in found))
 
     try:
         yield train
@@ -225,19 +222,53 @@ def group(ground: Ground, count: int) -> Iterator[Group]:
             process.join()
 
 
+def _answers(pipes: Sequence[Connection], processes: Sequence[BaseProcess], what: str) -> list[Steps]:
+    """What each process has found.
+
+    Args:
+        what: they were asked to train, for an error.
+
+    Raises:
+        RuntimeError: one has failed or ended, for which the others may wait for ever; or they found different losses.
+    """
+    found: dict[int, Steps] = {}
+    while len(found) < len(pipes):
+        missing = [rank for rank in range(len(pipes)) if rank not in found]
+        ready = wait([waited for rank in missing for waited in (pipes[rank], processes[rank].sentinel)])
+        for rank in missing:
+            if pipes[rank] in ready:  # first: what a process says last tells more than that it has ended
+                try:
+                    answer = pipes[rank].recv()
+                except (EOFError, OSError):
+                    raise _ended(rank, processes, what) from None
+                if not isinstance(answer, Steps):
+                    raise RuntimeError(f"{what}: rank {rank}: {answer}")
+                found[rank] = answer
+            elif processes[rank].sentinel in ready:
+                raise _ended(rank, processes, what)
+    for rank, answer in sorted(found.items()):
+        if answer.losses != found[0].losses:
+            raise RuntimeError(f"{what}: rank {rank} has the losses {answer.losses}, and rank 0 {found[0].losses}")
+    return [found[rank] for rank in range(len(pipes))]
+
+
+def _ended(rank: int, processes: Sequence[BaseProcess], what: str) -> RuntimeError:
+    processes[rank].join(ENDING_SECONDS)  # its pipe may close first
+    return RuntimeError(f"{what}: rank {rank} of {len(processes)} ended with exit code {processes[rank].exitcode}")
+
+
 def _work(ground: Ground, place: Place, calls: Connection) -> None:
     """Train by the settings that come, and send what was found, or the error."""
     end_with_parent()
     torch.set_num_threads(1)
-    if place.ranks > 1 or ground.device == "cuda":
-        exchange.join(place, on_gpu=ground.device == "cuda")
-        dist.all_reduce(torch.zeros((), device=ground.device))  # which starts NCCL, also for one device
-    while True:
-        words = calls.recv()
-        try:
-            calls.send(_steps(ground, words))
-        except Exception as error:  # of any kind: the one who asked says it
-            calls.send(f"{type(error).__name__}: {error}")
+    try:
+        if place.ranks > 1 or ground.device == "cuda":
+            exchange.join(place, on_gpu=ground.device == "cuda")
+            dist.all_reduce(torch.zeros((), device=ground.device))  # which starts NCCL, also for one device
+        while True:
+            calls.send(_steps(ground, calls.recv()))
+    except Exception as error:  # of any kind: the one who asked says it, and then ends all
+        calls.send(f"{type(error).__name__}: {error}")
 
 
 def _steps(ground: Ground, words: Sequence[str]) -> Steps:

@@ -355,7 +355,7 @@ def test_a_job_whose_time_is_over_saves_and_continues(cluster: Path, tmp_path: P
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=HANG)
         assert process.returncode == 130
-        assert out.partition("ends one.")[2].split()[:2] == ["queued", "arch=xl"]
+        assert out.partition("ends one.")[2].split()[0] == "queued"
         assert "job 1" in out
         with sweep(root, *words) as process:
             subprocess.run(["scancel", "1", "SIGUSR2"], check=True)
