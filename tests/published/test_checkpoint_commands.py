@@ -295,39 +295,27 @@ def test_plans_count_gradients_and_optimizer_of_what_is_trained() -> None:
     assert some["parameters"] == whole["parameters"] + 4 * added
     assert nothing["optimizer"] == nothing["gradients"] == nothing.get("activations", 0) == 0
     assert (some["gradients"], whole["gradients"]) == (4 * added, whole["parameters"])
+    # of each projection, the backward pass also needs what `down` gives for the tokens of a segment
+    more = bytes_of("optim.train=lora", "optim.rank=5")
+    assert more["activations"] - some["activations"] == 4 * (5 - 2) * (2 * 4) * (2 * 16)
 
 
-def test_a_checkpoint_learns_classes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Texts that end in one of two letters, which a network with random weights can tell apart; only what is new is trained."""
+def of_classes(root: Path) -> list[str]:
+    """Settings of runs on texts that end in one of two letters, which a network with random weights can tell apart."""
     rows = [
         {"text": f"{number:02d}" + "ab" * 11 + "xy"[number % 2] * 6, "party": number % 2 == 0} for number in range(24)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [
-        "size=checkpoint",
-        f"size.checkpoint={checkpoint()}",
-        "data=text",
-        f"data.path={tmp_path / 'rows.jsonl'}",
-        "task=classify",
-    ]
-    words += [
-        "data.source.label=party",
-        "data.valid_documents=2",
-        "data.test_documents=8",
-        "segment=16",
-        "lanes=4",
-        f"root={root}",
-    ]
-    words += [
-        "device=cpu",
-        "arch=rmt",
-        "mem=2",
-        "accumulate=2",
-        "bptt_segments=1",
-        "optim.warmup=0",
-        "optim.rate=3e-2",
-        "steps=30",
-    ]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [
+        "size=checkpoint", f"size.checkpoint={checkpoint()}", "data=text", f"data.path={root / 'rows.jsonl'}", "task=classify",
+        "data.source.label=party", "data.valid_documents=2", "data.test_documents=8", "segment=16", "lanes=4", f"root={root}",
+        "device=cpu", "arch=rmt", "mem=2", "accumulate=2", "bptt_segments=1", "optim.warmup=0", "optim.rate=3e-2", "steps=30",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_learns_classes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is new is trained."""
+    words = of_classes(root)
     assert "has no vectors of the classes" in refused(capsys, "train", *words, "optim.train=none")
     assert main(["train", *words, "optim.train=memory"]) == 0
     (found,) = all_runs(root)
