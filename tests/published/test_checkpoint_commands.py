@@ -332,3 +332,21 @@ def test_a_checkpoint_learns_classes(root: Path, capsys: pytest.CaptureFixture[s
     for train in ("lora", "all"):
         assert main(["train", *words, f"optim.train={train}", "steps=2", f"init_from={found.name}"]) == 0
     assert main(["table", "metric=f1", f"root={root}"]) == 0
+
+
+def test_classes_come_after_a_tokenizer_that_fills_the_embedding(root: Path) -> None:
+    """As in most published checkpoints; and the plan counts the output layer that there is."""
+    from memexp.config.compose import compose, typed
+    from memexp.cost.memory import items
+    from memexp.cost.table import HARDWARE, cost
+
+    words = [*of_classes(root), f"size.checkpoint={checkpoint(vocab_size=257)}", "optim.train=all", "steps=1"]
+    assert main(["train", *words]) == 0
+    weights = torch.load(all_runs(root)[0].path / "weights.pt", weights_only=True)["model"]
+    assert (weights["head.embedding.weight"].shape, weights["head.output.weight"].shape) == ((257, 32), (2, 32))
+    config = typed(compose("train", [*words, "precision=fp32"]))
+    [logits] = [item for item in items(config, vocabulary=259, classes=2) if item.what == "logits"]
+    assert logits.how.startswith(f"{4 * 16 * 2:,} at once")
+    planned = cost(config, HARDWARE["h100"], devices=1, utilisation=1)
+    own = {value.data_ptr(): value for value in weights.values()}  # the embedding has two names
+    assert planned.parameters == sum(value.numel() for value in own.values())
