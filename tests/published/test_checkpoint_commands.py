@@ -350,3 +350,24 @@ def test_classes_come_after_a_tokenizer_that_fills_the_embedding(root: Path) -> 
     planned = cost(config, HARDWARE["h100"], devices=1, utilisation=1)
     own = {value.data_ptr(): value for value in weights.values()}  # the embedding has two names
     assert planned.parameters == sum(value.numel() for value in own.values())
+
+
+def test_classes_are_new_to_a_checkpoint_that_was_trained_to_predict(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*of_classes(root), "optim.train=all"]
+    assert main(["train", *words, "task=predict", "steps=1"]) == 0
+    [source] = all_runs(root)
+    capsys.readouterr()
+    assert main(["train", *words, "steps=1", "optim.rate=0", f"init_from={source.name}"]) == 0
+    said = capsys.readouterr().out
+    assert "new, from its initial value: head.output.weight\n" in said
+    [found] = [each for each in all_runs(root) if each.name != source.name]
+    before, after = (torch.load(each.path / "weights.pt", weights_only=True)["model"] for each in (source, found))
+    assert before.pop("head.output.weight").shape == (300, 32)
+    assert after.pop("head.output.weight").shape == (2, 32)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    line = refused(capsys, "train", *words, "task=predict", "steps=2", f"init_from={found.name}")
+    assert "head.output.weight has shape (2, 32)" in line
+    assert "Use the same data=, task=" in line
