@@ -268,13 +268,32 @@ def test_a_table_of_memories_is_filled_and_drawn(
     assert (root / "out" / "small.png").stat().st_size > 10_000
 
 
-def test_two_processes_train_what_one_trains(root: Path) -> None:
-    words = ["arch=rmt", "mem=3", "optim.train=lora", "optim.rank=2", "steps=2", "accumulate=2", "optim.warmup=0"]
-    alone = run(root, *words, "tag=one")
+@pytest.mark.parametrize(
+    ("tied", "words", "only_together"),
+    [
+        (False, "optim.train=lora optim.rank=2", ""),
+        (True, "optim.train=all", "shard_weights=true"),
+    ],
+)
+def test_two_processes_train_what_one_trains(tied: bool, words: str, only_together: str, root: Path) -> None:
+    """Where the output layer is the embedding, it stays that with shared weights."""
+    published = checkpoint(tie_word_embeddings=tied)
+    own = [
+        f"size.checkpoint={published}",
+        "arch=rmt",
+        "mem=3",
+        "steps=2",
+        "accumulate=2",
+        "optim.warmup=0",
+        *words.split(),
+    ]
+    alone = run(root, *own, "tag=one")
     weights = torch.load(alone.path / "weights.pt", weights_only=True)["model"]
     shutil.rmtree(alone.path)
-    together = run(root, *words, "devices=2")
+    together = run(root, *own, "devices=2", *only_together.split())
     found = torch.load(together.path / "weights.pt", weights_only=True)["model"]
+    if tied:
+        assert torch.equal(found["head.embedding.weight"], found["head.output.weight"])
     assert found.keys() == weights.keys()
     assert all(torch.allclose(found[name], weights[name], atol=1e-6) for name in weights)
 
