@@ -42,7 +42,7 @@ def _train(config: TrainConfig) -> None:
     spec = specify(config, corpus, root)
     config = spec.config
     of_one = replace(config, lanes=max(1, config.lanes // ranks()))
-    refuse_what_cannot_fit(of_one, vocabulary=corpus.vocabulary, devices=ranks())
+    refuse_what_cannot_fit(of_one, vocabulary=corpus.vocabulary, classes=len(corpus.classes), devices=ranks())
     command = shlex.join(["memexp", *sys.argv[1:]])
     if config.profile:
         from memexp.train.profiling import profile

@@ -31,7 +31,7 @@ class Item(NamedTuple):
     """Whether it is in the host's memory even if the model is on an accelerator."""
 
 
-def items(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> list[Item]:
+def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: int = 1) -> list[Item]:
     """Everything that takes memory in a training step, for a model with weights in fp32, at the moment when it takes most.
 
     This is when the backward pass of the last segment begins: then the activations of every segment of a gradient window are
@@ -44,10 +44,12 @@ def items(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> list[Ite
 
     Args:
         config: with the lanes of one device.
+        vocabulary: tokens of the corpus, with the classes that its documents end in.
+        classes: how many of these are classes.
         devices: how many train the run together.
     """
     with torch.device("meta"):
-        model = build_model(config, vocabulary=vocabulary)
+        model = build_model(config, vocabulary=vocabulary, classes=classes)
         state = model.init_state(1)
         memory, caches = state_bytes(state.memory), state_bytes(state.cache)
     held_weights = weights(model, config, devices=devices)
@@ -226,13 +228,15 @@ def total(parts: list[Item]) -> int:
     return sum(item.bytes for item in parts)
 
 
-def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, devices: int = 1) -> None:
+def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: int = 1) -> None:
     """Refuse a run that needs more than the device's memory, for weights, optimizer and state alone or with a step's activations.
 
     What a GPU leaves in the host's memory is compared with the host's memory.
 
     Args:
         config: with the lanes of one device.
+        vocabulary: tokens of the corpus, with the classes that its documents end in.
+        classes: how many of these are classes.
         devices: how many train the run together.
 
     Raises:
@@ -240,7 +244,7 @@ def refuse_what_cannot_fit(config: TrainConfig, *, vocabulary: int, devices: int
     """
     device = pick_device(config.device)
     on_gpu = device.type == "cuda"
-    parts = items(config, vocabulary=vocabulary, devices=devices)
+    parts = items(config, vocabulary=vocabulary, classes=classes, devices=devices)
     here = [item for item in parts if not (on_gpu and item.on_host)]
     elsewhere = [item for item in parts if on_gpu and item.on_host]
     own = describe(device, asked="").memory if on_gpu else memory_bytes()

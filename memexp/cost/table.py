@@ -62,8 +62,14 @@ class Cost(NamedTuple):
 
 
 def vocabulary_of(config: TrainConfig) -> int:
-    """The size of the vocabulary in the settings; a tokenizer of words may have fewer entries, as many as the corpus has."""
-    return 256 if config.data.tokenizer.kind == "bytes" else config.data.tokenizer.vocabulary
+    """The size of the vocabulary in the settings, with the classes; a tokenizer of words may have fewer entries, as the corpus has."""
+    words = 256 if config.data.tokenizer.kind == "bytes" else config.data.tokenizer.vocabulary
+    return words + classes_of(config)
+
+
+def classes_of(config: TrainConfig) -> int:
+    """The classes that documents end in: the fewest that there can be, because the corpus alone knows how many there are."""
+    return 2 if config.data.task == "classify" else 0
 
 
 class Operations(NamedTuple):
@@ -98,7 +104,7 @@ def operations_by_precision(config: TrainConfig) -> Operations:
     """
     size = config.size
     with torch.device("meta"):
-        model = build_model(config, vocabulary=vocabulary_of(config))
+        model = build_model(config, vocabulary=vocabulary_of(config), classes=classes_of(config))
     inner = size.heads * size.head_size
     weights = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head."))
     attention = 2 * model.attention_layers * inner * model.attended
@@ -124,7 +130,7 @@ def cost(config: TrainConfig, hardware: Hardware, *, devices: int, utilisation: 
     part for what they send.
     """
     with torch.device("meta"):
-        model = build_model(config, vocabulary=vocabulary_of(config))
+        model = build_model(config, vocabulary=vocabulary_of(config), classes=classes_of(config))
     counted = operations_by_precision(config)
     on_a_device = replace(config, lanes=-(-config.lanes // devices))
     peak: float = getattr(hardware, computed_in(config))
@@ -152,5 +158,5 @@ def on_device(config: TrainConfig, *, devices: int = 1) -> int:
         config: with the lanes of one device.
         devices: how many train the run together.
     """
-    parts = items(config, vocabulary=vocabulary_of(config), devices=devices)
+    parts = items(config, vocabulary=vocabulary_of(config), classes=classes_of(config), devices=devices)
     return total([item for item in parts if not item.on_host])

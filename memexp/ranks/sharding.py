@@ -1,11 +1,12 @@
 """Weights, gradients and the optimizer's averages shared out over processes (PyTorch's FSDP2), so that a large model fits.
 
-Each matrix of a linear layer is gathered when it is multiplied and dropped afterwards. Everything else (embeddings, norms, gates,
-scales, initial states) is one group that is gathered for a whole pass. So no layer has to be called as a module, and no model
+Each matrix of a linear layer is gathered when it is multiplied and dropped afterwards. Everything else (embeddings and output layers
+that are the same, norms, gates, scales, initial states) is one group that is gathered for a whole pass. So no layer has to be called as a module, and no model
 knows of this.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -59,8 +60,16 @@ def shard(whole: nn.Module, device: torch.device, *, bf16: bool) -> None:
 
 
 def gathered_alone(whole: nn.Module) -> list[nn.Linear]:
-    """The modules whose parameters are gathered when they are called; all other parameters are gathered together."""
-    return [module for module in whole.modules() if isinstance(module, nn.Linear)]
+    """The modules whose parameters are gathered when they are called; all other parameters are gathered together.
+
+    So is an output layer that is the embedding too: a group of its own would make two parameters of one.
+    """
+    owners = Counter(id(parameter) for module in whole.modules() for parameter in module.parameters(recurse=False))
+    return [
+        module
+        for module in whole.modules()
+        if isinstance(module, nn.Linear) and all(owners[id(each)] == 1 for each in module.parameters(recurse=False))
+    ]
 
 
 def _product(module: nn.Linear, x: Tensor) -> Tensor:

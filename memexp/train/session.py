@@ -431,12 +431,15 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
     if corpus.classes and words in weights and len(weights[words]) == corpus.answers_from:
         weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
         notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
+    if corpus.classes and spec.config.size.checkpoint is not None and theirs.get("data", {}).get("task") is None:
+        weights.pop("head.output.weight", None)  # of words; the classes have an output layer of their own
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
     if wrong:
         key = wrong[0]
+        settings = "data=, task= and cutoffs=" if key.startswith("head.") else "arch settings"
         raise UserError(
             f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
-            f"one ({len(wrong)} weights differ); expected the same shapes. Use the same arch settings as that run"
+            f"one ({len(wrong)} weights differ); expected the same shapes. Use the same {settings} as that run"
         )
     others, ours = _layers_with_attention(weights), _layers_with_attention(own)
     if spec.config.size.checkpoint is None and others != ours:  # a checkpoint's are the same

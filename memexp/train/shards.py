@@ -59,7 +59,7 @@ def restore(
     Raises:
         ValueError: a weight is missing, or has another shape.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied one has two names
     if "model" in content:
         names = {id(parameter): name for name, parameter in parameters.items()}
         order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -268,13 +268,32 @@ def test_a_table_of_memories_is_filled_and_drawn(
     assert (root / "out" / "small.png").stat().st_size > 10_000
 
 
-def test_two_processes_train_what_one_trains(root: Path) -> None:
-    words = ["arch=rmt", "mem=3", "optim.train=lora", "optim.rank=2", "steps=2", "accumulate=2", "optim.warmup=0"]
-    alone = run(root, *words, "tag=one")
+@pytest.mark.parametrize(
+    ("tied", "words", "only_together"),
+    [
+        (False, "optim.train=lora optim.rank=2", ""),
+        (True, "optim.train=all", "shard_weights=true"),
+    ],
+)
+def test_two_processes_train_what_one_trains(tied: bool, words: str, only_together: str, root: Path) -> None:
+    """Where the output layer is the embedding, it stays that with shared weights."""
+    published = checkpoint(tie_word_embeddings=tied)
+    own = [
+        f"size.checkpoint={published}",
+        "arch=rmt",
+        "mem=3",
+        "steps=2",
+        "accumulate=2",
+        "optim.warmup=0",
+        *words.split(),
+    ]
+    alone = run(root, *own, "tag=one")
     weights = torch.load(alone.path / "weights.pt", weights_only=True)["model"]
     shutil.rmtree(alone.path)
-    together = run(root, *words, "devices=2")
+    together = run(root, *own, "devices=2", *only_together.split())
     found = torch.load(together.path / "weights.pt", weights_only=True)["model"]
+    if tied:
+        assert torch.equal(found["head.embedding.weight"], found["head.output.weight"])
     assert found.keys() == weights.keys()
     assert all(torch.allclose(found[name], weights[name], atol=1e-6) for name in weights)
 
@@ -295,39 +314,27 @@ def test_plans_count_gradients_and_optimizer_of_what_is_trained() -> None:
     assert some["parameters"] == whole["parameters"] + 4 * added
     assert nothing["optimizer"] == nothing["gradients"] == nothing.get("activations", 0) == 0
     assert (some["gradients"], whole["gradients"]) == (4 * added, whole["parameters"])
+    # of each projection, the backward pass also needs what `down` gives for the tokens of a segment
+    more = bytes_of("optim.train=lora", "optim.rank=5")
+    assert more["activations"] - some["activations"] == 4 * (5 - 2) * (2 * 4) * (2 * 16)
 
 
-def test_a_checkpoint_learns_classes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Texts that end in one of two letters, which a network with random weights can tell apart; only what is new is trained."""
+def of_classes(root: Path) -> list[str]:
+    """Settings of runs on texts that end in one of two letters, which a network with random weights can tell apart."""
     rows = [
         {"text": f"{number:02d}" + "ab" * 11 + "xy"[number % 2] * 6, "party": number % 2 == 0} for number in range(24)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [
-        "size=checkpoint",
-        f"size.checkpoint={checkpoint()}",
-        "data=text",
-        f"data.path={tmp_path / 'rows.jsonl'}",
-        "task=classify",
-    ]
-    words += [
-        "data.source.label=party",
-        "data.valid_documents=2",
-        "data.test_documents=8",
-        "segment=16",
-        "lanes=4",
-        f"root={root}",
-    ]
-    words += [
-        "device=cpu",
-        "arch=rmt",
-        "mem=2",
-        "accumulate=2",
-        "bptt_segments=1",
-        "optim.warmup=0",
-        "optim.rate=3e-2",
-        "steps=30",
-    ]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [
+        "size=checkpoint", f"size.checkpoint={checkpoint()}", "data=text", f"data.path={root / 'rows.jsonl'}", "task=classify",
+        "data.source.label=party", "data.valid_documents=2", "data.test_documents=8", "segment=16", "lanes=4", f"root={root}",
+        "device=cpu", "arch=rmt", "mem=2", "accumulate=2", "bptt_segments=1", "optim.warmup=0", "optim.rate=3e-2", "steps=30",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_learns_classes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is new is trained."""
+    words = of_classes(root)
     assert "has no vectors of the classes" in refused(capsys, "train", *words, "optim.train=none")
     assert main(["train", *words, "optim.train=memory"]) == 0
     (found,) = all_runs(root)
@@ -344,3 +351,42 @@ def test_a_checkpoint_learns_classes(root: Path, tmp_path: Path, capsys: pytest.
     for train in ("lora", "all"):
         assert main(["train", *words, f"optim.train={train}", "steps=2", f"init_from={found.name}"]) == 0
     assert main(["table", "metric=f1", f"root={root}"]) == 0
+
+
+def test_classes_come_after_a_tokenizer_that_fills_the_embedding(root: Path) -> None:
+    """As in most published checkpoints; and the plan counts the output layer that there is."""
+    from memexp.config.compose import compose, typed
+    from memexp.cost.memory import items
+    from memexp.cost.table import HARDWARE, cost
+
+    words = [*of_classes(root), f"size.checkpoint={checkpoint(vocab_size=257)}", "optim.train=all", "steps=1"]
+    assert main(["train", *words]) == 0
+    weights = torch.load(all_runs(root)[0].path / "weights.pt", weights_only=True)["model"]
+    assert (weights["head.embedding.weight"].shape, weights["head.output.weight"].shape) == ((257, 32), (2, 32))
+    config = typed(compose("train", [*words, "precision=fp32"]))
+    [logits] = [item for item in items(config, vocabulary=259, classes=2) if item.what == "logits"]
+    assert logits.how.startswith(f"{4 * 16 * 2:,} at once")
+    planned = cost(config, HARDWARE["h100"], devices=1, utilisation=1)
+    own = {value.data_ptr(): value for value in weights.values()}  # the embedding has two names
+    assert planned.parameters == sum(value.numel() for value in own.values())
+
+
+def test_classes_are_new_to_a_checkpoint_that_was_trained_to_predict(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*of_classes(root), "optim.train=all"]
+    assert main(["train", *words, "task=predict", "steps=1"]) == 0
+    [source] = all_runs(root)
+    capsys.readouterr()
+    assert main(["train", *words, "steps=1", "optim.rate=0", f"init_from={source.name}"]) == 0
+    said = capsys.readouterr().out
+    assert "new, from its initial value: head.output.weight\n" in said
+    [found] = [each for each in all_runs(root) if each.name != source.name]
+    before, after = (torch.load(each.path / "weights.pt", weights_only=True)["model"] for each in (source, found))
+    assert before.pop("head.output.weight").shape == (300, 32)
+    assert after.pop("head.output.weight").shape == (2, 32)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    line = refused(capsys, "train", *words, "task=predict", "steps=2", f"init_from={found.name}")
+    assert "head.output.weight has shape (2, 32)" in line
+    assert "Use the same data=, task=" in line

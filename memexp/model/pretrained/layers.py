@@ -42,7 +42,8 @@ KNOWN = {
 
 
 _counted: dict[tuple[Any, ...], float | None] = {}
-"""What was counted, by the checkpoint's config, the precision and the weights that are trained; the rows of a plan share it."""
+"""What was counted, by the checkpoint's config, the precision, and names and shapes of the weights that are trained; the rows of a
+plan share it."""
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **told: Any) -> Any:
@@ -179,7 +180,7 @@ class PretrainedLayers(Layers, nn.Module):
             half: whether products are in bf16.
         """
         base: Any = self.base
-        trained = tuple(name for name, parameter in base.named_parameters() if parameter.requires_grad)
+        trained = tuple((name, each.shape) for name, each in base.named_parameters() if each.requires_grad)
         key = (base.config.to_json_string(), half, trained)
         if key not in _counted:
             _counted[key] = self._count(half=half)

@@ -38,8 +38,8 @@ def choose_trained(model: SegmentModel, train: str, *, rank: int) -> None:
     """Freeze the weights that training must not change.
 
     Args:
-        train: all: nothing is frozen; memory: what is the checkpoint's, so not the vectors of classes; lora: the same, but its projections get additions; none:
-            everything.
+        train: all: nothing is frozen; memory: what is the checkpoint's, so not the vectors of classes; lora: the same, but its
+            projections get additions; none: everything.
         rank: of these additions.
 
     Raises:

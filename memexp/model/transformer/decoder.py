@@ -214,7 +214,7 @@ class DecoderLayers(Layers, nn.ModuleList):
 
 
 class Read(NamedTuple):
-    """The result of `DecoderLayers.read`."""
+    """The result of `Layers.read`."""
 
     hidden_BTD: Tensor
     cache: Cache
