@@ -19,6 +19,7 @@ from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import Wanted, wanted
 from memexp.experiment.text import lay_out, panels
 from memexp.files import write_json
+from memexp.report.metrics import METRICS
 from memexp.report.table.figure import plot
 from memexp.store.folder import Run
 
@@ -120,6 +121,27 @@ def test_each_column_has_its_metric_and_its_part_of_the_score(filled: Fill) -> N
     assert (lines["plain"]["state"], lines["memory"]["state"]) == ("0", "64,000")
     # half the CPU time on one data set and, where only the clock is known, a third of the time on the other
     assert (lines["plain"]["token time"], lines["memory"]["token time"]) == (f"{(1 / 2 + 1 / 3) / 2:.2f}", "1.00")
+
+
+def test_a_difference_by_position_is_of_the_values_in_the_cells(filled: Fill, experiment: Experiment) -> None:
+    base = (np.arange(1000.0) / 100)[512:].mean()
+    ours = base / 2
+    expected = {
+        "perplexity": (np.exp(ours), 100 * (np.exp(ours) / np.exp(base) - 1)),
+        "bits_per_token": (ours / np.log(2), (ours - base) / np.log(2)),
+    }
+    for metric, (value, difference) in expected.items():
+        experiment.columns["to 1K"].metric = metric
+        found = filled()
+        spread, gap = found.spread("memory", "to 1K"), found.gap("memory", "plain", "to 1K")
+        assert spread is not None
+        assert gap is not None
+        assert spread.mean == pytest.approx(value)
+        assert found.shown("to 1K")(gap.mean) == pytest.approx(difference)
+
+
+def test_a_perplexity_by_position_may_be_larger_than_any_number() -> None:
+    assert METRICS["perplexity"].of_nats(1000.0) == np.inf
 
 
 def test_light_copies_keep_losses_by_position(filled: Fill, tmp_path: Path) -> None:
