@@ -52,13 +52,15 @@ def run(config: ReproduceConfig) -> None:
         failed, interrupted = _reproduce_all(overview.all_work(config, library), screen, until)
     else:
         experiment = load(config.table, checkpoint=config.checkpoint)
+        if experiment.needs is not None:
+            raise UserError(
+                f"{config.table} cannot be run yet: it needs {experiment.needs}; expected another experiment"
+            )
         if experiment.checkpoint is not None:
-            find_folder(experiment.checkpoint, None, ask=True)
+            find_folder(experiment.checkpoint, None, ask=not config.dry_run)
         table = open_table(
             config.table, scale=config.scale, data=config.corpora, seeds=config.seeds, checkpoint=config.checkpoint
         )
-        if (needs := table.experiment.needs) is not None:
-            raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
         work = Work(table, library, config)
         failed, interrupted = work.failed, _reproduce(work, screen, until)
     if interrupted and time.monotonic() < until:

@@ -358,6 +358,33 @@ def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
     assert "memexp reproduce" not in out
 
 
+def test_what_runs_nothing_fetches_no_checkpoint(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fetched = here.parent / "conf" / "experiment" / "tiny" / "table1.yaml", []
+
+    def fetch(name: str, revision: str | None) -> Any:
+        fetched.append(name)
+        raise UserError("the hub was asked")
+
+    monkeypatch.setattr("memexp.config.checkpoints._cached", lambda name, revision: None)
+    monkeypatch.setattr("memexp.config.checkpoints._fetched", fetch)
+    monkeypatch.setattr("memexp.cli.commands.reproduce._check_launcher", lambda name: None)  # it is slow
+    for needs, words, expected in [
+        ("needs: a telescope\n", (), ("tiny/table1", "needs a telescope")),
+        (
+            "",
+            ("--dry-run",),
+            ("tiny/model is not in the hub's cache", "expected", "`hf download tiny/model` fetches it"),
+        ),
+    ]:
+        path.write_text(f"{EXPERIMENT}checkpoint: tiny/model\n{needs}")
+        code, out, error = call("reproduce", "tiny/table1", *words)
+        assert (code, out, error.count("\n")) == (2, "", 1)
+        assert says("memexp reproduce: ", *expected)(error)
+        assert fetched == []
+    assert says("the hub was asked")(call("reproduce", "tiny/table1")[2])
+    assert fetched == ["tiny/model"]
+
+
 def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:
     program = "import time, signal; signal.signal(signal.SIGTERM, lambda *_: exit(143)); print(1, flush=True); time.sleep(300)"
     jobs = [JobProcess(str(at), [sys.executable, "-c", program], tmp_path / f"{at}.log") for at in range(2)]
