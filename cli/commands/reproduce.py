@@ -12,6 +12,7 @@ from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment import overview
+from memexp.experiment.command_lines import naming
 from memexp.experiment.definition import ALL, load
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
@@ -129,7 +130,7 @@ def _print_plan(work: Work, screen: Console) -> None:
     if tokens:
         screen.print(
             f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train. For the speed on this machine see `memexp runs`; for the "
-            f"time at the paper's scale, `memexp plan {work.table.experiment.name}`",
+            f"time at the paper's scale, `memexp plan {' '.join(naming(work.table.experiment))}`",
             highlight=False,
             soft_wrap=True,
         )
