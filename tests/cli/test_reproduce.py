@@ -277,7 +277,7 @@ def test_cells_take_devices_here_or_on_a_cluster(call: Call, here: Path, monkeyp
     assert jobs[0].command[-3:-1] == ["devices=2", "threads=2"]
     code, out, _ = call("reproduce", "tiny/table1", "launcher=slurm", "devices=1", "nodes=2", "slurm.partition=gpu")
     assert code == 130
-    assert says("Slurm", "results/slurm", "Ctrl-C", "same command")(
+    assert says("Slurm", "results/slurm", "Ctrl-C", "`memexp reproduce tiny/table1 launcher=slurm")(
         next(line for line in out.splitlines() if "Slurm" in line)
     )
     job = jobs[-1]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ HANG = 240
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on PATH with the programs of a Slurm that is not there."""
     pytest.importorskip("submitit")
     folder = tmp_path / "slurm"
@@ -39,7 +39,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in PROGRAMS:
         (folder / name).symlink_to("fake")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return folder
+    yield folder
+    for step in folder.glob("*.step"):  # of a test that failed
+        for task in map(int, step.read_text().split()):
+            with suppress(ProcessLookupError):
+                os.killpg(task, signal.SIGKILL)
 
 
 def numbers(cluster: Path) -> list[int]:
@@ -64,6 +68,7 @@ def test_without_submitit_or_slurm_nothing_starts(memexp, empty, monkeypatch: py
 @pytest.mark.hard
 def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the jobs get the words of their own, not those about the cluster."""
+    (cluster / "full").touch()
     started: list[SlurmJob] = []
 
     def run(jobs: list[SlurmJob], **_: object) -> int:
