@@ -94,7 +94,7 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
     if equals:
         # In a list of values, the last one is completed.
         before, comma, last = value.rpartition(",")
-        values = groups.get(key) or (_values(known[key]) if key in known else [])
+        values = groups.get(key) or (_values(known[key], command) if key in known else [])
         return [f"{key}={before}{comma}{match}" for match in _starting(last, values)]
     names = [f"{TYPED_AS.get(name, name)}=" for name in [*groups, *filter(is_offered, known)]]
     # Settings of a group are offered only after its name and the dot are typed.
@@ -105,15 +105,15 @@ def _settings(command: str, current: str, words: list[str]) -> list[str]:
     bare = [
         name
         for setting in POSITIONALS.get(command, ())
-        for name in (_values(known[setting]) if setting in known else groups[setting])
+        for name in (_values(known[setting], command) if setting in known else groups[setting])
     ]
     return _starting(current, [*sorted(shown), *bare])
 
 
-def _values(item: Field[Any]) -> list[str]:
+def _values(item: Field[Any], command: str) -> list[str]:
     unit = item.metadata["unit"]
     if unit == "experiment":
-        return [ALL, *experiments()]
+        return [ALL, *experiments()] if command == "reproduce" else experiments()  # a plan is of one table
     if unit in ("run", "runs"):
         from memexp.files import find_root
         from memexp.store.folder import all_runs

@@ -38,7 +38,7 @@ def run(config: PlanConfig) -> None:
     ]
     costs = [(row, cost(each, hardware, devices=devices, utilisation=utilisation)) for row, each in settings]
     precisions = sorted({computed_in(item.settings) for item in composed})
-    title = f"{experiment.title}, scale={config.scale}, {column}"
+    title = f"{experiment.full_title}, scale={config.scale}, {column}"
     screen = console()
     screen.print(
         to_terminal(

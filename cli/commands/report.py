@@ -48,9 +48,9 @@ def _table(root: Path, name: str, problems: list[str]) -> Table:
     config, title = CONF / "experiment" / f"{name}.yaml", name
     try:
         if (experiment := load(name)).needs is None and experiment.lacks is not None:
-            return Table(name, experiment.title, config, None, needs=experiment.lacks)
+            return Table(name, experiment.full_title, config, None, needs=experiment.lacks)
         table = open_table(name, scale="small")
-        title = table.experiment.title
+        title = table.experiment.full_title
         filled = fill(table, Library(root))
         return of_filled(filled, config)
     except UserError as error:
@@ -69,7 +69,7 @@ def of_filled(filled: Reproduction, config: Path) -> Table:
     shown = replace(shown, data={column: shown.data[column] for column in order})
     return Table(
         filled.experiment.name,
-        filled.experiment.title,
+        filled.experiment.full_title,
         config,
         lay_out(shown) if shown.cells else None,
         len(filled.cells),

@@ -12,6 +12,7 @@ from memexp.config.hydra_errors import in_one_line
 from memexp.config.words import quote, seconds_in
 from memexp.errors import USER_ERROR, UserError
 from memexp.experiment import overview
+from memexp.experiment.command_lines import naming
 from memexp.experiment.definition import ALL, load
 from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
@@ -52,13 +53,15 @@ def run(config: ReproduceConfig) -> None:
         failed, interrupted = _reproduce_all(overview.all_work(config, library), screen, until)
     else:
         experiment = load(config.table, checkpoint=config.checkpoint)
+        if experiment.needs is not None:
+            raise UserError(
+                f"{config.table} cannot be run yet: it needs {experiment.needs}; expected another experiment"
+            )
         if experiment.checkpoint is not None:
-            find_folder(experiment.checkpoint, None, ask=True)
+            find_folder(experiment.checkpoint, None, ask=not config.dry_run)
         table = open_table(
             config.table, scale=config.scale, data=config.corpora, seeds=config.seeds, checkpoint=config.checkpoint
         )
-        if (needs := table.experiment.needs) is not None:
-            raise UserError(f"{config.table} cannot be run yet: it needs {needs}; expected another experiment")
         work = Work(table, library, config)
         failed, interrupted = work.failed, _reproduce(work, screen, until)
     if interrupted and time.monotonic() < until:
@@ -127,7 +130,7 @@ def _print_plan(work: Work, screen: Console) -> None:
     if tokens:
         screen.print(
             f"{plural(len(plan), 'command')}, {compact(tokens)} tokens to train. For the speed on this machine see `memexp runs`; for the "
-            f"time at the paper's scale, `memexp plan {work.table.experiment.name}`",
+            f"time at the paper's scale, `memexp plan {' '.join(naming(work.table.experiment))}`",
             highlight=False,
             soft_wrap=True,
         )

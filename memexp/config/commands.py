@@ -167,7 +167,7 @@ class TableConfig(Command):
     out: str | None = setting(
         None,
         "write the table into this folder, as runs.md, runs.csv and runs.tex (with a tag, its name instead of runs; an experiment as "
-        "SCALE.md and so on, also .html); default: write nothing",
+        "SCALE.md and so on, also .html, with another checkpoint as SCALE-CHECKPOINT.md); default: write nothing",
         unit="path",
     )
 

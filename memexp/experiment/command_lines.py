@@ -1,5 +1,8 @@
 """The commands that fill a cell, as the words after the program's name."""
 
+import shlex
+
+from memexp.experiment.definition import Experiment
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
 from memexp.store.scores import eval_command
@@ -17,6 +20,12 @@ def eval_words(cell: Wanted, run: str) -> list[str]:
     return eval_command(run, cell.scored, mem=cell.changed_mem, memory=cell.cell.memory).split()[1:]
 
 
-def reproduce_words(name: str, scale: str, data: str) -> list[str]:
-    """The command that fills a column."""
-    return ["reproduce", name, f"scale={scale}", f"data={data}"]
+def reproduce_words(experiment: Experiment, scale: str, data: str) -> list[str]:
+    """The command that fills a column, as words for a shell."""
+    return ["reproduce", *naming(experiment), f"scale={scale}", f"data={data}"]
+
+
+def naming(experiment: Experiment) -> list[str]:
+    """The words, for a shell, with which a command takes this experiment."""
+    other = [] if experiment.own_checkpoint else [f"checkpoint={shlex.quote(str(experiment.checkpoint))}"]
+    return [experiment.name, *other]

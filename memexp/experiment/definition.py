@@ -1,5 +1,6 @@
 """The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,7 @@ class Experiment:
         goal: the row whose difference counts as the whole gain; the table shows the share of it that each row has.
         costs: the row with whose state and time of scoring those of the others are compared; None: the time of training is shown.
         checkpoint: the published checkpoint that all rows are of, as `size.checkpoint` names it.
+        own_checkpoint: whether that is the checkpoint in the experiment's file; `load` tells.
         needs: what is missing in memexp to run the experiment.
     """
 
@@ -117,6 +119,7 @@ class Experiment:
     goal: str | None = None
     costs: str | None = None
     checkpoint: str | None = None
+    own_checkpoint: bool = True
     needs: str | None = None
 
     @property
@@ -126,6 +129,18 @@ class Experiment:
     @property
     def table(self) -> str:
         return self.name.partition("/")[2]
+
+    @property
+    def checkpoint_name(self) -> str:
+        """The last part of the checkpoint's path, or of its name on the hub; empty without a checkpoint."""
+        if self.checkpoint is None:
+            return ""
+        return Path(os.path.abspath(Path(self.checkpoint).expanduser())).name  # noqa: PTH100 -- a link keeps its own name
+
+    @property
+    def full_title(self) -> str:
+        """The title, and which checkpoint the table is of."""
+        return f"{self.title}, {self.checkpoint_name}" if self.checkpoint else self.title
 
     @property
     def lacks(self) -> str | None:
@@ -197,7 +212,7 @@ def load(name: str, *, checkpoint: str | None = None) -> Experiment:
                 f"checkpoint is {checkpoint}, but {name} trains models of its own; expected no checkpoint, or a table of one, such as "
                 "checkpoints/memories"
             )
-        return replace(experiment, checkpoint=checkpoint)
+        return replace(experiment, checkpoint=checkpoint, own_checkpoint=checkpoint == experiment.checkpoint)
     return experiment
 
 

@@ -12,12 +12,14 @@ from memexp.report.table.formats import html_page, records_to_csv, to_html, to_l
 
 
 def path_of(table: PaperTable, folder: Path, data: Sequence[str]) -> Path:
-    """The path of a paper's written table in `folder`, without an ending.
+    """The path of a paper's written table in `folder`, without an ending; it names a checkpoint that is not the experiment's own.
 
     Args:
         data: the chosen columns; empty for all.
     """
-    return folder / "-".join([table.scale, *data])
+    experiment = table.experiment
+    other = [] if experiment.own_checkpoint else [experiment.checkpoint_name]
+    return folder / "-".join([table.scale, *other, *data])
 
 
 def show_filled(filled: Reproduction, path: Path | None) -> None:

@@ -143,7 +143,9 @@ def _missing(table: PaperTable, cells: Cells, library: Library) -> list[tuple[st
     for column, data in table.data.items():
         of_column = {row: cell for (row, label), cell in table.places.items() if label == column}
         if not any((row, column) in cells for row in of_column):
-            missing.append((f"all of {column}", " ".join(["memexp", *reproduce_words(name, table.scale, data)])))
+            missing.append(
+                (f"all of {column}", " ".join(["memexp", *reproduce_words(table.experiment, table.scale, data)]))
+            )
             continue
         missing += [_filling(cell, library, name) for row, cell in of_column.items() if (row, column) not in cells]
     first = {command: what for what, command in reversed(missing)}  # several columns may show parts of one score

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +16,7 @@ from memexp.data.library import prepared
 from memexp.errors import UserError
 from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
-from memexp.store.archive import LightCopy, copies_of_tables
+from memexp.store.archive import LightCopy, copies_of_tables, with_positions
 from memexp.store.folder import Run, Score
 from memexp.store.identity import read_identity, revisions_of
 
@@ -135,7 +136,14 @@ class Library:
 
     def _scored(self, runs: Sequence[Run], wanted: Wanted) -> tuple[Run, Score] | None:
         scores = ((run, run.score(wanted.score)) for run in runs)
-        return next(((run, score) for run, score in scores if score is not None), None)
+        found = next(((run, score) for run, score in scores if score is not None), None)
+        if found is None:
+            return None
+        run, score = found
+        copy = next((one for one in runs if isinstance(one, LightCopy) and one.name == run.name), None)
+        with suppress(UserError):  # whoever reads the score hears of it
+            score = with_positions(score, copy)
+        return run, score
 
     def _named(self, wanted: Wanted, *, seed: str = "") -> Sequence[Run]:
         """Runs whose names have the cell's architecture, data, memory and seed; run folders come before light copies."""

@@ -21,6 +21,7 @@ from memexp.launch.progress import shown
 from memexp.launch.slurm import SlurmJob
 from memexp.machine import cores
 from memexp.store.archive import keep
+from memexp.terminal import warn
 from memexp.wording import clock, plural
 
 MOST_AT_ONCE = 10_000
@@ -40,6 +41,7 @@ class Work:
     cells: list[Wanted] = field(init=False)
     failed: list[JobProcess] = field(default_factory=list)
     _tried: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
     _training: dict[str, JobProcess] = field(default_factory=dict)
     """The job that trains a run, by `Wanted.result`. The job also scores the run, so it ends some time after the training."""
     _folder: Path = field(init=False)
@@ -67,9 +69,12 @@ class Work:
         return text + (f"; another process trains {', '.join(sorted(busy))}" if busy else "")
 
     def keep(self) -> None:
-        """Make light copies of the runs that have a score."""
+        """Make light copies of the runs that have a score; a run that cannot be copied is named in a warning, once."""
         pairs = [scored for cell in self.cells if (scored := self.library.score(cell))]
-        keep({run.path: run for run, _ in pairs}.values(), self.root, self.table.experiment.name)
+        for line in keep({run.path: run for run, _ in pairs}.values(), self.root, self.table.experiment.name):
+            if line not in self._warned:
+                self._warned.add(line)
+                warn(line)
 
     def plan(self) -> Iterable[tuple[str, list[str]]]:
         """Each score that is not there, by its first cell, and the command that makes it; RUN stands for a run that does not exist yet."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from memexp.experiment.definition import Experiment
 from memexp.experiment.published import Number, Published
-from memexp.report.metrics import Metric
+from memexp.report.metrics import METRICS, Metric
 from memexp.report.statistics import Agreement, Gap, Losses, SeedSpread, Spread, agreement, gap, seed_spread
-from memexp.report.table.entries import Column, Entry
+from memexp.report.table.entries import POSITION, Column, Entry
 from memexp.store.archive import documents_of
 from memexp.wording import percent_of
 
@@ -246,13 +246,18 @@ class Reproduction:
 
     @cached_property
     def _losses(self) -> dict[tuple[str, str], Losses]:
-        return {
-            (row, column): _as_one_document(entries, [self.value(entry, column) for entry in entries])
-            if self.experiment.columns[column].slice_at(self.scale) is not None
-            or self.experiment.metric_of(column).of == "classes"
-            else _losses(entries, self.experiment.metric_of(column))
-            for (row, column), entries in self.cells.items()
-        }
+        return {(row, column): self._losses_in(column, entries) for (row, column), entries in self.cells.items()}
+
+    def _losses_in(self, column: str, entries: Sequence[Entry]) -> Losses:
+        """The losses of a cell, in nats or in the unit of the metric, as `gap` compares them."""
+        metric, parts = self.experiment.metric_of(column), [self.part_of(column, entry) for entry in entries]
+        if parts[0].by or metric.of == "classes":
+            # what follows from nats a token is compared in nats; `shown` makes the metric of them
+            compared = METRICS["nats"] if parts[0].by == POSITION else metric
+            return _as_one_document(
+                entries, [entry.value(compared, part) for entry, part in zip(entries, parts, strict=True)]
+            )
+        return _losses(entries, metric)
 
 
 def _has_cpu_time(summary: Mapping[str, Any]) -> bool:

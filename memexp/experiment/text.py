@@ -54,7 +54,7 @@ def lay_out(table: Reproduction) -> Grid:
     groups += ["" if table.experiment.costs else "step time"] * (len(headers) - len(groups) - 1) + [""]
     unit = units[0] if units else ""
     return Grid(
-        title=f"{table.experiment.title}, scale={table.scale}: {' and '.join(metrics)}",
+        title=f"{table.experiment.full_title}, scale={table.scale}: {' and '.join(metrics)}",
         headers=headers,
         right=right,
         lines=lines,
@@ -350,7 +350,7 @@ def _trends(table: Reproduction) -> list[str]:
         notes.append(f"All columns that were run: {_trend(table.whole_agreement)}.")
     for column in parts:
         if close := table.close(column):
-            words = " ".join(["memexp", *reproduce_words(table.experiment.name, table.scale, table.data[column])])
+            words = " ".join(["memexp", *reproduce_words(table.experiment, table.scale, table.data[column])])
             notes.append(
                 f"{column}: {words} close=true trains one more seed of {plural(len(close), 'row')} in undecided pairs."
             )
@@ -419,6 +419,7 @@ def records(table: Reproduction) -> list[dict[str, Any]]:
                 "paper_deviation": published and published.std, "paper_recalled": published and published.recalled,
                 "mean": spread and spread.mean, "deviation": spread and spread.deviation, "n": spread.n if spread else 0,
                 **_gap_fields(table, row, column), "step_time": table.step_time(row),
+                **({"checkpoint": table.experiment.checkpoint_name} if table.experiment.checkpoint else {}),
             }  # fmt: skip
             rows += [head | _seed_fields(table, column, entry) for entry in table.cells.get((row, column), [None])]
     return rows

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from memexp.wording import perplexity_of
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -25,9 +27,9 @@ class Metric:
     meaning: str = ""
 
     def of_nats(self, nats: float) -> float:
-        """The metric of so many nats a token, if that is all it needs; see `PER_TOKEN`."""
+        """The metric of so many nats a token, if that is all it needs; see `PER_TOKEN`. A perplexity may be infinite."""
         if self.field == "perplexity":
-            return math.exp(nats)
+            return perplexity_of(nats)
         return nats / math.log(2) if self.field == "bits_per_token" else nats
 
 

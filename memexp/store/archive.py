@@ -169,36 +169,53 @@ def _copies(root: Path, *patterns: str) -> list[LightCopy]:
     return [copy for file in files for copy in light_copies(file)]
 
 
-def keep(runs: Iterable[Run], root: Path, experiment: str) -> None:
+def keep(runs: Iterable[Run], root: Path, experiment: str) -> list[str]:
     """Put light copies of finished runs into the packed file of the experiment, unless the same copy is already there.
 
     A run that several tables share has one copy, in the first file that has it. Runs that are copies themselves, or are not
     in `results/runs`, are skipped.
+
+    Returns:
+        A line for each run that cannot be copied, because a file is damaged; its old copy stays.
     """
     places = {copy.name: copy for copy in reversed(copies_of_tables(root))}
     home = root / "results" / experiment / COPIES
     changed: dict[Path, dict[str, str]] = {}
+    skipped = []
     for run in runs:
         if isinstance(run, LightCopy) or run.path.parent != root / "results" / "runs":
             continue
-        copy, line = places.get(run.name), line_of(run)
+        copy = places.get(run.name)
+        try:
+            line = line_of(run, copy)
+        except UserError as error:  # other runs may be training meanwhile
+            skipped.append(f"no new light copy of {run.name}: {error}")
+            continue
         if copy is None or copy.line != line:
             changed.setdefault(copy.path.parent if copy else home, {})[run.name] = line
     for file, lines in changed.items():
         rewrite(file, lambda text, file=file, lines=lines: _merged(_lines(file, text) | lines))  # type: ignore[misc]
+    return skipped
 
 
 def _merged(lines: Mapping[str, str]) -> str:
     return "".join(f"{lines[name]}\n" for name in sorted(lines))
 
 
-def line_of(run: Run) -> str:
-    """The line of a packed file that holds a run."""
+def line_of(run: Run, before: LightCopy | None = None) -> str:
+    """The line of a packed file that holds a run.
+
+    Args:
+        before: an older copy; of scores whose losses of tokens were deleted since then, it has those by position.
+
+    Raises:
+        UserError: a file of the run is damaged, or the older copy is where it is needed.
+    """
     scores = {
         score.path.name: {
             "documents": documents_of(score),
             "summary": _checked(score.path / SUMMARY),
-            **({"positions": found} if (found := positions_of(score)) else {}),
+            **({"positions": found} if (found := positions_of(with_positions(score, before))) else {}),
         }
         for score in run.scores
     }
@@ -234,6 +251,20 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
     nats, ends = _token_nats(score), np.cumsum([row["tokens"] for row in rows])
     sums = [float(part.sum(dtype=np.float64)) for part in np.split(nats, ends[:-1])]
     return [row | {"nats": total} for row, total in zip(rows, sums, strict=True)]
+
+
+def with_positions(score: Score, copy: LightCopy | None) -> Score:
+    """The same score in a light copy, if only there its losses by position still are; else `score`.
+
+    Raises:
+        UserError: a file of the score, or the copy, is damaged.
+    """
+    if copy is None or isinstance(score, CopiedScore) or (score.path / TOKEN_NATS).exists():
+        return score
+    kept = copy.content["eval"].get(score.path.name, {})
+    # scored again, other documents or losses are another score
+    same = "positions" in kept and kept.get("documents") == score.documents
+    return copy._score(score.path.name) if same else score
 
 
 def positions_of(score: Score) -> dict[str, dict[str, Any]]:

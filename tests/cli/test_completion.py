@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memexp.cli.completion import candidates, script
+from memexp.config.commands import COMMANDS
 from memexp.config.introspection import choices_of
 
 CASES = {
@@ -115,3 +116,8 @@ def test_scripts_parse() -> None:
 def test_settings_that_nobody_sets_are_not_offered() -> None:
     assert candidates(["train", "arch.name"]) == []
     assert candidates(["train", "arch._"]) == []
+
+
+def test_all_is_offered_where_it_is_taken(empty: Path) -> None:
+    offered = {command: candidates([command, "al"]) for command in COMMANDS}
+    assert {command for command, words in offered.items() if words} == {"reproduce", "table"}

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memexp.cli.commands import reproduce
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
@@ -357,6 +359,30 @@ def test_what_cannot_be_run_says_so(call: Call, here: Path) -> None:
     assert code == 0
     assert "Not run: it needs a telescope" in out
     assert "memexp reproduce" not in out
+
+
+def test_what_runs_nothing_fetches_no_checkpoint(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, fetched = here.parent / "conf" / "experiment" / "tiny" / "table1.yaml", []
+
+    def fetch(name: str, revision: str | None) -> Any:
+        fetched.append(name)
+        raise UserError("the hub was asked")
+
+    monkeypatch.setattr("memexp.config.checkpoints._cached", lambda name, revision: None)
+    monkeypatch.setattr("memexp.config.checkpoints._fetched", fetch)
+    monkeypatch.setattr("memexp.cli.commands.reproduce._check_launcher", lambda name: None)  # it is slow
+    asked = ReproduceConfig(table="tiny/table1", root=str(here))
+    for needs, dry_run, words in [
+        ("needs: a telescope\n", False, ("tiny/table1", "needs a telescope")),
+        ("", True, ("tiny/model is not in the hub's cache", "expected", "`hf download tiny/model` fetches it")),
+    ]:
+        path.write_text(f"{EXPERIMENT}checkpoint: tiny/model\n{needs}")
+        with pytest.raises(UserError, check=says(*words)):
+            reproduce.run(replace(asked, dry_run=dry_run))
+        assert fetched == []
+    with pytest.raises(UserError, check=says("the hub was asked")):
+        reproduce.run(asked)
+    assert fetched == ["tiny/model"]
 
 
 def test_jobs_are_interrupted_when_the_time_is_up(tmp_path: Path) -> None:

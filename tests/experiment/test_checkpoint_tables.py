@@ -1,6 +1,9 @@
 """Tables of a published checkpoint: columns with metrics of their own, parts of documents, state and time; nothing here reads weights."""
 
+import shlex
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,21 @@ import pytest
 from memexp.errors import UserError
 from memexp.experiment import reproduction
 from memexp.experiment.cells import cells, data_of
+from memexp.experiment.command_lines import reproduce_words
 from memexp.experiment.definition import Column, Experiment, Row, Scale, load
+from memexp.experiment.files import path_of
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable, open_all
 from memexp.experiment.published import Published
 from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import Wanted, wanted
-from memexp.experiment.text import lay_out, panels
+from memexp.experiment.text import lay_out, panels, records
 from memexp.files import write_json
+from memexp.report.metrics import METRICS
 from memexp.report.table.figure import plot
-from memexp.store.folder import Run
+from memexp.store.archive import keep
+from memexp.store.folder import Run, all_runs
 
 from ..checkpoints import described
 from ..messages import says
@@ -122,9 +129,34 @@ def test_each_column_has_its_metric_and_its_part_of_the_score(filled: Fill) -> N
     assert (lines["plain"]["token time"], lines["memory"]["token time"]) == (f"{(1 / 2 + 1 / 3) / 2:.2f}", "1.00")
 
 
+def test_a_difference_by_position_is_of_the_values_in_the_cells(filled: Fill, experiment: Experiment) -> None:
+    base = (np.arange(1000.0) / 100)[512:].mean()
+    ours = base / 2
+    expected = {
+        "perplexity": (np.exp(ours), 100 * (np.exp(ours) / np.exp(base) - 1)),
+        "bits_per_token": (ours / np.log(2), (ours - base) / np.log(2)),
+    }
+    for metric, (value, difference) in expected.items():
+        experiment.columns["to 1K"].metric = metric
+        found = filled()
+        spread, gap = found.spread("memory", "to 1K"), found.gap("memory", "plain", "to 1K")
+        assert spread is not None
+        assert gap is not None
+        assert spread.mean == pytest.approx(value)
+        assert found.shown("to 1K")(gap.mean) == pytest.approx(difference)
+
+
+def test_a_perplexity_by_position_may_be_larger_than_any_number() -> None:
+    assert METRICS["perplexity"].of_nats(1000.0) == np.inf
+
+
 def test_light_copies_keep_losses_by_position(filled: Fill, tmp_path: Path) -> None:
     before = lay_out(filled()).lines
-    only_copies(tmp_path)
+    keep(all_runs(tmp_path), tmp_path, "tiny/memories")
+    for losses in tmp_path.glob("results/runs/*/eval/*/token_nats.npy"):
+        losses.unlink()  # they are large
+    assert lay_out(filled()).lines == before
+    shutil.rmtree(tmp_path / "results" / "runs")
     assert lay_out(filled()).lines == before
 
 
@@ -187,6 +219,23 @@ def test_a_copy_counts_wherever_its_checkpoint_was(filled: Fill, experiment: Exp
     assert len(filled().cells) == 6
     (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
     assert not filled().cells  # another checkpoint
+
+
+def test_a_table_says_of_which_checkpoint_it_is(filled: Fill, experiment: Experiment, tmp_path: Path) -> None:
+    """In its title, its CSV, its file's name and the commands that fill it, so that no other is written over it."""
+    found = filled()
+    assert lay_out(found).title == "Tiny memories, Tiny-Llama, scale=small: nats per token and exact match"
+    assert {record["checkpoint"] for record in records(found)} == {"Tiny-Llama"}
+    name, paths, commands = "checkpoints/memories", [], []
+    own = load(name).checkpoint
+    for given in (None, own, "some/Model-1.7B", "~/a model/", str(tmp_path / "x" / ".." / "y")):
+        opened = PaperTable(load(name, checkpoint=given), "small", {}, [], Published())
+        paths.append(path_of(opened, tmp_path, ["stdlib"]).name)
+        commands.append(shlex.split(" ".join(reproduce_words(opened.experiment, "small", "stdlib")))[2:-2])
+    assert paths == ["small-stdlib"] * 2 + [f"small-{other}-stdlib" for other in ("Model-1.7B", "a model", "y")]
+    assert commands[:4] == [[], [], ["checkpoint=some/Model-1.7B"], ["checkpoint=~/a model/"]]
+    assert load(name).full_title.endswith(", SmolLM2-135M")
+    assert replace(experiment, checkpoint=None).full_title == "Tiny memories"
 
 
 def test_without_its_checkpoint_a_table_is_no_work_for_this_machine(

@@ -12,15 +12,19 @@ import pytest
 import yaml
 
 from memexp.cli.main import main
+from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
 from memexp.experiment.cells import cells
 from memexp.experiment.definition import Experiment, experiments, load
 from memexp.experiment.library import Library
+from memexp.experiment.paper_table import PaperTable
+from memexp.experiment.published import Published
+from memexp.experiment.queue import Work
 from memexp.experiment.settings import Wanted
 from memexp.experiment.settings import wanted as compose_cells
 from memexp.files import fingerprint, rewrite, write_json, write_sealed
 from memexp.store import archive
-from memexp.store.archive import LightCopy, documents_of, keep, light_copies, line_of
+from memexp.store.archive import LightCopy, documents_of, keep, light_copies, line_of, positions_of
 from memexp.store.identity import read_identity
 from memexp.store.scores import read_run_summary, read_summary
 from memexp.store.select import select_runs
@@ -132,6 +136,52 @@ def test_a_copy_follows_what_is_scored_again(rows: dict[str, Wanted], make: Make
     [again] = light_copies(file)
     assert again.scores[0].summary["perplexity"] == 9.0
     assert again.scores[0].documents[0]["nats"] == 9.0
+
+
+def test_a_copy_keeps_losses_by_position_when_those_of_tokens_are_deleted(
+    rows: dict[str, Wanted], make: Make, tmp_path: Path, file: Path
+) -> None:
+    """But not those of a score of other documents or losses."""
+    run = make(rows["plain"])
+    [score] = run.scores
+    np.save(score.path / "token_nats.npy", np.arange(600, dtype=np.float32))
+    write_json(score.path / "documents.json", [{"id": "a", "tokens": 600, "nats": 179700.0}])
+    keep([run], tmp_path, "tiny/table1")
+    before = file.read_bytes()
+    assert set(positions_of(light_copies(file)[0].scores[0])) == {"512", "1024"}
+    (score.path / "token_nats.npy").unlink()
+    keep([run], tmp_path, "tiny/table1")
+    assert file.read_bytes() == before
+    write_json(score.path / "documents.json", [{"id": "a", "tokens": 600, "nats": 9.0}])
+    keep([run], tmp_path, "tiny/table1")
+    [again] = light_copies(file)
+    assert positions_of(again.scores[0]) == {}
+    assert again.scores[0].documents[0]["nats"] == 9.0
+
+
+def test_a_run_that_cannot_be_copied_is_skipped_with_a_warning(
+    rows: dict[str, Wanted],
+    experiment: Experiment,
+    make: Make,
+    tmp_path: Path,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its old copy stays, and the other runs are copied."""
+    damaged, other = make(rows["plain"]), make(rows["memory"])
+    keep([damaged], tmp_path, "tiny/table1")
+    [before] = light_copies(file)
+    path = damaged.scores[0].path / "token_nats.npy"
+    path.write_bytes(b"\x93NUMPY")
+    table = PaperTable(experiment, "small", {"Letters": "tiny"}, [rows["plain"], rows["memory"]], Published())
+    work = Work(table, Library(tmp_path), ReproduceConfig())
+    work.keep()
+    work.keep()  # as after each job
+    [kept] = [copy for copy in light_copies(file) if copy.name == damaged.name]
+    assert kept.line == before.line
+    assert {copy.name for copy in light_copies(file)} == {damaged.name, other.name}
+    [warning] = capsys.readouterr().err.splitlines()
+    assert says(f"warning: no new light copy of {damaged.name}", str(path), "expected")(warning)
 
 
 @pytest.mark.parametrize(

@@ -264,8 +264,8 @@ def test_a_table_of_memories_is_filled_and_drawn(
     assert int(knn["state"].replace(",", "")) < int(float(full["state"].removesuffix("M")) * 1e6)
     capsys.readouterr()
     assert main(["table", "checkpoints/memories", f"root={root}", f"out={root / 'out'}"]) == 0
-    assert "kNN memory in every third layer" in (root / "out" / "small.svg").read_text()
-    assert (root / "out" / "small.png").stat().st_size > 10_000
+    assert "kNN memory in every third layer" in (root / "out" / "small-Tiny-Llama.svg").read_text()
+    assert (root / "out" / "small-Tiny-Llama.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
