@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_a_table_of_memories_is_filled_and_drawn(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two rows of the experiment, on short texts, by the commands that it says; then its table without the runs."""
-    experiment = load("checkpoints/memories", checkpoint=str(checkpoint()))
+    experiment = deepcopy(load("checkpoints/memories", checkpoint=str(checkpoint())))
     experiment.rows = {label: experiment.rows[label] for label in ("kNN memory in every third layer", "full attention")}
     experiment.rows["kNN memory in every third layer"].every = 2  # it has two layers
     experiment.rows["kNN memory in every third layer"].small["mem"] = 512
