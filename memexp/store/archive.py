@@ -254,7 +254,7 @@ def documents_of(score: Score) -> list[dict[str, Any]]:
 
 
 def with_positions(score: Score, copy: LightCopy | None) -> Score:
-    """The same score in a light copy, if only there its losses by position still are; else `score`.
+    """What a light copy holds of a score, if only the copy still has the losses by position; else `score`.
 
     Raises:
         UserError: a file of the score, or the copy, is damaged.

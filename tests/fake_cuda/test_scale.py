@@ -17,7 +17,7 @@ KERNELS_OF_SEARCH = {65_536: 190, 262_144: 352}
 MOVED = {65_536: 34.6e9, 262_144: 80.2e9}
 """Most bytes that this search reads and writes: about the keys once, the maxima twice, and the keys of members."""
 MOVED_IN_HALF = 23.2e9
-"""The same of 65,536 slots whose keys are in bf16: half of the keys and of the members, and as many maxima."""
+"""Most bytes with 65,536 slots whose keys are in bf16: half of the keys and of the members, and as many maxima."""
 GATHERED = {"fp32": 7.4e9, "bf16": 23.4e9}
 """Most bytes that reading the found pairs moves, by how they are stored: the values, and the keys in the backward pass alone."""
 LITTLE = 1e8

@@ -100,7 +100,7 @@ class ByDistance(NamedTuple):
         return self._replace(table_HN=table_HN).dense()
 
     def alone(self) -> "ByDistance":
-        """The same without numbers: they are given to `prepared`, and a backward pass would keep them."""
+        """This bias without its numbers: they are given to `prepared`, and a backward pass would keep them."""
         return self._replace(table_HN=self.table_HN.new_empty(0))
 
     def in_lanes(self, bias_1HTS: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def look_up_on_cpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> T
 
 
 def look_up_on_gpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same by operations that take ten times as long on a CPU.
+    """The chosen numbers of each head, H T S, by operations that take ten times as long on a CPU.
 
     Indexing would add up the gradient of equal distances one after another. A kernel of attention takes only a bias whose
     rows are without gaps.
