@@ -20,7 +20,7 @@ NASTY = "\x1b]0;pwned\x07\x1b[31m \x9b2J \u202e\u2066 \x85 \u2028 \ud800 [red] [
 """Sequences that terminals obey, marks that turn the direction of writing, half a character, rich's markup, and letters."""
 
 WIDTHS = (40, 60, 80, 200)
-NUMBER = re.compile(r"(?<!\w)[-+]?\d[\d,.]*\d")  # a name such as SmolLM2-135M may be broken at its hyphen
+NUMBER = re.compile(r"(?<!\w)(?<!\w-)[-+]?\d[\d,.]*\d")  # a name such as SmolLM2-135M may be broken
 
 QUICK = [
     ["--help"],
