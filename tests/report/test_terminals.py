@@ -20,7 +20,9 @@ NASTY = "\x1b]0;pwned\x07\x1b[31m \x9b2J \u202e\u2066 \x85 \u2028 \ud800 [red] [
 """Sequences that terminals obey, marks that turn the direction of writing, half a character, rich's markup, and letters."""
 
 WIDTHS = (40, 60, 80, 200)
-NUMBER = re.compile(r"(?<!\w)(?<!\w-)[-+]?\d[\d,.]*\d")  # a name such as SmolLM2-135M may be broken
+NUMBER = re.compile(r"[-+]?\d[\d,.]*\d")
+NAMED = "SmolLM2-135M"
+"""A name in help, whose digits are no number: a narrow terminal may break it."""
 
 QUICK = [
     ["--help"],
@@ -76,7 +78,7 @@ def made(compared: Any, words: Any, empty: Path) -> Any:
 @EVERY
 def test_every_command_on_terminals_of_every_width(words: list[str], made: Any, screen: Callable[..., Any]) -> None:
     whole, code = screen(words, made.root, 400)
-    numbers = set(NUMBER.findall(whole))
+    numbers = set(NUMBER.findall(whole.replace(NAMED, "")))
     for width in WIDTHS:
         text, again = screen(words, made.root, width)
         assert again == code
