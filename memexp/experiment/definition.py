@@ -60,7 +60,7 @@ class Row:
     columns: list[str] = field(default_factory=list)
     """The columns that the row has a cell in; empty: all."""
     every: int = 0
-    """Of a checkpoint's layers, each so manieth reads a memory of pairs; 0: as `set` says."""
+    """With N, every N-th of a checkpoint's layers reads a memory of pairs; 0: as `set` says."""
     series: str | None = None
     """The line of a plot against the steps of training that the row is a point of."""
 
