@@ -250,10 +250,6 @@ def _check_devices(config: TrainConfig) -> None:
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
     _check_nodes(config)
-    if config.shard_weights and config.optim.name == "adafactor":
-        raise UserError(
-            "shard_weights is true with optim=adafactor, whose averages are over rows and columns of whole matrices; expected optim=adamw"
-        )
     if config.shard_weights and config.compile == "true":
         raise UserError(
             "shard_weights is true with compile=true; expected one of them: what is compiled cannot gather weights"

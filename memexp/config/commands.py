@@ -233,7 +233,7 @@ class PlanConfig(OfAnExperiment):
     )
     shard_weights: bool = setting(
         False,
-        "the devices share out the weights as well, as train shard_weights=true does; then all rows are trained by AdamW",
+        "the devices share out the weights as well, as train shard_weights=true does",
     )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 
