@@ -137,8 +137,9 @@ def _sending(shared: bool) -> str:
         )
     return (
         "GB sent: in a step by each device, which receives as much. For each segment, matrices are gathered for the forward and for the "
-        "backward pass and their gradients are summed in fp32. A matrix is whole while it is used, and so is the one before it; "
-        "embeddings, norms and gates are whole for a pass. `fits one`: one device reads all lanes."
+        "backward pass and their gradients are summed in fp32, counted once also where a model uses a layer several times for a "
+        "segment. A matrix is whole while it is used, and so is the one before it; embeddings, norms and gates are whole for a pass. "
+        "`fits one`: one device reads all lanes."
     )
 
 
