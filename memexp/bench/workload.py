@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config.arch import Arch, AttentionArch, BlockArch, KnnArch, RmtArch, VanillaArch, XlArch
+from memexp.config.arch.base import Arch, AttentionArch
+from memexp.config.arch.knn_memory import KnnArch
+from memexp.config.arch.slot_memory import BlockArch, RmtArch
+from memexp.config.arch.transformer import VanillaArch, XlArch
 from memexp.config.groups import Optim, Size
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model

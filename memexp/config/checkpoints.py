@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.files import read_text

@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import AttentionArch
 from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
@@ -190,6 +191,12 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(
             f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
             f"multiple of {window}, because a step consists of whole gradient windows of bptt_segments + 1 segments"
+        )
+    names = [name for name, schema in ARCHS.items() if schema is type(config.arch)]
+    if config.arch.name not in names:
+        raise UserError(
+            f"arch.name is {config.arch.name!r}; expected {' or '.join(names)}, the architectures with these options. Likely cause: a "
+            "file of your own in arch/, which keeps the name of the architecture that it configures"
         )
     config.arch.check(config)
     if not config.steps and config.optim.train != "none":

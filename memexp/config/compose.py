@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.commands import COMMANDS

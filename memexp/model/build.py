@@ -3,7 +3,7 @@
 import importlib
 from dataclasses import fields, replace
 
-from memexp.config.arch import Arch
+from memexp.config.arch.base import Arch
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.model.segment import SegmentModel

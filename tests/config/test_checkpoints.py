@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from memexp.config import checkpoints
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.checkpoints import checksum, find_folder, licence_of, shape_of
 from memexp.config.checks import remarks
 from memexp.config.compose import compose, typed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memexp.config.arch import ARCHS as SCHEMAS
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel

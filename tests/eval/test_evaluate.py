@@ -13,7 +13,7 @@ import torch
 
 from memexp import files
 from memexp.cli.main import main
-from memexp.config.arch import KnnArch
+from memexp.config.arch.knn_memory import KnnArch
 from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.device import Description
