@@ -143,12 +143,17 @@ def _check_data(config: DataConfig) -> None:
 
 
 def _check_bench(config: BenchConfig) -> None:
-    for alone in ("gpu", "devices"):
+    for alone in ("gpu", "devices", "checkpoint"):
         if alone in config.what and (others := [name for name in config.what if name != alone]):
             raise UserError(
-                f"what is {','.join(config.what)}, but {alone} runs alone, because {','.join(others)} would measure the CPU beside "
+                f"what is {','.join(config.what)}, but {alone} runs alone, because {','.join(others)} would measure something else beside "
                 f"it; expected `memexp bench {alone}`"
             )
+    if ("checkpoint" in config.what) != (config.checkpoint is not None):
+        raise UserError(
+            f"what is {','.join(config.what) or 'not given'} and checkpoint {config.checkpoint or 'not given'}; expected both, as in "
+            "`memexp bench checkpoint checkpoint=FOLDER`, or neither"
+        )
     if "gpu" in config.what:
         return
     for name in ("only", "minutes"):

@@ -7,15 +7,18 @@ from memexp.config.arch.base import Arch
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
-from memexp.model.transformer.shape import Shape
+from memexp.model.transformer.shape import Network, Shape
 
 
-def build_model(config: TrainConfig, *, vocabulary: int, classes: int = 0) -> SegmentModel:
+def build_model(
+    config: TrainConfig, *, vocabulary: int, classes: int = 0, network: Network | None = None
+) -> SegmentModel:
     """Build the model of a configuration on the CPU, with weights drawn from torch's default generator.
 
     Args:
         vocabulary: tokens of the corpus, with the classes that its documents end in.
         classes: how many of these are classes, which are the last.
+        network: the layers of the checkpoint of these settings, if they were loaded before; models may share them to read.
 
     Raises:
         UserError: `arch._target_` is not an architecture of memexp; or the checkpoint cannot be read.
@@ -35,17 +38,19 @@ def build_model(config: TrainConfig, *, vocabulary: int, classes: int = 0) -> Se
     )
     build = _class_of(config.arch)
     if size.checkpoint is not None:
-        return _on_a_checkpoint(build, shape, config, classes)
+        return _on_a_checkpoint(build, shape, config, classes, network)
     model: SegmentModel = build(shape, config.mem, config.arch)
     return model
 
 
-def _on_a_checkpoint(build: type, shape: Shape, config: TrainConfig, classes: int) -> SegmentModel:
+def _on_a_checkpoint(
+    build: type, shape: Shape, config: TrainConfig, classes: int, network: Network | None
+) -> SegmentModel:
     """The architecture around the layers of a published checkpoint."""
     from memexp.model.pretrained.load import load
     from memexp.model.pretrained.low_rank import choose_trained
 
-    network = load(config.size)
+    network = network or load(config.size)
     text = shape.vocabulary - classes
     if text > network.head.vocabulary:
         raise UserError(

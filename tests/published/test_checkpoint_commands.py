@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from memexp.bench import checkpoint as checkpoint_bench
 from memexp.cli.main import main
 from memexp.experiment import paper_table
 from memexp.experiment.command_lines import train_words
@@ -391,3 +392,22 @@ def test_classes_are_new_to_a_checkpoint_that_was_trained_to_predict(
     line = refused(capsys, "train", *words, "task=predict", "steps=2", f"init_from={found.name}")
     assert "head.output.weight has shape (2, 32)" in line
     assert "Use the same data=, task=" in line
+
+
+def test_the_cost_of_each_memory_is_measured(root: Path) -> None:
+    """What is kept grows with the text only under full attention and kNN memory: so many keys and values, by hand."""
+    assert main(["bench", "checkpoint", f"checkpoint={checkpoint()}", "slots=4096", "repeats=1", f"root={root}"]) == 0
+    content = json.loads((root / "results" / "bench" / f"checkpoint-{checkpoint().name}.json").read_text())
+    figures = {each["what"]: each for each in content["figures"]}
+    of_a_token = 2 * 2 * 2 * 8 * 4  # keys and values of two layers, two groups of heads of size 8
+    for read in (512, 4096):
+        kept = {
+            name: figures[f"{name} after {read:,} tokens"]["facts"]["MiB kept"] * 2**20
+            for name in checkpoint_bench.MEMORIES
+        }
+        assert kept["no memory"] == 0
+        assert kept["cache with sinks"] == pytest.approx((512 + 4) * of_a_token, rel=0.01)
+        assert kept["full attention"] == pytest.approx((read + 4) * of_a_token, rel=0.01)
+        # beside it a cache of a segment, and room for the pairs of a segment
+        assert kept["kNN memory in all layers"] == pytest.approx((read + 512 + 512 + 4) * of_a_token, rel=0.01)
+    assert all(min(each["ours_measured"] + each["other_measured"]) > 0 for each in figures.values())
