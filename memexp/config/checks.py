@@ -204,8 +204,18 @@ def _check_train(config: TrainConfig) -> None:
             "file of your own in arch/, which keeps the name of the architecture that it configures"
         )
     config.arch.check(config)
+    config.arch.check_training(config)
     if not config.steps and config.optim.train != "none":
         raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
+    if config.steps and config.optim.train == "none":
+        raise UserError(
+            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
+        )
+    if config.optim.train == "none" and config.arch.random_memory and config.mem:
+        raise UserError(
+            f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
+            "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
+        )
     if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
         raise UserError(
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "

@@ -48,6 +48,9 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
     )
+    OmegaConf.register_new_resolver(
+        "memexp_where", lambda value, wanted, then, otherwise: then if value == wanted else otherwise, replace=True
+    )
     OmegaConf.register_new_resolver("memexp_largest", lambda *values: max(map(int, values)), replace=True)
     OmegaConf.register_new_resolver(
         "memexp_above",

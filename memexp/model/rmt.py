@@ -151,7 +151,7 @@ class Rmt(DecoderModel):
             nn.init.constant_(self.memory_norm.weight, carry)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
         if self.past_memories:
-            self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width))
+            self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
             self.retrieval = Retrieval(shape)
 
     def activations(self, *, half: bool) -> Activations:

@@ -447,8 +447,14 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
             "without attention has other weights"
         )
-    found, unexpected = model.load_state_dict(weights, strict=False)
     frozen = frozen_weights(model)
+    lost = [key for key in weights if key in frozen or (key not in own and key.startswith("layers.base."))]
+    if spec.config.size.checkpoint is not None and lost:
+        raise UserError(
+            f"init_from={run.name}: it trained {lost[0]} ({len(lost)} weights) with optim.train={theirs['optim'].get('train', 'all')}, which "
+            f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and optim.rank= of that run"
+        )
+    found, unexpected = model.load_state_dict(weights, strict=False)
     missing = [key for key in found if key not in frozen]
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]

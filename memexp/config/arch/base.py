@@ -40,6 +40,8 @@ class Arch:
     """The largest `mem`, such as 1 where `mem` only switches a memory of fixed size on; None: any."""
     resizable: ClassVar[bool] = False
     """Whether a trained model can be used with another `mem`, because no parameter depends on `mem`."""
+    random_memory: ClassVar[bool] = False
+    """Whether the memory adds random vectors before it is trained, so that an untrained model reads noise."""
     gradient_through_memory: ClassVar[bool] = False
     """Whether gradients cross segment borders through the memory, within the limit of `bptt_segments`."""
     gradient_through_cache: ClassVar[bool] = False
@@ -64,7 +66,7 @@ class Arch:
         return f"arch is {self.name}"
 
     def check(self, beside: Beside) -> None:
-        """Refuse options that make no sense together or with the other settings; a schema adds its own checks.
+        """Refuse what no model can be built with; a schema adds its own checks.
 
         Raises:
             UserError: names the option, what was seen and what was expected.
@@ -83,6 +85,13 @@ class Arch:
             raise UserError(
                 f"mem is {beside.mem}, but the memory of arch={self.name} has a fixed size; expected mem={self.most_mem} at most"
             )
+
+    def check_training(self, beside: Beside) -> None:
+        """Refuse what makes no sense in training; a trained model may be scored so, such as with `mem=0`. A schema adds its own checks.
+
+        Raises:
+            UserError: names the option, what was seen and what was expected.
+        """
         through_memory = self.through_memory()
         if beside.bptt_segments and not (through_memory or self.gradient_through_cache):
             raise UserError(

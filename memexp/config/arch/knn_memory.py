@@ -128,10 +128,8 @@ class KnnArch(PairArch):
         return f"arch.negatives is {self.negatives}" if self.negatives else self._not_of_a_checkpoint()
 
     def check(self, beside: Beside) -> None:
-        """Check the memory of pairs too, that a window is not empty, and that there are as many lanes as negatives need."""
+        """Check the memory of pairs too, and that a window is not empty."""
         super().check(beside)
-        if self.negatives:
-            self._check_negatives(beside)
         self.check_pairs(beside, name="mem", pairs=beside.mem)
         check_sinks(self.sinks, self.reach)
         if self.place == "edge" and self.position not in ("rotary", "xpos") and beside.size.checkpoint is None:
@@ -145,7 +143,11 @@ class KnnArch(PairArch):
                 "arch.cache"
             )
 
-    def _check_negatives(self, beside: Beside) -> None:
+    def check_training(self, beside: Beside) -> None:
+        """Check that there are lanes, and gradients, for negatives."""
+        super().check_training(beside)
+        if not self.negatives:
+            return
         if self.negatives >= beside.lanes:
             raise UserError(
                 f"arch.negatives is {self.negatives} but lanes is {beside.lanes}, so there are {beside.lanes - 1} other lanes; expected "

@@ -37,6 +37,7 @@ class ArmtArch(AttentionArch):
     """Group `arch`, Associative Recurrent Memory Transformer."""
 
     mem_unit: ClassVar[str] = "memory tokens"
+    random_memory: ClassVar[bool] = True
     gradient_through_memory: ClassVar[bool] = True
 
     _target_: str = class_name("armt.Armt")

@@ -52,6 +52,7 @@ class RmtArch(AttentionArch):
     """Group `arch`, Recurrent Memory Transformer."""
 
     mem_unit: ClassVar[str] = "memory tokens"
+    random_memory: ClassVar[bool] = True
     gradient_through_memory: ClassVar[bool] = True
 
     _target_: str = class_name("rmt.Rmt")
