@@ -428,11 +428,14 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
-    if corpus.classes and words in weights and len(weights[words]) == corpus.answers_from:
-        weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
+    before = theirs.get("data", {})
+    # classes have numbers, which mean the same only in the same corpus
+    strange = before.get("documents_checksum") != corpus.content["documents_checksum"] or before.get("task") is None
+    if corpus.classes and strange and words in weights and len(weights[words]) >= corpus.answers_from:
+        weights[words] = torch.cat([weights[words][: corpus.answers_from], own[words][corpus.answers_from :]])
         notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
-    if corpus.classes and spec.config.size.checkpoint is not None and theirs.get("data", {}).get("task") is None:
-        weights.pop("head.output.weight", None)  # of words; the classes have an output layer of their own
+    if corpus.classes and strange and spec.config.size.checkpoint is not None:
+        weights.pop("head.output.weight", None)  # of words, or of other classes
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
     if wrong:
         key = wrong[0]
