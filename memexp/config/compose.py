@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.commands import COMMANDS
@@ -46,6 +47,9 @@ def register() -> None:
     # one step is one gradient window: gradients cross all borders between its segments
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "memexp_where", lambda value, wanted, then, otherwise: then if value == wanted else otherwise, replace=True
     )
     OmegaConf.register_new_resolver("memexp_largest", lambda *values: max(map(int, values)), replace=True)
     OmegaConf.register_new_resolver(
