@@ -9,6 +9,7 @@ Shapes: B lanes of this process, R processes, N numbers.
 
 import os
 import platform
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from memexp.errors import UserError
 from memexp.ranks.place import LISTENING, Place, seconds_of, share
+from memexp.terminal import escape
 
 Result = TypeVar("Result")
 
@@ -121,6 +123,7 @@ def on_this_machine() -> int:
 
 def _meet(place: Place) -> dist.Store:
     """A store of short texts that all processes share, once all of them are there."""
+    _refuse_unknown(place)
     seconds = seconds_of(JOIN_SECONDS, PATIENCE)
     until = time.monotonic() + seconds
     listening = os.environ.get(LISTENING)
@@ -139,6 +142,11 @@ def _meet(place: Place) -> dist.Store:
             0.0 if listens else until,  # if it cannot listen, it will not later
         )
     except RuntimeError as error:  # DistNetworkError and its like
+        if listens:
+            raise UserError(
+                f"port {place.port} of this machine cannot be opened; expected one where {place.ranks} processes can meet. Likely cause: "
+                "another program uses it; MASTER_PORT=N, given to all processes, takes another one"
+            ) from error
         raise UserError(
             f"no answer from {place.host}, port {place.port}, in {seconds:.0f} s; expected rank 0 of {place.ranks} processes there. "
             "Likely cause: it has ended, or a firewall is between the machines"
@@ -157,6 +165,18 @@ def _meet(place: Place) -> dist.Store:
             ) from error
     meeting.set_timeout(LONGEST)
     return meeting
+
+
+def _refuse_unknown(place: Place) -> None:
+    """Refuse a name of the first machine that no waiting makes known."""
+    try:
+        socket.getaddrinfo(place.host, place.port)
+    except (socket.gaierror, UnicodeError) as error:
+        if isinstance(error, UnicodeError) or error.errno == socket.EAI_NONAME:
+            raise UserError(
+                f"no machine is known here as {escape(place.host)}, where rank 0 of {place.ranks} processes should be; expected a name or an "
+                "address. Likely cause: it is misspelt, or Slurm has names of its own for machines; MASTER_ADDR=ADDRESS gives another one"
+            ) from error
 
 
 def _patiently(ask: Callable[[timedelta], Result], until: float) -> Result:

@@ -106,9 +106,13 @@ def _number(given: Mapping[str, str], name: str) -> int:
 
 
 def _host(given: Mapping[str, str]) -> str:
-    """Where the first process is: as torchrun says, or on the first machine of a job."""
+    """Where the first process is: as torchrun says, or on the first of several machines of a job.
+
+    Of one machine the name does not matter, and Slurm's name for it may be none that the network knows.
+    """
     nodes = given.get("SLURM_STEP_NODELIST") or given.get("SLURM_JOB_NODELIST") or ""
-    return given.get("MASTER_ADDR") or first_node(nodes) or "127.0.0.1"
+    several = "," in nodes or "[" in nodes
+    return given.get("MASTER_ADDR") or (first_node(nodes) if several else "127.0.0.1")
 
 
 def _port(given: Mapping[str, str]) -> int:

@@ -1,5 +1,6 @@
 """What launchers put into the environment, and what follows from it."""
 
+import socket
 from itertools import chain
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from memexp.errors import UserError
 from memexp.eval.score import shares
-from memexp.ranks.exchange import JOIN_SECONDS
+from memexp.ranks.exchange import JOIN_SECONDS, join
 from memexp.ranks.place import Place, check_number, first_node, place_of, seconds_of, share
 
 from ..messages import says
@@ -32,6 +33,10 @@ SLURM = {
         (
             SLURM | {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"},
             Place(5, 8, 1, "gpu03", 20_000 + (4711 * 7 + 2) % 20_000),
+        ),
+        (
+            SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "gpu-a"},
+            Place(0, 8, 0, "127.0.0.1", 20_000 + (4711 * 7 + 2) % 20_000),
         ),
         (
             {
@@ -66,6 +71,26 @@ def test_as_many_processes_as_were_asked_for() -> None:
     check_number(place, 4)
     with pytest.raises(UserError, match="devices times nodes is 8, but 4 processes were started"):
         check_number(place, 8)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("answer", [socket.gaierror(socket.EAI_NONAME, "unknown"), UnicodeError("no name")], ids=repr)
+def test_a_machine_that_nobody_knows_is_not_waited_for(
+    answer: Exception, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(UserError, check=says("no machine is known", "nowhere", "MASTER_ADDR")):
+        join(Place(rank, 2, 0, "nowhere", 29_500), on_gpu=False)
+
+
+def test_a_port_that_is_in_use_is_named() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, check=says(f"port {port} of this machine", "another program", "MASTER_PORT")):
+            join(Place(0, 2, 0, "127.0.0.1", port), on_gpu=False)
 
 
 @pytest.mark.parametrize(
