@@ -40,7 +40,7 @@ def register() -> None:
     for name, arch in ARCHS.items():
         store.store(group="arch", name=f"base_{name}", node=as_the_size_says(arch))
     # by name, so that composing does not import them; `memexp.launch.hydra` lets Hydra find the classes
-    store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
+    store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.launcher.JobLauncher"})
     sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
     store.store(group="hydra/sweeper", name="checked", node=sweeper)
     OmegaConf.register_new_resolver("memexp_root", lambda root: str(find_root(root)), replace=True)
