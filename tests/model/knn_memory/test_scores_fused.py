@@ -187,6 +187,14 @@ def test_best_pairs_that_share_few_groups(k: int, monkeypatch: pytest.MonkeyPatc
     check(fused(queries, ring, k), queries, ring, k)
 
 
+def test_more_neighbours_than_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then all pairs of all groups are candidates."""
+    monkeypatch.setattr(accelerator_search, "group_size", lambda *given: 4)
+    torch.manual_seed(9)
+    ring, queries = ring_of(torch.randn(1, 150, 16)), torch.randn(1, 1, 1, 16)
+    check(fused(queries, ring, 140), queries, ring, 140)
+
+
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
