@@ -160,6 +160,7 @@ def table(
     data: Sequence[str] = (),
     scale: str = "small",
     metric: str = "perplexity",
+    checkpoint: str | None = None,
     root: Root = None,
 ) -> pd.DataFrame:
     """A table as a data frame, with one row for each score: the file that `memexp table ... out=DIR` writes as CSV.
@@ -169,6 +170,7 @@ def table(
         tag: only runs with this tag.
         data: of a paper's table, the data sets to show; empty: all.
         scale: of a paper's table, "small" or "paper".
+        checkpoint: of a table of a published checkpoint, another folder or name in place of its own.
         metric: of runs: perplexity, bits_per_token, bits_per_byte, accuracy, ...
 
     Raises:
@@ -188,7 +190,9 @@ def table(
 
     place = _root(root)
     if len(names) == 1 and means_experiment(names[0]):
-        content = records_to_csv(records(fill(open_table(names[0], scale=scale, data=data), Library(place))))
+        content = records_to_csv(
+            records(fill(open_table(names[0], scale=scale, data=data, checkpoint=checkpoint), Library(place)))
+        )
     else:
         content = to_csv(compare(place, select_runs(place, names, tag=tag), metric=metric, scored=Scored()))
     return pd.read_csv(io.StringIO(content))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -42,10 +43,11 @@ def run(config: BenchConfig) -> None:
         from memexp.bench.formats import to_markdown, to_terminal
         from memexp.bench.suite import WORK, chosen, document, run_benches, work_of
 
-        figures = run_benches(config, say, lambda: _archs(WORK.segment))
+        figures = run_benches(config, say, lambda: _archs(WORK.segment), _composed)
     names = chosen(config)
     # a few selected benches get their own file and leave bench.json unchanged
-    path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(names)}.json")
+    parts = names if config.checkpoint is None else [*names, Path(config.checkpoint).name]
+    path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(parts)}.json")
     results = document(config, figures)
     write_json(path, results)
     written = [path, path.with_suffix(".md")]

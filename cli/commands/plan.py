@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memexp.config.commands import PlanConfig
-from memexp.config.train import TrainConfig
 from memexp.experiment.cells import cells, chosen_columns
 from memexp.experiment.definition import load
 from memexp.experiment.settings import wanted
@@ -33,9 +32,7 @@ def run(config: PlanConfig) -> None:
     }
     composed = wanted([first[row] for row in experiment.rows if row in first])
     hardware, devices, utilisation = HARDWARE[config.hardware], config.devices, config.utilisation
-    settings = [
-        (item.cell.row, _sharing(item.settings) if config.shard_weights else item.settings) for item in composed
-    ]
+    settings = [(item.cell.row, replace(item.settings, shard_weights=config.shard_weights)) for item in composed]
     costs = [(row, cost(each, hardware, devices=devices, utilisation=utilisation)) for row, each in settings]
     precisions = sorted({computed_in(item.settings) for item in composed})
     title = f"{experiment.full_title}, scale={config.scale}, {column}"
@@ -54,11 +51,6 @@ def run(config: PlanConfig) -> None:
             width=screen.width,
         )
     )
-
-
-def _sharing(settings: TrainConfig) -> TrainConfig:
-    """The run on devices that share out its weights."""
-    return replace(settings, shard_weights=True, optim=replace(settings.optim, name="adamw"))
 
 
 def page(
@@ -145,9 +137,9 @@ def _sending(shared: bool) -> str:
         )
     return (
         "GB sent: in a step by each device, which receives as much. For each segment, matrices are gathered for the forward and for the "
-        "backward pass and their gradients are summed in fp32. A matrix is whole while it is used, and so is the one before it; "
-        "embeddings, norms and gates are whole for a pass. All rows are trained by AdamW, because Adafactor's averages are over "
-        "whole matrices. `fits one`: one device reads all lanes."
+        "backward pass and their gradients are summed in fp32, counted once also where a model uses a layer several times for a "
+        "segment. A matrix is whole while it is used, and so is the one before it; embeddings, norms and gates are whole for a pass. "
+        "`fits one`: one device reads all lanes."
     )
 
 

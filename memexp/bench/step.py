@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from memexp.bench.measurement import Figure, Say, about, in_turn, timed
 from memexp.bench.workload import Work, knn, our_step, plain_step, vanilla, xl
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.config.commands import BenchConfig
 from memexp.config.train import TrainConfig
 

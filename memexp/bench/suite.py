@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memexp.bench import archs, curve, devices, evaluation, peers, search, startup, step, write
+from memexp.bench import archs, checkpoint, curve, devices, evaluation, peers, search, startup, step, write
 from memexp.bench import peak_memory as memory
 from memexp.bench.gpu import suite as gpu
 from memexp.bench.gpu.ground import Ground
@@ -31,15 +31,21 @@ MEASURES = {
 }
 ACROSS = {"step": step.measure, "archs": archs.measure}
 """Benches that read the settings of every architecture."""
-ON_REQUEST = ("peers", "gpu", "devices")
+ON_REQUEST = ("peers", "checkpoint", "gpu", "devices")
 """Benches that run only if they are named."""
 
 
-def run_benches(config: BenchConfig, say: Say, settings: Callable[[], Mapping[str, TrainConfig]]) -> list[Figure]:
+def run_benches(
+    config: BenchConfig,
+    say: Say,
+    settings: Callable[[], Mapping[str, TrainConfig]],
+    settings_of: Callable[..., TrainConfig],
+) -> list[Figure]:
     """Run the chosen benches in the order of `BENCHES`, and return their figures.
 
     Args:
         settings: returns the settings of every architecture, for the benches that compare them.
+        settings_of: composes the settings of a training run, for the bench of a checkpoint.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -47,6 +53,9 @@ def run_benches(config: BenchConfig, say: Say, settings: Callable[[], Mapping[st
     for name in chosen(config):
         if name in ACROSS:
             figures += ACROSS[name](config, WORK, about(name, say), settings())
+        elif name == "checkpoint":
+            reading = checkpoint.Reading(str(config.checkpoint))
+            figures += checkpoint.measure(config, reading, about(name, say), settings_of)
         else:
             figures += MEASURES[name](config, WORK, about(name, say))
     return figures
@@ -57,8 +66,10 @@ def chosen(config: BenchConfig) -> list[str]:
     return [name for name in BENCHES if name in config.what or (not config.what and name not in ON_REQUEST)]
 
 
-def work_of(config: BenchConfig) -> Work | Ground:
+def work_of(config: BenchConfig) -> Work | Ground | checkpoint.Reading:
     """The sizes at which the chosen benches measure."""
+    if config.checkpoint is not None:
+        return checkpoint.Reading(config.checkpoint)
     if config.what == ["devices"]:
         return devices.the_devices()[0]
     return gpu.the_ground(config) if config.what == ["gpu"] else WORK

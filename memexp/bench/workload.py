@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config.arch import Arch, AttentionArch, BlockArch, KnnArch, RmtArch, VanillaArch, XlArch
+from memexp.config.arch.base import Arch, AttentionArch
+from memexp.config.arch.knn_memory import KnnArch
+from memexp.config.arch.slot_memory import BlockArch, RmtArch
+from memexp.config.arch.transformer import VanillaArch, XlArch
 from memexp.config.groups import Optim, Size
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.knn_memory.ring import Ring
-from memexp.model.state import detach
+from memexp.model.state import State, detach
+from memexp.model.transformer.attention import Cache
 from memexp.model.watching import watching
 from memexp.train.optimizer import build_optimizer
 
@@ -99,11 +103,7 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
     text = random_text(work)
     tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
     valid, reset = torch.ones_like(tokens, dtype=torch.bool), torch.zeros(work.lanes, dtype=torch.bool)
-    state = model.init_state(work.lanes)
-    for ring in (part for part in state.memory if isinstance(part, Ring)):
-        ring.keys_BHRK.normal_(std=work.head_size**-0.5)
-        ring.values_BHRK.normal_()
-        ring.count_B.fill_(ring.slots)
+    state = filled(model.init_state(work.lanes))
 
     def step() -> None:
         nonlocal state
@@ -116,6 +116,21 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
         state = detach(output.state)
 
     return step
+
+
+def filled(state: State) -> State:
+    """The state itself, after its caches and rings were filled with random pairs; keys have a length of about 1."""
+    pairs = []
+    for ring in (part for part in state.memory or () if isinstance(part, Ring)):
+        ring.count_B.fill_(ring.slots)
+        pairs.append((ring.keys_BHRK, ring.values_BHRK))
+    if isinstance(state.cache, Cache):
+        pairs += [(layer.keys_BGCK, layer.values_BGCK) for layer in state.cache.layers]
+        state.cache.count_B.fill_(pairs[-1][0].shape[2])
+    for keys, values in pairs:
+        keys.normal_(std=keys.shape[-1] ** -0.5)
+        values.normal_()
+    return state
 
 
 def our_reading(arch: Arch, *, mem: int, work: Work) -> Callable[[], None]:

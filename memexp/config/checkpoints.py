@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.files import read_text
@@ -45,15 +45,15 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
     Raises:
         UserError: there is no such checkpoint, none that memexp can read, or a setting contradicts it.
     """
-    size, arch, optim = config.size, config.arch, config.optim
+    size, arch = config.size, config.arch
     if size.name != PRESET:
         if size.checkpoint is not None:
             raise UserError(
                 f"size.checkpoint is {size.checkpoint}, but size={size.name} has a shape of its own; expected size={PRESET} with it"
             )
-        if optim.train != "all":
+        if config.optim.train != "all":
             raise UserError(
-                f"optim.train is {optim.train}, but size={size.name} starts from random weights, all of which must be trained; "
+                f"optim.train is {config.optim.train}, but size={size.name} starts from random weights, all of which must be trained; "
                 f"expected optim.train=all, or size={PRESET}"
             )
         return config
@@ -84,9 +84,9 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
     size.revision = folder.revision
     config.data.tokenizer.path = str(folder.path / TOKENIZER)
     if isinstance(arch, AttentionArch) and hasattr(arch, "knn_layers") and not arch.knn_layers:
-        arch.knn_layers = list(range(1, size.layers + 1))  # memory in one layer of a trained network recovers nothing
-    if optim.train == "none":
-        config.steps = 0
+        # memory in one layer of a trained network recovers nothing; a layer with a window has never looked further
+        far = [number for number, window in enumerate(windows_of(folder.path), start=1) if window is None]
+        arch.knn_layers = far or list(range(1, size.layers + 1))
     return config
 
 
@@ -196,8 +196,7 @@ def shape_of(path: Path) -> dict[str, int]:
     Raises:
         UserError: it does not give them, or its weights are quantized.
     """
-    content = _json(path / CONFIG)
-    content = content | content["text_config"] if isinstance(content.get("text_config"), dict) else content
+    content = _of_text(path)
     if content.get("quantization_config") is not None:
         raise UserError(
             f"{path} holds quantized weights; expected the checkpoint that they were made of, in fp32 or bf16"
@@ -213,6 +212,33 @@ def shape_of(path: Path) -> dict[str, int]:
         "groups": _first(content, path, "num_key_value_heads", otherwise=heads),
         "feedforward": _first(content, path, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width),
     }
+
+
+def windows_of(path: Path) -> list[int | None]:
+    """How many tokens each layer sees at most, the token itself included; None: all before it.
+
+    Raises:
+        UserError: config.json does not give the number of layers.
+    """
+    content, layers = _of_text(path), shape_of(path)["layers"]
+    window = content.get("sliding_window")
+    if window is None or content.get("use_sliding_window") is False:
+        return [None] * layers
+    kinds = content.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) == layers:
+        return [window if kind == "sliding_attention" else None for kind in kinds]
+    pattern, first = content.get("sliding_window_pattern"), content.get("max_window_layers")
+    if isinstance(pattern, int) and pattern > 0:  # each so many layers, one sees all
+        return [None if (index + 1) % pattern == 0 else window for index in range(layers)]
+    if content.get("use_sliding_window") and isinstance(first, int):
+        return [window if index >= first else None for index in range(layers)]
+    return [window] * layers
+
+
+def _of_text(path: Path) -> dict[str, Any]:
+    """What config.json says of the decoder of text, also of a model that reads images too."""
+    content = _json(path / CONFIG)
+    return content | content["text_config"] if isinstance(content.get("text_config"), dict) else content
 
 
 def _first(content: Mapping[str, Any], path: Path, *names: str, otherwise: int | None = None) -> int:

@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import AttentionArch
 from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
@@ -142,12 +143,17 @@ def _check_data(config: DataConfig) -> None:
 
 
 def _check_bench(config: BenchConfig) -> None:
-    for alone in ("gpu", "devices"):
+    for alone in ("gpu", "devices", "checkpoint"):
         if alone in config.what and (others := [name for name in config.what if name != alone]):
             raise UserError(
-                f"what is {','.join(config.what)}, but {alone} runs alone, because {','.join(others)} would measure the CPU beside "
+                f"what is {','.join(config.what)}, but {alone} runs alone, because {','.join(others)} would measure something else beside "
                 f"it; expected `memexp bench {alone}`"
             )
+    if ("checkpoint" in config.what) != (config.checkpoint is not None):
+        raise UserError(
+            f"what is {','.join(config.what) or 'not given'} and checkpoint {config.checkpoint or 'not given'}; expected both, as in "
+            "`memexp bench checkpoint checkpoint=FOLDER`, or neither"
+        )
     if "gpu" in config.what:
         return
     for name in ("only", "minutes"):
@@ -191,9 +197,25 @@ def _check_train(config: TrainConfig) -> None:
             f"accumulate is {config.accumulate} and bptt_segments {config.bptt_segments}; expected accumulate to be a "
             f"multiple of {window}, because a step consists of whole gradient windows of bptt_segments + 1 segments"
         )
+    names = [name for name, schema in ARCHS.items() if schema is type(config.arch)]
+    if config.arch.name not in names:
+        raise UserError(
+            f"arch.name is {config.arch.name!r}; expected {' or '.join(names)}, the architectures with these options. Likely cause: a "
+            "file of your own in arch/, which keeps the name of the architecture that it configures"
+        )
     config.arch.check(config)
+    config.arch.check_training(config)
     if not config.steps and config.optim.train != "none":
         raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
+    if config.steps and config.optim.train == "none":
+        raise UserError(
+            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
+        )
+    if config.optim.train == "none" and config.arch.random_memory and config.mem:
+        raise UserError(
+            f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
+            "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
+        )
     if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
         raise UserError(
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
@@ -250,10 +272,6 @@ def _check_devices(config: TrainConfig) -> None:
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
     _check_nodes(config)
-    if config.shard_weights and config.optim.name == "adafactor":
-        raise UserError(
-            "shard_weights is true with optim=adafactor, whose averages are over rows and columns of whole matrices; expected optim=adamw"
-        )
     if config.shard_weights and config.compile == "true":
         raise UserError(
             "shard_weights is true with compile=true; expected one of them: what is compiled cannot gather weights"

@@ -233,7 +233,7 @@ class PlanConfig(OfAnExperiment):
     )
     shard_weights: bool = setting(
         False,
-        "the devices share out the weights as well, as train shard_weights=true does; then all rows are trained by AdamW",
+        "the devices share out the weights as well, as train shard_weights=true does",
     )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 
@@ -273,7 +273,20 @@ class RunsConfig(Command):
     tag: str | None = setting(None, "only runs with this tag")
 
 
-BENCHES = ("search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers", "gpu", "devices")
+BENCHES = (
+    "search",
+    "curve",
+    "write",
+    "step",
+    "evaluation",
+    "archs",
+    "memory",
+    "startup",
+    "peers",
+    "checkpoint",
+    "gpu",
+    "devices",
+)
 GPU_CHECKS = (
     "rates", "archs", "search", "step", "checkpoint", "bias", "waits", "generation", "evaluation", "jobs",
 )  # fmt: skip
@@ -284,7 +297,9 @@ class BenchConfig(Command):
     """memexp bench: measure search, step and memory against their floors."""
 
     what: list[str] = setting(
-        [], "benchmarks to run; empty: all except peers, gpu and devices, about half an hour", choices=BENCHES
+        [],
+        "benchmarks to run; empty: all except peers, checkpoint, gpu and devices, about half an hour",
+        choices=BENCHES,
     )
     repeats: int = setting(5, "rounds; each round measures every variant once, in turn", unit="rounds", low=1)
     slots: int = setting(
@@ -294,6 +309,9 @@ class BenchConfig(Command):
         low=256,
     )
     threads: int = setting(1, "CPU threads; 0: torch decides", unit="threads", low=0, high=MOST_THREADS)
+    checkpoint: str | None = setting(
+        None, "checkpoint: a folder, or a name on the hub, of which memories are compared", unit="path"
+    )
     only: list[str] = setting([], "gpu: checks to run, [NAME,NAME]; empty: all", choices=GPU_CHECKS)
     minutes: float = setting(
         11.0, "gpu: time after which no check goes on; those that are left out are named", unit="minutes", low=0.1

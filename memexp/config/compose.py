@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.checkpoints import with_checkpoint
 from memexp.config.checks import check
 from memexp.config.commands import COMMANDS
@@ -39,13 +40,16 @@ def register() -> None:
     for name, arch in ARCHS.items():
         store.store(group="arch", name=f"base_{name}", node=as_the_size_says(arch))
     # by name, so that composing does not import them; `memexp.launch.hydra` lets Hydra find the classes
-    store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.local_launcher.LocalLauncher"})
+    store.store(group="hydra/launcher", name="local", node={"_target_": "memexp.launch.launcher.JobLauncher"})
     sweeper: dict[str, Any] = {"_target_": "memexp.launch.sweep.CheckedSweeper", "max_batch_size": None, "params": {}}
     store.store(group="hydra/sweeper", name="checked", node=sweeper)
     OmegaConf.register_new_resolver("memexp_root", lambda root: str(find_root(root)), replace=True)
     # one step is one gradient window: gradients cross all borders between its segments
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "memexp_where", lambda value, wanted, then, otherwise: then if value == wanted else otherwise, replace=True
     )
     OmegaConf.register_new_resolver("memexp_largest", lambda *values: max(map(int, values)), replace=True)
     OmegaConf.register_new_resolver(

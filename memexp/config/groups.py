@@ -127,6 +127,7 @@ class MemoryAtSize:
     sinks: int = setting(0, "default of arch.sinks at this size", unit="tokens", low=0)
     place: str = setting("none", "default of arch.place at this size", choices=PLACES)
     combine: str = setting("gate", "default of arch.combine at this size", choices=("gate", "joint"))
+    gate: float = setting(0.0, "default of arch.gate at this size")
     write: str = setting("all", "default of arch.write at this size", choices=("all", "leaving"))
 
 

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.commands import COMMANDS
 from memexp.config.sources import SOURCES, SourceOptions
 from memexp.files import parse_yaml

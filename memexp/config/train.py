@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from memexp.config.arch import Arch
+from memexp.config.arch.base import Arch
 from memexp.config.field import AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, default_of, group, setting
 from memexp.config.groups import LAUNCHERS, Data, Optim, Scoring, Size, Slurm, Tracker, cutoffs_in_force
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from memexp.config.train import TrainConfig
-from memexp.cost.sharing import Weights, weights
+from memexp.cost.sharing import Weights, numbers_of, weights
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.machine import memory_bytes
@@ -77,6 +77,10 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
     # shared out, the sum is whole as well.
     words *= 3 if held_weights.rest else 2
     of_windows_before = gradients if config.accumulate > at_once else 0
+    if (
+        config.recompute and min(window, config.accumulate) > 1
+    ):  # then the backward pass of later segments has been made
+        of_windows_before += FULL * held_weights.trained_rest
     # when the backward pass of the last segment ends, what it needed is gone
     room = of_one + of_logits.bytes
     at_the_end = gradients - of_windows_before + words
@@ -89,7 +93,7 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
             beside,
             f"{trained:,} x {FULL}" + f", but {gradients - beside:,} replace activations" * (beside < gradients),
         ),
-        _optimizer(config, model, held_weights),
+        _optimizer(config, model, held_weights, devices=devices),
         _gathered_for_a_pass(held_weights)
         if held_weights.rest
         else Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
@@ -212,12 +216,17 @@ def _gathered(held: Weights, *, words: int, half: bool) -> Item:
     return Item("matrices gathered", words + most, how)
 
 
-def _optimizer(config: TrainConfig, model: SegmentModel, held: Weights) -> Item:
+def _optimizer(config: TrainConfig, model: SegmentModel, held: Weights, *, devices: int) -> Item:
     """The optimizer's state: AdamW keeps two numbers per parameter, Adafactor fewer for large matrices."""
     if config.optim.name == "adafactor":
-        sizes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
-        momentum, factor_from = config.optim.momentum, config.optim.factor_from
-        numbers = sum(state_numbers(shape, factor_from=factor_from, momentum=momentum) for shape in sizes)
+        momentum, factor_from, parts = config.optim.momentum, config.optim.factor_from, devices if held.rest else 1
+        numbers = sum(
+            state_numbers(
+                each.shape, factor_from=factor_from, momentum=momentum, own=numbers_of([each], parts) // parts
+            )
+            for each in model.parameters()
+            if each.requires_grad
+        )
         return Item("optimizer", FULL * numbers, f"Adafactor: {numbers:,} x {FULL}", True)
     parameters = held.own_trained
     return Item("optimizer", 2 * FULL * parameters, f"AdamW: {parameters:,} x 2 x {FULL}", True)

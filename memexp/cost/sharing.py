@@ -35,17 +35,17 @@ def weights(model: nn.Module, config: TrainConfig, *, devices: int) -> Weights:
     """The parameters of a model of which each of so many devices holds a part, or all if they are not shared out."""
     parameters = list(model.parameters())
     if not config.shard_weights or devices == 1:
-        return Weights(_numbers(parameters), _numbers(parameters, trained=True), [], 0, 0, 0)
+        return Weights(numbers_of(parameters), numbers_of(parameters, trained=True), [], 0, 0, 0)
     alone = [list(module.parameters()) for module in gathered_alone(model)]
     of_alone = {id(parameter) for group in alone for parameter in group}
     rest = [parameter for parameter in parameters if id(parameter) not in of_alone]
     return Weights(
-        _numbers(parameters, devices) // devices,
-        _numbers(parameters, devices, trained=True) // devices,
-        [_numbers(group, devices) for group in alone],
-        _numbers(rest, devices),
-        sum(_numbers(group, devices, trained=True) for group in alone),
-        _numbers(rest, devices, trained=True),
+        numbers_of(parameters, devices) // devices,
+        numbers_of(parameters, devices, trained=True) // devices,
+        [numbers_of(group, devices) for group in alone],
+        numbers_of(rest, devices),
+        sum(numbers_of(group, devices, trained=True) for group in alone),
+        numbers_of(rest, devices, trained=True),
     )
 
 
@@ -55,7 +55,7 @@ def sent(model: nn.Module, config: TrainConfig, *, devices: int) -> int:
     A sum of S bytes over all devices is 2 (N - 1) / N S, half of it for partial sums and half for the results; gathering S bytes,
     or a sum of which each device gets a part, is (N - 1) / N S. Weights that are shared out are gathered for each segment: matrices
     twice, and once more with `recompute`, the rest once. Gradients of matrices are summed for each segment, in fp32, and the others once in a
-    gradient window.
+    gradient window. (Adafactor's means of rows and columns are few.)
 
     Args:
         config: its lanes do not matter.
@@ -72,7 +72,7 @@ def sent(model: nn.Module, config: TrainConfig, *, devices: int) -> int:
     return bytes_ * (devices - 1) // devices
 
 
-def _numbers(parameters: Iterable[nn.Parameter], devices: int = 1, *, trained: bool = False) -> int:
+def numbers_of(parameters: Iterable[nn.Parameter], devices: int = 1, *, trained: bool = False) -> int:
     """The numbers of parameters, with rows that are added so that all devices have as many."""
     counted = [each for each in parameters if each.numel() and (each.requires_grad or not trained)]
     return sum(devices * ceil(len(each) / devices) * (each.numel() // len(each)) for each in counted)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.config.checks import check, check_scoring
+from memexp.config.checks import check_scoring
 from memexp.config.groups import Scoring
 from memexp.config.train import TrainConfig
 from memexp.data.built_in import is_built_in
@@ -355,7 +355,7 @@ def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig
             f"expected mem={settings.mem}. For another size, train another run with mem={mem}"
         )
     settings = replace(settings, mem=mem, bptt_segments=0)  # scoring has no gradient
-    check(settings)
+    settings.arch.check(settings)
     return settings
 
 

@@ -12,12 +12,12 @@ def register_plugins() -> None:
     """Make Hydra accept hydra/launcher=local and hydra/sweeper=checked, which `memexp.config.compose` names."""
     from hydra.core.plugins import Plugins
 
-    from memexp.launch.local_launcher import LocalLauncher
+    from memexp.launch.launcher import JobLauncher
     from memexp.launch.sweep import CheckedSweeper
 
     def is_ours(name: str) -> bool:
         return name.startswith(OWN)
 
     Plugins.is_in_toplevel_plugins_module = staticmethod(is_ours)  # type: ignore[assignment, method-assign]
-    Plugins.instance().register(LocalLauncher)
+    Plugins.instance().register(JobLauncher)
     Plugins.instance().register(CheckedSweeper)

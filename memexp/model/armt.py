@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import ArmtArch
+from memexp.config.arch.matrix_memory import ArmtArch
 from memexp.model.matrix_memory.associations import (
     NU,
     Associations,

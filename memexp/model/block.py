@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import BlockArch
+from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.knn_memory.memories import PairMemories, PairPass
 from memexp.model.knn_memory.ring import Ring, clear_ring
 from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput

@@ -9,7 +9,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import CompressiveArch
+from memexp.config.arch.slot_memory import CompressiveArch
 from memexp.model.segment import Activations, Extension, SegmentOutput
 from memexp.model.slot_memory.compressor import (
     Compressed,

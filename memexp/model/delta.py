@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import DeltaArch
+from memexp.config.arch.matrix_memory import DeltaArch
 from memexp.model.markers import as_gate
 from memexp.model.matrix_memory.delta_rule import Form, gated_delta_rule
 from memexp.model.matrix_memory.recurrent import ConvolvedHeads, GatedOutput, Mixed, Mixer, RecurrentModel

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import InfiniArch
+from memexp.config.arch.matrix_memory import InfiniArch
 from memexp.model.markers import as_gate
 from memexp.model.matrix_memory.associations import (
     Associations,

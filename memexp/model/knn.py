@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from memexp.config.arch import KnnArch
+from memexp.config.arch.knn_memory import KnnArch
 from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.memories import PairPass, build_memories
 from memexp.model.knn_memory.ring import Ring, clear_ring

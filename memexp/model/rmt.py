@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import RmtArch
+from memexp.config.arch.slot_memory import RmtArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
@@ -151,7 +151,7 @@ class Rmt(DecoderModel):
             nn.init.constant_(self.memory_norm.weight, carry)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
         if self.past_memories:
-            self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width))
+            self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
             self.retrieval = Retrieval(shape)
 
     def activations(self, *, half: bool) -> Activations:

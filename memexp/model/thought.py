@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import ThoughtArch
+from memexp.config.arch.slot_memory import ThoughtArch
 from memexp.model.segment import Activations, Extension, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.prefix import read_behind, read_unplaced

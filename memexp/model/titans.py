@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import TitansArch
+from memexp.config.arch.matrix_memory import TitansArch
 from memexp.model.matrix_memory.neural import Begun, GateOfHeads, Given, NeuralMemory
 from memexp.model.matrix_memory.recurrent import GatedOutput, Mixer, Pass, RecurrentModel
 from memexp.model.segment import Activations, MemoryCost

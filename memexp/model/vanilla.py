@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from memexp.config.arch import VanillaArch
+from memexp.config.arch.transformer import VanillaArch
 from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.decoder import DecoderModel

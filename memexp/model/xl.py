@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from memexp.config.arch import XlArch
+from memexp.config.arch.transformer import XlArch
 from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import clear_cache

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from memexp.config.arch import XlEnhancedArch
+from memexp.config.arch.transformer import XlEnhancedArch
 from memexp.model.segment import Extension, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, LayerCache, append, clear_cache, next_cache

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -144,6 +145,21 @@ def shared_like(local: Tensor, parameter: Tensor) -> Tensor:
 def whole(x: Tensor) -> Tensor:
     """All of a tensor, in every process."""
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def norms(parts: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
+    """The norms of tensors of which each process has the rows that it has of a parameter.
+
+    Args:
+        parts: of this process.
+        parameters: that of each; either all of them are shared out, or none.
+    """
+    found = list(torch._foreach_norm(parts))
+    if isinstance(parameters[0], DTensor):
+        squares = torch.stack(found).square_()
+        dist.all_reduce(squares)
+        found = list(squares.sqrt_().unbind())
+    return found
 
 
 def rows(count: int, number: int, parts: int) -> slice:

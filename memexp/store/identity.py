@@ -4,7 +4,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from memexp.config.arch import ARCHS, Arch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.field import AUTO, default_of
 from memexp.config.groups import Data, Optim, Size, cutoffs_in_force
 from memexp.config.revisions import REVISIONS, in_force

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memexp.ranks.sharding import here, norms, own_rows, whole
+
 FLOOR = 1e-30
 """Is added to squared gradients, so that a mean over weights without a gradient is not 0."""
 
@@ -15,6 +17,9 @@ SMALLEST_WEIGHTS = 1e-3
 
 LARGEST_UPDATE = 1.0
 """The largest root mean square of an update, before it is scaled."""
+
+MEANS = ("rows", "columns")
+"""The averages of a factored parameter."""
 
 DECAY = 0.8
 """At step t an average of squared gradients keeps 1 - t^-DECAY of what it was."""
@@ -31,7 +36,8 @@ class Adafactor(torch.optim.Optimizer):
         m <- momentum * m + (1 - momentum) * u      only with momentum; not corrected for its start at 0
         p <- (1 - rate * weight_decay) p - u        with m instead of u if there is momentum
     Of a factored parameter only the means of v along its two largest sides are kept, and v is their outer product, divided
-    by the mean of v. The step never waits for the device: all that depends on tensors is computed there.
+    by the mean of v. The step never waits for the device: all that depends on tensors is computed there. Where processes have a
+    part of the rows of a parameter each, all have the whole of these means, and numbers are those of the whole parameter.
 
     Differs from the paper: the rate is given, and has no limit of its own. Weight decay is PyTorch's, decoupled. Differs
     from `torch.optim.Adafactor`, which has another floor, limits the rate to 1 / sqrt(t), and has no momentum.
@@ -62,9 +68,9 @@ class Adafactor(torch.optim.Optimizer):
             sides = [factored_sides(parameter.shape, group["factor_from"]) for parameter in moving]
             # Parameters that are not factored are many and small, so they are moved together. The others are large: one
             # after another needs less memory.
-            whole = [parameter for parameter, pair in zip(moving, sides, strict=True) if pair is None]
-            if whole:
-                self._move(group, whole, self._scaled_whole(whole))
+            small = [parameter for parameter, pair in zip(moving, sides, strict=True) if pair is None]
+            if small:
+                self._move(group, small, self._scaled_whole(small))
             for parameter, pair in zip(moving, sides, strict=True):
                 if pair is not None:
                     self._move(group, [parameter], [self._scaled_factored(parameter, *pair)])
@@ -72,11 +78,11 @@ class Adafactor(torch.optim.Optimizer):
 
     def _scaled_whole(self, parameters: list[Tensor]) -> list[Tensor]:
         """The gradients, each number divided by the root of its average square."""
-        gradients = [_gradient(parameter) for parameter in parameters]
+        gradients = [here(_gradient(parameter)) for parameter in parameters]
         kept = [self._advance(parameter) for parameter in parameters]
         squares = torch._foreach_mul(gradients, gradients)
         torch._foreach_add_(squares, FLOOR)
-        averages = [self._average(parameter, "squares", parameter.shape) for parameter in parameters]
+        averages = [here(self._average(parameter, "squares", parameter)) for parameter in parameters]
         torch._foreach_mul_(averages, kept)
         torch._foreach_mul_(squares, [1 - share for share in kept])
         torch._foreach_add_(averages, squares)
@@ -93,34 +99,42 @@ class Adafactor(torch.optim.Optimizer):
         gradient, kept = _gradient(parameter), self._advance(parameter)
         squares = gradient.square().add_(FLOOR)
         means = []
-        for name, along in (("rows", long), ("columns", short)):
-            mean = squares.mean(dim=along, keepdim=True)
-            means.append(self._average(parameter, name, mean.shape).mul_(kept).add_(mean.mul_(1 - kept)))
+        for name, along in zip(MEANS, (long, short), strict=True):
+            mean = whole(squares.sum(dim=along, keepdim=True)).div_(parameter.shape[along])
+            means.append(self._average(parameter, name, mean).mul_(kept).add_(mean.mul_(1 - kept)))
         rows, columns = means
-        scaled = torch.mul(gradient, (rows / rows.mean(dim=short, keepdim=True)).rsqrt_(), out=squares)
-        return scaled.mul_(columns.rsqrt())
+        factors = [(rows / rows.mean(dim=short, keepdim=True)).rsqrt_(), columns.rsqrt()]
+        if squares is not here(squares):  # only of own rows
+            factors = [factor if len(factor) == 1 else factor[own_rows(len(factor))] for factor in factors]
+        scaled = torch.mul(here(gradient), factors[0], out=here(squares))
+        return scaled.mul_(factors[1])
 
     def _move(self, group: dict[str, Any], parameters: list[Tensor], updates: list[Tensor]) -> None:
-        """Clip, scale and average the updates, in place, and subtract them from the parameters."""
+        """Clip, scale and average the updates, in place, and subtract them from the parameters.
+
+        Args:
+            updates: of the rows that this process has.
+        """
         rate, momentum = group["lr"], group["momentum"]
         roots = [1 / math.sqrt(max(1, parameter.numel())) for parameter in parameters]
-        factors = list(torch._foreach_norm(parameters))
+        own = [here(parameter) for parameter in parameters]
+        factors = norms(own, parameters)
         torch._foreach_mul_(factors, roots)
         torch._foreach_clamp_min_(factors, SMALLEST_WEIGHTS)
-        sizes = list(torch._foreach_norm(updates))
+        sizes = norms(updates, parameters)
         torch._foreach_mul_(sizes, [root / LARGEST_UPDATE for root in roots])
         torch._foreach_clamp_min_(sizes, 1.0)
         torch._foreach_div_(factors, sizes)
         torch._foreach_mul_(factors, rate)
         torch._foreach_mul_(updates, factors)
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+            torch._foreach_mul_(own, 1 - rate * group["weight_decay"])
         if momentum:
-            averages = [self._average(parameter, "momentum", parameter.shape) for parameter in parameters]
+            averages = [here(self._average(parameter, "momentum", parameter)) for parameter in parameters]
             torch._foreach_mul_(averages, momentum)
             torch._foreach_add_(averages, updates, alpha=1 - momentum)
             updates = averages
-        torch._foreach_sub_(parameters, updates)
+        torch._foreach_sub_(own, updates)
 
     def _advance(self, parameter: Tensor) -> float:
         """Count a step of the parameter; the share that its averages keep at this step."""
@@ -128,11 +142,11 @@ class Adafactor(torch.optim.Optimizer):
         state["step"] = int(state.get("step", 0)) + 1
         return 1.0 - state["step"] ** -DECAY
 
-    def _average(self, parameter: Tensor, name: str, shape: torch.Size) -> Tensor:
-        """The running average of this name, 0 at first."""
+    def _average(self, parameter: Tensor, name: str, like: Tensor) -> Tensor:
+        """The running average of this name, of the shape of another tensor; 0 at first."""
         state = self.state[parameter]
         if name not in state:
-            state[name] = parameter.new_zeros(shape)
+            state[name] = torch.zeros_like(like)
         average: Tensor = state[name]
         return average
 
@@ -145,11 +159,15 @@ def factored_sides(shape: torch.Size, factor_from: int) -> tuple[int, int] | Non
     return (short, long) if shape[short] >= factor_from else None
 
 
-def state_numbers(shape: torch.Size, *, factor_from: int, momentum: float) -> int:
-    """How many numbers are kept for a parameter of this shape."""
+def state_numbers(shape: torch.Size, *, factor_from: int, momentum: float, own: int) -> int:
+    """How many numbers a process keeps for a parameter of this shape.
+
+    Args:
+        own: how many numbers of the parameter it has.
+    """
     sides = factored_sides(shape, factor_from)
-    squares = shape.numel() if sides is None else sum(shape.numel() // shape[side] for side in sides)
-    return squares + (shape.numel() if momentum else 0)
+    squares = own if sides is None else sum(shape.numel() // shape[side] for side in sides)
+    return squares + (own if momentum else 0)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -361,6 +361,10 @@ def _done(spec: RunSpec) -> bool:
     if not _as_written(run, spec.identity):
         warn(f"{run.path / 'identity.json'} was damaged; it is written again from these settings")
         write_json(run.path / "identity.json", spec.identity)
+    size, data = asdict(spec.config.size), asdict(spec.config.data)
+    if size["checkpoint"] != (there := run.config.get("size", {}).get("checkpoint")):
+        print(f"its checkpoint was {there} and is now {size['checkpoint']}")
+        run.write_config(run.config | {"size": size, "data": data})
     before = run.config.get("tag")
     if tag and before != tag:
         print(f"its tag was {before!r} and is now {tag!r}")

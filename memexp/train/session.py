@@ -428,11 +428,14 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
-    if corpus.classes and words in weights and len(weights[words]) == corpus.answers_from:
-        weights[words] = torch.cat([weights[words], own[words][corpus.answers_from :]])
+    before = theirs.get("data", {})
+    # classes have numbers, which mean the same only in the same corpus
+    strange = before.get("documents_checksum") != corpus.content["documents_checksum"] or before.get("task") is None
+    if corpus.classes and strange and words in weights and len(weights[words]) >= corpus.answers_from:
+        weights[words] = torch.cat([weights[words][: corpus.answers_from], own[words][corpus.answers_from :]])
         notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
-    if corpus.classes and spec.config.size.checkpoint is not None and theirs.get("data", {}).get("task") is None:
-        weights.pop("head.output.weight", None)  # of words; the classes have an output layer of their own
+    if corpus.classes and strange and spec.config.size.checkpoint is not None:
+        weights.pop("head.output.weight", None)  # of words, or of other classes
     wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
     if wrong:
         key = wrong[0]
@@ -447,8 +450,14 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
             "without attention has other weights"
         )
-    found, unexpected = model.load_state_dict(weights, strict=False)
     frozen = frozen_weights(model)
+    lost = [key for key in weights if key in frozen or (key not in own and key.startswith("layers.base."))]
+    if spec.config.size.checkpoint is not None and lost:
+        raise UserError(
+            f"init_from={run.name}: it trained {lost[0]} ({len(lost)} weights) with optim.train={theirs['optim'].get('train', 'all')}, which "
+            f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and optim.rank= of that run"
+        )
+    found, unexpected = model.load_state_dict(weights, strict=False)
     missing = [key for key in found if key not in frozen]
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memexp.ranks.exchange import is_first
 from memexp.ranks.sharding import here, own_rows, rows, shared_like, whole
+from memexp.train.adafactor import MEANS
 
 
 def common(weights: dict[str, Tensor], optimizer: torch.optim.Optimizer, *, sharded: bool) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def restore(
     else:
         parts, read, rates = content["parts"], part, content["rates"]
     pieces: dict[str, list[Tensor]] = {}
-    moments: dict[tuple[str, str], list[Tensor]] = {}
+    moments: dict[tuple[str, str], list[Any]] = {}
     for number in range(parts):
         written = read(number)
         for name, value in written["model"].items():
@@ -81,7 +82,7 @@ def restore(
             taken = _taken(len(parameter), number, parts, sharded=sharded)
             pieces.setdefault(name, []).append(value[taken].clone())
             for key, average in written["averages"].get(name, {}).items():
-                if average.dim():
+                if _has_rows(key, average):
                     moments.setdefault((name, key), []).append(average[taken].clone())
                 else:
                     moments[name, key] = [average]
@@ -96,12 +97,19 @@ def restore(
                 )
             here(value).copy_(own)
         for (name, key), found in moments.items():
-            parameter = parameters[name]
-            own = torch.cat(found) if found[0].dim() else found[0]
-            own = own.to(parameter.device)
-            optimizer.state[parameter][key] = shared_like(own, parameter) if own.dim() else own
+            parameter, average = parameters[name], found[0]
+            if _has_rows(key, average):
+                average = shared_like(torch.cat(found).to(parameter.device), parameter)
+            elif isinstance(average, Tensor):
+                average = average.to(parameter.device)
+            optimizer.state[parameter][key] = average
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+
+
+def _has_rows(key: str, average: Any) -> bool:
+    """Whether what an optimizer keeps under this key has a row for each row of the parameter; all else is the same in all processes."""
+    return key not in MEANS and isinstance(average, Tensor) and average.dim() > 0
 
 
 def _taken(count: int, number: int, parts: int, *, sharded: bool) -> slice:

@@ -16,6 +16,7 @@ from memexp.config.commands import BENCHES, BenchConfig
 from memexp.model.knn_memory.selection import Neighbours
 from memexp.report.escape import markdown
 
+from ..messages import says
 from ..tiny import configure
 
 
@@ -150,3 +151,17 @@ def test_attention_counts_on_a_cpu_too(miniature: Work) -> None:
         counted.append(archs._facts(config, miniature, step)["MFLOP a token, trained"] * 1e6)
     inner = miniature.heads * miniature.head_size
     assert counted[1] - counted[0] == pytest.approx(12 * miniature.layers * inner * 64, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        ("checkpoint", "checkpoint not given"), ("checkpoint=x", "what is not given"), ("search checkpoint=x", "what is search and"),
+        ("checkpoint search checkpoint=x", "checkpoint runs alone"), ("gpu checkpoint=x", "what is gpu and"),
+        ("checkpoint checkpoint=x/y/z", "which is no folder"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_measured_alone_and_must_be_named(words: str, seen: str, tmp_path: Path, capsys) -> None:
+    assert main(["bench", *words.split(), f"root={tmp_path}"]) == 2
+    assert says("memexp bench: ", seen, "expected")(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from memexp.bench.plain_decoder import PlainDecoder
-from memexp.config.arch import VanillaArch
+from memexp.config.arch.transformer import VanillaArch
 from memexp.config.groups import Size
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model

@@ -6,7 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from memexp.config.arch import ARCHS, Arch, AttentionArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch, AttentionArch
 from memexp.config.checks import check, remarks
 from memexp.config.compose import as_the_size_says, compose, typed
 from memexp.config.groups import AttentionAtSize

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from memexp.config import checkpoints
-from memexp.config.arch import ARCHS, Arch
-from memexp.config.checkpoints import checksum, find_folder, licence_of, shape_of
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
+from memexp.config.checkpoints import checksum, find_folder, licence_of, shape_of, windows_of
 from memexp.config.checks import remarks
 from memexp.config.compose import compose, typed
 from memexp.config.train import TrainConfig
@@ -107,7 +108,7 @@ def test_what_contradicts_the_checkpoint_is_refused(folder: Path, words: str, se
 def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
     fits = {name for name, schema in ARCHS.items() if schema.beside_a_checkpoint is not Arch.beside_a_checkpoint}
     for name in ARCHS:
-        words = [f"size.checkpoint={folder}", f"arch={name}"]
+        words = [f"size.checkpoint={folder}", f"arch={name}", "optim.train=all"]
         if name in fits - {"knn_routed", "rmt_xl"}:
             settings(*words)
         else:
@@ -231,3 +232,24 @@ def test_of_the_hub_only_what_is_named_is_fetched(
     File.rfilename = "pytorch_model.bin"
     with pytest.raises(UserError, check=says("has no *.safetensors", "can hold code")):
         find_folder("somebody/model", None, ask=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "windows"),
+    [
+        ({}, [None, None, None]),
+        ({"sliding_window": 8}, [8, 8, 8]),
+        ({"sliding_window": 8, "use_sliding_window": False}, [None, None, None]),
+        (
+            {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+            [8, None, 8],
+        ),
+        ({"sliding_window": 8, "sliding_window_pattern": 3}, [8, 8, None]),
+        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, [None, 8, 8]),
+    ],
+)
+def test_a_memory_is_read_where_no_window_is(said: dict[str, Any], windows: list[int | None], tmp_path: Path) -> None:
+    folder = described(tmp_path / "x", **said)
+    assert windows_of(folder) == windows
+    config = typed(compose("train", ["size=checkpoint", f"size.checkpoint={folder}", "arch=knn"]))
+    assert config.arch.knn_layers == ([i + 1 for i, window in enumerate(windows) if window is None] or [1, 2, 3])

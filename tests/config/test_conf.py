@@ -10,7 +10,8 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from memexp.config.arch import ARCHS, AttentionArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import AttentionArch
 from memexp.config.checkpoints import PRESET
 from memexp.config.commands import COMMANDS
 from memexp.config.compose import compose, typed

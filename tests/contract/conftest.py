@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memexp.config.arch import ARCHS as SCHEMAS
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.config.train import TrainConfig
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
@@ -130,7 +130,14 @@ if os.environ.get("MEMEXP_PRETRAINED"):  # `make published`, where transformers 
             *words,
         ]
 
-    GATED = ["arch.combine=gate", "arch.write=all", "arch.place=none", "arch.sinks=0", "arch.neighbours=4"]
+    GATED = [
+        "arch.combine=gate",
+        "arch.gate=0",
+        "arch.write=all",
+        "arch.place=none",
+        "arch.sinks=0",
+        "arch.neighbours=4",
+    ]
     LOW_RANK = ["optim.train=lora", "optim.rank=2"]
     VARIANTS["vanilla"] = [_with("Llama"), _with("Gemma", head_dim=8, num_key_value_heads=1)]
     VARIANTS["xl"] += [

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import ARCHS, Arch, class_name
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch, class_name
 from memexp.config.train import TrainConfig
 from memexp.cost import memory, table
 from memexp.model import build as model_build

@@ -307,7 +307,7 @@ def test_the_command_names_its_assumptions(capsys: pytest.CaptureFixture[str], m
     assert {line.split(",")[0].strip() for line in rows} == {"24", "12", "8"}
     assert main(["plan", "rmt/equations", "devices=16", "shard_weights=true"]) == 0
     shared = capsys.readouterr().out
-    assert says("holds its part of the weights", "trained by AdamW", "GB sent: in a step")(" ".join(shared.split()))
+    assert says("holds its part of the weights", "GB sent: in a step")(" ".join(shared.split()))
     assert "GB sent: in a step" in flat
     assert main(["plan", "rmt/equation"]) == 2
     assert says("rmt/equation", "did you mean rmt/equations?")(capsys.readouterr().err)

@@ -141,3 +141,26 @@ def test_what_classification_cannot_be_asked(capsys: pytest.CaptureFixture[str],
         assert main([*words, f"root={tmp_path}"]) == 2
         assert says("memexp train: ", *expected)(capsys.readouterr().err.splitlines()[-1])
     assert all_runs(tmp_path) == []
+
+
+@pytest.mark.hard
+def test_classes_of_another_corpus_are_new(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first class here may be the second there, so only a run of the same corpus gives the vectors of classes."""
+    words += ["task=classify", "arch=vanilla"]
+    assert main(["train", *words, "steps=3"]) == 0
+    (source,) = all_runs(tmp_path)
+    rows = [{"text": "cd" * 20 + str(number), "party": "ab"[number % 2]} for number in range(20)]
+    (tmp_path / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path, kept in (("rows.jsonl", 258), ("others.jsonl", 256)):
+        capsys.readouterr()
+        still = [f"data.path={tmp_path / path}", f"init_from={source.name}", "steps=1", "optim.rate=0", f"tag={path}"]
+        assert main(["train", *words, *still]) == 0
+        assert ("new, from their initial value: the 2 classes" in capsys.readouterr().out) == (kept == 256)
+        (found,) = all_runs(tmp_path, tag=path)
+        before, after = (
+            torch.load(run.path / "weights.pt", weights_only=True)["model"]["head.embedding_VD"]
+            for run in (source, found)
+        )
+        assert (before == after).all(1).nonzero().flatten().tolist() == list(range(kept))

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ import torch
 
 from memexp import files
 from memexp.cli.main import main
-from memexp.config.arch import KnnArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.knn_memory import KnnArch
+from memexp.config.field import default_of
 from memexp.config.groups import Scoring
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.device import Description
 from memexp.errors import UserError
 from memexp.eval import evaluate as module
-from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats
+from memexp.eval.evaluate import Request, evaluate, means, pick_documents, validation_nats, with_mem
 from memexp.eval.score import score_documents
 from memexp.files import write_sealed
 from memexp.model.build import build_model
@@ -388,3 +390,29 @@ def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureF
     assert says("memexp eval: ", "memory is foreign", "1 documents", "expected", "eval.documents")(
         capsys.readouterr().err
     )
+
+
+def other_value(item: Field[Any], default: Any) -> Any:
+    choices = item.metadata["choices"]
+    if choices:
+        return next(each for each in choices if each != default)
+    return not default if isinstance(default, bool) else default + 1
+
+
+OF_MEMORY = [
+    (arch, item.name, other_value(item, default_of(item)))
+    for arch, schema in ARCHS.items()
+    if schema.resizable and arch != "knn_routed"  # options of knn
+    for item in fields(schema)
+    if item.metadata.get("of_memory")
+]
+
+
+@pytest.mark.parametrize(("arch", "option", "value"), OF_MEMORY)
+def test_a_memory_with_any_option_is_scored_at_another_size(arch: str, option: str, value: Any) -> None:
+    """Also without it, where the option has no effect, and without a gradient."""
+    more = {"negatives": ("arch.neighbours=4", "arch.combine=joint", "bptt_segments=1", "accumulate=2")}.get(option, ())
+    trained, larger = (16, [32]) if ARCHS[arch].most_mem is None else (ARCHS[arch].most_mem, [])
+    settings = configure(f"arch={arch}", f"mem={trained}", f"arch.{option}={value}", *more)
+    sizes = [0, *larger]
+    assert [with_mem(settings, mem, run=Run(Path("run"))).mem for mem in sizes] == sizes

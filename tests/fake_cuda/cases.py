@@ -18,8 +18,8 @@ CASES: tuple[tuple[str, ...], ...] = (
         for arch in ARCHS
     ),
     ("arch=block", "accumulate=2", "bptt_segments=0"), ("arch=rmt", "accumulate=4", "bptt_segments=1"),
-    *(("arch=rmt_xl", HALF, f"arch.position={name}") for name in POSITIONS),
-    *((f"arch={arch}", HALF, f"arch.position={name}") for arch in ("compressive", "thought") for name in ("rotary", "xl")),
+    *(("arch=xl", HALF, f"arch.position={name}") for name in POSITIONS), ("arch=rmt_xl", HALF, "arch.position=xl"),
+    ("arch=compressive", HALF, "arch.position=rotary"), ("arch=thought", HALF, "arch.position=xl"),
     ("arch=knn", "arch.combine=joint", "arch.position=xl"),
     ("arch=vanilla", "arch.normalise=false", "arch.scale=1", "arch.keys_as_queries=true"),
     ("arch=xl", "arch.reach=window", HALF), ("arch=xl_enhanced", "arch.reach=window", "mem=5"),

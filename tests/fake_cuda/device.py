@@ -40,6 +40,9 @@ class _Stream:
     def wait_event(self, event: Any) -> None:
         pass
 
+    def is_capturing(self) -> bool:
+        return False
+
     def record_event(self) -> Any:
         return _Event(self._watch)
 
@@ -130,6 +133,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
             (scores_fused, "best_kernel", Kernel("best", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
+            (torch.accelerator, "current_stream", _answer(_Stream(watch))),
             (saving, "memory_bytes", _answer(1 << 50)),
             (torch, "get_rng_state", _random_state), (torch.cuda, "get_rng_state", _random_state),
             (torch, "set_rng_state", _answer(None)),

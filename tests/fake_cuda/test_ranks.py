@@ -12,7 +12,7 @@ FEW_LAYERS = ("size=1b", "size.layers=3", "segment=512", HALF, "lanes=8", "devic
 
 CASES: tuple[tuple[str, ...], ...] = (
     ("size=8b", "arch=knn", "mem=65536", "devices=64", HALF, SHARED),
-    (*FEW_LAYERS, "arch=rmt", SHARED), (*FEW_LAYERS, "arch=vanilla", "recompute=true", SHARED), (*FEW_LAYERS, "arch=vanilla"),
+    (*FEW_LAYERS, "arch=rmt", "optim=adafactor", "accumulate=2", "bptt_segments=1", "recompute=true", SHARED), (*FEW_LAYERS, "arch=vanilla", SHARED), (*FEW_LAYERS, "arch=vanilla"),
 )  # fmt: skip
 
 pytestmark = pytest.mark.hard

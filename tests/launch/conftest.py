@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memexp.launch.local_launcher import LocalLauncher
+from memexp.launch.launcher import JobLauncher
 from memexp.launch.processes import JobProcess
 from memexp.launch.progress import Lines
 
@@ -56,7 +56,7 @@ def jobs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts a small program in the place of `memexp train` in the jobs of a sweep."""
     (empty / "job.py").write_text(JOB)
     monkeypatch.setattr("memexp.launch.processes.POLL_SECONDS", 0.02)
-    monkeypatch.setattr(LocalLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
+    monkeypatch.setattr(JobLauncher, "_command", lambda self, overrides: [sys.executable, "job.py", *overrides])
     show = Lines.__call__
 
     def show_and_tell(self: Lines) -> None:

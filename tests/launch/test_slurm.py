@@ -79,7 +79,7 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
             job.start()
         return signal.SIGINT
 
-    monkeypatch.setattr("memexp.launch.local_launcher.run_jobs", run)
+    monkeypatch.setattr("memexp.launch.launcher.run_jobs", run)
     asked = (
         "launcher=slurm",
         "slurm.time=2h",

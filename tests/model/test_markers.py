@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from memexp.config.arch import ARCHS, AttentionArch
+from memexp.config.arch import ARCHS
+from memexp.config.arch.base import AttentionArch
 from memexp.config.groups import Optim
 from memexp.model.build import build_model
 from memexp.model.markers import as_gate, is_gate

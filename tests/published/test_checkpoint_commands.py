@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from memexp.bench import checkpoint as checkpoint_bench
 from memexp.cli.main import main
+from memexp.config.compose import compose, typed
 from memexp.experiment import paper_table
 from memexp.experiment.command_lines import train_words
 from memexp.experiment.definition import load
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.text import lay_out
+from memexp.model.build import build_model
 from memexp.store.folder import Run, all_runs
 
 from ..checkpoints import checkpoint
@@ -63,7 +66,8 @@ def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str])
         assert (found[arch].path / "weights.pt").stat().st_size < 10_000  # none of the checkpoint's
     capsys.readouterr()
     assert main(["table", f"root={root}", "metric=bits_per_byte"]) == 0
-    assert len([line for line in capsys.readouterr().out.splitlines() if "tiny" in line or "knn" in line]) >= 1
+    rows = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines() if line.split()[:1]}
+    assert [rows[arch] for arch in found] == [["0", "0"], ["20", "0"], ["20", "40"]]  # four sinks are in the cache too
     name = found["knn"].name
     assert main(["eval", name, "mem=24", f"root={root}", "eval.documents=1"]) == 0
     assert main(["diff", found["xl"].name, name, f"root={root}", f"out={root / 'diff'}"]) == 0
@@ -391,3 +395,115 @@ def test_classes_are_new_to_a_checkpoint_that_was_trained_to_predict(
     line = refused(capsys, "train", *words, "task=predict", "steps=2", f"init_from={found.name}")
     assert "head.output.weight has shape (2, 32)" in line
     assert "Use the same data=, task=" in line
+
+
+def test_the_cost_of_each_memory_is_measured(root: Path) -> None:
+    """What is kept grows with the text only under full attention and kNN memory: so many keys and values, by hand."""
+    assert main(["bench", "checkpoint", f"checkpoint={checkpoint()}", "slots=4096", "repeats=1", f"root={root}"]) == 0
+    content = json.loads((root / "results" / "bench" / f"checkpoint-{checkpoint().name}.json").read_text())
+    figures = {each["what"]: each for each in content["figures"]}
+    of_a_token = 2 * 2 * 2 * 8 * 4  # keys and values of two layers, two groups of heads of size 8
+    for read in (512, 4096):
+        kept = {
+            name: figures[f"{name} after {read:,} tokens"]["facts"]["MiB kept"] * 2**20
+            for name in checkpoint_bench.MEMORIES
+        }
+        assert kept["no memory"] == 0
+        assert kept["cache with sinks"] == pytest.approx((512 + 4) * of_a_token, rel=0.01)
+        assert kept["full attention"] == pytest.approx((read + 4) * of_a_token, rel=0.01)
+        # beside it a cache of a segment, and room for the pairs of a segment
+        assert kept["kNN memory in all layers"] == pytest.approx((read + 512 + 512 + 4) * of_a_token, rel=0.01)
+    assert all(min(each["ours_measured"] + each["other_measured"]) > 0 for each in figures.values())
+
+
+STILL = ["optim.rate=0", "optim.warmup=0", "steps=1"]
+"""A step that changes nothing, so that a run scores as what it started from."""
+
+
+@pytest.mark.parametrize("first", ["all", "memory", "lora"])
+def test_what_another_run_trained_is_kept_or_refused(
+    first: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never are its weights put back as published, in this run or in one that reads it."""
+    words = ["arch=infini", "optim.rate=1e-2", "optim.warmup=0", "steps=2"]
+    trained = run(root, *words, f"optim.train={first}")
+    nats = trained.scores[0].summary["nats_per_token"]
+    kept = []
+    for then in ("all", "memory", "lora", "none"):
+        still = [] if then == "none" else STILL
+        command = [
+            *SETTINGS,
+            f"root={root}",
+            "arch=infini",
+            f"optim.train={then}",
+            f"init_from={trained.name}",
+            "tag=x",
+            *still,
+        ]
+        capsys.readouterr()
+        if main(["train", *command]) == 0:
+            kept.append(then)
+            (new,) = all_runs(root, tag="x")
+            assert new.scores[0].summary["nats_per_token"] == pytest.approx(nats, abs=1e-6)
+            assert main(["eval", new.name, "force=true", f"root={root}"]) == 0
+            assert Run(new.path).scores[0].summary["nats_per_token"] == pytest.approx(nats, abs=1e-6)
+            shutil.rmtree(new.path)
+        else:
+            assert "would put back as published; expected" in capsys.readouterr().err
+    assert kept == {"all": ["all"], "memory": ["all", "memory", "lora"], "lora": ["lora"]}[first]
+
+
+def test_a_checkpoint_that_moved_is_found_by_its_runs(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = tmp_path / "before" / "Tiny", tmp_path / "after" / "Tiny"
+    shutil.copytree(checkpoint(), before)
+    trained = run(root, "arch=xl", "mem=16", f"size.checkpoint={before}")
+    after.parent.mkdir()
+    before.rename(after)
+    line = refused(capsys, "eval", trained.name, "force=true", f"root={root}")
+    assert "size.checkpoint=NEW" in line
+    assert main(["train", *SETTINGS, f"root={root}", "arch=xl", "mem=16", f"size.checkpoint={after}"]) == 0
+    assert "its checkpoint was" in capsys.readouterr().out
+    assert main(["eval", trained.name, "force=true", f"root={root}"]) == 0
+    assert main(["generate", trained.name, "prompt=a", "tokens=2", f"root={root}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "seen"),
+    [
+        ("GPT2", "arch=vanilla segment=40", "segment is 40, which takes 40 places"),
+        ("GPT2", "arch=rmt mem=4 segment=30 optim.train=memory steps=1", "takes 38 places"),
+        ("Llama", "arch=xl mem=16 steps=5", "steps is 5, but optim.train is none"),
+        ("Llama", "arch=rmt mem=4", "random numbers before they are trained"),
+        ("Llama", "arch=armt mem=4", "random numbers before they are trained"),
+        ("Mistral", "arch=knn mem=64 arch.neighbours=4 arch.cache=16 segment=8", "sees 8 tokens"),
+    ],
+)
+def test_what_a_checkpoint_has_never_seen_is_refused(
+    family: str, words: str, seen: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {"GPT2": {"max_position_embeddings": 32}, "Mistral": {"sliding_window": 8}}.get(family, {})
+    command = [*SETTINGS, f"size.checkpoint={checkpoint(family, **said)}", *words.split(), f"root={root}"]
+    assert seen in refused(capsys, "train", *command)
+
+
+def test_a_memory_starts_as_the_checkpoint_is_used_to(root: Path) -> None:
+    """Vectors of a memory are as long as embeddings, also if these are short, and gates are closed."""
+    from safetensors.torch import load_file, save_file
+
+    short = root / "short"
+    shutil.copytree(checkpoint(), short)
+    weights = load_file(short / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 0.1
+    save_file(weights, short / "model.safetensors", metadata={"format": "pt"})
+    words = [*SETTINGS, f"size.checkpoint={short}", "optim.train=memory", "steps=1"]
+    settings = typed(compose("train", [*words, "arch=rmt", "mem=4", "arch.past_memories=2"]))
+    model: Any = build_model(settings, vocabulary=300)
+    length = model.head.embedding_VD.square().mean().sqrt().item()
+    assert length == pytest.approx(0.1, rel=0.2)
+    for name in ("initial_MD", "read_MD", "write_MD", "retrieved_MD"):
+        assert getattr(model, name).square().mean().sqrt().item() == pytest.approx(length, rel=0.3), name
+    assert typed(compose("train", [*words, "arch=knn", "arch.combine=gate"])).arch.gate == -5
+    assert typed(compose("train", [*words, "arch=knn", "arch.combine=gate", "arch.gate=0"])).arch.gate == 0
+    assert typed(compose("train", [*SETTINGS, "arch=knn"])).arch.gate == 0

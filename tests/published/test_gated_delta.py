@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.config.arch import DeltaArch
+from memexp.config.arch.matrix_memory import DeltaArch
 from memexp.model.delta import GatedDelta
 from memexp.model.matrix_memory.delta_rule import gated_delta_rule
 from memexp.model.transformer.shape import Shape

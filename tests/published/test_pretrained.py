@@ -171,7 +171,7 @@ def test_positions_in_embeddings_are_exact_in_one_segment(family: str) -> None:
     name, said = IN_ONE_SEGMENT[family]
     model = published(name, said | {"num_key_value_heads": None})
     expected, shape = theirs(model, text()), ours(model, segment=LENGTH)
-    assert not shape.pretrained.carries
+    assert shape.pretrained.places
     vanilla = built(Vanilla, shape, mem=0)
     assert differ(logits(vanilla, text()), expected) < CLOSE
     kept, found = None, []

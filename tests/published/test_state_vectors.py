@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from memexp.config.arch import BlockArch
+from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.slot_memory.vectors import StateReader, StateVectors
 from memexp.model.transformer.attention import join_heads
 from memexp.model.transformer.shape import Shape

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.config.arch import ThoughtArch
+from memexp.config.arch.slot_memory import ThoughtArch
 from memexp.model.slot_memory.recall import Composed, composition, published_separation
 from memexp.model.slot_memory.updater import AdditiveUpdater, PublishedAlibi
 from memexp.model.transformer.position import Places

@@ -15,6 +15,11 @@ from ..train.conftest import assert_same_result, losses, weights
 from .conftest import Group
 from .work import run, saved_beside_training
 
+SHARED = "shard_weights=true"
+
+ADAFACTOR = ["optim=adafactor", "optim.factor_from=1", "optim.momentum=0.9"]
+"""With which small matrices are factored as well."""
+
 SETTINGS = ["arch=knn", "lanes=4", "accumulate=2", "steps=14", "checkpoint_every=100", "log_every=3", "segment=8"]
 
 
@@ -43,10 +48,12 @@ def test_parts_go_with_their_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.hard
+@pytest.mark.parametrize("settings", [["arch.dropout=0.1"], [SHARED], [SHARED, *ADAFACTOR]], ids=" ".join)
 def test_a_run_goes_on_bit_for_bit_in_as_many_processes(
-    groups: Callable[[int], Group], roots: Callable[[str], Path]
+    settings: list[str], groups: Callable[[int], Group], roots: Callable[[str], Path]
 ) -> None:
-    words = [*SETTINGS, "arch.dropout=0.1"]  # what each process draws must go on as well
+    """What each process draws, and its rows of weights and averages, must go on as well."""
+    words = [*SETTINGS, *settings]
     expected = Run(Path(groups(2)(run, overrides=words, root=str(roots("whole")))[0]))
     root = str(roots("stopped"))
     stopped = groups(2)(run, overrides=words, root=root, stop={"rank": 1, "step": 5})
@@ -114,10 +121,14 @@ def test_no_part_of_a_checkpoint_runs_code(groups: Callable[[int], Group], roots
 
 
 @pytest.mark.hard
-def test_shared_weights_go_on_whole_and_shared(groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:
-    words = [*SETTINGS, "size.width=48", "size.feedforward=65"]  # which four processes cannot share out evenly
+@pytest.mark.parametrize("optimizer", [[], ADAFACTOR], ids=["AdamW", "Adafactor"])
+def test_shared_weights_go_on_whole_and_shared(
+    optimizer: list[str], groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    # which four processes cannot share out evenly
+    words = [*SETTINGS, "size.width=48", "size.feedforward=65", *optimizer]
     alone = Run(Path(run(words, str(roots("alone")))))
-    shared = [*words, "shard_weights=true"]
+    shared = [*words, SHARED]
     whole = Run(Path(groups(2)(run, overrides=shared, root=str(roots("whole")))[0]))
     root = str(roots("changing"))
     for ranks, step, settings in (

@@ -112,6 +112,14 @@ def test_every_option_trains_like_one_process(
     compare(groups, roots, [*SETTINGS, *OPTIONS[option]])
 
 
+def test_adafactor_means_whole_matrices_where_they_are_shared_out(
+    groups: Callable[[int], Group], roots: Callable[[str], Path]
+) -> None:
+    """Also matrices of a single row, which only one process has, and of an odd number of rows."""
+    words = ["arch=knn", "size.feedforward=65", "optim=adafactor", "optim.factor_from=1", "optim.momentum=0.9"]
+    compare(groups, roots, [*SETTINGS, *words], only_several=[SHARED])
+
+
 def test_half_precision_is_summed_in_full(groups: Callable[[int], Group], roots: Callable[[str], Path]) -> None:
     words = [*SETTINGS, "arch=rmt", "precision=bf16"]
     found = groups(2)(steps, overrides=words, root=str(roots("several")), count=4)

@@ -19,7 +19,7 @@ from memexp.terminal import suit_the_terminal
 NASTY = "\x1b]0;pwned\x07\x1b[31m \x9b2J \u202e\u2066 \x85 \u2028 \ud800 [red] [/] é日🙂"
 """Sequences that terminals obey, marks that turn the direction of writing, half a character, rich's markup, and letters."""
 
-WIDTHS = (40, 60, 80, 200)
+WIDTHS = (40, 80, 200)
 NUMBER = re.compile(r"[-+]?\d[\d,.]*\d")
 NAMED = "SmolLM2-135M"
 """A name in help, whose digits are no number: a narrow terminal may break it."""

@@ -34,13 +34,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "train": DONE,
     "eval": ("eval", "knn-tiny", "device=cpu", "force=true", "retrieved=2"),
     "kept": ("eval", "knn-tiny", "device=cpu"),
-    "diff": ("diff", "vanilla-tiny-mem0-s0", "knn-tiny", "--force"),
+    "diff": ("diff", "vanilla-tiny-mem0-s0", "knn-tiny"),
     "table": ("table",),
     "runs": ("runs",),
     "generate": ("generate", "knn-tiny", "device=cpu", "tokens=4", "prompt=a"),
     "data": ("data", "data=tiny"),
 }
-COMMANDS["diff"] = ("diff", "vanilla-tiny-mem0-s0", "knn-tiny")
 
 READERS = {
     "results/runs/*-s1-*/checkpoints/step-0000003.pt": "resume",

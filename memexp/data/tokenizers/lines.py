@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from memexp.data.tokenizers.tokenizer import LOSSY, token_type
+from memexp.data.tokenizers.tokenizer import LOSSY, RARE, some, token_type
 from memexp.errors import UserError
 
 
@@ -63,8 +63,7 @@ class Lines:
         if None in ids:
             raise UserError(
                 f"the word {words[ids.index(None)]!r} is none of the {self.vocabulary:,} of the training split, and "
-                f"{self.UNKNOWN} is none either; expected known words. Likely cause: too few training documents to show "
-                "every word"
+                f"{self.UNKNOWN} is none either; expected known words, such as {some(self._words[1:])}. {RARE}"
             )
         return np.array(ids, dtype=self._dtype)
 

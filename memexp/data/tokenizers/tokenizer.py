@@ -1,6 +1,6 @@
 """What every tokenizer can do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,14 @@ import numpy as np
 LOSSY = b"lossy "
 """What `save` of a tokenizer that may change text begins with. A SentencePiece model is a protocol buffer, so it never
 begins with this."""
+
+RARE = "Likely cause: another kind of text than that of training, or too few training documents to show every word"
+"""Why a word may be unknown."""
+
+
+def some(words: Sequence[str]) -> str:
+    """The first words, to show what is known."""
+    return ", ".join(words[:3])
 
 
 class Tokenizer(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from memexp.data.tokenizers.tokenizer import token_type
+from memexp.data.tokenizers.tokenizer import RARE, some, token_type
 from memexp.errors import UserError
 
 
@@ -37,7 +37,7 @@ class Words:
         except KeyError as error:
             raise UserError(
                 f"the word {error.args[0]!r} is none of the {self.vocabulary:,} of the training split; expected known words "
-                "with single spaces between them. Likely cause: too few training documents to show every word"
+                f"with single spaces between them, such as {some(self._words)}. {RARE}"
             ) from error
 
     def decode(self, ids: Iterable[int]) -> str:

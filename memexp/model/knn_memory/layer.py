@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import PairArch
+from memexp.config.arch.knn_memory import PairArch
 from memexp.model.knn_memory.accelerator_search import PLACE, SearchWork, work_of
 from memexp.model.knn_memory.engines import APPROXIMATE, Engine, build_engine, chosen_engine, recall
 from memexp.model.knn_memory.retrieved import Retrieved, fetch, weigh

@@ -6,7 +6,7 @@ Shapes: B lanes, L layers with a memory, H heads, T tokens, K head size, k neigh
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import PairArch
+from memexp.config.arch.knn_memory import PairArch
 from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.engines import check_engine
 from memexp.model.knn_memory.layer import PairMemory, Reading

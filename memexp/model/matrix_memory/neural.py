@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from memexp.config.arch import TitansArch
+from memexp.config.arch.matrix_memory import TitansArch
 from memexp.model.markers import as_gate
 from memexp.model.matrix_memory.learner import NEVER, Form, Learned, Lesson, Rates, Taught, ask, teach
 from memexp.model.matrix_memory.recurrent import ConvolvedHeads, GatedOutput, Mixed, Mixer

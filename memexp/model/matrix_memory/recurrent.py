@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, clear_cache, join_heads, linear, split_heads

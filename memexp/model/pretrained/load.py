@@ -39,6 +39,11 @@ def load(size: Size) -> Network:
     Raises:
         UserError: it is not on this machine or has changed, memexp cannot read it, or a package is missing.
     """
+    if size.weights and size.revision is None and not Path(str(size.checkpoint)).is_dir():
+        raise UserError(
+            f"{size.checkpoint} is no folder; expected the checkpoint {size.weights[:8]} there. If it was moved, repeat the command that "
+            "trained the run with size.checkpoint=NEW, which finds the run and notes the new place"
+        )
     folder = find_folder(str(size.checkpoint), size.revision, ask=False).path
     transformers = _library()
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -187,7 +192,7 @@ def _taken_apart(model: Any) -> tuple[Network, Shape]:
     network = Network(
         PretrainedHead(model),
         PretrainedLayers(base, attentions, by_embedding=by_embedding),
-        carries=not by_embedding,
+        places=config.max_position_embeddings if by_embedding else None,
         unit=1.0 if words.is_meta else float(words.detach().square().mean().sqrt()),
     )
     return network, Shape(
@@ -220,7 +225,7 @@ def verified(network: Network, shape: Shape, reference_BTV: Tensor, tokens_BT: T
 
     with full_precision(torch.device("cpu")):
         whole = difference(2 * PROBE, 0)
-        in_two = difference(PROBE, PROBE) if network.carries else 0.0
+        in_two = difference(PROBE, PROBE) if network.places is None else 0.0
     if not max(whole, in_two) <= limit:
         raise UserError(
             f"with memexp's attention the logits of this checkpoint differ by {max(whole, in_two):.1e} from those of transformers; expected "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import CompressiveArch
+from memexp.config.arch.slot_memory import CompressiveArch
 from memexp.model.transformer.attention import append
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.shape import Shape

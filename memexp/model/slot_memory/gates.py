@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import BlockArch
+from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.markers import as_gate
 from memexp.model.transformer.attention import linear
 from memexp.model.transformer.kept import Kept

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import ThoughtArch
+from memexp.config.arch.slot_memory import ThoughtArch
 from memexp.model.markers import as_gate, as_scale
 from memexp.model.transformer.attention import (
     SelfAttention,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import BlockArch
+from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.markers import as_scale
 from memexp.model.slot_memory.gates import Cell, Gated, build_cell, keep_of_means
 from memexp.model.transformer.attention import SelfAttention, join_heads, linear, scaled, split_heads

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.model.markers import Compilable, as_scale
 from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.config.arch import Arch, AttentionArch
+from memexp.config.arch.base import Arch, AttentionArch
 from memexp.model.markers import Compilable
 from memexp.model.segment import Activations, SegmentModel
 from memexp.model.transformer.attention import (

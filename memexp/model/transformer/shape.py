@@ -13,8 +13,8 @@ class Network(NamedTuple):
     """A `memexp.model.pretrained.layers.PretrainedHead`."""
     layers: Any
     """A module with the interface of `memexp.model.transformer.decoder.Layers`."""
-    carries: bool
-    """Whether a cache continues a text exactly; not if positions are added to embeddings."""
+    places: int | None
+    """How many places its positions know, if they are added to embeddings; then no cache continues a text. None: any."""
     unit: float
     """Root mean square of its embeddings: the size of vectors that its layers are used to."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import ThoughtArch
+from memexp.config.arch.slot_memory import ThoughtArch
 from memexp.model.transformer.shape import Shape
 
 LANES, LENGTH, SLOTS = 3, 9, 4

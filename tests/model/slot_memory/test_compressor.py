@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from memexp.config.arch import CompressiveArch
+from memexp.config.arch.slot_memory import CompressiveArch
 from memexp.model.slot_memory.compressor import Compressor, Convolution, Pairs, reconstruction
 
 from ..small import shape

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memexp.config.arch import ThoughtArch
+from memexp.config.arch.slot_memory import ThoughtArch
 from memexp.model.slot_memory.gauges import effective_rank
 from memexp.model.slot_memory.recall import (
     PublishedQueries,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.model.transformer import attention as module
 from memexp.model.transformer import flash_cpu
 from memexp.model.transformer.attention import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.config.arch import AttentionArch
+from memexp.config.arch.base import AttentionArch
 from memexp.model.transformer.attention import SelfAttention, local_scores
 from memexp.model.transformer.position import (
     ByDistance,

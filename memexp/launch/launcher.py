@@ -25,7 +25,7 @@ OF_SWEEPS = ("launcher=", "slurm.")
 """How settings begin that say where the jobs run; the jobs themselves do not get them."""
 
 
-class LocalLauncher(Launcher):
+class JobLauncher(Launcher):
     """Runs jobs as processes, here or on a cluster: a job that fails does not stop the others, and each starts with empty memory."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:

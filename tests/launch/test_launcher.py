@@ -5,20 +5,20 @@ import sys
 import pytest
 
 from memexp.config.words import quote
-from memexp.launch.local_launcher import LocalLauncher
+from memexp.launch.launcher import JobLauncher
 
 
 def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monkeypatch) -> None:
     (empty / "more" / "tracker").mkdir(parents=True)
     (empty / "more" / "tracker" / "mine.yaml").write_text("defaults: [base, _self_]\nname: none\nproject: mine\n")
     commands = []
-    command = LocalLauncher._command
+    command = JobLauncher._command
 
-    def keep(self: LocalLauncher, overrides: list[str]) -> list[str]:
+    def keep(self: JobLauncher, overrides: list[str]) -> list[str]:
         commands.append(command(self, overrides))
         return ["true"]
 
-    monkeypatch.setattr(LocalLauncher, "_command", keep)
+    monkeypatch.setattr(JobLauncher, "_command", keep)
     assert (
         memexp("train", "-m", "root=.", "--config-dir", "more", "tracker=mine", "seed=3", "hydra.sweep.dir=there").code
         == 0
@@ -30,13 +30,13 @@ def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monke
 @pytest.mark.hard
 def test_a_job_gets_its_texts_as_a_user_types_them(memexp, empty, monkeypatch) -> None:
     commands = []
-    command = LocalLauncher._command
+    command = JobLauncher._command
 
-    def keep(self: LocalLauncher, overrides: list[str]) -> list[str]:
+    def keep(self: JobLauncher, overrides: list[str]) -> list[str]:
         commands.append(command(self, overrides))
         return ["true"]
 
-    monkeypatch.setattr(LocalLauncher, "_command", keep)
+    monkeypatch.setattr(JobLauncher, "_command", keep)
     tags = ["it's, ${x}", "[d", r"back\slash\\"]
     typed = ",".join(quote(tag, always=True) for tag in tags)
     assert memexp("train", "-m", "root=.", f"tag={typed}").code == 0
