@@ -42,8 +42,8 @@ QUERIES = 128
 """Largest number of queries in a tile."""
 ENTRIES = 128
 """Largest number of entries of keys in a tile."""
-NUMBERS = 1 << 13
-"""Entries of keys that `best` reads at a time."""
+NUMBERS = 1 << 11
+"""Entries of keys that `best` reads at a time. More would take so many registers that half as many queries are worked on at once."""
 
 
 def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:

@@ -216,7 +216,7 @@ for keys in ("*fp32", "*bf16"):
     )
     compiled(
         scores_fused.best_kernel, ["*fp32", *row, *maxima, "*i64", "*fp32", "*i64", *["i32"] * 5],
-        HEAD_SIZE=128, SIZE=64, APART=64, TILE_P=32, TILE_K=128,
+        HEAD_SIZE=128, SIZE=64, APART=64, TILE_P=32, TILE_K=32,
     )
 """
 
