@@ -188,13 +188,13 @@ def test_a_search_with_other_pairs_is_not_as_wanted(monkeypatch: pytest.MonkeyPa
     class Wrong:
         """Scores that are larger for a slot that is not the best."""
 
-        APART, MAXIMA_PASSES = scores_plain.APART, scores_plain.MAXIMA_PASSES
-        maxima, entry_bytes = staticmethod(scores_plain.maxima), staticmethod(scores_plain.entry_bytes)
-        member_bytes, factors = staticmethod(scores_plain.member_bytes), staticmethod(scores_plain.factors)
+        APART = scores_plain.APART
+        factors, maxima = staticmethod(scores_plain.factors), staticmethod(scores_plain.maxima)
+        moved, held = staticmethod(scores_plain.moved), staticmethod(scores_plain.held)
 
         @staticmethod
-        def members(queries, rows, groups, groups_NTL):
-            return -scores_plain.members(queries, rows, groups, groups_NTL)
+        def best(queries, *given):
+            return scores_plain.best(-queries, *given)
 
     monkeypatch.setitem(search.MODULES, "plain", Wrong)
     figure = of(search.search(ground), "scores of")

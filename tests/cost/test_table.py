@@ -135,8 +135,7 @@ def test_a_search_is_counted_as_it_is_done(stored: torch.dtype) -> None:
     made: dict[str, Any] = {}
 
     class Spy:
-        APART, MAXIMA_PASSES = scores_fused.APART, scores_fused.MAXIMA_PASSES
-        entry_bytes, member_bytes = staticmethod(scores_fused.entry_bytes), staticmethod(scores_fused.member_bytes)
+        APART, moved, held = scores_fused.APART, staticmethod(scores_fused.moved), staticmethod(scores_fused.held)
 
         @staticmethod
         def factors(queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -144,25 +143,30 @@ def test_a_search_is_counted_as_it_is_done(stored: torch.dtype) -> None:
 
         @staticmethod
         def maxima(*arguments: Any) -> scores_plain.Maxima:
-            made["maxima"] = torch.rand(1, arguments[2].number, arguments[0][0].shape[1])
-            made["runs"] = made["maxima"].unflatten(1, (-1, STRIDE)).amax(2)
-            return scores_plain.Maxima(made["maxima"], made["runs"])
+            maxima = torch.rand(1, arguments[2].number, arguments[0][0].shape[1])
+            runs, places = maxima.unflatten(1, (-1, STRIDE)).amax(2), torch.zeros_like(maxima, dtype=torch.uint8)
+            made["maxima"] = scores_plain.Maxima(maxima, runs, maxima.clone(), places)
+            return made["maxima"]  # type: ignore[no-any-return]
 
         @staticmethod
-        def members(*arguments: Any) -> torch.Tensor:
-            made["members"] = torch.rand(1, arguments[0].shape[1], arguments[3].shape[2] * arguments[2].size)
-            return made["members"]  # type: ignore[no-any-return]
+        def best(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            made["groups"] = arguments[2]
+            made["best"] = scores_plain.best(*arguments)
+            return made["best"]  # type: ignore[no-any-return]
 
     length, capacity, k, size = 32, 8192, 8, 16
     keys = torch.zeros(1, 1, capacity, size, dtype=stored)
     full = torch.tensor([capacity])
     accelerator_search.by_scores(Spy, torch.rand(1, 1, length, size), Ring(keys, keys, full, full, capacity), k)
     found = accelerator_search.work_of(keys, k, length)
-    assert found.in_fp32 == made["members"].numel() / length * size
+    others = k * (k - 1) / 2 / made["groups"].number * (made["groups"].size - 1)  # in groups with two of the best
+    assert found.in_fp32 == pytest.approx((k + others) * size)
     assert found.in_half == capacity * size * (3 if stored == torch.float32 else 2)
-    moved = keys.nbytes + made["maxima"].nbytes + 2 * made["runs"].nbytes
-    moved += made["members"].numel() * size * keys.element_size() + 2 * made["members"].nbytes
-    assert found.moved == pytest.approx(moved / length)
+    of_groups = sum(each.nbytes for each in made["maxima"]) + 2 * made["maxima"].runs_NUT.nbytes
+    of_pairs = (k + others) * size * keys.element_size() + k * 17  # places of groups and what is known of them
+    assert found.moved == pytest.approx(
+        (keys.nbytes + of_groups + 2 * sum(each.nbytes for each in made["best"])) / length + of_pairs
+    )
 
 
 def test_a_cache_is_attended_to_and_slots_are_scored() -> None:

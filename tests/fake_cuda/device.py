@@ -131,7 +131,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (torch.nn.functional, "scaled_dot_product_attention", _Attention(watch)),
             (torch.UntypedStorage, "resize_", resize),
             (_foreach_utils, "_foreach_supported_types", [Tensor, FakeTensor]), (scores_fused, "INSTALLED", triton), (scores_fused, "maxima_kernel", Kernel("maxima", watch)),
-            (scores_fused, "members_kernel", Kernel("members", watch)),
+            (scores_fused, "best_kernel", Kernel("best", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
             (torch.accelerator, "current_stream", _answer(_Stream(watch))),
             (saving, "memory_bytes", _answer(1 << 50)),

@@ -1,14 +1,12 @@
 """Exact search on an accelerator: shapes do not depend on values, so the host never waits for the device.
 
 Only the largest score of each group of pairs is kept, its maximum. The k best pairs are in the k groups with the largest
-maxima, because each of them is the maximum of its group or shares its group with a larger score. The members of these
+maxima, because each of them is the maximum of its group or shares its group with a larger score. Members of these
 groups are scored again. All queries of a lane and head are searched together, so its keys are read once.
 
-Shapes: B lanes, H heads, N lanes and heads, T queries, R slots, K head size, k neighbours, G groups, L chosen groups, M their
-members.
+Shapes: B lanes, H heads, N lanes and heads, T queries, R slots, K head size, k neighbours, G groups, L chosen groups.
 """
 
-import math
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -37,17 +35,18 @@ class Scores(Protocol):
     """How scores are computed: `scores_plain` or `scores_fused`."""
 
     APART: int
-    MAXIMA_PASSES: float
 
     def factors(self, queries_NTK: Tensor) -> tuple[Tensor, ...]: ...
 
     def maxima(self, factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima: ...
 
-    def members(self, queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor: ...
+    def best(
+        self, queries_NTK: Tensor, rows: Rows, groups: Groups, maxima: Maxima, groups_NTL: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]: ...
 
-    def entry_bytes(self, rows: Rows) -> int: ...
+    def moved(self, rows: Rows, groups: Groups, k: int) -> float: ...
 
-    def member_bytes(self) -> int: ...
+    def held(self, groups: Groups, k: int) -> float: ...
 
 
 def by_groups(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
@@ -70,21 +69,15 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
     )
     whole = Rows(ring.keys_BHRK.flatten(0, 1), position_N, count_N)
     groups = Groups(group_size(scores, whole, take), scores.APART, capacity)
-    candidates = min(take, groups.number) * groups.size
-    row_bytes = length * (groups.number * queries_NTK.element_size() + candidates * scores.member_bytes())
-    first, chosen, best = 0, [], []
+    at_once = max(1, int(MAXIMA_BYTES / (length * scores.held(groups, take))))
+    first, best = 0, []
     factors = scores.factors(queries_NTK)
-    for keys_NRK in keys_on(queries_BHTK.device, ring, max(1, MAXIMA_BYTES // row_bytes)):
+    for keys_NRK in keys_on(queries_BHTK.device, ring, at_once):
         some = slice(first, first + len(keys_NRK))
         rows = Rows(keys_NRK, position_N[some], count_N[some])
-        chosen.append(
-            _best_groups(scores, tuple(each[some] for each in factors), rows, groups, min(take, groups.number))
-        )
-        best.append(scores.members(queries_NTK[some], rows, groups, chosen[-1]).topk(take, dim=-1))
+        best.append(_best(scores, queries_NTK[some], tuple(each[some] for each in factors), rows, groups, take))
         first += len(keys_NRK)
-    values, members = (torch.cat(each) for each in zip(*best, strict=True))
-    of_group = torch.cat(chosen).gather(-1, members // groups.size)
-    slots = groups.slots(of_group, members % groups.size).clamp_max_(capacity - 1)
+    values, slots = (torch.cat(each) for each in zip(*best, strict=True))
     found = [each.view(lanes, heads, length, take) for each in (slots, values > float("-inf"), values)]
     return Neighbours(*(F.pad(each, (0, k - take)) if take < k else each for each in found))
 
@@ -104,10 +97,7 @@ class SearchWork(NamedTuple):
 
 
 def work_of(ring_1HRK: Tensor, k: int, length: int) -> SearchWork:
-    """What a search by the kernels of `scores_fused` does for each of `length` queries of a head.
-
-    The keys are read once. The maxima are written and read `MAXIMA_PASSES` times. The members of the best groups are read
-    again for each query, and their scores are written and read.
+    """What a search by the kernels of `scores_fused` does for each of `length` queries of a head; the keys are read once.
 
     Args:
         ring_1HRK: the keys of a lane; only their shape and type matter.
@@ -118,34 +108,36 @@ def work_of(ring_1HRK: Tensor, k: int, length: int) -> SearchWork:
     one_H = torch.empty(len(keys_HRK), device="meta")
     rows, take = Rows(keys_HRK, one_H, one_H), min(k, capacity)
     groups = Groups(group_size(scores_fused, rows, take), scores_fused.APART, capacity)
-    candidates = min(take, groups.number) * groups.size
-    once = capacity * head_size * number_bytes / length
-    members = candidates * (head_size * number_bytes + 2 * scores_fused.member_bytes())
-    maxima = groups.number * scores_fused.MAXIMA_PASSES * 4
-    entry = one_H.element_size()
-    row_bytes = length * (groups.number * entry + candidates * scores_fused.member_bytes())
+    held = scores_fused.held(groups, take)
     return SearchWork(
         capacity * head_size * scores_fused.products(number_bytes),
-        candidates * head_size,
-        once + maxima + members,
-        groups.number * entry * (1 + 1 / STRIDE) + STRIDE * take * (PLACE + entry),
-        max(1, MAXIMA_BYTES // row_bytes),
+        scores_fused.members(groups, take) * head_size,
+        capacity * head_size * number_bytes / length + scores_fused.moved(rows, groups, take),
+        held + STRIDE * take * (PLACE + 4),
+        max(1, int(MAXIMA_BYTES / (length * held))),
     )
 
 
 def group_size(scores: Scores, rows: Rows, k: int) -> int:
-    """The power of two for which the maxima in fp32 and the keys of members together are the fewest bytes."""
-    capacity, head_size = rows.keys_NRK.shape[1:]
-    balance = 4 * scores.MAXIMA_PASSES * capacity / (k * head_size * scores.entry_bytes(rows))
-    return min(LARGEST_GROUP, 1 << max(0, round(math.log2(balance) / 2)))
+    """The power of two with which a search moves the fewest bytes."""
+
+    def moved(size: int) -> float:
+        return scores.moved(rows, Groups(size, scores.APART, rows.keys_NRK.shape[1]), k)
+
+    return min((1 << power for power in range(LARGEST_GROUP.bit_length())), key=moved)
 
 
-def _best_groups(scores: Scores, factors: tuple[Tensor, ...], rows: Rows, groups: Groups, k: int) -> Tensor:
-    """The groups with the largest maxima, N T k."""
+def _best(
+    scores: Scores, queries_NTK: Tensor, factors: tuple[Tensor, ...], rows: Rows, groups: Groups, k: int
+) -> tuple[Tensor, Tensor]:
+    """The scores and slots of the best pairs of these lanes and heads, N T k."""
     maxima = scores.maxima(factors, rows, groups)
+    take = min(k, groups.number)
     if maxima.runs_NUT is None:
-        return best_rows(maxima.groups_NGT, k)
-    return best_rows_of_runs(maxima.groups_NGT, maxima.runs_NUT, k)
+        groups_NTL = best_rows(maxima.groups_NGT, take)
+    else:
+        groups_NTL = best_rows_of_runs(maxima.groups_NGT, maxima.runs_NUT, take)
+    return scores.best(queries_NTK, rows, groups, maxima, groups_NTL, k)
 
 
 @cache
@@ -177,7 +169,8 @@ def fault_of(scores: Scores, device: torch.device, keys: torch.dtype, head_size:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     expected = by_scores(scores_plain, queries_BHTK, ring, k)
     all_BHTR = queries_BHTK @ keys_BHRK.to(queries_BHTK.dtype).mT
-    best, other = (all_BHTR.gather(-1, each.slots_BHTk) for each in (expected, found))
+    # a kernel that is wrong may give any number as a slot
+    best, other = (all_BHTR.gather(-1, each.slots_BHTk.clamp(0, capacity - 1)) for each in (expected, found))
     difference = ((best - other).abs().amax() / best.abs().amax()).item()
     if not (found.found_BHTk.all() and difference < TOLERANCE):
         return f"in a small search it finds other pairs, whose scores differ by {difference:.1e} of the largest"

@@ -1,4 +1,4 @@
-"""Scores on an accelerator by torch's own operations: the largest of each group of pairs, and all of chosen groups.
+"""Scores on an accelerator by torch's own operations: the largest of each group of pairs, and the best of chosen groups.
 
 `scores_fused` has the same functions as kernels of their own.
 Shapes: N lanes and heads, T queries, R slots, K head size, G groups, g members of a group, L chosen groups, M their members,
@@ -53,8 +53,10 @@ class Groups(NamedTuple):
 
 APART = 1
 """Members of a group are neighbours, so that only few groups are readable in part."""
-MAXIMA_PASSES: float = 4
+MAXIMA_PASSES = 4
 """How often maxima are written or read: when they are computed and masked, and by the selection."""
+MEMBER_BYTES = 40
+"""Bytes that `best` needs for each member: its slot, its place and whether it is readable, in int64."""
 
 
 class Maxima(NamedTuple):
@@ -63,6 +65,9 @@ class Maxima(NamedTuple):
     groups_NGT: Tensor
     runs_NUT: Tensor | None = None
     """The largest of each run of `selection.STRIDE` neighbouring groups, if it is known."""
+    seconds_NGT: Tensor | None = None
+    """The second largest of each group, and in `places_NGT` which member is the largest, if they are known."""
+    places_NGT: Tensor | None = None
 
 
 def factors(queries_NTK: Tensor) -> tuple[Tensor, ...]:
@@ -94,8 +99,10 @@ def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
     return Maxima(maxima_NGT if size == 1 else _without_void_members(maxima_NGT, queries_NTK, rows, groups))
 
 
-def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor) -> Tensor:
-    """The scores of all members of each query's groups, N T M, one group after another; -inf where none is readable."""
+def best(
+    queries_NTK: Tensor, rows: Rows, groups: Groups, maxima: Maxima, groups_NTL: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each query in its groups, N T k, largest first, and their slots; -inf where none is readable."""
     count, capacity, head_size = rows.keys_NRK.shape
     length = queries_NTK.shape[1]
     member_g = torch.arange(groups.size, device=groups_NTL.device)
@@ -103,24 +110,31 @@ def members(queries_NTK: Tensor, rows: Rows, groups: Groups, groups_NTL: Tensor)
     first_N11 = torch.arange(count, device=slots_NTM.device).view(-1, 1, 1) * capacity
     places_NTM = slots_NTM.clamp_max(capacity - 1) + first_N11
     # a key in half precision is copied, and the copy is converted
-    copied = 0 if rows.keys_NRK.dtype == queries_NTK.dtype else entry_bytes(rows) * head_size * slots_NTM.shape[2]
+    copied = 0 if rows.keys_NRK.dtype == queries_NTK.dtype else _entry_bytes(rows) * head_size * slots_NTM.shape[2]
     at_once = max(1, BLOCK_BYTES // copied) if copied else count * length
     pairs = zip(queries_NTK.flatten(0, 1).split(at_once), places_NTM.flatten(0, 1).split(at_once), strict=True)
     table = rows.keys_NRK.flatten(0, 1)
     scores_NTM = torch.cat([dot_rows(queries_nK, table, places_nM) for queries_nK, places_nM in pairs]).view(
         slots_NTM.shape
     )
-    return scores_NTM.masked_fill_(~rows.readable(slots_NTM), float("-inf"))
+    scores_NTk, members_NTk = scores_NTM.masked_fill_(~rows.readable(slots_NTM), float("-inf")).topk(k, dim=-1)
+    return scores_NTk, slots_NTM.gather(-1, members_NTk).clamp_max_(capacity - 1)
 
 
-def entry_bytes(rows: Rows) -> int:
-    """Bytes that `members` moves for each entry of a key: in half precision, for its copy and the converted copy too."""
+def moved(rows: Rows, groups: Groups, k: int) -> float:
+    """Bytes of maxima and of the keys of members that a search reads and writes for each query."""
+    entries = min(k, groups.number) * groups.size * rows.keys_NRK.shape[2]
+    return groups.number * MAXIMA_PASSES * 4 + entries * _entry_bytes(rows)
+
+
+def held(groups: Groups, k: int) -> float:
+    """Bytes that a search needs for each query at once."""
+    return groups.number * 4 + min(k, groups.number) * groups.size * MEMBER_BYTES
+
+
+def _entry_bytes(rows: Rows) -> int:
+    """Bytes that `best` moves for each entry of a key: in half precision, for its copy and the converted copy too."""
     return 14 if rows.keys_NRK.element_size() < 4 else rows.keys_NRK.element_size()
-
-
-def member_bytes() -> int:
-    """Bytes that `members` needs for each member: its slot, its place and whether it is readable, in int64."""
-    return 40
 
 
 def _members(groups: Groups, device: torch.device) -> tuple[Tensor, Tensor]:

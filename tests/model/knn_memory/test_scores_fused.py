@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -17,10 +19,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
+from memexp.model.knn_memory import accelerator_search, scores_fused
 from memexp.model.knn_memory.accelerator_search import by_scores, fault_of
 from memexp.model.knn_memory.ring import Ring
-from memexp.model.knn_memory.scores_plain import Groups, Rows
+from memexp.model.knn_memory.scores_plain import Groups, Maxima, Rows
 from memexp.model.knn_memory.selection import STRIDE, Neighbours
 
 from .rings import KINDS, SHAPES, check, keys_of, ring_of
@@ -109,36 +111,88 @@ def test_a_device_with_the_kernels_passes_its_own_test(keys: torch.dtype) -> Non
     assert fault_of(scores_fused, DEVICE, keys, 24) == ""
 
 
-@pytest.mark.parametrize("broken", ["maxima_kernel", "members_kernel"])
-def test_a_kernel_that_writes_nothing_is_noticed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("broken", "outputs"), [("maxima_kernel", slice(5, 9)), ("best_kernel", slice(8, 10))])
+def test_a_kernel_that_finds_nothing_is_noticed(broken: str, outputs: slice, monkeypatch: pytest.MonkeyPatch) -> None:
     class Idle:
         def __getitem__(self, grid: tuple[int, ...]) -> "Idle":
             return self
 
-        def __call__(self, *given: object, **named: object) -> None:
-            pass
+        def __call__(self, *given: Any, **named: object) -> None:
+            for tensor in given[outputs]:
+                tensor.zero_()
 
     monkeypatch.setattr(scores_fused, broken, Idle())
     assert "finds other pairs" in fault_of(scores_fused, DEVICE, torch.float32, 24)
 
 
-def test_maxima_and_members_are_those_of_torch() -> None:
-    """Each group's largest member, and all members of some groups, with the groups of the kernels."""
+def test_maxima_are_those_of_torch() -> None:
+    """The two largest of each group, where the largest is, and the largest of runs."""
     torch.manual_seed(7)
     rows = Rows(torch.randn(2, 300, 24), torch.tensor([400, 310]), torch.tensor([250, 7]))
-    queries, groups = torch.randn(2, 3, 24), Groups(2, scores_fused.APART, 300)
-    chosen = torch.randint(groups.number, (2, 3, 5))
-    on_device = Rows(*(each.to(DEVICE) for each in rows))
-    own = scores_fused.members(queries.to(DEVICE), on_device, groups, chosen.to(DEVICE)).cpu()
-    torch.testing.assert_close(own, scores_plain.members(queries, rows, groups, chosen), rtol=1e-5, atol=1e-5)
-    largest = scores_fused.maxima(scores_fused.factors(queries.to(DEVICE)), on_device, groups)
-    assert largest.runs_NUT is not None
-    torch.testing.assert_close(largest.runs_NUT, largest.groups_NGT.unflatten(1, (-1, STRIDE)).amax(2), rtol=0, atol=0)
-    every = torch.arange(groups.number).expand(2, 3, -1)
+    queries, groups = torch.randn(2, 3, 24), Groups(4, scores_fused.APART, 300)
+    found = maxima_of(queries, rows, groups)
+    slots = groups.slots(torch.arange(groups.number)[:, None], torch.arange(groups.size))
     power = torch.ldexp(torch.ones(2, 3), -torch.frexp(queries.abs().amax(-1)).exponent)
-    expected = scores_plain.members(queries, rows, groups, every).unflatten(-1, (-1, groups.size)).amax(-1)
-    expected = (expected * power[..., None]).mT
-    torch.testing.assert_close(largest.groups_NGT.cpu(), expected, rtol=1e-5, atol=1e-5)
+    scores = (queries @ rows.keys_NRK.mT * power[..., None]).masked_fill(
+        ~rows.readable(torch.arange(300)[None])[:, None], float("-inf")
+    )
+    members = F.pad(scores, (0, int(slots.max()) - 299), value=float("-inf"))[..., slots].transpose(1, 2)
+    two = members.topk(2)
+    there = two.values[..., 0] > float("-inf")
+    torch.testing.assert_close(found.groups_NGT, two.values[..., 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.seconds_NGT, two.values[..., 1], rtol=1e-5, atol=1e-5)
+    assert found.places_NGT is not None
+    assert found.places_NGT[there].equal(two.indices[..., 0][there].to(torch.uint8))
+    runs = found.groups_NGT.unflatten(1, (-1, STRIDE)).amax(2)
+    torch.testing.assert_close(found.runs_NUT, runs, rtol=0, atol=0)
+
+
+def maxima_of(queries: Tensor, rows: Rows, groups: Groups) -> Maxima:
+    found = scores_fused.maxima(scores_fused.factors(queries.to(DEVICE)), on_device(rows), groups)
+    return Maxima(*(each.cpu() for each in found if each is not None))
+
+
+def on_device(rows: Rows) -> Rows:
+    return Rows(*(each.to(DEVICE) for each in rows))
+
+
+def test_a_group_with_one_of_the_best_is_read_for_that_alone() -> None:
+    """Group 5 has three of the four best pairs, group 9 the other; every other key has become too large when the best are read."""
+    groups = Groups(4, scores_fused.APART, 256)
+    of_group = torch.tensor([5, 5, 5, 9, 9, 11, 30])
+    slots = groups.slots(of_group, torch.tensor([1, 2, 0, 3, 2, 0, 1]))
+    keys = 0.01 * torch.rand(1, 256, 16)
+    keys[0, slots] = torch.tensor([7.0, 8, 6, 5, 1, 4, 3])[:, None]
+    queries, chosen = torch.ones(1, 1, 16), torch.tensor([[[30, 5, 9, 11]]])
+    full = torch.tensor([256])
+    largest = scores_fused.maxima(scores_fused.factors(queries.to(DEVICE)), on_device(Rows(keys, full, full)), groups)
+    unread = torch.ones(256, dtype=torch.bool)
+    unread[groups.slots(torch.tensor(5), torch.arange(4))] = unread[slots[keys[0, slots, 0] > 1]] = False
+    keys[:, unread] = 100.0
+    rows = on_device(Rows(keys, full, full))
+    scores, found = scores_fused.best(queries.to(DEVICE), rows, groups, largest, chosen.to(DEVICE), 4)
+    assert scores.flatten().tolist() == [16 * size for size in (8, 7, 6, 5)]
+    assert found.flatten().cpu().equal(slots[[1, 0, 2, 3]])
+
+
+@pytest.mark.parametrize("k", [1, 8, 20])
+def test_best_pairs_that_share_few_groups(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All better pairs are in three groups, so that each is read whole, and their pairs are better than the largest of others."""
+    monkeypatch.setattr(accelerator_search, "group_size", lambda *given: 32)
+    torch.manual_seed(8)
+    keys = torch.randn(1, 4100, 16)
+    keys[:, torch.arange(4100) % 64 % 20 == 7] += 2
+    ring = ring_of(keys, position=5000, count=4000)
+    queries = torch.rand(1, 1, 3, 16)
+    check(fused(queries, ring, k), queries, ring, k)
+
+
+def test_more_neighbours_than_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then all pairs of all groups are candidates."""
+    monkeypatch.setattr(accelerator_search, "group_size", lambda *given: 4)
+    torch.manual_seed(9)
+    ring, queries = ring_of(torch.randn(1, 150, 16)), torch.randn(1, 1, 1, 16)
+    check(fused(queries, ring, 140), queries, ring, 140)
 
 
 COMPILE = """
@@ -155,14 +209,14 @@ def compiled(kernel, types, **sizes):
         assert triton.compile(source, target=GPUTarget("cuda", generation, 32), options={"num_warps": 8}).asm["ptx"]
 
 for keys in ("*fp32", "*bf16"):
-    row, maxima = [keys, "*i64", "*i64"], ["*fp32", "*fp32"]
+    row, maxima = [keys, "*i64", "*i64"], ["*fp32", "*fp32", "*u8"]
     compiled(
-        scores_fused.maxima_kernel, ["*fp16", "*fp16", *row, *maxima, "i32", "i32", "i32"], HEAD_SIZE=128, SIZE=8,
+        scores_fused.maxima_kernel, ["*fp16", "*fp16", *row, *maxima, "*fp32", "i32", "i32", "i32"], HEAD_SIZE=128, SIZE=64,
         SPLIT=keys == "*fp32", RUN=8, TILE_R=64, TILE_T=128, TILE_K=128,
     )
     compiled(
-        scores_fused.members_kernel, ["*fp32", keys, "*i64", "*i64", "*i64", "*fp32", "i32", "i32", "i32"],
-        HEAD_SIZE=128, SIZE=8, APART=64, TILE_M=64, TILE_K=128,
+        scores_fused.best_kernel, ["*fp32", *row, *maxima, "*i64", "*fp32", "*i64", *["i32"] * 5],
+        HEAD_SIZE=128, SIZE=64, APART=64, TILE_P=32, TILE_K=32,
     )
 """
 
