@@ -26,7 +26,7 @@ from memexp.model.matrix_memory.associations import (
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, linear, share
+from memexp.model.transformer.attention import Attention, Cache, Heads, Mask, Sight, attend, linear, share
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import at_least_fp32
@@ -112,7 +112,7 @@ class _Pass:
         self.shares += share_of(read_BPD, x_BPD)
         return x_BPD + read_BPD
 
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+    def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """Local attention; the gauge is the attention weight on read tokens."""
         if self.read:
             self.shares += share(sight, mask, slice(0, self.read))

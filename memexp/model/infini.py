@@ -22,7 +22,7 @@ from memexp.model.matrix_memory.associations import (
 )
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree
-from memexp.model.transformer.attention import Heads, Mask, SelfAttention, Sight, attend
+from memexp.model.transformer.attention import Attention, Heads, Mask, Sight, attend
 from memexp.model.transformer.decoder import DecoderModel, Read
 from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.numerics import unit_norm
@@ -81,7 +81,7 @@ class _Pass:
         self.seen: list[Heads] = []
         self.shares: list[Tensor] = []
 
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+    def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """The output of the heads of layer `index`, counted from 0, B H T K."""
         local_BHTK = attend(sight, mask)
         if not self.memories:

@@ -17,9 +17,9 @@ from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
+    Attention,
     Heads,
     LayerCache,
-    SelfAttention,
     Sight,
     append,
     attend,
@@ -213,7 +213,7 @@ class Rmt(DecoderModel):
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
 
-        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
+        def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
             sight, seen = attention.look(heads, past, places), _within(mask, places, attention.reach)
             if slots:
@@ -248,7 +248,7 @@ class Rmt(DecoderModel):
         mask, places = strip.mask(state.cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
 
-        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
+        def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             sight = attention.look(heads, kept.layers[index], places)
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
             return attend(sight, _within(mask, places, attention.reach))

@@ -15,11 +15,11 @@ from memexp.model.matrix_memory.neural import Begun, GateOfHeads, Given, NeuralM
 from memexp.model.matrix_memory.recurrent import GatedOutput, Mixer, Pass, RecurrentModel
 from memexp.model.segment import Activations, MemoryCost
 from memexp.model.transformer.attention import (
+    Attention,
     CausalMask,
     Heads,
     LayerCache,
     Mask,
-    SelfAttention,
     Sight,
     attend,
     join_heads,
@@ -40,7 +40,7 @@ class Persistent(nn.Module):
         self.keys_HNK = nn.Parameter(torch.randn(shape.heads, number, shape.head_size))
         self.values_HNK = nn.Parameter(torch.randn(shape.heads, number, shape.head_size))
 
-    def before(self, sight: Sight, heads: Heads, attention: SelfAttention) -> Sight:
+    def before(self, sight: Sight, heads: Heads, attention: Attention) -> Sight:
         """The sight with these keys in front."""
         keys_HNK = self.keys_HNK if attention.scale_H is None else unit_norm(self.keys_HNK)
         lanes = len(heads.queries_BHTK)
@@ -55,9 +55,7 @@ class _Attending(Pass):
     mask: Mask = None
     """Of a layer: where its queries may attend, the same for all layers; made for the first."""
 
-    def see(
-        self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Tensor | CausalMask
-    ) -> Tensor:
+    def see(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Tensor | CausalMask) -> Tensor:
         """The output of the heads of layer `index`, B H T K, which see the persistent tokens too."""
         if not self.model.persistent_tokens:
             return attend(sight, mask)
@@ -76,7 +74,7 @@ class _Beside(_Attending):
             self.gate_BTP = self.mix(index, self.model.norms[index](x_BTD))
         return x_BTD
 
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+    def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """Local attention, gated by what the memory gave."""
         assert mask is not None
         local_BHTK = self.see(index, attention, heads, sight, mask)
@@ -99,10 +97,10 @@ class _Context(_Attending):
             self.given_BTD = self.model.given[index](x_BTD, start)
         return x_BTD
 
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+    def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """y = attention to h and to the segment; the memory learns from y, and what it then gives gates y."""
         assert isinstance(mask, CausalMask)
-        given = attention.project(self.given_BTD, None, text=slice(0))
+        given = self.model.layers[index].attention.project(self.given_BTD, None, text=slice(0))
         keys_BHTK, values_BHTK = given.keys_BGTK, given.values_BGTK
         memory, length = self.memory[index], heads.queries_BHTK.shape[2]
         if isinstance(memory, Begun) and memory.given:

@@ -18,7 +18,7 @@ from memexp.model.knn_memory.ring import write as write_ring
 from memexp.model.knn_memory.router import Router
 from memexp.model.knn_memory.scores_plain import BLOCK_BYTES
 from memexp.model.markers import as_gate
-from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend, local_scores
+from memexp.model.transformer.attention import Attention, Cache, Heads, Mask, Sight, attend, local_scores
 from memexp.model.transformer.kept import FULL, HALF, Kept
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, if_watched, watched
@@ -129,7 +129,7 @@ class PairMemory(nn.Module):
             self._engines[name] = build_engine(name)
         return self._engines[name]
 
-    def read(self, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
+    def read(self, attention: Attention, heads: Heads, sight: Sight, mask: Mask, ring: Ring) -> Reading:
         """What queries read from local attention and the ring together.
 
         Heads that share keys and values search one ring: their queries follow one another, G heads of (H / G) T queries.
@@ -183,7 +183,7 @@ class PairMemory(nn.Module):
         place_T1 = torch.arange(slots_BHTk.shape[2], device=slots_BHTk.device)[:, None]
         return ages_at(ring, slots_BHTk) + self.behind + place_T1
 
-    def gauges(self, reading: Reading, ring: Ring, attention: SelfAttention) -> Gauges:
+    def gauges(self, reading: Reading, ring: Ring, attention: Attention) -> Gauges:
         """Gauges that show whether the memory is used.
 
         - memory_fill: the filled share of the memory, in the lane where it is largest.
@@ -195,7 +195,7 @@ class PairMemory(nn.Module):
         return {"memory_fill": ring.count_B.max() / self.slots} | self._watched(reading, ring, attention)
 
     @if_watched
-    def _watched(self, reading: Reading, ring: Ring, attention: SelfAttention) -> Gauges:
+    def _watched(self, reading: Reading, ring: Ring, attention: Attention) -> Gauges:
         length = reading.weights_BHTk.shape[2]
         last_BH1k = reading.weights_BHTk[:, :, -1:]
         share_B = last_BH1k.sum((1, 2, 3)).clamp_min(1e-6)

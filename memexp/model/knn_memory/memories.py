@@ -13,7 +13,7 @@ from memexp.model.knn_memory.layer import PairMemory, Reading
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.streaming import PIECE_BYTES
 from memexp.model.segment import MemoryCost, Retrieval
-from memexp.model.transformer.attention import Cache, Heads, Mask, SelfAttention, Sight, attend
+from memexp.model.transformer.attention import Attention, Cache, Heads, Mask, Sight, attend
 from memexp.model.transformer.kept import Kept
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges
@@ -137,7 +137,7 @@ class PairPass:
         self._seen: dict[str, tuple[Heads, Sight]] = {}
         self._readings: dict[str, Reading] = {}
 
-    def attend(self, index: int, attention: SelfAttention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
+    def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
         """The output of the heads of layer `index`, counted from 0, B H T K; without a ring only local attention."""
         number = str(index + 1)
         if number not in self.rings:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memexp.errors import UserError
-from memexp.model.transformer.attention import Heads, LayerCache, SelfAttention
+from memexp.model.transformer.attention import Attention, Heads, LayerCache
 from memexp.model.transformer.decoder import Enter, Layers, ReadHeads
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.numerics import at_least_fp32, cast_to
@@ -95,23 +95,19 @@ class PretrainedRotary(Position):
         return torch.stack(self._rotary[0](like, place_1S, *self._more)) / self._factor
 
 
-class PretrainedAttention(SelfAttention):
+class PretrainedAttention(Attention):
     """What is ours of a checkpoint's attention: positions, and what its queries see. Its projections are not here."""
 
     def __init__(self, *, heads: int, groups: int, head_size: int, position: Position) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.heads, self.head_size, self.stored = heads, head_size, groups * head_size
         self.position, self.scale_H, self.smear_D = position, None, None
-
-    def project(self, x_BTD: Tensor, past: LayerCache | None, *, text: slice = slice(None)) -> Heads:
-        """The checkpoint's network projects."""
-        raise NotImplementedError
 
 
 class PretrainedLayers(Layers, nn.Module):
     """All that a checkpoint computes between its embedding and its output layer, its last norm included."""
 
-    def __init__(self, base: nn.Module, attentions: list[SelfAttention], *, by_embedding: bool) -> None:
+    def __init__(self, base: nn.Module, attentions: list[Attention], *, by_embedding: bool) -> None:
         """
         Args:
             base: the model of transformers without its output layer.
@@ -122,7 +118,7 @@ class PretrainedLayers(Layers, nn.Module):
         self._attentions = attentions  # a list, so that their modules are not registered twice
 
     @property
-    def attentions(self) -> list[SelfAttention]:
+    def attentions(self) -> list[Attention]:
         """What is ours of the attention of each layer."""
         return self._attentions
 

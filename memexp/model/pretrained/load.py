@@ -21,7 +21,7 @@ from memexp.model.pretrained.layers import (
     PretrainedRotary,
     attention,
 )
-from memexp.model.transformer.attention import SelfAttention, empty_cache
+from memexp.model.transformer.attention import Attention, empty_cache
 from memexp.model.transformer.numerics import full_precision
 from memexp.model.transformer.position import NoPosition, Position
 from memexp.model.transformer.shape import Network, Shape
@@ -71,7 +71,7 @@ def _refuse_another_shape(network: Network, size: Size, folder: Path) -> None:
     Raises:
         UserError: names the first setting that differs.
     """
-    first: SelfAttention = network.layers.attentions[0]
+    first: Attention = network.layers.attentions[0]
     seen = {
         "layers": len(network.layers.attentions),
         "heads": first.heads,
@@ -183,7 +183,7 @@ def _taken_apart(model: Any) -> tuple[Network, Shape]:
     rotary = getattr(base, "rotary_emb", None)
     types = config.layer_types if hasattr(rotary, "layer_types") else [None] * len(modules)
     positions = [_position(rotary, module, layer_type) for module, layer_type in zip(modules, types, strict=True)]
-    attentions: list[SelfAttention] = [
+    attentions: list[Attention] = [
         PretrainedAttention(heads=heads, groups=groups, head_size=size, position=position) for position in positions
     ]
     model.set_attn_implementation(NAME)

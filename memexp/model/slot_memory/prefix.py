@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memexp.model.transformer.attention import (
+    Attention,
     Cache,
     Heads,
     LayerCache,
-    SelfAttention,
     Sight,
     attend,
     causal_mask,
@@ -95,7 +95,7 @@ def read_behind(
     return Behind(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), shares)
 
 
-def _unplaced(attention: SelfAttention, heads: Heads, beside: Prefix | None, bias_1HMS: Tensor | None) -> Sight:
+def _unplaced(attention: Attention, heads: Heads, beside: Prefix | None, bias_1HMS: Tensor | None) -> Sight:
     keys, values = heads.keys_BGTK, heads.values_BGTK
     if beside is not None:
         keys = torch.cat([beside.keys_BGMK.to(keys.dtype), keys], dim=2)

@@ -20,7 +20,16 @@ from memexp.model.state import detach, zero_lanes
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
-from memexp.model.transformer.position import Bias, ByDistance, ByQuery, Places, build_position, dense, in_order
+from memexp.model.transformer.position import (
+    Bias,
+    ByDistance,
+    ByQuery,
+    Places,
+    Position,
+    build_position,
+    dense,
+    in_order,
+)
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import watched
 from memexp.regions import part
@@ -74,14 +83,62 @@ class Sight(NamedTuple):
     """How many of the keys, the first ones, get no gradient: those of a cache without gradient."""
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention in separate steps, so that a memory can act between projection and merge."""
+class Attention(nn.Module):
+    """What queries of a layer see, and where: between the projections and the merge of heads, so that a memory can act there."""
 
-    compilable: ClassVar[Compilable] = {"project": "layers"}
     reach: int | None = None
     """How many tokens before itself a token sees at most, if the layer itself says so; None: all in sight."""
+    heads: int
+    head_size: int
     stored: int
     """Size of all heads of keys, and of values."""
+    position: Position
+    scale_H: nn.Parameter | None
+    """With normalisation, the learned scale of each head."""
+    smear_D: nn.Parameter | None
+
+    def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
+        """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
+        keys, values, old = heads.keys_BGTK, heads.values_BGTK, 0
+        if past is not None:
+            with_gradient = past.keys_BGCK.requires_grad or past.values_BGCK.requires_grad
+            old = 0 if with_gradient else past.keys_BGCK.shape[2]
+            keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
+            values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
+        if places is None:
+            places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
+        placed = self.position(heads.queries_BHTK, self.spread(keys), places)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
+
+    def beside(self, sight: Sight, heads: Heads, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
+        """The sight with M more keys in front that have no positions: their scores depend only on the content."""
+        queries, placed = sight.queries_BHTK, sight.placed_BHSK
+        unplaced = self.spread(keys_BGMK).to(placed.dtype)
+        if self.position.turns:
+            # twice as wide: queries with positions meet keys with positions, plain queries meet plain keys
+            queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
+            placed = F.pad(placed, (0, self.head_size))
+            unplaced = F.pad(unplaced, (self.head_size, 0))
+        bias = dense(sight.bias)
+        if bias is not None:
+            bias = F.pad(bias, (unplaced.shape[2], 0))
+        return Sight(
+            queries,
+            torch.cat([unplaced, placed], dim=2),
+            bias,
+            torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
+            torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
+        )
+
+    def spread(self, x_BGSK: Tensor) -> Tensor:
+        """Keys or values for every head, without a copy if all heads share them."""
+        return spread(x_BGSK, self.heads)
+
+
+class SelfAttention(Attention):
+    """Multi-head attention in separate steps."""
+
+    compilable: ClassVar[Compilable] = {"project": "layers"}
 
     def __init__(
         self, shape: Shape, arch: AttentionArch, *, two_sided: bool = False, shared_values: bool = False
@@ -128,43 +185,6 @@ class SelfAttention(nn.Module):
             keys = unit_norm(keys)
         # the sum of only the last token, or of no token if there is no text
         return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
-
-    def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
-        """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
-        keys, values, old = heads.keys_BGTK, heads.values_BGTK, 0
-        if past is not None:
-            with_gradient = past.keys_BGCK.requires_grad or past.values_BGCK.requires_grad
-            old = 0 if with_gradient else past.keys_BGCK.shape[2]
-            keys = torch.cat([past.keys_BGCK.to(keys.dtype), keys], dim=2)
-            values = torch.cat([past.values_BGCK.to(values.dtype), values], dim=2)
-        if places is None:
-            places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
-        placed = self.position(heads.queries_BHTK, self.spread(keys), places)
-        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
-
-    def beside(self, sight: Sight, heads: Heads, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
-        """The sight with M more keys in front that have no positions: their scores depend only on the content."""
-        queries, placed = sight.queries_BHTK, sight.placed_BHSK
-        unplaced = self.spread(keys_BGMK).to(placed.dtype)
-        if self.position.turns:
-            # twice as wide: queries with positions meet keys with positions, plain queries meet plain keys
-            queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
-            placed = F.pad(placed, (0, self.head_size))
-            unplaced = F.pad(unplaced, (self.head_size, 0))
-        bias = dense(sight.bias)
-        if bias is not None:
-            bias = F.pad(bias, (unplaced.shape[2], 0))
-        return Sight(
-            queries,
-            torch.cat([unplaced, placed], dim=2),
-            bias,
-            torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
-            torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
-        )
-
-    def spread(self, x_BGSK: Tensor) -> Tensor:
-        """Keys or values for every head, without a copy if all heads share them."""
-        return spread(x_BGSK, self.heads)
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
         """The output projection of all heads, B T D."""

@@ -15,6 +15,7 @@ from memexp.config.arch.base import Arch, AttentionArch
 from memexp.model.markers import Compilable
 from memexp.model.segment import Activations, SegmentModel
 from memexp.model.transformer.attention import (
+    Attention,
     Cache,
     Heads,
     LayerCache,
@@ -93,14 +94,14 @@ class DecoderLayer(PreNormLayer):
         return self.add(x_BTD, self.attention.merge(read_BHTK))
 
 
-Attend = Callable[[int, SelfAttention, Heads, Sight, Mask], Tensor]
+Attend = Callable[[int, Attention, Heads, Sight, Mask], Tensor]
 """A function of the layer's index, its attention, projections, sight and mask; returns the output of each head, B H T K."""
 
 Enter = Callable[[int, Tensor], Tensor]
 """A function of the layer's index and its input, B T D; returns the input that the layer gets instead."""
 
 
-ReadHeads = Callable[[int, SelfAttention, Heads], Tensor]
+ReadHeads = Callable[[int, Attention, Heads], Tensor]
 """A function of the layer's index, its attention and projections; returns the output of each head, B H T K."""
 
 
@@ -109,7 +110,7 @@ class Layers(ABC):
 
     @property
     @abstractmethod
-    def attentions(self) -> list[SelfAttention]:
+    def attentions(self) -> Sequence[Attention]:
         """The attention of each layer."""
 
     @abstractmethod
@@ -159,7 +160,7 @@ class Layers(ABC):
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
 
-        def read_heads(index: int, attention: SelfAttention, heads: Heads) -> Tensor:
+        def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
             nearer = min((each for each in (reach, attention.reach) if each is not None), default=None)
             if nearer not in masks:
