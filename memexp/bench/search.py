@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.bench import faiss_search
 from memexp.bench.measurement import Figure, Say, Side, in_turn, timed
+from memexp.bench.others import faiss_search
 from memexp.bench.workload import Work
 from memexp.config.commands import BenchConfig
 from memexp.model.knn_memory.exact_search import exact

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from memexp.bench import archs, checkpoint, curve, devices, evaluation, peers, search, startup, step, write
+from memexp.bench import archs, checkpoint, curve, devices, evaluation, search, startup, step, write
 from memexp.bench import peak_memory as memory
 from memexp.bench.gpu import suite as gpu
 from memexp.bench.gpu.ground import Ground
 from memexp.bench.hardware import describe_machine, floors
 from memexp.bench.measurement import Figure, Say, about
+from memexp.bench.others import peers
 from memexp.bench.workload import Work
 from memexp.config.commands import BENCHES, BenchConfig
 from memexp.config.train import TrainConfig

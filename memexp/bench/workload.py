@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memexp.bench.plain_decoder import PlainDecoder
+from memexp.bench.others.plain_decoder import PlainDecoder
 from memexp.config.arch.base import Arch, AttentionArch
 from memexp.config.arch.knn_memory import KnnArch
 from memexp.config.arch.slot_memory import BlockArch, RmtArch
@@ -121,12 +121,12 @@ def step_of(config: TrainConfig, work: Work) -> Callable[[], None]:
 def filled(state: State) -> State:
     """The state itself, after its caches and rings were filled with random pairs; keys have a length of about 1."""
     pairs = []
-    for ring in (part for part in state.memory or () if isinstance(part, Ring)):
+    for ring in (part for part in state.memory if isinstance(part, Ring)):
         ring.count_B.fill_(ring.slots)
         pairs.append((ring.keys_BHRK, ring.values_BHRK))
-    if isinstance(state.cache, Cache):
-        pairs += [(layer.keys_BGCK, layer.values_BGCK) for layer in state.cache.layers]
-        state.cache.count_B.fill_(pairs[-1][0].shape[2])
+    for layer in state.cache.layers if isinstance(state.cache, Cache) else ():
+        state.cache.count_B.fill_(layer.keys_BGCK.shape[2])
+        pairs.append((layer.keys_BGCK, layer.values_BGCK))
     for keys, values in pairs:
         keys.normal_(std=keys.shape[-1] ** -0.5)
         values.normal_()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from memexp.bench import curve, peers, search, startup
+from memexp.bench import curve, search, startup
 from memexp.bench.measurement import Figure
+from memexp.bench.others import peers
 from memexp.bench.workload import Work
 from memexp.cli.commands import bench
 from memexp.cli.main import main

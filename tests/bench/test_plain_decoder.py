@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memexp.bench.plain_decoder import PlainDecoder
+from memexp.bench.others.plain_decoder import PlainDecoder
 from memexp.config.arch.transformer import VanillaArch
 from memexp.config.groups import Size
 from memexp.config.train import TrainConfig

@@ -1,0 +1,1 @@
+"""What we are compared with: a plain decoder, faiss, and packages of others."""
