@@ -32,7 +32,7 @@ def test_every_bench_runs_and_its_figures_are_written(miniature: Work, tmp_path:
     folder = tmp_path / "results" / "bench"
     assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md", "curve.svg"]
     found = json.loads((folder / "bench.json").read_text())
-    asked = [name for name in BENCHES if name not in ("peers", "gpu", "devices")]
+    asked = [name for name in BENCHES if name not in ("peers", "checkpoint", "gpu", "devices")]
     assert found["settings"] == {"what": asked, "repeats": 1, "slots": 256}
     assert found["machine"]["floors"]["memory read, GB/s"] > 0
     assert found["work"]["segment"] == miniature.segment

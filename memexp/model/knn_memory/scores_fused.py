@@ -98,7 +98,7 @@ def members(groups: Groups, k: int) -> float:
     """How many keys `best` reads for each query, if chance spreads the k best over the groups.
 
     Then k (k - 1) / 2 pairs of them have one chance each to share a group, which is read whole. In a small model trained on code
-    this was 1.6 to 1.9 times as many groups.
+    this was 1.5 to 1.9 times as many groups.
     """
     whole = min(k, k * (k - 1) / 2 / groups.number)
     return k + whole * (groups.size - 1)
