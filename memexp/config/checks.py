@@ -207,10 +207,6 @@ def _check_train(config: TrainConfig) -> None:
     config.arch.check_training(config)
     if not config.steps and config.optim.train != "none":
         raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
-    if config.steps and config.optim.train == "none":
-        raise UserError(
-            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
-        )
     if config.optim.train == "none" and config.arch.random_memory and config.mem:
         raise UserError(
             f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
@@ -225,6 +221,10 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(
             "data.task is classify, but optim.train is none, and a published checkpoint has no vectors of the classes before it is trained; "
             "expected optim.train=lora, memory or all with it"
+        )
+    if config.steps and config.optim.train == "none":
+        raise UserError(
+            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
         )
     _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:

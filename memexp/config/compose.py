@@ -48,6 +48,10 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "memexp_horizon", lambda accumulate, mem: int(accumulate) - 1 if mem else 0, replace=True
     )
+    # a published checkpoint that is only scored
+    OmegaConf.register_new_resolver(
+        "memexp_steps", lambda train, steps: 0 if train == "none" else int(steps), replace=True
+    )
     OmegaConf.register_new_resolver(
         "memexp_where", lambda value, wanted, then, otherwise: then if value == wanted else otherwise, replace=True
     )
