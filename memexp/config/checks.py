@@ -207,11 +207,6 @@ def _check_train(config: TrainConfig) -> None:
     config.arch.check_training(config)
     if not config.steps and config.optim.train != "none":
         raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
-    if config.optim.train == "none" and config.arch.random_memory and config.mem:
-        raise UserError(
-            f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
-            "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
-        )
     if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
         raise UserError(
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
@@ -225,6 +220,11 @@ def _check_train(config: TrainConfig) -> None:
     if config.steps and config.optim.train == "none":
         raise UserError(
             f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
+        )
+    if config.optim.train == "none" and config.arch.random_memory and config.mem:
+        raise UserError(
+            f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
+            "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
         )
     _check_devices(config)
     if config.data.cut == "chunks" and not config.data.max_document:
