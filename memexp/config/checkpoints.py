@@ -62,6 +62,10 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
             f"size={PRESET} needs a checkpoint; expected size.checkpoint=FOLDER or the name of a model on the hub, such as "
             "size.checkpoint=HuggingFaceTB/SmolLM2-135M"
         )
+    if size.cutoffs:
+        raise UserError(
+            f"size.cutoffs is {size.cutoffs}, but a published checkpoint has one output layer for all words; expected no size.cutoffs"
+        )
     folder = find_folder(size.checkpoint, size.revision, ask=ask)
     if (path := config.data.tokenizer.path) is not None and Path(path).expanduser() != folder.path / TOKENIZER:
         raise UserError(

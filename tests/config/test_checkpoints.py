@@ -127,6 +127,7 @@ def test_every_architecture_fits_or_is_refused_by_name(folder: Path) -> None:
         ("size=tiny arch=knn arch.place=edge", "arch.place is edge but arch.position is t5"),
         ("size=tiny arch=knn arch.sinks=2 arch.reach=window", "arch.sinks is 2 but arch.reach is window"),
         ("size=tiny steps=0", "steps is 0; expected at least 1 step"),
+        ("size=checkpoint size.checkpoint=x size.cutoffs=[100]", "one output layer for all words"),
     ],
 )
 def test_what_makes_no_sense_without_one_is_refused(words: str, seen: str) -> None:
