@@ -30,7 +30,7 @@ test: $(STAMP)  ## run the tests, except the slow ones (make hard)
 	$(BIN)/python -m pytest -q -n 2 -m 'not hard'
 
 hard: $(STAMP)  ## run the slow tests: killed processes, damaged files, full disks, generated code, every bench
-	$(BIN)/python -m pytest -q -n 3 -m hard
+	$(BIN)/python -m pytest -q -n 2 -m hard
 
 lint: $(STAMP)  ## find mistakes and unformatted files
 	$(BIN)/ruff check .
