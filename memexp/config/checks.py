@@ -53,7 +53,7 @@ def check(config: Any, where: str = "") -> None:
         for key, nested in value.items() if isinstance(value, dict) else ():
             if is_dataclass(nested):
                 check(nested, f"{name}.{key}")
-        _check_value(name, value, item.metadata, default_of(item))
+        check_value(name, value, item.metadata, default_of(item))
     if isinstance(config, SourceOptions):
         config.check()
     if isinstance(config, Slurm):
@@ -73,7 +73,7 @@ def check(config: Any, where: str = "") -> None:
         _check_reproduce(config)
 
 
-def _check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
+def check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
     if value == UNSET:
         raise UserError(f"{name} is not given; expected {metadata['help']}")
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
@@ -113,7 +113,7 @@ def check_values(config: Any, where: str = "") -> None:
         if is_dataclass(value):
             check_values(value, name)
         else:
-            _check_value(name, value, item.metadata, default_of(item))
+            check_value(name, value, item.metadata, default_of(item))
 
 
 def _check_text(name: str, text: str, metadata: Any, *, given: bool) -> None:

@@ -274,19 +274,8 @@ class RunsConfig(Command):
 
 
 BENCHES = (
-    "search",
-    "curve",
-    "write",
-    "step",
-    "evaluation",
-    "archs",
-    "memory",
-    "startup",
-    "peers",
-    "checkpoint",
-    "gpu",
-    "devices",
-)
+    "search", "curve", "write", "step", "evaluation", "archs", "memory", "startup", "peers", "checkpoint", "gpu", "devices",
+)  # fmt: skip
 GPU_CHECKS = (
     "rates", "archs", "search", "step", "checkpoint", "bias", "waits", "generation", "evaluation", "jobs",
 )  # fmt: skip

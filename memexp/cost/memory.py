@@ -77,9 +77,8 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
     # shared out, the sum is whole as well.
     words *= 3 if held_weights.rest else 2
     of_windows_before = gradients if config.accumulate > at_once else 0
-    if (
-        config.recompute and min(window, config.accumulate) > 1
-    ):  # then the backward pass of later segments has been made
+    # with recompute, the backward pass of later segments has been made
+    if config.recompute and min(window, config.accumulate) > 1:
         of_windows_before += FULL * held_weights.trained_rest
     # when the backward pass of the last segment ends, what it needed is gone
     room = of_one + of_logits.bytes

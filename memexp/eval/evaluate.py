@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memexp.config.checks import check_scoring
+from memexp.config.checks import check_scoring, check_value
+from memexp.config.field import default_of
 from memexp.config.groups import Scoring
 from memexp.config.train import TrainConfig
 from memexp.data.built_in import is_built_in
@@ -354,6 +355,8 @@ def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig
             f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory consists of parameters; "
             f"expected mem={settings.mem}. For another size, train another run with mem={mem}"
         )
+    item = TrainConfig.__dataclass_fields__["mem"]
+    check_value("mem", mem, item.metadata, default_of(item))
     settings = replace(settings, mem=mem, bptt_segments=0)  # scoring has no gradient
     settings.arch.check(settings)
     return settings

@@ -416,3 +416,5 @@ def test_a_memory_with_any_option_is_scored_at_another_size(arch: str, option: s
     settings = configure(f"arch={arch}", f"mem={trained}", f"arch.{option}={value}", *more)
     sizes = [0, *larger]
     assert [with_mem(settings, mem, run=Run(Path("run"))).mem for mem in sizes] == sizes
+    with pytest.raises(UserError, check=says("mem is -1", "expected")):
+        with_mem(settings, -1, run=Run(Path("run")))

@@ -122,7 +122,7 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         inspect = watch.end()
         watch.begin()
         prompt = np.arange(config.segment - 2) % VOCABULARY
-        for _ in generate(model, prompt, tokens=3, lanes=2, sampling=Sampling(), seed=0, arithmetic=Arithmetic(half)):
+        for _ in generate(model, prompt, tokens=4, lanes=2, sampling=Sampling(), seed=0, arithmetic=Arithmetic(half)):
             pass
         return Walk(step, save, resume, score, inspect, watch.end(), same, state_on, gauges_on)
 
