@@ -4,9 +4,8 @@ Scores are not kept. Keys are split into groups of a few neighbours and multipli
 each group is kept, its maximum. The k best pairs are in the k groups with the largest maxima, and the members of these
 groups are scored again.
 
-If the processor multiplies bf16 fast, the tiles are in bf16. Then more groups are scored again in fp32, and a bound on the
-rounding errors proves for each query that no other pair is among the best. Queries without this proof are searched again in
-fp32, so the result is always that of fp32.
+If the processor multiplies bf16 fast, `memexp.model.knn_memory.cpu_halves` searches. The queries that it cannot resolve are
+searched here, so the result is always that of fp32.
 
 Shapes: B lanes, H heads, T queries, R slots, K head size, k neighbours, N readable pairs of a lane, G groups, L groups
 that are scored again, M their members, W slots of a tile.
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from memexp.model.knn_memory.cpu_halves import Scores, best_above
 from memexp.model.knn_memory.gather_matmul import dot_rows
 from memexp.model.knn_memory.ring import Ring, readable_spans
 from memexp.model.knn_memory.selection import Neighbours, best_rows
@@ -35,11 +35,9 @@ MAXIMA_BYTES = 32 << 20
 FEW = 2048
 """With at most this many readable pairs, all scores are kept."""
 HALF_FROM = 2048
-"""Tiles in bf16 are faster from this many readable pairs on."""
-SHORTLIST = 2
-"""After tiles in bf16, SHORTLIST * k groups are scored again."""
-ROUNDING = 3.1 * 2**-8
-"""Error bound of a bf16 score, relative to the product of the norms: both factors and the result are rounded by 2^-8."""
+"""Searching in bf16 is faster from this many readable pairs on, and only if each query wants few of them."""
+FEW_OF = 32
+"""Searching in bf16 is faster if there are this many times as many pairs as a query wants."""
 
 
 class _Readable(NamedTuple):
@@ -76,23 +74,24 @@ def by_spans(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     slots_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.long)
     found_BHTk = torch.zeros(lanes, heads, length, k, dtype=torch.bool)
     scores_BHTk = queries_BHTK.new_zeros(lanes, heads, length, k)
+    memory = Scores()
     for lane, spans in enumerate(readable_spans(ring)):
         count = sum(stop - start for start, stop in spans)
         take = min(k, count)
         if take == 0:
             continue
         found_BHTk[lane, :, :, :take] = True
-        half = count >= max(HALF_FROM, 2 * SHORTLIST * GROUP * take) and _multiplies_bf16_fast()
+        half = count >= max(HALF_FROM, FEW_OF * take) and _multiplies_bf16_fast()
         largest_norm = _largest_norm(ring.keys_BHRK[lane], spans) if half else 0.0
-        at_once = max(1, min(QUERIES, MAXIMA_BYTES * GROUP // (4 * count)))
+        at_once = QUERIES if half else max(1, min(QUERIES, MAXIMA_BYTES * GROUP // (4 * count)))
         together = max(1, at_once // length)  # short segments are searched for several heads at once
         for head in range(0, heads, together):
             readable = _Readable(ring.keys_BHRK[lane, head : head + together], spans, largest_norm)
             for start in range(0, length, at_once):
                 block = (lane, slice(head, head + together), slice(start, start + at_once))
                 if half:
-                    best, proven = _best_by_halves(queries_BHTK[block], readable, take)
-                    half = proven >= 0.5  # if keys are similar, the bound proves little
+                    best, resolved = _best_by_halves(queries_BHTK[block], readable, take, memory)
+                    half = resolved >= 0.5  # where keys are too similar
                 else:
                     best = _best(queries_BHTK[block], readable, take)
                 slots_BHTk[*block, :take], scores_BHTk[*block, :take] = best
@@ -110,7 +109,7 @@ def _best(queries_HTK: Tensor, readable: _Readable, k: int) -> _Best:
     """The best of all readable pairs."""
     if readable.pairs <= FEW:
         return _best_of_few(queries_HTK, readable, k)
-    maxima_HGT = _maxima(queries_HTK, readable, queries_HTK.dtype)
+    maxima_HGT = _maxima(queries_HTK, readable)
     groups_HTL = best_rows(maxima_HGT, min(k, maxima_HGT.shape[1]))
     return _best_members(queries_HTK, readable, groups_HTL, k)
 
@@ -126,33 +125,28 @@ def _best_of_few(queries_HTK: Tensor, readable: _Readable, k: int) -> _Best:
     return _Best(slots_HTk, _scores(queries_HTK, readable.keys_HRK, slots_HTk))
 
 
-def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int) -> tuple[_Best, float]:
-    """The best pairs, by groups chosen in bf16, and the share of queries for which the bound is a proof."""
-    maxima_HGT = _maxima(queries_HTK, readable, torch.bfloat16)
-    groups_HTL = best_rows(_ordered(maxima_HGT), SHORTLIST * k)
-    best = _best_members(queries_HTK, readable, groups_HTL, k)
-    # a pair outside the chosen groups has at most their smallest maximum in bf16, and at most `slack` more in fp32
-    smallest_HT = maxima_HGT.mT.gather(-1, groups_HTL).amin(-1).float()
-    slack_HT = ROUNDING * queries_HTK.norm(dim=-1) * readable.largest_norm
-    unproven_HT = (best.scores_HTk[..., -1] < smallest_HT + slack_HT) | (smallest_HT <= 0)
-    for head, unproven_T in enumerate(unproven_HT):
-        if unproven_T.any():
+def _best_by_halves(queries_HTK: Tensor, readable: _Readable, k: int, memory: Scores) -> tuple[_Best, float]:
+    """The best of all readable pairs, and the share of queries that were resolved in bf16."""
+    slots_HTk, scores_HTk, resolved_HT = best_above(
+        queries_HTK, readable.keys_HRK, readable.spans, k, largest_norm=readable.largest_norm, memory=memory
+    )
+    for head, again_T in enumerate(~resolved_HT):
+        if again_T.any():
             one_head = readable._replace(keys_HRK=readable.keys_HRK[head : head + 1])
-            again = _best(queries_HTK[head : head + 1, unproven_T], one_head, k)
-            for found, true in zip(best, again, strict=True):
-                found[head, unproven_T] = true[0]
-    return best, 1 - unproven_HT.float().mean().item()
+            again = _best(queries_HTK[head : head + 1, again_T], one_head, k)
+            slots_HTk[head, again_T], scores_HTk[head, again_T] = again.slots_HTk[0], again.scores_HTk[0]
+    return _Best(slots_HTk, scores_HTk), resolved_HT.float().mean().item()
 
 
-def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Tensor:
+def _maxima(queries_HTK: Tensor, readable: _Readable) -> Tensor:
     """The largest inner product in each group of pairs, H G T; many queries are multiplied at once."""
-    heads, length, _ = queries_HTK.shape
+    (heads, length, _), dtype = queries_HTK.shape, queries_HTK.dtype
     group = readable.group
     groups = sum(-(-(stop - start) // group) for start, stop in readable.spans)
     maxima_HGT = torch.empty(heads, groups, length, dtype=dtype)
     at_once = max(1, TILE_BYTES // (group * length * dtype.itemsize))  # groups
     scores_WT = torch.empty(at_once * group, length, dtype=dtype)
-    for head, queries_TK in enumerate(queries_HTK.to(dtype)):
+    for head, queries_TK in enumerate(queries_HTK):
         done = 0
         for start, stop in readable.spans:
             for first in range(start, stop, len(scores_WT)):
@@ -162,18 +156,9 @@ def _maxima(queries_HTK: Tensor, readable: _Readable, dtype: torch.dtype) -> Ten
                 if len(keys_WK) < new * group:
                     scores_WT[len(keys_WK) : new * group] = float("-inf")
                 tile_NgT = scores_WT[: new * group].unflatten(0, (new, group))
-                torch.amax(_ordered(tile_NgT), 1, out=_ordered(maxima_HGT[head, done : done + new]))
+                torch.amax(tile_NgT, 1, out=maxima_HGT[head, done : done + new])
                 done += new
     return maxima_HGT
-
-
-def _ordered(scores: Tensor) -> Tensor:
-    """The scores in a type that compares fast, without a copy; only positive scores keep their order.
-
-    The bits of positive bf16 numbers, read as integers, have the same order, and integers compare many times faster.
-    Negative numbers are smaller, in an arbitrary order.
-    """
-    return scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores
 
 
 def _best_members(queries_HTK: Tensor, readable: _Readable, groups_HTL: Tensor, k: int) -> _Best:

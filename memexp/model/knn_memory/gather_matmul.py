@@ -55,20 +55,31 @@ class _Sum(torch.autograd.Function):
         return _dots(gradient_NK, ctx.table_RK, ctx.places_NM), None, None
 
 
-def _dots(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
+def dot_pairs(queries_NK: Tensor, table_RK: Tensor, query_P: Tensor, row_P: Tensor) -> Tensor:
+    """The inner products of some queries with some rows, P, without a gradient.
+
+    Args:
+        query_P: the query of each product.
+        row_P: the row of each product.
+    """
     if table_RK.dtype != queries_NK.dtype:  # rows stored in half precision are summed in full precision
+        return (queries_NK[query_P] * table_RK[row_P].to(queries_NK.dtype)).sum(-1)
+    # these products are the gradient of a weighted sum with respect to its weights; this kernel copies no rows
+    start_1 = torch.zeros(1, dtype=torch.long, device=row_P.device)  # of the sums, which this kernel does not look at
+    products_P: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        queries_NK, table_RK, row_P, start_1, query_P, 0
+    )
+    return products_P
+
+
+def _dots(queries_NK: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
+    queries, rows = places_NM.shape
+    if table_RK.dtype != queries_NK.dtype:
         rows_NMK = table_RK[places_NM].to(queries_NK.dtype)
         # queries first, because a batch of products of a matrix with a vector is several times slower
         return torch.bmm(queries_NK[:, None], rows_NMK.mT).squeeze(1)
-    queries, rows = places_NM.shape
-    starts_N = torch.arange(0, queries * rows, rows, device=places_NM.device)
-    query_of_row = torch.arange(queries, device=places_NM.device).repeat_interleave(rows)
-    # these products are the gradient of a weighted sum with respect to its weights; this kernel copies no rows
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        queries_NK, table_RK, places_NM.flatten(), starts_N, query_of_row, 0
-    )
-    products_NM: Tensor = flat.view_as(places_NM)
-    return products_NM
+    query_P = torch.arange(queries, device=places_NM.device).repeat_interleave(rows)
+    return dot_pairs(queries_NK, table_RK, query_P, places_NM.flatten()).view_as(places_NM)
 
 
 def _sums(weights_NM: Tensor, table_RK: Tensor, places_NM: Tensor) -> Tensor:
