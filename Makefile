@@ -5,7 +5,7 @@ PUBLISHED := .venv-published/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hard lint types format clean report bench bench-peers gpu-check two-gpus published
+.PHONY: help install demo test hard lint types format clean report bench bench-peers gpu-check kernels two-gpus published
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ bench: $(STAMP)  ## measure search, training step and memory, and compare each w
 gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
 gpu-check:  ## on a machine with a GPU: run the tests that need one, then check values and times
 	$(RUN) pytest -q -m gpu; tests=$$?; $(RUN) memexp bench gpu && exit $$tests
+
+kernels: $(STAMP)  ## run the tests of the search kernels on this CPU, in the interpreter of Triton (1 GB), which is put into .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
+	$(BIN)/python -m pytest -q -n 2 tests/model/knn_memory/test_scores_fused.py
 
 two-gpus: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
 two-gpus:  ## on a machine with two GPUs or more: compare them with one; without a GPU, two processes on the CPU
