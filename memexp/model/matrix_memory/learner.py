@@ -229,7 +229,8 @@ class _Sum(torch.autograd.Function):
         total = past[0] * past[1]
         for matrix, factor in zip(past[2::2], past[3::2], strict=True):
             total.addcmul_(matrix, factor)
-        total.flatten(0, 1).baddbmm_(x.flatten(0, 1).mT, y.flatten(0, 1))
+        heads = total.flatten(0, 1)
+        torch.baddbmm(heads, x.flatten(0, 1).mT, y.flatten(0, 1), out=heads)  # the form in place is not counted as FLOP
         return total
 
     @staticmethod
