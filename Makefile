@@ -50,9 +50,10 @@ bench: $(STAMP)  ## measure search, training step and memory, and compare each w
 	$(BIN)/memexp bench
 
 # installs nothing, so that it needs no network; without .venv it runs with PYTHON and its packages
-gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
-gpu-check:  ## on a machine with a GPU: run the tests that need one, then check values and times
-	$(RUN) pytest -q -m gpu; tests=$$?; $(RUN) memexp bench gpu && exit $$tests
+gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON))
+gpu-check:  ## on a machine with a GPU: check values and times, then run the tests that need one
+	@$(RUN) -c 'import sys; from memexp.device import why_no_gpu as why; sys.exit(why() and f"there is no GPU: {why()}; expected a GPU, its driver and a build of torch for it")'
+	$(RUN) -m memexp bench gpu; table=$$?; $(RUN) -m pytest -q -m gpu && exit $$table
 
 kernels: $(STAMP)  ## run the tests of the search kernels on this CPU, in the interpreter of Triton (1 GB), which is put into .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
