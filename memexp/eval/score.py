@@ -19,6 +19,7 @@ from memexp.errors import UserError
 from memexp.eval.retrieved import strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.numerics import FP32, Arithmetic
 from memexp.model.watching import Gauges, is_fill
 from memexp.store.folder import RETRIEVED
@@ -147,7 +148,7 @@ def score_documents(
         state = model.clear(state, inputs.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
-        with arithmetic.on(device):
+        with any_shape(), arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
                 retrieval = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
@@ -265,7 +266,7 @@ def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, ar
         inputs = to_device(batch, device)
         state = model.clear(carried.take(still), inputs.reset_B)
         yield state.memory
-        with arithmetic.on(device):
+        with any_shape(), arithmetic.on(device):
             carried.put(model.step(inputs.tokens_BT, inputs.valid_BT, state).state)
         del state
 

@@ -35,6 +35,7 @@ def test_validation_holds_what_the_plan_says_beside_what_lasts(pool: ProcessPool
     assert held == pytest.approx(planned, rel=0.05)
 
 
-def test_a_lane_that_ends_makes_no_copy_from_pageable_memory(pool: ProcessPoolExecutor) -> None:
+def test_a_lane_that_ends_makes_no_copy_from_pageable_memory_and_no_plan(pool: ProcessPoolExecutor) -> None:
     seen = pool.submit(scoring, "arch=knn", "precision=bf16", segments=[1, 2, 3, 4], memory="foreign").result().seen
     assert not {line for line in seen.pageable if not tried_once(line)}
+    assert not seen.plans
