@@ -455,6 +455,7 @@ def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
 
 
 def _not_finite(session: Session, seen: str) -> str:
+    session.saving.wait()  # it may be the first one
     good = checkpoint.newest(session.spec.run.path / "checkpoints")
     return (
         f"{seen} at step {session.step + 1} of {session.spec.run.name}; expected a finite number. Likely cause: optim.rate is "

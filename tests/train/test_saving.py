@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from memexp.errors import UserError
 from memexp.train import checkpoint, loop, saving
 from memexp.train import session as session_module
 from memexp.train.saving import Saving
 from memexp.train.session import Session
 
+from ..messages import says
 from .conftest import Train
 
 HANG = 60
@@ -126,6 +128,36 @@ def test_a_run_whose_checkpoint_cannot_be_written_ends_at_the_next_step(
     assert taken == [1, 2, 3]
     [folder] = (root / "results" / "runs").iterdir()
     assert (folder / kept).exists()
+
+
+def test_the_last_good_checkpoint_may_be_on_its_way(run: Train, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, plain_save, plain_update = Event(), checkpoint.save, loop.update
+
+    class Slow(Saving):
+        """Writes nothing until it is waited for."""
+
+        def wait(self) -> None:
+            go.set()
+            super().wait()
+
+        def finish(self) -> None:
+            go.set()
+            super().finish()
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        assert go.wait(HANG)
+        plain_save(path, content)
+
+    def update(session: Session, **options: Any) -> Any:
+        if session.step == 1:
+            next(session.model.parameters()).data.fill_(float("nan"))
+        return plain_update(session, **options)
+
+    monkeypatch.setattr(session_module, "Saving", lambda device, background: Slow(device, background=True))
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(UserError, check=says("the loss is nan", "last good checkpoint is", "step-0000001.pt")):
+        run("arch=vanilla", "steps=3", "checkpoint_every=1")
 
 
 @pytest.mark.parametrize("memory", [0, None])
