@@ -63,6 +63,11 @@ def check(config: Any, where: str = "") -> None:
             f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or a published data set "
             "with it"
         )
+    if isinstance(config, Data) and config.source.has_new_words and config.tokenizer.kind == "words":
+        raise UserError(
+            f"data.tokenizer.kind is words, but held-out documents of data={config.name} have words of a text that no training document "
+            "need have; expected data.tokenizer.kind=bpe or bytes, or data.source.noise=sentences"
+        )
     if isinstance(config, TrainConfig):
         _check_train(config)
     if isinstance(config, DataConfig):
