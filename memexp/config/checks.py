@@ -63,6 +63,11 @@ def check(config: Any, where: str = "") -> None:
             f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or a published data set "
             "with it"
         )
+    if isinstance(config, Data) and config.source.has_new_words and config.tokenizer.kind == "words":
+        raise UserError(
+            f"data.tokenizer.kind is words, but held-out documents of data={config.name} have words of a text that no training document "
+            "need have; expected data.tokenizer.kind=bpe or bytes, or data.source.noise=sentences"
+        )
     if isinstance(config, TrainConfig):
         _check_train(config)
     if isinstance(config, DataConfig):
@@ -264,13 +269,23 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
-def _check_devices(config: TrainConfig) -> None:
+def check_lanes_of_devices(config: TrainConfig) -> None:
+    """Refuse lanes that devices cannot share out.
+
+    Raises:
+        UserError: devices would read different numbers of lanes.
+    """
     count = config.devices * config.nodes
     if count and config.lanes % count:
         raise UserError(
             f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
+
+
+def _check_devices(config: TrainConfig) -> None:
+    check_lanes_of_devices(config)
+    count = config.devices * config.nodes
     _check_nodes(config)
     if config.shard_weights and config.compile == "true":
         raise UserError(

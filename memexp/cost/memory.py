@@ -19,6 +19,9 @@ from memexp.model.transformer.head import LOGITS_AT_ONCE
 from memexp.model.transformer.kept import FULL, HALF
 from memexp.train.adafactor import state_numbers
 
+SHARE = 0.9
+"""The share of a device's memory that a plan may fill; the rest is for what is not counted, such as kernels and gaps."""
+
 
 class Item(NamedTuple):
     """One thing that takes memory while a step runs."""
@@ -306,11 +309,11 @@ def page(configs: Mapping[str, TrainConfig], *, card: float, vocabulary: int) ->
     for label, config in configs.items():
         parts = items(config, vocabulary=vocabulary)
         whole = total(parts)
-        fits = "fits" if whole <= card * 1e9 else "does not fit"
+        fits = "fits" if whole <= SHARE * card * 1e9 else "does not fit"
         lines += [
             label,
             *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in parts),
-            f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {card:g} GB",
+            f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {SHARE:.0%} of {card:g} GB",
             "",
         ]
     return "\n".join(lines[:-1])

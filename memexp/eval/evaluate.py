@@ -139,7 +139,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         title=f"{run.name} {score.path.name}",
     )
     seconds, cpu_seconds = time.perf_counter() - began, sum(told(time.process_time() - cpu_began))
-    _refuse_nonfinite(run, documents, scores)
+    _refuse_nonfinite(spec, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
         "run": run.name,
@@ -193,14 +193,16 @@ def _write(
     )
 
 
-def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) -> None:
+def _refuse_nonfinite(spec: RunSpec, documents: list[TokenDocument], scores: Scores) -> None:
     if not np.isfinite(scores.nats).all():
         at = int(np.flatnonzero(~np.isfinite(scores.nats))[0])
         document = int(np.searchsorted(np.cumsum(scores.lengths), at, side="right"))
+        unstable = spec.config.arch.unstable()
+        cause = f"{unstable}; or " if unstable else ""
         raise agreed(
             UserError(
-                f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
-                "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+                f"{spec.run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
+                f"loss. Likely cause: {cause}optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
             )
         )
 

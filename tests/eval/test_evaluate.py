@@ -251,6 +251,24 @@ def test_a_search_that_a_gpu_cannot_do_is_refused_before_it_begins(
         module.load_model(spec, memory="on", device="cuda")
 
 
+@pytest.mark.parametrize("why", [None, "arch.some=thing"])
+def test_a_loss_that_is_not_finite_is_named_with_its_cause(
+    why: str | None, knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = module.score_with_progress
+
+    def spoilt(*given: Any, **more: Any) -> Any:
+        scores = scored(*given, **more)
+        scores.nats[-1] = math.nan
+        return scores
+
+    monkeypatch.setattr(module, "score_with_progress", spoilt)
+    monkeypatch.setattr(KnnArch, "unstable", lambda arch: why)
+    causes = f"Likely cause: {why + '; or ' if why else ''}optim.rate is too high"
+    with pytest.raises(UserError, check=says(f"{knn.name} has diverged", "nan nats", causes)):
+        call(knn, root, force=True)
+
+
 def _no_weights(*_: object, **__: object) -> None:
     raise UserError("no weights")
 

@@ -13,6 +13,8 @@ from memexp.errors import UserError
 class PairArch(AttentionArch):
     """Options of a memory of key-value pairs, for every architecture that has one."""
 
+    retrieves: ClassVar[bool] = True
+
     knn_layers: list[int] = setting(
         [], "layers that read the memory, counted from 1; empty: the layer at three quarters of the depth (9th of 12)"
     )

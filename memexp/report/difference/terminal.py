@@ -118,9 +118,10 @@ def _token(diff: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
 
     shown = passage(diff, at, pieces)
     name = escape(diff.a.documents[int(diff.document_N[at])][0])
+    place = int(diff.known.index_R[diff.known.place_N[at]])
     return Text.assemble(
         (f"{diff.gain_N[at]:+7.3f}", f"bold {colour}"),
-        f"  {diff.a.nats_N[at]:.3f} -> {diff.b.nats_N[at]:.3f}  {name}, token {diff.position_N[at]:,}\n",
+        f"  {diff.a.nats_N[at]:.3f} -> {diff.b.nats_N[at]:.3f}  {name}, token {place:,}\n",
         ("         " + shown.before, "dim"),
         (f"«{shown.token}»", f"bold {colour}"),
         (shown.after, "dim"),
