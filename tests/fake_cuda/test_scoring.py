@@ -24,7 +24,7 @@ def test_a_lane_that_ends_takes_half_of_the_state_again(memory: str, pool: Proce
     assert found.seen.peak < 1.6 * found.state
 
 
-@pytest.mark.parametrize("arch", ["arch=vanilla", "arch=xl", "arch=block", "arch=armt"])
+@pytest.mark.parametrize("arch", ["arch=vanilla", "arch=block"])
 def test_scoring_holds_what_it_is_said_to_need(arch: str, pool: ProcessPoolExecutor) -> None:
     found = pool.submit(scoring, arch, *SIZE, segments=[1] + [2] * (LANES - 1), memory="on", vocabulary=32_000).result()
     assert found.seen.peak == pytest.approx(found.planned, rel=0.15)
