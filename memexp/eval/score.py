@@ -16,14 +16,14 @@ from torch.utils import _pytree as pytree
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
 from memexp.errors import UserError
-from memexp.eval.retrieved import strongest
+from memexp.eval.retrieved import rows_of, strongest
 from memexp.model.segment import SegmentModel
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.numerics import FP32, Arithmetic
-from memexp.model.watching import Gauges, is_fill
+from memexp.model.watching import Gauges, is_fill, on_host
 from memexp.store.folder import RETRIEVED
-from memexp.train.batch import onto, to_device
+from memexp.train.batch import onto, to_device, to_host
 
 
 class Scores(NamedTuple):
@@ -148,6 +148,7 @@ def score_documents(
         state = model.clear(state, inputs.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
+        found: list[Tensor] = []
         with any_shape(), arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
@@ -156,32 +157,39 @@ def score_documents(
                     raise UserError(
                         f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
                     )
-                _store(positions, strongest(retrieval, retrieved), batch)
+                found += strongest(retrieval, retrieved)
             output = model.step(inputs.tokens_BT, inputs.valid_BT, state)
             carried.put(output.state if memories is None else State(output.state.cache, ()))
-            nats_BT = model.head.nats(output.hidden_BTD, inputs.targets_BT).float().cpu().numpy()
-            _store(nats, nats_BT, batch)
+            found.append(model.head.nats(output.hidden_BTD, inputs.targets_BT).float())
             if answered:
-                _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
+                found.append(model.head.best(output.hidden_BTD, answers_from))
+        arrays = to_host(*found)
+        if answered:
+            _store(said, arrays.pop(), batch)
+        _store(nats, arrays.pop(), batch)
+        if retrieved:
+            _store(positions, rows_of(arrays[0], arrays[1], retrieved), batch)
         return output.gauges
 
     for batch, still in batches(documents):
-        found = score_stride(batch, still)
+        watched = score_stride(batch, still)
         strides += len(still)
-        for name, value in found.items():
+        for name, value in watched.items():
             if is_fill(name):
                 fills.append(value)
             elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
         if progress is not None:
             progress(int(batch.valid_BT.sum()))
+    numbers = on_host(gauges | ({"memory_fill": torch.stack(fills).max()} if fills else {}))
+    memory_fill = numbers.pop("memory_fill", None)
     return Scores(
         nats=_joined(nats, scored),
         lengths=[len(indices) for indices in scored],
-        memory_fill=float(torch.stack(fills).max()) if fills else None,
+        memory_fill=memory_fill,
         said=_joined(said, scored) if answered else None,
         retrieved=_joined(positions, scored) if retrieved else None,
-        gauges={name: float(total) / strides for name, total in gauges.items()},
+        gauges={name: total / strides for name, total in numbers.items()},
         strides=strides,
     )
 

@@ -18,7 +18,7 @@ from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
-from memexp.model.watching import Gauges, is_fill
+from memexp.model.watching import Gauges, is_fill, on_host
 from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.ranks.sharding import whole
@@ -305,7 +305,7 @@ def _run_to_the_end(
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
         if logged:
-            gauges = {name: float(value) for name, value in result.gauges.items()}
+            gauges = on_host(result.gauges)
             if session.losses:
                 session.loss = sum(session.losses) / len(session.losses)
                 session.losses.clear()

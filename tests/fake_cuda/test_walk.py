@@ -66,8 +66,14 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
     if "arch.faithful=true" not in case:  # which copies the numbers of four random slots
         assert not {line for line in seen.step.pageable if not tried_once(line)}
-    for part in (seen.score, seen.inspect):
-        assert waits_of(part).keys() <= {"memexp/eval/score.py", "memexp/eval/retrieved.py", *allowed}
+    # each of a few scorings reads two strides, and then all gauges
+    for part, scorings in ((seen.score, 3), (seen.inspect, 1)):
+        assert waits_of(part).keys() <= {"memexp/train/batch.py", "memexp/model/watching.py", *allowed}
+        assert waits_of(part)["memexp/train/batch.py"] <= 2 * scorings
+        assert waits_of(part)["memexp/model/watching.py"] <= scorings
+    if "arch.faithful=true" not in case:
+        for part in (seen.score, seen.inspect, seen.generate):
+            assert not {line for line in part.pageable if not tried_once(line)}
 
 
 def waits_of(seen: Seen) -> Counter[str]:
