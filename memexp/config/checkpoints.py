@@ -71,12 +71,22 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
         raise UserError(
             f"data.tokenizer.path is {path}, but size={PRESET} reads with the checkpoint's own tokenizer; expected no path"
         )
+    if config.data.tokenizer.kind != "bpe":
+        raise UserError(
+            f"data.tokenizer.kind is {config.data.tokenizer.kind}, but size={PRESET} reads with the checkpoint's own tokenizer; expected no "
+            "data.tokenizer.kind"
+        )
     if not (folder.path / TOKENIZER).is_file():
         raise UserError(
             f"{folder.path} has no {TOKENIZER}; expected the tokenizer that the checkpoint was trained with"
         )
     said: dict[str, Any] = shape_of(folder.path)
-    config.data.tokenizer.vocabulary = said.pop("vocabulary")  # of the embedding; the tokenizer may have fewer entries
+    vocabulary = said.pop("vocabulary")  # of the embedding; the tokenizer may have fewer entries
+    if (given := config.data.tokenizer.vocabulary) not in (0, vocabulary):
+        raise UserError(
+            f"data.tokenizer.vocabulary is {given}, but {size.checkpoint} has {vocabulary}; expected no data.tokenizer.vocabulary"
+        )
+    config.data.tokenizer.vocabulary = vocabulary
     said |= {"weights": checksum(folder.path), "licence": licence_of(folder.path)}
     for name, value in said.items():
         given = getattr(size, name)

@@ -269,13 +269,23 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
-def _check_devices(config: TrainConfig) -> None:
+def check_lanes_of_devices(config: TrainConfig) -> None:
+    """Refuse lanes that devices cannot share out.
+
+    Raises:
+        UserError: devices would read different numbers of lanes.
+    """
     count = config.devices * config.nodes
     if count and config.lanes % count:
         raise UserError(
             f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
+
+
+def _check_devices(config: TrainConfig) -> None:
+    check_lanes_of_devices(config)
+    count = config.devices * config.nodes
     _check_nodes(config)
     if config.shard_weights and config.compile == "true":
         raise UserError(

@@ -11,6 +11,12 @@ from memexp.model.on_host import remember
 def to_device(batch: Batch[np.ndarray], device: torch.device) -> Batch[Tensor]:
     """The batch as tensors on `device`; the host does not wait until they have arrived."""
     if device.type != "cuda":
-        return batch.map(lambda array: torch.from_numpy(array).to(device))
+        return batch.map(lambda array: onto(array, device))
+    return batch.map(lambda array: remember(onto(array, device), array))
+
+
+def onto(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on `device`; the host does not wait until it has arrived."""
+    tensor = torch.from_numpy(array)
     # a copy is asynchronous only from pinned memory
-    return batch.map(lambda array: remember(torch.from_numpy(array).pin_memory().to(device, non_blocking=True), array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -42,9 +42,16 @@ class Saving:
         """Write the tree as it is now; what changes it later is not written.
 
         Args:
-            write: gets the tree, or one of copies. If a thread calls it, what it raises is raised by the next call of this object.
+            write: gets the tree, or one of copies. If a thread calls it, what it raises is raised by the next call of `save` or
+                `finish`. This tree is written nevertheless, and before that.
         """
-        self.finish()
+        earlier = self._error()
+        self._start(tree, write)
+        if earlier is not None:
+            self.finish()
+            raise earlier
+
+    def _start(self, tree: Any, write: Write) -> None:
         if self._executor is None or not _fits(tree):
             write(tree)
             return
@@ -61,11 +68,25 @@ class Saving:
 
         self._written = self._executor.submit(later)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the last tree could not be written, as far as is known now; `finish` raises the error."""
+        return self._written is not None and self._written.done() and self._written.exception() is not None
+
+    def wait(self) -> None:
+        """Wait until all is written, or could not be."""
+        if self._written is not None:
+            self._written.exception()
+
     def finish(self) -> None:
         """Wait until all is written."""
+        if (error := self._error()) is not None:
+            raise error
+
+    def _error(self) -> BaseException | None:
+        """Wait until all is written; gives the error by which it could not be, once."""
         written, self._written = self._written, None
-        if written is not None:
-            written.result()
+        return None if written is None else written.exception()
 
     def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
         """Copies in the host's memory; they are there when the device has done all that is in its queue now."""

@@ -150,6 +150,8 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=titans arch.role=layer arch.window=0 arch.persistent=2", "arch.persistent is 2 but arch.role is layer"),
         ("arch=titans arch.window=0", "arch.window is 0 but arch.role is gate"),
         ("arch=titans arch.memory=linear arch.expansion=2", "arch.expansion is 2 but arch.memory is linear"),
+        ("arch=titans mem=1", "mem is 1 but arch.memory is mlp"),
+        ("arch=titans mem=0 arch.clip=1", "arch.clip is 1.0 but mem is 0"),
         ("arch=titans mem=0 arch.momentum=false", "arch.momentum is false but mem is 0"),
         ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),
         ("arch=rmt arch.past_memories=-1", "arch.past_memories is -1"),

@@ -47,7 +47,8 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
         assert not part.serial
         assert not part.unfused
         assert not part.convolutions
-    assert not seen.generate.plans
+    for part in (seen.score, seen.inspect, seen.generate):
+        assert not part.plans
     if searches_on_the_host(case):
         return
     config = on_gpu(*case)

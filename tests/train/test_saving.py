@@ -1,14 +1,21 @@
 """A thread writes trees as they were when they were given to it, one after another."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
 
 import pytest
 import torch
 
-from memexp.train import saving
+from memexp.errors import UserError
+from memexp.train import checkpoint, loop, saving
+from memexp.train import session as session_module
 from memexp.train.saving import Saving
+from memexp.train.session import Session
+
+from ..messages import says
+from .conftest import Train
 
 HANG = 60
 CPU = torch.device("cpu")
@@ -73,6 +80,84 @@ def test_an_error_is_raised_by_the_next_call_once(background: Saving) -> None:
     with pytest.raises(OSError, match="full"):
         background.save(tree(), write)
     background.finish()
+
+
+def test_what_comes_after_an_error_is_written_first(background: Saving) -> None:
+    seen: list[int] = []
+
+    def write(content: Any) -> None:
+        if content["step"] == 1:
+            raise OSError("full")
+        seen.append(content["step"])
+
+    background.save(tree() | {"step": 1}, write)
+    background.wait()
+    assert background.failed
+    with pytest.raises(OSError, match="full"):
+        background.save(tree() | {"step": 2}, write)
+    assert seen == [2]
+    assert not background.failed
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "kept"),
+    [(9, 2, "checkpoints/step-0000003.pt"), (3, 2, "weights.pt")],
+    ids=["in the middle", "at the end"],
+)
+def test_a_run_whose_checkpoint_cannot_be_written_ends_at_the_next_step(
+    steps: int, every: int, kept: str, run: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is then is written first."""
+    taken, plain_save, plain_update = [], checkpoint.save, loop.update
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        if "0000002" in path.name:
+            raise OSError("full")
+        plain_save(path, content)
+
+    def update(session: Session, **options: Any) -> Any:
+        session.saving.wait()
+        taken.append(session.step + 1)
+        return plain_update(session, **options)
+
+    monkeypatch.setattr(session_module, "Saving", lambda device, background: Saving(device, background=True))
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(OSError, match="full"):
+        run("arch=vanilla", f"steps={steps}", f"checkpoint_every={every}")
+    assert taken == [1, 2, 3]
+    [folder] = (root / "results" / "runs").iterdir()
+    assert (folder / kept).exists()
+
+
+def test_the_last_good_checkpoint_may_be_on_its_way(run: Train, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, plain_save, plain_update = Event(), checkpoint.save, loop.update
+
+    class Slow(Saving):
+        """Writes nothing until it is waited for."""
+
+        def wait(self) -> None:
+            go.set()
+            super().wait()
+
+        def finish(self) -> None:
+            go.set()
+            super().finish()
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        assert go.wait(HANG)
+        plain_save(path, content)
+
+    def update(session: Session, **options: Any) -> Any:
+        if session.step == 1:
+            next(session.model.parameters()).data.fill_(float("nan"))
+        return plain_update(session, **options)
+
+    monkeypatch.setattr(session_module, "Saving", lambda device, background: Slow(device, background=True))
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(UserError, check=says("the loss is nan", "last good checkpoint is", "step-0000001.pt")):
+        run("arch=vanilla", "steps=3", "checkpoint_every=1")
 
 
 @pytest.mark.parametrize("memory", [0, None])

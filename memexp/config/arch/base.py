@@ -63,6 +63,10 @@ class Arch:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
 
+    def unstable(self) -> str | None:
+        """Why losses may not be finite although training was as it should be, and what helps; None: no reason is known."""
+        return None
+
     def beside_a_checkpoint(self) -> str | None:
         """What keeps the layers of a published checkpoint from taking the place of ours, as "arch.x is y"; None: nothing does."""
         return f"arch is {self.name}"
