@@ -264,6 +264,12 @@ def unknown_setting(key: str, command: str) -> str:
     ]
     if owners and "arch" in groups_of(command):
         return f"this architecture has no setting {key}; expected arch={' or arch='.join(owners)} with it"
+    if key.partition(".")[0] == "data" and "run" in names_of(command) and "data" not in groups_of(command):
+        return (
+            f"`memexp {command}` has no setting {key}, because a run's corpus is chosen when it is trained; expected `memexp train "
+            f"init_from=RUN optim.train=none {key}={OPEN}` with the other settings of that run, which trains nothing and scores its weights "
+            "on another corpus"
+        )
     if key.startswith(SOURCE):
         choices = {data: _options_of_source(data) for data in choices_of("data")}
         if owners := [data for data, options in choices.items() if key.removeprefix(SOURCE) in options]:
