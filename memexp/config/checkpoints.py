@@ -51,10 +51,10 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
             raise UserError(
                 f"size.checkpoint is {size.checkpoint}, but size={size.name} has a shape of its own; expected size={PRESET} with it"
             )
-        if config.optim.train != "all":
+        if config.optim.train != "all" and not scores_another(config):
             raise UserError(
                 f"optim.train is {config.optim.train}, but size={size.name} starts from random weights, all of which must be trained; "
-                f"expected optim.train=all, or size={PRESET}"
+                f"expected optim.train=all, or optim.train=none with init_from=RUN, or size={PRESET}"
             )
         return config
     if size.checkpoint is None:
@@ -102,6 +102,11 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
         far = [number for number, window in enumerate(windows_of(folder.path), start=1) if window is None]
         arch.knn_layers = far or list(range(1, size.layers + 1))
     return config
+
+
+def scores_another(config: TrainConfig) -> bool:
+    """Whether nothing is trained: the weights of another run are scored, such as on another corpus."""
+    return config.optim.train == "none" and config.init_from is not None
 
 
 def find_folder(name: str, revision: str | None, *, ask: bool) -> Folder:

@@ -127,7 +127,7 @@ class DeltaArch(AttentionArch):
                 f"arch.window is {self.window} but all {beside.size.layers} layers are recurrent, so it has no effect; expected "
                 "arch.window=0, or fewer arch.recurrent_layers"
             )
-        if self.write == "delta" and not self.unit_keys:
+        if beside.mem and self.write == "delta" and not self.unit_keys:
             raise UserError(
                 "arch.unit_keys is false but arch.write is delta, whose corrections grow without limit if keys are long; expected "
                 "arch.unit_keys=true, or arch.write=add"
@@ -217,9 +217,10 @@ class TitansArch(AttentionArch):
                 "or another arch.role"
             )
         if self.role == "gate" and not self.window:
+            alone = ", or arch.role=layer" if beside.mem else ""  # a memory takes the place of attention
             raise UserError(
                 "arch.window is 0 but arch.role is gate, so tokens would see only themselves in attention; expected a larger "
-                "arch.window, or arch.role=layer"
+                f"arch.window{alone}"
             )
         if beside.mem == 1 and self.memory == "mlp":
             raise UserError(
