@@ -96,8 +96,14 @@ class ByDistance(NamedTuple):
         return ()
 
     def prepared(self, table_HN: Tensor) -> Tensor:
-        """The bias of some heads by their numbers, 1 H T S, in the type of the table: gradients of lanes are summed in it."""
-        return self._replace(table_HN=table_HN).dense()
+        """The bias of some heads by their numbers, 1 H T S, in the type of the table: gradients of lanes are summed in it.
+
+        On a GPU its rows are not yet in order.
+        """
+        chosen_TS = self.places.chosen(table_HN.shape[1], self.entry_R)
+        if chosen_TS.device.type == "cpu":
+            return look_up_on_cpu(table_HN, chosen_TS, table_HN.dtype)[None]
+        return looked_up(table_HN, chosen_TS)[None]
 
     def alone(self) -> "ByDistance":
         """This bias without its numbers: they are given to `prepared`, and a backward pass would keep them."""
@@ -119,13 +125,17 @@ def look_up_on_cpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> T
     return table_HN.index_select(1, chosen_TS.flatten()).unflatten(1, chosen_TS.shape).to(dtype)
 
 
-def look_up_on_gpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> Tensor:
-    """The chosen numbers of each head, H T S, by operations that take ten times as long on a CPU.
+def looked_up(table_HN: Tensor, chosen_TS: Tensor) -> Tensor:
+    """The chosen numbers of each head, H T S, where H has the smallest stride; takes ten times as long on a CPU.
 
-    Indexing would add up the gradient of equal distances one after another. A kernel of attention takes only a bias whose
-    rows are without gaps.
+    Indexing would add up the gradient of equal distances one after another.
     """
-    found_HTS = F.embedding(chosen_TS, table_HN.T).permute(2, 0, 1)
+    return F.embedding(chosen_TS, table_HN.T).permute(2, 0, 1)
+
+
+def look_up_on_gpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `looked_up`, but a kernel of attention takes only a bias whose rows are without gaps."""
+    found_HTS = looked_up(table_HN, chosen_TS)
     return torch.empty(found_HTS.shape, dtype=dtype, device=found_HTS.device).copy_(found_HTS)
 
 
