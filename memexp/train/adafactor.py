@@ -68,7 +68,7 @@ class Adafactor(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for together in _parts(moving):
+            for together in _parts(sorted(moving, key=lambda parameter: parameter.shape)):
                 self._move(group, together, self._scaled(together, group["factor_from"]))
         return loss
 
