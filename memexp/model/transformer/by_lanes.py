@@ -168,7 +168,11 @@ def _attend(
 def _added(bias: Tensor, form: Form, lanes: slice, dtype: torch.dtype) -> Tensor:
     """Bias and mask of some lanes; kernels of attention take only rows without gaps."""
     added = bias.to(dtype, memory_format=torch.contiguous_format).contiguous()
-    return added if form.hidden is None else added.masked_fill(form.hidden(lanes), float("-inf"))
+    if form.hidden is None:
+        return added
+    hidden = form.hidden(lanes)
+    own = added is not bias and len(hidden) <= len(added)  # a copy of the right size
+    return added.masked_fill_(hidden, float("-inf")) if own else added.masked_fill(hidden, float("-inf"))
 
 
 def _row(keys_BHSK: Tensor) -> int:
