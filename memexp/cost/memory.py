@@ -157,7 +157,7 @@ def _activations(model: SegmentModel, *, lanes: int, segments: int, half: bool) 
         "activations": found.layers,
         "activations of the memory": found.memory,
         "bias and mask of attention": found.added_to_scores
-        + found.by_distance * (lanes * found.by_distance_at_once <= AT_ONCE),
+        + found.by_distance * (lanes * found.by_distance_kept <= AT_ONCE),
     }
     how = f"{segments} segments x {lanes} lanes x "
     shared = {"activations of the memory": found.in_all_lanes}
@@ -178,15 +178,19 @@ def _made_again(model: SegmentModel, *, lanes: int, half: bool) -> Item:
     The bias and mask of this part, and the bias of a lane in fp32, each with its gradient; and the place of each pair's number.
     """
     found = model.activations(half=half)
-    lane, whole = found.by_distance_at_once, lanes * found.by_distance_at_once
-    if whole <= AT_ONCE:
+    lane = found.by_distance_at_once
+    if lanes * found.by_distance_kept <= AT_ONCE:
         return Item("bias made again", 0, "")
-    part = max(1, AT_ONCE // int(lane)) * lane if lane <= AT_ONCE else AT_ONCE
+    part = min(lanes, max(1, AT_ONCE // int(lane))) * lane if lane <= AT_ONCE else AT_ONCE
     number = HALF if half else FULL
     in_fp32, places = min(lane, part) * FULL / number, FULL * lane / model.shape.heads / number
     copies = found.by_distance_copies
-    how = f"{copies} x ({part:,.0f} for some lanes + {in_fp32:,.0f} for one) + {places:,.0f}, in place of the logits"
-    return Item("bias made again", int(copies * (part + in_fp32) + places), how)
+    gone = lanes * found.after_attention
+    how = (
+        f"{copies} x ({part:,.0f} for some lanes + {in_fp32:,.0f} for one) + {places:,.0f}, in place of the logits and of {gone:,.0f} that "
+        "follow the last attention"
+    )
+    return Item("bias made again", max(0, int(copies * (part + in_fp32) + places - gone)), how)
 
 
 def _losses(model: SegmentModel, *, tokens: int, segments: int, half: bool) -> list[Item]:

@@ -63,9 +63,13 @@ class Activations(NamedTuple):
     by_distance: float = 0.0
     """What biases of distances add to them, with the mask."""
     by_distance_at_once: float = 0.0
-    """The part of it that attention needs at once. It is made anew for the backward pass if it is large in all lanes."""
+    """The part of it that attention needs at once."""
+    by_distance_kept: float = 0.0
+    """What of it the backward pass would keep of a gradient window. It is made anew instead if that is large in all lanes."""
     by_distance_copies: int = 2
     """How often the backward pass then needs it: also its gradient, if it is learned."""
+    after_attention: float = 0.0
+    """What the last layer keeps after its attention, which is gone when the backward pass makes a bias anew."""
     memory: float = 0.0
     """Of reading and writing the memory."""
     in_all_lanes: float = 0.0

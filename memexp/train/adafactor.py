@@ -1,7 +1,7 @@
 """Adafactor as published: second moments of matrices as rows and columns, steps relative to the size of the weights."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ LARGEST_UPDATE = 1.0
 
 MEANS = ("rows", "columns")
 """The averages of a factored parameter."""
+
+AT_ONCE = 1 << 26
+"""Most numbers of parameters that are moved together, if they are several: a step holds two copies of them."""
 
 DECAY = 0.8
 """At step t an average of squared gradients keeps 1 - t^-DECAY of what it was."""
@@ -65,21 +68,34 @@ class Adafactor(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            sides = [factored_sides(parameter.shape, group["factor_from"]) for parameter in moving]
-            # Parameters that are not factored are many and small, so they are moved together. The others are large: one
-            # after another needs less memory.
-            small = [parameter for parameter, pair in zip(moving, sides, strict=True) if pair is None]
-            if small:
-                self._move(group, small, self._scaled_whole(small))
-            for parameter, pair in zip(moving, sides, strict=True):
-                if pair is not None:
-                    self._move(group, [parameter], [self._scaled_factored(parameter, *pair)])
+            for together in _parts(sorted(moving, key=lambda parameter: parameter.shape)):
+                self._move(group, together, self._scaled(together, group["factor_from"]))
         return loss
 
-    def _scaled_whole(self, parameters: list[Tensor]) -> list[Tensor]:
-        """The gradients, each number divided by the root of its average square."""
-        gradients = [here(_gradient(parameter)) for parameter in parameters]
+    def _scaled(self, parameters: list[Tensor], factor_from: int) -> list[Tensor]:
+        """The gradients, each number divided by the root of its average square; those that are alike are computed as one tensor."""
         kept = [self._advance(parameter) for parameter in parameters]
+        sides = [factored_sides(parameter.shape, factor_from) for parameter in parameters]
+        alike: dict[Any, list[int]] = {}
+        for number, (parameter, pair) in enumerate(zip(parameters, sides, strict=True)):
+            alone = pair is not None and parameter is not here(parameter)
+            like = number if alone else pair and (parameter.shape, parameter.device, kept[number])
+            alike.setdefault(like, []).append(number)
+        scaled: dict[int, Tensor] = {}
+        for like, numbers in alike.items():
+            some, pair, share = [parameters[number] for number in numbers], sides[numbers[0]], kept[numbers[0]]
+            if pair is None:
+                found = self._scaled_whole(some, [kept[number] for number in numbers])
+            elif isinstance(like, int):
+                found = [self._scaled_own_rows(some[0], *pair, share)]
+            else:
+                found = self._scaled_factored(some, *pair, share)
+            scaled |= dict(zip(numbers, found, strict=True))
+        return [scaled[number] for number in range(len(parameters))]
+
+    def _scaled_whole(self, parameters: list[Tensor], kept: list[float]) -> list[Tensor]:
+        """Of parameters whose average squares are kept whole."""
+        gradients = [here(_gradient(parameter)) for parameter in parameters]
         squares = torch._foreach_mul(gradients, gradients)
         torch._foreach_add_(squares, FLOOR)
         averages = [here(self._average(parameter, "squares", parameter)) for parameter in parameters]
@@ -91,12 +107,28 @@ class Adafactor(torch.optim.Optimizer):
         torch._foreach_mul_(scaled, gradients)
         return list(scaled)
 
-    def _scaled_factored(self, parameter: Tensor, short: int, long: int) -> Tensor:
-        """The gradient of a factored parameter, each number divided by the root of its average square.
+    def _scaled_factored(self, parameters: list[Tensor], short: int, long: int, kept: float) -> list[Tensor]:
+        """Of factored parameters of one shape, of which each process has the whole.
 
         The factors are applied one after the other: their product may be too small for fp32.
         """
-        gradient, kept = _gradient(parameter), self._advance(parameter)
+        gradients = torch.stack(
+            [_gradient(parameter) for parameter in parameters]
+        )  # of all parameters along the first axis
+        squares = gradients.square().add_(FLOOR)
+        factors = []
+        for name, along in zip(MEANS, (long, short), strict=True):
+            means = squares.mean(dim=along + 1, keepdim=True)
+            averages = [self._average(parameter, name, mean) for parameter, mean in zip(parameters, means, strict=True)]
+            torch._foreach_lerp_(averages, list(means), 1 - kept)
+            factors.append(torch.stack(averages))
+        rows, columns = factors
+        scaled = torch.mul(gradients, rows.div_(rows.mean(dim=short + 1, keepdim=True)).rsqrt_(), out=squares)
+        return list(scaled.mul_(columns.rsqrt_()))
+
+    def _scaled_own_rows(self, parameter: Tensor, short: int, long: int, kept: float) -> Tensor:
+        """As `_scaled_factored`, of a parameter of which each process has some rows, and of its means all."""
+        gradient = _gradient(parameter)
         squares = gradient.square().add_(FLOOR)
         means = []
         for name, along in zip(MEANS, (long, short), strict=True):
@@ -104,8 +136,7 @@ class Adafactor(torch.optim.Optimizer):
             means.append(self._average(parameter, name, mean).mul_(kept).add_(mean.mul_(1 - kept)))
         rows, columns = means
         factors = [(rows / rows.mean(dim=short, keepdim=True)).rsqrt_(), columns.rsqrt()]
-        if squares is not here(squares):  # only of own rows
-            factors = [factor if len(factor) == 1 else factor[own_rows(len(factor))] for factor in factors]
+        factors = [factor if len(factor) == 1 else factor[own_rows(len(factor))] for factor in factors]
         scaled = torch.mul(here(gradient), factors[0], out=here(squares))
         return scaled.mul_(factors[1])
 
@@ -149,6 +180,18 @@ class Adafactor(torch.optim.Optimizer):
             state[name] = torch.zeros_like(like)
         average: Tensor = state[name]
         return average
+
+
+def _parts(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters that are moved together: as few parts as hold `AT_ONCE` numbers each at most, or one parameter."""
+    some: list[Tensor] = []
+    for parameter in parameters:
+        if some and sum(here(each).numel() for each in (*some, parameter)) > AT_ONCE:
+            yield some
+            some = []
+        some.append(parameter)
+    if some:
+        yield some
 
 
 def factored_sides(shape: torch.Size, factor_from: int) -> tuple[int, int] | None:

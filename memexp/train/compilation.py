@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -20,18 +21,28 @@ from torch import nn
 
 from memexp.config.field import AUTO
 from memexp.config.train import TrainConfig
+from memexp.device import describe
 from memexp.errors import UserError
 from memexp.model.segment import SegmentModel
 from memexp.regions import part
+from memexp.terminal import warn
+
+OLDEST = (7, 0)
+"""The compute capability from which on Triton makes kernels for an NVIDIA GPU."""
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """The tool that torch.compile needs on this device and that is missing; None if it can compile.
+    """What torch.compile needs on this device and is missing; None if it can compile.
 
     Both compilers build modules of Python: Triton a launcher for each kernel, in C, and the other its kernels in C++.
     """
     if device.type == "cuda" and not find_spec("triton"):
         return "the package triton"
+    if device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < OLDEST:
+            has = f"{describe(device, asked='cuda').name} has {'.'.join(map(str, capability))}"
+            return f"a GPU of compute capability {'.'.join(map(str, OLDEST))} or later ({has})"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return f"Python's headers ({sysconfig.get_path('include')}/Python.h)"
     if device.type == "cuda":
@@ -83,32 +94,51 @@ def compilable_methods(model: SegmentModel) -> list[tuple[nn.Module, str, str]]:
     ]
 
 
-def compile_layers(model: SegmentModel, *, backend: str = "inductor") -> int:
+def is_compiled(model: SegmentModel) -> bool:
+    """Whether a method is compiled, or will be when it is called."""
+    return any(method in vars(module) for module, method, _ in compilable_methods(model))
+
+
+def compile_layers(model: SegmentModel, *, backend: str = "inductor", asked: bool = True) -> int:
     """Compile the methods that modules declare as `compilable`, each when it is first called.
 
     Parameters stay as they are, and results too, to rounding.
+
+    Args:
+        asked: whether the user asked for it. If not, a fault of the compiler is told in one line, and all methods are again
+            what they were; otherwise it is a `UserError`.
 
     Returns:
         How many methods will be compiled.
     """
     methods = compilable_methods(model)
+
+    def undo() -> None:
+        for module, method, _ in methods:
+            delattr(module, method)
+
     for module, method, name in methods:
-        _compile(module, method, name, backend)
+        _compile(module, method, name, backend, None if asked else undo)
     return len(methods)
 
 
-def _fault_of_the_tools(inner: Exception) -> str | None:
-    """What a compiler that torch.compile called said, or why it could not be called; None if the fault is another one."""
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
-    if not isinstance(inner, CppCompileError | InvalidCxxCompiler | CalledProcessError | OSError):
-        return None
+def _reason(error: Exception) -> str:
+    """The line of an error that says most: of a compiler's output, the first that names an error."""
+    inner = getattr(error, "inner_exception", error)
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return next((line for line in lines if "error:" in line), lines[0] if lines else type(inner).__name__)
 
 
-def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:
-    from torch._dynamo.exc import BackendCompilerFailed  # late: it takes seconds
+def _of_the_tools(error: Exception) -> bool:
+    """Whether a compiler that torch.compile called has failed, or could not be called."""
+    from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
+
+    tools = CppCompileError | GPUTooOldForTriton | InvalidCxxCompiler | TritonMissing | CalledProcessError | OSError
+    return isinstance(getattr(error, "inner_exception", error), tools)
+
+
+def _compile(module: nn.Module, method: str, name: str, backend: str, undo: Callable[[], None] | None) -> None:
+    from torch._dynamo.exc import TorchDynamoException  # late: it takes seconds
 
     # the same random numbers as without compilation
     options: Any = {"fallback_random": True} if backend == "inductor" else None
@@ -118,12 +148,19 @@ def _compile(module: nn.Module, method: str, name: str, backend: str) -> None:
         try:
             with part(name):
                 return compiled(*arguments, **named)
-        except BackendCompilerFailed as error:
-            if (reason := _fault_of_the_tools(error.inner_exception)) is None:
-                raise
-            raise UserError(
-                f"torch.compile cannot build what it generates: {reason}; expected a compiler that works and can read Python's headers, "
-                "or compile=false. Likely cause: CXX or CC names another program, or a package of Python or of the compiler is missing"
-            ) from error
+        except (TorchDynamoException, CalledProcessError, OSError) as error:
+            if undo is None:
+                if not _of_the_tools(error):
+                    raise
+                raise UserError(
+                    f"torch.compile cannot build what it generates: {_reason(error)}; expected a compiler that works and can read "
+                    "Python's headers, or compile=false. Likely cause: CXX or CC names another program, or a package of Python or of "
+                    "the compiler is missing"
+                ) from error
+            warn(
+                f"compile=auto has no effect: torch.compile fails ({_reason(error)}); compile=true stops there instead"
+            )
+        undo()
+        return getattr(module, method)(*arguments, **named)
 
     setattr(module, method, call)

@@ -21,7 +21,7 @@ from memexp.machine import commit
 from memexp.model.watching import Gauges, is_fill
 from memexp.regions import MARK, marked, part
 from memexp.terminal import tell
-from memexp.train.compilation import compiles
+from memexp.train.compilation import is_compiled
 from memexp.train.loop import Update, update
 from memexp.train.session import Session, open_session
 from memexp.train.spec import RunSpec
@@ -89,7 +89,7 @@ def profile(spec: RunSpec, *, command: str) -> str:
         "memory_fill": measured.memory_fill,
         "parts": [share._asdict() for share in measured.shares],
         "precision": config.precision,
-        "compile": compiles(session.model, config, session.device),
+        "compile": is_compiled(session.model),
         "recompute": config.recompute,
         "device": str(session.device),
         "hardware": describe(session.device, asked=session.spec.config.device).record,

@@ -332,7 +332,7 @@ def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
     """Compile the model if asked; returns what the user should know of it on this device."""
     if compiles(model, config, device):
-        compile_layers(model)
+        compile_layers(model, asked=config.compile == "true")
     return of_the_model(model, config, device)
 
 

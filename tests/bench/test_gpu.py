@@ -274,9 +274,9 @@ def test_a_compiled_step_is_measured_beside_the_plain_one(monkeypatch: pytest.Mo
 
     compile_layers, calls = session.compile_layers, []
 
-    def eager(model):
+    def eager(model, **options):
         calls.append(model)
-        return compile_layers(model, backend="eager")
+        return compile_layers(model, backend="eager", **options)
 
     monkeypatch.setattr(device, "LEAST", 0.0)
     monkeypatch.setattr(session, "compile_layers", eager)

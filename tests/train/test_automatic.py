@@ -138,7 +138,7 @@ def test_layers_are_compiled_where_it_pays(arch: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(compilation, "missing_compiler", lambda device: None)
     monkeypatch.setattr("memexp.train.remarks.missing_compiler", lambda device: None)
     compiled: list[Any] = []
-    monkeypatch.setattr(session, "compile_layers", lambda model: compiled.append(model) or 1)
+    monkeypatch.setattr(session, "compile_layers", lambda model, asked: compiled.append((model, asked)) or 1)
 
     def compiles(word: str, device: torch.device) -> bool:
         config = configure(f"arch={arch}", f"compile={word}")

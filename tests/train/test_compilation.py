@@ -4,17 +4,26 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from memexp.errors import UserError
 from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.model.transformer.attention import SelfAttention
 from memexp.model.transformer.decoder import DecoderLayer
-from memexp.train.compilation import asked_to_compile, compile_layers, missing_compiler, pays_to_compile
+from memexp.train import compilation
+from memexp.train.compilation import (
+    asked_to_compile,
+    compile_layers,
+    is_compiled,
+    missing_compiler,
+    pays_to_compile,
+)
 from memexp.train.loop import update
 
 from ..contract.conftest import ARCHS
@@ -155,6 +164,64 @@ def test_without_a_compiler_it_trains_all_the_same(
     assert capsys.readouterr().err.count("compile=true has no effect: a C++ compiler (absent++) was not found") == 1
     assert len(losses(found))
     assert run("compile=false").path == found.path
+
+
+def _fault(kind: str, *arguments: Any) -> Exception:
+    from torch._inductor import exc  # late: it takes seconds
+
+    fault: Exception = getattr(exc, kind)(*arguments)
+    return fault
+
+
+FAULTS = {
+    "GTX 1080": ("GPUTooOldForTriton", SimpleNamespace(name="NVIDIA GeForce GTX 1080", major=6, minor=1), None),
+    "Triton": ("TritonMissing", None),
+    "no Python.h": ("CppCompileError", ["g++"], "x.cpp:1:1: fatal error: no Python.h"),
+}
+"""What is said of a fault of a compiler, and the error that it is."""
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_fault_of_a_compiler_ends_a_run_only_if_compiling_was_asked_for(
+    said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise _fault(*FAULTS[said])
+
+    def updates(**options: bool) -> list[float]:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = build_model(config, vocabulary=VOCABULARY)
+        if options:
+            compile_layers(model, **options)
+            assert is_compiled(model)
+        session = open_session(config, model, documents(40, 29, 50, 13), tmp_path)
+        torch.manual_seed(1)
+        found = [update(session).loss for _ in range(2)]
+        assert not is_compiled(model)
+        return found
+
+    config = configure("arch=vanilla", f"segment={SEGMENT}", "lanes=3", "arch.dropout=0.2")
+    monkeypatch.setattr("torch._inductor.scheduler.Scheduler.create_backend", fail)
+    plain = updates()
+    assert updates(asked=False) == plain
+    [line] = capsys.readouterr().err.splitlines()
+    assert says("warning: compile=auto has no effect", said)(line)
+    with pytest.raises(UserError, check=says("torch.compile", said, "expected", "compile=false")):
+        updates(asked=True)
+
+
+def test_a_gpu_for_which_there_are_no_kernels_is_known_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(compilation, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = SimpleNamespace(name="NVIDIA GeForce GTX 1080", total_memory=8 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert says("compute capability 7.0", "GTX 1080 has 6.1")(str(missing_compiler(cuda)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert "capability" not in str(missing_compiler(cuda))
 
 
 BROKEN = {

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memexp.config.groups import Optim
 from memexp.model.build import build_model
+from memexp.train import adafactor
 from memexp.train.adafactor import Adafactor, factored_sides
 from memexp.train.optimizer import build_optimizer, build_schedule, rate_factor
 
@@ -172,6 +173,31 @@ def test_what_is_factored_has_its_two_largest_sides_at_least_so_long() -> None:
         (24, 40): (0, 1), (40, 24): (1, 0), (7, 3): None, (1, 9): None, (12,): None, (): None, (4, 1, 8): None,
         (8, 2, 9): (0, 2), (9, 8, 2): (1, 0),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_adafactor_moves_parameters_together_as_each_alone(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those whose gradient is missing in some steps; all at once, and a few at a time."""
+    shapes = [*SHAPES, *SHAPES[:3], (8, 2, 9), (9, 8, 2), (8, 2, 9), SHAPES[0]]
+
+    def trained(groups: Any, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+        optimizer = Adafactor(groups, lr=0.1, momentum=momentum, weight_decay=0.1, factor_from=8)
+        for step in range(4):
+            torch.manual_seed(step)
+            for number, parameter in enumerate(parameters):
+                drawn = torch.randn_like(parameter)
+                parameter.grad = None if step == 1 and number % 3 == 0 else drawn
+            optimizer.step()
+        return [parameter.detach().clone() for parameter in parameters]
+
+    apart, together, few = (parameters_of(shapes) for _ in range(3))
+    expected = trained([{"params": [each]} for each in apart], apart)
+    found = [trained(together, together)]
+    monkeypatch.setattr(adafactor, "AT_ONCE", 2000)
+    found.append(trained(few, few))
+    for each in found:
+        for parameter, alone in zip(each, expected, strict=True):
+            torch.testing.assert_close(parameter, alone, rtol=1e-6, atol=1e-7)
 
 
 def test_adafactor_without_any_gradient_moves_nothing() -> None:

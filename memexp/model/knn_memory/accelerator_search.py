@@ -55,12 +55,11 @@ def by_groups(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
     Args:
         ring: with its counts on the device of the queries; the keys may be in the host's memory.
     """
-    scores = _scores(queries_BHTK.device, queries_BHTK.dtype, ring.keys_BHRK.dtype, queries_BHTK.shape[-1])
-    return by_scores(scores, queries_BHTK, ring, k)
+    return by_scores(_fastest(queries_BHTK, ring, k), queries_BHTK, ring, k)
 
 
-def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
-    """As `by_groups`, with scores that are computed in this way."""
+def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int, *, size: int = 0) -> Neighbours:
+    """As `by_groups`, with scores that are computed in this way, in groups of this size; 0: of the best one."""
     lanes, heads, capacity, _ = ring.keys_BHRK.shape
     length, take = queries_BHTK.shape[2], min(k, capacity)
     queries_NTK = queries_BHTK.flatten(0, 1)
@@ -68,7 +67,7 @@ def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int) -> Neigh
         each.view(-1, 1).expand(-1, heads).contiguous().flatten() for each in (ring.position_B, ring.count_B)
     )
     whole = Rows(ring.keys_BHRK.flatten(0, 1), position_N, count_N)
-    groups = Groups(group_size(scores, whole, take), scores.APART, capacity)
+    groups = Groups(size or group_size(scores, whole, take), scores.APART, capacity)
     at_once = max(1, int(MAXIMA_BYTES / (length * scores.held(groups, take))))
     first, best = 0, []
     factors = scores.factors(queries_NTK)
@@ -140,12 +139,33 @@ def _best(
     return scores.best(queries_NTK, rows, groups, maxima, groups_NTL, k)
 
 
-@cache
-def _scores(device: torch.device, queries: torch.dtype, keys: torch.dtype, head_size: int) -> Scores:
-    """The fastest way to compute these scores on a device that is right there; says why if it is not the fastest of all."""
+class Compiled(NamedTuple):
+    """What kernels are compiled for, besides the type of the keys and the head size."""
+
+    size: int = 4
+    """Pairs of a group."""
+    k: int = 8
+    length: int = 128
+    """Queries of a tile."""
+
+
+def _fastest(queries_BHTK: Tensor, ring: Ring, k: int) -> Scores:
+    """The fastest way to compute these scores that is right on the device of the queries."""
+    device, queries, keys = queries_BHTK.device, queries_BHTK.dtype, ring.keys_BHRK.dtype
     if device.type != "cuda" or queries != torch.float32 or keys not in (torch.float32, torch.bfloat16):
         return scores_plain
-    if not (fault := fault_of(scores_fused, device, keys, head_size)):
+    take = min(k, ring.keys_BHRK.shape[2])
+    rows = Rows(ring.keys_BHRK.flatten(0, 1), ring.position_B, ring.count_B)
+    compiled = Compiled(
+        group_size(scores_fused, rows, take), take, scores_fused.queries_of_a_tile(queries_BHTK.shape[2])
+    )
+    return _scores(device, keys, queries_BHTK.shape[-1], compiled)
+
+
+@cache
+def _scores(device: torch.device, keys: torch.dtype, head_size: int, compiled: Compiled) -> Scores:
+    """The kernels, if they are right on a device as they are compiled for this search; says why if they are not."""
+    if not (fault := fault_of(scores_fused, device, keys, head_size, compiled)):
         return scores_fused
     warn(
         f"exact search on {device} takes several times as long as it could, because its kernel cannot be used: {fault}"
@@ -153,18 +173,26 @@ def _scores(device: torch.device, queries: torch.dtype, keys: torch.dtype, head_
     return scores_plain
 
 
-def fault_of(scores: Scores, device: torch.device, keys: torch.dtype, head_size: int) -> str:
-    """Why scores cannot be computed in this way on a device, found by a small search; empty if they can."""
+def fault_of(
+    scores: Scores, device: torch.device, keys: torch.dtype, head_size: int, compiled: Compiled | None = None
+) -> str:
+    """Why scores cannot be computed in this way on a device, found by a small search; empty if they can.
+
+    Args:
+        compiled: as kernels are compiled for the searches that follow, whose rings may be larger.
+    """
     if scores is scores_fused and not scores_fused.INSTALLED:
         return "the package triton is not installed"
     generator = torch.Generator().manual_seed(0)
-    heads, length, capacity, k = 2, 128, 400, 8
+    size, k, length = compiled or Compiled()
+    # as many groups as neighbours, so that some of them are read whole, and a last one that is not full
+    heads, capacity = 2, max(400, size * -(-k // scores.APART) * scores.APART - 3)
     queries_BHTK = torch.randn(1, heads, length, head_size, generator=generator).to(device)
     keys_BHRK = torch.randn(1, heads, capacity, head_size, generator=generator).to(device, keys)
     position_B, count_B = (torch.full((1,), number, device=device) for number in (capacity + 100, capacity - 50))
     ring = Ring(keys_BHRK, keys_BHRK, position_B, count_B, capacity - 50)
     try:
-        found = by_scores(scores, queries_BHTK, ring, k)
+        found = by_scores(scores, queries_BHTK, ring, k, size=size)
     except Exception as error:  # a compiler, a driver and a device can fail in many ways
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     expected = by_scores(scores_plain, queries_BHTK, ring, k)

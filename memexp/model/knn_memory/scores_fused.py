@@ -56,7 +56,7 @@ def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
     maxima_NGT = large_NTK.new_empty(count, groups.number, length, dtype=torch.float32)
     seconds_NGT, places_NGT = torch.empty_like(maxima_NGT), torch.empty_like(maxima_NGT, dtype=torch.uint8)
     runs_NUT = maxima_NGT.new_empty(count, groups.number // STRIDE, length)
-    tile_T = max(16, min(QUERIES, _power_of_two(length)))
+    tile_T = queries_of_a_tile(length)
     tile_K = max(16, min(ENTRIES, _power_of_two(head_size)))
     blocks = groups.number // groups.apart
     with torch.cuda.device_of(large_NTK):
@@ -87,6 +87,11 @@ def best(
         )  # fmt: skip
     sorted_NTk, order_NTk = scores_NTk.sort(dim=-1, descending=True)
     return sorted_NTk, slots_NTk.gather(-1, order_NTk)
+
+
+def queries_of_a_tile(length: int) -> int:
+    """How many of so many queries `maxima` multiplies with a tile of keys."""
+    return max(16, min(QUERIES, _power_of_two(length)))
 
 
 def products(number_bytes: int) -> int:

@@ -44,7 +44,7 @@ class LayerCache(NamedTuple):
     keys_BGCK: Tensor
     values_BGCK: Tensor
     input_BD: Tensor
-    """Input of the layer's projections at the newest token; zero at a document's start. The key smear uses it."""
+    """Input of the layer's projections at the newest token; zero at a document's start. Only the key smear uses it."""
 
 
 class Cache(NamedTuple):
@@ -65,7 +65,7 @@ class Heads(NamedTuple):
     keys_BGTK: Tensor
     values_BGTK: Tensor
     input_BD: Tensor
-    """Input of the projections at the last token of text; zero if there is no text."""
+    """Input of the projections at the last token of text; zero if there is no text. Of no meaning without key smear."""
 
 
 class Sight(NamedTuple):
@@ -81,6 +81,8 @@ class Sight(NamedTuple):
     values_BGSK: Tensor
     old: int = 0
     """How many of the keys, the first ones, get no gradient: those of a cache without gradient."""
+    queries_kept: int = 0
+    """As `Attention.queries_kept`."""
 
 
 class Attention(nn.Module):
@@ -96,6 +98,8 @@ class Attention(nn.Module):
     scale_H: nn.Parameter | None
     """With normalisation, the learned scale of each head."""
     smear_D: nn.Parameter | None
+    queries_kept: int = 0
+    """Queries of a lane and head, of all layers and segments, whose bias the backward pass would keep; 0: those of one pass."""
 
     def look(self, heads: Heads, past: LayerCache | None, places: Places | None = None) -> Sight:
         """Put the cache before the segment and add positions; without `places` the keys are at consecutive positions."""
@@ -108,7 +112,7 @@ class Attention(nn.Module):
         if places is None:
             places = in_order(heads.queries_BHTK.shape[2], keys.shape[2], keys.device)
         placed = self.position(heads.queries_BHTK, self.spread(keys), places)
-        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old)
+        return Sight(placed.queries_BHTK, placed.keys_BHSK, placed.bias, keys, values, old, self.queries_kept)
 
     def beside(self, sight: Sight, heads: Heads, keys_BGMK: Tensor, values_BGMK: Tensor) -> Sight:
         """The sight with M more keys in front that have no positions: their scores depend only on the content."""
@@ -149,7 +153,7 @@ class SelfAttention(Attention):
             shared_values: whether all heads share one head of keys and values (Shazeer 2019).
         """
         super().__init__()
-        self.heads, self.head_size = shape.heads, shape.head_size
+        self.heads, self.head_size, self.queries_kept = shape.heads, shape.head_size, shape.queries_kept
         inner = shape.heads * shape.head_size
         stored = shape.head_size if shared_values else inner
         self.queries_values = linear(shape.width, inner + stored)
@@ -183,8 +187,10 @@ class SelfAttention(Attention):
         keys = split_heads(self.keys(self._key_input(x_BTD, past, text)), self.head_size)
         if self.scale_H is not None:
             keys = unit_norm(keys)
-        # the sum of only the last token, or of no token if there is no text
-        return Heads(scaled(queries, self.scale_H), keys, values, x_BTD[:, text][:, -1:].sum(1))
+        # only the last token, or no token if there is no text
+        newest_B1D = x_BTD[:, text][:, -1:]
+        newest_BD = newest_B1D.sum(1) if past is None or self.smear_D is not None else past.input_BD
+        return Heads(scaled(queries, self.scale_H), keys, values, newest_BD)
 
     def merge(self, read_BHTK: Tensor) -> Tensor:
         """The output projection of all heads, B T D."""
@@ -262,16 +268,19 @@ class CausalMask:
     @cached_property
     def hidden(self) -> Tensor:
         """The opposite of `whole`, which need not be there for it."""
-        return ~self.dense()
+        return self._hidden()
 
     def dense(self, rows: slice = slice(None)) -> Tensor:
         """The rows of `whole` for these queries, without the others."""
+        return ~self._hidden(rows)
+
+    def _hidden(self, rows: slice = slice(None)) -> Tensor:
         index_S = torch.arange(self.cache + self.length, device=self.count_B.device)
         query_T1 = index_S[self.cache :, None][rows]
-        causal_TS = index_S <= query_T1
+        hidden_TS = index_S > query_T1
         if self.reach is not None:
-            causal_TS &= index_S >= query_T1 - self.reach
-        return (causal_TS & ~self.void()[:, None])[:, None]
+            hidden_TS |= index_S < query_T1 - self.reach
+        return (hidden_TS | self.void()[:, None])[:, None]
 
     def void(self) -> Tensor:
         """The cached tokens of other documents, B S."""
@@ -396,7 +405,8 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
         if keys.shape[-1] > size:  # from `beside`; the kernel needs keys and values of the same size
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
-    if isinstance(sight.bias, ByDistance | ByQuery) and not fits(queries, keys):
+    kept = sight.queries_kept if torch.is_grad_enabled() and queries.requires_grad else 0
+    if isinstance(sight.bias, ByDistance | ByQuery) and not fits(queries, keys, kept):
         hidden = None if mask is None else partial(_hidden, mask)
         return attend_by_lanes(queries, keys, values, Form(sight.bias, hidden))
     bias = dense(sight.bias, dtype=values.dtype)

@@ -350,11 +350,16 @@ class DecoderModel(EmbeddingModel):
             if position.adds and self.bias_in_parts:
                 at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
                 by_distance += at_once + products
-                copies = 2 if any(True for _ in position.parameters()) else copies
+                # with its gradient, if it is learned; if each lane has its own, the bias without the mask and products by distance too
+                copies = 4 if products else 2 if any(True for _ in position.parameters()) else copies
             elif position.adds or masked:
                 added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0) + products
             added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
             length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)
         )  # one mask for all layers, a byte for each pair
-        return Activations(windows * layers, windows * added, windows * by_distance, at_once, copies)
+        # the read of the heads, what is added to the residual stream, the feed-forward layer and the input of the output layer,
+        # but for the gradient of the stream
+        after = kept.read(length) + kept.residual(length) + kept.feedforward(length)
+        would_keep = at_once * max(length, self.shape.queries_kept) / length if length else 0.0
+        return Activations(windows * layers, windows * added, windows * by_distance, at_once, would_keep, copies, after)

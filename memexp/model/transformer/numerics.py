@@ -90,7 +90,10 @@ class _UnitNorm(torch.autograd.Function):
         # in half precision each operation would round, and the norms of keys would differ
         dtype = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp_min_(1e-12)
-        normed = (x / norm).to(x.dtype)
+        if torch.compiler.is_compiling():  # which makes it one kernel, but does not know this kind of output
+            normed = (x / norm).to(x.dtype)
+        else:
+            normed = torch.div(x, norm, out=torch.empty_like(x))  # in fp32, and rounded by the same kernel
         ctx.save_for_backward(normed, norm)
         return normed
 

@@ -96,8 +96,14 @@ class ByDistance(NamedTuple):
         return ()
 
     def prepared(self, table_HN: Tensor) -> Tensor:
-        """The bias of some heads by their numbers, 1 H T S, in the type of the table: gradients of lanes are summed in it."""
-        return self._replace(table_HN=table_HN).dense()
+        """The bias of some heads by their numbers, 1 H T S, in the type of the table: gradients of lanes are summed in it.
+
+        On a GPU its rows are not yet in order.
+        """
+        chosen_TS = self.places.chosen(table_HN.shape[1], self.entry_R)
+        if chosen_TS.device.type == "cpu":
+            return look_up_on_cpu(table_HN, chosen_TS, table_HN.dtype)[None]
+        return looked_up(table_HN, chosen_TS)[None]
 
     def alone(self) -> "ByDistance":
         """This bias without its numbers: they are given to `prepared`, and a backward pass would keep them."""
@@ -119,13 +125,17 @@ def look_up_on_cpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> T
     return table_HN.index_select(1, chosen_TS.flatten()).unflatten(1, chosen_TS.shape).to(dtype)
 
 
-def look_up_on_gpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> Tensor:
-    """The chosen numbers of each head, H T S, by operations that take ten times as long on a CPU.
+def looked_up(table_HN: Tensor, chosen_TS: Tensor) -> Tensor:
+    """The chosen numbers of each head, H T S, where H has the smallest stride; takes ten times as long on a CPU.
 
-    Indexing would add up the gradient of equal distances one after another. A kernel of attention takes only a bias whose
-    rows are without gaps.
+    Indexing would add up the gradient of equal distances one after another.
     """
-    found_HTS = F.embedding(chosen_TS, table_HN.T).permute(2, 0, 1)
+    return F.embedding(chosen_TS, table_HN.T).permute(2, 0, 1)
+
+
+def look_up_on_gpu(table_HN: Tensor, chosen_TS: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `looked_up`, but a kernel of attention takes only a bias whose rows are without gaps."""
+    found_HTS = looked_up(table_HN, chosen_TS)
     return torch.empty(found_HTS.shape, dtype=dtype, device=found_HTS.device).copy_(found_HTS)
 
 
@@ -287,15 +297,24 @@ class Xpos(Position):
     """Distance in tokens at which the fastest pair of channels has decayed to 0.4 / 1.4."""
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        size = queries_BHTK.shape[-1]
-        ramp_K = torch.arange(0, size, 2, device=keys_BHSK.device, dtype=torch.float64) / size
-        decay_K = ((ramp_K + 0.4) / 1.4).repeat(2)
-        origin = places.query_T[0]  # every origin gives the same scores; with this one all factors are near 1
         return Positioned(
-            _rotate(queries_BHTK, places, "query_T") * _power(decay_K, places.query_T - origin, queries_BHTK),
-            _rotate(keys_BHSK, places, "key_S") * _power(decay_K, origin - places.key_S, keys_BHSK),
+            _rotate(queries_BHTK, places, "query_T") * self._decay(queries_BHTK, places, "query_T"),
+            _rotate(keys_BHSK, places, "key_S") * self._decay(keys_BHSK, places, "key_S"),
             None,
         )
+
+    def _decay(self, like: Tensor, places: Places, whose: Literal["query_T", "key_S"]) -> Tensor:
+        """The factors of queries, decay^(place / BASE), or those of keys, one over it, S K."""
+
+        def make() -> Tensor:
+            ramp_K = torch.arange(0, like.shape[-1], 2, device=like.device, dtype=torch.float64) / like.shape[-1]
+            decay_K = ((ramp_K + 0.4) / 1.4).repeat(2)
+            # every origin gives the same scores; with this one all factors are near 1
+            place_S = getattr(places, whose) - places.query_T[0]
+            power_S = (place_S if whose == "query_T" else -place_S).double() / self.BASE
+            return (decay_K ** power_S[:, None]).to(like.dtype)
+
+        return places.once(("decay", whose, like.shape[-1], like.dtype), make)
 
 
 class Alibi(Position):
@@ -315,7 +334,8 @@ class Alibi(Position):
         self.register_buffer("slope_H1", slope_H[:, None], persistent=False)
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        return Positioned(queries_BHTK, keys_BHSK, ByDistance(-self.slope_H1 * places.range().abs(), places))
+        distance_R = places.once("alibi", lambda: -places.range().abs())
+        return Positioned(queries_BHTK, keys_BHSK, ByDistance(self.slope_H1 * distance_R, places))
 
 
 class DynamicBias(Position):
@@ -331,10 +351,13 @@ class DynamicBias(Position):
         self.fall = nn.Linear(self.HIDDEN, heads)
 
     def forward(self, queries_BHTK: Tensor, keys_BHSK: Tensor, places: Places) -> Positioned:
-        distance_R = places.range()
-        log_R1 = (distance_R.sign() * distance_R.abs().log1p())[:, None].to(self.rise.weight.dtype)
+        log_R1 = places.once(("dynamic", self.rise.weight.dtype), lambda: self._logarithms(places))
         bias_HR = self.fall(F.silu(self.rise(log_R1))).T
         return Positioned(queries_BHTK, keys_BHSK, ByDistance(bias_HR, places))
+
+    def _logarithms(self, places: Places) -> Tensor:
+        distance_R = places.range()
+        return (distance_R.sign() * distance_R.abs().log1p())[:, None].to(self.rise.weight.dtype)
 
 
 def build_position(name: str, *, width: int, heads: int, head_size: int, two_sided: bool = False) -> Position:
@@ -394,8 +417,3 @@ def _rotate(x_BHSK: Tensor, places: Places, whose: Literal["query_T", "key_S"]) 
     sine_SK = places.once(("sine", whose, size, kind), lambda: angle_SK.sin().to(kind))
     first, second = x_BHSK.chunk(2, dim=-1)
     return x_BHSK * cosine_SK + torch.cat([-second, first], dim=-1) * sine_SK
-
-
-def _power(decay_K: Tensor, place_S: Tensor, like: Tensor) -> Tensor:
-    """decay^(position / BASE), S K."""
-    return (decay_K ** (place_S.double()[:, None] / Xpos.BASE)).to(like.dtype)

@@ -48,6 +48,11 @@ class Shape:
         """Heads of keys and values that caches and memories store."""
         return self.groups or self.heads
 
+    @property
+    def queries_kept(self) -> int:
+        """The queries of a lane and head, in all layers and segments of a gradient window: of each the backward pass keeps something."""
+        return self.layers * self.segment * (self.bptt_segments + 1)
+
 
 def build_head(shape: Shape) -> Head:
     """Build the embedding and output layer."""

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
-from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES, by_scores, fault_of
-from memexp.model.knn_memory.ring import empty_ring
+from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES, Compiled, by_scores, fault_of
+from memexp.model.knn_memory.ring import Ring, empty_ring
 from memexp.model.knn_memory.scores_plain import BLOCK_BYTES, Groups, Maxima, Rows
 
 from ...counting import Seen, Watch
@@ -129,7 +131,7 @@ chosen = partial(accelerator_search._scores, torch.device("cuda", 0))
 def test_right_kernels_are_used_and_nothing_is_said(
     keys: torch.dtype, kernels: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert chosen(torch.float32, keys, 24) is scores_fused
+    assert chosen(keys, 24, Compiled()) is scores_fused
     assert capsys.readouterr() == ("", "")
 
 
@@ -146,7 +148,7 @@ def test_a_broken_kernel_is_not_used_and_said_once(
 ) -> None:
     monkeypatch.setattr(scores_fused, name, getattr(Wrong, how))
     for _ in range(2):
-        assert chosen(torch.float32, torch.float32, 24) is scores_plain
+        assert chosen(torch.float32, 24, Compiled()) is scores_plain
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -158,7 +160,7 @@ def test_without_triton_torch_s_own_operations_are_used(
     kernels: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scores_fused, "INSTALLED", False)
-    assert chosen(torch.float32, torch.float32, 24) is scores_plain
+    assert chosen(torch.float32, 24, Compiled()) is scores_plain
     assert "the package triton is not installed" in capsys.readouterr().err
 
 
@@ -171,4 +173,35 @@ def test_what_kernels_do_not_compute_is_not_tried(
 ) -> None:
     accelerator_search._scores.cache_clear()
     monkeypatch.setattr(accelerator_search, "fault_of", lambda *given: pytest.fail("tried"))
-    assert accelerator_search._scores(device, queries, keys, 24) is scores_plain
+    of_queries = SimpleNamespace(device=device, dtype=queries, shape=(1, 1, 3, 24))
+    assert (
+        accelerator_search._fastest(of_queries, SimpleNamespace(keys_BHRK=SimpleNamespace(dtype=keys)), 2)
+        is scores_plain
+    )
+
+
+@pytest.mark.parametrize(("slots", "k", "length"), [(2_000, 32, 512), (9_000, 32, 40), (9_000, 5, 512), (20, 32, 3)])
+def test_kernels_are_tried_as_the_search_compiles_them(
+    slots: int, k: int, length: int, kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In groups of the same size, with as many neighbours and queries of a tile."""
+    compiled: list[tuple[int, int, int]] = []
+
+    def best(queries: Tensor, rows: Rows, groups: Groups, maxima: Maxima, groups_NTL: Tensor, k: int) -> Any:
+        compiled.append((groups.size, k, scores_fused.queries_of_a_tile(queries.shape[1])))
+        return scores_plain.best(queries, rows, groups, maxima, groups_NTL, k)
+
+    monkeypatch.setattr(scores_fused, "best", best)
+
+    def of(device: str) -> tuple[Tensor, Ring]:
+        keys, full = torch.empty(1, 2, slots, 24, device=device), torch.full((1,), slots, device=device)
+        return torch.empty(1, 2, length, 24, device=device), Ring(keys, keys, full, full, slots)
+
+    accelerator_search.by_scores(scores_fused, *of("meta"), k)
+    with FakeTensorMode():
+        on_gpu = of("cuda")
+    assert accelerator_search._fastest(*on_gpu, k) is scores_fused
+    [in_the_run, tried] = compiled
+    assert tried == in_the_run
+    accelerator_search._fastest(*on_gpu, k)
+    assert len(compiled) == 2

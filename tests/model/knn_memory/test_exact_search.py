@@ -169,9 +169,13 @@ def test_search_on_cuda_is_that_of_brute_force(where: str, keys: torch.dtype, he
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("keys", [torch.float32, torch.bfloat16])
-def test_the_kernel_is_used_on_cuda(keys: torch.dtype) -> None:
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_the_kernel_is_used_on_cuda(keys: torch.dtype, size: int) -> None:
     pytest.importorskip("triton")
-    assert accelerator_search._scores(torch.device("cuda", 0), torch.float32, keys, 128) is scores_fused
+    assert (
+        accelerator_search._scores(torch.device("cuda", 0), keys, 128, accelerator_search.Compiled(size, 32, 128))
+        is scores_fused
+    )
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """Attention with a bias of positions for a part of the lanes and heads after another, against attention to all at once."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memexp.config.arch.transformer import XlArch
 from memexp.model.transformer import by_lanes
-from memexp.model.transformer.attention import CausalMask, _hidden
+from memexp.model.transformer.attention import CausalMask, LayerCache, SelfAttention, _hidden, attend
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.position import Alibi, Bias, ByDistance, ByQuery, Position, RelativeXl, T5Bias, in_order
+from memexp.model.transformer.shape import Shape
 
 LANES, HEADS, LENGTH, CACHE, SIZE = 5, 4, 7, 6, 8
 SPAN = CACHE + LENGTH
@@ -54,7 +57,7 @@ def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: py
     queries, keys, bias = scheme(queries, keys, in_order(LENGTH, SPAN, queries.device))
     assert isinstance(bias, ByDistance | ByQuery)
     hidden = None if allowed is None else partial(_hidden, allowed)
-    assert not fits(queries, keys)
+    assert not fits(queries, keys, 0)
     found = attend_by_lanes(queries, keys, values, Form(bias, hidden))
 
     added = bias.dense()
@@ -66,6 +69,27 @@ def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: py
     down = random(*found.shape)
     of_parts, of_whole = (torch.autograd.grad(read, inputs, down, retain_graph=True) for read in (found, expected))
     torch.testing.assert_close(of_parts, of_whole)
+
+
+@pytest.mark.parametrize("name", ["t5", "alibi", "xl"])
+@pytest.mark.parametrize(("layers", "bptt"), [(3, 0), (1, 2), (1, 0)])
+def test_no_bias_is_kept_that_is_large_in_all_layers_together(
+    name: str, layers: int, bptt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator; that of one layer would fit."""
+    monkeypatch.setattr(by_lanes, "uncast", nullcontext)  # which knows no device without values
+    monkeypatch.setattr(by_lanes, "AT_ONCE", LANES * HEADS * LENGTH * 16 * 4 * 2)
+    shape = Shape(9, layers, 10, HEADS, SIZE, 12, segment=LENGTH, bptt_segments=bptt)
+    kept: set[tuple[int, ...]] = set()
+    with torch.device("meta"):
+        attention = SelfAttention(shape, XlArch(position=name))
+        heads = attention.project(torch.empty(LANES, LENGTH, 10), None)
+        past = LayerCache(*[torch.empty(LANES, HEADS, CACHE, SIZE)] * 2, torch.empty(LANES, 10))
+        mask = CausalMask(LENGTH, CACHE, torch.empty(LANES, dtype=torch.long), None)
+        sight = attention.look(heads, past, mask.places)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.shape) or x, lambda x: x):
+            attend(sight, mask)
+    assert ((LANES, HEADS, LENGTH, SPAN) in kept) == (layers == 1 and bptt == 0)
 
 
 @pytest.mark.parametrize("kind", [ByDistance, ByQuery])

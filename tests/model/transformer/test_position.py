@@ -3,10 +3,12 @@
 import cmath
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memexp.config.arch.base import AttentionArch
 from memexp.model.transformer.attention import SelfAttention, local_scores
@@ -158,3 +160,29 @@ def test_keys_without_a_place_are_scored_by_content_alone(name: str) -> None:
 def test_an_unknown_scheme_is_a_bug() -> None:
     with pytest.raises(ValueError, check=says("position", "'absolute'")):
         build_position("absolute", width=8, heads=2, head_size=4)
+
+
+class Operations(TorchDispatchMode):
+    """The names of what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func._schema.name.split("::")[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["none", "t5", "xl", "rotary", "xpos", "alibi", "dynamic"])
+def test_what_places_alone_decide_is_computed_for_the_first_layer_alone(name: str) -> None:
+    """All that is computed from places without weights, queries or keys."""
+    queries, keys = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 9, 8)
+    places = in_order(5, 9, queries.device)
+    for layer in range(2):
+        position = build_position(name, width=24, heads=3, head_size=8)
+        with Operations() as operations:
+            placed = position(queries, keys, places)
+            dense(placed.bias)
+        of_places = {"arange", "sub", "abs", "sign", "log1p", "log", "pow", "cos", "sin", "repeat", "clamp_min"}
+        assert bool(of_places & set(operations.seen)) == (layer == 0 and name != "none"), operations.seen
