@@ -242,7 +242,8 @@ class Optim:
     train: str = setting(
         "all",
         "which weights of a published checkpoint training changes, besides those of its memory: all; memory: none; lora: low-rank "
-        "additions to the projections of attention (Hu et al. 2021); none: no step is taken, and the checkpoint is scored as it is",
+        "additions to the projections of attention (Hu et al. 2021); none: no step is taken, and the checkpoint, or the run that "
+        "init_from names, is scored as it is",
         choices=("all", "memory", "lora", "none"),
         later=True,
     )
