@@ -52,10 +52,6 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
         return
     config = on_gpu(*case)
     allowed: dict[str, int] = {}
-    if (
-        "arch.faithful=true" in case
-    ):  # the published formulas are means over the lanes that have text, however many these are
-        allowed |= dict.fromkeys(("memexp/model/slot_memory/recall.py", "backward"), config.accumulate)
     if ON_HOST in case:
         windows = -(-config.segment // (getattr(config.arch, "window", 0) or config.segment))
         passes = windows * config.accumulate * (1 + config.recompute)
@@ -63,8 +59,7 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
-    if "arch.faithful=true" not in case:  # which copies the numbers of four random slots
-        assert not {line for line in seen.step.pageable if not tried_once(line)}
+    assert not {line for line in seen.step.pageable if not tried_once(line)}
     for part in (seen.score, seen.inspect):
         assert waits_of(part).keys() <= {"memexp/eval/score.py", "memexp/eval/retrieved.py", *allowed}
 
