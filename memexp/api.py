@@ -96,11 +96,14 @@ def load(run: str | Path | Run, *, mem: int | None = None, device: str = "auto",
     from memexp.eval.evaluate import load_model, reopen, with_mem
     from memexp.store.folder import Run, find_run
     from memexp.store.identity import trained_settings
+    from memexp.terminal import tell
+    from memexp.train.remarks import of_the_precision
 
     place = _root(root)
     found = run if isinstance(run, Run) else find_run(place, str(run))
     spec = reopen(found, with_mem(trained_settings(found), mem, run=found), place)
     model = load_model(spec, memory="on", device=device)
+    tell(of_the_precision(spec.config, next(model.parameters()).device))
     return Trained(found, spec.config, spec.corpus, model.eval())
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from memexp.cli.together import in_all_processes
 from memexp.config.commands import EvalConfig
@@ -24,6 +24,9 @@ def _eval(config: EvalConfig) -> None:
     from memexp.report.escape import Fitting, console, escape
     from memexp.store.folder import find_run
     from memexp.store.identity import trained_settings
+    from memexp.terminal import tell
+    from memexp.train.remarks import of_the_precision
+    from memexp.train.spec import as_asked
     from memexp.wording import number
 
     root = find_root(config.root)
@@ -37,6 +40,7 @@ def _eval(config: EvalConfig) -> None:
     score = evaluate(trained, settings, request, root, command=command, force=config.force)
     if not is_first():
         return
+    tell(of_the_precision(settings, as_asked(replace(settings, device=config.device))))
     summary = score.summary
     table = Table(title=Text(escape(f"{trained.name}  {score.path.name}")))
     table.add_column("on these documents")

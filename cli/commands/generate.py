@@ -24,7 +24,9 @@ def run(config: GenerateConfig) -> None:
     from memexp.files import find_root
     from memexp.store.folder import find_run
     from memexp.store.identity import trained_settings
+    from memexp.terminal import tell
     from memexp.train.precision import arithmetic
+    from memexp.train.remarks import of_the_precision
 
     text = _prompt(config)
     root = find_root(config.root)
@@ -40,8 +42,9 @@ def run(config: GenerateConfig) -> None:
     spec = reopen(trained, settings, root)
     model = load_model(spec, memory=config.memory, device=config.device)
     device = next(model.parameters()).device
-    if device.type == "cuda" or (config.device == "auto" and torch.version.cuda is not None):
+    if device.type == "cuda" or (config.device == "auto" and (torch.version.cuda or torch.version.hip)):
         print(f"device: {describe(device, asked=config.device)}", file=sys.stderr)
+    tell(of_the_precision(settings, device))
     tokenizer = spec.corpus.tokenizer
     prompt = tokenizer.encode(text)
     output = _Output(config.samples, len(prompt))

@@ -1,5 +1,6 @@
 """The precision of a run: which one pays on a device, and bf16 copies of weights, whose gradients are summed in fp32."""
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -54,17 +55,23 @@ class _AddTo:
         leaf.grad = None
 
 
+WITH_MATRIX_UNITS = re.compile(r"gfx(908|90a|94\w|95\w|11\w\w|12\w\w)\b")
+"""Architectures of AMD that have instructions for products of matrices in bf16: CDNA, and RDNA since its third generation."""
+
+
 def slow_here(device: torch.device) -> bool:
     """Whether this device is known to have no bf16 instructions; torch before 2.9 cannot tell for a CPU.
 
-    An NVIDIA GPU has them from compute capability 8.0 on (Ampere, 2020); torch imitates them on older ones.
+    An NVIDIA GPU has them from compute capability 8.0 on (Ampere, 2020), and an AMD GPU if its architecture has units for products
+    of matrices; torch imitates them on others.
     """
     if device.type == "cuda":
-        return (
-            torch.cuda.is_available()
-            and torch.version.hip is None
-            and torch.cuda.get_device_capability(device) < (8, 0)
-        )
+        if not torch.cuda.is_available():
+            return False
+        if torch.version.hip is None:
+            return torch.cuda.get_device_capability(device) < (8, 0)
+        architecture = getattr(torch.cuda.get_device_properties(device), "gcnArchName", "")
+        return bool(architecture) and not WITH_MATRIX_UNITS.match(architecture)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities) and not any(has for name, has in capabilities.items() if "bf16" in name)
 
@@ -85,7 +92,7 @@ def pays_here(device: torch.device) -> Choice:
     name = describe(device, asked="cuda").name
     if slow_here(device):
         return Choice("fp32", f"{name} has no instructions for bf16 and would imitate them")
-    return Choice("bf16", f"{name} multiplies it many times as fast as fp32")
+    return Choice("bf16", f"{name} has instructions for it, which take less time than those for fp32")
 
 
 def has_tf32(device: torch.device) -> bool:

@@ -16,18 +16,20 @@ from memexp.train.spec import as_asked, settled_here
 
 def of_the_model(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
     """What cannot be done, or is slow or peculiar, for this model on this device."""
-    remarks = list(model.remarks(device))
-    if config.precision == "bf16" and slow_here(device):
-        processor = "GPU" if device.type == "cuda" else "CPU"
-        remarks.append(
-            Remark(
-                f"precision=bf16: this {processor} has no instructions for it; precision=fp32 would be many times faster"
-            )
-        )
+    remarks = [*model.remarks(device), *of_the_precision(config, device)]
     if not config.checkpoint_memory and not model.memory_slots:
         without = f"arch={config.arch.name} has no memory here besides its cache, which checkpoints hold"
         remarks.append(Remark(f"checkpoint_memory=false has no effect: {without}"))
     return remarks + ([_of_compiling(model, config, device)] if asked_to_compile(model, config, device) else [])
+
+
+def of_the_precision(config: TrainConfig, device: torch.device) -> list[Remark]:
+    """What is slow in the precision of a run, on this device."""
+    if config.precision != "bf16" or not slow_here(device):
+        return []
+    processor = "GPU" if device.type == "cuda" else "CPU"
+    what = f"precision=bf16: this {processor} has no instructions for it"
+    return [Remark(f"{what}; precision=fp32 would be many times faster")]
 
 
 def _of_compiling(model: SegmentModel, config: TrainConfig, device: torch.device) -> Remark:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from memexp.api import load
 from memexp.cli.commands.generate import _Output
 from memexp.cli.main import main
 from memexp.data.corpus import Corpus
@@ -219,3 +220,24 @@ def test_a_terminal_is_shown_control_characters_and_not_sent_them(
     output.add(["\x1b[2J\r\tä".encode()], 1.0)
     output.end()
     assert capsys.readouterr().out == shown
+
+
+def test_a_build_for_amd_says_why_it_is_not_on_a_gpu(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    code, _, err = call("prompt=ab", "tokens=1", "device=auto")
+    assert code == 0
+    assert says("device:", "no GPU")(next(line for line in err.splitlines() if line.startswith("device")))
+
+
+@pytest.mark.hard
+def test_wherever_a_model_is_read_in_bf16_that_is_imitated_a_line_says_so(
+    root: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = train(specify(configure("arch=vanilla", "steps=1", "precision=bf16"), corpus, root), command="memexp train")
+    for slow in (True, False):
+        monkeypatch.setattr("memexp.train.remarks.slow_here", lambda device, slow=slow: slow)
+        capsys.readouterr()
+        assert main(["eval", half.name, f"root={root}", "device=cpu"]) == 0
+        assert main(["generate", half.name, f"root={root}", "prompt=ab", "tokens=1", "device=cpu"]) == 0
+        load(half.name, root=root, device="cpu")
+        assert capsys.readouterr().err.count("precision=bf16: this CPU has no instructions for it") == 3 * slow

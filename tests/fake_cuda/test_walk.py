@@ -53,10 +53,6 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
         return
     config = on_gpu(*case)
     allowed: dict[str, int] = {}
-    if (
-        "arch.faithful=true" in case
-    ):  # the published formulas are means over the lanes that have text, however many these are
-        allowed |= dict.fromkeys(("memexp/model/slot_memory/recall.py", "backward"), config.accumulate)
     if ON_HOST in case:
         windows = -(-config.segment // (getattr(config.arch, "window", 0) or config.segment))
         passes = windows * config.accumulate * (1 + config.recompute)
@@ -64,16 +60,13 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
-    if "arch.faithful=true" not in case:  # which copies the numbers of four random slots
-        assert not {line for line in seen.step.pageable if not tried_once(line)}
     # each of a few scorings reads two strides, and then all gauges
     for part, scorings in ((seen.score, 3), (seen.inspect, 1)):
         assert waits_of(part).keys() <= {"memexp/train/batch.py", "memexp/model/watching.py", *allowed}
         assert waits_of(part)["memexp/train/batch.py"] <= 2 * scorings
         assert waits_of(part)["memexp/model/watching.py"] <= scorings
-    if "arch.faithful=true" not in case:
-        for part in (seen.score, seen.inspect, seen.generate):
-            assert not {line for line in part.pageable if not tried_once(line)}
+    for part in (seen.step, seen.score, seen.inspect, seen.generate):
+        assert not {line for line in part.pageable if not tried_once(line)}
 
 
 def waits_of(seen: Seen) -> Counter[str]:

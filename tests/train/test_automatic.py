@@ -73,6 +73,22 @@ def test_a_gpu_trains_in_bf16_if_it_has_instructions_for_it(name: str, gpu: Fake
     assert tf32 or says("tf32 is true", name, "expected", "8.0", "tf32=false")(asked.refusal)
 
 
+@pytest.mark.parametrize(("architecture", "precision"), [
+    ("gfx906:sramecc+:xnack-", "fp32"), ("gfx1030", "fp32"), ("gfx908", "bf16"), ("gfx90a:sramecc+:xnack-", "bf16"),
+    ("gfx942", "bf16"), ("gfx950", "bf16"), ("gfx1100", "bf16"), ("gfx1201", "bf16"),
+])  # fmt: skip
+def test_an_amd_gpu_trains_in_bf16_if_it_has_units_for_matrices(
+    architecture: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = SimpleNamespace(name="AMD", total_memory=16 * 10**9, gcnArchName=architecture)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    found = settled_here(configure("precision=auto", "device=cuda"))
+    assert found.config.precision == precision
+    assert "many times" not in found.note.text
+
+
 def test_what_is_computed_is_the_identity_not_the_word(corpus: Corpus, root: Path, gpu: Fake) -> None:
     by_word = specify(configure("precision=auto"), corpus, root)
     assert by_word.config.precision == by_word.identity["precision"] == "fp32"

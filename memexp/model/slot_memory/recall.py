@@ -92,8 +92,9 @@ def published_updater_losses(
         return Losses({}, {})
     composed = composition(updater, after_BMD, text_BTD, valid_BT, random_cuts(text_BTD.shape[1]))
     both_BMD = torch.cat([composed.pieces_BMD, composed.whole_BMD], dim=1)
-    slots = torch.randint(both_BMD.shape[1], (4,), generator=common()).to(both_BMD.device)
-    terms = published_separation(both_BMD[valid_BT.any(-1)][:, slots].flatten(0, 1))
+    slots: list[int] = torch.randint(both_BMD.shape[1], (4,), generator=common(), device="cpu").tolist()
+    drawn_BMD = torch.stack([both_BMD[:, slot] for slot in slots], dim=1)
+    terms = published_separation(drawn_BMD.flatten(0, 1), valid_BT.any(-1).repeat_interleave(len(slots)))
     return Losses(terms | {"composition": composed.error}, composed.gauges)
 
 
@@ -172,12 +173,17 @@ def separation(slots_BMD: Tensor, written_B: Tensor) -> dict[str, Tensor]:
     }
 
 
-def published_separation(rows_ND: Tensor) -> dict[str, Tensor]:
-    """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal."""
-    count = total(rows_ND.new_full((), len(rows_ND)))
-    centred_ND = rows_ND - total(rows_ND.sum(0)) / count
-    variance_D = total(centred_ND.square().sum(0)) / (count - 1)
-    covariance_DD = total(_products(centred_ND)) / count
+def published_separation(rows_ND: Tensor, written_N: Tensor) -> dict[str, Tensor]:
+    """The published code's variant: target 4, and the upper triangle of the covariance matrix with its diagonal.
+
+    Args:
+        written_N: which rows count. As weights, for the host would wait to know how many they are.
+    """
+    weight_N1 = written_N[:, None].to(rows_ND.dtype)
+    count = total(weight_N1.sum())
+    centred_ND = (rows_ND - total((rows_ND * weight_N1).sum(0)) / count.clamp_min(1)) * weight_N1
+    variance_D = total(centred_ND.square().sum(0)) / (count - 1).clamp_min(1)
+    covariance_DD = total(_products(centred_ND)) / count.clamp_min(1)
     return {
         "variance": F.relu(4 - (variance_D + 1e-5).sqrt()).mean(),
         "covariance": covariance_DD.triu().square().sum() / len(covariance_DD),

@@ -180,9 +180,16 @@ def test_published_separation_is_the_code_s_formula() -> None:
     products = [[sum(a * b for a, b in zip(one, two, strict=True)) for two in centred] for one in centred]
     hinge = [max(0.0, 4 - math.sqrt(products[j][j] / 3 + 1e-5)) for j in range(3)]
     triangle = sum((products[i][j] / 4) ** 2 for i in range(3) for j in range(i, 3))
-    found = published_separation(rows)
+    found = published_separation(rows, torch.ones(4, dtype=torch.bool))
     assert found["variance"].item() == pytest.approx(sum(hinge) / 3)
     assert found["covariance"].item() == pytest.approx(triangle / 3)
+    others = torch.cat([rows[:1], torch.full((2, 3), 50.0), rows[1:]])
+    counted = published_separation(others, torch.tensor([True, False, False, True, True, True]))
+    assert {name: value.item() for name, value in counted.items()} == pytest.approx(
+        {name: value.item() for name, value in found.items()}
+    )
+    nothing = published_separation(others, torch.zeros(6, dtype=torch.bool))
+    assert all(torch.isfinite(value) for value in nothing.values())
 
 
 @pytest.mark.hard
