@@ -5,7 +5,7 @@ PUBLISHED := .venv-published/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hard lint types format clean report bench bench-peers gpu-check two-gpus published
+.PHONY: help install demo test hard lint types format clean report bench bench-peers gpu-check kernels two-gpus published
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -50,9 +50,14 @@ bench: $(STAMP)  ## measure search, training step and memory, and compare each w
 	$(BIN)/memexp bench
 
 # installs nothing, so that it needs no network; without .venv it runs with PYTHON and its packages
-gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
-gpu-check:  ## on a machine with a GPU: run the tests that need one, then check values and times
-	$(RUN) pytest -q -m gpu; tests=$$?; $(RUN) memexp bench gpu && exit $$tests
+gpu-check: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON))
+gpu-check:  ## on a machine with a GPU: check values and times, then run the tests that need one
+	@$(RUN) -c 'import sys; from memexp.device import why_no_gpu as why; sys.exit(why() and f"there is no GPU: {why()}; expected a GPU, its driver and a build of torch for it")'
+	$(RUN) -m memexp bench gpu; table=$$?; $(RUN) -m pytest -q -m gpu && exit $$table
+
+kernels: $(STAMP)  ## run the tests of the search kernels on this CPU, in the interpreter of Triton (1 GB), which is put into .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
+	$(BIN)/python -m pytest -q -n 2 tests/model/knn_memory/test_scores_fused.py
 
 two-gpus: RUN = $(or $(wildcard $(BIN)/python),$(PYTHON)) -m
 two-gpus:  ## on a machine with two GPUs or more: compare them with one; without a GPU, two processes on the CPU

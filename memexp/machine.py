@@ -114,6 +114,16 @@ def _size(count: int) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
+JOBS = "MEMEXP_JOBS"
+"""Environment variable: how many jobs of a sweep run on this machine at the same time; see `jobs_here`."""
+
+
+def jobs_here() -> int:
+    """How many jobs share this machine, this one included, as far as the sweep that started it knows."""
+    text = os.environ.get(JOBS, "")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
 PARENT = "MEMEXP_PARENT"
 """Environment variable with the process id of the sweep that starts a process; see `end_with_parent`."""
 

@@ -1,6 +1,7 @@
 """How every command and page writes numbers and counts."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 UNKNOWN = "–"
@@ -59,6 +60,15 @@ def compact(value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: 1 run, 2 runs, 1,000 tokens."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed(names: Sequence[str], *, most: int) -> str:
+    """Write names as a, b and c; of more than `most` the first ones and how many more: a, b, c and 9 more."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most:,} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def clock(seconds: float) -> str:

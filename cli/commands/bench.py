@@ -46,7 +46,7 @@ def run(config: BenchConfig) -> None:
         figures = run_benches(config, say, lambda: _archs(WORK.segment), _composed)
     names = chosen(config)
     # a few selected benches get their own file and leave bench.json unchanged
-    parts = names if config.checkpoint is None else [*names, Path(config.checkpoint).name]
+    parts = [*names, *config.only] if config.checkpoint is None else [*names, Path(config.checkpoint).name]
     path = root / "results" / "bench" / ("bench.json" if not config.what else f"{'-'.join(parts)}.json")
     results = document(config, figures)
     write_json(path, results)

@@ -7,7 +7,7 @@ from memexp.files import find_root, refuse_as_output
 from memexp.report.difference.breakdown import break_down
 from memexp.report.difference.files import write_files
 from memexp.report.difference.terminal import to_terminal
-from memexp.report.difference.token_text import find_pieces, word
+from memexp.report.difference.token_text import find_text, word
 from memexp.report.difference.tokens import difference
 from memexp.report.escape import console
 from memexp.store.scores import find_foreign, find_score, load_scores
@@ -22,7 +22,7 @@ def run(config: DiffConfig) -> None:
         refuse_as_output(folder, folder=True)
     a, b = (load_scores(*find_score(root, name, config.eval, tag=config.tag)) for name in (config.a, config.b))
     compared = difference(a, b)
-    pieces, warning = find_pieces(compared, root)
+    pieces, warning, compared = find_text(compared, root)
     screen = console()
     if warning:
         warn(warning)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from memexp.config.checks import check_lanes_of_devices
 from memexp.config.commands import PlanConfig
 from memexp.experiment.cells import cells, chosen_columns
 from memexp.experiment.definition import load
@@ -33,6 +34,8 @@ def run(config: PlanConfig) -> None:
     composed = wanted([first[row] for row in experiment.rows if row in first])
     hardware, devices, utilisation = HARDWARE[config.hardware], config.devices, config.utilisation
     settings = [(item.cell.row, replace(item.settings, shard_weights=config.shard_weights)) for item in composed]
+    for _, each in settings:
+        check_lanes_of_devices(replace(each, devices=devices, nodes=1))
     costs = [(row, cost(each, hardware, devices=devices, utilisation=utilisation)) for row, each in settings]
     precisions = sorted({computed_in(item.settings) for item in composed})
     title = f"{experiment.full_title}, scale={config.scale}, {column}"
@@ -44,6 +47,7 @@ def run(config: PlanConfig) -> None:
                 costs,
                 hardware,
                 devices=devices,
+                jobs=config.jobs,
                 shared=config.shard_weights,
                 utilisation=utilisation,
                 precisions=precisions,
@@ -59,6 +63,7 @@ def page(
     hardware: Hardware,
     *,
     devices: int,
+    jobs: int,
     shared: bool,
     utilisation: float,
     precisions: Sequence[str],
@@ -66,21 +71,28 @@ def page(
     """The plan as a table, with a line for each row that trains.
 
     Args:
+        jobs: runs at the same time, each on devices of its own.
         shared: whether the devices share the weights.
         precisions: those that the rows train in.
     """
+    from memexp.cost.memory import SHARE
+
+    def fits(size: int) -> str:
+        return "yes" if size <= SHARE * hardware.memory else "no"
+
     several = devices > 1
     lines = [
         [
             label, compact(cost.parameters), compact(cost.tokens), whole(cost.operations_a_token / 1e6),
             f"{cost.tokens * cost.operations_a_token:.2e}", f"{cost.device_bytes / 1e9:.1f}",
-            _fits(cost.device_bytes, hardware),
-            *([_fits(cost.one_device_bytes, hardware), f"{cost.sent / 1e9:.2f}"] if several else []),
+            fits(cost.device_bytes),
+            *([fits(cost.one_device_bytes), f"{cost.sent / 1e9:.2f}"] if several else []),
             duration(cost.seconds),
         ]
         for label, cost in costs
     ]  # fmt: skip
-    together = duration(sum(cost.seconds for _, cost in costs))
+    together = duration(in_jobs([cost.seconds for _, cost in costs], jobs))
+    at_once = f", {jobs} at a time on {plural(jobs * devices, 'device')}" if jobs > 1 else ""
     rates = {"bf16": hardware.bf16, "tf32": hardware.tf32, "fp32": hardware.fp32}
     shown = " and ".join(
         f"{rates[name] / 1e12:,.1f} TFLOP/s in {name}" for name in sorted({*precisions, "bf16", "fp32"})
@@ -107,7 +119,7 @@ def page(
         right=[False] + [True] * (9 if several else 7),
         lines=lines,
         notes=[
-            f"All rows together: {together} per seed and data set. {today}"
+            f"All rows together{at_once}: {together} per seed and data set. {today}"
             + ("" if hardware.runs_memexp else f" It does not run on a {hardware.name}; this is arithmetic alone."),
             "FLOP per token: 2 x (3 x (positions per token x (weights without the embedding + attention) + head) + search). "
             "Positions include memory tokens. Attention: 2 x layers x heads x head size x (half the window + cache). Exact "
@@ -121,7 +133,7 @@ def page(
             f"Layers and head are computed in {' or '.join(precisions)}, as the rows train. The scores of a search are always in "
             "fp32; for exact search, tensor cores multiply numbers that are split into parts in fp16.",
             f"Assumed: {100 * utilisation:.0f} % of the rates that {hardware.name} reaches by its data sheet ({shown}; "
-            f"{hardware.memory / 1e9:.0f} GB), and of {hardware.bandwidth / 1e12:,.2f} TB/s for what a search reads and writes; no time for communication or input, one row after another.",
+            f"{hardware.memory / 1e9:.0f} GB), and of {hardware.bandwidth / 1e12:,.2f} TB/s for what a search reads and writes; no time for communication or input, {f'{jobs} rows at a time' if jobs > 1 else 'one row after another'}. `fits`: in {SHARE:.0%} of a device's memory.",
         ],
         missing=[],
         commands=[],
@@ -143,5 +155,9 @@ def _sending(shared: bool) -> str:
     )
 
 
-def _fits(size: int, hardware: Hardware) -> str:
-    return "yes" if size <= hardware.memory else "no"
+def in_jobs(seconds: Sequence[float], jobs: int) -> float:
+    """The time until the last of some runs is done, so many at a time, the longest first."""
+    ends = [0.0] * jobs
+    for run in sorted(seconds, reverse=True):
+        ends[ends.index(min(ends))] += run
+    return max(ends)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memexp.config.commands import ReproduceConfig, TableConfig
+from memexp.config.field import AUTO
 from memexp.config.groups import Scored
 from memexp.config.introspection import TYPED_AS, settings_of
 from memexp.errors import UserError, did_you_mean
@@ -51,7 +52,7 @@ def run(config: TableConfig) -> None:
     comparison = compare(
         root,
         _runs(config, root),
-        metric=config.metric,
+        metric=_metric(config),
         scored=config.eval,
         by=config.by,
         gauges=config.gauges,
@@ -64,6 +65,13 @@ def run(config: TableConfig) -> None:
         name = re.sub(r"[^\w-]+", "-", config.tag).strip("-") if config.tag else ""
         texts: dict[str, str | bytes] = {"md": to_markdown(grid), "csv": to_csv(comparison), "tex": to_latex(grid)}
         write(folder / (name or "runs"), texts | (plot(panels_of(comparison)) if config.by == POSITION else {}))
+
+
+def _metric(config: TableConfig) -> str:
+    """The metric that is asked for; without one what rates answers if their properties are columns."""
+    if config.metric != AUTO:
+        return config.metric
+    return "exact_match" if config.by not in ("", POSITION) else "perplexity"
 
 
 def _show_all(config: TableConfig, root: Path, folder: Path | None) -> None:

@@ -81,7 +81,8 @@ def document(config: BenchConfig, figures: list[Figure]) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine() | {"floors": {} if config.what in (["gpu"], ["devices"]) else floors()},
-        "settings": {"what": chosen(config), "repeats": config.repeats, "slots": config.slots},
+        "settings": {"what": chosen(config), "repeats": config.repeats, "slots": config.slots}
+        | ({"only": list(config.only), "minutes": config.minutes} if "gpu" in config.what else {}),
         "work": asdict(work_of(config)),
         "figures": [figure.as_dict() for figure in figures],
     }

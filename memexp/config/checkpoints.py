@@ -51,10 +51,10 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
             raise UserError(
                 f"size.checkpoint is {size.checkpoint}, but size={size.name} has a shape of its own; expected size={PRESET} with it"
             )
-        if config.optim.train != "all":
+        if config.optim.train != "all" and not scores_another(config):
             raise UserError(
                 f"optim.train is {config.optim.train}, but size={size.name} starts from random weights, all of which must be trained; "
-                f"expected optim.train=all, or size={PRESET}"
+                f"expected optim.train=all, or optim.train=none with init_from=RUN, or size={PRESET}"
             )
         return config
     if size.checkpoint is None:
@@ -71,12 +71,22 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
         raise UserError(
             f"data.tokenizer.path is {path}, but size={PRESET} reads with the checkpoint's own tokenizer; expected no path"
         )
+    if config.data.tokenizer.kind != "bpe":
+        raise UserError(
+            f"data.tokenizer.kind is {config.data.tokenizer.kind}, but size={PRESET} reads with the checkpoint's own tokenizer; expected no "
+            "data.tokenizer.kind"
+        )
     if not (folder.path / TOKENIZER).is_file():
         raise UserError(
             f"{folder.path} has no {TOKENIZER}; expected the tokenizer that the checkpoint was trained with"
         )
     said: dict[str, Any] = shape_of(folder.path)
-    config.data.tokenizer.vocabulary = said.pop("vocabulary")  # of the embedding; the tokenizer may have fewer entries
+    vocabulary = said.pop("vocabulary")  # of the embedding; the tokenizer may have fewer entries
+    if (given := config.data.tokenizer.vocabulary) not in (0, vocabulary):
+        raise UserError(
+            f"data.tokenizer.vocabulary is {given}, but {size.checkpoint} has {vocabulary}; expected no data.tokenizer.vocabulary"
+        )
+    config.data.tokenizer.vocabulary = vocabulary
     said |= {"weights": checksum(folder.path), "licence": licence_of(folder.path)}
     for name, value in said.items():
         given = getattr(size, name)
@@ -92,6 +102,11 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
         far = [number for number, window in enumerate(windows_of(folder.path), start=1) if window is None]
         arch.knn_layers = far or list(range(1, size.layers + 1))
     return config
+
+
+def scores_another(config: TrainConfig) -> bool:
+    """Whether nothing is trained: the weights of another run are scored, such as on another corpus."""
+    return config.optim.train == "none" and config.init_from is not None
 
 
 def find_folder(name: str, revision: str | None, *, ask: bool) -> Folder:

@@ -7,6 +7,7 @@ from typing import Any
 
 from memexp.config.arch import ARCHS
 from memexp.config.arch.base import AttentionArch
+from memexp.config.checkpoints import scores_another
 from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
 from memexp.config.field import AS_TYPED, UNSET, default_of
 from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
@@ -62,6 +63,11 @@ def check(config: Any, where: str = "") -> None:
         raise UserError(
             f"data.path is {config.path}, but data={config.name} reads no files; expected data=text or a published data set "
             "with it"
+        )
+    if isinstance(config, Data) and config.source.has_new_words and config.tokenizer.kind == "words":
+        raise UserError(
+            f"data.tokenizer.kind is words, but held-out documents of data={config.name} have words of a text that no training document "
+            "need have; expected data.tokenizer.kind=bpe or bytes, or data.source.noise=sentences"
         )
     if isinstance(config, TrainConfig):
         _check_train(config)
@@ -212,16 +218,16 @@ def _check_train(config: TrainConfig) -> None:
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
             "optim.train=lora with it"
         )
-    if config.optim.train == "none" and config.data.task == "classify":
+    if config.optim.train == "none" and config.data.task == "classify" and config.init_from is None:
         raise UserError(
             "data.task is classify, but optim.train is none, and a published checkpoint has no vectors of the classes before it is trained; "
             "expected optim.train=lora, memory or all with it"
         )
     if config.steps and config.optim.train == "none":
         raise UserError(
-            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected no steps, or optim.train=lora, memory or all"
+            f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected steps=0, or optim.train=lora, memory or all"
         )
-    if config.optim.train == "none" and config.arch.random_memory and config.mem:
+    if config.optim.train == "none" and config.arch.random_memory and config.mem and config.init_from is None:
         raise UserError(
             f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
             "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
@@ -264,13 +270,23 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
-def _check_devices(config: TrainConfig) -> None:
+def check_lanes_of_devices(config: TrainConfig) -> None:
+    """Refuse lanes that devices cannot share out.
+
+    Raises:
+        UserError: devices would read different numbers of lanes.
+    """
     count = config.devices * config.nodes
     if count and config.lanes % count:
         raise UserError(
             f"lanes is {config.lanes} and {f'nodes is {config.nodes} with ' * (config.nodes > 1)}devices is {config.devices}; expected a "
             f"multiple of {count} lanes, because all devices read as many. Use lanes={-(-config.lanes // count) * count}"
         )
+
+
+def _check_devices(config: TrainConfig) -> None:
+    check_lanes_of_devices(config)
+    count = config.devices * config.nodes
     _check_nodes(config)
     if config.shard_weights and config.compile == "true":
         raise UserError(
@@ -334,6 +350,8 @@ def _amount(config: TrainConfig) -> str:
         f"up to {scored.documents} {scored.split} documents" if scored.documents else f"all {scored.split} documents"
     )
     part = f"the first {scored.max_document:,} tokens of " if scored.max_document else ""
+    if scores_another(config):
+        return f"nothing is trained: {part}{count} are scored with the weights of {shown(str(config.init_from))[1:-1]} as they are"
     steps = "1 step reads" if config.steps == 1 else f"{config.steps:,} steps read"
     return f"{steps} {config.tokens:,} tokens, in {crops}; then {part}{count} are scored"
 

@@ -7,7 +7,7 @@ unless the unit says otherwise.
 
 from dataclasses import dataclass, field
 
-from memexp.config.field import AS_TYPED, MOST_DEVICES, MOST_JOBS, MOST_THREADS, UNSET, setting
+from memexp.config.field import AS_TYPED, AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, UNSET, setting
 from memexp.config.groups import LAUNCHERS, Data, Rescoring, Scored, Slurm
 from memexp.config.train import Command, TrainConfig
 
@@ -142,10 +142,11 @@ class TableConfig(Command):
         "amount of training the row without a memory",
     )
     metric: str = setting(
-        "perplexity",
-        "metric in the cells; accuracy and exact_match rate answers, f1 and f1_macro rate classes. An experiment defines its "
-        "own metric",
+        AUTO,
+        "metric in the cells; auto: exact_match with by=PROPERTY of answers, else perplexity; accuracy and exact_match rate answers, f1 "
+        "and f1_macro rate classes. An experiment defines its own metric",
         choices=(
+            AUTO,
             "perplexity",
             "nats",
             "bits_per_token",
@@ -234,6 +235,9 @@ class PlanConfig(OfAnExperiment):
     shard_weights: bool = setting(
         False,
         "the devices share out the weights as well, as train shard_weights=true does",
+    )
+    jobs: int = setting(
+        1, "runs at the same time, each on devices of its own, as train -m jobs=N does", unit="runs", low=1
     )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 

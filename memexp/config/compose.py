@@ -61,6 +61,11 @@ def register() -> None:
         lambda value, limit, above, otherwise: above if int(value) > int(limit) else otherwise,
         replace=True,
     )
+    OmegaConf.register_new_resolver(
+        "memexp_divisor",
+        lambda value, most: next(divisor for divisor in range(int(most), 0, -1) if int(value) % divisor == 0),
+        replace=True,
+    )
     # crops grow from `first` if the largest memory is larger, and if they are cut to more
     OmegaConf.register_new_resolver(
         "memexp_growth",

@@ -38,6 +38,11 @@ class SourceOptions:
 
     _target_: str = setting(UNSET, "the source's class")
 
+    @property
+    def has_new_words(self) -> bool:
+        """Whether held-out documents of a task may have words that no training document has."""
+        return False
+
     def check(self) -> None:
         """Refuse options that make no sense together; `memexp.config.checks` looks at each by itself.
 
@@ -464,6 +469,11 @@ class BabiOptions(LongOptions):
         "things; text: sentences of the prepared corpus whose folder is data.path",
         choices=("none", "sentences", "text"),
     )
+
+    @property
+    def has_new_words(self) -> bool:
+        """Those of the text."""
+        return self.noise == "text"
 
 
 def _refuse_empty(name: str, numbers: list[int]) -> None:

@@ -49,9 +49,10 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("accumulate", "grad_accum gradient_accumulation_steps gradient_accumulation accumulate_grad_batches grad_accumulation accumulation_steps accum_steps grad_acc_steps grad_accum_steps grad_accumulation_steps", ""),
     ("steps", "max_steps total_steps num_steps n_steps train_steps training_steps max_train_steps num_train_steps iterations iters max_iters n_iters num_iterations max_iterations updates", ""),
     (f"steps={OPEN}", "epochs epoch num_epochs max_epochs n_epochs num_train_epochs", "the length of training is given in steps: expected steps=N"),
-    ("segment", "context context_length context_size context_len context_window ctx ctx_len n_ctx seq_len seq_length sequence_length seqlen block_size max_length max_len max_seq_len max_seq_length max_position_embeddings n_positions tgt_len segment_length segment_len", ""),
+    ("segment", "context context_length context_size context_len context_window ctx ctx_len n_ctx seq_len seq_length sequence_length seqlen block_size max_length max_len max_seq_len max_seq_length max_position_embeddings n_positions tgt_len segment_length segment_len segment_size", ""),
     ("bptt_segments", "bptt bptt_depth bptt_steps k2 bptt_horizon", ""),
     ("seed", "random_seed rng_seed manual_seed rng seeds", ""),
+    ("hardware", "device gpu gpu_type gpu_name accelerator card chip", ""),
     ("checkpoint_every", "save_every save_steps save_interval save_freq checkpoint_steps checkpoint_interval checkpoint_freq ckpt_every ckpt_interval", ""),
     ("log_every", "logging_steps log_interval log_steps log_freq print_every print_freq", ""),
     ("validate_every", "eval_every eval_interval eval_steps eval_freq val_every val_interval val_check_interval evaluation_steps", ""),
@@ -82,6 +83,22 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("arch=rmt", "arch=recurrent_memory arch=recurrent_memory_transformer arch=memory_tokens", ""),
     ("arch=block", "arch=block_recurrent arch=block_recurrent_transformer arch=brt arch=brect", ""),
     ("arch=compressive", "arch=compressive_transformer", ""),
+    ("arch=rmt arch.past_memories=8", "arch=rmt_r arch=rmtr arch=rmt_with_retrieval", ""),
+    ("arch=knn arch.combine=joint arch.negatives=1 bptt_segments=1 accumulate=2", "arch=focused_transformer arch=fot arch=longllama arch=long_llama", ""),
+    ("arch=armt", "arch=associative_rmt arch=associative_recurrent_memory_transformer arch=amt", ""),
+    ("arch=armt arch.memory=parallel", "arch=prmt arch=parallel_rmt", ""),
+    ("arch=infini", "arch=infini_attention arch=infini_transformer arch=infinitransformer arch=infiniattention", ""),
+    ("arch=delta", "arch=gated_deltanet arch=gated_delta_net arch=gated_delta_rule arch=gated_delta arch=gdn", ""),
+    ("arch=delta arch.decay=none", "arch=deltanet arch=delta_net arch=delta_rule", ""),
+    ("arch=delta arch.decay=channel", "arch=kda arch=kimi arch=kimi_linear arch=kimi_delta_attention", ""),
+    ("arch=delta arch.write=add arch.unit_keys=false arch.decay=none", "arch=linear_attention arch=linear_transformer arch=linear", ""),
+    ("arch=delta arch.write=add arch.unit_keys=false", "arch=mamba2 arch=mamba_2 arch=ssd", ""),
+    ("arch=delta arch.write=add arch.unit_keys=false", "arch=mamba arch=mamba1 arch=ssm", "there is no Mamba; expected arch=delta arch.write=add arch.unit_keys=false, which has the rule of Mamba-2"),
+    ("arch=titans", "arch=mag arch=memory_as_gate arch=titans_mag arch=neural_memory neural_memory", ""),
+    ("arch=titans arch.role=context arch.window=0", "arch=mac arch=memory_as_context arch=titans_mac", ""),
+    ("arch=titans arch.role=layer arch.window=0", "arch=lmm arch=titans_lmm arch=long_term_memory", ""),
+    ("arch=titans arch.role=layer arch.window=0 arch.momentum=false arch.forget=none", "arch=ttt arch=test_time_training arch=ttt_linear arch=ttt_mlp", "TTT is close to arch=titans arch.role=layer arch.window=0 arch.momentum=false arch.forget=none"),
+    ("arch.key_size", "d_mem dmem mem_key_size", ""),
     ("arch=vanilla", "arch=transformer arch=gpt arch=gpt2 arch=decoder arch=baseline arch=none arch=plain arch=standard", ""),
     ("mem=0", "no_memory no_mem", ""),
     ("mem={}", "memory={}", ""),
@@ -106,6 +123,11 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("data=wikitext103", "data=wikitext data=wt103 data=wiki103", ""),
     ("data=arxiv_math", "data=arxiv", ""),
     ("data=c4_4k", "data=c4", ""),
+    ("data=babi", "data=babilong data=babi_long data=b_abi data=qa1", ""),
+    ("data=needle", "data=niah data=ruler data=needle_in_a_haystack data=haystack data=s_niah", ""),
+    ("data=passkey", "data=passkey_retrieval data=pass_key data=landmark", ""),
+    ("data=mqar", "data=associative_recall data=zoology data=multi_query_associative_recall", ""),
+    ("data=rewrite", "data=associative_retrieval_rewrite data=ar_rewrite", ""),
     ("data.tokenizer.vocabulary", "vocab_size vocabulary_size n_vocab vocab n_token", ""),
     ("data.tokenizer.kind", "tokenizer tokeniser tokenizer_type tokenizer_name", ""),
     # generation
@@ -228,7 +250,9 @@ def suggestion(meant: list[Meant], known: str = "") -> str:
         return ""
     if meant[0].why:
         return f"; {meant[0].why}"
-    return f"; did you mean {' or '.join(row.here.removeprefix(known) for row in meant)}?"
+    # of several words, all are to be typed
+    words = (row.here if " " in row.here else row.here.removeprefix(known) for row in meant)
+    return f"; did you mean {' or '.join(words)}?"
 
 
 def unknown_setting(key: str, command: str) -> str:
@@ -241,6 +265,12 @@ def unknown_setting(key: str, command: str) -> str:
     ]
     if owners and "arch" in groups_of(command):
         return f"this architecture has no setting {key}; expected arch={' or arch='.join(owners)} with it"
+    if key.partition(".")[0] == "data" and "run" in names_of(command) and "data" not in groups_of(command):
+        return (
+            f"`memexp {command}` has no setting {key}, because a run's corpus is chosen when it is trained; expected `memexp train "
+            f"init_from=RUN optim.train=none {key}={OPEN}` with the other settings of that run, which trains nothing and scores its weights "
+            "on another corpus"
+        )
     if key.startswith(SOURCE):
         choices = {data: _options_of_source(data) for data in choices_of("data")}
         if owners := [data for data, options in choices.items() if key.removeprefix(SOURCE) in options]:

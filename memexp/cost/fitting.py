@@ -5,10 +5,9 @@ from dataclasses import replace
 from functools import cache
 
 from memexp.config.train import TrainConfig
+from memexp.cost.memory import SHARE
 from memexp.cost.table import on_device
 
-SHARE = 0.9
-"""The share of a device's memory that a plan may fill; the rest is for what is not counted, such as kernels and gaps."""
 CARDS = (8, 24, 80, 141)
 """Memory of devices, in GB (10^9 bytes)."""
 LANES = (32, 16, 8, 4, 2, 1)

@@ -9,6 +9,7 @@ from memexp.config.train import TrainConfig
 from memexp.cost.sharing import Weights, numbers_of, weights
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
+from memexp.eval.room import room
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import MemoryCost, SegmentModel
@@ -17,6 +18,9 @@ from memexp.model.transformer.by_lanes import AT_ONCE
 from memexp.model.transformer.head import LOGITS_AT_ONCE
 from memexp.model.transformer.kept import FULL, HALF
 from memexp.train.adafactor import state_numbers
+
+SHARE = 0.9
+"""The share of a device's memory that a plan may fill; the rest is for what is not counted, such as kernels and gaps."""
 
 
 class Item(NamedTuple):
@@ -109,7 +113,30 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
         *kept,
         of_logits,
     ]
-    return [*parts, search] if memory_cost.search_bytes else parts
+    parts = [*parts, search] if memory_cost.search_bytes else parts
+    return [*parts, *_validation(config, model, held_weights, parts, devices=devices)]
+
+
+def _validation(
+    config: TrainConfig, model: SegmentModel, held: Weights, step: list[Item], *, devices: int
+) -> list[Item]:
+    """What scoring the validation split needs above a step. The state of training, the optimizer and gradients are there too."""
+    if not config.validate_every:
+        return []
+    lanes = -(-min(config.eval.lanes, config.eval.documents or config.eval.lanes) // devices)
+    half = config.precision == "bf16"
+    with torch.device("meta"):
+        needs = room(model, lanes=lanes, half=half, on_gpu=True)
+    gathered = numbers_of(model.parameters()) - held.own if held.rest else 0
+    here = [item for item in step if not item.on_host]
+    lasting = total([item for item in here if item.lasting]) + FULL * (held.own_trained + gathered)
+    how = f"{needs.here:,} in {lanes} lanes, with what lasts, without a step"
+    items = [Item("validation", max(0, lasting + needs.here - total(here)), how)]
+    if needs.elsewhere:
+        items.append(
+            Item("memory in validation", needs.elsewhere, f"{lanes} lanes, and one tensor twice", on_host=True)
+        )
+    return [item for item in items if item.bytes]
 
 
 def _borders(config: TrainConfig, *, state: int) -> list[Item]:
@@ -286,11 +313,11 @@ def page(configs: Mapping[str, TrainConfig], *, card: float, vocabulary: int) ->
     for label, config in configs.items():
         parts = items(config, vocabulary=vocabulary)
         whole = total(parts)
-        fits = "fits" if whole <= card * 1e9 else "does not fit"
+        fits = "fits" if whole <= SHARE * card * 1e9 else "does not fit"
         lines += [
             label,
             *(f"  {item.what:<24} {item.bytes / 1e9:>7.2f} GB   {item.how}" for item in parts),
-            f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {card:g} GB",
+            f"  {'together':<24} {whole / 1e9:>7.2f} GB   {fits} in {SHARE:.0%} of {card:g} GB",
             "",
         ]
     return "\n".join(lines[:-1])

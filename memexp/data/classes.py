@@ -82,11 +82,16 @@ def for_task(corpus: Corpus, data: Data) -> Corpus:
             f"all documents of data={data.name} are of the class {classes[0]!r}; expected at least two classes. Likely "
             "cause: data.source.label names another field"
         )
+    return ended_in_classes(corpus, classes, data.max_document)
+
+
+def ended_in_classes(corpus: Corpus, classes: Sequence[str], max_document: int) -> Corpus:
+    """The corpus with documents that are their first `max_document` tokens (0: all) and their class."""
     return ClassifiedCorpus(
         corpus.path,
         corpus.manifest,
         WithClasses(corpus.tokenizer, classes),
         corpus.made,
         classes=tuple(classes),
-        max_document=data.max_document,
+        max_document=max_document,
     )

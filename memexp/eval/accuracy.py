@@ -9,6 +9,13 @@ from typing import Any
 import numpy as np
 
 from memexp.data.corpus import TokenDocument
+from memexp.data.sources.tasks.task import down
+
+LENGTH = "length"
+"""The slice that every document with slices has: its own, or its inputs in tokens."""
+
+MOST_LENGTHS = 32
+"""If there are more different lengths in tokens, each is rounded down to a power of two, so that a table has room for them."""
 
 
 def accuracies(documents: Sequence[TokenDocument], lengths: Sequence[int], correct_N: np.ndarray) -> dict[str, Any]:
@@ -21,7 +28,9 @@ def accuracies(documents: Sequence[TokenDocument], lengths: Sequence[int], corre
     Returns:
         `accuracy`, the share of tokens; `exact_match`, the share of documents in which all answers are right, among those
         with answers; `slices`, by name and value: both shares over the answers with that value, and `answers`, their number.
+        A task that gives no `length` gets one here: the inputs of a document, in tokens; see `MOST_LENGTHS`.
     """
+    documents = _with_lengths(documents)
     document_N = np.repeat(np.arange(len(documents)), lengths)
     slices: dict[str, dict[str, Any]] = {}
     for name in sorted({name for document in documents for name in document.slices or {}}):
@@ -34,6 +43,23 @@ def accuracies(documents: Sequence[TokenDocument], lengths: Sequence[int], corre
             shares = _shares(correct_N[chosen_N], document_N[chosen_N])
             slices[name][value] = {**shares, "answers": int(chosen_N.sum())}
     return {**_shares(correct_N, document_N), "slices": slices}
+
+
+def _with_lengths(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
+    """The documents, those with slices but without a length with one.
+
+    It is found here and not written to a corpus, so corpora that were prepared before have it too, and keep their checksums.
+    """
+    lacking = {len(each.tokens) - 1 for each in documents if each.slices is not None and LENGTH not in each.slices}
+    exact = len(lacking) <= MOST_LENGTHS
+
+    def of(document: TokenDocument) -> TokenDocument:
+        if document.slices is None or LENGTH in document.slices:
+            return document
+        inputs = len(document.tokens) - 1
+        return document._replace(slices={**document.slices, LENGTH: inputs if exact else down(max(1, inputs))})
+
+    return [of(document) for document in documents]
 
 
 def _values(name: str, document: TokenDocument, length: int) -> list[str]:

@@ -26,12 +26,13 @@ from memexp.data.library import prepare
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
+from memexp.eval.room import room
 from memexp.eval.score import Scores, has_answers, others, put_together, score_documents, shares
 from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
-from memexp.model.state import state_bytes
+from memexp.model.transformer.kept import FULL
 from memexp.ranks import watch
 from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
 from memexp.store.folder import Run, Score, ScoreName
@@ -138,7 +139,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         title=f"{run.name} {score.path.name}",
     )
     seconds, cpu_seconds = time.perf_counter() - began, sum(told(time.process_time() - cpu_began))
-    _refuse_nonfinite(run, documents, scores)
+    _refuse_nonfinite(spec, documents, scores)
     tokens = scored_tokens(documents, scoring)
     summary = {
         "run": run.name,
@@ -192,14 +193,16 @@ def _write(
     )
 
 
-def _refuse_nonfinite(run: Run, documents: list[TokenDocument], scores: Scores) -> None:
+def _refuse_nonfinite(spec: RunSpec, documents: list[TokenDocument], scores: Scores) -> None:
     if not np.isfinite(scores.nats).all():
         at = int(np.flatnonzero(~np.isfinite(scores.nats))[0])
         document = int(np.searchsorted(np.cumsum(scores.lengths), at, side="right"))
+        unstable = spec.config.arch.unstable()
+        cause = f"{unstable}; or " if unstable else ""
         raise agreed(
             UserError(
-                f"{run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
-                "loss. Likely cause: optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
+                f"{spec.run.name} has diverged: it predicts a token of {documents[document].id} with {scores.nats[at]} nats; expected a finite "
+                f"loss. Likely cause: {cause}optim.rate is too high, or precision=bf16 too coarse for it; train with a lower optim.rate"
             )
         )
 
@@ -375,7 +378,7 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
     on = pick_device(device)
     if spec.config.tf32 and not has_tf32(on):
         warn(f"tf32 is true, but {describe(on, asked='cpu').name} has no TF32; its layers are not rounded")
-    _refuse_too_large(spec, on, lanes=lanes)
+    _refuse_too_large(spec, on, memory=memory, lanes=lanes)
     model = build_model(spec.config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
     if memory != "on" and not model.memory_slots:
         raise UserError(
@@ -387,31 +390,32 @@ def load_model(spec: RunSpec, *, memory: str, device: str, lanes: int = 1) -> Se
     return model.to(on)
 
 
-def _refuse_too_large(spec: RunSpec, device: torch.device, *, lanes: int) -> None:
+def _refuse_too_large(spec: RunSpec, device: torch.device, *, memory: str, lanes: int) -> None:
     """Refuse settings of a run folder that ask for more memory than the weights or this device have, before any is taken.
 
     Args:
+        memory: on, off or foreign.
         lanes: how many documents are read in parallel.
 
     Raises:
-        UserError: the model has more parameters than the run's weights, or its state does not fit.
+        UserError: the model has more parameters than the run's weights, or scoring with it does not fit.
     """
     config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
     saved = path.stat().st_size if path.is_file() else 0
     # each layer and token has a vector; of a published checkpoint only what was trained is saved
     needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)
     if saved and needed <= saved:
+        on_gpu = device.type == "cuda"
         with torch.device("meta"):
             model = build_model(config, vocabulary=spec.corpus.vocabulary, classes=len(spec.corpus.classes))
             needed = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-            state = model.init_state(1)
-            memory, cache = (lanes * state_bytes(part) for part in (state.memory, state.cache))
-        on_gpu = device.type == "cuda"
-        elsewhere = memory if on_gpu and model.memory_cost.on_host else 0
-        here = memory - elsewhere + cache + 4 * lanes * config.segment * size.width
+            needs = room(
+                model, lanes=lanes, half=config.precision == "bf16", on_gpu=on_gpu, foreign=memory == "foreign"
+            )
+        here = needs.here + FULL * sum(parameter.numel() for parameter in model.parameters())
         for state_size, available, whose in (
             (here, describe(device, asked="").memory, "this GPU") if on_gpu else (here, memory_bytes(), "this machine"),
-            (elsewhere, memory_bytes(), "this machine, where arch.stored_on=host keeps it"),
+            (needs.elsewhere, memory_bytes(), "this machine, where arch.stored_on=host keeps it"),
         ):
             if state_size > available:
                 raise UserError(

@@ -20,6 +20,7 @@ from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree
 from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.numerics import FP32, Arithmetic
+from memexp.train.batch import onto
 
 
 class Sampling(NamedTuple):
@@ -71,13 +72,13 @@ def generate(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     reader = _Reader(model, lanes, memory=memory)
-    tokens_BT = torch.from_numpy(prompt.astype(np.int64)).to(device).repeat(lanes, 1)
+    tokens_BT = onto(np.tile(prompt.astype(np.int64), (lanes, 1)), device)
     for _ in range(tokens):
         with any_shape(), arithmetic.on(device):
             logits_BV = model.head.logits(reader.read(tokens_BT)).float().cpu()
         drawn_B = draw(logits_BV, sampling, generator)
         yield Drawn(drawn_B, F.cross_entropy(logits_BV, drawn_B, reduction="none"))
-        tokens_BT = drawn_B.to(device)[:, None]
+        tokens_BT = onto(drawn_B[:, None].numpy(), device)
 
 
 def draw(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

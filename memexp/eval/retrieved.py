@@ -5,13 +5,14 @@ Shapes: B lanes, T tokens of a stride, N neighbours of all layers and heads toge
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from memexp.model.segment import Retrieval
 from memexp.store.folder import RETRIEVED
 
 
-def strongest(retrieval: Retrieval, most: int) -> np.ndarray:
-    """The `most` positions with the largest weight for each token, B T r of `RETRIEVED`, padded with zeros at the end.
+def strongest(retrieval: Retrieval, most: int) -> tuple[Tensor, Tensor]:
+    """At most `most` positions with the largest weight for each token: how many tokens before it, and their weights, both B T r.
 
     A position that several heads or layers read counts once. Its weight is its attention weight, averaged over all heads of
     all layers.
@@ -24,9 +25,13 @@ def strongest(retrieval: Retrieval, most: int) -> np.ndarray:
     summed_BTN = torch.zeros_like(weights_BTN).scatter_add(-1, place_BTN, weights_BTN)
     age_BTN = torch.zeros_like(ages_BTN).scatter(-1, place_BTN, ages_BTN)
     weight_BTr, index_BTr = summed_BTN.topk(min(most, summed_BTN.shape[-1]), dim=-1)
+    return age_BTN.gather(-1, index_BTr), weight_BTr
+
+
+def rows_of(age_BTr: np.ndarray, weight_BTr: np.ndarray, most: int) -> np.ndarray:
+    """What `strongest` has found as `RETRIEVED`, with `most` positions for each token, padded with zeros at the end."""
     kept = np.zeros((*weight_BTr.shape[:2], most), dtype=RETRIEVED)
     width = weight_BTr.shape[-1]
-    kept["distance"][..., :width] = age_BTN.gather(-1, index_BTr).cpu().numpy()
-    kept["weight"][..., :width] = weight_BTr.cpu().numpy()
+    kept["distance"][..., :width], kept["weight"][..., :width] = age_BTr, weight_BTr
     kept[kept["weight"] == 0] = 0  # weights that half precision rounds to 0 count as unused
     return kept

@@ -16,13 +16,14 @@ from torch.utils import _pytree as pytree
 from memexp.data.corpus import TokenDocument
 from memexp.data.lanes import Batch, scoring_batches
 from memexp.errors import UserError
-from memexp.eval.retrieved import strongest
+from memexp.eval.retrieved import rows_of, strongest
 from memexp.model.segment import SegmentModel
-from memexp.model.state import AnyTree, Tree, fork
+from memexp.model.state import State, Tree
+from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.numerics import FP32, Arithmetic
-from memexp.model.watching import Gauges, is_fill
+from memexp.model.watching import Gauges, is_fill, on_host
 from memexp.store.folder import RETRIEVED
-from memexp.train.batch import to_device
+from memexp.train.batch import onto, to_device, to_host
 
 
 class Scores(NamedTuple):
@@ -50,6 +51,31 @@ class _Living(NamedTuple):
     batch: Batch[np.ndarray]
     still: np.ndarray
     """Indices of these lanes among the lanes of the stride before, int64."""
+
+
+class _Carried:
+    """The state of the lanes between two strides. It is held here alone, for it may take most of a device's memory."""
+
+    def __init__(self, state: State) -> None:
+        self.put(state)
+
+    def put(self, state: State) -> None:
+        """Carry this state."""
+        self._leaves, self._structure = pytree.tree_flatten(state)
+
+    def take(self, still: np.ndarray) -> State:
+        """Give away the state of the lanes with the indices `still`. The others are left out of one tensor after another.
+
+        So only one tensor is there twice.
+        """
+        leaves, self._leaves = self._leaves, []
+        if any(len(leaf) != len(still) for leaf in leaves):
+            devices = {leaf.device for leaf in leaves}  # some may be in the host's memory and others on the device
+            index = {device: onto(still, device) for device in devices}
+            for number in range(len(leaves)):
+                leaves[number] = leaves[number].index_select(0, index[leaves[number].device])
+        state: State = pytree.tree_unflatten(leaves, self._structure)
+        return state
 
 
 @torch.no_grad()
@@ -110,15 +136,20 @@ def score_documents(
     if memory == "foreign":
         read = others(documents) if foreign is None else foreign
         memories = _memories(model, batches(read), lanes, arithmetic=arithmetic)
-    state = model.init_state(lanes)
-    for batch, still in batches(documents):
+    # the memory of others takes the place of an own one
+    carried = _Carried(model.init_state(lanes) if memories is None else State(model.init_state(lanes).cache, ()))
+
+    def score_stride(batch: Batch[np.ndarray], still: np.ndarray) -> Gauges:
+        """Read one stride. In a function of its own, because nothing but `carried` may hold the state after it."""
         inputs = to_device(batch, device)
-        state = model.clear(_lanes_of(state, still), inputs.reset_B)
-        if memory == "off":
-            state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
+        state = carried.take(still)
         if memories is not None:
             state = state._replace(memory=next(memories))
-        with arithmetic.on(device):
+        state = model.clear(state, inputs.reset_B)
+        if memory == "off":
+            state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
+        found: list[Tensor] = []
+        with any_shape(), arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
                 retrieval = model.inspect(inputs.tokens_BT, inputs.valid_BT, state, reset_B)
@@ -126,28 +157,39 @@ def score_documents(
                     raise UserError(
                         f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
                     )
-                _store(positions, strongest(retrieval, retrieved), batch)
+                found += strongest(retrieval, retrieved)
             output = model.step(inputs.tokens_BT, inputs.valid_BT, state)
-            state = output.state
-            nats_BT = model.head.nats(output.hidden_BTD, inputs.targets_BT).float().cpu().numpy()
-            _store(nats, nats_BT, batch)
+            carried.put(output.state if memories is None else State(output.state.cache, ()))
+            found.append(model.head.nats(output.hidden_BTD, inputs.targets_BT).float())
             if answered:
-                _store(said, model.head.best(output.hidden_BTD, answers_from).cpu().numpy(), batch)
+                found.append(model.head.best(output.hidden_BTD, answers_from))
+        arrays = to_host(*found)
+        if answered:
+            _store(said, arrays.pop(), batch)
+        _store(nats, arrays.pop(), batch)
+        if retrieved:
+            _store(positions, rows_of(arrays[0], arrays[1], retrieved), batch)
+        return output.gauges
+
+    for batch, still in batches(documents):
+        watched = score_stride(batch, still)
         strides += len(still)
-        for name, value in output.gauges.items():
+        for name, value in watched.items():
             if is_fill(name):
                 fills.append(value)
             elif not name.startswith("memory_between"):  # it depends on which documents are side by side
                 gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
         if progress is not None:
             progress(int(batch.valid_BT.sum()))
+    numbers = on_host(gauges | ({"memory_fill": torch.stack(fills).max()} if fills else {}))
+    memory_fill = numbers.pop("memory_fill", None)
     return Scores(
         nats=_joined(nats, scored),
         lengths=[len(indices) for indices in scored],
-        memory_fill=float(torch.stack(fills).max()) if fills else None,
+        memory_fill=memory_fill,
         said=_joined(said, scored) if answered else None,
         retrieved=_joined(positions, scored) if retrieved else None,
-        gauges={name: float(total) / strides for name, total in gauges.items()},
+        gauges={name: total / strides for name, total in numbers.items()},
         strides=strides,
     )
 
@@ -225,15 +267,16 @@ def others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
 
 
 def _memories(model: SegmentModel, batches: Iterator[_Living], lanes: int, *, arithmetic: Arithmetic) -> Iterator[Tree]:
-    """Yield a copy of the memory before each batch; writes to the copy do not change the original."""
+    """Yield the memory before each batch, which may be written to until the next is taken: a state can be read again after that."""
     device = next(model.parameters()).device
-    state = model.init_state(lanes)
+    carried = _Carried(model.init_state(lanes))
     for batch, still in batches:
         inputs = to_device(batch, device)
-        state = model.clear(_lanes_of(state, still), inputs.reset_B)
-        yield fork(state.memory)
-        with arithmetic.on(device):
-            state = model.step(inputs.tokens_BT, inputs.valid_BT, state).state
+        state = model.clear(carried.take(still), inputs.reset_B)
+        yield state.memory
+        with any_shape(), arithmetic.on(device):
+            carried.put(model.step(inputs.tokens_BT, inputs.valid_BT, state).state)
+        del state
 
 
 def _living(batches: Iterator[Batch[np.ndarray]], lanes: int) -> Iterator[_Living]:
@@ -243,17 +286,6 @@ def _living(batches: Iterator[Batch[np.ndarray]], lanes: int) -> Iterator[_Livin
         still = np.flatnonzero(batch.document_B[living] >= 0)
         living = living[still]
         yield _Living(Batch(*(array[living] for array in batch)), still)
-
-
-def _lanes_of(state: AnyTree, still: np.ndarray) -> AnyTree:
-    """The state of the lanes with the indices `still`."""
-    leaves = pytree.tree_leaves(state)
-    if all(len(leaf) == len(still) for leaf in leaves):
-        return state
-    index = torch.from_numpy(still)
-    # some leaves may be in the host's memory and others on the device
-    result: AnyTree = pytree.tree_map(lambda leaf: leaf.index_select(0, index.to(leaf.device)), state)
-    return result
 
 
 def _store(results: list[np.ndarray], values_BT: np.ndarray, batch: Batch[np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import memexp
 from memexp.files import open_ordinary, write_json
-from memexp.machine import PARENT
+from memexp.machine import JOBS, PARENT
 from memexp.train.interrupt import STOPS
 
 JOB_FILE = "MEMEXP_JOB_FILE"
@@ -66,6 +66,8 @@ class JobProcess:
     """How many GPUs it takes, if there are any."""
     card: str = ""
     """The GPUs that it may use, as `CUDA_VISIBLE_DEVICES` names them; empty: those of this process."""
+    at_a_time: int = 1
+    """How many jobs run on this machine at the same time, this one included."""
     state: str = "waiting"
     latest: dict[str, Any] = field(default_factory=dict)
     """The newest line of its run's metrics."""
@@ -87,7 +89,7 @@ class JobProcess:
     def start(self) -> None:
         """Start the process in its own session, so that Ctrl-C in the terminal reaches it only through us."""
         environment = os.environ | {JOB_FILE: str(self.log.with_suffix(".json")), "PYTHONUNBUFFERED": "1"}
-        environment |= {PARENT: str(os.getpid()), "PYTHONPATH": import_path()}
+        environment |= {PARENT: str(os.getpid()), JOBS: str(self.at_a_time), "PYTHONPATH": import_path()}
         shown = shlex.join(self.command)
         if self.card:
             environment["CUDA_VISIBLE_DEVICES"] = self.card
@@ -213,6 +215,7 @@ def run_jobs(jobs: list[JobProcess], *, at_a_time: int, show: Callable[[], None]
                     elif sum(started.running for started in jobs) < at_a_time:
                         taken = [card for started in jobs if started.running for card in started.card.split(",")]
                         job.card = ",".join(sorted(cards, key=taken.count)[: job.devices])
+                        job.at_a_time = at_a_time
                         job.start()
                         stop.hand_on(job)
                 show()

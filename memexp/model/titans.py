@@ -163,7 +163,8 @@ class Titans(RecurrentModel):
 
     Gradients cross segment borders through M, S and the convolution. The outer gradient goes through the inner one: what is written
     (W_k, W_v, theta) is learned only from what is read later. `arch.chunk` is part of the model: gradients at the start of longer
-    chunks are further from those of the weights that are there. TTT (Sun et al. 2024) is close to `momentum=false forget=none`.
+    chunks are further from those of the weights that are there, and where a token is repeated its steps add up: with `memory=linear`
+    the matrix then grows without limit. `arch.clip` limits the norm of each token's gradient. TTT (Sun et al. 2024) is close to `momentum=false forget=none`.
 
     *Differs from the paper:*
 

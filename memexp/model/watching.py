@@ -55,3 +55,9 @@ def mean_of_layers(**values: Sequence[Tensor]) -> Gauges:
 def is_fill(name: str) -> bool:
     """Whether a gauge is one that is always there: how full a memory is."""
     return name.startswith("memory_fill")
+
+
+def on_host(gauges: Gauges) -> dict[str, float]:
+    """The gauges as numbers, for which the host waits once."""
+    values = torch.stack([value.double() for value in gauges.values()]).tolist() if gauges else []
+    return dict(zip(gauges, values, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, command_in, find_run
@@ -135,6 +136,12 @@ class TokenScores:
     def has_memory(self) -> bool:
         """Whether each document read its own memory, so that it can be compared with another document's memory."""
         return bool(self.summary["memory_slots"]) and self.summary["memory"] == "on"
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether its architecture can say which tokens each token retrieved."""
+        arch = Run(self.path.parents[1]).config.get("arch", {}).get("name")
+        return arch in ARCHS and ARCHS[arch].retrieves
 
     def command(self, *more: str, memory: str = "on") -> str:
         """The command that scores the same documents again, with the settings `more` added."""

@@ -18,7 +18,7 @@ from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.state import Tree, detach, state_bytes
-from memexp.model.watching import Gauges, is_fill
+from memexp.model.watching import Gauges, is_fill, on_host
 from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.ranks.sharding import whole
@@ -45,6 +45,8 @@ class Update(NamedTuple):
     """Those of the last segment; only `memory_fill...` if nobody watches."""
     stop: int = 0
     """The signal that asks any of several processes to stop; 0 without."""
+    unsaved: bool = False
+    """Whether the last checkpoint could not be written."""
 
 
 def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
@@ -153,14 +155,23 @@ def update(session: Session, *, watch: bool = True) -> Update:
     gauges = seen.gauges
     if seen.memory_grads:
         gauges = gauges | {"memory_grad": torch.stack(seen.memory_grads).sum().sqrt()}
-    numbers = _on_host(seen, norm) if ranks() == 1 else _from_all(seen, norm, gauges, session.request)
+    unsaved = session.saving.failed
+    if ranks() == 1:
+        numbers = _on_host(seen, norm)._replace(unsaved=unsaved)
+    else:
+        numbers = _from_all(seen, norm, gauges, session.request, unsaved=unsaved)
     _refuse_nonfinite(session, numbers)
     session.step += 1
     session.tokens += step.scored
     if numbers.memory_fill is not None:
         session.memory_fill = max(session.memory_fill or 0.0, numbers.memory_fill)
     return Update(
-        numbers.loss, numbers.aux, numbers.grad_norm, gauges if numbers.gauges is None else numbers.gauges, numbers.stop
+        numbers.loss,
+        numbers.aux,
+        numbers.grad_norm,
+        gauges if numbers.gauges is None else numbers.gauges,
+        numbers.stop,
+        numbers.unsaved,
     )
 
 
@@ -192,6 +203,8 @@ class _Numbers(NamedTuple):
     """Those of the lanes of several processes; None in one process."""
     stop: int = 0
     """The signal that asks any of several processes to stop."""
+    unsaved: bool = False
+    """Whether one of them could not write the last checkpoint."""
 
 
 def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
@@ -234,25 +247,25 @@ def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
     return _Numbers(loss, grad_norm, memory_fill, dict(zip(seen.aux, aux, strict=True)), rest)
 
 
-def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: StopRequest) -> _Numbers:
+def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: StopRequest, *, unsaved: bool) -> _Numbers:
     """The numbers of a step of all processes, in one exchange and one transfer.
 
     A gauge is a mean over lanes, but of `memory_fill` the largest counts, and `memory_grad` is a norm.
     """
     fill = [torch.stack(seen.fills).max()] if seen.fills else []
     scalars = [seen.loss, norm, *seen.aux.values(), *fill, *gauges.values()]
-    signal = torch.full_like(seen.loss, request.signal_number or 0)[None]
-    own = torch.cat([torch.stack([each.to(seen.loss) for each in scalars]), signal, *seen.nats_B])
+    scalars += [torch.full_like(seen.loss, number) for number in (request.signal_number or 0, unsaved)]
+    own = torch.cat([torch.stack([each.to(seen.loss) for each in scalars]), *seen.nats_B])
     rows = gathered(own).tolist()
     columns = iter(zip(*rows, strict=True))
     loss, grad_norm = sum(next(columns)), next(columns)[0]
     aux = {name: next(columns)[0] for name in seen.aux}
     memory_fill = max(next(columns)) if fill else None
     means = {name: torch.tensor(_of_all(name, next(columns))) for name in gauges}
-    stop = int(max(next(columns)))
+    stop, any_unsaved = int(max(next(columns))), any(next(columns))
     lanes = len(seen.nats_B[0])
     nats_SRB = torch.tensor(list(columns)).view(-1, lanes, len(rows)).transpose(1, 2)
-    return _Numbers(loss, grad_norm, memory_fill, aux, nats_SRB.flatten().tolist(), means, stop)
+    return _Numbers(loss, grad_norm, memory_fill, aux, nats_SRB.flatten().tolist(), means, stop, any_unsaved)
 
 
 def _of_all(name: str, values: tuple[float, ...]) -> float:
@@ -292,7 +305,7 @@ def _run_to_the_end(
             session.losses.append(result.loss)
         speed = (session.tokens - tokens_before) / seconds
         if logged:
-            gauges = {name: float(value) for name, value in result.gauges.items()}
+            gauges = on_host(result.gauges)
             if session.losses:
                 session.loss = sum(session.losses) / len(session.losses)
                 session.losses.clear()
@@ -323,10 +336,10 @@ def _run_to_the_end(
         if stop and session.step < config.steps:
             _save(session, metrics)
             raise _interrupted(session, stop)
-        if (
-            session.step % config.checkpoint_every == 0 and session.step < config.steps
-        ):  # the last step needs no checkpoint: `_finish` saves the weights
-            _save(session, metrics)
+        due = session.step % config.checkpoint_every == 0
+        # the last step needs no checkpoint: `_finish` saves the weights
+        if (due or result.unsaved) and session.step < config.steps:
+            _save(session, metrics)  # and raise why the last one could not be written
     metrics.flush()
 
 
@@ -380,11 +393,15 @@ def _as_written(run: Run, identity: dict[str, Any]) -> bool:
 
 
 def _finish(session: Session, command: str) -> None:
-    """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints."""
-    session.saving.finish()
+    """Save the weights, then write the summary, which marks the run as done, and delete the checkpoints.
+
+    Only then is raised what was wrong with the last checkpoint.
+    """
+    session.saving.wait()
     cpu_seconds, peak = cpu_seconds_of_all(session), max(told(peak_memory(session.device)))
     weights = shards.whole_weights(trained_weights(session.model))
     first(lambda: _write_result(session, command, weights, cpu_seconds=cpu_seconds, peak=peak))
+    session.saving.finish()
 
 
 def _write_result(
@@ -438,6 +455,7 @@ def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
 
 
 def _not_finite(session: Session, seen: str) -> str:
+    session.saving.wait()  # it may be the first one
     good = checkpoint.newest(session.spec.run.path / "checkpoints")
     return (
         f"{seen} at step {session.step + 1} of {session.spec.run.name}; expected a finite number. Likely cause: optim.rate is "

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
+from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.device import pick_device
 from memexp.errors import UserError
 from memexp.model.build import build_model
@@ -421,10 +422,12 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
             )
     tokenizer = str(theirs.get("data", {}).get("tokenizer_hash"))
     if tokenizer != corpus.tokenizer_hash:
+        has_model = spec.config.data.tokenizer.kind not in WITHOUT_MODEL
+        model_file = ", or data.tokenizer.path=FILE with the tokenizer.model of its corpus" if has_model else ""
         raise UserError(
             f"init_from={run.name}: it reads tokenizer {tokenizer[:8]}, but {corpus.path} has "
             f"{corpus.tokenizer_hash[:8]}; expected the same, because token ids have other meanings otherwise. Use the same "
-            "data= as that run"
+            f"data= as that run{model_file}"
         )
     notes = [f"weights from {run.name}"]
     words = "head.embedding_VD"
@@ -459,6 +462,11 @@ def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
         )
     found, unexpected = model.load_state_dict(weights, strict=False)
     missing = [key for key in found if key not in frozen]
+    if missing and spec.config.optim.train == "none":
+        raise UserError(
+            f"init_from={run.name}: that run has no {missing[0]} ({len(missing)} weights), and with optim.train=none they would stay random; "
+            "expected the arch, mem and size settings of that run"
+        )
     model.start_new(missing)
     notes += [f"new, from its initial value: {key}" for key in missing]
     return notes + [f"not used here: {key}" for key in unexpected]

@@ -27,7 +27,7 @@ from . import planted
 
 TINY = Ground(
     device="cpu", memory=8 << 30, large=("size=tiny",), small=("size=tiny",), lanes=2, slots=(64, 256), heads=2,
-    head_size=16, length=8, neighbours=4, searches=("plain",), compiled=False, square=64, copied=1 << 20, jobs=2,
+    head_size=16, length=8, neighbours=4, searches=("plain",), compiled=False, square=64, copied=1 << 20, jobs=2, kernels=10**6,
     tokens=8, repeats=2,
 )  # fmt: skip
 
@@ -92,6 +92,19 @@ def test_some_checks_are_run_by_name(on_a_cpu: Ground, monkeypatch: pytest.Monke
     seen.clear()
     suite.measure(BenchConfig(what=["gpu"]), None, lambda what: None)  # type: ignore[arg-type]
     assert seen == list(GPU_CHECKS)
+
+
+def test_some_checks_leave_the_record_of_all_as_it_is(
+    on_a_cpu: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "run", lambda check, ground, *, seconds: iter([planted.GOOD]))
+    for words in ([], ["only=[jobs,search]"], ["only=[rates]", "minutes=3"]):
+        assert main(["bench", "gpu", *words, f"root={tmp_path}"]) == 0
+    folder = tmp_path / "results" / "bench"
+    kept = {path.name: json.loads(path.read_text())["settings"] for path in folder.glob("*.json")}
+    assert {name: (settings["only"], settings["minutes"]) for name, settings in kept.items()} == {
+        "gpu.json": ([], 11), "gpu-jobs-search.json": (["jobs", "search"], 11), "gpu-rates.json": (["rates"], 3),
+    }  # fmt: skip
 
 
 def test_without_a_gpu_one_line_says_so(tmp_path: Path, capsys) -> None:
@@ -167,10 +180,10 @@ def test_a_failed_figure_is_in_the_table_and_the_record(on_a_cpu: Ground, tmp_pa
     assert "1 of 3 figures" in shown.err
     assert "a | b" in shown.err
     folder = tmp_path / "results" / "bench"
-    for text in (shown.out, (folder / "gpu.md").read_text()):
+    for text in (shown.out, (folder / "gpu-rates.md").read_text()):
         assert "failed: no kernel" in text
         assert "left out: too large" in text
-    found = json.loads((folder / "gpu.json").read_text())
+    found = json.loads((folder / "gpu-rates.json").read_text())
     assert [figure["met"] for figure in found["figures"]] == [True, False, None]
     assert found["machine"]["floors"] == {}
 
@@ -210,10 +223,10 @@ def test_lanes_and_sizes_that_do_not_fit_are_left_out() -> None:
     assert "1 lanes" in figures[0].what
     assert figures[-1].unmeasured.startswith("left out")
     assert "1,024" in figures[-1].what
-    for check in (training.step, training.checkpoint):
-        [figure] = check(replace(TINY, memory=1000))
-        assert figure.met is None
-        assert figure.unmeasured.startswith("left out")
+    for check, number in ((training.step, 2), (training.checkpoint, 1)):
+        figures = list(check(replace(TINY, memory=1000)))
+        assert [figure.met for figure in figures] == [None] * number
+        assert all(figure.unmeasured.startswith("left out") for figure in figures)
 
 
 def test_a_gradient_of_the_bias_that_is_not_the_sum_is_not_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +282,9 @@ def test_a_compiled_step_is_measured_beside_the_plain_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(session, "compile_layers", eager)
     figures = list(training.step(replace(TINY, compiled=True)))
     assert len(calls) == 1
-    assert [figure.other for figure in figures] == ["its products in half precision", "not compiled"]
+    each = ["its products in half precision", "without memory", "wanted"]
+    assert [figure.other for figure in figures] == [*each, "not compiled", *each]
+    assert figures[2].ours_measured == [figures[0].facts["kernels"]]
     assert "scaled_dot_product" in figures[0].note or "Attention" in figures[0].note
     assert figures[0].facts["kernels"] > 100
 

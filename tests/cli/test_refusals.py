@@ -126,6 +126,16 @@ def test_what_cannot_fit_with_its_activations_is_refused(words) -> None:
         refuse_what_cannot_fit(configure(*words), vocabulary=256)
 
 
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_words_of_a_text_are_refused_before_it_is_read(command: str, memexp) -> None:
+    """The folder does not exist, which would be said if it was looked at."""
+    words = ("data=babi", "data.source.noise=text", "data.path=/nowhere")
+    result = memexp(command, *words)
+    assert result.code == 2
+    assert says("data.tokenizer.kind is words", "expected data.tokenizer.kind=bpe or bytes")(result.err)
+    assert memexp(command, *words, "data.tokenizer.kind=bytes").code == 0
+
+
 def test_a_segment_that_no_document_fills_is_refused() -> None:
     from memexp.cli.commands.train import _refuse_padding
 

@@ -1,9 +1,14 @@
 """What schemas of architectures say, against what the models do."""
 
 import dataclasses
+import re
+from dataclasses import replace
+from itertools import combinations_with_replacement
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from memexp.config.arch import ARCHS
@@ -11,6 +16,7 @@ from memexp.config.arch.base import Arch, AttentionArch
 from memexp.config.checks import check, remarks
 from memexp.config.compose import as_the_size_says, compose, typed
 from memexp.config.groups import AttentionAtSize
+from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.model.build import build_model
 
@@ -138,23 +144,25 @@ def test_who_sees_a_cache_is_asked_only_where_there_is_one() -> None:
         ("arch=delta arch.recurrent_layers=[2,1]", "arch.window is 16 but all 2 layers are recurrent"),
         ("arch=delta arch.recurrent_layers=[3]", "arch.recurrent_layers is [3]; expected different layers from 1 to 2"),
         ("arch=delta mem=0 arch.decay=none", "arch.decay is none but mem is 0"),
-        ("arch=titans segment=24", "segment is 24 and arch.chunk 16"),
+        ("arch=titans segment=24 arch.chunk=16", "segment is 24 and arch.chunk 16"),
         ("arch=titans arch.role=layer", "arch.window is 16 but arch.role is layer"),
         ("arch=titans arch.role=context", "arch.window is 16 but arch.role is context"),
         ("arch=titans arch.role=layer arch.window=0 arch.persistent=2", "arch.persistent is 2 but arch.role is layer"),
         ("arch=titans arch.window=0", "arch.window is 0 but arch.role is gate"),
         ("arch=titans arch.memory=linear arch.expansion=2", "arch.expansion is 2 but arch.memory is linear"),
+        ("arch=titans mem=1", "mem is 1 but arch.memory is mlp"),
+        ("arch=titans mem=0 arch.clip=1", "arch.clip is 1.0 but mem is 0"),
         ("arch=titans mem=0 arch.momentum=false", "arch.momentum is false but mem is 0"),
         ("arch=rmt mem=0 arch.past_memories=2", "arch.past_memories is 2 but mem is 0"),
         ("arch=rmt arch.past_memories=-1", "arch.past_memories is -1"),
         ("arch=knn arch.negatives=2 lanes=2", "arch.negatives is 2 but lanes is 2"),
         (
             "arch=knn arch.negatives=1 bptt_segments=1 accumulate=2",
-            "but arch.combine is gate; expected arch.combine=joint",
+            "arch.combine is gate but arch.negatives is 1",
         ),
         (
             "arch=knn_routed arch.negatives=1 arch.combine=joint bptt_segments=1 accumulate=2",
-            "but arch.search is routed",
+            "arch.search is routed but arch.negatives is 1",
         ),
         ("arch=knn arch.negatives=1 arch.combine=joint lanes=2", "but bptt_segments is 0"),
         ("arch=knn arch.negatives=1 mem=0 arch.combine=joint", "arch.negatives is 1 but mem is 0"),
@@ -179,3 +187,73 @@ def test_a_size_and_a_schema_agree_on_the_papers_attention() -> None:
     for schema in (each for each in ARCHS.values() if issubclass(each, AttentionArch)):
         own = {item.name: item.default for item in dataclasses.fields(schema)}
         assert {name: own[name] for name in at_size} == at_size
+
+
+@pytest.mark.parametrize(
+    ("segment", "chunk"),
+    [(1, 1), (7, 7), (15, 15), (16, 16), (20, 10), (64, 16), (97, 1), (100, 10), (512, 16), (516, 12)],
+)
+def test_a_segment_of_titans_has_whole_chunks_by_default(segment: int, chunk: int) -> None:
+    config = configure("arch=titans", f"segment={segment}")
+    assert (config.arch.chunk, config.arch.window) == (chunk, segment)  # type: ignore[attr-defined]
+
+
+SUGGESTED = re.compile(r"\b((?:arch\.)?[a-z_]+)=([\w.\[\]-]+)|larger (arch\.\w+|mem)\b")
+
+
+def refusal(config: TrainConfig) -> str:
+    try:
+        config.arch.check(config)
+        config.arch.check_training(config)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def suggested(config: TrainConfig, message: str) -> dict[str, TrainConfig]:
+    """By the setting that a refusal tells to change the settings with the new value."""
+    found = {}
+    for match in SUGGESTED.finditer(message.partition("; expected")[2]):
+        name = match[1] or match[3]
+        of = config.arch if name.startswith("arch.") else config
+        if hasattr(of, name.removeprefix("arch.")):
+            larger = 64 if name != "mem" else config.arch.most_mem or 64
+            changed = {name.removeprefix("arch."): yaml.safe_load(match[2]) if match[2] else larger}
+            found[name] = replace(config, **changed) if of is config else replace(config, arch=replace(of, **changed))
+    return found
+
+
+def leads_out(config: TrainConfig, changed: frozenset[str]) -> bool:
+    """Whether what refusals tell to change ends in what is not refused, without the same setting twice."""
+    if not (ways := suggested(config, refusal(config))):
+        return True  # nothing is refused, or no value is told
+    return any(name not in changed and leads_out(way, changed | {name}) for name, way in ways.items())
+
+
+def others(config: TrainConfig) -> list[dict[str, Any]]:
+    """Each option of an architecture with another value."""
+    values: list[dict[str, Any]] = []
+    for item in dataclasses.fields(config.arch):
+        own, least = getattr(config.arch, item.name), item.metadata.get("low") or 0
+        if choices := item.metadata.get("choices"):
+            tried: list[Any] = list(choices)
+        else:
+            tried = {bool: [not own], int: [max(0, least), 1, 64], list: [[1], [1, 2]]}.get(type(own), [])
+        values += [{item.name: value} for value in tried if value != own]
+    return values
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("name", ARCHS)
+def test_a_refusal_does_not_lead_to_another_of_the_same_setting(name: str) -> None:
+    base = configure(f"arch={name}")
+    seen = set()
+    for outer in ({}, {"mem": 0, "bptt_segments": 0}):
+        for one, other in combinations_with_replacement(others(base), 2):
+            config = replace(base, **outer, arch=replace(base.arch, **one | other))
+            message = refusal(config)
+            for setting, way in suggested(config, message).items():
+                seen.add(setting)
+                assert not refusal(way).startswith(f"{setting} is "), (message, refusal(way))
+                assert leads_out(way, frozenset({setting})), (message, refusal(way))
+    assert seen or not base.arch.mem_unit

@@ -82,6 +82,8 @@ def test_families_name_their_shape_differently(tmp_path: Path, said: dict[str, A
     ("words", "seen"),
     [
         ("size.layers=4", "size.layers is 4, but"),
+        ("data.tokenizer.vocabulary=1024", "data.tokenizer.vocabulary is 1024, but"),
+        ("data.tokenizer.kind=bytes", "data.tokenizer.kind is bytes, but"),
         ("data.tokenizer.path=x.model", "data.tokenizer.path is x.model"),
         ("arch.position=rotary", "arch.position is rotary, which has no place"),
         ("arch.normalise=true", "arch.normalise is true, which has no place"),

@@ -15,8 +15,12 @@ from memexp.config.synonyms import (
     meant_value,
     names_of,
     plain,
+    suggestion,
+    unknown_setting,
 )
 from memexp.errors import did_you_mean, nearest
+
+from ..tiny import configure
 
 ROWS = [Meant(here, why) for here, _, why in TABLE]
 
@@ -33,9 +37,37 @@ def test_every_target_exists(row: Meant) -> None:
     for word in row.here.split():
         key, equals, value = word.partition("=")
         choices = names_of(commands[0]).get(key)
-        if equals and choices:
+        of_one = key.startswith("arch.") and row.here.startswith(
+            "arch="
+        )  # architectures differ; the next test composes them
+        if equals and choices and not of_one:
             assert value in choices
     assert row.here or row.why
+
+
+@pytest.mark.parametrize("here", sorted({row.here for row in ROWS if row.here.startswith("arch=")}))
+def test_an_architecture_with_options_composes(here: str) -> None:
+    assert configure(*here.split()).arch.name == here.split()[0].removeprefix("arch=")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("arch=deltanet", "arch=delta arch.decay=none"), ("arch=KDA", "arch=delta arch.decay=channel"),
+        ("arch=gated_deltanet", "delta?"), ("arch=mamba", "there is no Mamba"), ("arch=mamba2", "arch=delta arch.write=add"),
+        ("arch=linear_attention", "arch.decay=none"), ("arch=infini_attention", "infini?"), ("arch=ttt", "arch=titans"),
+        ("arch=mac", "arch=titans arch.role=context"), ("arch=mag", "titans?"), ("arch=lmm", "arch=titans arch.role=layer"),
+        ("arch=focused_transformer", "arch.negatives=1"), ("arch=longllama", "arch.negatives=1"), ("arch=rmt_r", "arch.past_memories=8"),
+        ("data=babilong", "babi?"), ("data=niah", "needle?"), ("data=ruler", "needle?"), ("data=passkey_retrieval", "passkey?"),
+        ("arch.segment_size=8", "did you mean segment?"), ("d_mem=8", "arch.key_size"), ("neural_memory=true", "arch=titans"),
+    ],
+)  # fmt: skip
+def test_names_of_what_came_after_are_known(typed: str, meant: str) -> None:
+    key, _, value = typed.partition("=")
+    if key in ("arch", "data"):
+        assert meant in suggestion(meant_value(key, value, choices_of(key)), f"{key}=")
+    else:
+        assert meant in unknown_setting(key, "train")
 
 
 @pytest.mark.parametrize(("here", "words"), [(here, words) for here, words, _ in TABLE], ids=[row[1] for row in TABLE])

@@ -101,7 +101,7 @@ VARIANTS = {
         ["mem=0", "arch.chunk=16"],
         ["mem=3", "arch.window=5", "arch.chunk=4", "arch.forget=start"],
         ["arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.chunk=2"],
-        ["arch.momentum=false", "arch.forget=none", "arch.expansion=2"],
+        ["arch.momentum=false", "arch.forget=none", "arch.expansion=2", "arch.clip=0.5"],
         ["arch.role=context", "arch.window=0", "arch.persistent=3", "arch.chunk=4", "arch.memory=linear"],
     ],
     "xl": [

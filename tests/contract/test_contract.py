@@ -450,7 +450,7 @@ def test_inspect_finds_what_is_there(case: Case, text: Text) -> None:
     assert found.ages_BTLHk.shape == found.weights_BTLHk.shape
     assert found.ages_BTLHk.shape[:2] == (3, SEGMENT)
     pairs = getattr(case.config.arch, "pairs", case.model.memory_slots)
-    if pairs == 0 or not hasattr(case.config.arch, "neighbours"):
+    if pairs == 0 or not case.config.arch.retrieves:
         assert found.ages_BTLHk.numel() == 0
         return
     read = found.weights_BTLHk > 0

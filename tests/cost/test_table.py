@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from memexp.cli.commands.plan import in_jobs, page
 from memexp.cli.main import main
 from memexp.config.commands import PlanConfig
 from memexp.cost import memory as plan
-from memexp.cost.table import HARDWARE, cost, operations, operations_by_precision
+from memexp.cost.fitting import fits
+from memexp.cost.table import HARDWARE, cost, on_device, operations, operations_by_precision
 from memexp.device import Description
 from memexp.errors import UserError
 from memexp.model.build import build_model
@@ -285,6 +287,34 @@ def test_the_state_of_adafactor_is_what_it_keeps(arch: str, momentum: float, fac
     optimizer.step()
     kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     assert item.bytes == sum(value.nbytes for value in kept)
+
+
+def test_jobs_share_out_the_runs_longest_first() -> None:
+    assert in_jobs([3.0, 1.0, 2.0], 1) == 6
+    assert in_jobs([1.0, 2.0, 3.0, 2.0], 2) == 4
+    assert in_jobs([5.0, 1.0], 8) == 5
+
+
+def test_a_device_is_not_filled_to_its_last_byte() -> None:
+    """As in the table of what fits into a device."""
+    hardware = HARDWARE["h100"]._replace(memory=100.0)
+    one = cost(configure("arch=vanilla"), hardware, devices=1, utilisation=1)
+    given: dict[str, Any] = {"devices": 1, "jobs": 1, "shared": False, "utilisation": 1, "precisions": ["fp32"]}
+    grid = page(
+        "",
+        [("fits", one._replace(device_bytes=90)), ("is too large", one._replace(device_bytes=91))],
+        hardware,
+        **given,
+    )
+    assert [line[6] for line in grid.lines] == ["yes", "no"]
+    assert fits(configure("arch=vanilla"), memory=on_device(configure("arch=vanilla")) / 0.9)
+    assert not fits(configure("arch=vanilla"), memory=on_device(configure("arch=vanilla")) / 0.91)
+
+
+def test_devices_that_cannot_share_the_lanes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """As by training."""
+    assert main(["plan", "memorizing/table4", "devices=3"]) == 2
+    assert says("expected a multiple of 3 lanes")(capsys.readouterr().err)
 
 
 @pytest.mark.hard

@@ -21,6 +21,7 @@ from memexp.model.transformer.head import Head
 from memexp.store.folder import all_runs
 from memexp.train.loop import update
 
+from ..data.sources.test_tasks import OPTIONS, task_of
 from ..messages import says
 from ..tiny import configure
 from ..train.test_update import open_session
@@ -251,3 +252,23 @@ def test_text_has_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is computed for it."""
     monkeypatch.delattr(Head, "best")
     assert score(build("arch=xl"), documents(20)).said is None
+
+
+@pytest.mark.parametrize(("task", "changes"), [*((task, {}) for task in OPTIONS), ("babi", {"noise": "none"})])
+def test_every_task_has_scores_by_length(task: str, changes: dict[str, Any]) -> None:
+    """Also those whose documents say nothing of their length, in corpora of any age."""
+    drawn = [each for each in task_of(task, documents=[1, 2, 9], **changes) if each.split != "train"]
+    texts = [
+        TokenDocument(each.id, np.zeros(len(str(each.text).split()), np.uint16), 0, None, each.slices) for each in drawn
+    ]
+    found = accuracies(texts, [1] * len(texts), np.ones(len(texts), bool))["slices"]["length"]
+    own = {str((each.slices or {}).get("length", len(str(each.text).split()) - 1)) for each in drawn}
+    assert found.keys() == own
+
+
+def test_many_lengths_are_rounded_down() -> None:
+    texts = [TokenDocument(str(size), np.zeros(1 + size, np.uint16), 0, None, {"pairs": 1}) for size in range(1, 99)]
+    found = accuracies(texts, [1] * len(texts), np.ones(len(texts), bool))["slices"]["length"]
+    assert {value: each["answers"] for value, each in found.items()} == {
+        "1": 1, "2": 2, "4": 4, "8": 8, "16": 16, "32": 32, "64": 35,
+    }  # fmt: skip

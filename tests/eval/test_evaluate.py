@@ -219,15 +219,15 @@ def test_a_damaged_config_is_named(content: bytes, words: str, copy: Run, root: 
 
 
 @pytest.mark.parametrize(("stored_on", "gpu", "host", "named"), [
-    ("device", 10**6, 10**12, "the memory of this GPU"), ("device", 10**12, 10**6, ""),
-    ("host", 10**12, 10**6, "the memory of this machine, where arch.stored_on=host"), ("host", 10**6, 10**12, ""),
+    ("device", 10**8, 10**12, "the memory of this GPU"), ("device", 10**12, 10**8, ""),
+    ("host", 10**12, 10**8, "the memory of this machine, where arch.stored_on=host"), ("host", 10**9, 10**12, ""),
 ])  # fmt: skip
 def test_a_memory_is_compared_with_where_it_is(
     stored_on: str, gpu: int, host: int, named: str, knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU and with much memory; the next refusal, of weights that are not there, shows that this one did not happen."""
     settings = trained_settings(knn)
-    settings = replace(settings, mem=10_000, arch=replace(settings.arch, stored_on=stored_on))
+    settings = replace(settings, mem=1_000_000, arch=replace(settings.arch, stored_on=stored_on))
     spec = module.reopen(knn, settings, root)
     monkeypatch.setattr(module, "pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(module, "describe", lambda *_, **__: Description("a GPU", gpu))
@@ -249,6 +249,24 @@ def test_a_search_that_a_gpu_cannot_do_is_refused_before_it_begins(
     monkeypatch.setattr(engines, "_faiss", lambda: object())
     with pytest.raises(UserError, check=says("faiss_flat on CUDA", "expected", "arch.search=exact")):
         module.load_model(spec, memory="on", device="cuda")
+
+
+@pytest.mark.parametrize("why", [None, "arch.some=thing"])
+def test_a_loss_that_is_not_finite_is_named_with_its_cause(
+    why: str | None, knn: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = module.score_with_progress
+
+    def spoilt(*given: Any, **more: Any) -> Any:
+        scores = scored(*given, **more)
+        scores.nats[-1] = math.nan
+        return scores
+
+    monkeypatch.setattr(module, "score_with_progress", spoilt)
+    monkeypatch.setattr(KnnArch, "unstable", lambda arch: why)
+    causes = f"Likely cause: {why + '; or ' if why else ''}optim.rate is too high"
+    with pytest.raises(UserError, check=says(f"{knn.name} has diverged", "nan nats", causes)):
+        call(knn, root, force=True)
 
 
 def _no_weights(*_: object, **__: object) -> None:

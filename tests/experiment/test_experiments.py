@@ -41,7 +41,7 @@ def test_every_table_of_the_papers_is_there() -> None:
         "memorizing": ("figure1", "figure6", "per_token"),
         "blockrecurrent": ("ablations", "borrowed"),
         "thought": ("ablation",),
-        "armt": ("babi", "rewrite"),
+        "armt": ("babi", "remember", "rewrite"),
         "delta": ("mqar",),
         "checkpoints": ("figure6", "hyperpartisan", "memories"),
     }

@@ -78,6 +78,9 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
     def pin_memory(self: Tensor) -> Tensor:
         return watch.pin(self.clone())
 
+    def pinned_like(tensors: list[Tensor]) -> list[Tensor]:
+        return [watch.pin(torch.empty(tensor.shape, dtype=tensor.dtype)) for tensor in tensors]
+
     def tolist(self: Tensor) -> Any:
         if not isinstance(self, FakeTensor):
             return real_tolist(self)
@@ -134,7 +137,7 @@ def a_gpu(*, triton: bool = True) -> Iterator[Watch]:
             (scores_fused, "best_kernel", Kernel("best", watch)),
             (accelerator_search, "TOLERANCE", 2.0),  # of a difference without a value
             (torch.accelerator, "current_stream", _answer(_Stream(watch))),
-            (saving, "memory_bytes", _answer(1 << 50)),
+            (saving, "memory_bytes", _answer(1 << 50)), (saving, "pinned_like", pinned_like),
             (torch, "get_rng_state", _random_state), (torch.cuda, "get_rng_state", _random_state),
             (torch, "set_rng_state", _answer(None)),
         ):  # fmt: skip

@@ -36,7 +36,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
-    ("arch=titans", HALF, *SHORTER, "arch.role=layer", "arch.window=0", "arch.memory=linear"),
+    ("arch=titans", HALF, *SHORTER, "arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.clip=1"),
     ("arch=titans", HALF, "size.layers=1", "segment=64", "accumulate=2", "arch.role=context", "arch.window=0", "arch.persistent=16"),
     ("arch=delta", HALF, *SHORTER, "arch.decay=channel"), ("arch=delta", HALF, *SHORTER, "arch.decay=none"),
     ("arch=delta", HALF, *SHORTER, "arch.write=add", "arch.unit_keys=false", "arch.window=0"),

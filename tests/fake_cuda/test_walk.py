@@ -47,7 +47,8 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
         assert not part.serial
         assert not part.unfused
         assert not part.convolutions
-    assert not seen.generate.plans
+    for part in (seen.score, seen.inspect, seen.generate):
+        assert not part.plans
     if searches_on_the_host(case):
         return
     config = on_gpu(*case)
@@ -59,9 +60,13 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
-    assert not {line for line in seen.step.pageable if not tried_once(line)}
-    for part in (seen.score, seen.inspect):
-        assert waits_of(part).keys() <= {"memexp/eval/score.py", "memexp/eval/retrieved.py", *allowed}
+    # each of a few scorings reads two strides, and then all gauges
+    for part, scorings in ((seen.score, 3), (seen.inspect, 1)):
+        assert waits_of(part).keys() <= {"memexp/train/batch.py", "memexp/model/watching.py", *allowed}
+        assert waits_of(part)["memexp/train/batch.py"] <= 2 * scorings
+        assert waits_of(part)["memexp/model/watching.py"] <= scorings
+    for part in (seen.step, seen.score, seen.inspect, seen.generate):
+        assert not {line for line in part.pageable if not tried_once(line)}
 
 
 def waits_of(seen: Seen) -> Counter[str]:

@@ -16,6 +16,7 @@ from memexp.cost import memory as plan
 from memexp.cost import sharing
 from memexp.data.corpus import Corpus, TokenDocument
 from memexp.eval.generate import Sampling, generate
+from memexp.eval.room import room
 from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.model.knn_memory.ring import Ring
@@ -219,6 +220,20 @@ def opened_with_shared_weights(*overrides: str) -> tuple[set[str], int, int]:
         return {str(leaf.device) for leaf in leaves}, watch.end().peak, weights
 
 
+def planned_and_held_in_validation(*overrides: str, vocabulary: int) -> tuple[int, int]:
+    """The bytes that `memexp plan` says a run needs on the device, and those that scoring after a step holds at most."""
+    config = on_gpu(*overrides, "validate_every=1")
+    with tempfile.TemporaryDirectory() as folder, a_gpu() as watch:
+        long = config.segment * config.accumulate * 4 + 5
+        opened = session.open_session(spec_of(config, Path(folder), vocabulary=vocabulary, long=long))
+        update(opened)
+        lanes = config.eval.lanes
+        texts = documents(vocabulary, *[count * config.segment + 1 for count in [1] + [2] * (lanes - 1)])
+        watch.begin()
+        score_documents(opened.model, texts, lanes=lanes, max_document=0, arithmetic=opened.arithmetic)
+        return planned(config, vocabulary), watch.end().peak
+
+
 def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     """The bytes that `memexp plan` says a step needs on the device, and those that the second step holds at most."""
     config = on_gpu(*overrides)
@@ -234,6 +249,37 @@ def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
         update(opened)
         held = watch.end().peak
     return planned(config, vocabulary), held
+
+
+class Scoring(NamedTuple):
+    """What was seen of scoring documents."""
+
+    seen: Seen
+    planned: int
+    """The bytes that scoring is said to need on the device."""
+    state: int
+    """Bytes of the state of all lanes."""
+
+
+def scoring(
+    *overrides: str, segments: list[int], memory: str, vocabulary: int = VOCABULARY, retrieved: int = 0
+) -> Scoring:
+    """Score a document of each of these numbers of segments, all in parallel."""
+    config, lanes = on_gpu(*overrides), len(segments)
+    half = config.precision == "bf16"
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=vocabulary)
+        needs = room(model, lanes=lanes, half=half, on_gpu=True, foreign=memory == "foreign")
+        state = lanes * state_bytes(model.init_state(1))
+    with a_gpu() as watch:
+        model = build_model(config, vocabulary=vocabulary).to("cuda")
+        texts = documents(vocabulary, *[count * model.stride + 1 for count in segments])
+        watch.begin()
+        score_documents(
+            model, texts, lanes=lanes, max_document=0, memory=memory, retrieved=retrieved, arithmetic=Arithmetic(half)
+        )
+        weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+        return Scoring(watch.end(), needs.here + weights, state)
 
 
 def planned(config: TrainConfig, vocabulary: int, devices: int = 1) -> int:

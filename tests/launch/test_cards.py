@@ -8,6 +8,7 @@ import torch
 
 from memexp.device import visible_cards
 from memexp.launch.processes import JobProcess, run_jobs
+from memexp.machine import JOBS
 
 
 def cards_of(count: int, at_a_time: int, folder: Path, *, devices: int = 1) -> list[str]:
@@ -81,3 +82,9 @@ def test_cards_are_named_as_the_environment_names_them(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert visible_cards() == expected
+
+
+def test_each_job_is_told_how_many_there_are(tmp_path: Path) -> None:
+    jobs = [JobProcess(str(number), ["sh", "-c", f"echo ${JOBS}"], tmp_path / f"{number}.log") for number in range(3)]
+    run_jobs(jobs, at_a_time=2, show=lambda: None)
+    assert [job.output.strip() for job in jobs] == ["2"] * 3

@@ -52,13 +52,19 @@ def apply(u: Tensor, network: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize(("momentum", "forget"), [(True, "zero"), (True, "start"), (True, "none"), (False, "zero")])
-def test_chunks_are_gradient_steps_token_by_token(chunk: int, layers: int, momentum: bool, forget: str) -> None:
+@pytest.mark.parametrize(
+    ("momentum", "forget", "clip"),
+    [(True, "zero", 0.0), (True, "start", 0.0), (True, "none", 0.0), (False, "zero", 0.0), (True, "zero", 3.5)],
+)
+def test_chunks_are_gradient_steps_token_by_token(
+    chunk: int, layers: int, momentum: bool, forget: str, clip: float
+) -> None:
     """The last chunk of 16 has 8 tokens."""
     given = lesson(momentum=momentum, forgets=forget != "none")
     before = Learned(weights(layers=layers), weights(layers=layers) if momentum else ())
     start = weights(layers=layers) if forget == "start" else None
-    taught = teach(before, given, chunk=chunk, start=start)
+    taught = teach(before, given, chunk=chunk, start=start, clip=clip)
+    lengths = []
     for lane in range(2):
         for head in range(2):
             network = [weight[lane, head] for weight in before.weights]
@@ -71,6 +77,9 @@ def test_chunks_are_gradient_steps_token_by_token(chunk: int, layers: int, momen
                 if t % chunk == 0:
                     leaves = [w.clone().requires_grad_() for w in network]
                 gradients = torch.autograd.grad((apply(k, leaves) - v).square().sum() / 2, leaves)
+                lengths.append(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+                if clip:
+                    gradients = [gradient * (clip / lengths[-1]).clamp_max(1) for gradient in gradients]
                 pairs = zip(sums, gradients, strict=True)
                 sums = [(eta if momentum else 0) * total - step * gradient for total, gradient in pairs]
                 network = [a + kept * (w - a) + s for a, w, s in zip(aims, network, sums, strict=True)]
@@ -78,6 +87,18 @@ def test_chunks_are_gradient_steps_token_by_token(chunk: int, layers: int, momen
             torch.testing.assert_close([weight[lane, head] for weight in taught.memory.weights], network)
             if momentum:
                 torch.testing.assert_close([total[lane, head] for total in taught.memory.momenta], sums)
+    assert not clip or min(lengths) < clip < max(lengths)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_repeated_token_makes_a_matrix_grow_without_limit_unless_gradients_are_clipped(clip: float) -> None:
+    given = lesson(forgets=False)
+    same = Lesson(*(x[:, :, :1].expand(-1, -1, 400, -1) for x in given[:3]), given.rates)
+    rates = Rates(torch.full((2, 2, 400), 0.1).double(), torch.full((2, 2, 400), 0.5).double().log(), None)
+    (matrix,) = weights(layers=1)
+    taught = teach(Learned((matrix,), (torch.zeros_like(matrix),)), same._replace(rates=rates), chunk=16, clip=clip)
+    largest = taught.memory.weights[0].abs().max()
+    assert largest < 10 if clip else largest > 1e6
 
 
 def test_a_matrix_in_chunks_of_one_token_without_momentum_is_deltanet() -> None:

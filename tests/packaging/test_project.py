@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 TARGETS = {
     "help", "install", "demo", "test", "hard", "lint", "types", "format", "clean", "report", "bench", "bench-peers",
-    "gpu-check", "two-gpus", "published",
+    "gpu-check", "kernels", "two-gpus", "published",
 }  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """What README.md says of the architectures is what the code gives, and no table of them leaves one out."""
 
+import json
 import re
 import shlex
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -16,7 +19,9 @@ from ..tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(
-    r"^\| `(\w+)` \|.*\]\((\S+)\) \| ([\d,]+)(?: bytes \(`(mem=\d+)`\))? \|$", (ROOT / "README.md").read_text(), re.M
+    r"^\| `(\w+)` \|.*\]\((\S+)\) \| ([\d,]+)(?: bytes \(`(mem=\d+)`\))? \| ([\d.]+), ([\d.]+), ([\d.]+) \|$",
+    (ROOT / "README.md").read_text(),
+    re.M,
 )
 
 
@@ -26,13 +31,26 @@ def test_every_architecture_has_a_row() -> None:
     assert published == sorted(row[0] for row in ROWS)
 
 
-@pytest.mark.parametrize(("name", "file", "size", "mem"), ROWS)
+@pytest.mark.parametrize(("name", "file", "size", "mem"), [row[:4] for row in ROWS])
 def test_its_file_and_state_are_as_stated(name: str, file: str, size: str, mem: str) -> None:
     assert (ROOT / file).is_file()
     config = typed(compose("train", [f"arch={name}", "size=200m", *([mem] if mem else [])]))
     with torch.device("meta"):
         model = build_model(config, vocabulary=32_000)
     assert state_bytes(model.init_state(1)) == int(size.replace(",", ""))
+
+
+def test_costs_are_those_that_were_measured() -> None:
+    figures = json.loads((ROOT / "results" / "costs" / "archs.json").read_text())["figures"]
+    facts = {figure["what"].split()[2].strip(","): figure["facts"] for figure in figures}
+    ratios = {
+        figure["what"].split()[2].strip(","): median(map(truediv, figure["ours_measured"], figure["other_measured"]))
+        for figure in figures
+    }
+    for name, *_, operations, moved, time in ROWS:
+        for shown, what in ((operations, "MFLOP a token, trained"), (moved, "kilobytes moved a token, trained")):
+            assert shown == f"{facts[name][what] / facts['vanilla'][what]:.1f}", (name, what)
+        assert time == f"{ratios[name]:.1f}", name
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

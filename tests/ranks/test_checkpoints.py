@@ -101,6 +101,8 @@ def test_a_checkpoint_is_there_when_the_last_part_is(
     assert first.first == [*parts, name]
     assert set(first.second) == {*parts, name, "step-0000003.0-of-2.pt"}
     assert (first.error, last.error) == ("SaidByAnother", "UserError")
+    assert first.noticed
+    assert last.noticed
 
 
 @pytest.mark.hard

@@ -138,6 +138,8 @@ class Saved(NamedTuple):
     """When its second part could not be written."""
     error: str
     """What ended the second one."""
+    noticed: bool
+    """Whether the next step has noticed that."""
 
 
 def saved_beside_training(overrides: list[str], root: str) -> Saved:
@@ -169,12 +171,14 @@ def saved_beside_training(overrides: list[str], root: str) -> Saved:
         written = files()
         update(session)
         save_session(session)
+        session.saving.wait()
+        noticed = update(session).unsaved
         try:
             session.saving.finish()
             error = ""
         except (UserError, SaidByAnother) as seen:
             error = type(seen).__name__
-        return Saved(early, written, files(), error)
+        return Saved(early, written, files(), error, noticed)
     finally:
         checkpoint.save = plain
 

@@ -71,6 +71,13 @@ def test_table_by_slice_with_gauges(answered: Any, tmp_path: Path, capsys: pytes
     ]
 
 
+def test_without_a_metric_properties_of_answers_rate_answers(answered: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memexp("table", answered, by="length")
+    assert "exact match on test" in capsys.readouterr().out
+    memexp("table", answered, by="position", runs=["text"])  # positions have no answers
+    assert "perplexity on test" in capsys.readouterr().out
+
+
 def test_table_by_position_is_also_a_plot(compared: Any, tmp_path: Path) -> None:
     for folder in ("there", "again"):
         memexp("table", compared, metric="nats", by="position", out=str(tmp_path / folder))

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from memexp.cli.main import main
 from memexp.config.introspection import choices_of
+from memexp.config.synonyms import unknown_setting
 from memexp.data.corpus import Corpus
 from memexp.data.library import prepare
 from memexp.errors import UserError
 from memexp.model.build import build_model
-from memexp.store.folder import all_runs
+from memexp.store.folder import Run, all_runs
 from memexp.store.identity import identify
 from memexp.train.interrupt import Interrupted
 from memexp.train.loop import train
@@ -126,3 +128,67 @@ def test_a_run_that_is_not_done_is_refused(run: Train, root: Path) -> None:
     (source,) = all_runs(root)
     with pytest.raises(UserError, check=says(source.name, "not done (stopped)", "expected")):
         run("arch=knn", f"init_from={source.name}")
+
+
+BABI = (
+    "data=babi", "data.source.documents=[40,4,6]", "data.source.lengths=[64]", "size=task", "size.width=16", "arch=rmt", "mem=2",
+    "lanes=2", "device=cpu",
+)  # fmt: skip
+"""A run whose memory has weights of its own."""
+
+
+@pytest.mark.hard
+def test_the_weights_of_a_run_are_scored_on_other_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def memexp(command: str, *words: str) -> Run:
+        before = {run.name for run in all_runs(tmp_path)}
+        assert main([command, *words, f"root={tmp_path}"]) == 0, capsys.readouterr().err
+        new = [run for run in all_runs(tmp_path) if run.name not in before]
+        return new[0] if new else Run(tmp_path)
+
+    source = memexp("train", *BABI, "steps=1", "data.source.test_lengths=[64]")
+    scored = (f"init_from={source.name}", "optim.train=none")
+    capsys.readouterr()
+    same = memexp("train", *BABI, *scored, "data.source.test_lengths=[64]")
+    assert "nothing is trained" in capsys.readouterr().out
+    assert (same.summary["steps"], same.summary["tokens"]) == (0, 0)  # type: ignore[index]
+    trained, kept = weights(source), weights(same)
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(kept[name], trained[name]) for name in trained)
+    (theirs,), (own,) = source.scores, same.scores
+    assert own.summary["nats_per_token"] == theirs.summary["nats_per_token"]
+    longer = memexp("train", *BABI, *scored, "data.source.test_lengths=[200]")
+    assert list(longer.scores[0].summary["slices"]["length"]) == ["200"]
+    memexp("eval", longer.name, "memory=off")  # its weights are its own
+    capsys.readouterr()
+    memexp("table", longer.name, "by=length")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Nothing was trained in {longer.name}, which scores the weights of {source.name}." in shown
+    memexp("diff", longer.name, f"{longer.name}@2-off")
+    assert f"with the weights of {source.name}, trained on no more" in capsys.readouterr().out
+    for words, said in (
+        (
+            ("data.source.question=qa4", "data.source.noise=none"),
+            ("reads tokenizer", "expected the same"),
+        ),  # of fewer words
+        (("arch=knn", "arch.neighbours=2"), ("memories.1.gate_H", "stay random", "expected the arch")),
+    ):
+        assert main(["train", *BABI, *scored, *words, f"root={tmp_path}"]) == 2
+        assert says("memexp train: ", source.name, *said)(capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.hard
+def test_what_is_not_trained_needs_weights() -> None:
+    for words in ("optim.train=none", "optim.train=memory init_from=x", "optim.train=none init_from=x steps=2"):
+        with pytest.raises(UserError, check=says("optim.train", "expected")):
+            configure(*words.split())
+    for size in ("tiny", "small", "200m"):
+        config = configure(f"size={size}", "optim.train=none", "init_from=x")
+        assert config.steps == 0
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_the_corpus_of_a_run_is_chosen_when_it_is_trained(command: str) -> None:
+    for key in ("data", "data.source.test_lengths", "data.name"):
+        said = says(f"no setting {key}", "when it is trained", f"memexp train init_from=RUN optim.train=none {key}=")
+        assert said(unknown_setting(key, command))
+    assert says("expected it with data=babi")(unknown_setting("data.source.noise", "train"))

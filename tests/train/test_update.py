@@ -1,5 +1,6 @@
 """One optimizer step: what is summed, what it is divided by, and how far back gradients reach."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast, final
@@ -259,3 +260,17 @@ def test_the_gradient_into_memory_writing_is_a_gauge(tmp_path: Any) -> None:
     alone = replace(config, bptt_segments=0)
     session = open_session(alone, build_model(alone, vocabulary=VOCABULARY), documents(100, 70, 50, 90), tmp_path)
     assert update(session).gauges["memory_grad"] == 0
+
+
+def test_gauges_come_to_the_host_together(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one after another: on a GPU the host would wait for each."""
+    alone = []
+
+    def number(tensor: Tensor) -> float:
+        alone.append(tensor)
+        return float(tensor.item())
+
+    monkeypatch.setattr(Tensor, "__float__", number)
+    metrics = (run("arch=knn", "steps=2", "log_every=1").path / "metrics.jsonl").read_text().splitlines()
+    assert len(json.loads(metrics[0])["gauges"]) > 2
+    assert not alone

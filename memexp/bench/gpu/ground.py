@@ -27,6 +27,8 @@ class Ground:
     """Modules of scores that search."""
     compiled: bool = True
     """Whether a compiled step is measured too."""
+    kernels: int = 1500
+    """The most kernels wanted of a step that is not compiled."""
     square: int = 8192
     """Rows and columns of the matrices whose product is timed."""
     copied: int = 1 << 32

@@ -18,7 +18,7 @@ from memexp.model.knn_memory.accelerator_search import Scores, by_scores, fault_
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.knn_memory.selection import Neighbours
 
-OVER_FLOOR = 5.0
+OVER_FLOOR = 4.0
 """Largest wanted time of the fused search, relative to reading the keys or multiplying them once in half precision."""
 SCORES = 1e-5
 """Largest difference of scores, relative to the largest: about what sums in fp32 round."""

@@ -23,7 +23,7 @@ CHECKS = (
     Check("rates", device_rates, 40),
     Check("archs", archs, 120),
     Check("search", search, 150),
-    Check("step", step, 180),
+    Check("step", step, 210),
     Check("checkpoint", checkpoint, 120),
     Check("bias", bias, 40),
     Check("waits", waits, 60),

@@ -5,7 +5,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
@@ -29,6 +29,8 @@ from memexp.train.session import Session, open_session, save_session
 
 OVER_FLOOR = 4.0
 """Largest wanted time of a step, relative to its products at the measured rate of half precision."""
+OVER_NONE = (1.25, 1.9)
+"""Largest wanted time with each size of the memory, relative to none."""
 OVER_PLAN = 1.1
 """Largest wanted peak, relative to what `memexp plan` says."""
 SPARE = 256 << 20
@@ -45,50 +47,72 @@ def _knn(ground: Ground, slots: int) -> TrainConfig:
 
 
 def step(ground: Ground) -> Iterator[Figure]:
-    """A step of kNN memory with the smallest of the sizes, plain and compiled, beside its floor; its peak beside its plan."""
-    config = with_lanes_that_fit(_knn(ground, ground.slots[0]), ground)
-    named = f"step of knn, {' '.join(ground.large)}, {ground.slots[0]:,} slots"
-    if config is None:
-        yield Figure.without(named, f"left out: one lane does not fit into {ground.memory / 1e9:.0f} GB")
-        return
-    lanes = config.lanes
-    counted = sum(operations_by_precision(config)) * lanes * config.segment * config.accumulate
+    """Steps of kNN memory of each size: time, kernels and peak; the smallest also compiled."""
+    for slots, over_none in zip(ground.slots, OVER_NONE, strict=True):
+        config = with_lanes_that_fit(_knn(ground, slots), ground)
+        named = f"step of knn, {' '.join(ground.large)}, {slots:,} slots"
+        if config is None:
+            yield Figure.without(named, f"left out: one lane does not fit into {ground.memory / 1e9:.0f} GB")
+            continue
+        what = f"{named}, {config.lanes} lanes"
+        plain = yield from _plain(ground, config, what, over_none)
+        if ground.compiled and slots == ground.slots[0]:
+            yield _compiled(ground, config, what, plain)
+
+
+def _plain(ground: Ground, config: TrainConfig, what: str, over_none: float) -> Generator[Figure, None, list[float]]:
+    """A step beside its floor and beside one without memory, its kernels, and its peak beside its plan; gives its seconds."""
+    counted = sum(operations_by_precision(config)) * config.lanes * config.segment * config.accumulate
     floor = rates(ground).floor(bytes=0, operations=counted)
-    what = f"{named}, {lanes} lanes"
     with opened(config) as session:
         update(session)
         fill(session)
         restart_peak(ground.device)
         update(session)
         highest = peak(ground.device)
-        plain = seconds_of(lambda: update(session, watch=False), replace(ground, repeats=3))
+        plain = _seconds_of_step(session, ground)
         seen = kernels_of(lambda: update(session, watch=False), ground.device)
+    with opened(replace(config, mem=0)) as session:
+        update(session)
+        without = _seconds_of_step(session, ground)
     names = ", ".join(f"{count} x {name[:80]}" for name, count in seen.attention.most_common())
     yield Figure(
         what, "step", "its products in half precision", "s", plain, [floor] * len(plain), ratio_at_most=OVER_FLOOR,
-        note=f"attention: {names or 'no kernel that is named so'}", facts={"kernels": seen.number, "lanes": lanes},
+        note=f"attention: {names or 'no kernel that is named so'}", facts={"kernels": seen.number, "lanes": config.lanes},
     )  # fmt: skip
+    yield Figure(
+        f"cost of the memory in a {what}", "step", "without memory", "s", plain, without, ratio_at_most=over_none
+    )
+    yield Figure(
+        f"kernels of a {what}", "seen", "wanted", "", [float(seen.number)], [float(ground.kernels)], ratio_at_most=1.0
+    )
     if ground.device == "cuda":
         yield Figure(
             f"peak of a {what}", "peak", "plan", "bytes", [float(highest)], [float(on_device(config))],
             ratio_at_most=OVER_PLAN,
         )  # fmt: skip
-    if not ground.compiled:
-        return
+    return plain
+
+
+def _compiled(ground: Ground, config: TrainConfig, what: str, plain: list[float]) -> Figure:
+    """A compiled step beside the plain one."""
     if missing := missing_compiler(torch.device(ground.device)):
-        yield Figure.without(f"{what}, compiled", f"left out: {missing} was not found")
-        return
+        return Figure.without(f"{what}, compiled", f"left out: {missing} was not found")
     with opened(replace(config, compile="true")) as session:
         began = time.perf_counter()
         for _ in range(2):
             update(session)
         waited = time.perf_counter() - began
         fill(session)
-        compiled = seconds_of(lambda: update(session, watch=False), replace(ground, repeats=3))
-    yield Figure(
+        compiled = _seconds_of_step(session, ground)
+    return Figure(
         f"{what}, compiled", "compiled", "not compiled", "s", compiled, plain, ratio_at_most=1.0,
         note=f"the first two steps took {waited:.0f} s",
     )  # fmt: skip
+
+
+def _seconds_of_step(session: Session, ground: Ground) -> list[float]:
+    return seconds_of(lambda: update(session, watch=False), replace(ground, repeats=3))
 
 
 def waits(ground: Ground) -> Iterator[Figure]:

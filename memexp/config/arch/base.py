@@ -42,6 +42,8 @@ class Arch:
     """Whether a trained model can be used with another `mem`, because no parameter depends on `mem`."""
     random_memory: ClassVar[bool] = False
     """Whether the memory adds random vectors before it is trained, so that an untrained model reads noise."""
+    retrieves: ClassVar[bool] = False
+    """Whether the model can say which tokens of a document each token retrieved."""
     gradient_through_memory: ClassVar[bool] = False
     """Whether gradients cross segment borders through the memory, within the limit of `bptt_segments`."""
     gradient_through_cache: ClassVar[bool] = False
@@ -60,6 +62,10 @@ class Arch:
     def through_memory(self) -> bool:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
+
+    def unstable(self) -> str | None:
+        """Why losses may not be finite although training was as it should be, and what helps; None: no reason is known."""
+        return None
 
     def beside_a_checkpoint(self) -> str | None:
         """What keeps the layers of a published checkpoint from taking the place of ours, as "arch.x is y"; None: nothing does."""

@@ -13,6 +13,8 @@ from memexp.errors import UserError
 class PairArch(AttentionArch):
     """Options of a memory of key-value pairs, for every architecture that has one."""
 
+    retrieves: ClassVar[bool] = True
+
     knn_layers: list[int] = setting(
         [], "layers that read the memory, counted from 1; empty: the layer at three quarters of the depth (9th of 12)"
     )
@@ -153,12 +155,12 @@ class KnnArch(PairArch):
                 f"arch.negatives is {self.negatives} but lanes is {beside.lanes}, so there are {beside.lanes - 1} other lanes; expected "
                 "fewer arch.negatives, or more lanes"
             )
-        if self.combine != "joint" or self.search == "routed":
-            seen = f"arch.combine is {self.combine}" if self.combine != "joint" else "arch.search is routed"
-            raise UserError(
-                f"arch.negatives is {self.negatives} but {seen}; expected arch.combine=joint and a search for each token, because "
-                "training reads the memory in one softmax with local attention"
-            )
+        for name, value, wanted in (("combine", "gate", "joint"), ("search", "routed", "exact")):
+            if getattr(self, name) == value:
+                raise UserError(
+                    f"arch.{name} is {value} but arch.negatives is {self.negatives}, and each token reads them in one softmax with local "
+                    f"attention; expected arch.{name}={wanted}, or arch.negatives=0"
+                )
         if not beside.bptt_segments:
             raise UserError(
                 f"arch.negatives is {self.negatives} but bptt_segments is 0, so no gradient would reach the keys of the last segments; "

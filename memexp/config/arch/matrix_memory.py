@@ -127,7 +127,7 @@ class DeltaArch(AttentionArch):
                 f"arch.window is {self.window} but all {beside.size.layers} layers are recurrent, so it has no effect; expected "
                 "arch.window=0, or fewer arch.recurrent_layers"
             )
-        if self.write == "delta" and not self.unit_keys:
+        if beside.mem and self.write == "delta" and not self.unit_keys:
             raise UserError(
                 "arch.unit_keys is false but arch.write is delta, whose corrections grow without limit if keys are long; expected "
                 "arch.unit_keys=true, or arch.write=add"
@@ -181,6 +181,23 @@ class TitansArch(AttentionArch):
         of_memory=True,
     )
 
+    clip: float = setting(
+        0.0,
+        "largest norm of the gradient that a token teaches a head's network; longer ones are shortened to it, so that a token that is "
+        "repeated many times cannot make the network grow without limit. 0: no limit, as in the paper",
+        low=0,
+        of_memory=True,
+        later=True,
+    )
+
+    def unstable(self) -> str | None:
+        """The steps of equal keys in a chunk add up."""
+        if self.memory != "linear" or self.clip or self.chunk == 1:
+            return None
+        return (
+            "arch.memory=linear, which a token that is repeated many times makes grow without limit, unless arch.clip=1"
+        )
+
     def check(self, beside: Beside) -> None:
         """Check too that a segment has whole chunks, and that there is a window where there is attention."""
         super().check(beside)
@@ -200,9 +217,15 @@ class TitansArch(AttentionArch):
                 "or another arch.role"
             )
         if self.role == "gate" and not self.window:
+            alone = ", or arch.role=layer" if beside.mem else ""  # a memory takes the place of attention
             raise UserError(
                 "arch.window is 0 but arch.role is gate, so tokens would see only themselves in attention; expected a larger "
-                "arch.window, or arch.role=layer"
+                f"arch.window{alone}"
+            )
+        if beside.mem == 1 and self.memory == "mlp":
+            raise UserError(
+                "mem is 1 but arch.memory is mlp, whose layer norm of a single number is always 0, so that it never learns; expected mem=2 "
+                "or more, or arch.memory=linear"
             )
         if self.memory == "linear" and self.expansion != 4:
             raise UserError(

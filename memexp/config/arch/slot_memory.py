@@ -260,7 +260,7 @@ class ThoughtArch(AttentionArch):
     def check(self, beside: Beside) -> None:
         """Check too that the options fit the published formulas and the updater's rotary positions."""
         super().check(beside)
-        if self.faithful and self.recall_target == "tokens":
+        if beside.mem and self.faithful and self.recall_target == "tokens":
             raise UserError(
                 "arch.recall_target is tokens but arch.faithful is true, and the published code recalls activations; expected "
                 "arch.recall_target=embeddings with it"

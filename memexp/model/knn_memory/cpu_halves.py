@@ -63,6 +63,8 @@ class _Above(NamedTuple):
     slot_M: Tensor
     bits_M: Tensor
     """Their scores in bf16, as bits."""
+    given_up_Q: Tensor
+    """Queries whose pairs are left out, because their threshold is not positive or too many columns reach it."""
 
 
 def best_above(
@@ -145,9 +147,9 @@ def _above(
     queries, _, columns = maxima_QJC.shape
     place_L = _where((maxima_QJC >= threshold_Q[:, None, None]).flatten())
     query_L, place_L = _split(place_L, len(tiles) * columns)
-    columns_Q = query_L.bincount(minlength=queries)
-    if (columns_Q >= most).any():
-        kept_L = columns_Q[query_L] < most
+    given_up_Q = (threshold_Q == NEVER) | (query_L.bincount(minlength=queries) >= most)
+    if given_up_Q.any():
+        kept_L = ~given_up_Q[query_L]
         query_L, place_L = query_L[kept_L], place_L[kept_L]
     tile_L, column_L = _split(place_L, columns)
     bits_XCD = _bits(scores_JQW).view(-1, DEPTH, columns).mT  # X: queries of all tiles
@@ -155,7 +157,7 @@ def _above(
     member_M = (bits_LD >= threshold_Q[query_L][:, None]).flatten().nonzero().squeeze(1)
     of_M, depth_M = _split(member_M, DEPTH)
     slot_L = torch.tensor([start for start, _ in tiles])[tile_L] + column_L
-    return _Above(query_L[of_M], slot_L[of_M] + columns * depth_M, bits_LD.flatten()[member_M])
+    return _Above(query_L[of_M], slot_L[of_M] + columns * depth_M, bits_LD.flatten()[member_M], given_up_Q)
 
 
 def _where(mask_N: Tensor) -> Tensor:
@@ -178,14 +180,15 @@ def _joined(above: list[_Above], threshold_Q: Tensor) -> _Above:
     """The pairs that reach the last thresholds, which are the highest, ordered by query."""
     if len(above) == 1:
         return above[0]
-    query_M, slot_M, bits_M = (torch.cat(parts) for parts in zip(*above, strict=True))
+    *parts, given_up = zip(*above, strict=True)
+    query_M, slot_M, bits_M = (torch.cat(part) for part in parts)
     kept_M = (bits_M >= threshold_Q[query_M]).nonzero().squeeze(1)
     kept_M = kept_M[query_M[kept_M].argsort(stable=True)]
-    return _Above(query_M[kept_M], slot_M[kept_M], bits_M[kept_M])
+    return _Above(query_M[kept_M], slot_M[kept_M], bits_M[kept_M], torch.stack(given_up).any(0))
 
 
 def _best(queries_QK: Tensor, keys_HRK: Tensor, above: _Above, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pairs by their scores in fp32: slots and scores, Q k, and which queries have k of them."""
+    """The best pairs by their scores in fp32: slots and scores, Q k, and which queries have found k of them among all that reach their thresholds."""
     queries, (heads, capacity, head_size) = len(queries_QK), keys_HRK.shape
     found_Q = above.query_M.bincount(minlength=queries)
     most = max(k, int(found_Q.max()))
@@ -200,4 +203,4 @@ def _best(queries_QK: Tensor, keys_HRK: Tensor, above: _Above, k: int) -> tuple[
     slots_QM.view(-1)[place_M] = above.slot_M
     with part("top-k"):
         best = scores_QM.topk(k, dim=-1)
-    return slots_QM.gather(-1, best.indices), best.values, found_Q >= k
+    return slots_QM.gather(-1, best.indices), best.values, (found_Q >= k) & ~above.given_up_Q

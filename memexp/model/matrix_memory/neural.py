@@ -97,6 +97,7 @@ class NeuralMemory(Mixer):
         """
         super().__init__()
         self.number, self.chunk, self.to_start = shape.heads, arch.chunk, arch.forget == "start"
+        self.clip = arch.clip
         self.heads = ConvolvedHeads(shape, key_size=mem, value_size=mem)
         self.kinds = ["step"] + ["momentum"] * arch.momentum + ["forget"] * (arch.forget != "none")
         self.rates = linear(shape.width, shape.heads * len(self.kinds))
@@ -153,7 +154,7 @@ class NeuralMemory(Mixer):
 
     def _teach(self, memory: Learned, lesson: Lesson) -> Taught:
         start = tuple(weight[None] for weight in self.start) if self.to_start else None
-        return teach(memory, lesson, chunk=self.chunk, start=start)
+        return teach(memory, lesson, chunk=self.chunk, start=start, clip=self.clip)
 
     def _go_on(self, begun: Begun, lesson: Lesson) -> tuple[Taught, Begun]:
         """Read a piece of a segment; its last tokens are read again with the next piece, until their chunk is full."""
@@ -174,11 +175,12 @@ class NeuralMemory(Mixer):
 
         - memory_error: the squared error of the networks before each chunk.
         - memory_norm: the root mean square of the networks' weights.
+        - memory_clipped: the share of tokens whose gradient was longer than `arch.clip`.
         - memory_step, memory_momentum, memory_kept: theta, eta, 1 - alpha.
         """
         norms = [weight.flatten(1).square().mean(-1).sqrt().mean() for weight in taught.memory.weights]
         gauges = {"memory_norm": torch.stack(norms).mean(), "memory_step": rates.step.mean()}
-        gauges |= mean_of_layers(memory_error=taught.errors)
+        gauges |= mean_of_layers(memory_error=taught.errors, memory_clipped=taught.clipped)
         if rates.log_momentum is not None:
             gauges["memory_momentum"] = rates.log_momentum.exp().mean()
         return gauges if rates.log_kept is None else gauges | {"memory_kept": rates.log_kept.exp().mean()}
@@ -187,7 +189,7 @@ class NeuralMemory(Mixer):
     def form(self) -> Form:
         """The sizes of a head."""
         hidden = self.start[0].shape[-1] if len(self.start) > 1 else 0
-        return Form(self.heads.key_size, hidden, self._has("momentum"), self.to_start, self.chunk)
+        return Form(self.heads.key_size, hidden, self._has("momentum"), self.to_start, self.chunk, self.clip > 0)
 
     def multiplications(self, length: int) -> float:
         """With the networks, of each token of a segment."""

@@ -30,7 +30,8 @@ class Breakdown:
     """A difference by groups of tokens.
 
     Attributes:
-        kinds, frequency, distance: the groups that are not empty.
+        kinds, frequency, distance: the groups that are not empty. No distance is known if only answers are scored and the rest of the
+            document is not there.
         half: the smallest share of the tokens that makes up half of all gains; see `half`.
         foreign: mean gain from A to B with the memory of another document; None if this was not scored.
     """
@@ -43,11 +44,12 @@ class Breakdown:
 
     def titled(self) -> list[tuple[str, str, list[Group]]]:
         """For each table its title, the head of its column of labels, and its groups."""
-        return [
+        titled = [
             ("By kind of token", "kind", self.kinds),
             ("By frequency in the scored text", "times", self.frequency),
             ("By distance to the last occurrence of the same token in the document", "tokens", self.distance),
         ]
+        return [each for each in titled if each[2]]
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ def notes(diff: Difference, breakdown: Breakdown) -> list[Note]:
                 diff.b.command(memory="foreign"),
             )
         )
-    if diff.b.retrieved is None:
+    if diff.b.retrieved is None and diff.b.retrieves and not diff.of_answers:
         remarks.append(
             Note(
-                "The places where B's memory was read are not kept; for a memory of pairs this command keeps them:",
+                "The places where B's memory was read are not kept; this command keeps them:",
                 diff.b.command("retrieved=4"),
             )
         )
@@ -92,24 +94,29 @@ def break_down(diff: Difference, kind_N: np.ndarray, foreign: TokenScores | None
         foreign: B with the memory of another document.
     """
     _, index_N, counts = np.unique(diff.a.tokens_N, return_inverse=True, return_counts=True)
-    frequency_N, distance_N = counts[index_N], since_last(diff)
-    distance_groups = np.where(distance_N == 0, 0, np.searchsorted(_DISTANCES, distance_N, side="right"))
+    frequency_N, distances = counts[index_N], []
+    if not diff.of_answers or diff.read is not None:
+        distance_N = since_last(diff)
+        distance_groups = np.where(distance_N == 0, 0, np.searchsorted(_DISTANCES, distance_N, side="right"))
+        distances = _groups(diff, distance_groups, ["never before", *_ranges(_DISTANCES)])
     return Breakdown(
         kinds=sorted(_groups(diff, kind_N, KINDS), key=lambda group: -group.share),
         frequency=_groups(diff, np.searchsorted(_COUNTS, frequency_N, side="right") - 1, _ranges(_COUNTS)),
-        distance=_groups(diff, distance_groups, ["never before", *_ranges(_DISTANCES)]),
+        distance=distances,
         half=half(diff),
         foreign=None if foreign is None else float((diff.a.nats_N - foreign.nats_N).mean()),
     )
 
 
 def since_last(diff: Difference) -> np.ndarray:
-    """Distance of each token to the last occurrence of the same token in its document, in scored tokens; 0 if there is none."""
-    order = np.lexsort((diff.position_N, diff.a.tokens_N, diff.document_N))
-    keys = [array[order] for array in (diff.document_N, diff.a.tokens_N)]
+    """Distance of each scored token to the last occurrence of the same token in its document, in tokens; 0 if there is none."""
+    known = diff.known
+    order = np.lexsort((known.index_R, known.tokens_R, known.document_R))
+    keys = [array[order] for array in (known.document_R, known.tokens_R)]
     again = np.logical_and(*(key[1:] == key[:-1] for key in keys))
-    distance_N = np.zeros(len(order), dtype=np.int64)
-    distance_N[order[1:]] = np.where(again, np.diff(diff.position_N[order]), 0)
+    distance_R = np.zeros(len(order), dtype=np.int64)
+    distance_R[order[1:]] = np.where(again, np.diff(known.index_R[order]), 0)
+    distance_N: np.ndarray = distance_R[known.place_N]
     return distance_N
 
 

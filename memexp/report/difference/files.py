@@ -115,7 +115,8 @@ def plot(diff: Difference) -> dict[str, bytes]:
         figure.suptitle(
             f"Gain of each token from A = {_literal(diff.a.label)} to B = {_literal(diff.b.label)}{of}", fontsize=9
         )
-        figure.supxlabel(f"index of the token in its document (line: mean of {RUNNING} tokens)", fontsize=8)
+        among = "among the scored ones of" if diff.of_answers else "in"
+        figure.supxlabel(f"index of the token {among} its document (line: mean of {RUNNING} tokens)", fontsize=8)
         figure.supylabel("gain in nats, A - B (logarithmic beyond 0.1)", fontsize=8)
         files = {f"gain.{kind}": io.BytesIO() for kind in ("png", "svg", "pdf")}
         # A document's name may have letters that the font lacks; they are drawn as boxes.

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 
 from memexp.files import finite
-from memexp.report.difference.breakdown import Breakdown, notes
+from memexp.report.difference.breakdown import Breakdown, Note, notes
 from memexp.report.difference.evidence import bars, evidence
-from memexp.report.difference.settings import differing, told
+from memexp.report.difference.settings import Side, differing, told
 from memexp.report.difference.token_kinds import KINDS
 from memexp.report.difference.token_text import Wording
 from memexp.report.difference.tokens import Difference, bin_width, by_position
 from memexp.report.escape import escape
 from memexp.report.template import render
-from memexp.wording import whole
 
 RUNNING = 256
 """Tokens in a running mean of the plots."""
+ANSWERS_ALONE = Note(
+    "Only answers are scored, so the text below is that of the answers alone; `memexp diff` shows what stands before those that gain and "
+    "lose most."
+)
 _BINS = 12
 """Largest number of bins by position to show."""
 
@@ -35,9 +38,9 @@ def page(diff: Difference, summary: dict[str, Any], breakdown: Breakdown, wordin
         **summary,
         interval=summary["gain_interval_95"],
         differ=[(escape(name), *(escape(told(value)) for value in values)) for name, values in differing(diff).items()],
-        trained=[whole(summary[side]["trained_tokens"]) for side in "ab"],
+        trained=[escape(Side(scores).trained) for scores in (diff.a, diff.b)],
         # The gain with another document's memory has a card of its own.
-        notes=[note for note in notes(diff, breakdown) if note.command],
+        notes=[note for note in notes(diff, breakdown) if note.command] + [ANSWERS_ALONE] * diff.of_answers,
         evidence=evidence(summary),
         rest=[bars("by_frequency", summary["by_frequency"]), bars("by_position", _positions(diff))],
         running=RUNNING,

@@ -1,6 +1,7 @@
 """The settings in which the runs of two scores differ besides the memory: a gain can come from any of them."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from memexp.config.field import UNSET, default_of
@@ -11,6 +12,7 @@ from memexp.report.difference.tokens import Difference
 from memexp.store.folder import Run
 from memexp.store.identity import revisions_of
 from memexp.store.scores import TokenScores
+from memexp.wording import whole
 
 OF_THE_MEMORY = ("mem",)
 """What the names of scores tell already."""
@@ -31,6 +33,14 @@ class Side:
     def tokens(self) -> int | None:
         """Tokens that it was trained on; None if it does not say."""
         return (self.run.summary or {}).get("tokens")
+
+    @property
+    def trained(self) -> str:
+        """What its weights come from, for a reader."""
+        start = self.run.config.get("init_from")
+        if start and not self.tokens:
+            return f"with the weights of {Path(str(start)).name}, trained on no more"
+        return f"trained on {whole(self.tokens)} tokens"
 
     @cached_property
     def settings(self) -> dict[str, Any]:

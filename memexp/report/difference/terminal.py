@@ -7,7 +7,7 @@ from memexp.report.difference.settings import Side, differing, told
 from memexp.report.difference.token_text import Pieces, passage
 from memexp.report.difference.tokens import HELPED, Difference, bin_width, by_position, extremes, interval
 from memexp.report.escape import Fitting, escape
-from memexp.wording import number, perplexity_of, plural, whole
+from memexp.wording import number, perplexity_of, plural
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,9 +47,8 @@ def _numbers(diff: Difference, breakdown: Breakdown) -> list["Text"]:
     lines = [Text("Gain = nats of A - nats of B; positive: B is better", style="bold")]
     for side, scores in (("A", diff.a), ("B", diff.b)):
         nats = float(scores.nats_N.mean())
-        words = f"{side}  {escape(scores.label)}: perplexity {number(perplexity_of(nats), 2)}, {nats:.4f} nats a token"
-        trained = whole(Side(scores).tokens)
-        lines.append(Text(f"{words} ({scores.path.name}), trained on {trained} tokens"))
+        words = f"{side}  {scores.label}: perplexity {number(perplexity_of(nats), 2)}, {nats:.4f} nats a token"
+        lines.append(Text(escape(f"{words} ({scores.path.name}), {Side(scores).trained}")))
     lines += _settings(diff)
     counts = f"{plural(len(diff.gain_N), 'token')} of {plural(len(diff.a.documents), 'document')}"
     range_of = interval(diff)
@@ -118,9 +117,10 @@ def _token(diff: Difference, at: int, pieces: Pieces, colour: str) -> "Text":
 
     shown = passage(diff, at, pieces)
     name = escape(diff.a.documents[int(diff.document_N[at])][0])
+    place = int(diff.known.index_R[diff.known.place_N[at]])
     return Text.assemble(
         (f"{diff.gain_N[at]:+7.3f}", f"bold {colour}"),
-        f"  {diff.a.nats_N[at]:.3f} -> {diff.b.nats_N[at]:.3f}  {name}, token {diff.position_N[at]:,}\n",
+        f"  {diff.a.nats_N[at]:.3f} -> {diff.b.nats_N[at]:.3f}  {name}, token {place:,}\n",
         ("         " + shown.before, "dim"),
         (f"«{shown.token}»", f"bold {colour}"),
         (shown.after, "dim"),

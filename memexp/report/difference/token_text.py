@@ -2,15 +2,20 @@
 
 import codecs
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from memexp.errors import UserError
 from memexp.report.difference.token_kinds import UNKNOWN, kinds
-from memexp.report.difference.tokens import Difference
+from memexp.report.difference.tokens import Difference, Read
 from memexp.report.escape import escape
+from memexp.store.folder import Run
+
+if TYPE_CHECKING:
+    from memexp.data.corpus import Corpus
 
 BEFORE, AFTER = 60, 20
 """Characters to show before and after a token, escapes included."""
@@ -30,31 +35,66 @@ class Passage:
     after: str
 
 
-def find_pieces(diff: Difference, root: Path) -> tuple[Pieces, str]:
-    """The pieces of a difference's tokens, and a warning, if any.
+class Found(NamedTuple):
+    """What the corpus of a difference gives.
+
+    Attributes:
+        pieces: of its tokens.
+        warning: what is missing; empty: nothing.
+        diff: the difference; if only answers are scored, with all that was read.
+    """
+
+    pieces: Pieces
+    warning: str
+    diff: Difference
+
+
+def find_text(diff: Difference, root: Path) -> Found:
+    """The pieces of a difference's tokens, and what was read besides the scored tokens.
 
     If the corpus is missing or has changed since, tokens are shown as numbers.
     """
+    from memexp.data.classes import ended_in_classes
+    from memexp.data.corpus import open_corpus, recorded
+
     summary = diff.a.summary
     where = summary.get("corpus")
     if where is None:
-        return numbers, "the score does not say which corpus it read, so tokens are shown as numbers"
+        return Found(numbers, "the score does not say which corpus it read, so tokens are shown as numbers", diff)
     try:
-        from memexp.data.classes import WithClasses
-        from memexp.data.corpus import open_corpus, recorded
-
         corpus = open_corpus(recorded(str(where), root))
-        tokenizer, tokenizer_hash = corpus.tokenizer, corpus.tokenizer_hash
     except UserError as error:
-        return numbers, f"tokens are shown as numbers, because the corpus cannot be opened: {error}"
-    if tokenizer_hash != summary["tokenizer_hash"]:
-        return (
-            numbers,
-            f"tokens are shown as numbers, because the tokenizer of {where} has changed; score again with force=true",
+        return Found(numbers, f"tokens are shown as numbers, because the corpus cannot be opened: {error}", diff)
+    if corpus.tokenizer_hash != summary["tokenizer_hash"]:
+        again = (
+            f"tokens are shown as numbers, because the tokenizer of {where} has changed; score again with force=true"
         )
+        return Found(numbers, again, diff)
     if classes := summary.get("classes"):
-        tokenizer = WithClasses(tokenizer, list(classes))
-    return tokenizer.pieces, ""
+        corpus = ended_in_classes(
+            corpus, list(classes), Run(diff.a.path.parents[1]).config["data"].get("max_document", 0)
+        )
+    if not diff.of_answers:
+        return Found(corpus.tokenizer.pieces, "", diff)
+    if (read := _read(diff, corpus)) is None:
+        lacks = (
+            f"only the answers are shown, because the documents of {where} have changed; score again with force=true"
+        )
+        return Found(corpus.tokenizer.pieces, lacks, diff)
+    return Found(corpus.tokenizer.pieces, "", replace(diff, read=read))
+
+
+def _read(diff: Difference, corpus: "Corpus") -> Read | None:
+    """All tokens of the documents; None if these are not the documents that were scored."""
+    summary, here = diff.a.summary, {document.id: document for document in corpus.split(diff.a.summary["split"])}
+    if any(name not in here for name, _ in diff.a.documents):
+        return None
+    documents = [here[name] for name, _ in diff.a.documents]
+    scored = [document.scored(summary["max_document"]) for document in documents]
+    told = [document.tokens[indices] for document, indices in zip(documents, scored, strict=True)]
+    if not np.array_equal(np.concatenate(told), diff.a.tokens_N):
+        return None
+    return Read.of([np.asarray(document.tokens) for document in documents], scored)
 
 
 def numbers(ids: Sequence[int]) -> list[bytes]:
@@ -63,13 +103,13 @@ def numbers(ids: Sequence[int]) -> list[bytes]:
 
 
 def passage(diff: Difference, index: int, pieces: Pieces) -> Passage:
-    """The scored token `index` and the text around it in its document."""
-    document = int(diff.document_N[index])
-    start = int(diff.a.lengths[:document].sum())
-    end = start + int(diff.a.lengths[document])
+    """The scored token `index` and the text around it in its document, as far as it is known."""
+    known = diff.known
+    start, end = np.searchsorted(known.document_R, diff.document_N[index] + np.arange(2)).tolist()
+    index = int(known.place_N[index])
 
     def characters(first: int, last: int) -> list[str]:
-        raw = b"".join(pieces(diff.a.tokens_N[max(first, start) : min(last, end)].tolist()))
+        raw = b"".join(pieces(known.tokens_R[max(first, start) : min(last, end)].tolist()))
         # A byte that is not part of a whole character is shown as an escape.
         parts = raw.decode("utf-8", errors="surrogateescape")
         return [visible(part.encode("utf-8", errors="surrogateescape")) for part in parts]

@@ -5,6 +5,7 @@ documents, one after another.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,11 +22,59 @@ BIN = 512
 
 
 @dataclass(frozen=True)
+class Read:
+    """The tokens that were read, R of them, of which N are scored; documents one after another.
+
+    Attributes:
+        tokens_R, document_R: the tokens, and the index of each one's document.
+        place_N: which of them are scored, ascending.
+        first: index of a document's first token here, in its document; 1 if that token is not known.
+    """
+
+    tokens_R: np.ndarray
+    document_R: np.ndarray
+    place_N: np.ndarray
+    first: int
+
+    @staticmethod
+    def of(documents: Sequence[np.ndarray], scored: Sequence[np.ndarray]) -> "Read":
+        """Whole documents, of which these tokens are scored."""
+        lengths = np.array([len(document) for document in documents])
+        starts = np.cumsum(lengths) - lengths
+        places = [start + indices for start, indices in zip(starts.tolist(), scored, strict=True)]
+        return Read(np.concatenate(documents), np.repeat(np.arange(len(documents)), lengths), np.concatenate(places), 0)
+
+    @cached_property
+    def index_R(self) -> np.ndarray:
+        """Index of each token in its document."""
+        starts = np.searchsorted(self.document_R, np.arange(self.document_R[-1] + 1))
+        index_R: np.ndarray = np.arange(len(self.tokens_R)) - starts[self.document_R] + self.first
+        return index_R
+
+
+@dataclass(frozen=True)
 class Difference:
-    """Two scores of the same tokens."""
+    """Two scores of the same tokens.
+
+    Attributes:
+        read: what was read, if only answers are scored and the corpus has the rest; None: only the scored tokens are known.
+    """
 
     a: TokenScores
     b: TokenScores
+    read: Read | None = None
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether only answers are scored, so that other tokens stand between and before them."""
+        return "accuracy" in self.a.summary
+
+    @cached_property
+    def known(self) -> Read:
+        """The tokens that are known: those of `read`, or else those that are scored."""
+        if self.read is not None:
+            return self.read
+        return Read(self.a.tokens_N, self.document_N, np.arange(len(self.a.tokens_N)), 1)
 
     @cached_property
     def gain_N(self) -> np.ndarray:

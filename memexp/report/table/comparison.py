@@ -18,6 +18,7 @@ from memexp.report.table.compatibility import Text, refuse_twice, texts_of
 from memexp.report.table.entries import POSITION, Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
 from memexp.store.folder import Run, ScoreName, command_in
 from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
+from memexp.wording import listed
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Comparison:
         texts: the scored texts of each data set.
         finished: every finished run that has the metric, scored or not.
         shown: by a run's name the settings that its rows show.
-        left_out: one line for each run that is left out.
+        left_out: one line for each reason to leave out runs, with these.
         baselines: for each column and `Trained.scale` the row to which the differences of such rows are taken; a row that no other has
             the scale of has no entry.
     """
@@ -184,6 +185,7 @@ def compare(
         )
     known: list[Entry] = []
     corpora: set[str] = set()
+    refused: dict[str, list[str]] = {}
     for run in runs:
         try:
             summary = read_run_summary(run)
@@ -194,14 +196,23 @@ def compare(
             if data and trained.data not in data:
                 continue
             _ = trained.settings, trained.scale  # read now, so that what is wrong with them leaves out this run only
-            of_run = [read_entry(trained, score) for score, _ in trained.scores]
-            if of_run and (lack := of_run[0].lacks(comparison.metric, by)):
-                raise UserError(lack)
+            read = [read_entry(trained, score) for score, _ in trained.scores]
+            lacks = [(entry, entry.lacks(comparison.metric, by)) for entry in read]
+            of_run = [entry for entry, lack in lacks if not lack]
+            if lacks and not of_run:
+                raise UserError(lacks[0][1])
+            for entry, lack in lacks:
+                if lack and entry.asked_for:  # a score that another version made
+                    refused.setdefault(lack, []).append(f"{run.name} {entry.score.path.name}")
         except UserError as error:  # a run that cannot be read does not hide the rest
-            comparison.left_out.append(f"{run.name} is left out: {error}")
+            refused.setdefault(str(error), []).append(run.name)
         else:
             comparison.finished.append(trained)
             known += of_run
+    comparison.left_out = [
+        f"{listed(names, most=3)} {'is' if len(names) == 1 else 'are'} left out: {reason}"
+        for reason, names in refused.items()
+    ]
     for name in data:
         if name not in corpora:
             raise UserError(

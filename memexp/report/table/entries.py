@@ -255,7 +255,10 @@ class Entry:
         if by == POSITION:
             return "" if self.nats_to else "the losses of its tokens are not there, so there are no nats by position"
         if by and by not in (slices := self.summary["slices"]):
-            return f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
+            lack = f"{self.run.data} has no slice {by} (it has: {', '.join(slices) or 'none'})"
+            # every score of a task has a length since there is such a slice
+            older = f"{lack}. Likely cause: an older version scored it; `memexp eval RUN force=true` does it again"
+            return older if by == "length" and slices else lack
         return ""
 
 

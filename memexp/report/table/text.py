@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from memexp.data.tokenizers import WITHOUT_MODEL, name_of_file
 from memexp.report.table.comparison import Comparison
@@ -10,7 +11,7 @@ from memexp.report.table.compatibility import Text
 from memexp.report.table.entries import POSITION, Column, Entry, Row
 from memexp.store.archive import SHORTEST
 from memexp.store.scores import describe, eval_command, never_full
-from memexp.wording import UNKNOWN, compact, number, plural, whole
+from memexp.wording import UNKNOWN, compact, listed, number, plural, whole
 
 _OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
 """Headers of the columns that say what a row is."""
@@ -199,6 +200,12 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
     elif len({tokens for _, tokens in trained}) > 1:
         notes.append(
             "Runs were trained on different numbers of tokens (column tokens), so the architecture is not the only cause of a difference."
+        )
+    if untrained := [run for run in comparison.finished if not run.summary["tokens"] and run.config.get("init_from")]:
+        starts = sorted({Path(str(run.config["init_from"])).name for run in untrained})
+        names = listed([run.name for run in untrained], most=3)
+        notes.append(
+            f"Nothing was trained in {names}, which score{'s' * (len(untrained) == 1)} the weights of {listed(starts, most=3)}."
         )
     if comparison.metric.meaning:
         notes.append(f"{comparison.metric.name}: {comparison.metric.meaning}; higher is better.")

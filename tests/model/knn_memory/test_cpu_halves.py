@@ -78,6 +78,25 @@ def test_queries_whose_scores_are_similar_or_negative_are_given_up() -> None:
     assert search(queries, keys, [(0, 4000)], 8).resolved_HT.tolist() == [[True, False, False, True]]
 
 
+@pytest.mark.parametrize("at_once", [1, 1 << 30])
+def test_a_query_that_is_given_up_in_some_tiles_is_given_up(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pairs in the other tiles alone would look like all that there are."""
+    monkeypatch.setattr(cpu_halves, "SCORES_BYTES", at_once)
+    torch.manual_seed(4)
+    keys = torch.rand(1, 8000, 8)
+    keys[:, :4000, 0] = 1  # similar for the second query
+    keys[:, :4000, 1] *= -1  # negative for the third, but for one
+    keys[:, 10, 1] = 9
+    keys[:, 4000:, 1] = 3 * torch.randn(4000)
+    queries = torch.zeros(1, 3, 8)
+    queries[0, 0] = torch.tensor([1.0, 0.1, 1, 1, 1, 1, 1, 1])
+    queries[0, 1, 0] = queries[0, 2, 1] = 1
+    found = search(queries, keys, [(0, 8000)], 8)
+    scores = queries @ keys.mT
+    assert found.resolved_HT.tolist() == [[True, False, at_once > 1]]
+    torch.testing.assert_close(found.scores_HTk[found.resolved_HT], scores.topk(8).values[found.resolved_HT])
+
+
 def test_memory_for_scores_serves_again() -> None:
     memory = Scores()
     first, again = memory.of(4, 20, 1024), memory.of(2, 10, 1024)

@@ -118,6 +118,11 @@ def test_the_memory_of_another_document_is_found_beside(fakes: Any) -> None:
     found = difference(a, b)
     remarks = notes(found, break_down(found, kind_N, find_foreign(b)))
     assert [one.command.split()[-1] for one in remarks] == ["memory=foreign", "retrieved=4"]
+    other = fakes.score(fakes.run("rmt", arch="rmt", mem=8), 2.0, memory_slots=8)
+    without_pairs = difference(a, load_scores("rmt", other))
+    assert [one.command.split()[-1] for one in notes(without_pairs, break_down(without_pairs, kind_N, None))] == [
+        "memory=foreign"
+    ]
     fakes.score(run, 2.75, memory="foreign")
     told = break_down(found, kind_N, find_foreign(b))
     assert told.foreign == 0.25

@@ -10,7 +10,7 @@ from memexp.config.groups import Scored
 from memexp.report.difference.breakdown import break_down
 from memexp.report.difference.files import summary
 from memexp.report.difference.page import page
-from memexp.report.difference.token_text import find_pieces, word
+from memexp.report.difference.token_text import find_text, word
 from memexp.report.difference.tokens import difference
 from memexp.store.folder import RETRIEVED
 from memexp.store.scores import find_score, load_scores
@@ -39,7 +39,7 @@ def path(fakes: Any, words: dict[int, bytes]) -> Path:
     places[15] = [(3, 0.25), (12, 0.125)]  # the token before, 14, read tokens 11 and 2, which 12 and 3 follow
     np.save(score.path / "retrieved.npy", places)
     found = difference(*(load_scores(*find_score(fakes.root, name, Scored())) for name in "ab"))
-    pieces, _ = find_pieces(found, fakes.root)
+    pieces, _, _ = find_text(found, fakes.root)
     wording = word(found, pieces)
     breakdown = break_down(found, wording.kind_N, None)
     path = Path(fakes.root / "index.html")

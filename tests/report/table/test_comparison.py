@@ -288,6 +288,26 @@ def test_what_no_run_has_is_refused(answered: Any, options: Any, words: tuple[st
     refused(answered, *words, **options)
 
 
+def test_a_reason_to_leave_out_runs_is_said_once(answered: Any) -> None:
+    for seed in range(5):
+        older = answered.run(f"older-s{seed}", data="rewrite", seed=seed)
+        answered.score(older, 1.0, name="1000x0", accuracy=0.5, exact_match=0.5, slices={"pairs": {}})
+    lines = compared_runs(answered, "exact_match", by="length").left_out
+    assert len(lines) == 2
+    [line] = [line for line in lines if "rewrite" in line]
+    assert says("older-s0, older-s1, older-s2 and 2 more are left out", "no slice length", "force=true")(line)
+
+
+def test_a_score_without_the_slice_does_not_hide_the_others_of_its_run(answered: Any) -> None:
+    run = next(run for run in all_runs(answered.root) if run.name == "xl-s0")
+    answered.score(run, 1.0, name="1000x0", memory="foreign", accuracy=0.5, exact_match=0.5, slices={"pairs": {}})
+    comparison = compared_runs(answered, "exact_match", by="length")
+    assert [row.label for row in comparison.rows] == ["vanilla-64-0-0", "xl-64-64-0"]
+    assert cell(comparison, "xl-64-64-0", Column("copy", "length", "24"))
+    [line] = [line for line in comparison.left_out if "copy" in line]
+    assert says("xl-s0 test-1000x0-64-foreign is left out", "no slice length")(line)
+
+
 def test_text_alone_has_no_accuracy(compared: Any) -> None:
     refused(compared, "no run is left", "code has no answers", "no exact match", metric="exact_match")
 
