@@ -251,7 +251,7 @@ def suggestion(meant: list[Meant], known: str = "") -> str:
     if meant[0].why:
         return f"; {meant[0].why}"
     # of several words, all are to be typed
-    words = (row.here if " " in row.here else row.here.removeprefix(known) for row in meant)
+    words = (row.here if " " in row.here.removeprefix(known) else row.here.removeprefix(known) for row in meant)
     return f"; did you mean {' or '.join(words)}?"
 
 
