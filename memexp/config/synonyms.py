@@ -52,7 +52,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("segment", "context context_length context_size context_len context_window ctx ctx_len n_ctx seq_len seq_length sequence_length seqlen block_size max_length max_len max_seq_len max_seq_length max_position_embeddings n_positions tgt_len segment_length segment_len segment_size", ""),
     ("bptt_segments", "bptt bptt_depth bptt_steps k2 bptt_horizon", ""),
     ("seed", "random_seed rng_seed manual_seed rng seeds", ""),
-    ("hardware", "device gpu gpu_type gpu_name accelerator card chip", ""),
+    ("hardware", "gpu gpu_type gpu_name accelerator card chip", ""),
     ("checkpoint_every", "save_every save_steps save_interval save_freq checkpoint_steps checkpoint_interval checkpoint_freq ckpt_every ckpt_interval", ""),
     ("log_every", "logging_steps log_interval log_steps log_freq print_every print_freq", ""),
     ("validate_every", "eval_every eval_interval eval_steps eval_freq val_every val_interval val_check_interval evaluation_steps", ""),
