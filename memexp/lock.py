@@ -161,9 +161,20 @@ def _holder(path: Path, *, by_file: bool) -> str:
         words = []  # the lock was released just now
     process = f"process {words[0]}" if words else "another process"
     if not by_file:
-        return process
+        # until the holder has written its own number, the file has that of the one before, which may be gone
+        return process if words and _lives(words[0]) else "another process"
     machine = f" on {words[1]}" if len(words) > 1 else ""
     return f"{process}{machine} (if that process no longer runs, remove {path})"
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _unusable(path: Path, error: OSError) -> UserError:

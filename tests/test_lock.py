@@ -113,6 +113,24 @@ def test_a_lock_of_another_machine_without_locks_names_it_and_the_file(
         pass
 
 
+@pytest.mark.parametrize("left", ["", "no number", "0" * 30 + "1" * 30, None])
+def test_a_process_that_is_gone_is_not_waited_for_by_name(left: str | None, tmp_path: Path) -> None:
+    """The file has the number of the process before until the one that holds it has written its own."""
+    path = tmp_path / "lock"
+    if left is None:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        left = str(gone.pid)
+    path.write_text(left)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"^another process$"), hold(path, busy=refuse):
+            raise AssertionError("two hold it")
+        path.write_text(str(os.getpid()))
+        with pytest.raises(UserError, match=rf"^process {os.getpid()}$"), hold(path, busy=refuse):
+            raise AssertionError("two hold it")
+
+
 def test_looking_never_keeps_a_process_from_its_lock(tmp_path: Path) -> None:
     path, done = tmp_path / "lock", threading.Event()
     path.touch()
