@@ -237,7 +237,11 @@ class PlanConfig(OfAnExperiment):
         "the devices share out the weights as well, as train shard_weights=true does",
     )
     jobs: int = setting(
-        1, "runs at the same time, each on devices of its own, as train -m jobs=N does", unit="runs", low=1
+        1,
+        "runs at the same time, each on devices of its own, as train -m jobs=N does",
+        unit="runs",
+        low=1,
+        high=MOST_JOBS,
     )
     utilisation: float = setting(0.4, "fraction of the hardware's peak FLOP/s that is reached", low=0.01, high=1.0)
 

@@ -60,10 +60,10 @@ def check(case: tuple[str, ...], seen: Walk) -> None:
     waits = waits_of(seen.step)
     assert waits.pop("memexp/train/loop.py") == 1
     assert not {file: count for file, count in waits.items() if count > allowed.get(file, 0)}
-    # each of a few scorings reads two strides, and then all gauges
+    # each of a few scorings waits once a stride, and then for all gauges
     for part, scorings in ((seen.score, 3), (seen.inspect, 1)):
         assert waits_of(part).keys() <= {"memexp/train/batch.py", "memexp/model/watching.py", *allowed}
-        assert waits_of(part)["memexp/train/batch.py"] <= 2 * scorings
+        assert waits_of(part)["memexp/train/batch.py"] <= seen.strides * scorings
         assert waits_of(part)["memexp/model/watching.py"] <= scorings
     for part in (seen.step, seen.score, seen.inspect, seen.generate):
         assert not {line for line in part.pageable if not tried_once(line)}

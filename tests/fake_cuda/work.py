@@ -44,6 +44,8 @@ class Walk(NamedTuple):
     resume: Seen
     score: Seen
     """Of scoring with every memory but the document's own, if it is inspected instead."""
+    strides: int
+    """That each scoring reads."""
     inspect: Seen
     generate: Seen
     same_form: bool
@@ -116,7 +118,7 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         of_others = ("off", "foreign") if model.memory_slots else ()
         for memory in of_others if retrieves else ("on", *of_others):
             score_documents(model, texts, lanes=2, max_document=0, memory=memory, arithmetic=Arithmetic(half))
-        score = watch.end()
+        score, strides = watch.end(), -(-(len(texts[0].tokens) - 1) // model.stride)
         watch.begin()
         if retrieves:
             score_documents(model, texts, lanes=2, max_document=0, retrieved=3, arithmetic=Arithmetic(half))
@@ -125,7 +127,7 @@ def walk(*overrides: str, triton: bool = True) -> Walk:
         prompt = np.arange(config.segment - 2) % VOCABULARY
         for _ in generate(model, prompt, tokens=4, lanes=2, sampling=Sampling(), seed=0, arithmetic=Arithmetic(half)):
             pass
-        return Walk(step, save, resume, score, inspect, watch.end(), same, state_on, gauges_on)
+        return Walk(step, save, resume, score, strides, inspect, watch.end(), same, state_on, gauges_on)
 
 
 def open_on_gpu(*overrides: str) -> None:
