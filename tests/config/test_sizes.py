@@ -33,6 +33,7 @@ def built(*overrides: str, vocabulary: int) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("size", [size for size in choices_of("size") if size != PRESET])
 def test_the_model_has_what_the_formula_says(size: str) -> None:
     assert built(f"size={size}", vocabulary=32_000) == parameters(configure(f"size={size}").size, 32_000)

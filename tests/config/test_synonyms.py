@@ -45,6 +45,7 @@ def test_every_target_exists(row: Meant) -> None:
     assert row.here or row.why
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("here", sorted({row.here for row in ROWS if row.here.startswith("arch=")}))
 def test_an_architecture_with_options_composes(here: str) -> None:
     assert configure(*here.split()).arch.name == here.split()[0].removeprefix("arch=")
