@@ -68,6 +68,7 @@ NETWORK = [
 """The same without the embedding."""
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize(
     ("size", "settings", "entries", "published", "off", "source"), WHOLE, ids=lambda value: str(value)
 )
@@ -77,6 +78,7 @@ def test_parameters_are_as_published(
     assert built(f"size={size}", *settings, vocabulary=entries) == pytest.approx(published, rel=off)
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize(("size", "settings", "published", "off", "source"), NETWORK)
 def test_parameters_besides_the_embedding_are_as_published(
     size: str, settings: tuple[str, ...], published: float, off: float, source: str

@@ -139,6 +139,7 @@ def called(noise: tuple[float, float, float], effect: float) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.hard
 @pytest.mark.parametrize("noise", NOISE)
 def test_what_is_no_difference_is_seldom_called_one(noise: str) -> None:
     assert 0 < called(NOISE[noise], 0.0) <= 0.08
