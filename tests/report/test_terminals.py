@@ -36,7 +36,7 @@ QUICK = [
     ["nobody"],
 ]
 SLOW = [
-    *([command, "--help"] for command in COMMANDS), ["help", "train"], ["table", "metric=nats"], ["plan", "memorizing/table4"],
+    *([command, "--help"] for command in COMMANDS), ["help", "train"], ["table", "metric=nats"], ["plan", "memorizing/table16"],
     ["plan", "blockrecurrent/table1", "scale=small"], ["train", "--dry-run"], ["bench", "--plan"], ["report"],
     ["train", "-m", "seed=0,1", "arch=knn,vanilla", "mem=0,8", "--dry-run"], ["reproduce", "memorizing/table4", "data=code", "--dry-run"],
 ]  # fmt: skip
