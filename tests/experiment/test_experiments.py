@@ -101,7 +101,9 @@ def test_the_papers_optimizer(name: str) -> None:
 @pytest.mark.parametrize(
     "scale", [pytest.param(scale, marks=pytest.mark.hard if scale == "paper" else []) for scale in SCALES]
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name.startswith("memorizing") else pytest.mark.hard) for name in NAMES]
+)
 def test_every_row_composes(name: str, scale: str) -> None:
     rows = composed(name, scale)
     if not rows:

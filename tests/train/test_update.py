@@ -212,8 +212,8 @@ def test_memory_fill_is_the_largest_of_all_segments(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     "arch",
     [
-        "rmt mem=3 arch.past_memories=2", "rmt_xl mem=3", "knn mem=20 arch.neighbours=4", "infini", "armt mem=3", "delta mem=3 arch.window=5",
-        pytest.param("titans mem=3", marks=pytest.mark.hard), pytest.param("thought mem=3", marks=pytest.mark.hard),
+        "rmt mem=3 arch.past_memories=2", "rmt_xl mem=3", "knn mem=20 arch.neighbours=4", "delta mem=3 arch.window=5",
+        *(pytest.param(each, marks=pytest.mark.hard) for each in ("infini", "armt mem=3", "thought mem=3", "titans mem=3")),
         "knn mem=20 arch.neighbours=4 arch.combine=joint arch.negatives=2 bptt_segments=1", "knn_routed mem=20 arch.neighbours=4",
         "block mem=3 arch.window=4 arch.state_dropout=0.3 arch.cache_dropout=0.3", "compressive mem=6", "xl_enhanced mem=5",
         "block_knn mem=3 arch.window=4 arch.pairs=20 arch.neighbours=4 arch.write=leaving",
