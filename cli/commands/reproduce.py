@@ -66,6 +66,8 @@ def run(config: ReproduceConfig) -> None:
         failed, interrupted = work.failed, _reproduce(work, screen, until)
     if interrupted and time.monotonic() < until:
         raise Stopped(interrupted)
+    if interrupted:
+        screen.print(f"the budget of {config.budget} is used up; {same_command()} goes on from here", highlight=False)
     if failed:
         if all(job.exit_code == USER_ERROR for job in failed):
             raise UserError(f"{plural(len(failed), 'job')} failed; {same_command()} skips the finished jobs")

@@ -132,7 +132,8 @@ class TableConfig(Command):
     )
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
     corpora: list[str] = setting(
-        [], "only the runs, or the columns of an experiment, of these corpora, NAME,NAME; empty: all"
+        [],
+        "only the runs, or the columns of an experiment, of these corpora, NAME,NAME; of an experiment also columns by their names; empty: all",
     )
     checkpoint: str | None = setting(None, OTHER_CHECKPOINT, unit="path")
     tag: str | None = setting(None, "only runs with this tag")
@@ -179,7 +180,7 @@ class OfAnExperiment(Command):
 
     table: str = setting(UNSET, "the name of an experiment, such as memorizing/table4", unit="experiment")
     scale: str = setting("small", "scale of the experiment: the paper's, or one for two CPU cores", choices=SCALES)
-    corpora: list[str] = setting([], "only the columns of these corpora, NAME,NAME; empty: all")
+    corpora: list[str] = setting([], "only the columns of these corpora or of these names, NAME,NAME; empty: all")
     checkpoint: str | None = setting(None, OTHER_CHECKPOINT, unit="path")
 
 

@@ -119,7 +119,11 @@ class Part:
         empty=True,
     )
     join: int = setting(
-        0, "consecutive texts are joined until they have this length; 0: each stays as it is", unit="bytes", low=0
+        0,
+        "consecutive texts of a group, or of the part if it has no groups, are joined until they have this length; 0: each "
+        "stays as it is",
+        unit="bytes",
+        low=0,
     )
     version: str | None = setting(None, "with client=pip")
     sha256: str | None = setting(None, "of the archive, with client=pip")

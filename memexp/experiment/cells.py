@@ -96,7 +96,8 @@ def chosen_columns(experiment: Experiment, scale: str, data: Sequence[str]) -> l
     for word in data:
         if not any(word in pair for pair in names.values()):
             known = list(dict.fromkeys(name for _, name in names.values()))
-            raise UserError(f"data is {word!r}; expected one of {', '.join(known)}{did_you_mean(word, known)}")
+            close = did_you_mean(word, [*known, *names])
+            raise UserError(f"data is {word!r}; expected one of {', '.join(known)}, or the name of a column{close}")
     return [label for label, pair in names.items() if not data or set(pair) & set(data)]
 
 

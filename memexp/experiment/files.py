@@ -19,7 +19,8 @@ def path_of(table: PaperTable, folder: Path, data: Sequence[str]) -> Path:
     """
     experiment = table.experiment
     other = [] if experiment.own_checkpoint else [experiment.checkpoint_name]
-    return folder / "-".join([table.scale, *other, *data])
+    words = [word.replace("/", "-") for word in data]  # a column may have any name
+    return folder / "-".join([table.scale, *other, *words])
 
 
 def show_filled(filled: Reproduction, path: Path | None) -> None:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from memexp.errors import UserError
-from memexp.experiment.command_lines import eval_words, reproduce_words, train_words
+from memexp.experiment.cells import chosen_columns
+from memexp.experiment.command_lines import data_word, eval_words, reproduce_words, train_words
 from memexp.experiment.definition import Experiment
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
@@ -14,7 +15,7 @@ from memexp.report.metrics import PER_TOKEN
 from memexp.report.table.compatibility import refuse_unlike
 from memexp.report.table.entries import POSITION, Entry, Trained, read_entry
 from memexp.store.archive import CopiedScore
-from memexp.store.folder import Run, Score
+from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.scores import progress_of, read_run_summary
 from memexp.wording import plural
 
@@ -136,20 +137,37 @@ def _left_out(copies: Sequence[Entry], column: str) -> list[str]:
 
 
 def _missing(table: PaperTable, cells: Cells, library: Library) -> list[tuple[str, str]]:
-    """Each empty cell and the command that fills it; a column without any score is listed as a whole."""
+    """Each empty cell and the command that fills it; columns without any score are listed as a whole, and so are further seeds."""
     if table.experiment.needs is not None:  # it cannot be run
         return []
-    name, missing = table.experiment.name, []
-    for column, data in table.data.items():
-        of_column = {row: cell for (row, label), cell in table.places.items() if label == column}
-        if not any((row, column) in cells for row in of_column):
-            missing.append(
-                (f"all of {column}", " ".join(["memexp", *reproduce_words(table.experiment, table.scale, data)]))
-            )
-            continue
-        missing += [_filling(cell, library, name) for row, cell in of_column.items() if (row, column) not in cells]
-    first = {command: what for what, command in reversed(missing)}  # several columns may show parts of one score
+    experiment, missing = table.experiment, []
+    for columns in _with_the_same_scores(table):
+        cell_of = {row: cell for (row, label), cell in table.places.items() if label == columns[0]}
+        filled = {row for row, column in cells if column in columns}
+        if filled:
+            missing += [_filling(cell, library, experiment.name) for row, cell in cell_of.items() if row not in filled]
+        else:
+            words = reproduce_words(experiment, table.scale, data_word(columns, table.data))
+            named = columns[0] if len(columns) == 1 else ", ".join(f'"{column}"' for column in columns)
+            missing.append((f"all of {named}", " ".join(["memexp", *words])))
+    there = {(*place, entry.run.seed) for place, entries in cells.items() for entry in entries}
+    asked = {(cell.cell.row, cell.cell.column, cell.cell.seed) for cell in table.cells}
+    if behind := {(row, column) for row, column, _ in asked - there if (row, column) in cells}:
+        chosen = chosen_columns(experiment, table.scale, ())
+        words = [] if chosen == list(table.data) else [data_word([column], table.data) for column in table.data]
+        words = reproduce_words(experiment, table.scale, *dict.fromkeys(words))
+        missing.append((f"further seeds of {plural(len(behind), 'cell')}", " ".join(["memexp", *words])))
+    first = {command: what for what, command in reversed(missing)}  # several rows may show parts of one score
     return [(what, command) for what, command in missing if first[command] == what]
+
+
+def _with_the_same_scores(table: PaperTable) -> list[list[str]]:
+    """The columns, together where they show parts of the same scores."""
+    together: dict[tuple[tuple[str, str, ScoreName], ...], list[str]] = {}
+    for column in table.data:
+        scores = tuple((row, cell.result, cell.score) for (row, label), cell in table.places.items() if label == column)
+        together.setdefault(scores, []).append(column)
+    return list(together.values())
 
 
 def _filling(empty: Wanted, library: Library, tag: str) -> tuple[str, str]:

@@ -27,6 +27,11 @@ from memexp.wording import clock, plural
 MOST_AT_ONCE = 10_000
 """Jobs of this command in Slurm's queue; Slurm decides how many of them run."""
 
+ELSEWHERE = "elsewhere"
+"""The state of a job whose run another process trains, such as the same command in another terminal."""
+
+ENDED = ("done", "failed", ELSEWHERE)
+
 
 @dataclass
 class Work:
@@ -167,14 +172,27 @@ class Work:
     def _train_words(self, cell: Wanted) -> list[str]:
         return train_words(cell, self.library, tag=self.table.experiment.name)
 
+    def _taken(self, job: JobProcess) -> bool:
+        """Whether another process trains the run of a job, which it began after the job was chosen."""
+        results = {result for result, training in self._training.items() if training is job}
+        self.library.forget()
+        return any(
+            (begun := self.library.unfinished(cell)) and begun.state == "running"
+            for cell in self.cells
+            if cell.result in results
+        )
+
     def watched(self, jobs: list[JobProcess], show: Callable[[], None], console: Console) -> Callable[[], None]:
         """`show`, extended: when a job ends, make its light copy, add the jobs that waited, and print the time left."""
         began, ended = time.monotonic(), set[Path]()
 
         def look() -> None:
+            for job in jobs:
+                if job.state == "failed" and job.log not in ended and self._taken(job):
+                    job.state = ELSEWHERE
             show()
             for job in list(jobs):
-                if job.log in ended or job.state not in ("done", "failed"):
+                if job.log in ended or job.state not in ENDED:
                     continue
                 ended.add(job.log)
                 self.failed += [job] if job.state == "failed" else []
@@ -200,6 +218,6 @@ def _label(cell: Wanted) -> str:
 
 def _left(jobs: list[JobProcess], began: float) -> str:
     """The time that the remaining jobs will take at the speed so far."""
-    parts = [1.0 if job.state in ("done", "failed") else job.latest.get("step", 0) / max(1, job.steps) for job in jobs]
+    parts = [1.0 if job.state in ENDED else job.latest.get("step", 0) / max(1, job.steps) for job in jobs]
     done = sum(parts)
     return f", about {clock((time.monotonic() - began) * (len(jobs) - done) / done)} left" if done < len(jobs) else ""

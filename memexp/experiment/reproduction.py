@@ -235,11 +235,16 @@ class Reproduction:
         return agreement({row: (number.value, number.std) for row, number in numbers.items()}, gaps, self.rows)
 
     def close(self, column: str) -> dict[str, int]:
-        """The next seed of each row in a pair that differs in the paper and not in our runs.
+        """The next seed of each row in a pair that differs in the paper and not in our runs, and that more seeds may decide.
 
         Only rows that have exactly the experiment's seeds get a seed, so that no row gets a second extra seed.
         """
-        rows = {row for pair in self.agreement(column).close for row in pair}
+        gaps = {pair: self.gap(*pair, column) for pair in self.agreement(column).close}
+        # without a known spread over seeds, another seed is the only way to know it
+        pairs = [
+            pair for pair, gap in gaps.items() if gap is None or not gap.seeds or gap.seeds_to_decide() is not None
+        ]
+        rows = {row for pair in pairs for row in pair}
         asked = set(self.experiment.seeds)
         seeds = {row: {entry.run.seed for entry in self.cells[row, column]} for row in self.rows if row in rows}
         return {row: max(asked) + 1 for row, of_row in seeds.items() if of_row == asked}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from memexp.experiment.command_lines import reproduce_words
+from memexp.experiment.command_lines import data_word, reproduce_words
 from memexp.experiment.reproduction import Reproduction
 from memexp.report.chart import Point
 from memexp.report.metrics import Metric
@@ -146,24 +146,20 @@ def panels(table: Reproduction) -> list[Panel]:
 
 
 def _against_steps(table: Reproduction) -> list[Panel]:
-    """A plot of each column in which rows of one series have other numbers of steps."""
-    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    """A plot of each column in which rows of one series have other numbers of steps, and of columns in which one row has."""
+    lines: dict[tuple[str, str], dict[str, list[tuple[int, float]]]] = {}
     for row, definition in table.experiment.rows.items():
-        for column in table.columns if definition.series is not None else ():
-            spread = table.spread(row, column)
-            if spread is not None:
-                steps = int(table.cells[row, column][0].run.summary["steps"])
-                series = lines.setdefault(column, {}).setdefault(str(definition.series), [])
-                series.append((steps, spread.mean))
+        for column, data in table.data.items():
+            spread, series = table.spread(row, column), definition.series
+            if spread is None or (series is None and table.experiment.columns[column].slice_at(table.scale)):
+                continue
+            steps = int(table.cells[row, column][0].run.summary["steps"])
+            panel = data if series is None else _named(column, data), table.experiment.metric_of(column).name
+            lines.setdefault(panel, {}).setdefault(series or row, []).append((steps, spread.mean))
     return [
-        Panel(
-            _named(column, table.data[column]),
-            "steps of training",
-            table.experiment.metric_of(column).name,
-            [(label, sorted(points)) for label, points in of_column.items()],
-        )
-        for column, of_column in lines.items()
-        if any(len(points) > 1 for points in of_column.values())
+        Panel(title, "steps of training", metric, [(line, sorted(points)) for line, points in of_panel.items()])
+        for (title, metric), of_panel in lines.items()
+        if any(len({steps for steps, _ in points}) > 1 for points in of_panel.values())
     ]
 
 
@@ -350,7 +346,9 @@ def _trends(table: Reproduction) -> list[str]:
         notes.append(f"All columns that were run: {_trend(table.whole_agreement)}.")
     for column in parts:
         if close := table.close(column):
-            words = " ".join(["memexp", *reproduce_words(table.experiment, table.scale, table.data[column])])
+            words = " ".join(
+                ["memexp", *reproduce_words(table.experiment, table.scale, data_word([column], table.data))]
+            )
             notes.append(
                 f"{column}: {words} close=true trains one more seed of {plural(len(close), 'row')} in undecided pairs."
             )

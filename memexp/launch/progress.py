@@ -17,7 +17,14 @@ from memexp.wording import clock
 LINE_SECONDS = 30.0
 """Time between two progress lines of a job without a terminal."""
 
-STYLES = {"failed": "red", "stopped": "yellow", "done": "green", "waiting": "dim", "queued": "dim"}
+STYLES = {
+    "failed": "red",
+    "stopped": "yellow",
+    "elsewhere": "yellow",
+    "done": "green",
+    "waiting": "dim",
+    "queued": "dim",
+}
 
 
 @contextmanager

@@ -102,12 +102,12 @@ class Gap:
     def seeds_to_decide(self, *, documents: float = 1.0) -> int | None:
         """The smallest number of seeds that decides it with probability `POWER`, if difference and spreads are as measured.
 
-        None if that is more than `MOST_SEEDS`, or if the spread over seeds is not known.
+        None if that is more than `MOST_SEEDS`, if there is no difference, or if the spread over seeds is not known.
 
         Args:
             documents: how many times as many documents are scored as now.
         """
-        if self.spread is None:
+        if self.spread is None or self.mean == 0:
             return None
         of_documents = self.over_documents / documents**0.5
         for count in range(self.runs, MOST_SEEDS + 1):

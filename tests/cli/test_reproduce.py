@@ -1,5 +1,6 @@
 """`memexp reproduce`: what is done is left alone, what is missing is done in waves, and the table comes last."""
 
+import io
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from memexp.cli.commands import reproduce
 from memexp.cli.main import main
@@ -24,6 +26,7 @@ from memexp.experiment.paper_table import open_table
 from memexp.experiment.published import Number, Published
 from memexp.launch.processes import JobProcess, run_jobs
 from memexp.launch.slurm import SlurmJob
+from memexp.report.statistics import Gap
 from memexp.store.archive import light_copies
 
 from ..messages import says
@@ -240,8 +243,11 @@ def test_close_rows_get_one_more_seed_and_no_second_one(
     code, out, done = call("reproduce", "tiny/table1")
     assert code == 0
     assert "seed 2" not in done
+    assert "trains one more seed" not in out  # they are so alike that no number of seeds tells them apart
+    assert "one more seed of 0 cells" in call(*dry)[1]
+    monkeypatch.setattr(Gap, "seeds_to_decide", lambda self, **_: 3)
     words = "memexp reproduce tiny/table1 scale=small data=tiny close=true"
-    assert f"Letters: {words} trains one more seed of 2 rows in undecided pairs." in out
+    assert f"Letters: {words} trains one more seed of 2 rows in undecided pairs." in call("table", "tiny/table1")[1]
     code, out, done = call(*dry)
     assert code == 0
     assert done == ""
@@ -287,6 +293,31 @@ def test_cells_take_devices_here_or_on_a_cluster(call: Call, here: Path, monkeyp
     assert job.command[-3:] == ["devices=1", "nodes=2", f"root={here}"]
     assert not any(word.startswith(("threads=", "launcher=", "slurm.")) for word in job.command)
     assert job.log.parent.parent == here / "results" / "slurm"
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_run_that_another_process_began_in_the_meantime(
+    others: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command in two terminals: the job that comes second ends, and nothing has failed."""
+    work = queue.Work(
+        open_table("tiny/table1", scale="small"), Library(here), ReproduceConfig(table="tiny/table1", root=str(here))
+    )
+    [job] = work.ready()
+    job.state = "failed"
+    begun = type("Begun", (), {"state": "running"})()
+    monkeypatch.setattr(Library, "unfinished", lambda self, cell: begun if others else None)
+    shown = list[str]()
+    work.watched([job], lambda: shown.append(job.state), Console(file=io.StringIO()))()
+    assert shown == ["elsewhere" if others else "failed"]
+    assert work.failed == ([] if others else [job])
+
+
+def test_the_end_of_a_budget_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "run_jobs", lambda ready, **_: signal.SIGTERM)
+    code, out, _ = call("reproduce", "tiny/table1", "budget=0.001s")
+    assert code == 0
+    assert says("the budget of 0.001s is used up", "`memexp reproduce tiny/table1", "goes on")(out.splitlines()[-1])
 
 
 def test_a_run_that_a_job_trains_is_watched_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,19 +322,35 @@ def test_the_copies_in_the_repository_fill_their_cells(name: str, only_committed
     assert (done, library.left_out) == (DONE[name], [])
 
 
+def words_of(path: Path) -> list[str]:
+    """The words of `memexp table` that wrote an experiment's table; its file is named after the columns' data."""
+    name, parts = path.parent.relative_to(CHECKOUT / "results"), path.stem.split("-")[1:]
+    known, data = (
+        {column.small.get("data.name", column.small.get("data")) for column in load(str(name)).columns.values()},
+        [],
+    )
+    while parts:
+        count = next(many for many in range(len(parts), 0, -1) if "-".join(parts[:many]) in known)
+        data, parts = [*data, "-".join(parts[:count])], parts[count:]
+    return [str(name), *([f"data={','.join(data)}"] if data else [])]
+
+
 TABLES = {
-    "delta/mqar/small": ["delta/mqar"],
-    "armt/rewrite/small": ["armt/rewrite"],
     "demo/demo": ["eval.documents=8"],
     "recurrence/from-xl": ["eval.documents=8"],  # of runs that started from others
     "tasks/long": ["metric=accuracy", "by=length"],  # the same of answers
-    "memorizing/table4/small-code": ["memorizing/table4", "data=code"],
-    "rmt/equations/small": ["rmt/equations"],
+} | {
+    str(path.relative_to(CHECKOUT / "results").with_suffix("")): words_of(path)
+    for path in sorted((CHECKOUT / "results").glob("*/*/small*.md"))
+    if path.parent.parent.name != "checkpoints"  # whose weights are not here
 }
 """Words of `memexp table` that made a table, but for the runs where it is of runs."""
+QUICK = ("demo/demo", "recurrence/from-xl", "tasks/long", "rmt/equations/small")
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.hard) for name in TABLES]
+)
 def test_the_tables_in_the_repository_are_those_of_their_copies(
     name: str, only_committed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from memexp.cli.arguments import parse
 from memexp.config import revisions
+from memexp.config.compose import compose
 from memexp.config.revisions import Revision
 from memexp.errors import UserError
 from memexp.experiment import library as matching
-from memexp.experiment.cells import cells, data_of
-from memexp.experiment.definition import Before, Experiment
+from memexp.experiment.cells import cells, chosen_columns, data_of
+from memexp.experiment.definition import Before, Column, Experiment
+from memexp.experiment.files import path_of
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import PaperTable
@@ -162,7 +166,7 @@ def test_an_order_against_the_papers_is_named(filled: Table) -> None:
 
 def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: Make, tmp_path: Path) -> None:
     missing = dict(filled().missing)
-    assert set(missing) == {"tested on Letters", "all of Poems"}
+    assert set(missing) == {"tested on Letters", "all of Poems", "further seeds of 1 cell"}
     assert missing["all of Poems"] == "memexp reproduce tiny/table1 scale=small data=stdlib"
     run = "knn-tiny-mem64-s0-12345678"
     assert missing["tested on Letters"] == (
@@ -172,6 +176,30 @@ def test_what_fills_a_missing_cell(filled: Table, experiment: Experiment, make: 
     words = dict(filled().missing)["tested on Letters"]
     assert words.startswith("memexp train precision=fp32 size=tiny")
     assert words.endswith("then memexp eval RUN" + words.split("RUN")[-1])
+
+
+def test_columns_that_share_data_are_named_each(experiment: Experiment, make: Make, table: Table) -> None:
+    """By its data, a column could not be told from the others, and the command would train all of them."""
+    experiment.columns["Letters, longer / twice"] = Column(small={"data": "tiny", "steps": 10})
+    experiment.columns["Letters, a part"] = Column(
+        small={"data": "tiny", "steps": 10}, slice="length=3", metric="accuracy"
+    )
+    missing = dict(table().missing)
+    assert list(missing) == ["all of Letters", "all of Poems", 'all of "Letters, longer / twice", "Letters, a part"']
+    assert missing["all of Letters"] == "memexp reproduce tiny/table1 scale=small data=Letters"
+    word = shlex.split(missing['all of "Letters, longer / twice", "Letters, a part"'])[-1]
+    asked = compose("reproduce", parse("reproduce", ["tiny/table1", "scale=small", word]).overrides).corpora
+    assert chosen_columns(experiment, "small", asked) == ["Letters, longer / twice"]
+    opened = PaperTable(experiment, "small", {}, [], Published())
+    assert path_of(opened, Path("results"), asked) == Path("results/small-Letters, longer - twice")
+
+
+def test_further_seeds_are_missing_too(table: Table, make: Make, experiment: Experiment) -> None:
+    """A cell that has one seed is no longer empty, and still not done."""
+    for cell in wanted(cells(experiment, "small")):
+        if cell.cell.trains and cell.cell.seed == 0:
+            make(cell)
+    assert dict(table().missing)["further seeds of 4 cells"] == "memexp reproduce tiny/table1 scale=small"
 
 
 def test_an_unfinished_run_says_how_far_it_is(experiment: Experiment, make: Make, table: Table) -> None:

@@ -86,6 +86,9 @@ def test_more_documents_need_fewer_seeds_and_what_cannot_be_decided_says_so() ->
         gap(a, b).mean - gap(a, b).low if found.mean > 0 else gap(a, b).high - gap(a, b).mean
     )
     assert gap(a, b).seeds_to_decide() is None  # nothing is known of seeds
+    assert (
+        gap(a, a, SeedSpread(0.0, 3)).seeds_to_decide() is None
+    )  # no number of seeds finds a difference between equals
     assert Gap(1e-4, -1, 1, True, True, True, 0.0, SeedSpread(0.08, 12), 2).seeds_to_decide() is None
     assert Gap(9.0, 8, 10, True, True, True, 0.1, SeedSpread(0.08, 12), 2).seeds_to_decide() == 2
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,24 @@ def _read(package: str, part: Part, archive: Path) -> Iterator[Document]:
             "cause: another version, which has them elsewhere"
         )
     try:
-        for name, text in _joined(FORMATS[part.format](files), part.join):
-            id = f"{package}/{name.removeprefix(f'{part.folder}/')}"
-            found = re.search(part.group, id) if part.group else None
-            yield Document(id, found[0] if found else id, text)
+        texts = (
+            (f"{package}/{name.removeprefix(f'{part.folder}/')}", text) for name, text in FORMATS[part.format](files)
+        )
+        if not part.group:
+            yield from (Document(id, id, text) for id, text in _joined(texts, part.join))
+            return
+        for group, members in groupby(texts, lambda text: _group(text[0], part.group)):
+            yield from (Document(id, group, text) for id, text in _joined(members, part.join))
     except UNREADABLE as error:
         raise UserError(
             f"cannot read {package} in {archive}: {error}; expected files of the format {part.format}. Likely cause: another "
             "version of the package"
         ) from error
+
+
+def _group(id: str, pattern: str) -> str:
+    found = re.search(pattern, id)
+    return found[0] if found else id
 
 
 def _joined(texts: Iterator[tuple[str, str]], size: int) -> Iterator[tuple[str, str]]:

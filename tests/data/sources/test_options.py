@@ -31,7 +31,7 @@ FOLDERS = {
     "books": "books-bpe1024-b1b50992",
     "c4_4k": "c4_4k-unigram32000-53c7cdc1",
     "code": "code-bpe1024-07c1d7ba",
-    "code_go": "code_go-bpe1024-c45fa1ce",
+    "code_go": "code_go-bpe1024-addb8fda",
     "copy": "copy-words-fbd70ae7",
     "enwik8": "enwik8-bytes-f9cfdc01",
     "equations": "equations-words-884a0a41",

@@ -156,10 +156,18 @@ def test_what_is_taken(part: MakePart, tmp_path: Path) -> None:
 
     assert ids(without=["[1-9]*"]) == ["made-up/0-A.txt"]
     assert ids(folder="", files=["*/0-A.txt"]) == ["made-up/made_up/data/0-A.txt"]
-    assert len(ids(join=10**6)) == 1
+    assert len(ids(join=10**6, group="")) == 1
     (document,) = source_of(part(files=["0*"], group=""), tmp_path)
     assert document.group == document.id
     assert document.text == SPEECHES["data/0-A.txt"]
+
+
+def test_texts_are_joined_within_their_group(part: MakePart, tmp_path: Path) -> None:
+    """Else a document would be in one split with a piece of another group, which is in another split."""
+    joined = {document.group: document.text for document in source_of(part(join=10**6, files=["[0-9]-*"]), tmp_path)}
+    assert list(joined) == list("ABCDE")
+    for letter, text in joined.items():
+        assert text == "".join(words for name, words in SPEECHES.items() if name.endswith(f"{letter}.txt"))
 
 
 def test_settings_that_do_not_fit(part: MakePart, tmp_path: Path) -> None:
