@@ -282,7 +282,7 @@ def read_json(path: Path, *, remedy: str = "") -> Any:
         raise UserError(f"{path} does not exist; expected a JSON file that memexp wrote") from error
     except (OSError, ValueError) as error:
         raise unreadable(path, error, expected="JSON", remedy=remedy) from error
-    return parse_json(text, path)
+    return parse_json(text, path, remedy=remedy)
 
 
 def unreadable(path: Path, error: Exception, *, expected: str, remedy: str = "") -> UserError:
@@ -377,11 +377,12 @@ def parse_yaml(text: str, *, events: bool = False) -> Any:
     return yaml.parse(text, Loader=loader) if events else yaml.load(text, Loader=loader)
 
 
-def parse_json(text: str, path: Path) -> Any:
+def parse_json(text: str, path: Path, *, remedy: str = "") -> Any:
     """The content of JSON text, which may come from somebody else.
 
     Args:
         path: where it was read, for the message.
+        remedy: what the user can do if it is damaged.
 
     Raises:
         UserError: it is not JSON, or holds what memexp never writes: numbers beyond 64 bits, or deeply nested lists.
@@ -395,6 +396,7 @@ def parse_json(text: str, path: Path) -> Any:
         seen = "lists or mappings are nested too deep" if isinstance(error, RecursionError) else error
         raise UserError(
             f"cannot read {path}: {seen}; expected JSON as memexp writes it. Likely cause: it was edited or damaged"
+            f"{remedy and f'; {remedy}'}"
         ) from error
     return content
 

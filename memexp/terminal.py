@@ -178,6 +178,11 @@ def _safe() -> type[Console]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(escape_lines(segment.text), segment.style)
 
+        def on_broken_pipe(self) -> None:
+            """Let `main` end the program when nobody reads on, as after any other print; rich has an exit code of its own."""
+            self.quiet = True
+            raise BrokenPipeError
+
     return Safe
 
 

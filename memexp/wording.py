@@ -62,6 +62,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def partly(share: float) -> str:
+    """Write how much of a memory was filled that never was full: 19 %, and 99 % where it was almost."""
+    return f"{min(99, round(100 * share))} %"
+
+
 def listed(names: Sequence[str], *, most: int) -> str:
     """Write names as a, b and c; of more than `most` the first ones and how many more: a, b, c and 9 more."""
     if len(names) == 1:

@@ -102,6 +102,10 @@ def test_runs_and_tables(root: Path) -> None:
             ("foreign", "on or off"),
         ),
         (lambda root: memexp.table("memorizing/table44", root=root), ("memorizing/table44",)),
+        (
+            lambda root: memexp.table(root=root, metric="perplexitty"),
+            ("metric is 'perplexitty'", "expected one of", "did you mean"),
+        ),
         (lambda root: memexp.runs(root=root / "nosuch"), ("nosuch", "existing folder")),
     ],
 )

@@ -116,8 +116,10 @@ def _runs(config: TableConfig, root: Path) -> list[Run]:
     try:
         return select_runs(root, config.runs, tag=config.tag)
     except UserError as error:
-        meant = (did_you_mean(word, experiments()) for word in config.runs)
-        raise UserError(f"{error}{next(filter(None, meant), '')}") from error
+        meant = next(filter(None, (did_you_mean(word, experiments()) for word in config.runs)), "")
+        of_papers = [name for name in experiments() if name.partition("/")[0] in config.runs]
+        tables = f"; the tables of this paper are {', '.join(of_papers)}" if of_papers else ""
+        raise UserError(f"{error}{meant or tables}") from error
 
 
 def _refuse_with_an_experiment(config: TableConfig, name: str) -> None:

@@ -9,7 +9,7 @@ from memexp.config.field import default_of
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
 from memexp.terminal import Remark
-from memexp.wording import plural
+from memexp.wording import partly, plural
 
 
 def run(config: TrainConfig) -> None:
@@ -87,7 +87,7 @@ def _train(config: TrainConfig) -> None:
         print(f"accuracy {summary['accuracy']:.4f}, exact match {summary['exact_match']:.4f}")
     if never_full(summary["memory_fill"], slots=summary["memory_slots"], segment=config.segment):
         warn(
-            f"at most {int(100 * summary['memory_fill'])}% of the {summary['memory_slots']:,} slots were filled during scoring, "
+            f"at most {partly(summary['memory_fill'])} of the {summary['memory_slots']:,} slots were filled during scoring, "
             "because no scored document is long enough (see eval.max_document); more memory cannot help"
         )
     print(escape(str(trained.path)))

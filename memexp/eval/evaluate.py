@@ -39,7 +39,7 @@ from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
-from memexp.train.session import restore_trained
+from memexp.train.session import how_to_train_again, restore_trained
 from memexp.train.spec import RunSpec
 from memexp.wording import perplexity_of, plural
 
@@ -152,7 +152,7 @@ def _score_and_write(spec: RunSpec, score: Score, request: Request, *, command: 
         "context": config.segment,
         "cache": model.cache_tokens,
         "memory_slots": model.memory_slots,
-        **means(scores.nats, b"".join(corpus.tokenizer.pieces(tokens))),
+        **means(scores.nats, _texts(corpus, tokens, scores.lengths)),
         **({} if scores.said is None else accuracies(documents, scores.lengths, scores.said == tokens)),
         **({} if scores.said is None or not corpus.classes else _classification(corpus, tokens, scores.said)),
         "gauges": scores.gauges,
@@ -260,21 +260,36 @@ def scored_tokens(documents: list[TokenDocument], scoring: Scoring) -> np.ndarra
     return np.concatenate(parts).astype(np.uint32)
 
 
-def means(nats: np.ndarray, text: bytes) -> dict[str, Any]:
-    """Means over the tokens, bytes, characters and words of the scored text: nats are summed in float64 and divided once."""
+def _texts(corpus: Corpus, tokens: np.ndarray, lengths: Sequence[int]) -> list[bytes]:
+    """The scored text of each document.
+
+    Args:
+        tokens: the scored tokens, documents one after another.
+        lengths: how many of them each document has.
+    """
+    return [b"".join(corpus.tokenizer.pieces(part)) for part in np.split(tokens, np.cumsum(lengths)[:-1])]
+
+
+def means(nats: np.ndarray, texts: Sequence[bytes]) -> dict[str, Any]:
+    """Means over the tokens, bytes, characters and words of the scored texts: nats are summed in float64 and divided once.
+
+    Args:
+        texts: of each document; a word is never of two documents.
+    """
     total = float(nats.sum(dtype=np.float64))
-    decoded = text.decode(errors="replace")
+    decoded = [text.decode(errors="replace") for text in texts]
     per_token, bits = total / len(nats), total / math.log(2)
-    per_word = perplexity_of(total / max(1, len(decoded.split())))
+    per_word = perplexity_of(total / max(1, sum(len(text.split()) for text in decoded)))
+    size = sum(map(len, texts))
     return {
         "nats_per_token": per_token,
         "perplexity": perplexity_of(per_token),
         "bits_per_token": bits / len(nats),
-        "bits_per_byte": bits / max(1, len(text)),
-        "bits_per_character": bits / max(1, len(decoded)),
+        "bits_per_byte": bits / max(1, size),
+        "bits_per_character": bits / max(1, sum(map(len, decoded))),
         "word_perplexity": None if per_word == math.inf else per_word,  # a text without spaces is one long word
         "tokens": len(nats),
-        "bytes": len(text),
+        "bytes": size,
     }
 
 
@@ -425,7 +440,7 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, memory: str, lanes
     if saved and needed > 1.01 * saved + 4096:
         raise UserError(
             f"{path} has {saved:,} bytes, but the settings of the run ask for a model of {needed:,} bytes; expected weights of "
-            "that model. Likely cause: config.yaml was edited"
+            f"that model. Likely cause: it was cut short, or config.yaml was edited; {how_to_train_again(spec.run, spec.run.summary or {})}"
         )
 
 

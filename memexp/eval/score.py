@@ -254,7 +254,7 @@ def others(documents: Sequence[TokenDocument]) -> list[TokenDocument]:
     """For each document the next document, cut or repeated to the same length, so that both are read in parallel."""
     if len(documents) < 2:
         raise UserError(
-            f"memory is foreign but there are {len(documents)} documents to score; expected two at least, because each document "
+            f"memory is foreign but there {'is 1 document' if len(documents) == 1 else f'are {len(documents)} documents'} to score; expected two at least, because each document "
             "reads the memory of another. Increase eval.documents"
         )
     following = [*documents[1:], documents[0]]

@@ -17,11 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from memexp.config.checks import remarks
+from memexp.config.commands import EvalConfig
 from memexp.config.compose import typed
 from memexp.config.hydra_errors import explain
 from memexp.config.train import TrainConfig
 from memexp.errors import UserError
+from memexp.files import find_root
 from memexp.launch.processes import JobCrashed, labels
+from memexp.store.folder import find_run
+from memexp.store.identity import trained_settings
 from memexp.terminal import Fitting, console, same_command, tell
 
 show_finished: Callable[[list[Path]], None] | None = None
@@ -132,12 +136,26 @@ class CheckedSweeper(Sweeper):
             with open_dict(composed):
                 del composed["hydra"]
             job.settings = typed(composed)
+            if isinstance(job.settings, EvalConfig):
+                _check_score(job.settings)
         except Exception as error:
             reason = explain(error, command)
             if reason is None:
                 raise
             job.refusal = reason
         return job
+
+
+def _check_score(config: EvalConfig) -> None:
+    """Refuse a score that the run cannot have.
+
+    Raises:
+        UserError: there is no such run, or its memory cannot have this size.
+    """
+    from memexp.eval.evaluate import with_mem  # this module loads torch
+
+    run = find_run(find_root(config.root), config.run)
+    with_mem(trained_settings(run), config.mem, run=run)
 
 
 class _OwnChoices:
@@ -217,10 +235,8 @@ def _report_failures(jobs: list[Job], results: Sequence[JobReturn]) -> None:
         errors.print(f"failed {job.label}: {error}")
         if not isinstance(error, UserError | JobCrashed):
             traceback.print_exception(error)
-    message = (
-        f"{len(failures)} of {len(jobs)} jobs failed; {same_command()} skips the finished jobs and continues the others"
-    )
+    count = f"{len(failures)} of {len(jobs)} jobs failed"
     if all(isinstance(error, UserError) for _, error in failures):
-        raise UserError(message)
-    errors.print(message)
+        raise UserError(f"{count}; once that is mended, {same_command()} skips the finished jobs")
+    errors.print(f"{count}; {same_command()} skips the finished jobs and continues the others")
     raise SystemExit(1)

@@ -304,12 +304,12 @@ def _token_nats(score: Score) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {score.path / TOKEN_NATS}: {error}; expected the nats of every token. Likely cause: it was "
-            "deleted or damaged; score again with force=true"
+            f"deleted or damaged; {score.again}"
         ) from error
     tokens = sum(row["tokens"] for row in rows)
     if not rows or tokens != len(nats_N):
         raise UserError(
             f"{score.path / TOKEN_NATS} holds {len(nats_N):,} numbers; expected {tokens:,}, as documents.json says. Likely cause: it "
-            "was cut short or edited; score again with force=true"
+            f"was cut short or edited; {score.again}"
         )
     return nats_N

@@ -105,10 +105,23 @@ class Score:
         return ScoreName(split, int(documents), int(max_document), int(mem), memory)
 
     @property
+    def again(self) -> str:
+        """What the user can do if it is damaged."""
+        words = ["memexp eval", self.path.parents[1].name]
+        if name := self.name:
+            words += [
+                f"eval.split={name.split}",
+                f"eval.documents={name.documents}",
+                f"eval.max_document={name.max_document}",
+            ]
+            words += [f"mem={name.mem}", f"memory={name.memory}"]
+        return f"score it again with `{' '.join(words)} force=true`"
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json: settings, sizes and means."""
         path = self.path / SUMMARY
-        content = read_sealed(path, remedy="score again with force=true")
+        content = read_sealed(path, remedy=self.again)
         summary: dict[str, Any] = checked(content, SCORE_SUMMARY, path)
         return summary
 
@@ -127,7 +140,7 @@ class Score:
         summary, path = self.summary, self.path / name
         sums = summary.get("files", {}) if isinstance(summary, dict) else {}
         if isinstance(sums, dict) and name in sums and path.exists():
-            verify(path, str(sums[name]), where=f"in {SUMMARY}", remedy="score again with force=true")
+            verify(path, str(sums[name]), where=f"in {SUMMARY}", remedy=self.again)
         return path
 
 

@@ -212,7 +212,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
     Raises:
         UserError: a file is absent or damaged, or its length does not fit the documents.
     """
-    again = "Likely cause: it was cut short or edited; score again with force=true"
+    again = f"Likely cause: it was cut short or edited; {score.again}"
     summary = read_summary(score)
     nats, tokens = (_array(score.verified(name), again) for name in ("token_nats.npy", "tokens.npy"))
     try:

@@ -287,7 +287,7 @@ def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
             "The command that began it continues from its newest checkpoint"
         )
     path = run.path / WEIGHTS
-    remedy = _train_again(run, run.summary)
+    remedy = how_to_train_again(run, run.summary)
     weights: Any = checkpoint.load(path, identity=identity, remedy=remedy).get("model")
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(
@@ -304,11 +304,12 @@ def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
     """
     weights = load_weights(run, identity=identity)
     assert run.summary is not None
-    with _fitting(run.path / WEIGHTS, remedy=_train_again(run, run.summary)):
+    with _fitting(run.path / WEIGHTS, remedy=how_to_train_again(run, run.summary)):
         _take(model, weights)
 
 
-def _train_again(run: Run, summary: dict[str, Any]) -> str:
+def how_to_train_again(run: Run, summary: dict[str, Any]) -> str:
+    """What the user can do if the weights of a run that is done are damaged."""
     kept = summary.get("command")
     command = command_in(run.root, str(kept)) if kept else "memexp train"
     if run.root is None:

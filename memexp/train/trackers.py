@@ -81,7 +81,7 @@ class Wandb:
         settings = wandb.Settings(
             init_timeout=LOGIN_TIMEOUT, login_timeout=LOGIN_TIMEOUT, finish_timeout=FINISH_TIMEOUT
         )
-        self._folder, reason = folder, "" if keyed or mode != "offline" else "there is no API key"
+        self._folder, why_offline = folder, "" if keyed or os.environ.get("WANDB_MODE") else "there is no API key"
         try:
             self._run = wandb.init(**options, mode=mode, settings=settings)
         except (
@@ -90,14 +90,12 @@ class Wandb:
             wandb.errors.UsageError,
             TimeoutError,
         ) as error:
-            mode, reason = "offline", f"it cannot be reached ({_in_a_line(error)})"
+            mode, why_offline = "offline", f"it cannot be reached ({_in_a_line(error)})"
             wandb.teardown()  # its service still holds the run's id from the first attempt
             self._run = wandb.init(**options, mode="offline", settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT))
         self._offline = mode in OFFLINE
-        if self._offline:
-            warn(
-                f"tracker=wandb: {reason or f'its mode is {mode}'}, so this run is kept offline; {self._how_to_send()}"
-            )
+        if why_offline:
+            warn(f"tracker=wandb: {why_offline}, so this run is kept offline")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Receive the numbers of a step."""

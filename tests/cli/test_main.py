@@ -93,8 +93,8 @@ def test_version(process) -> None:
     assert process("-m", "memexp", "--version").stdout == f"memexp {package.__version__}\n"
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--help"], 141), (["train", "--help"], 1)])  # rich ends the second
-def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])  # rich prints the second
+def test_a_reader_that_has_enough_hears_nothing(words, empty, environment) -> None:
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "memexp", *words],
         cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -103,7 +103,7 @@ def test_a_reader_that_has_enough_hears_nothing(words, code, empty, environment)
         assert program.stderr is not None
         program.stdout.close()
         assert program.stderr.read() == b""
-        assert program.wait(timeout=300) == code
+        assert program.wait(timeout=300) == 141
 
 
 def test_a_closed_output_is_no_error(empty, environment) -> None:

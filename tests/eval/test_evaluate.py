@@ -1,6 +1,7 @@
 """Scoring a run: what is refused, what is kept, and what it says."""
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import Field, fields, replace
@@ -116,7 +117,7 @@ def test_a_memory_smaller_than_what_is_retrieved_is_refused(knn: Run, root: Path
 
 
 def test_one_document_has_no_foreign_memory(knn: Run, root: Path) -> None:
-    with pytest.raises(UserError, check=says("1 documents", "expected two")):
+    with pytest.raises(UserError, check=says("there is 1 document to score", "expected two")):
         call(knn, root, memory="foreign", scoring=replace(SCORING, documents=1))
 
 
@@ -371,7 +372,7 @@ def test_documents_with_answers_are_those_whose_answers_are_all_read() -> None:
 def test_means_by_hand() -> None:
     """Four times ln 2 of nats in three tokens, which are four bytes, three characters and two words."""
     two = math.log(2)
-    found = means(np.array([two, two, 2 * two], dtype=np.float64), "é b".encode())
+    found = means(np.array([two, two, 2 * two], dtype=np.float64), ["é b".encode()])
     assert found["nats_per_token"] == pytest.approx(4 * two / 3)
     assert found["perplexity"] == pytest.approx(2 ** (4 / 3))
     assert found["bits_per_token"] == pytest.approx(4 / 3)
@@ -381,21 +382,28 @@ def test_means_by_hand() -> None:
     assert (found["tokens"], found["bytes"]) == (3, 4)
 
 
+def test_no_word_is_of_two_documents() -> None:
+    """Text of a document ends and begins anywhere, so nothing stands between the last word of one and the first of the next."""
+    found = means(np.full(6, math.log(2)), [b"a b", b"c", b"d e"])
+    assert found["word_perplexity"] == pytest.approx(2 ** (6 / 5))
+    assert found["bits_per_byte"] == found["bits_per_character"] == pytest.approx(6 / 7)
+
+
 def test_sums_are_float64() -> None:
     nats = np.array([2.0**24] + [1.0] * 1000, dtype=np.float32)
     assert float(nats.sum()) != 2**24 + 1000  # what float32 would make of it
-    assert means(nats, b"x")["nats_per_token"] == (2**24 + 1000) / 1001
+    assert means(nats, [b"x"])["nats_per_token"] == (2**24 + 1000) / 1001
 
 
 def test_a_perplexity_beyond_all_numbers_is_infinite() -> None:
-    assert means(np.array([1e6]), b"x")["perplexity"] == math.inf
+    assert means(np.array([1e6]), [b"x"])["perplexity"] == math.inf
 
 
 # -------------------------------------------------------------------------------------------------- cli
 
 
 def test_one_word_as_long_as_a_book_has_no_perplexity() -> None:
-    assert means(np.full(1000, 1.0), b"x" * 1000)["word_perplexity"] is None
+    assert means(np.full(1000, 1.0), [b"x" * 1000])["word_perplexity"] is None
 
 
 def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,9 +413,26 @@ def test_eval_prints_what_it_found(knn: Run, root: Path, capsys: pytest.CaptureF
     assert knn.path / "eval" / "test-2x200-32-on" in [score.path for score in knn.scores]
     assert "test-2x200-32-on" in capsys.readouterr().out.replace("\n", "")
     assert main([*words, "memory=foreign", "eval.documents=1"]) == 2
-    assert says("memexp eval: ", "memory is foreign", "1 documents", "expected", "eval.documents")(
+    assert says("memexp eval: ", "memory is foreign", "there is 1 document to score", "expected", "eval.documents")(
         capsys.readouterr().err
     )
+
+
+def test_a_sweep_of_scores_is_checked_before_the_first(
+    copy: Run, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "-m", copy.name, "mem=0,7", f"root={root}", "eval.documents=2"]) == 2
+    refused, last = capsys.readouterr().err.splitlines()
+    assert says("refused mem=7: ", "mem is 7", "arch.neighbours", "expected")(refused)
+    assert says("1 of 2 jobs is refused", "nothing was started")(last)
+    assert copy.scores == []
+
+
+def test_weights_that_were_cut_short(copy: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.truncate(copy.path / "weights.pt", 100)
+    assert main(["eval", copy.name, f"root={root}"]) == 2
+    words = ("weights.pt has 100 bytes", "Likely cause: it was cut short", "delete", "summary.json", "trains it again")
+    assert says(*words)(capsys.readouterr().err)
 
 
 def other_value(item: Field[Any], default: Any) -> Any:

@@ -72,7 +72,7 @@ def test_the_mean_with_a_diverged_seed_has_diverged(fakes: Any) -> None:
 def test_every_loss_has_a_perplexity_in_words(nats: float) -> None:
     assert number(perplexity_of(nats), 2)
     assert percent_of(nats) >= -100
-    assert strict(as_json(means(np.full(3, nats), b"abc")).decode())["tokens"] == 3
+    assert strict(as_json(means(np.full(3, nats), [b"abc"])).decode())["tokens"] == 3
 
 
 def test_numbers_in_words() -> None:

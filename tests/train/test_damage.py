@@ -276,7 +276,10 @@ def test_older_nats_are_compared_with_their_sums(clean: Clean, tmp_path: Path) -
     nats = np.load(score.path / "token_nats.npy")
     nats[7] = np.nextafter(nats[7], np.float32(9))
     np.save(score.path / "token_nats.npy", nats)
-    with pytest.raises(UserError, check=says("token_nats.npy", "documents.json says", "score again")):
+    with pytest.raises(
+        UserError,
+        check=says("token_nats.npy", "documents.json says", "score it again with `memexp eval knn-tiny", "force=true"),
+    ):
         load_scores("", score)
 
 

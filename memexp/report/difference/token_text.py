@@ -12,7 +12,7 @@ from memexp.errors import UserError
 from memexp.report.difference.token_kinds import UNKNOWN, kinds
 from memexp.report.difference.tokens import Difference, Read
 from memexp.report.escape import escape
-from memexp.store.folder import Run
+from memexp.store.folder import Run, Score
 
 if TYPE_CHECKING:
     from memexp.data.corpus import Corpus
@@ -66,9 +66,7 @@ def find_text(diff: Difference, root: Path) -> Found:
     except UserError as error:
         return Found(numbers, f"tokens are shown as numbers, because the corpus cannot be opened: {error}", diff)
     if corpus.tokenizer_hash != summary["tokenizer_hash"]:
-        again = (
-            f"tokens are shown as numbers, because the tokenizer of {where} has changed; score again with force=true"
-        )
+        again = f"tokens are shown as numbers, because the tokenizer of {where} has changed; {Score(diff.a.path).again}"
         return Found(numbers, again, diff)
     if classes := summary.get("classes"):
         corpus = ended_in_classes(
@@ -77,9 +75,7 @@ def find_text(diff: Difference, root: Path) -> Found:
     if not diff.of_answers:
         return Found(corpus.tokenizer.pieces, "", diff)
     if (read := _read(diff, corpus)) is None:
-        lacks = (
-            f"only the answers are shown, because the documents of {where} have changed; score again with force=true"
-        )
+        lacks = f"only the answers are shown, because the documents of {where} have changed; {Score(diff.a.path).again}"
         return Found(corpus.tokenizer.pieces, lacks, diff)
     return Found(corpus.tokenizer.pieces, "", replace(diff, read=read))
 

@@ -172,8 +172,10 @@ def compare(
         gauges: names of gauges to show in columns of their own.
 
     Raises:
-        UserError: there is nothing to show, scores cannot be compared, or the slice, gauge, baseline or corpus does not exist.
+        UserError: there is nothing to show, scores cannot be compared, or the metric, slice, gauge, baseline or corpus does not exist.
     """
+    if metric not in METRICS:
+        raise UserError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}{did_you_mean(metric, METRICS)}")
     comparison = Comparison(METRICS[metric], scored, by, gauges)
     if by == POSITION and comparison.metric.field not in PER_TOKEN:
         raise UserError(

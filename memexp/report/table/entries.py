@@ -274,7 +274,7 @@ def read_entry(run: Trained, score: Score) -> Entry:
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values if value != DIVERGES):
         raise UserError(
             f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "
-            "Likely cause: it was edited; score again with force=true"
+            f"Likely cause: it was edited; {score.again}"
         )
     return Entry(run, score, summary)
 

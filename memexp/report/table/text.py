@@ -11,7 +11,7 @@ from memexp.report.table.compatibility import Text
 from memexp.report.table.entries import POSITION, Column, Entry, Row
 from memexp.store.archive import SHORTEST
 from memexp.store.scores import describe, eval_command, never_full
-from memexp.wording import UNKNOWN, compact, listed, number, plural, whole
+from memexp.wording import UNKNOWN, compact, listed, number, partly, plural, whole
 
 _OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
 """Headers of the columns that say what a row is."""
@@ -226,12 +226,12 @@ def _notes(comparison: Comparison, same: Mapping[str, str]) -> list[str]:
         notes.append("~: no seed in common with the baseline, so a difference of means.")
     if any(unfilled(entry) for entry in entries):
         shares = {entry.run.name: float(entry.summary["memory_fill"]) for entry in entries if unfilled(entry)}
-        named = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(shares.items()))
+        named = ", ".join(f"{name} {partly(share)}" for name, share in sorted(shares.items()))
         notes.append(
             f"†: the memory never filled while scoring, so a larger memory would change nothing ({named} full at most)."
         )
     if in_training := {entry.run.name: fill for entry in entries if (fill := _fill_in_training(entry)) is not None}:
-        named = ", ".join(f"{name} {100 * fill:.0f} %" for name, fill in sorted(in_training.items()))
+        named = ", ".join(f"{name} {partly(fill)}" for name, fill in sorted(in_training.items()))
         notes.append(f"The memory never filled in training ({named} full at most).")
     return notes + [f"{line}." for line in comparison.left_out]
 
