@@ -119,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
 
         print("\n".join(candidates(rest)))
     elif command in COMMANDS:
-        return _run(command, rest, typed_words=words)
+        return _run(command, rest)
     else:
         from memexp.config.synonyms import meant_command, suggestion
 
@@ -129,7 +129,7 @@ def _dispatch(words: list[str]) -> int:
     return 0
 
 
-def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
+def _run(command: str, rest: list[str]) -> int:
     from memexp.cli.arguments import parse
 
     arguments = parse(command, rest)
@@ -140,18 +140,16 @@ def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
         return 0
 
     composed: list[Any] = []
-    with _argv(["memexp", *arguments.for_hydra()]):
-        _through_hydra(command, composed)
+    _through_hydra(command, arguments.for_hydra(), composed)
     if composed and (unused := [word for word in arguments.overrides if word.startswith("hydra")]):
         raise UserError(f"{unused[0]} has an effect only in a sweep; expected the flag -m with it")
-    with _argv(["memexp", *typed_words]):
-        for config in composed:
-            _call(command, config)
+    for config in composed:
+        _call(command, config)
     return 0
 
 
-def _through_hydra(command: str, composed: list[Any]) -> None:
-    """Run Hydra with the flags in `sys.argv`; the configuration of a single job is appended to `composed`."""
+def _through_hydra(command: str, words: list[str], composed: list[Any]) -> None:
+    """Run Hydra with these words; the configuration of a single job is appended to `composed`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # pass errors through unchanged
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -173,7 +171,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     register_plugins()
     if command == "train":
         sweep.show_finished = _show_finished
-    with in_one_line(command):
+    with in_one_line(command), _argv(["memexp", *words]):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
 
 
@@ -204,6 +202,7 @@ def command_module(command: str) -> Any:
 
 @contextmanager
 def _argv(words: list[str]) -> Iterator[None]:
+    """Let Hydra find these words, which it reads from `sys.argv`; what was typed is in `memexp.terminal`."""
     before = sys.argv
     sys.argv = words
     try:
