@@ -70,6 +70,15 @@ def layer(module: str) -> int:
     return owners[0] if owners else -1
 
 
+def test_the_order_is_the_documented_one() -> None:
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = re.search(r"Imports go in one direction:\n`([^`]+)`", text)
+    assert told is not None
+    layers = [["memexp", *(f"memexp.{name}" for name in told[1].split(" <- ")[0].split(", "))]]
+    layers += [[f"memexp.{name.strip()}"] for name in told[1].replace("\n", " ").split(" <- ")[1:]]
+    assert layers == [[name for name in names if name != "memexp.__main__"] for names in LAYERS]
+
+
 def back_edges(files: dict[str, Path]) -> list[str]:
     """Imports of what comes later than the importing module; the package itself shows what `memexp.api` has."""
     edges = [(module, target) for module, path in files.items() for target in imported(path) & set(files)]
