@@ -1,5 +1,6 @@
 """A training session: everything that changes while a run trains, and how it is saved and restored."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,17 +249,19 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 def _restore(session: Session, path: Path) -> None:
     remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
-    found = _of_own_lanes(session, path, content, remedy=remedy)
+    parts = content.get("parts", 1)
+
+    def part_of(number: int) -> dict[str, Any]:
+        """What the process of this number has written."""
+        if parts == 1:
+            return content
+        return checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
+
+    found = _of_own_lanes(session.spec.config.lanes, parts, part_of)
     with fitting(path, remedy=remedy):
         lanes = session.spec.config.lanes // ranks()
         restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
         if session.sharded or "model" not in content:
-
-            def part_of(number: int) -> dict[str, Any]:
-                return checkpoint.load(
-                    checkpoint.part_of(path, number, content["parts"]), identity=session.spec.hash, remedy=remedy
-                )
-
             weights = trained_weights(session.model)
             shards.restore(weights, session.model, session.optimizer, content, part_of, sharded=session.sharded)
         else:
@@ -279,14 +282,8 @@ def _restore(session: Session, path: Path) -> None:
         _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
-    parts = content.get("parts", 1)
     if parts == ranks():  # with another number, what is drawn for single lanes is drawn anew
-        own_part = (
-            content
-            if parts == 1
-            else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
-        )
-        checkpoint.restore_random_state(own_part["random"], session.device)
+        checkpoint.restore_random_state(part_of(rank())["random"], session.device)
 
 
 def _tell_of_restart(session: Session) -> None:
@@ -298,21 +295,21 @@ def _tell_of_restart(session: Session) -> None:
     session.notes.append(Remark(f"{what}; {then} (memory_restarts: {session.memory_restarts})"))
 
 
-def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
-    """The state of the lanes of this process, from a checkpoint that any number of processes has written."""
-    parts, lanes = content.get("parts", 1), session.spec.config.lanes
+def _of_own_lanes(lanes: int, parts: int, part_of: Callable[[int], dict[str, Any]]) -> list[Tensor]:
+    """The state of the lanes of this process, from a checkpoint that any number of processes has written.
+
+    Args:
+        lanes: those of all processes.
+        parts: how many processes have written it.
+        part_of: reads what the process of a number has written.
+    """
     if parts == ranks() == 1:
-        state: list[Tensor] = content["state"]
+        state: list[Tensor] = part_of(0)["state"]
         return state
     mine, pieces = own(lanes), []
     for number in range(parts):
         there = share(lanes, number, parts)
         start, stop = max(mine.start, there.start), min(mine.stop, there.stop)
         if start < stop:
-            of_part = (
-                content
-                if parts == 1
-                else checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
-            )
-            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in of_part["state"]])
+            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in part_of(number)["state"]])
     return [torch.cat(leaves) for leaves in zip(*pieces, strict=True)]
