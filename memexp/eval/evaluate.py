@@ -39,8 +39,8 @@ from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
-from memexp.train.session import how_to_train_again, restore_trained
 from memexp.train.spec import RunSpec
+from memexp.train.weights import how_to_train_again, restore_trained
 from memexp.wording import perplexity_of, plural
 
 

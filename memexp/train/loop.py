@@ -29,9 +29,10 @@ from memexp.train import checkpoint, shards
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
 from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
-from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session, trained_weights
+from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session
 from memexp.train.spec import RunSpec
 from memexp.train.trackers import Nowhere, Sink, open_tracker
+from memexp.train.weights import trained_weights
 
 
 class Update(NamedTuple):
