@@ -206,7 +206,8 @@ def _refuse_lost_training(
     if spec.config.size.checkpoint is not None and lost:
         raise UserError(
             f"init_from={run.name}: it trained {lost[0]} ({len(lost)} weights) with optim.train={theirs['optim'].get('train', 'all')}, which "
-            f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and optim.rank= of that run"
+            f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and "
+            "optim.rank= of that run (with optim.rate=0 optim.warmup=0 steps=1 it stays as it is)"
         )
 
 

@@ -464,6 +464,17 @@ def test_the_cost_of_each_memory_is_measured(root: Path) -> None:
     assert all(min(each["ours_measured"] + each["other_measured"]) > 0 for each in figures.values())
 
 
+def test_a_memory_that_a_checkpoint_cannot_have_is_left_out_of_its_costs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kNN memory reads farther than the windows of this one reach."""
+    folder = checkpoint("Mistral", sliding_window=8)
+    assert main(["bench", "checkpoint", f"checkpoint={folder}", "slots=512", "repeats=1", f"root={root}"]) == 0
+    assert "left out kNN memory in all layers: " in "".join(capsys.readouterr())
+    content = json.loads((root / "results" / "bench" / f"checkpoint-{folder.name}.json").read_text())
+    assert {each["ours"] for each in content["figures"]} == {*checkpoint_bench.MEMORIES} - {"kNN memory in all layers"}
+
+
 STILL = ["optim.rate=0", "optim.warmup=0", "steps=1"]
 """A step that changes nothing, so that a run scores as what it started from."""
 
