@@ -63,6 +63,10 @@ class Arch:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
 
+    def layers_at_edge(self) -> list[int]:
+        """The layers, counted from 1, whose memory stands where their cache begins, as options name them."""
+        return []
+
     def unstable(self) -> str | None:
         """Why losses may not be finite although training was as it should be, and what helps; None: no reason is known."""
         return None
