@@ -85,9 +85,9 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
     if config.recompute and min(window, config.accumulate) > 1:
         of_windows_before += FULL * held_weights.trained_rest
     # when the backward pass of the last segment ends, what it needed is gone
-    room = of_one + of_logits.bytes
+    gone = of_one + of_logits.bytes
     at_the_end = gradients - of_windows_before + words
-    beside = of_windows_before + max(0, at_the_end - room)
+    beside = of_windows_before + max(0, at_the_end - gone)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),

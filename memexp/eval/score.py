@@ -5,8 +5,8 @@ inputs     d0 d1 d2 | d3 d4 d5 | d6        strides of T = 3; the state is carrie
 targets    d1 d2 d3 | d4 d5 d6 | d7        shifted first and split afterwards, so no target is lost between strides
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def score_documents(
     answers_from: int = 0,
     retrieved: int = 0,
     arithmetic: Arithmetic = FP32,
-    progress: Any = None,
+    progress: Callable[[int], None] | None = None,
     foreign: Sequence[TokenDocument] | None = None,
     answered: bool | None = None,
 ) -> Scores:
