@@ -1,10 +1,14 @@
-"""The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table."""
+"""The schema of an experiment, a file in `conf/experiment/<paper>/`: rows, columns and scales of a paper's table.
+
+A file may say `like: PAPER/TABLE`. Then it holds only what differs from that file: mappings are merged, and any other value
+takes the place of the other's; so does `columns` as a whole. `rows` may also be a list: these rows of the other, in this order.
+"""
 
 import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memexp.config.checkpoints import find_folder
 from memexp.config.introspection import CONF
@@ -204,8 +208,8 @@ def load(name: str, *, checkpoint: str | None = None) -> Experiment:
         raise UserError(
             f"there is no experiment {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
-    path = CONF / "experiment" / f"{name}.yaml"
-    experiment = _of_text(name, path, path.read_text(encoding="utf-8"))
+    file = _file(name)
+    experiment = _experiment(name, file, _like(file))
     if checkpoint is not None:
         if experiment.checkpoint is None:
             raise UserError(
@@ -216,18 +220,90 @@ def load(name: str, *, checkpoint: str | None = None) -> Experiment:
     return experiment
 
 
+class _File(NamedTuple):
+    """The file of an experiment, and its text."""
+
+    path: Path
+    text: str
+
+    def unreadable(self, why: object) -> UserError:
+        return UserError(f"cannot read {self.path}: {str(why).splitlines()[0]}; expected an experiment")
+
+
+def _file(name: str) -> _File:
+    path = CONF / "experiment" / f"{name}.yaml"
+    return _File(path, path.read_text(encoding="utf-8"))
+
+
 @cache
-def _of_text(name: str, path: Path, text: str) -> Experiment:
-    """The experiment that a file describes. Checking its types takes long, and a report opens all of them; nobody changes them."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+def _content(file: _File) -> dict[str, Any]:
+    """What a file says itself; nobody changes it."""
     from yaml import YAMLError
 
     try:
-        content = parse_yaml(text)
+        content = parse_yaml(file.text)
+    except YAMLError as error:
+        raise file.unreadable(error) from error
+    if not isinstance(content, dict):
+        raise file.unreadable(f"it holds no settings, but {type(content).__name__}")
+    return content
+
+
+def _like(file: _File) -> _File | None:
+    """The file that a file takes the rest of its content from; None: it says everything itself."""
+    if (name := _content(file).get("like")) is None:
+        return None
+    if name not in (known := experiments()):
+        raise UserError(
+            f"{file.path} is like {name!r}; expected one of {', '.join(known)}{did_you_mean(str(name), known)}"
+        )
+    other = _file(name)
+    if (further := _content(other).get("like")) is not None:
+        raise UserError(
+            f"{file.path} is like {name}, which itself is like {further}; expected an experiment that is like no other"
+        )
+    return other
+
+
+@cache
+def _experiment(name: str, file: _File, like: _File | None) -> Experiment:
+    """The experiment that a file describes. Checking its types takes long, and a report opens all of them; nobody changes them."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    content = _content(file) if like is None else _over(like, file)
+    try:
         experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), content, {"name": name}))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; expected an experiment") from error
+    except OmegaConfBaseException as error:
+        raise file.unreadable(error) from error
     assert isinstance(experiment, Experiment)
     experiment.check()
     return experiment
+
+
+def _over(like: _File, file: _File) -> dict[str, Any]:
+    """The content of a file over that of the file that it is like."""
+    other, own = dict(_content(like)), dict(_content(file))
+    name = own.pop("like")
+    if isinstance(chosen := own.get("rows"), list):
+        rows = other["rows"]
+        for label in chosen:
+            if label not in rows:
+                raise UserError(
+                    f"{file.path} takes the row {label!r} of {name}; expected one of {', '.join(rows)}"
+                    f"{did_you_mean(str(label), rows)}"
+                )
+        del own["rows"]
+        other["rows"] = {label: rows[label] for label in chosen}
+    if "columns" in own:
+        del other["columns"]
+    return _merged(other, own)
+
+
+def _merged(other: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """One mapping over another, and the mappings in it likewise."""
+    merged = other | own
+    for key in other.keys() & own.keys():
+        if isinstance(other[key], dict) and isinstance(own[key], dict):
+            merged[key] = _merged(other[key], own[key])
+    return merged

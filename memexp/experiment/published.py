@@ -1,6 +1,9 @@
-"""The numbers of papers: `results/published/<paper>.yaml` has a block for each table, and in it a line for each row."""
+"""The numbers of papers: `results/published/<paper>.yaml` has a block for each table, and in it a line for each row.
 
-from collections.abc import Mapping
+A block with `like: TABLE` has the numbers of that block, in some of its columns.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,19 +55,28 @@ def load_published(paper: str, table: str) -> Published:
         return Published()
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
-        return _published(content[table]) if table in content else Published()
+        if table not in content:
+            return Published()
+        block = content[table]
+        if "like" not in block:
+            return _published(block)
+        return _published(content[block["like"]], only=block["columns"])
     except (OSError, TypeError, KeyError, ValueError, YAMLError) as error:
         raise UserError(
-            f"cannot read {table} in {path}: {error}; expected cites, source, columns and rows of numbers"
+            f"cannot read {table} in {path}: {error}; expected cites, source, columns and rows of numbers, or which table it is like "
+            "and some of its columns"
         ) from error
 
 
-def _published(block: dict[str, Any]) -> Published:
+def _published(block: dict[str, Any], only: Sequence[str] | None = None) -> Published:
+    chosen = block["columns"] if only is None else only
+    if unknown := set(chosen) - set(block["columns"]):
+        raise ValueError(f"there is no column {min(unknown)!r}")
     numbers = {
         (row, column): _number(cell)
         for row, cells in block["rows"].items()
         for column, cell in zip(block["columns"], cells, strict=True)
-        if cell is not None
+        if cell is not None and column in chosen
     }
     step_time = {row: _number(cell) for row, cell in block.get("step_time", {}).items()}
     return Published(block["cites"], block["source"], block.get("note", ""), numbers, step_time)

@@ -540,7 +540,9 @@ def test_jobs_save_and_end_when_what_shows_them_fails(tmp_path: Path) -> None:
 
 def test_a_paper_has_several_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", "memorizing", f"root={tmp_path}"]) == 2
-    assert says("no run", "the tables of this paper are memorizing/figure1, memorizing/figure6")(capsys.readouterr().err)
+    assert says("no run", "the tables of this paper are memorizing/figure1, memorizing/figure6")(
+        capsys.readouterr().err
+    )
 
 
 def test_the_table_needs_no_torch(here: Path) -> None:

@@ -1,6 +1,8 @@
 """Cells: what a row, a column and a scale make of each other."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,12 +111,83 @@ def test_another_seed_of_a_cell_is_the_cell_of_that_seed(experiment: Experiment)
         assert at(experiment, "small", row, "Letters", 0).with_seed(1) == at(experiment, "small", row, "Letters", 1)
 
 
-def test_a_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Writes the files of experiments that stand in for those that are there."""
     monkeypatch.setattr(definition, "CONF", tmp_path)
-    path = tmp_path / "experiment" / "tiny" / "table1.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text("title: T\nrow: {}\n")
+
+    def call(name: str, text: str) -> Path:
+        path = tmp_path / "experiment" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return call
+
+
+def test_a_file_that_is_no_experiment_is_refused_in_one_line(write: Callable[[str, str], Path]) -> None:
+    path = write("tiny/table1", "title: T\nrow: {}\n")
     with pytest.raises(UserError, check=says(f"{path}: ", "'row'", "expected an experiment")):
+        load("tiny/table1")
+    write("tiny/table1", "- title: T\n")
+    with pytest.raises(UserError, check=says(f"{path}: ", "list", "expected an experiment")):
         load("tiny/table1")
     with pytest.raises(UserError, check=says("'tiny/tabel1'", "expected", "did you mean tiny/table1?")):
         load("tiny/tabel1")
+
+
+TABLE = """
+title: T
+metric: perplexity
+seeds: [0, 1]
+columns:
+  Letters: {small: {data: tiny}}
+rows:
+  "128": {set: {arch: vanilla, segment: 128}}
+  memory: {set: {arch: knn, segment: 128, mem: 512}}
+scales:
+  small: {set: {size: tiny, lanes: 2}, divide: 8, divided: [segment], steps: 5, differs: [it is tiny, and short]}
+"""
+
+
+def test_a_file_says_only_what_differs_from_the_one_that_it_is_like(write: Callable[[str, str], Path]) -> None:
+    write("tiny/table1", TABLE)
+    path = write(
+        "other/table2",
+        """
+like: tiny/table1
+title: U
+columns:
+  Poems: {small: {data: stdlib}}
+rows:
+  memory: {set: {mem: 256}}
+  more: {set: {arch: knn, segment: 64}}
+scales:
+  small: {set: {lanes: 4}, steps: null, differs: []}
+""",
+    )
+    table, other = load("tiny/table1"), load("other/table2")
+    vanilla, memory = table.rows.values()
+    assert (other.name, other.title, other.seeds, list(other.columns)) == ("other/table2", "U", [0, 1], ["Poems"])
+    assert list(other.rows.items()) == [
+        ("128", vanilla),
+        ("memory", Row(set={"arch": "knn", "segment": 128, "mem": 256})),
+        ("more", Row(set={"arch": "knn", "segment": 64})),
+    ]
+    small = replace(table.scales["small"], set={"size": "tiny", "lanes": 4}, steps=None, differs=[])
+    assert other.scales == {"small": small}
+    path.write_text('{like: tiny/table1, rows: [memory, "128"]}\n')
+    assert load("other/table2") == replace(table, name="other/table2", rows={"memory": memory, "128": vanilla})
+
+
+def test_a_file_that_is_like_nothing_there_is_refused_in_one_line(write: Callable[[str, str], Path]) -> None:
+    write("tiny/table1", TABLE)
+    path = write("other/table2", "{like: tiny/table1, rows: [memroy]}\n")
+    with pytest.raises(UserError, check=says(f"{path} ", "'memroy'", "tiny/table1", "128", "did you mean memory?")):
+        load("other/table2")
+    path.write_text("like: tiny/tabel1\n")
+    with pytest.raises(UserError, check=says(f"{path} ", "'tiny/tabel1'", "did you mean tiny/table1?")):
+        load("other/table2")
+    path = write("other/table3", "like: other/table2\n")
+    with pytest.raises(UserError, check=says(f"{path} ", "other/table2", "tiny/tabel1", "like no other")):
+        load("other/table3")

@@ -158,13 +158,15 @@ def test_published_files_hold_these_tables_and_no_others() -> None:
     }
     assert set(found) == set(TABLES)
     for block in found.values():
-        assert set(block) - {"note", "step_time"} == {"cites", "metric", "source", "columns", "rows"}
+        said = set(block) - {"note", "step_time"}
+        assert said in ({"cites", "metric", "source", "columns", "rows"}, {"like", "columns"})
 
 
 @pytest.mark.parametrize(
     ("paper", "table", "row", "column", "value", "std", "recalled"),
     [
         ("memorizing", "table4", "512, cache 512, memory 65K", "GitHub", 1.87, None, False),
+        ("memorizing", "held_out", "2048", "Isabelle", 2.39, None, False),
         ("memorizing", "table5", "512, memory 8192 to 131K", "arXiv Math", 2.30, None, True),
         ("memorizing", "table16", "Transformer-XL", "arXiv Math", 2.67, 0.01, False),
         ("memorizing", "larger_memory", "memory 8192, finetuned at 131K", "GitHub", 2.386, None, False),
