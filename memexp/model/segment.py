@@ -230,7 +230,8 @@ class SegmentModel(nn.Module, ABC):
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the model on this device."""
-        return []
+        network = self.shape.pretrained
+        return [Remark(network.remark)] if network is not None and network.remark else []
 
     def check_device(self, device: torch.device) -> None:
         """Refuse a device on which the model cannot run, before it is moved there.
