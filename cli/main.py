@@ -57,11 +57,8 @@ def _main(words: list[str]) -> int:
         from memexp.cli.guesses import try_instead
 
         message, instead = " ".join(map(str.strip, str(error).splitlines())), try_instead(words)
-        print(
-            f"{_with_rank(name, error)}: {escape(message + ('.' if instead and message[-1:] not in '.?' else '') + instead)}",
-            file=sys.stderr,
-        )
-        return USER_ERROR
+        stop = "." if instead and message[-1:] not in ".?" else ""
+        return _refused(name, error, escape(message + stop + instead))
     except KeyboardInterrupt as error:
         later = f"; {same_command()} continues from there" if words and words[0] in CONTINUING else ""
         print(f"{name}: interrupted{escape(later)}", file=sys.stderr)
@@ -75,28 +72,25 @@ def _main(words: list[str]) -> int:
             raise
         what = f"use {escape(str(error.filename))}" if error.filename else "write"
         cause = why_full(error, Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None)
-        print(
-            f"{_with_rank(name, error)}: cannot {what}: {error.strerror}; expected a place that can be used{cause}",
-            file=sys.stderr,
-        )
-        return USER_ERROR
+        return _refused(name, error, f"cannot {what}: {error.strerror}; expected a place that can be used{cause}")
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
         asked = re.search(r"ried to allocate [\d.]+ \w+", str(error))
-        print(
-            f"{_with_rank(name, error)}: out of memory{f' (t{asked[0]})' if asked else ''}; expected a run that fits. Likely cause: mem, lanes, segment or the model "
+        return _refused(
+            name,
+            error,
+            f"out of memory{f' (t{asked[0]})' if asked else ''}; expected a run that fits. Likely cause: mem, lanes, segment or the model "
             "is too large for this machine",
-            file=sys.stderr,
         )
-        return USER_ERROR
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
-def _with_rank(name: str, error: BaseException) -> str:
-    """The name of the command and, of several processes, that of the one in which the error was raised."""
-    return ", ".join([name, *getattr(error, "__notes__", [])])
+def _refused(name: str, error: BaseException, message: str) -> int:
+    """Print a user's error after the name of the command and, of several processes, that of the one in which it was raised."""
+    print(f"{', '.join([name, *getattr(error, '__notes__', [])])}: {message}", file=sys.stderr)
+    return USER_ERROR
 
 
 def _dispatch(words: list[str]) -> int:
@@ -125,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
 
         print("\n".join(candidates(rest)))
     elif command in COMMANDS:
-        return _run(command, rest, typed_words=words)
+        return _run(command, rest)
     else:
         from memexp.config.synonyms import meant_command, suggestion
 
@@ -135,7 +129,7 @@ def _dispatch(words: list[str]) -> int:
     return 0
 
 
-def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
+def _run(command: str, rest: list[str]) -> int:
     from memexp.cli.arguments import parse
 
     arguments = parse(command, rest)
@@ -146,18 +140,16 @@ def _run(command: str, rest: list[str], *, typed_words: list[str]) -> int:
         return 0
 
     composed: list[Any] = []
-    with _argv(["memexp", *arguments.for_hydra()]):
-        _through_hydra(command, composed)
+    _through_hydra(command, arguments.for_hydra(), composed)
     if composed and (unused := [word for word in arguments.overrides if word.startswith("hydra")]):
         raise UserError(f"{unused[0]} has an effect only in a sweep; expected the flag -m with it")
-    with _argv(["memexp", *typed_words]):
-        for config in composed:
-            _call(command, config)
+    for config in composed:
+        _call(command, config)
     return 0
 
 
-def _through_hydra(command: str, composed: list[Any]) -> None:
-    """Run Hydra with the flags in `sys.argv`; the configuration of a single job is appended to `composed`."""
+def _through_hydra(command: str, words: list[str], composed: list[Any]) -> None:
+    """Run Hydra with these words; the configuration of a single job is appended to `composed`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # pass errors through unchanged
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -179,7 +171,7 @@ def _through_hydra(command: str, composed: list[Any]) -> None:
     register_plugins()
     if command == "train":
         sweep.show_finished = _show_finished
-    with in_one_line(command):
+    with in_one_line(command), _argv(["memexp", *words]):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
 
 
@@ -210,6 +202,7 @@ def command_module(command: str) -> Any:
 
 @contextmanager
 def _argv(words: list[str]) -> Iterator[None]:
+    """Let Hydra find these words, which it reads from `sys.argv`; what was typed is in `memexp.terminal`."""
     before = sys.argv
     sys.argv = words
     try:

@@ -1,7 +1,6 @@
 """A command in several processes that share its work: found started by torchrun or srun, or started here on one machine."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -11,7 +10,7 @@ from memexp.config.commands import EvalConfig
 from memexp.config.train import TrainConfig
 from memexp.errors import USER_ERROR, UserError
 from memexp.ranks.place import LOST, Place, check_number, place_of
-from memexp.terminal import same_command
+from memexp.terminal import same_command, typed_words
 
 Config = TypeVar("Config", TrainConfig, EvalConfig)
 
@@ -42,7 +41,7 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
     elif wanted > 1:
         from memexp.cli.workers import run_workers
 
-        raise SystemExit(run_workers(wanted, name=f"memexp {sys.argv[1]}"))
+        raise SystemExit(run_workers(wanted, name=f"memexp {typed_words()[0]}"))
     else:
         work(config)
 

@@ -13,7 +13,7 @@ from types import FrameType
 from memexp.launch.processes import import_path
 from memexp.machine import PARENT, cores
 from memexp.ranks.place import LISTENING, LOST
-from memexp.terminal import same_command
+from memexp.terminal import same_command, typed_words
 from memexp.train.interrupt import STOPS
 
 POLL_SECONDS = 0.05
@@ -74,7 +74,7 @@ def _start(rank: int, ranks: int, meeting: socket.socket) -> Worker:
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name may lead nowhere
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "memexp", *sys.argv[1:]],
+        [sys.executable, "-P", "-m", "memexp", *typed_words()],
         stdin=subprocess.DEVNULL,
         env=environment,
         pass_fds=[meeting.fileno()] if rank == 0 else [],

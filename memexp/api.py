@@ -150,7 +150,7 @@ def runs(*, tag: str | None = None, root: Root = None) -> list[Run]:
     """All runs in `root`, sorted by name; with `tag`, only those with this tag.
 
     A run has `name`, `path`, `state` (done, running or stopped), `config` (all its settings), `summary` (a dict; None until it is
-    done), `metrics` (a list of dicts, one for each logged step) and `scores`.
+    done), `metrics` (a list of dicts, one for each logged step and one for each validation) and `scores`.
     """
     from memexp.store.folder import all_runs
 

@@ -112,13 +112,18 @@ _typed: list[str] = []
 
 @contextmanager
 def remembered(words: Sequence[str]) -> Iterator[None]:
-    """Keep the words that were typed after the program's name while a command runs, for `same_command`."""
+    """Keep the words that were typed after the program's name while a command runs, for `typed_words` and `same_command`."""
     before = list(_typed)
     _typed[:] = words
     try:
         yield
     finally:
         _typed[:] = before
+
+
+def typed_words() -> list[str]:
+    """The words that were typed after the program's name, the command first; empty where no command runs."""
+    return list(_typed)
 
 
 def same_command() -> str:

@@ -95,6 +95,18 @@ def memexp(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose tiny corpus is prepared."""
+    from memexp.data.library import prepare
+
+    from .tiny import configure
+
+    root = tmp_path_factory.mktemp("prepared")
+    prepare(configure().data, root)
+    return root
+
+
 @pytest.fixture
 def environment() -> dict[str, str]:
     """The environment in which this checkout's program runs from any folder."""

@@ -1,7 +1,6 @@
 """`memexp data`: list the corpora, or inspect one."""
 
 import shlex
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from memexp.config.groups import Data
 from memexp.errors import UserError
 from memexp.files import find_root, refuse_as_output
 from memexp.report.escape import console
+from memexp.terminal import typed_words
 
 
 def run(config: DataConfig) -> None:
@@ -73,7 +73,7 @@ def _prepared(data: Data, root: Path) -> Path:
     if folder.exists():
         return folder
     others = sorted(path.parent.name for path in folder.parent.glob(f"{data.name}-*/manifest.json"))
-    typed = [word for word in sys.argv[1:] if word.startswith(("data.", "root="))]
+    typed = [word for word in typed_words() if word.startswith(("data.", "root="))]
     raise UserError(
         f"{data.name} is not prepared as {folder.name} (prepared below {folder.parent}: {', '.join(others) or 'none'}); expected a "
         f"prepared corpus: `{shlex.join(['memexp', 'prepare', f'data={data.name}', *typed])}` makes it"

@@ -1,7 +1,6 @@
 """`memexp eval`: score documents with a trained model, with its memory or a changed one."""
 
 import shlex
-import sys
 from dataclasses import asdict, replace
 
 from memexp.cli.together import in_all_processes
@@ -24,7 +23,7 @@ def _eval(config: EvalConfig) -> None:
     from memexp.report.escape import Fitting, console, escape
     from memexp.store.folder import find_run
     from memexp.store.identity import trained_settings
-    from memexp.terminal import tell
+    from memexp.terminal import tell, typed_words
     from memexp.train.remarks import of_the_precision
     from memexp.train.spec import as_asked
     from memexp.wording import number
@@ -36,7 +35,7 @@ def _eval(config: EvalConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     request = Request(scoring, mem=config.mem, memory=config.memory, retrieved=config.retrieved, device=config.device)
-    command = shlex.join(["memexp", *sys.argv[1:]])
+    command = shlex.join(["memexp", *typed_words()])
     score = evaluate(trained, settings, request, root, command=command, force=config.force)
     if not is_first():
         return

@@ -18,7 +18,7 @@ from memexp.experiment.files import path_of, show_filled
 from memexp.experiment.fill import fill
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
-from memexp.files import find_root, refuse_as_output
+from memexp.files import SUMMARY, find_root, refuse_as_output
 from memexp.report.escape import console, escape
 from memexp.report.table.comparison import compare
 from memexp.report.table.entries import POSITION
@@ -86,7 +86,7 @@ def _show_all(config: TableConfig, root: Path, folder: Path | None) -> None:
 
 def show_finished(folders: Sequence[Path]) -> None:
     """Print the table of the runs of a sweep, or why there is none."""
-    runs = [Run(path) for path in dict.fromkeys(folders) if (path / "summary.json").exists()]
+    runs = [Run(path) for path in dict.fromkeys(folders) if (path / SUMMARY).exists()]
     if not runs:
         return
     try:

@@ -28,7 +28,7 @@ def _train(config: TrainConfig) -> None:
     from memexp.launch.processes import announce
     from memexp.ranks.exchange import first, is_first, ranks, wait
     from memexp.store.scores import never_full
-    from memexp.terminal import escape, escape_lines, tell, warn
+    from memexp.terminal import escape, escape_lines, tell, typed_words, warn
     from memexp.train.interrupt import Interrupted
     from memexp.train.loop import train
     from memexp.train.spec import specify
@@ -43,7 +43,7 @@ def _train(config: TrainConfig) -> None:
     config = spec.config
     of_one = replace(config, lanes=max(1, config.lanes // ranks()))
     refuse_what_cannot_fit(of_one, vocabulary=corpus.vocabulary, classes=len(corpus.classes), devices=ranks())
-    command = shlex.join(["memexp", *sys.argv[1:]])
+    command = shlex.join(["memexp", *typed_words()])
     if config.profile:
         from memexp.train.profiling import profile
 

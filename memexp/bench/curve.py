@@ -1,6 +1,5 @@
 """The time of a search at several sizes of the memory, and how fast it grows with the size."""
 
-import io
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from memexp.bench.search import full_ring, product, scores_topk, some_queries
 from memexp.bench.workload import Work
 from memexp.config.commands import BenchConfig
 from memexp.model.knn_memory.exact_search import exact
+from memexp.report.plot import drawing, files
 
 ROUNDS = 3
 """Largest number of rounds, because a search of a million slots takes seconds."""
@@ -78,14 +78,9 @@ def slope(figures: Sequence[Figure]) -> float:
 
 def plot(figures: Sequence[Figure]) -> bytes:
     """Time against size as an SVG, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     slots, ours, floor, topk = zip(*points(figures), strict=True)
-    with plt.rc_context({"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8}):
-        figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    with drawing(5, 3.4) as figure:
+        axes = figure.subplots()
         axes.loglog(slots, topk, "s:", color="tab:gray", label="scores + torch.topk", base=2)
         axes.loglog(slots, ours, "o-", color="tab:blue", label=f"exact search (slope {slope(figures):.2f})", base=2)
         axes.loglog(slots, floor, "^--", color="tab:orange", label="floor: the score product alone", base=2)
@@ -94,8 +89,4 @@ def plot(figures: Sequence[Figure]) -> bytes:
         axes.set_xlabel("slots of the memory")
         axes.set_ylabel("seconds a search")
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
-    return out.getvalue()
+        return files(figure, "svg")["svg"]

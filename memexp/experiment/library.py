@@ -17,7 +17,7 @@ from memexp.errors import UserError
 from memexp.experiment.settings import Wanted, determining
 from memexp.files import fingerprint, read_json
 from memexp.store.archive import LightCopy, copies_of_tables, with_positions
-from memexp.store.folder import Run, Score
+from memexp.store.folder import CONFIG_FILE, WEIGHTS, Run, Score
 from memexp.store.identity import read_identity, revisions_of
 
 
@@ -94,7 +94,7 @@ class Library:
 
     def with_weights(self, wanted: Wanted) -> Run | None:
         """The finished run of a cell that still has its weights, so that it can be scored or started from."""
-        return next((run for run in self.runs(wanted) if (run.path / "weights.pt").exists()), None)
+        return next((run for run in self.runs(wanted) if (run.path / WEIGHTS).exists()), None)
 
     def score(self, wanted: Wanted) -> tuple[Run, Score] | None:
         """The score of a cell, with its run."""
@@ -153,7 +153,7 @@ class Library:
         if self._copies is None:
             self._copies = copies_of_tables(self.root)
         copies = [copy for copy in self._copies if fnmatchcase(copy.name, names)]
-        return [*(Run(path) for path in folders if (path / "config.yaml").exists()), *copies]
+        return [*(Run(path) for path in folders if (path / CONFIG_FILE).exists()), *copies]
 
     def _is_of(self, run: Run, wanted: Wanted) -> bool:
         if not self._fits(run, wanted):
@@ -178,7 +178,7 @@ class Library:
         compared.
         """
         try:
-            config = _as_today(run.config, wanted.settings, run.path / "config.yaml")
+            config = _as_today(run.config, wanted.settings, run.path / CONFIG_FILE)
         except UserError as error:
             if str(error) not in self.left_out:
                 self.left_out.append(str(error))

@@ -170,17 +170,8 @@ class Reproduction:
         It is CPU time if that is known for a baseline, because other work on the machine changes it least; else it is
         wall-clock time.
         """
-        shares = []
-        for column in self.columns:
-            ours, theirs = (
-                {entry.run.seed: self._step_seconds(entry.run.summary) for entry in self.cells.get((label, column), [])}
-                for label in (row, self.baseline(column))
-            )
-            for seed in ours.keys() & theirs.keys():
-                time, base = ours[seed], theirs[seed]
-                if time is not None and base is not None:
-                    shares.append(time / base)
-        return float(np.mean(shares)) if shares else None
+        bases = {column: self.baseline(column) for column in self.columns}
+        return self._relative(row, bases, lambda entry: self._step_seconds(entry.run.summary))
 
     @cached_property
     def in_cpu_time(self) -> bool:
@@ -211,16 +202,21 @@ class Reproduction:
         costs = self.experiment.costs
         if costs is None:
             return None
+        one_of_each = {data: column for column, data in self.data.items()}.values()
+        return self._relative(row, dict.fromkeys(one_of_each, costs), lambda entry: _token_seconds(entry.summary))
+
+    def _relative(self, row: str, bases: Mapping[str, str], seconds: Callable[[Entry], float | None]) -> float | None:
+        """A row's time relative to that of a base row in each of these columns, as the mean over them and the seeds that both have."""
         shares = []
-        for column in {data: column for column, data in self.data.items()}.values():
+        for column, base in bases.items():
             ours, theirs = (
-                {entry.run.seed: _token_seconds(entry.summary) for entry in self.cells.get((label, column), [])}
-                for label in (row, costs)
+                {entry.run.seed: seconds(entry) for entry in self.cells.get((label, column), [])}
+                for label in (row, base)
             )
             for seed in ours.keys() & theirs.keys():
-                time, base = ours[seed], theirs[seed]
-                if time is not None and base is not None:
-                    shares.append(time / base)
+                time, of_base = ours[seed], theirs[seed]
+                if time is not None and of_base is not None:
+                    shares.append(time / of_base)
         return float(np.mean(shares)) if shares else None
 
     def tokens(self, row: str) -> list[int]:

@@ -11,10 +11,10 @@ from memexp.config.checks import check
 from memexp.config.compose import compose
 from memexp.config.groups import Scored
 from memexp.config.hydra_errors import in_one_line
-from memexp.config.introspection import CONF, flatten, groups_of
+from memexp.config.introspection import choices_of, flatten, groups_of
 from memexp.config.train import TrainConfig
 from memexp.experiment.cells import Cell
-from memexp.files import fingerprint, parse_yaml
+from memexp.files import fingerprint
 from memexp.store.folder import ScoreName
 from memexp.store.identity import result_settings
 
@@ -125,9 +125,13 @@ def _part(groups: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
 
 @cache
 def _fit(data: str) -> dict[str, Any]:
-    """The settings outside `data` that a choice of data changes."""
-    path = CONF / "fit" / f"{data}.yaml"
-    return flatten(parse_yaml(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """The settings that a choice of data changes beside those of its group."""
+    from omegaconf import OmegaConf
+
+    if data not in choices_of("fit"):
+        return {}
+    values: Any = OmegaConf.to_container(compose(f"fit/{data}", []))
+    return flatten(values)
 
 
 @cache

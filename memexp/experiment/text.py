@@ -11,7 +11,7 @@ from memexp.report.metrics import Metric
 from memexp.report.statistics import MOST_SEEDS, POWER, Agreement, Gap, Spread
 from memexp.report.table.entries import Entry
 from memexp.report.table.figure import Panel, across
-from memexp.report.table.text import STATE, Grid, unfilled
+from memexp.report.table.text import STATE, Grid, commands_of, unfilled
 from memexp.wording import UNKNOWN, compact, number, plural
 
 
@@ -60,7 +60,7 @@ def lay_out(table: Reproduction) -> Grid:
         lines=lines,
         notes=_notes(table),
         missing=table.missing,
-        commands=_commands(table),
+        commands=commands_of(_entries(table), _scored_apart),
         expendable=("tokens", "±", f"paper's diff.{unit}", "step time: paper", "step time: ours", "95 %", "n"),
         groups=groups,
     )
@@ -395,14 +395,9 @@ def _trend(part: Agreement) -> str:
     )
 
 
-def _commands(table: Reproduction) -> list[tuple[str, str]]:
-    commands: dict[str, str] = {}
-    for entry in _entries(table):
-        trained, scored = str(entry.run.summary["command"]), str(entry.summary["command"])
-        commands[entry.run.name] = trained
-        if scored != trained and not (scored.startswith("memexp train") or entry.score.name is None):
-            commands[f"{entry.run.name}, {entry.score.path.name}"] = scored
-    return list(commands.items())
+def _scored_apart(entry: Entry) -> bool:
+    """Whether a command of its own made the score, and its folder says which score it is."""
+    return not (str(entry.summary["command"]).startswith("memexp train") or entry.score.name is None)
 
 
 def records(table: Reproduction) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import memexp
 from memexp.files import open_ordinary, write_json
 from memexp.machine import JOBS, PARENT
+from memexp.store.folder import METRICS_FILE
 from memexp.train.interrupt import STOPS
 
 JOB_FILE = "MEMEXP_JOB_FILE"
@@ -297,7 +298,7 @@ def _announced(path: Path) -> Path | None:
 def last_metrics(run: Path) -> dict[str, Any]:
     """The newest complete training line of a run's metrics; empty if there is none."""
     try:
-        with open_ordinary(run / "metrics.jsonl") as file:
+        with open_ordinary(run / METRICS_FILE) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
     except OSError:

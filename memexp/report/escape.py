@@ -5,9 +5,9 @@ import io
 import re
 from collections.abc import Iterable
 
-from memexp.terminal import Fitting, console, escape
+from memexp.terminal import Fitting, console, escape, escape_lines
 
-__all__ = ["Fitting", "code", "console", "csv_text", "escape", "html", "latex", "markdown"]
+__all__ = ["Fitting", "code", "console", "csv_text", "escape", "escape_lines", "html", "latex", "markdown"]
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memexp.errors import UserError
-from memexp.files import unreadable
+from memexp.files import SUMMARY, unreadable
 from memexp.report.escape import Fitting, escape
-from memexp.store.folder import Run
+from memexp.store.folder import CONFIG_FILE, METRICS_FILE, Run
 from memexp.store.scores import read_summary, require
 from memexp.wording import UNKNOWN, age, number, perplexity_in, whole
 
@@ -59,13 +59,13 @@ def list_runs(runs: Sequence[Run]) -> list[Listed]:
 
 
 def _written(run: Run) -> float:
-    paths = [run.path / name for name in ("config.yaml", "metrics.jsonl", "summary.json")]
+    paths = [run.path / name for name in (CONFIG_FILE, METRICS_FILE, SUMMARY)]
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 
 def _read(run: Run, item: Listed) -> None:
     config, summary = run.config, run.summary
-    require(config, ("steps", "eval", "mem"), run.path / "config.yaml")
+    require(config, ("steps", "eval", "mem"), run.path / CONFIG_FILE)
     item.steps = int(config["steps"])
     for line in run.metrics:
         item.step = int(line.get("step", item.step))

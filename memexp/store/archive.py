@@ -22,14 +22,13 @@ import numpy as np
 from memexp.config.shape import METRICS, POSITIONS, RUN_SUMMARY, SCORE_SUMMARY, checked, checked_documents
 from memexp.errors import UserError
 from memexp.files import SUMMARY, parse_json, read_json, read_text, rewrite, sealed, unsealed
-from memexp.store.folder import COPIES, Run, Score, ScoreName
+from memexp.store.folder import COPIES, TOKEN_NATS, Run, Score, ScoreName
 
 _COPY = {
     "run": str, "config": dict, "identity": dict, "metrics": METRICS, "summary": dict,
     "eval": {None: {"summary": dict, "documents": list, "positions": POSITIONS}},
 }  # fmt: skip
 """What a line holds; see `memexp.config.shape`."""
-TOKEN_NATS = "token_nats.npy"
 
 SHORTEST = 512
 """Tokens in the first range of positions; each further range ends at twice the position."""

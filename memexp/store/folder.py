@@ -3,10 +3,13 @@
 results/runs/<name>/
   config.yaml               resolved settings
   identity.json             the settings and data that determine the result, and their hash
-  metrics.jsonl             one JSON object per line: step, tokens, loss, rate, gauges, ...
+  metrics.jsonl             one JSON object per line: of training {"step", "tokens", "loss", "rate", gauges, ...}, and with
+                            validate_every also {"step", "valid_nats_per_token"}
   weights.pt                the weights after the last step
   summary.json              final numbers; exists only when the run is done
-  checkpoints/step-N.pt     the newest checkpoints
+  checkpoints/              the newest checkpoints:
+    step-N.pt               everything after step N; of a run in several processes what they share
+    step-N.R-of-K.pt        what process R of K alone has, such as the state of its lanes
   lock                      held by the training process
   eval/<split>-<documents>x<max_document>-<mem>-<memory>/
     token_nats.npy          float32, the nats of each scored token, documents one after another
@@ -15,6 +18,7 @@ results/runs/<name>/
     documents.json          [{"id", "tokens", "nats"}, ...]: for each document the number of scored tokens and the sum of
                             their nats, in order; with answers also the number of "correct" tokens
     summary.json            means, sizes and the settings of the score, and the checksums of its other files
+  tensorboard/, wandb/      what the tracker of this name writes
 
 Checksums are verified when a file is read: of config.yaml it is in the last line; of identity.json under "hash"; of summaries,
 weights, checkpoints and each line of metrics under "checksum". Older versions wrote files without one, which are read unchecked.
@@ -62,8 +66,13 @@ from memexp.terminal import same_command
 COPIES = "runs.jsonl"
 """Name of the packed file beside a table, with light copies of its runs; see `memexp.store.archive`."""
 
+CONFIG_FILE, IDENTITY_FILE, METRICS_FILE = "config.yaml", "identity.json", "metrics.jsonl"
 WEIGHTS = "weights.pt"
-"""The file in a run's folder with the weights after the last step."""
+CHECKPOINTS = "checkpoints"
+"""Files and a folder in a run's folder; the first of them makes a folder a run."""
+
+TOKEN_NATS = "token_nats.npy"
+"""The file in a score's folder with the loss of each token."""
 
 RETRIEVED = [("distance", "<i4"), ("weight", "<f2")]
 """NumPy type of a memory position that was read to predict a token. `distance`: how many tokens it lies before the input token,
@@ -163,7 +172,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved settings of the training, without settings that no longer exist."""
-        config: dict[str, Any] = checked(self.saved_config, CONFIG, self.path / "config.yaml")
+        config: dict[str, Any] = checked(self.saved_config, CONFIG, self.path / CONFIG_FILE)
         if isinstance(arch := config.get("arch"), dict):
             return config | {"arch": {name: value for name, value in arch.items() if name not in RETIRED}}
         return config
@@ -172,14 +181,14 @@ class Run:
     def saved_config(self) -> dict[str, Any]:
         """The contents of config.yaml."""
         try:
-            path = self.path / "config.yaml"
+            path = self.path / CONFIG_FILE
             config = plain_yaml(without_last_line(read_bytes(path), path))
         except (OSError, ValueError) as error:
             remedy = "the `memexp train` that made the run writes it again"
             raise unreadable(path, error, expected="the settings of a run", remedy=remedy) from error
         if not isinstance(config, dict):
             raise UserError(
-                f"{self.path / 'config.yaml'} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
+                f"{self.path / CONFIG_FILE} holds no settings; expected the settings of a run. Likely cause: it was edited or damaged"
             )
         return config
 
@@ -189,12 +198,12 @@ class Run:
         Raises:
             UserError: a setting would not be read as it is, such as a text that is not UTF-8.
         """
-        write_atomically(self.path / "config.yaml", as_yaml(config))
+        write_atomically(self.path / CONFIG_FILE, as_yaml(config))
 
     @property
     def identity(self) -> Any:
         """The contents of identity.json, unchecked; `memexp.store.identity.read_identity` also checks them."""
-        return read_json(self.path / "identity.json")
+        return read_json(self.path / IDENTITY_FILE)
 
     @property
     def settings(self) -> TrainConfig:
@@ -214,21 +223,21 @@ class Run:
         except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
             seen = str(error).splitlines()[0]
             raise UserError(
-                f"{self.path / 'config.yaml'} does not fit this version of memexp ({seen}); expected settings that "
+                f"{self.path / CONFIG_FILE} does not fit this version of memexp ({seen}); expected settings that "
                 "this version knows. Likely cause: another version trained the run, or the file was edited"
             ) from error
         assert isinstance(settings, TrainConfig)
         try:
             check_values(settings)
         except UserError as error:
-            raise UserError(f"{self.path / 'config.yaml'}: {error}. Likely cause: the file was edited") from error
+            raise UserError(f"{self.path / CONFIG_FILE}: {error}. Likely cause: the file was edited") from error
         return settings
 
     def _source(self, given: Any) -> SourceOptions:
         try:
             return read_source(given)
         except UserError as error:
-            raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
+            raise UserError(f"{self.path / CONFIG_FILE}: {error}") from error
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -248,7 +257,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of metrics.jsonl; a last line that is still being written is left out."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS_FILE
         try:
             lines = read_text(path).split("\n")[:-1]
         except FileNotFoundError:
@@ -370,7 +379,7 @@ def command_in(root: Path | None, command: str) -> str:
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:
     """Every run in `root`, sorted by name; with `tag`, only the runs with this tag and those whose settings cannot be read."""
-    runs = [Run(path) for path in folders_with(root / "results" / "runs", "config.yaml")]
+    runs = [Run(path) for path in folders_with(root / "results" / "runs", CONFIG_FILE)]
     return [run for run in runs if tag is None or tag_of(run) in (tag, UNREADABLE)]
 
 
@@ -395,7 +404,7 @@ def find_run(root: Path, name: str, *, tag: str | None = None) -> Run:
     Raises:
         UserError: no run matches, or more than one.
     """
-    if (Path(name) / "config.yaml").is_file():
+    if (Path(name) / CONFIG_FILE).is_file():
         return Run(Path(name).resolve())
     if COPIES in Path(name).parts:
         raise UserError(

@@ -14,7 +14,7 @@ from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.errors import UserError
 from memexp.files import fingerprint
-from memexp.store.folder import Run, find_run
+from memexp.store.folder import CONFIG_FILE, IDENTITY_FILE, Run, find_run
 
 _SCHEMAS: list[Any] = [Data, *ARCHS.values(), Size, Optim]
 LATER = {item.name for schema in _SCHEMAS for item in fields(schema) if item.metadata.get("later")}
@@ -73,7 +73,7 @@ def _defaults(schema: Any) -> dict[str, Any]:
 def _compare(run: Run, name: str, configured: Any, trained: Any) -> None:
     if configured != trained:
         raise UserError(
-            f"{run.path / 'config.yaml'} says {name}={configured}, but the run was trained with {name}={trained}; expected "
+            f"{run.path / CONFIG_FILE} says {name}={configured}, but the run was trained with {name}={trained}; expected "
             "the same value. Likely cause: config.yaml was edited"
         )
 
@@ -113,7 +113,7 @@ def read_identity(run: Run) -> dict[str, Any]:
     Raises:
         UserError: identity.json is absent or damaged.
     """
-    path = run.path / "identity.json"
+    path = run.path / IDENTITY_FILE
     identity: dict[str, Any] = run.identity
     content = {name: value for name, value in identity.items() if name != "hash"} if isinstance(identity, dict) else {}
     if not content or identity.get("hash") != fingerprint(content):

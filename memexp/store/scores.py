@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
-from memexp.store.folder import RETRIEVED, Run, Score, ScoreName, command_in, find_run
+from memexp.files import SUMMARY
+from memexp.store.folder import CONFIG_FILE, RETRIEVED, TOKEN_NATS, Run, Score, ScoreName, command_in, find_run
 
 _NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d{1,15})(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
@@ -26,7 +27,7 @@ def read_summary(score: Score) -> dict[str, Any]:
     Raises:
         UserError: the summary is damaged or lacks a key.
     """
-    return require(score.summary, _NEEDED, score.path / "summary.json")
+    return require(score.summary, _NEEDED, score.path / SUMMARY)
 
 
 def read_run_summary(run: Run) -> dict[str, Any] | None:
@@ -39,7 +40,7 @@ def read_run_summary(run: Run) -> dict[str, Any] | None:
     if summary is None:
         return None
     needed = ("parameters", "tokens", "steps", "tokens_per_second", "command")
-    return require(summary, needed, run.path / "summary.json")
+    return require(summary, needed, run.path / SUMMARY)
 
 
 def require(summary: Any, keys: tuple[str, ...], path: Path) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def asked_of(run: Run, scored: Scored) -> Scoring:
     Raises:
         UserError: the run's settings lack them.
     """
-    path = run.path / "config.yaml"
+    path = run.path / CONFIG_FILE
     own = require(run.config, ("eval",), path)["eval"]
     require(own, ("documents", "max_document", "lanes"), path)
     return scored.of({item.name: own[item.name] for item in fields(Scoring) if item.name in own})
@@ -188,7 +189,7 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     own = run.config.get("mem")
     if not isinstance(own, int):
         raise UserError(
-            f"{run.path / 'config.yaml'} says mem={own!r}; expected a whole number. Likely cause: it was edited"
+            f"{run.path / CONFIG_FILE} says mem={own!r}; expected a whole number. Likely cause: it was edited"
         )
     unit = {"": 1, "k": 1 << 10, "m": 1 << 20}[(match["unit"] or "").lower()]
     mem = own if match["mem"] is None else int(match["mem"]) * unit
@@ -214,7 +215,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
     """
     again = f"Likely cause: it was cut short or edited; {score.again}"
     summary = read_summary(score)
-    nats, tokens = (_array(score.verified(name), again) for name in ("token_nats.npy", "tokens.npy"))
+    nats, tokens = (_array(score.verified(name), again) for name in (TOKEN_NATS, "tokens.npy"))
     try:
         documents = [(str(item["id"]), int(item["tokens"])) for item in score.documents]
     except (TypeError, KeyError, ValueError) as error:
@@ -222,7 +223,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
             f"{score.path / 'documents.json'} is not a list of documents; expected each document's id and tokens. {again}"
         ) from error
     expected = sum(length for _, length in documents)
-    for name, array in (("token_nats.npy", nats), ("tokens.npy", tokens)):
+    for name, array in ((TOKEN_NATS, nats), ("tokens.npy", tokens)):
         if array.shape != (expected,):
             raise UserError(
                 f"{score.path / name} has shape {array.shape}; expected {expected:,} numbers, as documents.json says. "
@@ -233,7 +234,7 @@ def load_scores(label: str, score: Score) -> TokenScores:
     if not np.isfinite(nats).all():
         where = int(np.flatnonzero(~np.isfinite(nats))[0])
         raise UserError(
-            f"{score.path / 'token_nats.npy'} holds {nats[where]} at index {where:,}; expected finite losses. {again}"
+            f"{score.path / TOKEN_NATS} holds {nats[where]} at index {where:,}; expected finite losses. {again}"
         )
     _refuse_other_sums(score, nats, again)
     retrieved = _retrieved(score.verified("retrieved.npy"), expected, again)
@@ -252,7 +253,7 @@ def _refuse_other_sums(score: Score, nats_N: np.ndarray, again: str) -> None:
         seen = float(nats_N[start:end].sum(dtype=np.float64))
         if not np.isclose(seen, row.get("nats", seen), rtol=SUMS_AGREE, atol=0):
             raise UserError(
-                f"{score.path / 'token_nats.npy'} holds {seen:.9g} nats for {row['id']}; expected {row['nats']:.9g}, as documents.json "
+                f"{score.path / TOKEN_NATS} holds {seen:.9g} nats for {row['id']}; expected {row['nats']:.9g}, as documents.json "
                 f"says. {again}"
             )
 

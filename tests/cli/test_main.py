@@ -7,6 +7,7 @@ import pytest
 
 import memexp as package
 from memexp.errors import UserError
+from memexp.terminal import typed_words
 
 from ..messages import says
 
@@ -35,11 +36,11 @@ def test_a_command_sees_the_line_that_was_typed(memexp, monkeypatch) -> None:
     from memexp.cli import main
 
     seen = []
-    module = SimpleNamespace(run=lambda settings: seen.append(list(sys.argv)))
+    module = SimpleNamespace(run=lambda settings: seen.append(typed_words()))
     memexp("runs")
     monkeypatch.setattr("memexp.cli.main.command_module", lambda command: module)
     main.main(["runs", "tag=x"])
-    assert seen == [["memexp", "runs", "tag=x"]]
+    assert seen == [["runs", "tag=x"]]
 
 
 def test_cfg_prints_the_job_and_runs_nothing(memexp) -> None:

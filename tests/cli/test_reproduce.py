@@ -20,7 +20,7 @@ from memexp.cli.commands import reproduce
 from memexp.cli.main import main
 from memexp.config.commands import ReproduceConfig
 from memexp.errors import UserError
-from memexp.experiment import definition, paper_table, published, queue, settings
+from memexp.experiment import definition, paper_table, published, queue
 from memexp.experiment.library import Library
 from memexp.experiment.paper_table import open_table
 from memexp.experiment.published import Number, Published
@@ -71,8 +71,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "conf" / "experiment" / "tiny" / "table1.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(EXPERIMENT)
-    for module in (definition, settings):
-        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(definition, "CONF", tmp_path / "conf")
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
 

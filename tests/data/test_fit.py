@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import pytest
-import yaml
 
 from memexp.config.checks import remarks
 from memexp.config.compose import compose, typed
@@ -83,10 +82,11 @@ def test_other_data_have_none_and_what_is_typed_wins() -> None:
 
 
 def test_a_fit_is_no_choice_of_its_own() -> None:
-    assert set(choices_of("fit")) == set(TASKS) <= set(choices_of("data"))
+    assert set(choices_of("fit")) - {"base_task"} == set(TASKS) <= set(choices_of("data"))
+    assert "base_task" not in choices_of("data")
     assert "fit" not in groups_of("train")
     for task in TASKS:  # none of its values is the data's own
-        assert set(yaml.safe_load((CONF / "fit" / f"{task}.yaml").read_text())["data"]) == {"max_document"}
+        assert set(compose(f"fit/{task}", [])["data"]) == {"max_document"}
 
 
 @pytest.mark.parametrize("segment", [29, 30])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from memexp.experiment.cells import cells
 from memexp.experiment.definition import Column, Experiment, Row, Scale
-from memexp.experiment.settings import Wanted
+from memexp.experiment.settings import Wanted, wanted
 from memexp.files import fingerprint, write_json, write_sealed
 from memexp.store.archive import LightCopy, keep, light_copies
 from memexp.store.folder import Run, Score, all_runs
@@ -49,6 +50,13 @@ def experiment() -> Experiment:
             ),
         },
     )
+
+
+@pytest.fixture
+def rows(experiment: Experiment) -> dict[str, Wanted]:
+    """The cells of the first column and seed, by row."""
+    found = wanted(cells(experiment, "small", data=["tiny"], seeds=[0]))
+    return {one.cell.row: one for one in found}
 
 
 CORPUS = {"tokens_checksum": "1" * 64, "documents_checksum": "2" * 64, "tokenizer_hash": "3" * 64}

@@ -36,13 +36,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def rows(experiment: Experiment) -> dict[str, Wanted]:
-    """The cells of the first column and seed, by row."""
-    found = compose_cells(cells(experiment, "small", data=["tiny"], seeds=[0]))
-    return {one.cell.row: one for one in found}
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Where the copies of the first table lie."""
     return tmp_path / "results" / "tiny" / "table1" / "runs.jsonl"

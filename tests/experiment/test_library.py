@@ -21,13 +21,6 @@ from ..messages import says
 from .conftest import CORPUS, Make, only_copies
 
 
-@pytest.fixture
-def rows(experiment: Experiment) -> dict[str, Wanted]:
-    """The cells of the first column and seed, by row."""
-    found = compose_cells(cells(experiment, "small", data=["tiny"], seeds=[0]))
-    return {one.cell.row: one for one in found}
-
-
 def test_cells_are_what_train_composes(rows: dict[str, Wanted]) -> None:
     settings = rows["more"].settings
     assert (settings.arch.name, settings.mem, settings.lanes, settings.steps, settings.size.name) == (

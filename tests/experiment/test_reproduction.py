@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from memexp.cli.arguments import parse
 from memexp.config import revisions
@@ -33,9 +32,10 @@ from memexp.experiment.settings import wanted
 from memexp.experiment.text import lay_out, panels, records
 from memexp.files import sealed, write_json
 from memexp.report.statistics import widening
-from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown, to_terminal
+from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown
 
 from ..messages import says
+from ..terminal import on_terminal
 from .conftest import Make, only_copies
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,12 +78,6 @@ def filled(experiment: Experiment, make: Make, table: Table) -> Table:
     return table
 
 
-def on_terminal(found: Reproduction, width: int = 200) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(to_terminal(lay_out(found), width=width))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("kind", ["md", "csv", "tex", "html", "txt"])
 def test_golden(filled: Table, kind: str) -> None:
     """If this fails after a wanted change of the format, look at the difference and write it with GOLDEN=write."""
@@ -94,7 +88,7 @@ def test_golden(filled: Table, kind: str) -> None:
         "csv": lambda: records_to_csv(records(found)),
         "tex": lambda: to_latex(grid),
         "html": lambda: html_page(grid.title, to_html(grid)),
-        "txt": lambda: on_terminal(found),
+        "txt": lambda: on_terminal(grid, 200),
     }[kind]()
     if os.environ.get("GOLDEN") == "write":
         path.write_text(written, encoding="utf-8")
@@ -151,7 +145,7 @@ def test_step_times_are_the_cpus_where_runs_kept_it(experiment: Experiment, make
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(filled: Table) -> None:
-    text = on_terminal(filled(), 80)
+    text = on_terminal(lay_out(filled()), 80)
     assert "No room here for: ±, paper's diff. %, step time: paper, step time: ours, tokens" in text
     assert "-22.1 to -22.1" in text
     assert "‡18.91" in text

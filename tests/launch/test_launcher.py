@@ -8,17 +8,23 @@ from memexp.config.words import quote
 from memexp.launch.launcher import JobLauncher
 
 
-def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monkeypatch) -> None:
-    (empty / "more" / "tracker").mkdir(parents=True)
-    (empty / "more" / "tracker" / "mine.yaml").write_text("defaults: [base, _self_]\nname: none\nproject: mine\n")
-    commands = []
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of all jobs, in place of which a program runs that does nothing."""
+    found: list[list[str]] = []
     command = JobLauncher._command
 
     def keep(self: JobLauncher, overrides: list[str]) -> list[str]:
-        commands.append(command(self, overrides))
+        found.append(command(self, overrides))
         return ["true"]
 
     monkeypatch.setattr(JobLauncher, "_command", keep)
+    return found
+
+
+def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, commands) -> None:
+    (empty / "more" / "tracker").mkdir(parents=True)
+    (empty / "more" / "tracker" / "mine.yaml").write_text("defaults: [base, _self_]\nname: none\nproject: mine\n")
     assert (
         memexp("train", "-m", "root=.", "--config-dir", "more", "tracker=mine", "seed=3", "hydra.sweep.dir=there").code
         == 0
@@ -28,15 +34,7 @@ def test_jobs_of_the_real_command_inherit_the_config_folder(memexp, empty, monke
 
 
 @pytest.mark.hard
-def test_a_job_gets_its_texts_as_a_user_types_them(memexp, empty, monkeypatch) -> None:
-    commands = []
-    command = JobLauncher._command
-
-    def keep(self: JobLauncher, overrides: list[str]) -> list[str]:
-        commands.append(command(self, overrides))
-        return ["true"]
-
-    monkeypatch.setattr(JobLauncher, "_command", keep)
+def test_a_job_gets_its_texts_as_a_user_types_them(memexp, empty, commands) -> None:
     tags = ["it's, ${x}", "[d", r"back\slash\\"]
     typed = ",".join(quote(tag, always=True) for tag in tags)
     assert memexp("train", "-m", "root=.", f"tag={typed}").code == 0

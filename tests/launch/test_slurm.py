@@ -84,6 +84,7 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
         "launcher=slurm",
         "slurm.time=2h",
         "slurm.partition=gpu",
+        "slurm.account=lab",
         "slurm.options=--qos=high --exclusive",
         "slurm.setup=module load x",
     )
@@ -93,7 +94,7 @@ def test_what_slurm_is_asked_for(memexp, empty, cluster: Path, monkeypatch: pyte
     lines = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
     expected = {
         "nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=4", "time=120", "signal=USR2@300", "requeue", "partition=gpu",
-        "qos=high", "exclusive", "open-mode=append",
+        "account=lab", "qos=high", "exclusive", "open-mode=append",
     }  # fmt: skip
     assert expected <= lines
     assert "--kill-on-bad-exit=0" in script

@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-from memexp.data.library import prepare
 from memexp.ranks.place import LISTENING
-
-from ..tiny import configure
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -89,14 +86,6 @@ def groups() -> Iterator[Callable[[int], Group]]:
             return found[ranks]
 
         yield of
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root whose corpus is prepared."""
-    root = tmp_path_factory.mktemp("prepared")
-    prepare(configure().data, root)
-    return root
 
 
 @pytest.fixture

@@ -21,14 +21,6 @@ from ..tiny import TINY, configure
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root whose corpus is prepared."""
-    root = tmp_path_factory.mktemp("prepared")
-    prepare(configure().data, root)
-    return root
-
-
 @pytest.fixture
 def root(prepared: Path, tmp_path: Path) -> Path:
     """A root without runs of its own, with the prepared corpus."""

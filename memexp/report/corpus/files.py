@@ -1,12 +1,12 @@
 """The output of `memexp data inspect`: the numbers as JSON, a plot, and tables for a terminal."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memexp.files import write_atomically, write_json
 from memexp.report.corpus.statistics import Inspection
 from memexp.report.escape import Fitting, escape
+from memexp.report.plot import drawing, files
 from memexp.wording import compact, plural
 
 if TYPE_CHECKING:
@@ -99,15 +99,8 @@ def _bar(share: float, most: float) -> str:
 
 def plot(inspection: Inspection) -> dict[str, bytes]:
     """The plot as PNG and SVG: lengths on the left, repetition by distance on the right."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    spines = {"axes.spines.top": False, "axes.spines.right": False}
-    style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
-    with plt.rc_context(style):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    with drawing(9, 3) as figure:
+        left, right = figure.subplots(1, 2)
         left.set_title(
             f"{plural(inspection.documents, 'document')} of {inspection.name}, {inspection.split}",
             fontsize=8,
@@ -126,13 +119,7 @@ def plot(inspection: Inspection) -> dict[str, bytes]:
         right.set_ylabel(f"% of {inspection.ngram}-grams")
         if inspection.distances:
             right.legend(frameon=False)
-        files = {}
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            out = io.BytesIO()
-            figure.savefig(out, format=kind, dpi=130, metadata=metadata)
-            files[kind] = out.getvalue()
-        plt.close(figure)
-    return files
+        return files(figure, "png", "svg")
 
 
 def _bars(axes: Any, bins: list[tuple[int, float]]) -> None:

@@ -1,8 +1,6 @@
 """The files that `memexp diff` writes: a page, every token as CSV, the numbers as JSON, and a plot."""
 
-import io
 import math
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from memexp.report.difference.page import RUNNING, page
 from memexp.report.difference.settings import Side, differing
 from memexp.report.difference.token_text import Pieces, Wording, token_texts
 from memexp.report.difference.tokens import HELPED, Difference, by_position, interval
-from memexp.report.escape import csv_text, escape
+from memexp.report.escape import csv_text
+from memexp.report.plot import drawing, files, literal
 from memexp.wording import perplexity_of
 
 _PANELS = 8
@@ -89,20 +88,11 @@ def plot(diff: Difference) -> dict[str, bytes]:
     Dots are the tokens that gain or lose; the line is the running mean. Beyond a tenth of a nat the scale is logarithmic,
     because the mean is about a hundredth of the gains of single tokens.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     shown = [at for at in range(len(diff.a.documents)) if diff.a.documents[at][1]][:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     rows = math.ceil(len(shown) / columns)
-    spines = {"axes.spines.top": False, "axes.spines.right": False}
-    style: Any = {"svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, **spines}
-    with warnings.catch_warnings(), rc_context(style):
-        width, height = 10, 0.9 + (1.35 if columns == 2 else 2.6) * rows
-        figure = Figure(figsize=(width, height), dpi=130)
+    width, height = 10, 0.9 + (1.35 if columns == 2 else 2.6) * rows
+    with drawing(width, height, layout=None) as figure:
         # Margins are set in inches, because an automatic layout would draw everything twice.
         places = {"left": 0.8 / width, "right": 1 - 0.1 / width, "top": 1 - 0.5 / height, "bottom": 0.5 / height}
         places |= {"wspace": 0.06, "hspace": 0.35}
@@ -113,20 +103,12 @@ def plot(diff: Difference) -> dict[str, bytes]:
             axes.remove()
         of = f", first {len(shown)} of {len(diff.a.documents)} documents" if len(shown) < len(diff.a.documents) else ""
         figure.suptitle(
-            f"Gain of each token from A = {_literal(diff.a.label)} to B = {_literal(diff.b.label)}{of}", fontsize=9
+            f"Gain of each token from A = {literal(diff.a.label)} to B = {literal(diff.b.label)}{of}", fontsize=9
         )
         among = "among the scored ones of" if diff.of_answers else "in"
         figure.supxlabel(f"index of the token {among} its document (line: mean of {RUNNING} tokens)", fontsize=8)
         figure.supylabel("gain in nats, A - B (logarithmic beyond 0.1)", fontsize=8)
-        files = {f"gain.{kind}": io.BytesIO() for kind in ("png", "svg", "pdf")}
-        # A document's name may have letters that the font lacks; they are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        # Dates are left out, so that equal plots are equal files. `savefig` would draw each plot twice.
-        FigureCanvasAgg(figure).print_png(files["gain.png"], metadata={"Software": None})
-        FigureCanvasSVG(figure).print_svg(files["gain.svg"], metadata={"Date": None, "Creator": None})
-        nothing = {"CreationDate": None, "Creator": None, "Producer": None}
-        FigureCanvasPdf(figure).print_pdf(files["gain.pdf"], metadata=nothing)
-    return {name: file.getvalue() for name, file in files.items()}
+        return {f"gain.{kind}": content for kind, content in files(figure, "png", "svg", "pdf").items()}
 
 
 def _panel(axes: Any, diff: Difference, document: int) -> None:
@@ -152,10 +134,5 @@ def _panel(axes: Any, diff: Difference, document: int) -> None:
     axes.set_yscale("symlog", linthresh=0.1, linscale=0.7)
     axes.set_yticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
     axes.set_yticks([], minor=True)
-    title = f"{_literal(diff.a.documents[document][0])}: mean {gain.mean():+.3f}"
+    title = f"{literal(diff.a.documents[document][0])}: mean {gain.mean():+.3f}"
     axes.set_title(title, fontsize=8, loc="left", y=1.0)  # with a fixed y, matplotlib does not search for a place
-
-
-def _literal(text: str) -> str:
-    """`text` without control characters, and with dollar signs that do not start mathematics."""
-    return escape(text).replace("$", r"\$")

@@ -11,7 +11,7 @@ import numpy as np
 from memexp.errors import UserError
 from memexp.report.difference.token_kinds import UNKNOWN, kinds
 from memexp.report.difference.tokens import Difference, Read
-from memexp.report.escape import escape
+from memexp.report.escape import escape_lines
 from memexp.store.folder import Run, Score
 
 if TYPE_CHECKING:
@@ -154,14 +154,8 @@ def word(diff: Difference, pieces: Pieces) -> Wording:
         if rest := decoder.decode(b"", final=True):
             parts[-1] += rest
         kinds_of.append(np.full(len(parts), UNKNOWN) if pieces is numbers else kinds(parts))
-        texts += map(_printing, parts)
+        texts += map(escape_lines, parts)
     return Wording(texts, np.concatenate(kinds_of))
-
-
-def _printing(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(char if char in "\n\t" else escape(char) for char in text)
 
 
 def token_texts(tokens_N: np.ndarray, pieces: Pieces) -> list[str]:

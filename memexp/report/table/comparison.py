@@ -185,6 +185,27 @@ def compare(
         raise UserError(
             f"by is {by} with metric={metric}; expected metric=accuracy or metric=exact_match with slices, or by={POSITION}"
         )
+    known = _read(comparison, root, runs, data)
+    entries = [entry for entry in known if entry.asked_for]
+    if not entries:
+        raise UserError(_nothing(comparison))
+    comparison.shown = keys_to_show(comparison.finished, entries)
+    _sort_into_cells(comparison, known)
+    _refuse_unknown(gauges, entries)
+    if baseline is None:
+        comparison.baselines = _baselines(comparison)
+    else:
+        filled = {row for row, _ in comparison.cells}
+        comparison.chosen = _starting_with(baseline, [row for row in comparison.rows if row in filled])
+    return comparison
+
+
+def _read(comparison: Comparison, root: Path, runs: Sequence[Run], data: Sequence[str]) -> list[Entry]:
+    """The scores of the runs that were trained on these corpora; notes the runs, and why others are left out.
+
+    Raises:
+        UserError: no finished run was trained on one of the corpora.
+    """
     known: list[Entry] = []
     corpora: set[str] = set()
     refused: dict[str, list[str]] = {}
@@ -193,13 +214,13 @@ def compare(
             summary = read_run_summary(run)
             if summary is None:
                 raise UserError(f"it is not done ({progress_of(run)})")
-            trained = Trained.read(run, summary, root, scored)
+            trained = Trained.read(run, summary, root, comparison.scored)
             corpora.add(trained.data)
             if data and trained.data not in data:
                 continue
             _ = trained.settings, trained.scale  # read now, so that what is wrong with them leaves out this run only
             read = [read_entry(trained, score) for score, _ in trained.scores]
-            lacks = [(entry, entry.lacks(comparison.metric, by)) for entry in read]
+            lacks = [(entry, entry.lacks(comparison.metric, comparison.by)) for entry in read]
             of_run = [entry for entry, lack in lacks if not lack]
             if lacks and not of_run:
                 raise UserError(lacks[0][1])
@@ -221,16 +242,27 @@ def compare(
                 f"data is {name!r}, with which no finished run here was trained; expected one of {', '.join(sorted(corpora)) or 'none'}"
                 f"{did_you_mean(name, corpora)}"
             )
+    return known
+
+
+def _sort_into_cells(comparison: Comparison, known: Sequence[Entry]) -> None:
+    """Sort scores into texts and cells, and these into rows and columns.
+
+    Raises:
+        UserError: scores of a corpus cannot be compared, or a cell has a seed twice.
+    """
     entries = [entry for entry in known if entry.asked_for]
-    if not entries:
-        raise UserError(_nothing(comparison))
-    keys = comparison.shown = keys_to_show(comparison.finished, entries)
-    for data in dict.fromkeys(entry.run.data for entry in entries):
-        comparison.texts[data] = texts_of([entry for entry in entries if entry.run.data == data], comparison.metric)
-        for place, text in enumerate(comparison.texts[data]):
+    keys, by = comparison.shown, comparison.by
+    for corpus in dict.fromkeys(entry.run.data for entry in entries):
+        texts = texts_of([entry for entry in entries if entry.run.data == corpus], comparison.metric)
+        comparison.texts[corpus] = texts
+        for place, text in enumerate(texts):
             for entry in text.entries:
                 for column in entry.columns(by, text.name, place):
                     comparison.cells.setdefault((row_of(entry, keys[entry.run.name]), column), []).append(entry)
+    for cell in comparison.cells.values():
+        cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
+        refuse_twice(cell)
     # A run that was scored only on other documents still has a row, with a dash.
     unscored = [run.name for run in comparison.unscored]
     on_other_documents = [entry for entry in known if entry.run.name in unscored and entry.of_own_memory]
@@ -240,17 +272,7 @@ def compare(
         for column in entry.columns(by, _first_text(comparison, entry.run.data))
     }
     comparison.columns = sorted({column for _, column in places}, key=lambda column: column.order)
-    for cell in comparison.cells.values():
-        cell.sort(key=lambda entry: (entry.run.seed, entry.run.name))
-        refuse_twice(cell)
-    _refuse_unknown(gauges, entries)
     comparison.rows = _sorted({row for row, _ in places}, comparison)
-    if baseline is None:
-        comparison.baselines = _baselines(comparison)
-    else:
-        filled = {row for row, _ in comparison.cells}
-        comparison.chosen = _starting_with(baseline, [row for row in comparison.rows if row in filled])
-    return comparison
 
 
 def _first_text(comparison: Comparison, data: str) -> str:

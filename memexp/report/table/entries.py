@@ -11,10 +11,11 @@ from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.config.introspection import flatten
 from memexp.errors import UserError
+from memexp.files import SUMMARY
 from memexp.report.metrics import METRICS, Metric
 from memexp.report.table.settings import BEFORE, Described, differing, made_before, settings_of, settings_to_show
 from memexp.store.archive import positions_of
-from memexp.store.folder import Run, Score, ScoreName
+from memexp.store.folder import CONFIG_FILE, Run, Score, ScoreName
 from memexp.store.identity import revisions_of
 from memexp.store.scores import asked_of, describe, read_summary, require
 from memexp.wording import perplexity_in
@@ -98,14 +99,14 @@ class Trained:
 
     @staticmethod
     def read(run: Run, summary: dict[str, Any], root: Path, scored: Scored) -> "Trained":
-        config = require(run.config, ("arch", "data", "seed", "segment", "mem"), run.path / "config.yaml")
+        config = require(run.config, ("arch", "data", "seed", "segment", "mem"), run.path / CONFIG_FILE)
         scores = tuple((score, asked) for score in run.scores if (asked := score.name) is not None)
         try:
             seed, context, mem = (int(config[key]) for key in ("seed", "segment", "mem"))
             name, data = str(config["arch"]["name"]), str(config["data"]["name"])
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(
-                f"{run.path / 'config.yaml'} does not hold a run's settings ({error}); expected what `memexp train` wrote. "
+                f"{run.path / CONFIG_FILE} does not hold a run's settings ({error}); expected what `memexp train` wrote. "
                 "Likely cause: it was edited or damaged"
             ) from error
         return Trained(
@@ -273,7 +274,7 @@ def read_entry(run: Trained, score: Score) -> Entry:
     values = [summary[metric.field] for metric in METRICS.values() if metric.field in summary]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values if value != DIVERGES):
         raise UserError(
-            f"{score.path / 'summary.json'} holds {values} as its means; expected finite numbers. "
+            f"{score.path / SUMMARY} holds {values} as its means; expected finite numbers. "
             f"Likely cause: it was edited; {score.again}"
         )
     return Entry(run, score, summary)

@@ -1,15 +1,13 @@
 """Plots of tables: a metric against the positions of tokens, or another property of what was scored, with a line for each row; and
 bars of shares."""
 
-import io
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memexp.report.escape import escape
+from memexp.report.plot import drawing, files, literal
 from memexp.report.table.comparison import Comparison
 from memexp.report.table.entries import POSITION, Column
 
@@ -18,11 +16,6 @@ WIDTH, HEIGHT = 6.0, 3.2
 
 FOLDED, LINE = 76, 0.135
 """Characters in a line of the legend, and its height in inches."""
-
-STYLE: Any = {
-    "svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
-"""How all plots here are drawn."""
 
 _PART = re.compile(r"[^-+ ]*[-+ ]?")
 """What a label can be broken after."""
@@ -69,19 +62,15 @@ def panels_of(comparison: Comparison) -> list[Panel]:
 
 def plot(panels: Sequence[Panel]) -> dict[str, bytes]:
     """The panels below each other as .png and .svg, each with its legend below it; the axis across is logarithmic, but for 0."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     shown = [
         [(_folded(label), points) for label, every in panel.lines if (points := _finite(every))] for panel in panels
     ]
     heights = [HEIGHT + LINE * (1 + sum(1 + label.count("\n") for label, _ in lines)) for lines in shown]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, sum(heights)), dpi=130, layout="constrained")
+    with drawing(WIDTH, sum(heights)) as figure:
         grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
         for axes, panel, lines in zip(grid.flat, panels, shown, strict=True):
             _draw(axes, panel, lines)
-        return _files(figure)
+        return files(figure, "png", "svg")
 
 
 def bars(title: str, across: str, shares: Mapping[str, Sequence[float]], legend: Sequence[str]) -> dict[str, bytes]:
@@ -91,37 +80,20 @@ def bars(title: str, across: str, shares: Mapping[str, Sequence[float]], legend:
         across: what the axis shows.
         legend: what each part is.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shares)), dpi=130, layout="constrained")
+    with drawing(WIDTH, 0.9 + 0.2 * len(shares)) as figure:
         axes = figure.subplots()
         left = [0.0] * len(shares)
         for part, name in enumerate(legend):
             widths = [parts[part] for parts in shares.values()]
-            axes.barh([*map(_literal, shares)], widths, left=left, height=0.7, label=name, color=f"C{part}")
+            axes.barh([*map(literal, shares)], widths, left=left, height=0.7, label=name, color=f"C{part}")
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter("{x:.0%}")
         axes.set_xlabel(across)
-        axes.set_title(_literal(title), loc="left", fontsize=9)
+        axes.set_title(literal(title), loc="left", fontsize=9)
         figure.legend(frameon=False, fontsize=7, loc="outside lower left", ncols=len(legend))
-        return _files(figure)
-
-
-def _files(figure: Any) -> dict[str, bytes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    files = {kind: io.BytesIO() for kind in ("png", "svg")}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        # dates are left out, so that equal plots are equal files
-        FigureCanvasAgg(figure).print_png(files["png"], metadata={"Software": None})
-        FigureCanvasSVG(figure).print_svg(files["svg"], metadata={"Date": None, "Creator": None})
-    return {kind: file.getvalue() for kind, file in files.items()}
+        return files(figure, "png", "svg")
 
 
 def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -140,7 +112,7 @@ def _draw(axes: Any, panel: Panel, lines: Sequence[tuple[str, list[tuple[int, fl
     axes.set_xticks([], minor=True)
     axes.set_xlabel(panel.across)
     axes.set_ylabel(panel.up)
-    axes.set_title(_literal(panel.title), loc="left", fontsize=9)
+    axes.set_title(literal(panel.title), loc="left", fontsize=9)
     if lines:
         axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.15), borderaxespad=0)
 
@@ -148,13 +120,8 @@ def _draw(axes: Any, panel: Panel, lines: Sequence[tuple[str, list[tuple[int, fl
 def _folded(label: str) -> str:
     """A label on lines that the plot has room for; what makes rows differ may be long, such as a list of layers."""
     lines = [""]
-    for part in _PART.findall(_literal(label)):
+    for part in _PART.findall(literal(label)):
         if len(lines[-1]) + len(part) > FOLDED and lines[-1]:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
-
-
-def _literal(text: str) -> str:
-    """`text` without control characters, and with dollar signs that do not start mathematics."""
-    return escape(text).replace("$", r"\$")

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from memexp.report.escape import Fitting, code, csv_text, escape, html, latex, markdown
 from memexp.report.table.comparison import Comparison
+from memexp.report.table.entries import Column, Entry, Row
 from memexp.report.table.text import Grid
 from memexp.wording import DIVERGED, UNKNOWN
 
@@ -69,80 +70,61 @@ def to_latex(grid: Grid) -> str:
 
 def to_csv(comparison: Comparison) -> str:
     """One line for each seed of a cell; a missing cell has one line without a seed."""
-    keys = sorted({key for row in comparison.rows for key, _ in row.settings})
-    by = [comparison.by] if comparison.by else []
-    lines: list[list[object]] = [
+    return records_to_csv(
         [
-            "row",
-            "architecture",
-            "context",
-            "cache",
-            "memory",
-            "mem",
-            "trained_mem",
-            "variant",
-            *keys,
-            "data",
-            "text",
-            *by,
-            "metric",
-            "seed",
-            "run",
-            "value",
-            "mean",
-            "deviation",
-            "n",
-            "baseline",
-            "difference",
-            "difference_deviation",
-            "difference_n",
-            "paired",
-            "tokenizer",
-            "memory_fill",
-            "parameters",
-            "tokens_per_second",
-            "trained_steps",
-            "tokens",
-            *comparison.gauges,
-            "command",
+            record
+            for row in comparison.rows
+            for column in comparison.columns
+            for record in _records(comparison, row, column)
         ]
-    ]
-    for row in comparison.rows:
-        settings = dict(row.settings)
-        sizes = [row.context, row.cache, row.memory, row.mem, row.trained_mem, row.variant]
-        for column in comparison.columns:
-            head = [row.label, row.architecture, *sizes, *(settings.get(key) for key in keys), column.data, column.text]
-            head += [*([column.value] if by else []), comparison.metric.field]
-            spread, difference = comparison.spread(row, column), comparison.difference(row, column)
-            if spread is None:
-                line = [*head, *[None] * 5, 0, *[None] * (12 + len(comparison.gauges))]
-                lines.append([_field(value) for value in line])
-                continue
-            baseline = comparison.baseline(row, column)
-            gaps = (
-                [difference.spread.mean, difference.spread.deviation, difference.spread.n] if difference else [None] * 3
-            )
-            for entry in comparison.cells[row, column]:
-                cost = [entry.run.summary[key] for key in ("parameters", "tokens_per_second", "steps", "tokens")]
-                line = [
-                    *head,
-                    entry.run.seed,
-                    entry.run.name,
-                    entry.value(comparison.metric, column),
-                    spread.mean,
-                    spread.deviation,
-                ]
-                line += [
-                    spread.n,
-                    baseline.label if baseline else None,
-                    *gaps,
-                    difference.paired if difference else None,
-                    entry.tokenizer,
-                ]
-                line += [entry.summary["memory_fill"], *cost]
-                line += [entry.summary.get("gauges", {}).get(name) for name in comparison.gauges]
-                lines.append([_field(value) for value in [*line, entry.summary["command"]]])
-    return csv_text(lines)
+    )
+
+
+def _records(comparison: Comparison, row: Row, column: Column) -> Iterator[dict[str, object]]:
+    """What `to_csv` writes about each seed of a cell."""
+    keys = sorted({key for any_row in comparison.rows for key, _ in any_row.settings})
+    settings = dict(row.settings)
+    entries: Sequence[Entry | None] = comparison.cells.get((row, column), [None])
+    spread, difference = comparison.spread(row, column), comparison.difference(row, column)
+    baseline = comparison.baseline(row, column) if spread else None
+    gap = difference.spread if difference else None
+    for entry in entries:
+        summary, of_run = (entry.summary, entry.run.summary) if entry else ({}, {})
+        gauges = summary.get("gauges", {})
+        yield {
+            "row": row.label,
+            "architecture": row.architecture,
+            "context": row.context,
+            "cache": row.cache,
+            "memory": row.memory,
+            "mem": row.mem,
+            "trained_mem": row.trained_mem,
+            "variant": row.variant,
+            **{key: settings.get(key) for key in keys},
+            "data": column.data,
+            "text": column.text,
+            **({comparison.by: column.value} if comparison.by else {}),
+            "metric": comparison.metric.field,
+            "seed": entry.run.seed if entry else None,
+            "run": entry.run.name if entry else None,
+            "value": entry.value(comparison.metric, column) if entry else None,
+            "mean": spread.mean if spread else None,
+            "deviation": spread.deviation if spread else None,
+            "n": spread.n if spread else 0,
+            "baseline": baseline.label if baseline else None,
+            "difference": gap.mean if gap else None,
+            "difference_deviation": gap.deviation if gap else None,
+            "difference_n": gap.n if gap else None,
+            "paired": difference.paired if difference else None,
+            "tokenizer": entry.tokenizer if entry else None,
+            "memory_fill": summary.get("memory_fill"),
+            "parameters": of_run.get("parameters"),
+            "tokens_per_second": of_run.get("tokens_per_second"),
+            "trained_steps": of_run.get("steps"),
+            "tokens": of_run.get("tokens"),
+            **{name: gauges.get(name) for name in comparison.gauges},
+            "command": summary.get("command"),
+        }
 
 
 def records_to_csv(records: Sequence[Mapping[str, object]]) -> str:

@@ -1,6 +1,6 @@
 """A comparison as a grid of text with notes below it; every output format writes these words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -88,7 +88,7 @@ def lay_out(comparison: Comparison) -> Grid:
         lines=[[line[at] for at in kept] for line in lines],
         notes=_notes(comparison, same),
         missing=_missing(comparison),
-        commands=_commands(comparison),
+        commands=commands_of(_all_entries(comparison)),
         groups=[groups[at] for at in kept],
     )
 
@@ -308,11 +308,16 @@ def _missing(comparison: Comparison) -> list[tuple[str, str]]:
     return [(what, command) for command, what in missing.items()]
 
 
-def _commands(comparison: Comparison) -> list[tuple[str, str]]:
+def commands_of(entries: Iterable[Entry], apart: Callable[[Entry], bool] = lambda entry: True) -> list[tuple[str, str]]:
+    """The command that trained each run, and the one that scored it if that is another.
+
+    Args:
+        apart: whether to name the command of a score at all.
+    """
     commands: dict[str, str] = {}
-    for entry in _all_entries(comparison):
+    for entry in entries:
         trained, scored = str(entry.run.summary["command"]), str(entry.summary["command"])
         commands[entry.run.name] = trained
-        if scored != trained:
+        if scored != trained and apart(entry):
             commands[f"{entry.run.name}, {entry.score.path.name}"] = scored
     return list(commands.items())

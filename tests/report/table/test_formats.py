@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from memexp.config.groups import Scored
 from memexp.report.table.comparison import Comparison, compare
-from memexp.report.table.formats import to_csv, to_latex, to_markdown, to_terminal
+from memexp.report.table.formats import to_csv, to_latex, to_markdown
 from memexp.report.table.text import lay_out
 from memexp.store import folder
 from memexp.store.folder import all_runs
+
+from ...terminal import on_terminal
 
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = "a|b*[red]_c_ & 100% $x$ #1 {}~^\\<i>`\n\x1b[31m"
@@ -33,12 +34,6 @@ def table(fakes: Any, **options: Any) -> Comparison:
     )
 
 
-def on_terminal(comparison: Comparison, width: int) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(to_terminal(lay_out(comparison), width=width))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("name", ["table.md", "table.csv", "table.tex", "table.txt"])
 def test_golden(compared: Any, name: str) -> None:
     """If this fails after a wanted change of the format, look at the difference and write it with GOLDEN=write."""
@@ -49,7 +44,7 @@ def test_golden(compared: Any, name: str) -> None:
         "table.md": lambda: to_markdown(lay_out(comparison)),
         "table.csv": lambda: to_csv(comparison),
         "table.tex": lambda: to_latex(lay_out(comparison)),
-        "table.txt": lambda: on_terminal(comparison, 140),
+        "table.txt": lambda: on_terminal(lay_out(comparison), 140),
     }[name]()
     if os.environ.get("GOLDEN") == "write":
         (GOLDEN / name).write_text(written, encoding="utf-8")
@@ -64,7 +59,7 @@ def test_golden_of_answers(answered: Any, name: str) -> None:
     written = {
         "answers.md": lambda: to_markdown(lay_out(comparison)),
         "answers.csv": lambda: to_csv(comparison),
-        "answers.txt": lambda: on_terminal(comparison, 140),
+        "answers.txt": lambda: on_terminal(lay_out(comparison), 140),
     }[name]()
     if os.environ.get("GOLDEN") == "write":
         (GOLDEN / name).write_text(written, encoding="utf-8")
@@ -111,7 +106,7 @@ def test_missing_cells_print_a_dash_and_the_command(compared: Any) -> None:
         ("knn-1024-s0 on code (it has valid-8x8192-1024-on)", "memexp eval knn-1024-s0 eval.split=test")
     ]
     assert "`memexp eval knn-1024-s0 eval.split=test`" in to_markdown(grid)
-    assert "memexp eval knn-1024-s0 eval.split=test" in on_terminal(table(compared), 200)
+    assert "memexp eval knn-1024-s0 eval.split=test" in on_terminal(lay_out(table(compared)), 200)
 
 
 def test_nothing_in_a_setting_is_markup(fakes: Any) -> None:
@@ -120,8 +115,8 @@ def test_nothing_in_a_setting_is_markup(fakes: Any) -> None:
     comparison = table(fakes)
     grid = lay_out(comparison)
     shown = "data.tokenizer.path=a|b*[red]_c_ & 100% $x$ #1 {}~^\\<i>`\\n\\x1b[31m"
-    assert shown in on_terminal(comparison, 250)
-    assert "…" not in on_terminal(comparison, 80)
+    assert shown in on_terminal(lay_out(comparison), 250)
+    assert "…" not in on_terminal(lay_out(comparison), 80)
     assert "a\\|b\\*\\[red\\]\\_c\\_ & 100% $x$ \\#1 {}\\~^\\\\\\<i\\>\\`\\\\n\\\\x1b\\[31m" in to_markdown(grid)
     latex = to_latex(grid)
     assert r"a|b*[red]\_c\_ \& 100\% \$x\$ \#1 \{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
@@ -143,7 +138,7 @@ def test_a_column_of_every_markdown_line(compared: Any) -> None:
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
     compared: Any, width: int, left_out: str | None
 ) -> None:
-    shown = on_terminal(table(compared), width)
+    shown = on_terminal(lay_out(table(compared)), width)
     assert all(len(line) <= width for line in shown.splitlines())
     assert "…" not in shown
     assert all(number in shown for number in ("45.35", "†24.23", "8,192", "-46.5", "baseline"))
