@@ -15,6 +15,7 @@ from memexp.bench.workload import filled
 from memexp.config.commands import BenchConfig
 from memexp.config.train import TrainConfig
 from memexp.device import pick_device
+from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.pretrained.load import load
 from memexp.model.segment import SegmentModel
@@ -48,24 +49,29 @@ class Reading:
 def measure(config: BenchConfig, work: Reading, say: Say, settings_of: Callable[..., TrainConfig]) -> list[Figure]:
     """The time to read a segment after `slots` tokens, and after an eighth of them; memories are full of random pairs.
 
+    A memory that this checkpoint cannot have is left out, with a line that says why.
+
     Args:
         settings_of: composes the settings of a training run.
 
     Raises:
-        UserError: there is no such checkpoint, or none that memexp can read.
+        UserError: there is no such checkpoint, none that memexp can read, or one that cannot attend to its whole past.
     """
     figures = []
     words = ["size=checkpoint", f'size.checkpoint="{work.checkpoint}"', f"segment={work.segment}", "precision=fp32"]
     network = load(settings_of(*words, "arch=vanilla").size)
     for read in (config.smaller, config.slots):
-        runs = {
-            name: settings_of(*words, *memory.format(segment=work.segment, read=read).split())
-            for name, memory in MEMORIES.items()
-        }
-        models = {
-            name: build_model(run, vocabulary=network.head.vocabulary, network=network).eval().to(pick_device(AUTO))
-            for name, run in runs.items()
-        }
+        models: dict[str, SegmentModel] = {}
+        for name, memory in MEMORIES.items():
+            try:
+                run = settings_of(*words, *memory.format(segment=work.segment, read=read).split())
+                model = build_model(run, vocabulary=network.head.vocabulary, network=network)
+            except UserError as error:
+                if name == FULL:  # nothing is left to compare with
+                    raise
+                say(f"left out {name}: {error}")
+                continue
+            models[name] = model.eval().to(pick_device(AUTO))
         say(f"warming up for {read:,} tokens")
         sides = {name: timed(reading(model, segment=work.segment)) for name, model in models.items()}
         seconds = in_turn(sides, repeats=config.repeats, say=about(f"{read:,} tokens", say))

@@ -277,6 +277,6 @@ def _steps(ground: Ground, words: Sequence[str]) -> Steps:
         for _ in range(STEPS):
             exchange.wait()
             began = time.perf_counter()
-            losses.append(update(session, watch=False).loss)
+            losses.append(update(session, gauges_wanted=False).loss)
             seconds = time.perf_counter() - began
     return Steps(losses, seconds)

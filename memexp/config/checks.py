@@ -9,8 +9,8 @@ from memexp.config.arch import ARCHS
 from memexp.config.arch.base import AttentionArch
 from memexp.config.checkpoints import scores_another
 from memexp.config.commands import BenchConfig, DataConfig, EvalConfig, ReproduceConfig
-from memexp.config.field import AS_TYPED, UNSET, default_of
-from memexp.config.groups import Data, Optim, Scoring, Slurm, Tracker
+from memexp.config.field import AS_TYPED, UNSET, changed, default_of
+from memexp.config.groups import Data, Optim, Scoring, Size, Slurm, Tracker
 from memexp.config.sources import SourceOptions, TaskOptions
 from memexp.config.synonyms import meant_value, suggestion
 from memexp.config.train import TrainConfig, departures
@@ -80,6 +80,16 @@ def check(config: Any, where: str = "") -> None:
 
 
 def check_value(name: str, value: Any, metadata: Any, default: Any) -> None:
+    """Refuse one value that is not given, out of range or an unknown choice, or text that cannot be meant.
+
+    Args:
+        name: the dotted name of the setting, for messages.
+        metadata: of the setting's field, as `setting` made it.
+        default: of the setting; text of blanks is allowed if it is this.
+
+    Raises:
+        UserError: names the setting, what was seen and what was expected.
+    """
     if value == UNSET:
         raise UserError(f"{name} is not given; expected {metadata['help']}")
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
@@ -140,10 +150,9 @@ def _check_text(name: str, text: str, metadata: Any, *, given: bool) -> None:
 def _check_data(config: DataConfig) -> None:
     unused = ("split", "ngram", "sample", "out") if config.what == "list" else ("page",)
     for name in unused:
-        item = DataConfig.__dataclass_fields__[name]
-        if (value := getattr(config, name)) != default_of(item):
+        if changed(config, name):
             raise UserError(
-                f"{name} is {str(value).lower()}, but `memexp data {config.what}` does not use it; expected it with "
+                f"{name} is {str(getattr(config, name)).lower()}, but `memexp data {config.what}` does not use it; expected it with "
                 f"`memexp data {'inspect' if config.what == 'list' else 'list'}`"
             )
 
@@ -163,8 +172,9 @@ def _check_bench(config: BenchConfig) -> None:
     if "gpu" in config.what:
         return
     for name in ("only", "minutes"):
-        if (value := getattr(config, name)) != default_of(BenchConfig.__dataclass_fields__[name]):
-            raise UserError(f"{name} is {shown(str(value))}, but only `memexp bench gpu` uses it; expected gpu with it")
+        if changed(config, name):
+            value = shown(str(getattr(config, name)))
+            raise UserError(f"{name} is {value}, but only `memexp bench gpu` uses it; expected gpu with it")
 
 
 def _check_reproduce(config: ReproduceConfig) -> None:
@@ -213,7 +223,7 @@ def _check_train(config: TrainConfig) -> None:
     config.arch.check_training(config)
     if not config.steps and config.optim.train != "none":
         raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
-    if config.optim.train != "lora" and config.optim.rank != default_of(Optim.__dataclass_fields__["rank"]):
+    if config.optim.train != "lora" and changed(config.optim, "rank"):
         raise UserError(
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
             "optim.train=lora with it"
@@ -240,34 +250,41 @@ def _check_train(config: TrainConfig) -> None:
         )
     _check_growth(config)
     _check_tracker(config.tracker)
-    cutoffs = config.size.cutoffs
-    if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
-        raise UserError(
-            f"size.cutoffs is {cutoffs}; expected numbers of words in ascending order, such as [20000,40000,200000]"
-        )
-    if config.size.narrowing ** len(cutoffs) > config.size.width:
-        raise UserError(
-            f"size.narrowing is {config.size.narrowing} with {len(cutoffs)} cutoffs; expected a smaller number, because with "
-            f"size.width={config.size.width} the vectors of the last cluster would have no entries"
-        )
+    _check_cutoffs(config.size)
     if config.segment < config.data.answer:
         raise UserError(
             f"segment is {config.segment}, but an answer in data={config.data.name} has {config.data.answer} tokens and must "
             f"lie in one segment; expected segment={config.data.answer} or more"
         )
     check_scoring(config.data, config.eval)
-    if config.optim.name == "adafactor" and config.optim.betas != default_of(Optim.__dataclass_fields__["betas"]):
+    _check_optimizer(config.optim)
+
+
+def _check_cutoffs(size: Size) -> None:
+    cutoffs = size.cutoffs
+    if sorted({*cutoffs}) != cutoffs or min(cutoffs, default=1) < 1:
         raise UserError(
-            f"optim.betas is {config.optim.betas}, but Adafactor does not use it; expected optim=adamw with it"
+            f"size.cutoffs is {cutoffs}; expected numbers of words in ascending order, such as [20000,40000,200000]"
         )
+    if size.narrowing ** len(cutoffs) > size.width:
+        raise UserError(
+            f"size.narrowing is {size.narrowing} with {len(cutoffs)} cutoffs; expected a smaller number, because with "
+            f"size.width={size.width} the vectors of the last cluster would have no entries"
+        )
+
+
+def _check_optimizer(optim: Optim) -> None:
+    if optim.name == "adafactor" and changed(optim, "betas"):
+        raise UserError(f"optim.betas is {optim.betas}, but Adafactor does not use it; expected optim=adamw with it")
     for name in ("momentum", "factor_from"):
-        value = getattr(config.optim, name)
-        if config.optim.name != "adafactor" and value != default_of(Optim.__dataclass_fields__[name]):
-            raise UserError(f"optim.{name} is {value}, but AdamW does not use it; expected optim=adafactor with it")
-    if config.optim.momentum >= 1:
-        raise UserError(f"optim.momentum is {config.optim.momentum}; expected at least 0 and less than 1")
-    if len(config.optim.betas) != 2 or not all(0 <= beta < 1 for beta in config.optim.betas):
-        raise UserError(f"optim.betas is {config.optim.betas}; expected two numbers of at least 0 and less than 1")
+        if optim.name != "adafactor" and changed(optim, name):
+            raise UserError(
+                f"optim.{name} is {getattr(optim, name)}, but AdamW does not use it; expected optim=adafactor with it"
+            )
+    if optim.momentum >= 1:
+        raise UserError(f"optim.momentum is {optim.momentum}; expected at least 0 and less than 1")
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"optim.betas is {optim.betas}; expected two numbers of at least 0 and less than 1")
 
 
 def check_lanes_of_devices(config: TrainConfig) -> None:

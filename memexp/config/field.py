@@ -76,3 +76,8 @@ def default_of(item: Any) -> Any:
     if item.default is not MISSING:
         return item.default
     return item.default_factory() if item.default_factory is not MISSING else UNSET
+
+
+def changed(config: Any, name: str) -> bool:
+    """Whether a setting of an instance of a schema has another value than its default."""
+    return bool(getattr(config, name) != default_of(config.__dataclass_fields__[name]))

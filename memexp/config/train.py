@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from memexp.config.arch.base import Arch
-from memexp.config.field import AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, default_of, group, setting
+from memexp.config.field import AUTO, MOST_DEVICES, MOST_JOBS, MOST_THREADS, changed, group, setting
 from memexp.config.groups import LAUNCHERS, Data, Optim, Scoring, Size, Slurm, Tracker, cutoffs_in_force
 
 
@@ -158,6 +158,6 @@ def departures(config: Any, where: str = "") -> list[str]:
         name, value = f"{where}{item.name}", getattr(config, item.name)
         if is_dataclass(value):
             departing += departures(value, f"{name}.")
-        elif item.metadata.get("departure") and value != default_of(item):
+        elif item.metadata.get("departure") and changed(config, item.name):
             departing.append(f"{name}={str(value).lower()}")
     return departing

@@ -63,14 +63,14 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
     at_once = 1 if config.recompute else min(window, config.accumulate)
     lanes = f"{config.lanes} lanes"
     memory_cost = model.memory_cost
-    times = 1 if memory_cost.in_place else 2
+    copies = memory_cost.copies
     kept = _activations(model, lanes=config.lanes, segments=at_once, half=half) if trained else []
     again = _made_again(model, lanes=config.lanes, half=half) if trained else Item("bias made again", 0, "")
     held = int(model.cache_bytes(caches, half=half))
     tokens = config.lanes * config.segment
     of_one = total(kept) // at_once
     kept += _losses(model, tokens=tokens, segments=at_once - 1, half=half) if trained else []
-    state_before = config.lanes * (caches + memory * (times - 1))
+    state_before = config.lanes * (caches + memory * (copies - 1))
     of_logits = _logits(model, tokens=tokens, number_bytes=HALF if half else FULL, instead=state_before)
     words = FULL * model.head.most_logits * config.size.width * model.head.embedding_VD.requires_grad
     gathered = _gathered(held_weights, words=words, half=half)
@@ -85,9 +85,9 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
     if config.recompute and min(window, config.accumulate) > 1:
         of_windows_before += FULL * held_weights.trained_rest
     # when the backward pass of the last segment ends, what it needed is gone
-    room = of_one + of_logits.bytes
+    gone = of_one + of_logits.bytes
     at_the_end = gradients - of_windows_before + words
-    beside = of_windows_before + max(0, at_the_end - room)
+    beside = of_windows_before + max(0, at_the_end - gone)
     search = _search(memory_cost, kept, lanes=config.lanes, logits=of_logits.bytes, segments=at_once)
     parts = [
         Item("parameters", FULL * parameters, f"{parameters:,} x {FULL}", True),
@@ -102,14 +102,14 @@ def items(config: TrainConfig, *, vocabulary: int, classes: int = 0, devices: in
         else Item("weights in bf16", HALF * parameters if half else 0, f"{parameters:,} x {HALF}"),
         Item(
             memory_cost.what,
-            times * config.lanes * memory,
-            f"{lanes} x {'2 x ' * (times - 1)}{memory:,}"
+            copies * config.lanes * memory,
+            f"{lanes} x {'2 x ' * (copies - 1)}{memory:,}"
             + f", {model.memory_slots:,} slots and the segment's slack" * bool(memory_cost.search_bytes),
             True,
             on_host=memory_cost.on_host,
         ),
         Item("caches, before and after", config.lanes * held, f"{lanes} x {held:,}", True),
-        *_borders(config, state=caches + memory * (times - 1)),
+        *_borders(config, state=caches + memory * (copies - 1)),
         *kept,
         of_logits,
     ]
@@ -222,7 +222,7 @@ def _logits(model: SegmentModel, *, tokens: int, number_bytes: int, instead: int
 def _search(cost: MemoryCost, kept: list[Item], *, lanes: int, logits: int, segments: int) -> Item:
     """What the last search of a step needs, above what is kept of the layers after it and of the output layer."""
     later = int(total(kept) / segments * (1 - cost.search_at)) + logits
-    needed = max(min(lanes * cost.search_bytes, cost.search_most), lanes * cost.gathered)
+    needed = cost.scratch(lanes)
     how = f"{needed:,} for scores or copies of pairs, without what is there only later"
     return Item("scores of a search", max(0, needed - later), how)
 

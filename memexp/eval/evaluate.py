@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -39,8 +39,8 @@ from memexp.store.folder import Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
-from memexp.train.session import how_to_train_again, restore_trained
 from memexp.train.spec import RunSpec
+from memexp.train.weights import how_to_train_again, restore_trained
 from memexp.wording import perplexity_of, plural
 
 
@@ -331,7 +331,7 @@ def _score(
     answers_from: int,
     memory: str = "on",
     retrieved: int = 0,
-    advance: Any = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score documents, which several processes share; each of them has the scores of all."""
     mine = shares(_sizes(documents, scoring), ranks())[rank()]
@@ -428,13 +428,13 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, memory: str, lanes
                 model, lanes=lanes, half=config.precision == "bf16", on_gpu=on_gpu, foreign=memory == "foreign"
             )
         here = needs.here + FULL * sum(parameter.numel() for parameter in model.parameters())
-        for state_size, available, whose in (
+        for needed_bytes, available, whose in (
             (here, describe(device, asked="").memory, "this GPU") if on_gpu else (here, memory_bytes(), "this machine"),
             (needs.elsewhere, memory_bytes(), "this machine, where arch.stored_on=host keeps it"),
         ):
-            if state_size > available:
+            if needed_bytes > available:
                 raise UserError(
-                    f"mem={config.mem} and segment={config.segment} need {state_size / 1e9:,.1f} GB in {plural(lanes, 'lane')}; expected "
+                    f"mem={config.mem} and segment={config.segment} need {needed_bytes / 1e9:,.1f} GB in {plural(lanes, 'lane')}; expected "
                     f"at most {available / 1e9:,.1f} GB, the memory of {whose}. A smaller eval.lanes or mem may help"
                 )
     if saved and needed > 1.01 * saved + 4096:

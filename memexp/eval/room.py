@@ -34,7 +34,7 @@ def room(model: SegmentModel, *, lanes: int, half: bool, on_gpu: bool, foreign: 
     state, cost = model.init_state(1), model.memory_cost
     memory, caches = lanes * state_bytes(state.memory), lanes * state_bytes(state.cache)
     elsewhere = memory if on_gpu and cost.on_host else 0
-    memory = (memory - elsewhere) * (1 if cost.in_place else 2)
+    memory = (memory - elsewhere) * cost.copies
     largest = [max(map(state_bytes, pytree.tree_leaves(part)), default=0) for part in (state.memory, state.cache)]
     # of the state of n lanes, n - 1 lanes are copied
     of_memory, of_cache = ((lanes - 1) * size for size in largest)
@@ -49,8 +49,7 @@ def room(model: SegmentModel, *, lanes: int, half: bool, on_gpu: bool, foreign: 
 
 def _work(model: SegmentModel, *, lanes: int, half: bool) -> int:
     """What a search needs on an accelerator, or a layer and the output layer, which is about what a layer keeps for a backward pass."""
-    cost, of_layers = model.memory_cost, model.activations(half=half)
-    search = max(min(lanes * cost.search_bytes, cost.search_most), lanes * cost.gathered)
+    of_layers = model.activations(half=half)
     layer = lanes * of_layers.layers / model.shape.layers
     logits = 2 * FULL * min(lanes * model.shape.segment * model.head.most_logits, LOGITS_AT_ONCE)
-    return max(search, int(layer) + logits)
+    return max(model.memory_cost.scratch(lanes), int(layer) + logits)

@@ -5,8 +5,8 @@ inputs     d0 d1 d2 | d3 d4 d5 | d6        strides of T = 3; the state is carrie
 targets    d1 d2 d3 | d4 d5 d6 | d7        shifted first and split afterwards, so no target is lost between strides
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,17 @@ class _Living(NamedTuple):
     """Indices of these lanes among the lanes of the stride before, int64."""
 
 
+class _Found(NamedTuple):
+    """What was found in one stride, still on the device."""
+
+    nats_BT: Tensor
+    said: list[Tensor]
+    """The token that the model predicts in place of each target, B T; empty if answers are not predicted."""
+    nearest: list[Tensor]
+    """What `strongest` gives; empty if it was not asked for."""
+    gauges: Gauges
+
+
 class _Carried:
     """The state of the lanes between two strides. It is held here alone, for it may take most of a device's memory."""
 
@@ -78,6 +89,57 @@ class _Carried:
         return state
 
 
+class _Gathered:
+    """What was found of the documents so far, in the host's memory; only gauges stay on the device."""
+
+    def __init__(
+        self, documents: Sequence[TokenDocument], *, max_document: int, answered: bool, retrieved: int
+    ) -> None:
+        """
+        Args:
+            max_document, answered, retrieved: as `score_documents` takes them.
+        """
+        lengths = [len(document.tokens) for document in documents]
+        self._scored = [document.scored(max_document) for document in documents]
+        self._nats = [np.zeros(length, np.float32) for length in lengths]
+        self._said = [np.zeros(length, np.int64) for length in lengths] if answered else None
+        self._positions = [np.zeros((length, retrieved), RETRIEVED) for length in lengths] if retrieved else None
+        self._gauges: Gauges = {}
+        self._fills: list[Tensor] = []
+        self._strides = 0
+
+    def add(self, batch: Batch[np.ndarray], found: _Found) -> None:
+        """Take what was found in a stride of some lanes, in one transfer."""
+        arrays = to_host(*found.nearest, found.nats_BT, *found.said)
+        if self._said is not None:
+            _store(self._said, arrays.pop(), batch)
+        _store(self._nats, arrays.pop(), batch)
+        if self._positions is not None:
+            _store(self._positions, rows_of(arrays[0], arrays[1], self._positions[0].shape[1]), batch)
+        lanes = len(batch.document_B)
+        self._strides += lanes
+        for name, value in found.gauges.items():
+            if is_fill(name):
+                self._fills.append(value)
+            elif not name.startswith("memory_between"):  # it depends on which documents are side by side
+                self._gauges[name] = self._gauges.get(name, torch.zeros_like(value)) + value * lanes
+
+    def scores(self) -> Scores:
+        """The result, once every stride was added."""
+        fill = {"memory_fill": torch.stack(self._fills).max()} if self._fills else {}
+        numbers = on_host(self._gauges | fill)
+        memory_fill = numbers.pop("memory_fill", None)
+        return Scores(
+            nats=_joined(self._nats, self._scored),
+            lengths=[len(indices) for indices in self._scored],
+            memory_fill=memory_fill,
+            said=None if self._said is None else _joined(self._said, self._scored),
+            retrieved=None if self._positions is None else _joined(self._positions, self._scored),
+            gauges={name: total / self._strides for name, total in numbers.items()},
+            strides=self._strides,
+        )
+
+
 @torch.no_grad()
 def score_documents(
     model: SegmentModel,
@@ -89,7 +151,7 @@ def score_documents(
     answers_from: int = 0,
     retrieved: int = 0,
     arithmetic: Arithmetic = FP32,
-    progress: Any = None,
+    progress: Callable[[int], None] | None = None,
     foreign: Sequence[TokenDocument] | None = None,
     answered: bool | None = None,
 ) -> Scores:
@@ -113,7 +175,6 @@ def score_documents(
     """
     model.eval()
     device = next(model.parameters()).device
-    scored = [document.scored(max_document) for document in documents]
     answered = has_answers(documents) if answered is None else answered
     if retrieved and (answered or memory != "on"):
         seen = "only answers are scored" if answered else f"memory is {memory}"
@@ -121,12 +182,6 @@ def score_documents(
             f"retrieved is {retrieved}, but {seen}; expected whole documents that read their own memory, because each "
             "position is shown as text of the document"
         )
-    nats = [np.zeros(len(document.tokens), np.float32) for document in documents]
-    said = [np.zeros(len(document.tokens), np.int64) for document in documents]
-    positions = [np.zeros((len(document.tokens), retrieved), RETRIEVED) for document in documents]
-    gauges: Gauges = {}
-    fills: list[Tensor] = []
-    strides = 0
     lanes = max(1, min(lanes, len(documents)))
 
     def batches(documents: Sequence[TokenDocument]) -> Iterator[_Living]:
@@ -139,7 +194,7 @@ def score_documents(
     # the memory of others takes the place of an own one
     carried = _Carried(model.init_state(lanes) if memories is None else State(model.init_state(lanes).cache, ()))
 
-    def score_stride(batch: Batch[np.ndarray], still: np.ndarray) -> Gauges:
+    def score_stride(batch: Batch[np.ndarray], still: np.ndarray) -> _Found:
         """Read one stride. In a function of its own, because nothing but `carried` may hold the state after it."""
         inputs = to_device(batch, device)
         state = carried.take(still)
@@ -148,7 +203,7 @@ def score_documents(
         state = model.clear(state, inputs.reset_B)
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
-        found: list[Tensor] = []
+        nearest: list[Tensor] = []
         with any_shape(), arithmetic.on(device):
             if retrieved:
                 reset_B = torch.zeros_like(inputs.reset_B)  # the state was already cleared above
@@ -157,41 +212,19 @@ def score_documents(
                     raise UserError(
                         f"retrieved is {retrieved}, but this model retrieves nothing; expected a memory of key-value pairs"
                     )
-                found += strongest(retrieval, retrieved)
+                nearest += strongest(retrieval, retrieved)
             output = model.step(inputs.tokens_BT, inputs.valid_BT, state)
             carried.put(output.state if memories is None else State(output.state.cache, ()))
-            found.append(model.head.nats(output.hidden_BTD, inputs.targets_BT).float())
-            if answered:
-                found.append(model.head.best(output.hidden_BTD, answers_from))
-        arrays = to_host(*found)
-        if answered:
-            _store(said, arrays.pop(), batch)
-        _store(nats, arrays.pop(), batch)
-        if retrieved:
-            _store(positions, rows_of(arrays[0], arrays[1], retrieved), batch)
-        return output.gauges
+            nats_BT = model.head.nats(output.hidden_BTD, inputs.targets_BT).float()
+            said = [model.head.best(output.hidden_BTD, answers_from)] if answered else []
+        return _Found(nats_BT, said, nearest, output.gauges)
 
+    gathered = _Gathered(documents, max_document=max_document, answered=answered, retrieved=retrieved)
     for batch, still in batches(documents):
-        watched = score_stride(batch, still)
-        strides += len(still)
-        for name, value in watched.items():
-            if is_fill(name):
-                fills.append(value)
-            elif not name.startswith("memory_between"):  # it depends on which documents are side by side
-                gauges[name] = gauges.get(name, torch.zeros_like(value)) + value * len(still)
+        gathered.add(batch, score_stride(batch, still))
         if progress is not None:
             progress(int(batch.valid_BT.sum()))
-    numbers = on_host(gauges | ({"memory_fill": torch.stack(fills).max()} if fills else {}))
-    memory_fill = numbers.pop("memory_fill", None)
-    return Scores(
-        nats=_joined(nats, scored),
-        lengths=[len(indices) for indices in scored],
-        memory_fill=memory_fill,
-        said=_joined(said, scored) if answered else None,
-        retrieved=_joined(positions, scored) if retrieved else None,
-        gauges={name: total / strides for name, total in numbers.items()},
-        strides=strides,
-    )
+    return gathered.scores()
 
 
 def has_answers(documents: Sequence[TokenDocument]) -> bool:

@@ -4,11 +4,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from memexp.config.checks import check_lanes_of_devices
 from memexp.config.commands import ReproduceConfig
 from memexp.config.words import quote
 from memexp.errors import UserError
@@ -53,13 +54,15 @@ class Work:
 
     def __post_init__(self) -> None:
         self.cells = list(self.table.cells)
-        count = max(1, self.config.devices) * self.config.nodes
+        devices, nodes = self.config.devices, self.config.nodes
         for cell in self.cells:
-            if cell.settings.lanes % count:
+            try:
+                check_lanes_of_devices(replace(cell.settings, devices=devices, nodes=nodes))
+            except UserError as error:  # the table gives the lanes, so only the devices can be others
                 raise UserError(
-                    f"{self.table.experiment.name}: {cell.cell.row} has {plural(cell.settings.lanes, 'lane')}, which {count} devices "
+                    f"{self.table.experiment.name}: {cell.cell.row} has {plural(cell.settings.lanes, 'lane')}, which {devices * nodes} devices "
                     "cannot share; expected a number of devices of which lanes is a multiple"
-                )
+                ) from error
         self._folder = self.root / "results" / "sweeps" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
 
     @property

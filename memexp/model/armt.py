@@ -23,6 +23,7 @@ from memexp.model.matrix_memory.associations import (
     share_of,
     size_of,
 )
+from memexp.model.matrix_memory.of_layers import OfLayers
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
@@ -80,13 +81,6 @@ class AssociativeMemory(nn.Module):
 
 def _normed(x_BPD: Tensor) -> Tensor:
     return F.rms_norm(x_BPD, x_BPD.shape[-1:], eps=1e-6)
-
-
-class _Memories(nn.ModuleList):
-    """The memory of each layer, counted from 0."""
-
-    def __getitem__(self, index: int) -> AssociativeMemory:  # type: ignore[override]  # only to declare the type
-        return super().__getitem__(index)  # type: ignore[return-value]
 
 
 class _Pass:
@@ -162,7 +156,9 @@ class Armt(DecoderModel):
         if self.read_tokens:
             self.initial_LMD = nn.Parameter(torch.randn(shape.layers, mem, shape.width) * unit)
         elif mem:
-            self.memories = _Memories(AssociativeMemory(shape, arch) for _ in range(shape.layers))
+            self.memories: OfLayers[AssociativeMemory] = OfLayers(
+                AssociativeMemory(shape, arch) for _ in range(shape.layers)
+            )
 
     @property
     def positions(self) -> int:

@@ -3,8 +3,8 @@
 from typing import final
 
 from memexp.config.arch.slot_memory import BlockKnnArch
-from memexp.model.block import BlockRecurrence
 from memexp.model.knn_memory.memories import PairMemories, build_memories
+from memexp.model.slot_memory.block_recurrence import BlockRecurrence
 from memexp.model.transformer.shape import Shape
 
 

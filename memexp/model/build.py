@@ -82,10 +82,8 @@ def _refuse_unseen_distances(model: SegmentModel, config: TrainConfig) -> None:
     Raises:
         UserError: names a layer, and what it sees.
     """
-    if getattr(config.arch, "place", "none") != "edge" or not config.mem:
-        return
     layers: Any = model.layers
-    for number in getattr(config.arch, "knn_layers", ()):
+    for number in config.arch.layers_at_edge() if config.mem else ():
         reach = layers.attentions[number - 1].reach
         if reach is not None and model.cache_tokens + config.segment > reach + 1:
             raise UserError(

@@ -20,6 +20,7 @@ from memexp.model.matrix_memory.associations import (
     share_of,
     size_of,
 )
+from memexp.model.matrix_memory.of_layers import OfLayers
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Attention, Heads, Mask, Sight, attend
@@ -64,13 +65,6 @@ class CompressiveMemory(nn.Module):
         """M + phi(K)^T (V - phi(K) M / (phi(K) z)) with the delta rule, else M + phi(K)^T V; z + sum of phi(k)."""
         keys_BHTK = elu_plus_one(heads.keys_BGTK * self.enlarge if self.normalise else heads.keys_BGTK)
         return associate(memory, keys_BHTK * valid_BT[:, None, :, None], heads.values_BGTK, delta=self.delta)
-
-
-class _Memories(nn.ModuleList):
-    """The memory of each layer, counted from 0."""
-
-    def __getitem__(self, index: int) -> CompressiveMemory:  # type: ignore[override]  # only to declare the type
-        return super().__getitem__(index)  # type: ignore[return-value]
 
 
 class _Pass:
@@ -126,7 +120,9 @@ class Infini(DecoderModel):
         super().__init__(shape, cache=0, memory=mem)
         self.delta = arch.write == "delta"
         self.add_layers(arch)
-        self.memories = _Memories(CompressiveMemory(shape, arch) for _ in range(shape.layers))
+        self.memories: OfLayers[CompressiveMemory] = OfLayers(
+            CompressiveMemory(shape, arch) for _ in range(shape.layers)
+        )
 
     def activations(self, *, half: bool) -> Activations:
         """Of the memory, beside M and z: of queries the unit vectors, these before ELU and features, of keys the last two, and of a

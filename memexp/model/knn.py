@@ -75,8 +75,8 @@ class Knn(DecoderModel):
         return super().activations(half=half)._replace(memory=memory)
 
     def remarks(self, device: torch.device) -> list[Remark]:
-        """What the user should know about the search."""
-        return self.memories.remarks(device)
+        """What the user should know about the search, and about a checkpoint."""
+        return super().remarks(device) + self.memories.remarks(device)
 
     def check_device(self, device: torch.device) -> None:
         """Refuse a search that cannot be done there."""

@@ -8,20 +8,18 @@ are queries.
 from typing import NamedTuple, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import RmtArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
+from memexp.model.slot_memory.strip import Strip, tokens_kept, within
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
     Attention,
     Heads,
     LayerCache,
-    Sight,
-    append,
     attend,
     clear_cache,
     next_cache,
@@ -29,7 +27,6 @@ from memexp.model.transformer.attention import (
 )
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
-from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, mean_of_layers
 from memexp.ranks.exchange import total
@@ -40,55 +37,6 @@ CARRY = 4.0
 It is larger than what one segment adds. So a slot keeps most of its content, and its gradient does not vanish over segment
 borders. With 1, all slots become alike before the model uses them.
 """
-
-
-class _Strip(NamedTuple):
-    """The number of positions of each kind, in their order in the strip; the last `queries` of all are queries."""
-
-    cache: int
-    read: int
-    tokens: int
-    write: int
-    queries: int
-    sees_cache: str
-    """Which memory tokens attend to the cache: none, write or both."""
-
-    @property
-    def size(self) -> int:
-        return self.cache + self.read + self.tokens + self.write
-
-    @property
-    def text(self) -> slice:
-        """The indices of the tokens among the queries."""
-        before = self.size - self.queries
-        start = max(0, self.cache + self.read - before)
-        return slice(start, self.queries - self.write)
-
-    def places(self, device: torch.device) -> Places:
-        """The positions: read tokens end where the segment begins, write tokens follow the segment."""
-        parts = [(-self.cache, 0), (-self.read, 0), (0, self.tokens + self.write)]
-        place_S = torch.cat([torch.arange(start, stop, device=device) for start, stop in parts])
-        highest = self.tokens + self.write - 1 + max(self.cache, self.read)
-        return Places(place_S[-self.queries :], place_S, lowest=min(0, 1 - max(self.read, self.write)), highest=highest)
-
-    def mask(self, count_B: Tensor, valid_BT: Tensor) -> Tensor:
-        """The attention mask, B 1 Q S: true where a query may attend.
-
-        Args:
-            count_B: how many of the cached tokens belong to the lane's document.
-            valid_BT: which tokens are not padding. Only write tokens need it, because padding comes after every token.
-        """
-        index_S = torch.arange(self.size, device=count_B.device)
-        cached_S = index_S < self.cache
-        read_S = (index_S >= self.cache) & (index_S < self.cache + self.read)
-        write_S = index_S >= self.size - self.write
-        filled_BS = (index_S >= self.cache - count_B[:, None]) | (index_S >= self.cache)
-        valid_BS = F.pad(valid_BT, (self.cache + self.read, self.write), value=True)
-        index_Q, read_Q, write_Q = (values_S[-self.queries :, None] for values_S in (index_S, read_S, write_S))
-        sees_cache_Q = (~read_Q | (self.sees_cache == "both")) & (~write_Q | (self.sees_cache != "none"))
-        by_kind_QS = torch.where(read_Q, read_S, (index_S <= index_Q) | write_Q)
-        by_kind_QS = torch.where(cached_S, sees_cache_Q, by_kind_QS)
-        return (by_kind_QS & filled_BS[:, None] & (valid_BS[:, None] | ~write_Q))[:, None]
 
 
 class _Kept(NamedTuple):
@@ -215,11 +163,11 @@ class Rmt(DecoderModel):
 
         def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
-            sight, seen = attention.look(heads, past, places), _within(mask, places, attention.reach)
+            sight, seen = attention.look(heads, past, places), within(mask, places, attention.reach)
             if slots:
                 shares.extend(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
             if past is not None:
-                layer_caches.append(_next_cache(sight, heads, past, strip))
+                layer_caches.append(tokens_kept(sight, heads, past, strip))
             return attend(sight, seen)
 
         x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)[-1]
@@ -251,13 +199,13 @@ class Rmt(DecoderModel):
         def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             sight = attention.look(heads, kept.layers[index], places)
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
-            return attend(sight, _within(mask, places, attention.reach))
+            return attend(sight, within(mask, places, attention.reach))
 
         x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)[-1]
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
-    def _strip(self, tokens: int, *, queries: int, write: int) -> _Strip:
-        return _Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)
+    def _strip(self, tokens: int, *, queries: int, write: int) -> Strip:
+        return Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)
 
     def _read(self, before_BMD: Tensor, memory: Tensor | Past, gauges: Gauges) -> list[Tensor]:
         """The read tokens: the memory, and what it retrieves from those that are kept."""
@@ -276,23 +224,3 @@ class Rmt(DecoderModel):
         reading_B = valid_BT.any(-1)
         nats = total(torch.where(reading_B, nats_BM.mean(-1), 0).sum()) / total(reading_B.sum()).clamp_min(1)
         return {"memory_word": self.aux_weight * nats}
-
-
-def _within(mask: Tensor, places: Places, reach: int | None) -> Tensor:
-    """The mask of a layer whose tokens see only so many tokens before themselves."""
-    return mask if reach is None else mask & (places.distances() <= reach)
-
-
-def _next_cache(sight: Sight, heads: Heads, past: LayerCache, strip: _Strip) -> LayerCache:
-    """The newest C tokens of cache and segment, without gradient and without memory tokens."""
-    first = strip.cache + strip.read
-
-    def newest(x_BGSK: Tensor, like: Tensor) -> Tensor:
-        before_BGCK, tokens_BGTK = x_BGSK[:, :, : strip.cache], x_BGSK[:, :, first : first + strip.tokens]
-        return append(before_BGCK, tokens_BGTK).detach().to(like.dtype)
-
-    return LayerCache(
-        newest(sight.keys_BGSK, past.keys_BGCK),
-        newest(sight.values_BGSK, past.values_BGCK),
-        heads.input_BD.detach().to(past.input_BD.dtype),
-    )

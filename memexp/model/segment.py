@@ -102,6 +102,15 @@ class MemoryCost(NamedTuple):
     recurrence: float = 0.0
     """Multiplications per token to read and write the memory in the forward pass, without those of weights and attention."""
 
+    @property
+    def copies(self) -> int:
+        """How many memories are held at once: those before and after a segment, unless they are the same."""
+        return 1 if self.in_place else 2
+
+    def scratch(self, lanes: int) -> int:
+        """Bytes that a search of so many lanes needs on an accelerator: its scores, or then copies of what was found."""
+        return max(min(lanes * self.search_bytes, self.search_most), lanes * self.gathered)
+
 
 class SegmentModel(nn.Module, ABC):
     """A transformer that reads a document segment by segment, in each lane (row of the batch) another document.
@@ -221,7 +230,8 @@ class SegmentModel(nn.Module, ABC):
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the model on this device."""
-        return []
+        network = self.shape.pretrained
+        return [Remark(network.remark)] if network is not None and network.remark else []
 
     def check_device(self, device: torch.device) -> None:
         """Refuse a device on which the model cannot run, before it is moved there.

@@ -62,7 +62,7 @@ def unpack(leaves: list[Tensor], like: AnyTree, *, lanes: int) -> AnyTree:
     """The tree that `pack` made flat, with the structure and devices of `like`.
 
     Args:
-        like: a state of any number of lanes. None is enough, so that no second state is held beside this one.
+        like: a state of any number of lanes. 0 lanes are enough, so that no second state is held beside this one.
         lanes: how many lanes the tensors must have.
 
     Raises:

@@ -179,5 +179,5 @@ class Thought(DecoderModel):
 @if_watched
 def _accuracy(recalled: Recalled, scored_BT: Tensor, valid_BT: Tensor) -> Gauges:
     """The share of the scored tokens that are recalled rightly, mean over lanes that read a token."""
-    right_B = (recalled.right_BT() & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)
+    right_B = (recalled.right() & scored_BT).sum(-1) / scored_BT.sum(-1).clamp_min(1)
     return {"recall_accuracy": mean_of(right_B, valid_BT.any(-1))}

@@ -4,7 +4,7 @@ Shapes: B lanes, T tokens, D width, H heads, K size of an attention head, N pers
 """
 
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch.matrix_memory import TitansArch
 from memexp.model.matrix_memory.neural import Begun, GateOfHeads, Given, NeuralMemory
+from memexp.model.matrix_memory.of_layers import OfLayers
 from memexp.model.matrix_memory.recurrent import GatedOutput, Mixer, Pass, RecurrentModel
 from memexp.model.segment import Activations, MemoryCost
 from memexp.model.transformer.attention import (
@@ -68,6 +69,9 @@ class _Attending(Pass):
 class _Beside(_Attending):
     """A pass in which each layer has a memory beside its attention (MAG)."""
 
+    gate_BTP: Tensor
+    """Of the layer that is being read: `enter` sets it for `attend`, which comes next."""
+
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Read and teach the memory of layer `index`, from the layer's input."""
         if index < len(self.model.memories):
@@ -88,6 +92,10 @@ class _Context(_Attending):
 
     twice: Tensor | None = None
     """The mask of the given vectors and of the tokens, which is the same; 1 1 T S, made for the first layer."""
+    places: Places
+    """Of the given vectors and of the tokens; made with `twice`."""
+    given_BTD: Tensor
+    """Of the layer that is being read: `enter` sets it for `attend`, which comes next."""
 
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Ask the memory of the segment's start, from the layer's input: h."""
@@ -178,12 +186,12 @@ class Titans(RecurrentModel):
     - The paper leaves the non-linearity of the gate open; ours is a sigmoid of the memory alone.
     """
 
-    memories: Any
-    """`NeuralMemory` of each layer with attention."""
-    given: Any
-    """`Given` of each layer, with `role=context`."""
-    persistent: Any
-    """`Persistent` tokens of each layer, if there are any."""
+    memories: OfLayers[NeuralMemory]
+    """Of each layer with attention."""
+    given: OfLayers[Given]
+    """Of each layer, with `role=context`."""
+    persistent: OfLayers[Persistent]
+    """Of each layer, if there are persistent tokens."""
 
     def __init__(self, shape: Shape, mem: int, arch: TitansArch) -> None:
         super().__init__(shape, cache=arch.window, memory=mem)
@@ -199,11 +207,11 @@ class Titans(RecurrentModel):
         # with attention before it, the memory learns from all heads together
         learns = replace(shape, width=shape.heads * shape.head_size) if context else shape
         self.norms = nn.ModuleList(nn.RMSNorm(learns.width, eps=1e-6) for _ in beside)
-        self.memories = nn.ModuleList(NeuralMemory(learns, mem, arch, GateOfHeads(shape, mem)) for _ in beside)
-        self.given = nn.ModuleList(Given(shape, mem) for _ in (beside if context else ()))
+        self.memories = OfLayers(NeuralMemory(learns, mem, arch, GateOfHeads(shape, mem)) for _ in beside)
+        self.given = OfLayers(Given(shape, mem) for _ in (beside if context else ()))
         self.persistent_tokens = arch.persistent if mem else 0
         seen = beside if self.persistent_tokens else range(0)
-        self.persistent = nn.ModuleList(Persistent(shape, arch.persistent) for _ in seen)
+        self.persistent = OfLayers(Persistent(shape, arch.persistent) for _ in seen)
         if context:
             self.reach = None
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from memexp.device import describe, peak_memory
 from memexp.errors import UserError
 from memexp.files import encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
+from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree, detach, state_bytes
 from memexp.model.watching import Gauges, is_fill, on_host
 from memexp.ranks import draws, watch
@@ -29,9 +31,13 @@ from memexp.train import checkpoint, shards
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
 from memexp.train.metrics_file import MetricsFile, NoMetrics
 from memexp.train.progress import Progress
-from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session, trained_weights
+from memexp.train.session import Session, cpu_seconds_of_all, open_session, save_session
 from memexp.train.spec import RunSpec
 from memexp.train.trackers import Nowhere, Sink, open_tracker
+from memexp.train.weights import trained_weights
+
+Validate = Callable[[SegmentModel], float]
+"""Gives the nats per token of the validation split."""
 
 
 class Update(NamedTuple):
@@ -39,8 +45,12 @@ class Update(NamedTuple):
 
     loss: float
     """Mean nats per scored token, without auxiliary losses."""
-    aux: dict[str, float]
     grad_norm: float
+    memory_fill: float | None
+    """The largest of all segments; None without memory."""
+    aux: dict[str, float]
+    nats: list[float]
+    """Nats of every lane and segment; the lanes of the first segment come first."""
     gauges: Gauges
     """Those of the last segment; only `memory_fill...` if nobody watches."""
     stop: int = 0
@@ -49,15 +59,14 @@ class Update(NamedTuple):
     """Whether the last checkpoint could not be written."""
 
 
-def train(spec: RunSpec, *, command: str, validate: Any = None) -> Run:
+def train(spec: RunSpec, *, command: str, validate: Validate | None = None) -> Run:
     """Train a run to its end, from its newest checkpoint if it has one; a finished run is not changed.
 
     Several processes train it together: all of them call this, and the first one writes.
 
     Args:
         command: the command that the user typed, for the summary.
-        validate: function of the model that returns the nats per token of the validation split; called every
-            `validate_every` steps.
+        validate: called every `validate_every` steps.
 
     Raises:
         UserError: another process trains this run, a checkpoint is damaged, or the loss is not finite.
@@ -118,15 +127,15 @@ def _begin(spec: RunSpec) -> None:
     spec.run.write_config(asdict(spec.config))
 
 
-def update(session: Session, *, watch: bool = True) -> Update:
+def update(session: Session, *, gauges_wanted: bool = True) -> Update:
     """One optimizer step: `accumulate` segments in windows of `bptt_segments + 1`, each window one backward pass.
 
     Several processes take it together, each with its lanes; the numbers are those of all lanes.
 
     Args:
-        watch: whether all gauges are computed. The loss, weights and state are the same without.
+        gauges_wanted: whether all gauges are computed. The loss, weights and state are the same without.
     """
-    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device), watch)
+    config, seen = session.spec.config, _Seen(torch.zeros((), device=session.device), gauges_wanted)
     with part("data"):
         step = session.lanes.take()
     session.model.train()
@@ -157,7 +166,7 @@ def update(session: Session, *, watch: bool = True) -> Update:
         gauges = gauges | {"memory_grad": torch.stack(seen.memory_grads).sum().sqrt()}
     unsaved = session.saving.failed
     if ranks() == 1:
-        numbers = _on_host(seen, norm)._replace(unsaved=unsaved)
+        numbers = _on_host(seen, norm, gauges, unsaved=unsaved)
     else:
         numbers = _from_all(seen, norm, gauges, session.request, unsaved=unsaved)
     _refuse_nonfinite(session, numbers)
@@ -165,14 +174,7 @@ def update(session: Session, *, watch: bool = True) -> Update:
     session.tokens += step.scored
     if numbers.memory_fill is not None:
         session.memory_fill = max(session.memory_fill or 0.0, numbers.memory_fill)
-    return Update(
-        numbers.loss,
-        numbers.aux,
-        numbers.grad_norm,
-        gauges if numbers.gauges is None else numbers.gauges,
-        numbers.stop,
-        numbers.unsaved,
-    )
+    return numbers
 
 
 @dataclass
@@ -180,7 +182,7 @@ class _Seen:
     """Results of the segments of a step, still on the device."""
 
     loss: Tensor
-    watch: bool
+    gauges_wanted: bool
     """Whether all gauges are computed."""
     aux: dict[str, Tensor] = field(default_factory=dict)
     fills: list[Tensor] = field(default_factory=list)
@@ -188,23 +190,6 @@ class _Seen:
     nats_B: list[Tensor] = field(default_factory=list)
     gauges: Gauges = field(default_factory=dict)
     """The gauges of the last segment."""
-
-
-class _Numbers(NamedTuple):
-    """Results of the segments of a step, as numbers on the host."""
-
-    loss: float
-    grad_norm: float
-    memory_fill: float | None
-    aux: dict[str, float]
-    nats: list[float]
-    """Nats of every lane and segment; the lanes of the first segment come first."""
-    gauges: dict[str, Tensor] | None = None
-    """Those of the lanes of several processes; None in one process."""
-    stop: int = 0
-    """The signal that asks any of several processes to stop."""
-    unsaved: bool = False
-    """Whether one of them could not write the last checkpoint."""
 
 
 def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int) -> Tensor:
@@ -215,13 +200,13 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
             session.read,
             batch,
             session.state,
-            watch=seen.watch,
+            watch=seen.gauges_wanted,
             use_reentrant=False,
             context_fn=draws.same_again,
         )
     else:
-        output, nats_BT = session.read(batch, session.state, watch=seen.watch)
-    if seen.watch:
+        output, nats_BT = session.read(batch, session.state, watch=seen.gauges_wanted)
+    if seen.gauges_wanted:
         _watch(session.state.memory, seen.memory_grads)
     session.state = output.state
     with part("head"):
@@ -237,17 +222,17 @@ def _segment(session: Session, batch: Batch[Tensor], seen: _Seen, *, scored: int
     return loss
 
 
-def _on_host(seen: _Seen, norm: Tensor) -> _Numbers:
-    """Move all numbers of a step to the host in one transfer; only here does the host wait for the device."""
+def _on_host(seen: _Seen, norm: Tensor, gauges: Gauges, *, unsaved: bool) -> Update:
+    """Move all numbers of a step but gauges to the host in one transfer; only here does the host wait for the device."""
     fill = [torch.stack(seen.fills).max()] if seen.fills else []
     scalars = torch.stack([seen.loss, norm, *seen.aux.values(), *fill])
     loss, grad_norm, *rest = torch.cat([scalars, *seen.nats_B]).tolist()
     aux, rest = rest[: len(seen.aux)], rest[len(seen.aux) :]
     memory_fill = rest.pop(0) if fill else None
-    return _Numbers(loss, grad_norm, memory_fill, dict(zip(seen.aux, aux, strict=True)), rest)
+    return Update(loss, grad_norm, memory_fill, dict(zip(seen.aux, aux, strict=True)), rest, gauges, unsaved=unsaved)
 
 
-def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: StopRequest, *, unsaved: bool) -> _Numbers:
+def _from_all(seen: _Seen, norm: Tensor, gauges: Gauges, request: StopRequest, *, unsaved: bool) -> Update:
     """The numbers of a step of all processes, in one exchange and one transfer.
 
     A gauge is a mean over lanes, but of `memory_fill` the largest counts, and `memory_grad` is a norm.
@@ -265,7 +250,7 @@ def _from_all(seen: _Seen, norm: Tensor, gauges: dict[str, Tensor], request: Sto
     stop, any_unsaved = int(max(next(columns))), any(next(columns))
     lanes = len(seen.nats_B[0])
     nats_SRB = torch.tensor(list(columns)).view(-1, lanes, len(rows)).transpose(1, 2)
-    return _Numbers(loss, grad_norm, memory_fill, aux, nats_SRB.flatten().tolist(), means, stop, any_unsaved)
+    return Update(loss, grad_norm, memory_fill, aux, nats_SRB.flatten().tolist(), means, stop, any_unsaved)
 
 
 def _of_all(name: str, values: tuple[float, ...]) -> float:
@@ -288,7 +273,7 @@ def _run_to_the_end(
     sink: Sink,
     progress: Progress,
     request: StopRequest,
-    validate: Any,
+    validate: Validate | None,
 ) -> None:
     config = session.spec.config
     gauges: dict[str, float] = {}
@@ -296,7 +281,7 @@ def _run_to_the_end(
         logged = (session.step + 1) % config.log_every == 0 or session.step + 1 == config.steps
         began, cpu_began, tokens_before = time.perf_counter(), time.process_time(), session.tokens
         rate = session.schedule.get_last_lr()[0]
-        result = update(session, watch=logged)
+        result = update(session, gauges_wanted=logged)
         seconds = time.perf_counter() - began
         session.seconds += seconds
         if session.cpu_seconds is not None:
@@ -444,7 +429,7 @@ def _write_result(
     checkpoint.forget_old(path / "checkpoints", keep=0)
 
 
-def _refuse_nonfinite(session: Session, numbers: _Numbers) -> None:
+def _refuse_nonfinite(session: Session, numbers: Update) -> None:
     for index, nats in enumerate(numbers.nats):
         if not math.isfinite(nats):
             lane, lanes = index % session.spec.config.lanes, session.spec.config.lanes

@@ -128,7 +128,7 @@ def _memory_fill(gauges: Gauges) -> float | None:
 
 def _timed(session: Session) -> float:
     began = time.perf_counter()
-    update(session, watch=False)  # waits for the device at its end
+    update(session, gauges_wanted=False)  # waits for the device at its end
     return time.perf_counter() - began
 
 
@@ -143,7 +143,7 @@ def _profiled(session: Session, trace: Path) -> _Measured:
         began = time.perf_counter()
         for _ in range(STEPS):
             with part("step"):
-                updates.append(update(session, watch=False))
+                updates.append(update(session, gauges_wanted=False))
         seconds = time.perf_counter() - began
     _export(profiler, trace)
     fills = [fill for step in updates if (fill := _memory_fill(step.gauges)) is not None]

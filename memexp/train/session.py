@@ -1,8 +1,8 @@
 """A training session: everything that changes while a run trains, and how it is saved and restored."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from torch.utils import _pytree as pytree
 
 from memexp.config.train import TrainConfig
 from memexp.data.lanes import Batch, Growth, TrainingLanes
-from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.device import pick_device
-from memexp.errors import UserError
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel, SegmentOutput
 from memexp.model.state import State, detach, pack, unpack
@@ -25,8 +23,6 @@ from memexp.ranks.exchange import everywhere, first, is_first, own, rank, ranks,
 from memexp.ranks.place import share
 from memexp.ranks.sharding import gathered_weights, move_all_but_matrices, shard
 from memexp.regions import part
-from memexp.store.folder import WEIGHTS, Run, command_in
-from memexp.store.identity import read_identity
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint, shards
 from memexp.train.compilation import compile_layers, compiles
@@ -37,9 +33,7 @@ from memexp.train.precision import HalfWeights, arithmetic
 from memexp.train.remarks import of_the_model
 from memexp.train.saving import Saving
 from memexp.train.spec import RunSpec
-
-NETWORK = ("layers", "width", "heads", "head_size", "feedforward", "weights")
-"""Settings of `size` that a run must share with the run whose weights it starts from."""
+from memexp.train.weights import fitting, start_from, take, trained_weights
 
 
 @dataclass
@@ -135,7 +129,7 @@ def open_session(spec: RunSpec) -> Session:
     newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
     notes = []
     if spec.start is not None and newest is None:
-        notes = [Remark(line, warns=False) for line in _take_weights(model, spec, spec.start)]
+        notes = [Remark(line, warns=False) for line in start_from(model, spec, spec.start)]
     reads, shared_out = Pass(model), config.shard_weights and ranks() > 1
     if shared_out:
         move_all_but_matrices(reads, device)
@@ -245,91 +239,6 @@ def cpu_seconds_of_all(session: Session) -> float | None:
     return None if None in found else sum(found)
 
 
-def trained_weights(model: SegmentModel) -> dict[str, Tensor]:
-    """What is saved of a model: its weights, without those of a published checkpoint that are frozen."""
-    frozen = frozen_weights(model)
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
-
-
-def _layers_with_attention(names: Iterable[str]) -> int:
-    return len({name.split(".")[1] for name in names if name.startswith("layers.")})
-
-
-def frozen_weights(model: SegmentModel) -> set[str]:
-    """The names of weights that training does not change, as in `state_dict`."""
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in parameters if not parameter.requires_grad}
-
-
-def _take(model: SegmentModel, weights: dict[str, Tensor]) -> None:
-    """Load weights that `trained_weights` gave.
-
-    Raises:
-        RuntimeError: they are not those of this model.
-    """
-    frozen = frozen_weights(model)
-    own = {name: value for name, value in model.state_dict().items() if name in frozen}
-    model.load_state_dict(weights | own)
-
-
-def load_weights(run: Run, *, identity: str) -> dict[str, Any]:
-    """The last weights of a run.
-
-    Args:
-        identity: the hash of the run's identity.
-
-    Raises:
-        UserError: the run is not done, so it has no final weights; or the weights are damaged.
-    """
-    if run.summary is None:
-        raise UserError(
-            f"{run.path} is not done ({run.state}); expected a run that was trained to its end. "
-            "The command that began it continues from its newest checkpoint"
-        )
-    path = run.path / WEIGHTS
-    remedy = how_to_train_again(run, run.summary)
-    weights: Any = checkpoint.load(path, identity=identity, remedy=remedy).get("model")
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(
-            f"{path} holds no weights; expected a tensor for each name. Likely cause: it was edited; {remedy}"
-        )
-    return weights
-
-
-def restore_trained(model: SegmentModel, run: Run, *, identity: str) -> None:
-    """Give a model the last weights of a run with its settings.
-
-    Raises:
-        UserError: as `load_weights`; or the weights do not fit, because another version wrote them.
-    """
-    weights = load_weights(run, identity=identity)
-    assert run.summary is not None
-    with _fitting(run.path / WEIGHTS, remedy=how_to_train_again(run, run.summary)):
-        _take(model, weights)
-
-
-def how_to_train_again(run: Run, summary: dict[str, Any]) -> str:
-    """What the user can do if the weights of a run that is done are damaged."""
-    kept = summary.get("command")
-    command = command_in(run.root, str(kept)) if kept else "memexp train"
-    if run.root is None:
-        return f"copy it again from where it was trained, or train it in a root of yours with `{command}`"
-    return f"delete {run.path / 'summary.json'}, and `{command}` trains it again"
-
-
-@contextmanager
-def _fitting(path: Path, *, remedy: str) -> Iterator[None]:
-    """Say in one line that what a file holds does not fit the model."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        seen = str(error).splitlines()[-1].strip()  # torch prints one line for each mismatch
-        raise UserError(
-            f"{path} does not fit this model: {seen}; expected weights of a run with these settings. Likely cause: another "
-            f"version of memexp wrote it; {remedy}"
-        ) from error
-
-
 def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> list[Remark]:
     """Compile the model if asked; returns what the user should know of it on this device."""
     if compiles(model, config, device):
@@ -340,21 +249,23 @@ def _prepare(model: SegmentModel, config: TrainConfig, device: torch.device) -> 
 def _restore(session: Session, path: Path) -> None:
     remedy = f"delete it, and {same_command()} continues from the checkpoint before, or from the start"
     content = checkpoint.load(path, identity=session.spec.hash, remedy=remedy)
-    found = _of_own_lanes(session, path, content, remedy=remedy)
-    with _fitting(path, remedy=remedy):
+    parts = content.get("parts", 1)
+
+    def part_of(number: int) -> dict[str, Any]:
+        """What the process of this number has written."""
+        if parts == 1:
+            return content
+        return checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
+
+    found = _of_own_lanes(session.spec.config.lanes, parts, part_of)
+    with fitting(path, remedy=remedy):
         lanes = session.spec.config.lanes // ranks()
         restored = unpack(found, like=_in_checkpoint(session), lanes=lanes)
         if session.sharded or "model" not in content:
-
-            def part_of(number: int) -> dict[str, Any]:
-                return checkpoint.load(
-                    checkpoint.part_of(path, number, content["parts"]), identity=session.spec.hash, remedy=remedy
-                )
-
             weights = trained_weights(session.model)
             shards.restore(weights, session.model, session.optimizer, content, part_of, sharded=session.sharded)
         else:
-            _take(session.model, content["model"])
+            take(session.model, content["model"])
             session.optimizer.load_state_dict(content["optimizer"])
     session.schedule.load_state_dict(content["schedule"])
     session.lanes.restore(content["lanes"])
@@ -371,14 +282,8 @@ def _restore(session: Session, path: Path) -> None:
         _tell_of_restart(session)
     session.loss, session.losses = content["loss"], content["losses"]
     draws.begin(content["random"][0], seed=session.spec.config.seed, step=session.step)
-    parts = content.get("parts", 1)
     if parts == ranks():  # with another number, what is drawn for single lanes is drawn anew
-        own_part = (
-            content
-            if parts == 1
-            else checkpoint.load(checkpoint.part_of(path, rank(), parts), identity=session.spec.hash, remedy=remedy)
-        )
-        checkpoint.restore_random_state(own_part["random"], session.device)
+        checkpoint.restore_random_state(part_of(rank())["random"], session.device)
 
 
 def _tell_of_restart(session: Session) -> None:
@@ -390,84 +295,21 @@ def _tell_of_restart(session: Session) -> None:
     session.notes.append(Remark(f"{what}; {then} (memory_restarts: {session.memory_restarts})"))
 
 
-def _of_own_lanes(session: Session, path: Path, content: dict[str, Any], *, remedy: str) -> list[Tensor]:
-    """The state of the lanes of this process, from a checkpoint that any number of processes has written."""
-    parts, lanes = content.get("parts", 1), session.spec.config.lanes
+def _of_own_lanes(lanes: int, parts: int, part_of: Callable[[int], dict[str, Any]]) -> list[Tensor]:
+    """The state of the lanes of this process, from a checkpoint that any number of processes has written.
+
+    Args:
+        lanes: those of all processes.
+        parts: how many processes have written it.
+        part_of: reads what the process of a number has written.
+    """
     if parts == ranks() == 1:
-        state: list[Tensor] = content["state"]
+        state: list[Tensor] = part_of(0)["state"]
         return state
     mine, pieces = own(lanes), []
     for number in range(parts):
         there = share(lanes, number, parts)
         start, stop = max(mine.start, there.start), min(mine.stop, there.stop)
         if start < stop:
-            of_part = (
-                content
-                if parts == 1
-                else checkpoint.load(checkpoint.part_of(path, number, parts), identity=session.spec.hash, remedy=remedy)
-            )
-            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in of_part["state"]])
+            pieces.append([leaf[start - there.start : stop - there.start].clone() for leaf in part_of(number)["state"]])
     return [torch.cat(leaves) for leaves in zip(*pieces, strict=True)]
-
-
-def _take_weights(model: SegmentModel, spec: RunSpec, run: Run) -> list[str]:
-    """Load another run's weights where names match; returns messages on which weights are new and which are not used."""
-    theirs, own, corpus = read_identity(run), model.state_dict(), spec.corpus
-    weights = load_weights(run, identity=theirs["hash"])
-    for setting in NETWORK:
-        source, target = theirs.get("size", {}).get(setting), asdict(spec.config.size)[setting]
-        if source != target:
-            raise UserError(
-                f"init_from={run.name}: size.{setting} is {source} in that run and {target} in this one; expected the same "
-                "network apart from its memory. Use the same size= as that run"
-            )
-    tokenizer = str(theirs.get("data", {}).get("tokenizer_hash"))
-    if tokenizer != corpus.tokenizer_hash:
-        has_model = spec.config.data.tokenizer.kind not in WITHOUT_MODEL
-        model_file = ", or data.tokenizer.path=FILE with the tokenizer.model of its corpus" if has_model else ""
-        raise UserError(
-            f"init_from={run.name}: it reads tokenizer {tokenizer[:8]}, but {corpus.path} has "
-            f"{corpus.tokenizer_hash[:8]}; expected the same, because token ids have other meanings otherwise. Use the same "
-            f"data= as that run{model_file}"
-        )
-    notes = [f"weights from {run.name}"]
-    words = "head.embedding_VD"
-    before = theirs.get("data", {})
-    # classes have numbers, which mean the same only in the same corpus
-    strange = before.get("documents_checksum") != corpus.content["documents_checksum"] or before.get("task") is None
-    if corpus.classes and strange and words in weights and len(weights[words]) >= corpus.answers_from:
-        weights[words] = torch.cat([weights[words][: corpus.answers_from], own[words][corpus.answers_from :]])
-        notes.append(f"new, from their initial value: the {len(corpus.classes)} classes of {words}")
-    if corpus.classes and strange and spec.config.size.checkpoint is not None:
-        weights.pop("head.output.weight", None)  # of words, or of other classes
-    wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
-    if wrong:
-        key = wrong[0]
-        settings = "data=, task= and cutoffs=" if key.startswith("head.") else "arch settings"
-        raise UserError(
-            f"init_from={run.name}: {key} has shape {tuple(weights[key].shape)} in that run and {tuple(own[key].shape)} in this "
-            f"one ({len(wrong)} weights differ); expected the same shapes. Use the same {settings} as that run"
-        )
-    others, ours = _layers_with_attention(weights), _layers_with_attention(own)
-    if spec.config.size.checkpoint is None and others != ours:  # a checkpoint's are the same
-        raise UserError(
-            f"init_from={run.name}: {others} layers of that run have attention, and {ours} of this one; expected as many, because a layer "
-            "without attention has other weights"
-        )
-    frozen = frozen_weights(model)
-    lost = [key for key in weights if key in frozen or (key not in own and key.startswith("layers.base."))]
-    if spec.config.size.checkpoint is not None and lost:
-        raise UserError(
-            f"init_from={run.name}: it trained {lost[0]} ({len(lost)} weights) with optim.train={theirs['optim'].get('train', 'all')}, which "
-            f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and optim.rank= of that run"
-        )
-    found, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [key for key in found if key not in frozen]
-    if missing and spec.config.optim.train == "none":
-        raise UserError(
-            f"init_from={run.name}: that run has no {missing[0]} ({len(missing)} weights), and with optim.train=none they would stay random; "
-            "expected the arch, mem and size settings of that run"
-        )
-    model.start_new(missing)
-    notes += [f"new, from its initial value: {key}" for key in missing]
-    return notes + [f"not used here: {key}" for key in unexpected]

@@ -253,7 +253,7 @@ def test_foreign_memory_holds_nothing_of_the_document_itself() -> None:
 
 
 def test_foreign_memory_needs_another_document() -> None:
-    with pytest.raises(UserError, check=says("1 documents", "expected two")):
+    with pytest.raises(UserError, check=says("there is 1 document to score", "expected two")):
         score(build("arch=knn"), documents(40), memory="foreign")
 
 

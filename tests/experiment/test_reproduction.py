@@ -29,7 +29,7 @@ from memexp.experiment.paper_table import PaperTable
 from memexp.experiment.published import Number, Published
 from memexp.experiment.reproduction import Reproduction
 from memexp.experiment.settings import wanted
-from memexp.experiment.text import lay_out, records
+from memexp.experiment.text import lay_out, panels, records
 from memexp.files import sealed, write_json
 from memexp.report.statistics import widening
 from memexp.report.table.formats import html_page, records_to_csv, to_html, to_latex, to_markdown
@@ -186,6 +186,18 @@ def test_columns_that_share_data_are_named_each(experiment: Experiment, make: Ma
     assert chosen_columns(experiment, "small", asked) == ["Letters, longer / twice"]
     opened = PaperTable(experiment, "small", {}, [], Published())
     assert path_of(opened, Path("results"), asked) == Path("results/small-Letters, longer - twice")
+
+
+def test_columns_of_other_steps_are_a_line_for_each_row(experiment: Experiment, make: Make, table: Table) -> None:
+    experiment.columns["Letters, longer"] = Column(small={"data": "tiny", "steps": 10})
+    for cell in wanted(cells(experiment, "small", data=["tiny"], seeds=[0])):
+        if cell.cell.row == "plain":
+            make(cell, (3.0,) if cell.settings.steps == 5 else (2.0,), name=f"{cell.settings.steps:08}")
+    [panel] = panels(table())
+    assert (panel.title, panel.across, panel.up) == ("tiny", "steps of training", "perplexity")
+    [(row, points)] = panel.lines
+    assert row == "plain"
+    assert points == [(5, pytest.approx(math.e**3)), (10, pytest.approx(math.e**2))]
 
 
 def test_further_seeds_are_missing_too(table: Table, make: Make, experiment: Experiment) -> None:

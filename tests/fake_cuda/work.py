@@ -168,7 +168,7 @@ def interruption(*overrides: str, vocabulary: int, triton: bool = True) -> Inter
         opened = session.open_session(spec)
         update(opened)
         watch.begin()
-        update(opened, watch=False)
+        update(opened, gauges_wanted=False)
         step = watch.end()
         rings = state_bytes([ring.keys_BHRK for ring in opened.state.memory if isinstance(ring, Ring)])
         content, save = saved(opened, watch)

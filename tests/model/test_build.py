@@ -23,7 +23,7 @@ from ..messages import says
         "memexp.model.build.build_model",
         "memexp.model.transformer.shape.Shape",
         "memexp.model.knn.Knn",
-        "memexp.model.block.BlockRecurrence",
+        "memexp.model.slot_memory.block_recurrence.BlockRecurrence",
         "Xl",
         "",
     ],

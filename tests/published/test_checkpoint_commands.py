@@ -1,7 +1,9 @@
 """Every command with a small published checkpoint: from nothing to a table, and what a run keeps of the checkpoint."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from memexp.model.build import build_model
 from memexp.store.folder import Run, all_runs
 
 from ..checkpoints import checkpoint
+from ..messages import says
 from .packages import package
 
 package("transformers")
@@ -194,6 +197,51 @@ def test_a_config_that_leaves_out_its_shape_is_refused(
     words = [*SETTINGS, f"root={root}", f"size.checkpoint={folder}"]
     for more in ([], ["--dry-run"]):
         assert "size.head_size is 8" in refused(capsys, "train", *words, *more)
+
+
+def cut_short(folder: Path) -> None:
+    (weights,) = folder.glob("*.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+def saying(**changed: Any) -> Callable[[Path], None]:
+    """Writes other values into a checkpoint's config."""
+
+    def write(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_short, ("cannot read the weights", "those of its config.json")),
+        (saying(model_type="nosuch"), ("nosuch",)),
+        (saying(rope_parameters={"rope_type": "nosuch", "rope_theta": 1e4}), ("nosuch",)),
+        (saying(num_attention_heads=5), ("5",)),
+        (saying(num_hidden_layers=3), ("lack model.layers.2",)),
+    ],
+)
+def test_a_damaged_or_unknown_checkpoint_is_one_line(
+    damage: Callable[[Path], None], words: tuple[str, ...], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "damaged"
+    shutil.copytree(checkpoint(), folder)
+    damage(folder)
+    line = refused(capsys, "train", *SETTINGS, f"size.checkpoint={folder}", f"root={root}", "arch=xl", "mem=32")
+    assert says(*words)(line)
+
+
+def test_weights_that_no_layer_has_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = root / "fewer"
+    shutil.copytree(checkpoint(), folder)
+    saying(num_hidden_layers=1)(folder)
+    assert (
+        main(["train", *SETTINGS, f"size.checkpoint={folder}", f"root={root}", "arch=vanilla", "optim.train=none"]) == 0
+    )
+    assert "such as model.layers.1." in capsys.readouterr().err
 
 
 def test_positions_in_embeddings_refuse_a_cache(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,6 +462,17 @@ def test_the_cost_of_each_memory_is_measured(root: Path) -> None:
         # beside it a cache of a segment, and room for the pairs of a segment
         assert kept["kNN memory in all layers"] == pytest.approx((read + 512 + 512 + 4) * of_a_token, rel=0.01)
     assert all(min(each["ours_measured"] + each["other_measured"]) > 0 for each in figures.values())
+
+
+def test_a_memory_that_a_checkpoint_cannot_have_is_left_out_of_its_costs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kNN memory reads farther than the windows of this one reach."""
+    folder = checkpoint("Mistral", sliding_window=8)
+    assert main(["bench", "checkpoint", f"checkpoint={folder}", "slots=512", "repeats=1", f"root={root}"]) == 0
+    assert "left out kNN memory in all layers: " in "".join(capsys.readouterr())
+    content = json.loads((root / "results" / "bench" / f"checkpoint-{folder.name}.json").read_text())
+    assert {each["ours"] for each in content["figures"]} == {*checkpoint_bench.MEMORIES} - {"kNN memory in all layers"}
 
 
 STILL = ["optim.rate=0", "optim.warmup=0", "steps=1"]

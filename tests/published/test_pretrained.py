@@ -60,6 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-yarn": ("Llama", {"rope_parameters": YARN}),
     "ministral": ("Ministral", {"head_dim": 8, "sliding_window": 16}),
     "mistral": ("Mistral", {"sliding_window": 16}),
+    "mistral-of-a-longer-window-than-a-trial": ("Mistral", {"sliding_window": 56}),
     "mixtral": ("Mixtral", {"num_local_experts": 4}),
     "nanochat": ("NanoChat", {}),
     "olmo": ("Olmo", {}),
@@ -98,6 +99,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "gpt-oss": ("GptOss", {"head_dim": 16, "num_local_experts": 4, "sliding_window": 16}, "needs s_aux"),
     "mamba": ("Mamba", {}, "0 of its 2 layers have attention"),
+    # these attend to less, or otherwise, only beyond a length that a first trial does not reach
+    "ministral-3": (
+        "Ministral3",
+        {"head_dim": 8, "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1}},
+        "differ by",
+    ),
+    "olmoe-windowed": ("Olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64}, "differ by"),
+    "phi-moe-windowed": ("Phimoe", {"num_local_experts": 4, "sliding_window": 64}, "differ by"),
+    "qwen-2-moe-windowed": (
+        "Qwen2Moe",
+        {"num_experts": 4, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 64},
+        "differ by",
+    ),
     "mpt": ("Mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}, "0 of its 2 layers have attention"),
     "nemotron": ("Nemotron", {}, "do not pass on what they are told"),
     "stablelm": ("StableLm", {}, "do not pass on what they are told"),
@@ -181,6 +195,35 @@ def test_positions_in_embeddings_are_exact_in_one_segment(family: str) -> None:
             kept = extension.kept
             found.append(vanilla.head.logits(extension.hidden_BTD))
     assert differ(torch.cat(found, dim=1), expected) < CLOSE
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma-3", "granite", "llama"])
+@torch.no_grad()
+def test_memory_vectors_start_as_large_as_what_enters_the_first_layer(family: str) -> None:
+    """Gemma's embedding multiplies the vectors of its words."""
+    name, said = FAMILIES[family]
+    network = adapt(published(name, said))
+    entering = network.head.embed(torch.arange(SIZES["vocab_size"])[None]).square().mean().sqrt()
+    assert network.unit == pytest.approx(float(entering), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "from_on"),
+    [
+        ("longrope", {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, 64),
+        ("dynamic", {"factor": 2.0}, 64),
+        ("yarn", {"factor": 4.0}, None),
+    ],
+)
+def test_positions_that_depend_on_the_length_are_told(kind: str, more: dict[str, Any], from_on: int | None) -> None:
+    network = adapt(published("Llama", {"rope_parameters": ROPE | more | {"rope_type": kind}}))
+    assert network.remark == "" if from_on is None else f"more than {from_on} tokens" in network.remark
+
+
+def test_a_trial_leaves_the_lengths_of_a_checkpoint_as_they_are() -> None:
+    model = published("Mistral", {"sliding_window": 56})
+    adapt(model)
+    assert model.config.sliding_window == 56
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -71,7 +71,7 @@ def _plain(ground: Ground, config: TrainConfig, what: str, over_none: float) -> 
         update(session)
         highest = peak(ground.device)
         plain = _seconds_of_step(session, ground)
-        seen = kernels_of(lambda: update(session, watch=False), ground.device)
+        seen = kernels_of(lambda: update(session, gauges_wanted=False), ground.device)
     with opened(replace(config, mem=0)) as session:
         update(session)
         without = _seconds_of_step(session, ground)
@@ -112,7 +112,7 @@ def _compiled(ground: Ground, config: TrainConfig, what: str, plain: list[float]
 
 
 def _seconds_of_step(session: Session, ground: Ground) -> list[float]:
-    return seconds_of(lambda: update(session, watch=False), replace(ground, repeats=3))
+    return seconds_of(lambda: update(session, gauges_wanted=False), replace(ground, repeats=3))
 
 
 def waits(ground: Ground) -> Iterator[Figure]:
@@ -130,7 +130,7 @@ def waits(ground: Ground) -> Iterator[Figure]:
         with opened(settings(ground, *ground.small, *words, "data.max_document=0")) as session:
             for _ in range(2):
                 update(session)
-            seen = waits_of(lambda session=session: update(session, watch=False), ground.device)  # type: ignore[misc]
+            seen = waits_of(lambda session=session: update(session, gauges_wanted=False), ground.device)  # type: ignore[misc]
         yield Figure(
             f"waits of the host in a step of {name}", "seen", "wanted", "", [float(seen.total())], [float(wanted)],
             ratio_at_most=1.0, note=", ".join(f"{count} x {place}" for place, count in seen.most_common(5)),
@@ -267,5 +267,5 @@ def _job(ground: Ground, barrier: Any, results: Any) -> None:
         barrier.wait(START_SECONDS)
         began = time.perf_counter()
         for _ in range(JOB_STEPS):
-            loss = update(session, watch=False).loss
+            loss = update(session, gauges_wanted=False).loss
         results.send((time.perf_counter() - began, loss))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
-from memexp.config.field import UNSET, default_of, setting
+from memexp.config.field import UNSET, changed, default_of, setting
 from memexp.config.groups import POSITIONS, Optim, Size
 from memexp.errors import UserError
 
@@ -63,6 +63,10 @@ class Arch:
         """Whether gradients cross segment borders through the memory with these options."""
         return self.gradient_through_memory
 
+    def layers_at_edge(self) -> list[int]:
+        """The layers, counted from 1, whose memory stands where their cache begins, as options name them."""
+        return []
+
     def unstable(self) -> str | None:
         """Why losses may not be finite although training was as it should be, and what helps; None: no reason is known."""
         return None
@@ -110,10 +114,9 @@ class Arch:
                 "cross a segment border; expected bptt_segments=0, or a larger mem"
             )
         for item in fields(self) if not beside.mem else ():
-            value = getattr(self, item.name)
-            if item.metadata.get("of_memory") and value != default_of(item):
+            if item.metadata.get("of_memory") and changed(self, item.name):
                 raise UserError(
-                    f"arch.{item.name} is {str(value).lower()} but mem is 0, so it has no effect; expected "
+                    f"arch.{item.name} is {str(getattr(self, item.name)).lower()} but mem is 0, so it has no effect; expected "
                     f"arch.{item.name}={str(default_of(item)).lower()}, or a larger mem"
                 )
 

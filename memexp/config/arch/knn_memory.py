@@ -52,6 +52,14 @@ class PairArch(AttentionArch):
         choices=("all", "leaving"),
     )
 
+    def at_edge(self) -> bool:
+        """Whether the memory stands where the cache begins, and not at the query's own place."""
+        return False
+
+    def layers_at_edge(self) -> list[int]:
+        """Those that read the memory, if it stands there."""
+        return self.knn_layers if self.at_edge() else []
+
     def check_pairs(self, beside: Beside, *, name: str, pairs: int) -> None:
         """Refuse options that make no sense for a memory of `pairs` pairs.
 
@@ -122,6 +130,10 @@ class KnnArch(PairArch):
     def through_memory(self) -> bool:
         """Through the last segments, if training sees those of other lanes."""
         return self.negatives > 0
+
+    def at_edge(self) -> bool:
+        """As `place` says."""
+        return self.place == "edge"
 
     def beside_a_checkpoint(self) -> str | None:
         """Routed search and negatives too, which compare heads one by one."""

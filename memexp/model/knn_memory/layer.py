@@ -50,7 +50,7 @@ class PairMemory(nn.Module):
         self.shape, self.arch, self.slots, self.stride, self.sinks = shape, arch, slots, stride, sinks
         self.behind = cache if arch.write == "leaving" else 0
         """Tokens between the newest pair of the ring and the first token that is read."""
-        self.at_edge = getattr(arch, "place", "none") == "edge"
+        self.at_edge = arch.at_edge()
         self.gate_H = as_gate(torch.full((shape.heads,), arch.gate)) if arch.combine == "gate" else None
         routed = arch.search == "routed"
         self.router = Router(shape, keep=arch.neighbours, context=stride) if routed else None

@@ -4,7 +4,7 @@ Shapes: B lanes, T tokens, W tokens before a convolution, D width, H heads, K si
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memexp.config.arch.base import AttentionArch
+from memexp.model.matrix_memory.of_layers import OfLayers
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, clear_cache, join_heads, linear, split_heads
@@ -146,13 +147,6 @@ class Recent(NamedTuple):
     """Of the recurrent layers: the last inputs of their short convolutions, B W P."""
 
 
-class RecurrentLayers(nn.ModuleList):
-    """Pre-norm layers whose tokens are mixed by a `Mixer`."""
-
-    def __iter__(self) -> Iterator[PreNormLayer]:  # only to declare the type
-        return super().__iter__()  # type: ignore[return-value]
-
-
 class Pass:
     """One pass of tokens through all layers: the recurrent layers in front of each layer with attention, then that layer."""
 
@@ -166,9 +160,9 @@ class Pass:
 
     def enter(self, index: int, x_BTD: Tensor) -> Tensor:
         """Pass the input of attention layer `index` through the recurrent layers before it; the last index: those at the end."""
-        layers = list(self.model.recurrent)
         for number in self.model.before[index]:
-            x_BTD = layers[number].add(x_BTD, self.mix(number, layers[number].attention_norm(x_BTD)))
+            layer = self.model.recurrent[number]
+            x_BTD = layer.add(x_BTD, self.mix(number, layer.attention_norm(x_BTD)))
         return x_BTD
 
     def mix(self, number: int, x_BTD: Tensor) -> Tensor:
@@ -188,7 +182,8 @@ class RecurrentModel(DecoderModel):
     Gradients cross segment borders through the state and the short convolution, not through the window.
     """
 
-    recurrent: RecurrentLayers
+    recurrent: OfLayers[PreNormLayer]
+    """Those whose tokens are mixed by a `Mixer`."""
     passing: type[Pass] = Pass
     """How tokens pass through the layers."""
     before: list[list[int]]
@@ -203,7 +198,7 @@ class RecurrentModel(DecoderModel):
         layers = range(self.shape.layers)
         self.reach = self.cache_tokens
         self.add_layers(arch, each=[arch for index in layers if index not in mixers])
-        self.recurrent = RecurrentLayers(
+        self.recurrent = OfLayers(
             PreNormLayer(self.shape, mixers[index], dropout=arch.dropout) for index in sorted(mixers)
         )
         self.before = [[]]

@@ -4,6 +4,8 @@ Shapes: B lanes, T tokens, V vocabulary.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,19 @@ from memexp.model.transformer.attention import Attention, empty_cache
 from memexp.model.transformer.numerics import full_precision
 from memexp.model.transformer.position import NoPosition, Position
 from memexp.model.transformer.shape import Network, Shape
+from memexp.terminal import warn
 
 PROBE = 24
 """Tokens of a segment with which a checkpoint is tried; there are two."""
+
+SHORT = 16
+"""What every longer length in a checkpoint's config is for a second trial, in which it thus counts."""
+
+LENGTHS = ("sliding_window", "attention_chunk_size", "original_max_position_embeddings")
+"""Settings of checkpoints from which on attention reads less, or positions are others."""
+
+BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions that depend on how many tokens there are."""
 
 CLOSE = 1e-3
 """The largest difference of logits, as a share of their standard deviation, that rounding in fp32 explains."""
@@ -46,13 +58,21 @@ def load(size: Size) -> Network:
         )
     folder = find_folder(str(size.checkpoint), size.revision, ask=False).path
     transformers = _library()
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the package raises anything, some of it of classes of its own
+        raise _unreadable(
+            f"{folder / 'config.json'}", error, "that of a model which this version of transformers knows"
+        ) from error
     if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise UserError(
             f"{folder} holds a model of the family {config.model_type}; expected a decoder that predicts text"
         )
     if torch.empty(0).device.type == "meta":
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        try:
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        except Exception as error:
+            raise _unreadable(f"{folder / 'config.json'}", error, "settings that fit together") from error
     else:
         if size.weights and checksum(folder) != size.weights:
             raise UserError(
@@ -107,16 +127,23 @@ def _read(transformers: Any, folder: Path, config: Any) -> Any:
             folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
             attn_implementation="eager", output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"cannot read the weights in {folder}: {next(iter(str(error).splitlines()), type(error).__name__)}; expected those of its "
-            "config.json"
-        ) from error
+    except Exception as error:
+        raise _unreadable(f"the weights in {folder}", error, "those of its config.json") from error
     if missing := sorted(map(str, seen["missing_keys"])) + sorted(str(each[0]) for each in seen["mismatched_keys"]):
         raise UserError(
             f"the weights in {folder} lack {missing[0]} ({len(missing)} of all); expected those of its config.json"
         )
+    if unused := sorted(map(str, seen["unexpected_keys"])):
+        warn(
+            f"{len(unused)} of the weights in {folder}, such as {unused[0]}, are in no layer that its config.json describes"
+        )
     return model
+
+
+def _unreadable(what: str, error: Exception, expected: str) -> UserError:
+    if isinstance(error, MemoryError):
+        raise error
+    return UserError(f"cannot read {what}: {_line(error)}; expected {expected}")
 
 
 def adapt(model: Any) -> Network:
@@ -133,10 +160,17 @@ def adapt(model: Any) -> Network:
     meta = model.get_input_embeddings().weight.device.type == "meta"
     tokens_BT = _probe(model.config.get_text_config().vocab_size)
     try:
-        reference_BTV = None if meta else _reference(model, tokens_BT)
+        reference_BTV, short_BTV = None, None
+        if not meta:
+            reference_BTV = _reference(model, tokens_BT)
+            with _shortened(model) as shorter:
+                short_BTV = _reference(model, tokens_BT) if shorter else None
         network, shape = _taken_apart(model)
         if reference_BTV is not None:
-            return verified(network, shape, reference_BTV, tokens_BT)
+            verified(network, shape, reference_BTV, tokens_BT)
+        if short_BTV is not None:
+            with _shortened(model):
+                verified(network, shape, short_BTV, tokens_BT)
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -167,6 +201,31 @@ def _reference(model: Any, tokens_BT: Tensor) -> Tensor:
     return logits
 
 
+@contextmanager
+def _shortened(model: Any) -> Iterator[bool]:
+    """Make all `LENGTHS` of a checkpoint at most `SHORT` while the block runs; yields whether one was longer."""
+    holders: list[dict[str, Any]] = [vars(module) for module in model.modules()]
+    configs = {id(each): each for each in (model.config, model.config.get_text_config())}.values()
+    for config in configs:
+        holders.append(vars(config))
+        nested = [getattr(config, "rope_parameters", None) or {}]
+        nested += [each for each in nested[0].values() if isinstance(each, dict)]
+        holders += nested
+    before = [
+        (holder, name, holder[name])
+        for holder in holders
+        for name in LENGTHS
+        if isinstance(holder.get(name), int) and holder[name] > SHORT
+    ]
+    try:
+        for holder, name, _ in before:
+            holder[name] = SHORT
+        yield bool(before)
+    finally:
+        for holder, name, length in before:
+            holder[name] = length
+
+
 def _taken_apart(model: Any) -> tuple[Network, Shape]:
     config, base, family = model.config.get_text_config(), model.base_model, model.config.model_type
     base = getattr(base, "language_model", base)  # of a model that also reads images
@@ -193,10 +252,34 @@ def _taken_apart(model: Any) -> tuple[Network, Shape]:
         PretrainedHead(model),
         PretrainedLayers(base, attentions, by_embedding=by_embedding),
         places=config.max_position_embeddings if by_embedding else None,
-        unit=1.0 if words.is_meta else float(words.detach().square().mean().sqrt()),
+        unit=1.0 if words.is_meta else _unit(model),
+        remark=_of_positions(rotary, config),
     )
     return network, Shape(
         len(words), len(modules), config.hidden_size, heads, size, 0, PROBE, groups=groups, pretrained=network
+    )
+
+
+@torch.no_grad()
+def _unit(model: Any) -> float:
+    """Root mean square of what enters the first layer; some embeddings multiply the vectors of their words."""
+    embedding = model.get_input_embeddings()
+    few_BT = torch.arange(min(PROBE, len(embedding.weight)))[None]
+    larger = embedding(few_BT).square().mean() / embedding.weight[few_BT].square().mean()
+    return float((embedding.weight.square().mean() * larger).sqrt())
+
+
+def _of_positions(rotary: Any, config: Any) -> str:
+    """What the user should know of positions that depend on how many tokens there are; empty for all others."""
+    kinds = getattr(rotary, "rope_type", None)
+    if not {*(kinds.values() if isinstance(kinds, dict) else [kinds])} & {*BY_LENGTH}:
+        return ""
+    said = [getattr(config, "rope_parameters", None) or {}]
+    said += [each for each in said[0].values() if isinstance(each, dict)]
+    from_on = next((each[LENGTHS[-1]] for each in said if LENGTHS[-1] in each), config.max_position_embeddings)
+    return (
+        f"positions of this checkpoint are others where more than {from_on:,} tokens can be in sight (its cache or mem, and segment), from a "
+        "document's first token on; compare runs on the same side of it"
     )
 
 

@@ -1,6 +1,6 @@
 """Gauges of a memory made of vectors: numbers that show whether it is used.
 
-Shapes: B lanes, M slots, D width.
+Shapes: B lanes, M slots, D width, H heads, T tokens, K head size.
 """
 
 import torch
@@ -52,3 +52,16 @@ def effective_rank(slots_BMD: Tensor) -> Tensor:
     squares_B = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     fourths_B = gram.square().sum((-2, -1))
     return (squares_B.square() / fourths_B.clamp_min(1e-24)).mean()
+
+
+@if_watched
+def state_read(read_BHTK: Tensor, local_BHTK: Tensor) -> Gauges:
+    """The norm of what was read from state vectors over the norm of local attention; 0 in lanes of padding."""
+    read_B, local_B = (output.float().flatten(1).norm(dim=-1) for output in (read_BHTK, local_BHTK))
+    return {"state_read": torch.where(local_B > 0, read_B / local_B, 0).mean()}
+
+
+@if_watched
+def gate(keep_BMD: Tensor) -> Gauges:
+    """The mean of the gates of state vectors: 1 keeps them."""
+    return {"gate": keep_BMD.mean()}

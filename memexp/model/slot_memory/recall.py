@@ -280,8 +280,8 @@ class Recalled(NamedTuple):
     """How well each token was recalled."""
 
     error_BT: Tensor
-    right_BT: Callable[[], Tensor]
-    """Computes which of the recalled tokens are right."""
+    right: Callable[[], Tensor]
+    """Computes which of the recalled tokens are right, B T."""
 
 
 def recalled_tokens(head: Head, recalled_BTD: Tensor, tokens_BT: Tensor, hidden_BTD: Tensor) -> Recalled:

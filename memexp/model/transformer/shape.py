@@ -17,6 +17,8 @@ class Network(NamedTuple):
     """How many places its positions know, if they are added to embeddings; then no cache continues a text. None: any."""
     unit: float
     """Root mean square of its embeddings: the size of vectors that its layers are used to."""
+    remark: str = ""
+    """What the user should know about it; empty: nothing."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class World:
         self.facts: list[str] = []
         self.known: dict[str, tuple[str, int]] = {}
         """The place of a person, and the fact that told it."""
+        self._taken: dict[str, int] = {}
+        """The fact that told who holds a thing."""
         self.track: dict[str, list[tuple[str, list[int]]]] = {thing: [] for thing in THINGS}
         """The places where a thing is known to have been, in order, each with the facts that it follows from."""
         self.given: list[tuple[str, str, str, int]] = []
@@ -91,6 +93,7 @@ class World:
         who, thing = one_of(found, self._generator)
         self.holder[thing] = who
         self._tell(f"{who} {one_of(GETS, self._generator)} the {thing} {self._there()}.")
+        self._taken[thing] = len(self.facts) - 1
         self._follow(thing)
         return True
 
@@ -117,6 +120,7 @@ class World:
         who, thing, other = one_of(found, self._generator)
         self.holder[thing] = other
         self._tell(f"{who} {one_of(GIVES, self._generator)} the {thing} to {other} .")
+        self._taken[thing] = len(self.facts) - 1
         self.given.append((who, thing, other, len(self.facts) - 1))
         return True
 
@@ -132,15 +136,15 @@ class World:
         return one_of(("there ", ""), self._generator)
 
     def _follow(self, thing: str) -> None:
-        """Note where a thing is, if the place of its holder was told."""
-        last = len(self.facts) - 1
+        """Note where a thing is, if the place of its holder was told: it follows from that, from who holds it, and from the last fact."""
         if (told := self.known.get(self.holder[thing])) is None:
             return
         place, fact = told
-        if not self.track[thing] or self.track[thing][-1][0] != place:
-            self.track[thing].append((place, sorted({fact, last})))
-        elif last not in self.track[thing][-1][1]:
-            self.track[thing][-1][1].append(last)
+        now, track = (place, sorted({fact, self._taken[thing], len(self.facts) - 1})), self.track[thing]
+        if track and track[-1][0] == place:
+            track[-1] = now
+        else:
+            track.append(now)
 
 
 class Story(ABC):

@@ -63,7 +63,8 @@ class _Hidden(LongTask):
 class Passkey(_Hidden):
     """Say the number that a text hides (pass key retrieval; Mohtashami and Jaggi 2023, section 4.3).
 
-    Slices: the length of the document, and the depth of the sentence with the number, in percent. With lengths=[58], digits=2:
+    Slices: the length of the document, and the asked depth of the sentence with the number, in percent; it stands at the nearest end of a
+    sentence. With lengths=[58], digits=2:
 
         a pass key is hidden in this text . find it and remember it . the river is long . the hill is high .
         the pass key is 4 1 . remember it . 4 1 is the pass key . the road is dry . what is the pass key ? > 4 1
@@ -88,7 +89,7 @@ class Needle(_Hidden):
 
     haystack=needles is RULER's multi-key task with numbers in place of all other text, names=4 its multi-key task,
     values=4 its multi-value and queries=4 its multi-query task. The numbers of a name are asked for in the order of the text.
-    Slices: the length of the document, and of each digit the depth of its sentence, in percent. A sentence and a question:
+    Slices: the length of the document, and of each digit the asked depth of its sentence, in percent. A sentence and a question:
 
         the number of quiet harbour is 4 1 7 .
         what is the number of quiet harbour ? > 4 1 7 .
