@@ -49,7 +49,11 @@ def scored(model: SegmentModel, text: np.ndarray, tokens_BN: np.ndarray, *, memo
 # ------------------------------------------------------------------------------------------------ reading
 
 
-CASES: list[Any] = [(arch, [], 2 * SEGMENT + 5) for arch in ARCHS]
+QUICK = ("block_knn", "delta", "knn", "rmt_xl")
+"""An architecture for each kind of state: vectors and pairs, matrices, pairs alone, memory tokens beside a cache."""
+CASES: list[Any] = [
+    pytest.param(arch, [], 2 * SEGMENT + 5, marks=[] if arch in QUICK else pytest.mark.hard) for arch in ARCHS
+]
 CASES += [pytest.param(arch, [], length, marks=pytest.mark.hard) for arch in ARCHS for length in (1, SEGMENT)]
 CASES += [
     pytest.param(arch, options, 2 * SEGMENT + 5, marks=pytest.mark.hard)

@@ -63,6 +63,10 @@ class Echo(torch.nn.Module):
         return targets_BT.float() + 1
 
 
+QUICK = ("block_knn", "delta", "knn", "rmt_xl")
+"""An architecture for each kind of state: vectors and pairs, matrices, pairs alone, memory tokens beside a cache."""
+
+
 @pytest.mark.parametrize("limit", [0, 16, 17])
 @pytest.mark.parametrize("lanes", [1, 4, 20])
 def test_each_token_is_scored_once_and_in_order(limit: int, lanes: int) -> None:
@@ -105,7 +109,9 @@ def test_scores_are_those_of_a_plain_loop(settings: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "memory", ["on", pytest.param("off", marks=pytest.mark.hard), pytest.param("foreign", marks=pytest.mark.hard)]
 )
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=[] if arch in QUICK else pytest.mark.hard) for arch in ARCHS]
+)
 def test_scores_do_not_depend_on_lanes(arch: str, memory: str) -> None:
     model, texts = build(f"arch={arch}"), documents(*AWKWARD)
     one = score(model, texts, lanes=1, memory=memory)

@@ -48,7 +48,9 @@ def made_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [shutil.rmtree, moved, made_again])
-@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[] if step == 2 else pytest.mark.hard) for step in range(1, 7)]
+)
 def test_a_folder_that_disappears_ends_the_run_and_the_next_trains_anew(
     change: Callable[[Any], None], step: int, run: Train, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
