@@ -25,7 +25,8 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
     """Do a command's work in as many processes as its settings ask for, or as a launcher has started; in one if neither says.
 
     Raises:
-        UserError: another number of processes was started, or several machines are asked for and nothing has started processes there.
+        UserError: another number of processes was started, several machines are asked for and nothing has started processes there, or
+            there is no command that several processes could run.
         SystemExit: this process only started the others; or another one has said why all of them end.
     """
     wanted, place = config.devices * config.nodes, place_of()
@@ -41,7 +42,12 @@ def in_all_processes(work: Callable[[Config], None], config: Config) -> None:
     elif wanted > 1:
         from memexp.cli.workers import run_workers
 
-        raise SystemExit(run_workers(wanted, name=f"memexp {typed_words()[0]}"))
+        if not (words := typed_words()):  # as in a job of another launcher of Hydra's, in a process of its own
+            raise UserError(
+                f"devices is {config.devices}, but no command was typed that other processes could repeat; expected it with "
+                "launcher=local or launcher=slurm"
+            )
+        raise SystemExit(run_workers(wanted, name=f"memexp {words[0]}"))
     else:
         work(config)
 

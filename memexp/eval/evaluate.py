@@ -28,14 +28,14 @@ from memexp.errors import UserError
 from memexp.eval.accuracy import accuracies, classification
 from memexp.eval.room import room
 from memexp.eval.score import Scores, has_answers, others, put_together, score_documents, shares
-from memexp.files import as_json, fingerprint, make_writable, remove_if_empty, write_together
+from memexp.files import SUMMARY, as_json, fingerprint, make_writable, remove_if_empty, write_together
 from memexp.machine import memory_bytes
 from memexp.model.build import build_model
 from memexp.model.segment import SegmentModel
 from memexp.model.transformer.kept import FULL
 from memexp.ranks import watch
 from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
-from memexp.store.folder import Run, Score, ScoreName
+from memexp.store.folder import TOKEN_NATS, WEIGHTS, Run, Score, ScoreName
 from memexp.store.identity import read_identity
 from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
@@ -92,7 +92,7 @@ def _folder_of(score: Score) -> Iterator[None]:
 def kept_score(run: Run, config: TrainConfig, request: Request) -> Score | None:
     """The existing score that answers the request; None if it has to be made."""
     score = _score_of(run, config, request)
-    exists = (score.path / "summary.json").exists()
+    exists = (score.path / SUMMARY).exists()
     return score if exists and score.summary.get("retrieved", 0) >= request.retrieved else None
 
 
@@ -184,7 +184,7 @@ def _write(
     write_together(
         score.path,
         {
-            "token_nats.npy": partial(np.save, arr=scores.nats),
+            TOKEN_NATS: partial(np.save, arr=scores.nats),
             "tokens.npy": partial(np.save, arr=tokens),
             "retrieved.npy": None if scores.retrieved is None else partial(np.save, arr=scores.retrieved),
             "documents.json": as_json(rows),
@@ -415,7 +415,7 @@ def _refuse_too_large(spec: RunSpec, device: torch.device, *, memory: str, lanes
     Raises:
         UserError: the model has more parameters than the run's weights, or scoring with it does not fit.
     """
-    config, size, path = spec.config, spec.config.size, spec.run.path / "weights.pt"
+    config, size, path = spec.config, spec.config.size, spec.run.path / WEIGHTS
     saved = path.stat().st_size if path.is_file() else 0
     # each layer and token has a vector; of a published checkpoint only what was trained is saved
     needed = 0 if size.checkpoint is not None else 4 * size.width * max(size.layers, spec.corpus.vocabulary)

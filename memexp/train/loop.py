@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from memexp.data.lanes import Batch
 from memexp.device import describe, peak_memory
 from memexp.errors import UserError
-from memexp.files import encoded, fingerprint, write_json, write_sealed
+from memexp.files import SUMMARY, encoded, fingerprint, write_json, write_sealed
 from memexp.machine import commit
 from memexp.model.segment import SegmentModel
 from memexp.model.state import Tree, detach, state_bytes
@@ -25,7 +25,7 @@ from memexp.ranks import draws, watch
 from memexp.ranks.exchange import agreed, first, gathered, is_first, ranks, sum_gradients, summing, told
 from memexp.ranks.sharding import whole
 from memexp.regions import part
-from memexp.store.folder import UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
+from memexp.store.folder import CHECKPOINTS, IDENTITY_FILE, METRICS_FILE, UNREADABLE, WEIGHTS, Run, as_yaml, tag_of
 from memexp.terminal import same_command, tell, warn
 from memexp.train import checkpoint, shards
 from memexp.train.interrupt import Interrupted, StopRequest, stop_on_signal
@@ -77,7 +77,7 @@ def train(spec: RunSpec, *, command: str, validate: Validate | None = None) -> R
     as_yaml(asdict(config))
     if config.threads:
         torch.set_num_threads(config.threads)
-    for name in ("checkpoints", "metrics.jsonl", "tensorboard", "wandb"):
+    for name in (CHECKPOINTS, METRICS_FILE, "tensorboard", "wandb"):
         run.within(run.path / name)
     if first(lambda: _done(spec)):
         return run
@@ -102,7 +102,7 @@ def train(spec: RunSpec, *, command: str, validate: Validate | None = None) -> R
         with closing(sink):
             with (
                 closing(
-                    MetricsFile(run.path / "metrics.jsonl", upto=session.step) if is_first() else NoMetrics()
+                    MetricsFile(run.path / METRICS_FILE, upto=session.step) if is_first() else NoMetrics()
                 ) as metrics,
                 Progress(run.name, done=session.step, steps=config.steps) as progress,
             ):
@@ -117,12 +117,12 @@ def _tidy(run: Run) -> None:
     """Delete what a process that was killed has left half written."""
     for left in [*run.path.glob(".*.partial"), *run.path.glob("checkpoints/.*.partial")]:
         left.unlink()
-    checkpoint.forget_lost_parts(run.path / "checkpoints")
+    checkpoint.forget_lost_parts(run.path / CHECKPOINTS)
 
 
 def _begin(spec: RunSpec) -> None:
     """Write what makes the folder a run; only after all that can be refused, so that a refused run leaves nothing that is listed."""
-    write_json(spec.run.path / "identity.json", spec.identity)
+    write_json(spec.run.path / IDENTITY_FILE, spec.identity)
     # last: a run is listed by its config.yaml, and must then have an identity
     spec.run.write_config(asdict(spec.config))
 
@@ -358,7 +358,7 @@ def _done(spec: RunSpec) -> bool:
         run.write_config(asdict(spec.config))
     if not _as_written(run, spec.identity):
         warn(f"{run.path / 'identity.json'} was damaged; it is written again from these settings")
-        write_json(run.path / "identity.json", spec.identity)
+        write_json(run.path / IDENTITY_FILE, spec.identity)
     size, data = asdict(spec.config.size), asdict(spec.config.data)
     if size["checkpoint"] != (there := run.config.get("size", {}).get("checkpoint")):
         print(f"its checkpoint was {there} and is now {size['checkpoint']}")
@@ -398,7 +398,7 @@ def _write_result(
     checkpoint.save(path / WEIGHTS, {"identity": spec.hash, "step": session.step, "model": weights})
     spec.run.refuse_if_gone()
     write_sealed(
-        path / "summary.json",
+        path / SUMMARY,
         {
             "run": spec.run.name,
             "state": "done",
@@ -426,7 +426,7 @@ def _write_result(
             "threads": torch.get_num_threads(),
         },
     )
-    checkpoint.forget_old(path / "checkpoints", keep=0)
+    checkpoint.forget_old(path / CHECKPOINTS, keep=0)
 
 
 def _refuse_nonfinite(session: Session, numbers: Update) -> None:
@@ -441,7 +441,7 @@ def _refuse_nonfinite(session: Session, numbers: Update) -> None:
 
 def _not_finite(session: Session, seen: str) -> str:
     session.saving.wait()  # it may be the first one
-    good = checkpoint.newest(session.spec.run.path / "checkpoints")
+    good = checkpoint.newest(session.spec.run.path / CHECKPOINTS)
     return (
         f"{seen} at step {session.step + 1} of {session.spec.run.name}; expected a finite number. Likely cause: optim.rate is "
         f"too high. {f'The last good checkpoint is {good}' if good else 'No checkpoint was written yet'}"

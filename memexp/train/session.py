@@ -23,6 +23,7 @@ from memexp.ranks.exchange import everywhere, first, is_first, own, rank, ranks,
 from memexp.ranks.place import share
 from memexp.ranks.sharding import gathered_weights, move_all_but_matrices, shard
 from memexp.regions import part
+from memexp.store.folder import CHECKPOINTS
 from memexp.terminal import Remark, same_command
 from memexp.train import checkpoint, shards
 from memexp.train.compilation import compile_layers, compiles
@@ -126,7 +127,7 @@ def open_session(spec: RunSpec) -> Session:
     torch.manual_seed(config.seed)
     model = build_model(config, vocabulary=corpus.vocabulary, classes=len(corpus.classes))
     model.check_device(device)
-    newest = first(lambda: checkpoint.newest(spec.run.path / "checkpoints"))
+    newest = first(lambda: checkpoint.newest(spec.run.path / CHECKPOINTS))
     notes = []
     if spec.start is not None and newest is None:
         notes = [Remark(line, warns=False) for line in start_from(model, spec, spec.start)]
@@ -177,7 +178,7 @@ def save_session(session: Session) -> Path:
     Several processes write the state of their lanes each, into a part of its own. When all parts are there, the first writes
     what all share, and with it the checkpoint is one. A process has finished when all have.
     """
-    folder = session.spec.run.path / "checkpoints"
+    folder = session.spec.run.path / CHECKPOINTS
     path = folder / f"step-{session.step:07d}.pt"
     of_lanes: dict[str, Any] = {
         "state": pytree.tree_leaves(_in_checkpoint(session)),

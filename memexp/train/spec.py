@@ -11,7 +11,7 @@ from memexp.config.train import TrainConfig
 from memexp.data.corpus import Corpus
 from memexp.device import describe, pick_device
 from memexp.errors import UserError
-from memexp.store.folder import Run, find_run
+from memexp.store.folder import CONFIG_FILE, Run, find_run
 from memexp.store.identity import identify, run_folder, with_precision
 from memexp.terminal import Remark
 from memexp.train.precision import has_tf32, pays_here
@@ -69,7 +69,7 @@ def specify(config: TrainConfig, corpus: Corpus, root: Path) -> RunSpec:
 
 
 def _begun(run: Run) -> bool:
-    return (run.path / "config.yaml").exists()
+    return (run.path / CONFIG_FILE).exists()
 
 
 class Settled(NamedTuple):
