@@ -179,7 +179,7 @@ def test_a_run_starts_from_another_of_the_same_checkpoint(root: Path, capsys: py
     [
         ("arch=vanilla optim.train=memory steps=2", "nothing would be trained"),
         ("arch=knn mem=40 arch.neighbours=8 optim.train=memory steps=2", "nothing would be trained"),
-        ("data.tokenizer.kind=words arch=xl", "kind is words, which has no model"),
+        ("data.tokenizer.kind=words arch=xl", "kind is words, but size=checkpoint"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: str, seen: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +220,7 @@ def saying(**changed: Any) -> Callable[[Path], None]:
         (cut_short, ("cannot read the weights", "those of its config.json")),
         (saying(model_type="nosuch"), ("nosuch",)),
         (saying(rope_parameters={"rope_type": "nosuch", "rope_theta": 1e4}), ("nosuch",)),
-        (saying(num_attention_heads=5), ("5",)),
+        (saying(num_attention_heads=5), ("config.json", "number of attention heads (5)")),
         (saying(num_hidden_layers=3), ("lack model.layers.2",)),
     ],
 )

@@ -41,6 +41,9 @@ LENGTHS = ("sliding_window", "attention_chunk_size", "original_max_position_embe
 BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary positions that depend on how many tokens there are."""
 
+SAID = 200
+"""Signs of what a package says of a checkpoint that it cannot read."""
+
 CLOSE = 1e-3
 """The largest difference of logits, as a share of their standard deviation, that rounding in fp32 explains."""
 
@@ -143,7 +146,8 @@ def _read(transformers: Any, folder: Path, config: Any) -> Any:
 def _unreadable(what: str, error: Exception, expected: str) -> UserError:
     if isinstance(error, MemoryError):
         raise error
-    return UserError(f"cannot read {what}: {_line(error)}; expected {expected}")
+    seen = " ".join(str(error).split())[:SAID] or type(error).__name__
+    return UserError(f"cannot read {what}: {seen}; expected {expected}")
 
 
 def adapt(model: Any) -> Network:
