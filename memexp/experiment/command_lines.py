@@ -7,7 +7,7 @@ from memexp.config.words import quote
 from memexp.experiment.definition import Experiment
 from memexp.experiment.library import Library
 from memexp.experiment.settings import Wanted
-from memexp.store.scores import eval_command
+from memexp.store.folder import eval_command
 
 
 def train_words(cell: Wanted, library: Library, *, tag: str) -> list[str]:

@@ -113,18 +113,24 @@ class Score:
         split, documents, max_document, mem, memory = match.groups()
         return ScoreName(split, int(documents), int(max_document), int(mem), memory)
 
+    def command(self, *more: str, memory: str | None = None, own: int | None = None) -> str:
+        """The command that scores the same documents again, with the settings `more` added.
+
+        Args:
+            memory: in place of its own state of the memory.
+            own: the size of the run's memory, which the command need not name.
+        """
+        run, name = Run(self.path.parents[1]), self.name
+        if name is None:
+            return " ".join([command_in(run.root, f"memexp eval {run.name}"), *more])
+        scored = Scored(name.split, name.documents, name.max_document)
+        mem, memory = None if name.mem == own else name.mem, memory or name.memory
+        return " ".join([eval_command(run.name, scored, root=run.root, mem=mem, memory=memory), *more])
+
     @property
     def again(self) -> str:
         """What the user can do if it is damaged."""
-        words = ["memexp eval", self.path.parents[1].name]
-        if name := self.name:
-            words += [
-                f"eval.split={name.split}",
-                f"eval.documents={name.documents}",
-                f"eval.max_document={name.max_document}",
-            ]
-            words += [f"mem={name.mem}", f"memory={name.memory}"]
-        return f"score it again with `{' '.join(words)} force=true`"
+        return f"score it again with `{self.command('force=true')}`"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -375,6 +381,22 @@ def command_in(root: Path | None, command: str) -> str:
     if root is not None and root.resolve() != find_root(None).resolve():
         words.append(f"root={root}")
     return shlex.join(words)
+
+
+def eval_command(
+    run: str, scored: Scored, *, root: Path | None = None, mem: int | None = None, memory: str = "on"
+) -> str:
+    """The command that makes a score, without settings that have their default, except the split.
+
+    Args:
+        root: the folder whose results/runs holds the run, which the command names unless it is the default one.
+    """
+    words = ["memexp", "eval", run, f"eval.split={scored.split}"]
+    words += [f"eval.documents={scored.documents}"] if scored.documents is not None else []
+    words += [f"eval.max_document={scored.max_document}"] if scored.max_document is not None else []
+    words += [f"mem={mem}"] if mem is not None else []
+    words += [f"memory={memory}"] if memory != "on" else []
+    return command_in(root, " ".join(words))
 
 
 def all_runs(root: Path, *, tag: str | None = None) -> list[Run]:

@@ -12,7 +12,7 @@ from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.files import SUMMARY
-from memexp.store.folder import CONFIG_FILE, RETRIEVED, TOKEN_NATS, Run, Score, ScoreName, command_in, find_run
+from memexp.store.folder import CONFIG_FILE, RETRIEVED, TOKEN_NATS, Run, Score, ScoreName, eval_command, find_run
 
 _NAMED = re.compile(r"(?P<run>.+?)(@(?P<mem>\d{1,15})(?P<unit>[kmKM]?)(-(?P<memory>on|off|foreign))?)?")
 _NEEDED = (
@@ -83,22 +83,6 @@ def describe(scored: Scoring) -> str:
     return f"{scored.split}, {documents}, {tokens}"
 
 
-def eval_command(
-    run: str, scored: Scored, *, root: Path | None = None, mem: int | None = None, memory: str = "on"
-) -> str:
-    """The command that makes a score, without settings that have their default, except the split.
-
-    Args:
-        root: the folder whose results/runs holds the run, which the command names unless it is the default one.
-    """
-    words = ["memexp", "eval", run, f"eval.split={scored.split}"]
-    words += [f"eval.documents={scored.documents}"] if scored.documents is not None else []
-    words += [f"eval.max_document={scored.max_document}"] if scored.max_document is not None else []
-    words += [f"mem={mem}"] if mem is not None else []
-    words += [f"memory={memory}"] if memory != "on" else []
-    return command_in(root, " ".join(words))
-
-
 def progress_of(run: Run) -> str:
     """State and step of a run that is not done, such as 'running, step 120 of 1,000'."""
     step = max((line.get("step", 0) for line in run.metrics), default=0)
@@ -146,11 +130,7 @@ class TokenScores:
 
     def command(self, *more: str, memory: str = "on") -> str:
         """The command that scores the same documents again, with the settings `more` added."""
-        run, name = Run(self.path.parents[1]), Score(self.path).name
-        assert name is not None  # `find_score` looked the score up by its name
-        mem = None if name.mem == run.config.get("mem") else name.mem
-        scored = Scored(name.split, name.documents, name.max_document)
-        return " ".join([eval_command(run.name, scored, root=run.root, mem=mem, memory=memory), *more])
+        return Score(self.path).command(*more, memory=memory, own=Run(self.path.parents[1]).config.get("mem"))
 
 
 def find_foreign(scores: TokenScores) -> TokenScores | None:

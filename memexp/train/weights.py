@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memexp.data.tokenizers import WITHOUT_MODEL
 from memexp.errors import UserError
+from memexp.files import SUMMARY
 from memexp.model.segment import SegmentModel
 from memexp.store.folder import WEIGHTS, Run, command_in
 from memexp.store.identity import read_identity
@@ -86,7 +87,7 @@ def how_to_train_again(run: Run, summary: dict[str, Any]) -> str:
     command = command_in(run.root, str(kept)) if kept else "memexp train"
     if run.root is None:
         return f"copy it again from where it was trained, or train it in a root of yours with `{command}`"
-    return f"delete {run.path / 'summary.json'}, and `{command}` trains it again"
+    return f"delete {run.path / SUMMARY}, and `{command}` trains it again"
 
 
 @contextmanager

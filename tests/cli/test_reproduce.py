@@ -298,7 +298,7 @@ def test_cells_take_devices_here_or_on_a_cluster(call: Call, here: Path, monkeyp
 def test_a_run_that_another_process_began_in_the_meantime(
     others: bool, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command in two terminals: the job that comes second ends, and nothing has failed."""
+    """As when a command is typed in two terminals at once: the job that comes second ends, and nothing has failed."""
     work = queue.Work(
         open_table("tiny/table1", scale="small"), Library(here), ReproduceConfig(table="tiny/table1", root=str(here))
     )

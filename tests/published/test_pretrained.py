@@ -222,8 +222,9 @@ def test_positions_that_depend_on_the_length_are_told(kind: str, more: dict[str,
 
 def test_a_trial_leaves_the_lengths_of_a_checkpoint_as_they_are() -> None:
     model = published("Mistral", {"sliding_window": 56})
-    adapt(model)
+    network = adapt(model)
     assert model.config.sliding_window == 56
+    assert {each.reach for each in network.layers.attentions} == {55}
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -6,8 +6,8 @@ import pytest
 
 from memexp.config.groups import Scored, Scoring
 from memexp.files import find_root
-from memexp.store.folder import Run, command_in
-from memexp.store.scores import describe, eval_command
+from memexp.store.folder import Run, command_in, eval_command
+from memexp.store.scores import describe
 
 
 @pytest.mark.parametrize(

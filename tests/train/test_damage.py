@@ -278,7 +278,12 @@ def test_older_nats_are_compared_with_their_sums(clean: Clean, tmp_path: Path) -
     np.save(score.path / "token_nats.npy", nats)
     with pytest.raises(
         UserError,
-        check=says("token_nats.npy", "documents.json says", "score it again with `memexp eval knn-tiny", "force=true"),
+        check=says(
+            "token_nats.npy",
+            "documents.json says",
+            "score it again with `memexp eval knn-tiny",
+            f"root={tmp_path} force=true`",
+        ),
     ):
         load_scores("", score)
 

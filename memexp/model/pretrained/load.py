@@ -170,11 +170,11 @@ def adapt(model: Any) -> Network:
             with _shortened(model) as shorter:
                 short_BTV = _reference(model, tokens_BT) if shorter else None
         network, shape = _taken_apart(model)
-        if reference_BTV is not None:
-            verified(network, shape, reference_BTV, tokens_BT)
         if short_BTV is not None:
             with _shortened(model):
                 verified(network, shape, short_BTV, tokens_BT)
+        if reference_BTV is not None:  # last, because layers keep the reach of their last pass
+            verified(network, shape, reference_BTV, tokens_BT)
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

@@ -16,8 +16,8 @@ from memexp.report.metrics import METRICS, PER_TOKEN, Metric
 from memexp.report.statistics import Spread
 from memexp.report.table.compatibility import Text, refuse_twice, texts_of
 from memexp.report.table.entries import POSITION, Column, Entry, Row, Trained, keys_to_show, read_entry, row_of
-from memexp.store.folder import Run, ScoreName, command_in
-from memexp.store.scores import describe, eval_command, progress_of, read_run_summary
+from memexp.store.folder import Run, ScoreName, command_in, eval_command
+from memexp.store.scores import describe, progress_of, read_run_summary
 from memexp.wording import listed
 
 

@@ -10,7 +10,8 @@ from memexp.report.table.comparison import Comparison
 from memexp.report.table.compatibility import Text
 from memexp.report.table.entries import POSITION, Column, Entry, Row
 from memexp.store.archive import SHORTEST
-from memexp.store.scores import describe, eval_command, never_full
+from memexp.store.folder import eval_command
+from memexp.store.scores import describe, never_full
 from memexp.wording import UNKNOWN, compact, listed, number, partly, plural, whole
 
 _OF_A_ROW = ("arch", "context", "cache", "memory", "settings")
