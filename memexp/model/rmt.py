@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import RmtArch
 from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.slot_memory.adapters import Adapters, Apart, apart
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 from memexp.model.slot_memory.strip import Strip, tokens_kept, within
@@ -20,6 +21,7 @@ from memexp.model.transformer.attention import (
     Attention,
     Heads,
     LayerCache,
+    Sight,
     attend,
     clear_cache,
     next_cache,
@@ -27,6 +29,7 @@ from memexp.model.transformer.attention import (
 )
 from memexp.model.transformer.decoder import DecoderModel
 from memexp.model.transformer.kept import FULL
+from memexp.model.transformer.position import Places
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, mean_of_layers
 from memexp.ranks.exchange import total
@@ -67,6 +70,7 @@ class Rmt(DecoderModel):
     - The cache holds only tokens, and read tokens have the positions of the newest cached tokens.
     - The write tokens predict the extra word of the auxiliary loss (section 4.3).
     - With `past_memories`, the paper keeps the memories of all segments. Memories are normalised before they are compared.
+    - With `adapters`, for a decoder that was trained without memory tokens, these are read and written through `Adapters`.
     - Gradient windows of `bptt_segments + 1` segments do not overlap. The published code takes a step after every segment
       and computes the `bptt_segments` segments before it again.
 
@@ -98,6 +102,7 @@ class Rmt(DecoderModel):
             self.memory_norm = nn.RMSNorm(shape.width, eps=1e-6)
             nn.init.constant_(self.memory_norm.weight, carry)
             self.memory_word_D = nn.Parameter(torch.randn(shape.width)) if arch.aux_weight else None
+        self.adapters = Adapters(shape) if mem and arch.adapters else None
         if self.past_memories:
             self.retrieved_MD = nn.Parameter(torch.randn(mem, shape.width) * unit)
             self.retrieval = Retrieval(shape)
@@ -107,9 +112,11 @@ class Rmt(DecoderModel):
         found, slots = super().activations(half=half), self.memory_slots
         if not slots:
             return found
-        copied = FULL * self.shape.segment * self.shape.width
+        copied: float = FULL * self.shape.segment * self.shape.width
         # of what is retrieved: vectors before and after each projection, scores and weights
         copied += FULL * slots * bool(self.past_memories) * (6 * self.shape.width + 2 * self.past_memories * slots)
+        if self.adapters is not None:  # what is read of the memory, and its sum with what is read of the text
+            copied += self.shape.layers * 2 * self.kept(half=half).read(self.positions)
         if not self.aux_weight:
             return found._replace(memory=copied)
         words = self.head.most_logits
@@ -123,13 +130,20 @@ class Rmt(DecoderModel):
 
     @property
     def memory_cost(self) -> MemoryCost:
-        """Comparing the memory tokens with all that are kept; the weights of this are used once for each memory token."""
-        if not self.past_memories:
-            return MemoryCost()
-        width, a_token = self.shape.width, self.memory_slots / self.shape.segment
-        unused = 4 * width * width * (self.positions / self.shape.segment - a_token)
-        compared = self.past_memories * self.memory_slots
-        return MemoryCost(recurrence=2 * a_token * compared * width - unused)
+        """Comparing the memory tokens with all that are kept, and with adapters attention for a second time.
+
+        The weights of either are used once for each memory token.
+        """
+        width, positions, a_token = (
+            self.shape.width,
+            self.positions / self.shape.segment,
+            self.memory_slots / self.shape.segment,
+        )
+        only_of_memory = 4 * bool(self.past_memories) + (self.adapters is not None)
+        compared = 2 * a_token * self.past_memories * self.memory_slots * width
+        inner = self.shape.heads * self.shape.head_size
+        again = 2 * self.attention_layers * inner * self.attended * positions if self.adapters is not None else 0.0
+        return MemoryCost(recurrence=compared + again - only_of_memory * width * width * (positions - a_token))
 
     def init_state(self, lanes: int) -> State:
         """An empty cache and the learned initial memory."""
@@ -157,18 +171,18 @@ class Rmt(DecoderModel):
         if slots:  # section 3.2: H = [H_mem, X, H_mem], here with a learned vector for each slot and role
             parts = [*self._read(before_BMD, state.memory, gauges), *parts, before_BMD + self.write_MD]
         x_BQD = self.dropout(torch.cat(parts, dim=1))
-        mask, places = strip.mask(cache.count_B, valid_BT), strip.places(x_BQD.device)
+        mask, places = self._mask(strip, cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
         shares: list[Tensor] = []
 
         def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             past = cache.layers[index] if cache.layers else None
-            sight, seen = attention.look(heads, past, places), within(mask, places, attention.reach)
-            if slots:
-                shares.extend(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
+            sight = attention.look(heads, past, places)
+            if slots and isinstance(mask, Tensor):
+                shares.extend(share(sight, within(mask, places, attention.reach), strip.memory))
             if past is not None:
                 layer_caches.append(tokens_kept(sight, heads, past, strip))
-            return attend(sight, seen)
+            return self._attend(index, sight, mask, places, attention.reach)
 
         x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)[-1]
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
@@ -177,6 +191,9 @@ class Rmt(DecoderModel):
         if not slots:
             return SegmentOutput(hidden_BTD, State(cache, ()), aux={}, gauges={})
         memory_BMD = self.memory_norm(written_BMD).to(before_BMD.dtype)
+        if self.adapters is not None:
+            memory_BMD = self.adapters.write(self.initial_MD, memory_BMD)
+            gauges |= self.adapters.gauges()
         gauges |= mean_of_layers(memory_share=shares) | memory_gauges(before_BMD, memory_BMD)
         memory = with_newest(state.memory, memory_BMD) if self.past_memories else memory_BMD
         return SegmentOutput(hidden_BTD, State(cache, memory), self._aux(written_BMD, valid_BT), gauges)
@@ -193,16 +210,26 @@ class Rmt(DecoderModel):
         x_BQD = self.dropout(x_BQD)
         strip = self._strip(kept.tokens + length, queries=x_BQD.shape[1], write=0)
         valid_BT = tokens_BT.new_ones(len(tokens_BT), strip.tokens, dtype=torch.bool)
-        mask, places = strip.mask(state.cache.count_B, valid_BT), strip.places(x_BQD.device)
+        mask, places = self._mask(strip, state.cache.count_B, valid_BT), strip.places(x_BQD.device)
         layer_caches: list[LayerCache] = []
 
         def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
             sight = attention.look(heads, kept.layers[index], places)
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
-            return attend(sight, within(mask, places, attention.reach))
+            return self._attend(index, sight, mask, places, attention.reach)
 
         x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)[-1]
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
+
+    def _mask(self, strip: Strip, count_B: Tensor, valid_BT: Tensor) -> Tensor | Apart:
+        mask = strip.mask(count_B, valid_BT)
+        return mask if self.adapters is None else apart(mask, strip)
+
+    def _attend(self, layer: int, sight: Sight, mask: Tensor | Apart, places: Places, reach: int | None) -> Tensor:
+        if isinstance(mask, Tensor):
+            return attend(sight, within(mask, places, reach))
+        assert self.adapters is not None
+        return self.adapters.attend(layer, sight, mask._replace(text=within(mask.text, places, reach)))
 
     def _strip(self, tokens: int, *, queries: int, write: int) -> Strip:
         return Strip(self.cache_tokens, self.read_tokens, tokens, write, queries, self.sees_cache)

@@ -84,12 +84,13 @@ VARIANTS = {
         ["mem=3", "arch.cache=5"],
         ["arch.aux_weight=0.5"],
         ["mem=3", "arch.past_memories=4"],
+        ["mem=3", "arch.adapters=true"],
     ],
     "rmt_xl": [
         ["mem=0", "arch.aux_weight=0"],
         ["arch.cache=20"],
         ["arch.memory_sees_cache=both"],
-        ["arch.past_memories=2"],
+        ["arch.past_memories=2", "arch.adapters=true"],
     ],
     "thought": [
         ["mem=0"],

@@ -29,7 +29,12 @@ from ..tiny import configure
 
 
 @pytest.mark.parametrize(
-    ("arch", "attends", "within"), [(["arch=vanilla"], 64, 0.01), (["arch=rmt", "mem=20"], 104, 0.05)]
+    ("arch", "attends", "within"),
+    [
+        (["arch=vanilla"], 64, 0.01),
+        (["arch=rmt", "mem=20"], 104, 0.05),
+        (["arch=rmt", "mem=20", "arch.adapters=true"], 104, 0.05),
+    ],
 )
 def test_operations_are_those_that_pytorch_counts(arch: list[str], attends: int, within: float) -> None:
     """Which counts all of the square of attention, of whose upper half nothing is used."""
@@ -42,6 +47,7 @@ def test_operations_are_those_that_pytorch_counts(arch: list[str], attends: int,
             output = model(tokens, tokens >= 0, model.init_state(1), tokens[:, 0] > 0)
             model.head.nats(output.hidden_BTD, tokens).mean().backward()
     upper = 2 * 3 * 2 * config.size.layers * 4 * config.size.head_size * (attends - (attends + 1) / 2) * attends / 64
+    upper *= 1 + getattr(config.arch, "adapters", False)  # the text and the memory have a softmax each
     assert operations(config) == pytest.approx(counter.get_total_flops() / 64 - upper, rel=within)
     head = 2 * 3 * 1024 * 64
     again = operations(configure(*words, "recompute=true")) - operations(config)

@@ -43,7 +43,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=compressive", "arch.compress=max", HALF), ("arch=compressive", "arch.compress=mean"), ("arch=compressive", "mem=0"),
     ("arch=rmt", "arch.aux_weight=0.5", HALF), ("arch=rmt", "mem=0", "accumulate=1"),
     ("arch=rmt_xl", "arch.memory_sees_cache=none"), ("arch=rmt_xl", "arch.memory_sees_cache=both", HALF),
-    ("arch=rmt", "arch.past_memories=3", HALF), ("arch=infini", "arch.write=linear", "mem=1", HALF), ("arch=infini", "mem=0"),
+    ("arch=rmt", "arch.past_memories=3", "arch.adapters=true", HALF), ("arch=infini", "arch.write=linear", "mem=1", HALF), ("arch=infini", "mem=0"),
     ("arch=armt", "arch.memory=parallel", HALF), ("arch=armt", "mem=0"),
     ("arch=delta", "arch.decay=channel", HALF), ("arch=delta", "arch.decay=none", "arch.window=5"), ("arch=delta", "mem=0"),
     ("arch=titans", "arch.role=layer", "arch.window=0", "arch.memory=linear", HALF), ("arch=titans", "mem=0"),

@@ -35,6 +35,7 @@ CASES: tuple[tuple[str, ...], ...] = (
     ("arch=thought", HALF, "arch.recall=0"), ("arch=thought", HALF, "mem=256"),
     ("arch=thought", HALF, "arch.faithful=true", "arch.recall_target=embeddings"),
     ("arch=rmt", HALF, "mem=64", "arch.position=none"), ("arch=rmt", HALF, "arch.past_memories=64"),
+    ("arch=rmt", HALF, "arch.adapters=true"),
     ("arch=armt", HALF, "arch.memory=parallel"), ("arch=infini", HALF, "arch.write=linear"),
     ("arch=titans", HALF, *SHORTER, "arch.role=layer", "arch.window=0", "arch.memory=linear", "arch.clip=1"),
     ("arch=titans", HALF, "size.layers=1", "segment=64", "accumulate=2", "arch.role=context", "arch.window=0", "arch.persistent=16"),

@@ -35,12 +35,29 @@ def test_with_a_cache_but_no_memory_tokens_it_is_transformer_xl() -> None:
     torch.testing.assert_close(read(ours, tokens(), segment=8), read(xl, tokens(), segment=8))
 
 
+def test_new_adapters_leave_the_decoder_as_it_was() -> None:
+    """And a memory that was written before, which reads itself as ever, changes nothing."""
+    ours = rmt(mem=3, segment=8, cache=4, adapters=True)
+    with torch.no_grad():
+        ours.adapters.gate_LH.zero_()  # type: ignore[union-attr, operator]
+        ours.adapters.written.weight.zero_()  # type: ignore[union-attr, operator]
+    plain = make(Xl, shape(segment=8), mem=4, **{**COMMON, "position": "t5"}).double()
+    found = plain.load_state_dict(ours.state_dict(), strict=False)
+    assert not found.missing_keys
+    torch.testing.assert_close(read(ours, tokens(), segment=8), read(plain, tokens(), segment=8))
+
+
 @pytest.mark.parametrize("position", ["none", "t5"])
 @pytest.mark.parametrize(
-    ("cache", "sees_cache", "kept"),
-    [(0, "write", 0), (5, "write", 0), (5, "none", 0), (5, "both", 0), (0, "write", 2), (5, "both", 1)],
+    ("cache", "sees_cache", "kept", "adapters"),
+    [
+        *((0, "write", 0, False), (5, "write", 0, False), (5, "none", 0, False), (5, "both", 0, False)),
+        *((0, "write", 2, False), (5, "both", 1, False), (5, "write", 0, True), (0, "write", 2, True)),
+    ],
 )
-def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cache: str, kept: int) -> None:
+def test_layers_are_their_rules_written_out(
+    position: str, cache: int, sees_cache: str, kept: int, adapters: bool
+) -> None:
     """Query by query, from the weights by name: who sees whom, at which distance, and what is carried.
 
     What read tokens see shows in the second layer, where tokens read them. With `kept` memories, as many read tokens again have
@@ -55,6 +72,7 @@ def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cach
         position=position,
         memory_sees_cache=sees_cache,
         past_memories=kept,
+        adapters=adapters,
     )
     before, past = slots * (2 if kept else 1), [dict(model.named_parameters())["initial_MD"].expand(2, -1, -1)]
     reads_cache = {"none": ["token"], "write": ["token", "write"], "both": ["token", "write", "read"]}[sees_cache]
@@ -81,24 +99,42 @@ def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cach
                 here = slice(8 * head, 8 * head + 8)
                 rows = []
                 for i, kind in enumerate(kinds):
-                    seen = [
+                    of_memory = [
                         (places[j], keys[:, j, here], values[:, j, here])
                         for j, other in enumerate(kinds)
-                        if kind == "write" or other == "read" or (kind == "token" and other == "token" and j <= i)
+                        if other == "read"
+                    ]
+                    of_text = [
+                        (places[j], keys[:, j, here], values[:, j, here])
+                        for j, other in enumerate(kinds)
+                        if other != "read" and (kind == "write" or (kind == "token" and other == "token" and j <= i))
                     ]
                     if kind in reads_cache:
-                        seen += [(place, key[:, here], value[:, here]) for place, key, value in cached[number]]
-                    scores = []
-                    for place, key, _ in seen:
-                        scale = layer["attention.scale_H"][head].abs()
-                        score = (unit(key) * unit(queries[:, i, here])).sum(-1) * scale
-                        if position == "t5":
-                            distance = places[i] - place
-                            side = "ahead_HR" if distance < 0 else "bias_HR"
-                            score = score + layer[f"attention.position.{side}"][head, t5_bucket(abs(distance))]
-                        scores.append(score)
-                    weights = torch.stack(scores, -1).softmax(-1)
-                    rows.append((weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1))
+                        of_text += [(place, key[:, here], value[:, here]) for place, key, value in cached[number]]
+
+                    def seeing(
+                        seen: list[tuple[int, Tensor, Tensor]],
+                        query: Tensor = queries[:, i, here],
+                        layer: dict[str, Tensor] = layer,
+                        head: int = head,
+                        place_of_query: int = places[i],
+                    ) -> Tensor:
+                        scores = []
+                        for place, key, _ in seen:
+                            score = (unit(key) * unit(query)).sum(-1) * layer["attention.scale_H"][head].abs()
+                            if position == "t5":
+                                distance = place_of_query - place
+                                side = "ahead_HR" if distance < 0 else "bias_HR"
+                                score = score + layer[f"attention.position.{side}"][head, t5_bucket(abs(distance))]
+                            scores.append(score)
+                        weights = torch.stack(scores, -1).softmax(-1)
+                        return (weights[..., None] * torch.stack([value for _, _, value in seen], 1)).sum(1)
+
+                    if adapters and kind != "read":
+                        gate = own["adapters.gate_LH"][number, head].tanh()
+                        rows.append(seeing(of_text) + gate * seeing(of_memory))
+                    else:
+                        rows.append(seeing(of_memory + of_text))
                 heads.append(torch.stack(rows, 1))
             x = x + torch.cat(heads, -1) @ layer["attention.output.weight"].T
             y = gain(x, layer["feedforward_norm.weight"])
@@ -107,6 +143,8 @@ def test_layers_are_their_rules_written_out(position: str, cache: int, sees_cach
             cached[number] = (cached[number] + new)[-cache:] if cache else []
         hidden.append(x[:, before : before + segment])
         memory = gain(x[:, before + segment :], own["memory_norm.weight"])
+        if adapters:
+            memory = own["initial_MD"] + memory @ own["adapters.written.weight"].T
         past.append(memory)
     torch.testing.assert_close(read(model, text, segment=segment), torch.cat(hidden, dim=1))
 

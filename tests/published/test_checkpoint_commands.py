@@ -79,6 +79,10 @@ def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str])
         assert main(["generate", found[arch].name, "prompt=def f(x):", "tokens=20", f"root={root}"]) == 0
 
 
+OF_MEMORY = ("memories.", "initial", "read_", "write_", "memory_norm", "adapters.")
+"""How the names of weights begin that a checkpoint does not have."""
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -86,7 +90,7 @@ def test_from_nothing_to_a_table(root: Path, capsys: pytest.CaptureFixture[str])
         "arch=xl mem=16 optim.train=lora optim.rank=2 accumulate=2",
         "arch=knn mem=40 arch.neighbours=8 arch.combine=gate optim.train=memory",
         "arch=knn mem=40 arch.neighbours=8 optim.train=lora recompute=true precision=bf16",
-        "arch=rmt mem=3 optim.train=memory accumulate=4 bptt_segments=1",
+        "arch=rmt mem=3 arch.adapters=true optim.train=memory accumulate=4 bptt_segments=1",
         "arch=rmt mem=3 optim.train=lora accumulate=4 bptt_segments=3 recompute=true optim=adafactor",
         "arch=armt mem=3 arch.key_size=4 optim.train=memory accumulate=4 recompute=true",
         "arch=infini optim.train=lora optim.rank=2 accumulate=2",
@@ -101,7 +105,7 @@ def test_what_is_trained_changes_and_nothing_else(words: str, root: Path) -> Non
         assert any(name.endswith("q_proj.up.weight") and value.abs().sum() > 0 for name, value in weights.items())
     if "memory" in words:
         assert weights
-        assert all(name.startswith(("memories.", "initial", "read_", "write_", "memory_norm")) for name in weights)
+        assert all(name.startswith(OF_MEMORY) for name in weights)
     scores = trained.scores[0].summary
     again = run(root, "steps=3", "checkpoint_every=2", "optim.rate=1e-2", "optim.warmup=0", "seed=1", *words.split())
     assert again.scores[0].summary["nats_per_token"] != scores["nats_per_token"]

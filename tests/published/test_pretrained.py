@@ -333,6 +333,23 @@ def test_memory_tokens_are_what_a_mask_says() -> None:
     assert differ(found, torch.cat(expected, 1)) < CLOSE
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma-3", "gpt-neox", "mistral"])
+@torch.no_grad()
+def test_memory_tokens_with_new_adapters_change_nothing(family: str) -> None:
+    """Also where a window is shorter than the way to the first memory token; and then they do change something."""
+    shape = ours(published(*FAMILIES[family]))
+    rmt = built(Rmt, shape, mem=20, adapters=True)
+    plain = logits(built(Rmt, shape, mem=0), text())
+    assert differ(logits(rmt, text()), plain) < CLOSE
+    rmt.adapters.gate_LH += 1.0
+    changed = logits(rmt, text())
+    assert differ(changed[:, :SEGMENT], plain[:, :SEGMENT]) > 100 * CLOSE
+    rmt.adapters.written.weight += torch.randn(shape.width, shape.width)
+    later = logits(rmt, text())
+    assert differ(later[:, :SEGMENT], changed[:, :SEGMENT]) < CLOSE
+    assert differ(later[:, SEGMENT:], changed[:, SEGMENT:]) > 100 * CLOSE
+
+
 IN_LISTS = {name: FAMILIES[name] for name in ("llama", "gemma-3", "gpt-neox", "mixtral")}
 IN_LISTS["gpt-2"] = ("GPT2", IN_ONE_SEGMENT["gpt-2"][1] | {"num_key_value_heads": None})
 

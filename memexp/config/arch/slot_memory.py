@@ -84,6 +84,14 @@ class RmtArch(AttentionArch):
         later=True,
     )
 
+    adapters: bool = setting(
+        False,
+        "memory tokens are read through gates and written through a linear map, all of which start at zero: a decoder that was trained "
+        "without memory tokens then begins as it was",
+        of_memory=True,
+        later=True,
+    )
+
     def beside_a_checkpoint(self) -> str | None:
         """The auxiliary loss too, whose extra word the output layer of a checkpoint does not have."""
         return f"arch.aux_weight is {self.aux_weight:g}" if self.aux_weight else self._not_of_a_checkpoint()

@@ -29,6 +29,11 @@ class Strip(NamedTuple):
         return self.cache + self.read + self.tokens + self.write
 
     @property
+    def memory(self) -> slice:
+        """The indices of the read tokens."""
+        return slice(self.cache, self.cache + self.read)
+
+    @property
     def text(self) -> slice:
         """The indices of the tokens among the queries."""
         before = self.size - self.queries
@@ -42,6 +47,11 @@ class Strip(NamedTuple):
         highest = self.tokens + self.write - 1 + max(self.cache, self.read)
         return Places(place_S[-self.queries :], place_S, lowest=min(0, 1 - max(self.read, self.write)), highest=highest)
 
+    def is_read(self, device: torch.device) -> Tensor:
+        """Which positions are read tokens, S."""
+        index_S = torch.arange(self.size, device=device)
+        return (index_S >= self.cache) & (index_S < self.cache + self.read)
+
     def mask(self, count_B: Tensor, valid_BT: Tensor) -> Tensor:
         """The attention mask, B 1 Q S: true where a query may attend.
 
@@ -51,7 +61,7 @@ class Strip(NamedTuple):
         """
         index_S = torch.arange(self.size, device=count_B.device)
         cached_S = index_S < self.cache
-        read_S = (index_S >= self.cache) & (index_S < self.cache + self.read)
+        read_S = self.is_read(count_B.device)
         write_S = index_S >= self.size - self.write
         filled_BS = (index_S >= self.cache - count_B[:, None]) | (index_S >= self.cache)
         valid_BS = F.pad(valid_BT, (self.cache + self.read, self.write), value=True)
