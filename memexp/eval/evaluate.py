@@ -37,6 +37,7 @@ from memexp.ranks import watch
 from memexp.ranks.exchange import agreed, first, is_first, rank, ranks, told
 from memexp.store.folder import TOKEN_NATS, WEIGHTS, Run, Score, ScoreName
 from memexp.store.identity import read_identity
+from memexp.store.scores import refuse_fixed_memory
 from memexp.terminal import console, warn
 from memexp.train.precision import arithmetic, has_tf32
 from memexp.train.spec import RunSpec
@@ -368,11 +369,7 @@ def with_mem(settings: TrainConfig, mem: int | None, *, run: Run) -> TrainConfig
     """
     if mem is None or mem == settings.mem:
         return settings
-    if settings.arch.mem_unit and not settings.arch.resizable:
-        raise UserError(
-            f"mem is {mem}, but {run.name} was trained with mem={settings.mem} and its memory consists of parameters; "
-            f"expected mem={settings.mem}. For another size, train another run with mem={mem}"
-        )
+    refuse_fixed_memory(run, type(settings.arch), trained=settings.mem, asked=mem)
     item = TrainConfig.__dataclass_fields__["mem"]
     check_value("mem", mem, item.metadata, default_of(item))
     settings = replace(settings, mem=mem, bptt_segments=0)  # scoring has no gradient

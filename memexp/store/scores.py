@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memexp.config.arch import ARCHS
+from memexp.config.arch.base import Arch
 from memexp.config.groups import Scored, Scoring
 from memexp.errors import UserError
 from memexp.files import SUMMARY
@@ -125,8 +126,8 @@ class TokenScores:
     @property
     def retrieves(self) -> bool:
         """Whether its architecture can say which tokens each token retrieved."""
-        arch = Run(self.path.parents[1]).config.get("arch", {}).get("name")
-        return arch in ARCHS and ARCHS[arch].retrieves
+        arch = _arch_of(Run(self.path.parents[1]))
+        return arch is not None and arch.retrieves
 
     def command(self, *more: str, memory: str = "on") -> str:
         """The command that scores the same documents again, with the settings `more` added."""
@@ -178,6 +179,8 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
     wanted = ScoreName(asked.split, asked.documents, asked.max_document, mem, memory)
     score = run.score(wanted)
     if score is None:
+        if (arch := _arch_of(run)) is not None:
+            refuse_fixed_memory(run, arch, trained=own, asked=mem)
         command = eval_command(run.name, scored, root=run.root, mem=mem if mem != own else None, memory=memory)
         existing = ", ".join(score.path.name for score in run.scores) or "none"
         raise UserError(
@@ -185,6 +188,24 @@ def find_score(root: Path, name: str, scored: Scored, *, tag: str | None = None)
         )
     suffix = "" if match["mem"] is None else f"@{mem}" + (f"-{memory}" if memory != "on" else "")
     return run.name + suffix, score
+
+
+def _arch_of(run: Run) -> type[Arch] | None:
+    """The schema of a run's architecture; None if this version has none of that name."""
+    return ARCHS.get(run.config.get("arch", {}).get("name"))
+
+
+def refuse_fixed_memory(run: Run, arch: type[Arch], *, trained: int, asked: int) -> None:
+    """Refuse to score a run with another size of its memory than it was trained with, where that is the size of parameters.
+
+    Raises:
+        UserError: names both sizes.
+    """
+    if asked != trained and arch.mem_unit and not arch.resizable:
+        raise UserError(
+            f"mem is {asked}, but {run.name} was trained with mem={trained} and its memory consists of parameters; "
+            f"expected mem={trained}. For another size, train another run with mem={asked}"
+        )
 
 
 def load_scores(label: str, score: Score) -> TokenScores:

@@ -14,6 +14,7 @@ import yaml
 
 from memexp.cli.main import main
 from memexp.config.arch import ARCHS
+from memexp.config.checks import remarks
 from memexp.config.commands import SCALES
 from memexp.config.introspection import choices_of
 from memexp.experiment.cells import Cell, cells
@@ -43,7 +44,7 @@ def test_every_table_of_the_papers_is_there() -> None:
         "thought": ("ablation",),
         "armt": ("babi", "remember", "rewrite"),
         "delta": ("mqar",),
-        "checkpoints": ("figure6", "hyperpartisan", "memories"),
+        "checkpoints": ("figure6", "hyperpartisan", "longer", "memories", "rmt"),
     }
     wanted = {"/".join(table) for table in TABLES} | {f"{paper}/{name}" for paper in figures for name in figures[paper]}
     assert set(NAMES) == wanted
@@ -105,6 +106,7 @@ def test_the_papers_optimizer(name: str) -> None:
     "name", [pytest.param(name, marks=[] if name.startswith("memorizing") else pytest.mark.hard) for name in NAMES]
 )
 def test_every_row_composes(name: str, scale: str) -> None:
+    """And what `train` would warn of is no table's setting."""
     rows = composed(name, scale)
     if not rows:
         pytest.skip(f"{name} at scale={scale} is of data that is not here yet")
@@ -113,6 +115,7 @@ def test_every_row_composes(name: str, scale: str) -> None:
     asked = load(name).scales[scale].tokens_a_step
     assert all(0.7 * asked <= count <= asked for count in tokens) or not asked
     assert len({one.settings.eval.max_document for one in trained}) == 1, "rows must score the same tokens"
+    assert not [(one.cell.row, remark.text) for one in rows for remark in remarks(one.settings) if remark.warns]
     for one in {(one.settings.arch.name, one.settings.size.name): one for one in rows}.values():
         if one.settings.size.checkpoint is not None and find_spec("transformers") is None:
             continue

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from memexp.config.arch import ARCHS
 from memexp.config.groups import Scored
 from memexp.errors import UserError
 from memexp.report.difference.tokens import Difference, by_position, difference, extremes, interval
@@ -154,6 +155,15 @@ def test_a_name_without_a_score_says_what_to_do(fakes: Any, name: str, words: tu
     fakes.score(fakes.run("late", done=False), 3.0)
     with pytest.raises(UserError, check=says(*words)):
         find_score(fakes.root, name, Scored())
+
+
+@pytest.mark.parametrize("arch", [name for name, schema in ARCHS.items() if schema.mem_unit])
+def test_no_command_is_named_that_would_be_refused(fakes: Any, arch: str) -> None:
+    """A memory whose size is that of parameters cannot be scored with another one."""
+    fakes.score(fakes.run(arch, arch=arch, mem=64), 3.0)
+    wanted = "mem=8" if ARCHS[arch].resizable else "consists of parameters; expected mem=64"
+    with pytest.raises(UserError, check=says(wanted)):
+        find_score(fakes.root, f"{arch}@8", Scored())
 
 
 def truncated(path: Any) -> None:
