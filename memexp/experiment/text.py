@@ -255,7 +255,9 @@ def _notes(table: Reproduction) -> list[str]:
         )
     elif any(table.step_time(row) is not None for row in table.rows):
         clock = "CPU time" if table.in_cpu_time else "wall-clock time, on machines that may have done other work"
-        notes.append(f"step time: of training, relative to {_baselines(table)}; ours is {clock}.")
+        notes.append(
+            f"step time: of training, relative to {_baselines(table)}; ours is {clock}. tokens: those of training that were predicted."
+        )
     if differs := table.experiment.scales[table.scale].differs:
         whole = "the paper's" if table.experiment.checkpoint is None else "scale=paper"
         notes.append(f"scale={table.scale} is not {whole}: {'; '.join(differs)}.")
@@ -315,10 +317,12 @@ def _intervals(table: Reproduction) -> str:
         )
     if any(gap.seeds and not gap.decided for gap in gaps.values()):
         parts.append("none: the interval holds zero, so it is not called a difference")
-    if any(not gap.seeds for gap in gaps.values()):
+    if one_seed := [gap for gap in gaps.values() if not gap.seeds]:
+        over = ["95 % is over documents alone"] * any(gap.low is not None for gap in one_seed)
+        if any(gap.low is None for gap in one_seed):
+            over.append("unknown: there is one document, or the loss of each document is not known either")
         parts.append(
-            "(...): what another seed would change is not known, so it is not called a difference; 95 % is over documents "
-            "alone"
+            f"(...): what another seed would change is not known, so it is not called a difference; {'; '.join(over)}"
         )
     return " ".join(f"{part}." for part in parts)
 

@@ -102,7 +102,7 @@ def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def _draw(axes: Any, panel: Panel, lines: Sequence[tuple[str, list[tuple[int, float]]]]) -> None:
     for label, points in lines:
-        axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=label)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=label)
     places = sorted({place for _, points in panel.lines for place, _ in points})
     if places and places[0] == 0:  # of an axis that begins at none
         axes.set_xscale("symlog", base=2, linthresh=max(1, *places[1:2]))
