@@ -70,9 +70,13 @@ class CompressiveMemory(nn.Module):
 class _Pass:
     """One pass of tokens through the layers, which read the memories of the segment's start."""
 
-    def __init__(self, model: "Infini", memories: tuple[Associations, ...]) -> None:
-        self.model, self.memories = model, memories
-        self.seen: list[Heads] = []
+    def __init__(self, model: "Infini", memories: tuple[Associations, ...], valid_BT: Tensor | None) -> None:
+        """
+        Args:
+            valid_BT: which tokens are written to the memories, in each layer before the next is read; None: nothing is.
+        """
+        self.model, self.memories, self.valid_BT = model, memories, valid_BT
+        self.written: list[Associations] = []
         self.shares: list[Tensor] = []
 
     def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
@@ -80,9 +84,10 @@ class _Pass:
         local_BHTK = attend(sight, mask)
         if not self.memories:
             return local_BHTK
-        memory = self.model.memories[index]
-        from_memory, from_segment = memory.mix(memory.read(heads, self.memories[index]), local_BHTK)
-        self.seen.append(heads)
+        memory, old = self.model.memories[index], self.memories[index]
+        if self.valid_BT is not None:
+            self.written.append(memory.write(heads, old, self.valid_BT))
+        from_memory, from_segment = memory.mix(memory.read(heads, old), local_BHTK)
         self.shares += share_of(from_memory, from_segment)
         return (from_memory + from_segment).to(local_BHTK.dtype)
 
@@ -152,11 +157,10 @@ class Infini(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and reads the memories; then write it to the memories."""
-        reading, read = self._read(tokens_BT, state, None)
+        reading, read = self._read(tokens_BT, state, None, valid_BT=valid_BT)
         if not self.memory_slots:
             return SegmentOutput(read.hidden_BTD, state, aux={}, gauges={})
-        seen = enumerate(zip(reading.seen, state.memory, strict=True))
-        written = tuple(self.memories[index].write(heads, old, valid_BT) for index, (heads, old) in seen)
+        written = tuple(reading.written)
         return SegmentOutput(read.hidden_BTD, State((), written), aux={}, gauges=self._gauges(reading, written))
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
@@ -164,9 +168,15 @@ class Infini(DecoderModel):
         _, read = self._read(tokens_BT, state, self.growing(self.empty_cache(len(tokens_BT))) if kept is None else kept)
         return Extension(read.hidden_BTD, read.cache)
 
-    def _read(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> tuple[_Pass, Read]:
-        """Pass tokens through all layers; the next cache keeps all in sight, or nothing if there is no `kept`."""
-        reading = _Pass(self, state.memory)
+    def _read(
+        self, tokens_BT: Tensor, state: State, kept: Tree | None, *, valid_BT: Tensor | None = None
+    ) -> tuple[_Pass, Read]:
+        """Pass tokens through all layers; the next cache keeps all in sight, or nothing if there is no `kept`.
+
+        Args:
+            valid_BT: as `_Pass` takes it.
+        """
+        reading = _Pass(self, state.memory, valid_BT)
         cache, size = (self.empty_cache(len(tokens_BT)), 0) if kept is None else (kept, None)
         return reading, self.layers.read(self.embed(tokens_BT), cache, size=size, attend=reading.attend)
 

@@ -170,7 +170,7 @@ class Rmt(DecoderModel):
                 layer_caches.append(tokens_kept(sight, heads, past, strip))
             return attend(sight, seen)
 
-        x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)[-1]
+        x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
         hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, self.read_tokens + length :]
         cache = next_cache(layer_caches, cache, length)
@@ -201,7 +201,7 @@ class Rmt(DecoderModel):
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
             return attend(sight, within(mask, places, attention.reach))
 
-        x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)[-1]
+        x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
     def _strip(self, tokens: int, *, queries: int, write: int) -> Strip:

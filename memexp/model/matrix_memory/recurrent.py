@@ -80,7 +80,8 @@ class ShortConvolution(nn.Module):
         output_BTP = seen_BSP[:, :length] * self.weight[0]
         for tap in range(1, TAPS):
             output_BTP = torch.addcmul(output_BTP, seen_BSP[:, tap : tap + length], self.weight[tap])
-        return output_BTP, seen_BSP[:, length:]
+        # a copy, for the state would otherwise hold all inputs of the segment until the next one is read
+        return output_BTP, seen_BSP[:, length:].clone()
 
 
 class ConvolvedHeads(nn.Module):

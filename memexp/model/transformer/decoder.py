@@ -100,6 +100,8 @@ Attend = Callable[[int, Attention, Heads, Sight, Mask], Tensor]
 Enter = Callable[[int, Tensor], Tensor]
 """A function of the layer's index and its input, B T D; returns the input that the layer gets instead."""
 
+Leave = Callable[[int, Tensor], None]
+"""Is called with the layer's index and its output, B T D; of the last layer these are the final activations."""
 
 ReadHeads = Callable[[int, Attention, Heads], Tensor]
 """A function of the layer's index, its attention and projections; returns the output of each head, B H T K."""
@@ -121,16 +123,14 @@ class Layers(ABC):
         *,
         past: Sequence[LayerCache] = (),
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
-    ) -> list[Tensor]:
-        """Pass a segment through all layers, whose heads read what `read_heads` returns.
+    ) -> Tensor:
+        """Pass a segment through all layers, whose heads read what `read_heads` returns; gives the final activations, B T D.
 
         Args:
             past: the cache of each layer; may be empty.
-            enter, text: as `read` takes them.
-
-        Returns:
-            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`.
+            enter, leave, text: as `read` takes them.
         """
 
     def read(
@@ -143,6 +143,7 @@ class Layers(ABC):
         reach: int | None = None,
         attend: Attend | None = None,
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
     ) -> "Read":
         """Pass a segment through all layers; each layer attends to the segment and to the cache, as in Transformer-XL.
@@ -154,6 +155,7 @@ class Layers(ABC):
             reach: how many tokens before itself a token sees at most; None: all tokens in sight.
             attend: computes the output of the heads; None: local attention.
             enter: changes the input of each layer; None: it is the output of the layer before.
+            leave: what else is done with the output of each layer, which is not kept for it.
             text: which positions are tokens of the document, as `SelfAttention.project` takes it.
         """
         masks = {reach: causal_mask(x_BTD, cache, reach=reach)}
@@ -174,10 +176,9 @@ class Layers(ABC):
                 shares.extend(share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else [])
             return read_BHTK
 
-        outputs = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, text=text)
-        hidden_BTD = outputs[-1] if outputs else x_BTD
+        hidden_BTD = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, leave=leave, text=text)
         gauges = mean_of_layers(cache_share=shares)
-        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges)
 
 
 class DecoderLayers(Layers, nn.ModuleList):
@@ -201,17 +202,22 @@ class DecoderLayers(Layers, nn.ModuleList):
         *,
         past: Sequence[LayerCache] = (),
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
-    ) -> list[Tensor]:
-        """Pass a segment through all layers; returns the output of each."""
-        outputs: list[Tensor] = []
-        for index, layer in enumerate(self):
-            x_BTD = x_BTD if enter is None else enter(index, x_BTD)
+    ) -> Tensor:
+        """Pass a segment through all layers. Where no backward pass follows, a layer's heads are gone before its feed-forward layer."""
+
+        def read(index: int, layer: DecoderLayer, x_BTD: Tensor) -> Tensor:
             # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
             heads = layer.attention.project(layer.attention_norm(x_BTD), past[index] if past else None, text=text)
-            x_BTD = layer.finish(x_BTD, read_heads(index, layer.attention, heads))
-            outputs.append(x_BTD)
-        return outputs
+            return read_heads(index, layer.attention, heads)
+
+        for index, layer in enumerate(self):
+            x_BTD = x_BTD if enter is None else enter(index, x_BTD)
+            x_BTD = layer.finish(x_BTD, read(index, layer, x_BTD))
+            if leave is not None:
+                leave(index, x_BTD)
+        return x_BTD
 
 
 class Read(NamedTuple):
@@ -221,8 +227,6 @@ class Read(NamedTuple):
     cache: Cache
     gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
-    outputs: list[Tensor]
-    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`."""
 
 
 class EmbeddingModel(SegmentModel):
