@@ -51,10 +51,10 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
             raise UserError(
                 f"size.checkpoint is {size.checkpoint}, but size={size.name} has a shape of its own; expected size={PRESET} with it"
             )
-        if config.optim.train != "all" and not scores_another(config):
+        if config.optim.train != "all":
             raise UserError(
                 f"optim.train is {config.optim.train}, but size={size.name} starts from random weights, all of which must be trained; "
-                f"expected optim.train=all, or optim.train=none with init_from=RUN, or size={PRESET}"
+                f"expected optim.train=all, or size={PRESET}. To score the weights of another run, type init_from=RUN steps=0"
             )
         return config
     if size.checkpoint is None:
@@ -106,7 +106,7 @@ def with_checkpoint(config: TrainConfig, *, ask: bool = True) -> TrainConfig:
 
 def scores_another(config: TrainConfig) -> bool:
     """Whether nothing is trained: the weights of another run are scored, such as on another corpus."""
-    return config.optim.train == "none" and config.init_from is not None
+    return config.init_from is not None and not config.steps
 
 
 def find_folder(name: str, revision: str | None, *, ask: bool) -> Folder:

@@ -221,14 +221,22 @@ def _check_train(config: TrainConfig) -> None:
         )
     config.arch.check(config)
     config.arch.check_training(config)
-    if not config.steps and config.optim.train != "none":
-        raise UserError("steps is 0; expected at least 1 step, or optim.train=none")
+    if not config.steps and config.optim.train != "none" and config.init_from is None:
+        raise UserError(
+            "steps is 0; expected at least 1 step, or init_from=RUN, whose weights are then scored as they are, or optim.train=none, which "
+            "scores a published checkpoint as it is"
+        )
+    if config.optim.train == "none" and config.init_from is not None:
+        raise UserError(
+            f"optim.train is none, so that a published checkpoint is scored as it is, but init_from={config.init_from} gives other weights; "
+            "expected the optim.train and optim.rank of that run, with steps=0 to score them as they are"
+        )
     if config.optim.train != "lora" and changed(config.optim, "rank"):
         raise UserError(
             f"optim.rank is {config.optim.rank}, but optim.train is {config.optim.train}, which adds no matrices; expected "
             "optim.train=lora with it"
         )
-    if config.optim.train == "none" and config.data.task == "classify" and config.init_from is None:
+    if config.optim.train == "none" and config.data.task == "classify":
         raise UserError(
             "data.task is classify, but optim.train is none, and a published checkpoint has no vectors of the classes before it is trained; "
             "expected optim.train=lora, memory or all with it"
@@ -237,7 +245,7 @@ def _check_train(config: TrainConfig) -> None:
         raise UserError(
             f"steps is {config.steps}, but optim.train is none, so nothing is trained; expected steps=0, or optim.train=lora, memory or all"
         )
-    if config.optim.train == "none" and config.arch.random_memory and config.mem and config.init_from is None:
+    if config.optim.train == "none" and config.arch.random_memory and config.mem:
         raise UserError(
             f"optim.train is none, but the memory tokens of arch={config.arch.name} are random numbers before they are trained; expected "
             "optim.train=memory, lora or all with it, or another arch, such as knn or xl"
@@ -383,8 +391,13 @@ def _checkpoint(config: TrainConfig) -> str:
         "lora": f"additions of rank {config.optim.rank} and the weights of the memory are trained",
         "none": "it is scored as it is, without a step",
     }
+    of_it = (
+        f"as {shown(str(config.init_from))[1:-1]} has trained it"
+        if scores_another(config)
+        else trained[config.optim.train]
+    )
     licence = f"licence {size.licence}" if size.licence else "which names no licence"
-    return f"checkpoint: {size.checkpoint}{at}, {licence}; {trained[config.optim.train]}; its dropout is off"
+    return f"checkpoint: {size.checkpoint}{at}, {licence}; {of_it}; its dropout is off"
 
 
 def _tokens(count: int) -> str:

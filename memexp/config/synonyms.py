@@ -268,9 +268,8 @@ def unknown_setting(key: str, command: str) -> str:
     if key.partition(".")[0] == "data" and "run" in names_of(command) and "data" not in groups_of(command):
         return (
             f"`memexp {command}` has no setting {key}, because a run's corpus is chosen when it is trained; expected `memexp train "
-            f"init_from=RUN optim.train=none {key}={OPEN}` with the other settings of that run, which trains nothing and scores its weights "
-            "on another corpus; for a run that has trained a published checkpoint, with its optim.train and optim.rank, and optim.rate=0 "
-            "optim.warmup=0 steps=1, in place of optim.train=none"
+            f"init_from=RUN steps=0 {key}={OPEN}` with the other settings of that run, which trains nothing and scores its weights on another "
+            "corpus"
         )
     if key.startswith(SOURCE):
         choices = {data: _options_of_source(data) for data in choices_of("data")}

@@ -49,7 +49,12 @@ class TrainConfig(Command):
     bptt_segments: int = setting(
         0, "largest number of segment borders that a gradient crosses (truncated BPTT)", unit="segments", low=0
     )
-    steps: int = setting(1000, "optimizer steps; 0 with optim.train=none", unit="steps", low=0)
+    steps: int = setting(
+        1000,
+        "optimizer steps; 0 with optim.train=none, or with init_from=RUN to score its weights as they are",
+        unit="steps",
+        low=0,
+    )
     seed: int = setting(0, "random seed of the weights, the order of documents, crops and dropout", low=0)
     recompute: bool = setting(
         False,

@@ -208,13 +208,13 @@ def _refuse_lost_training(
         raise UserError(
             f"init_from={run.name}: it trained {lost[0]} ({len(lost)} weights) with optim.train={theirs['optim'].get('train', 'all')}, which "
             f"optim.train={spec.config.optim.train} would put back as published; expected the optim.train= and "
-            "optim.rank= of that run (with optim.rate=0 optim.warmup=0 steps=1 it stays as it is)"
+            "optim.rank= of that run"
         )
 
 
 def _refuse_random_weights(run: Run, missing: list[str], spec: RunSpec) -> None:
-    if missing and spec.config.optim.train == "none":
+    if missing and not spec.config.steps:
         raise UserError(
-            f"init_from={run.name}: that run has no {missing[0]} ({len(missing)} weights), and with optim.train=none they would stay random; "
-            "expected the arch, mem and size settings of that run"
+            f"init_from={run.name}: that run has not trained {missing[0]} ({len(missing)} weights), and with steps=0 nothing would; "
+            "expected the arch, mem, size and optim settings of that run"
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -475,10 +476,6 @@ def test_a_memory_that_a_checkpoint_cannot_have_is_left_out_of_its_costs(
     assert {each["ours"] for each in content["figures"]} == {*checkpoint_bench.MEMORIES} - {"kNN memory in all layers"}
 
 
-STILL = ["optim.rate=0", "optim.warmup=0", "steps=1"]
-"""A step that changes nothing, so that a run scores as what it started from."""
-
-
 @pytest.mark.parametrize("first", ["all", "memory", "lora"])
 def test_what_another_run_trained_is_kept_or_refused(
     first: str, root: Path, capsys: pytest.CaptureFixture[str]
@@ -489,7 +486,6 @@ def test_what_another_run_trained_is_kept_or_refused(
     nats = trained.scores[0].summary["nats_per_token"]
     kept = []
     for then in ("all", "memory", "lora", "none"):
-        still = [] if then == "none" else STILL
         command = [
             *SETTINGS,
             f"root={root}",
@@ -497,7 +493,7 @@ def test_what_another_run_trained_is_kept_or_refused(
             f"optim.train={then}",
             f"init_from={trained.name}",
             "tag=x",
-            *still,
+            "steps=0",
         ]
         capsys.readouterr()
         if main(["train", *command]) == 0:
@@ -508,8 +504,11 @@ def test_what_another_run_trained_is_kept_or_refused(
             assert Run(new.path).scores[0].summary["nats_per_token"] == pytest.approx(nats, abs=1e-6)
             shutil.rmtree(new.path)
         else:
-            assert "would put back as published; expected" in capsys.readouterr().err
-    assert kept == {"all": ["all"], "memory": ["all", "memory", "lora"], "lora": ["lora"]}[first]
+            assert re.search(
+                "would put back as published|nothing would; expected the .* optim|other weights; expected the optim.train",
+                capsys.readouterr().err,
+            )
+    assert kept == [first]
 
 
 def test_a_checkpoint_that_moved_is_found_by_its_runs(
