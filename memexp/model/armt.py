@@ -24,7 +24,7 @@ from memexp.model.matrix_memory.associations import (
     size_of,
 )
 from memexp.model.matrix_memory.of_layers import OfLayers
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Attention, Cache, Heads, Mask, Sight, attend, linear, share
@@ -164,6 +164,10 @@ class Armt(DecoderModel):
     def positions(self) -> int:
         """Tokens, memory tokens and read tokens."""
         return self.shape.segment + self.memory_slots + self.read_tokens
+
+    def held(self, *, half: bool) -> Held:
+        """The embedding of tokens is there beside that of all positions."""
+        return super().held(half=half).beside(FULL * self.shape.segment * self.shape.width * bool(self.memory_slots))
 
     def activations(self, *, half: bool) -> Activations:
         """Of the memory: the input of unit size, features and their factors; of a read the sum and the mean; A and z."""

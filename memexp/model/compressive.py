@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import CompressiveArch
-from memexp.model.segment import Activations, Extension, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, SegmentOutput
 from memexp.model.slot_memory.compressor import (
     Compressed,
     Compressor,
@@ -35,6 +35,7 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places, in_order
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, mean_of_layers
@@ -82,6 +83,13 @@ class Compressive(DecoderModel):
         difference = whole.of_heads(length, whole.inner)
         pairs = 2 * whole.of_heads(made, whole.keys) + (kept.unit_norm(made, kept.keys) if half else 0)
         return found._replace(memory=self.shape.layers * (queries + whole.read(length) + difference + pairs))
+
+    def held(self, *, half: bool) -> Held:
+        """With slots and cache in one piece; and while these are compressed, two reads in fp32, their difference and its square."""
+        found, kept = super().held(half=half), self.kept(half=half)
+        attention = found.attention + FULL * 2 * kept.keys * self.in_sight
+        memory = attention + FULL * 4 * kept.inner * self.shape.segment * bool(self.memory_slots)
+        return found._replace(attention=attention, memory=memory)
 
     @property
     def in_sight(self) -> int:

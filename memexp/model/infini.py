@@ -21,7 +21,7 @@ from memexp.model.matrix_memory.associations import (
     size_of,
 )
 from memexp.model.matrix_memory.of_layers import OfLayers
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Attention, Heads, Mask, Sight, attend
 from memexp.model.transformer.decoder import DecoderModel, Read
@@ -136,6 +136,12 @@ class Infini(DecoderModel):
         of_queries, of_keys = size * shape.segment * 5, size * (shape.segment * (3 + self.delta) + size + 1)
         a_layer = shape.heads * of_queries + shape.stored_heads * of_keys
         return found._replace(memory=FULL * shape.layers * a_layer * bool(self.memory_slots))
+
+    def held(self, *, half: bool) -> Held:
+        """Of a read of the memory, beside what heads hold: unit vectors, features, the same in one piece, the sum and the mean, in fp32."""
+        found, kept, length = super().held(half=half), self.kept(half=half), self.shape.segment
+        inner = FULL * length * kept.inner * (4 + kept.normalise)
+        return found._replace(memory=(found.attention + inner) * bool(self.memory_slots))
 
     @property
     def memory_cost(self) -> MemoryCost:

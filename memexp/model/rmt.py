@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import RmtArch
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
 from memexp.model.slot_memory.strip import Strip, tokens_kept, within
@@ -116,6 +116,10 @@ class Rmt(DecoderModel):
         vectors = words * self.shape.width * self.kept(half=half).number
         return found._replace(memory=copied + FULL * slots * words, in_all_lanes=vectors)
 
+    def held(self, *, half: bool) -> Held:
+        """The embedding of tokens is there beside that of all positions."""
+        return super().held(half=half).beside(FULL * self.shape.segment * self.shape.width * bool(self.memory_slots))
+
     @property
     def positions(self) -> int:
         """Tokens, read tokens and write tokens."""
@@ -166,9 +170,10 @@ class Rmt(DecoderModel):
             sight, seen = attention.look(heads, past, places), within(mask, places, attention.reach)
             if slots:
                 shares.extend(share(sight, seen, slice(strip.cache, strip.cache + strip.read)))
+            read_BHTK = attend(sight, seen)
             if past is not None:
                 layer_caches.append(tokens_kept(sight, heads, past, strip))
-            return attend(sight, seen)
+            return read_BHTK
 
         x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.knn_memory.memories import PairMemories, PairPass
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.slot_memory.gauges import gate, memory_gauges, state_read
 from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors, reader_keeps
 from memexp.model.state import State, Tree, fork
@@ -29,6 +29,7 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.decoder import DecoderLayer, DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, is_fill, mean_of_layers
 from memexp.terminal import Remark
@@ -100,6 +101,15 @@ class BlockRecurrence(DecoderModel):
         memory += len(self.readers) * reader_keeps(kept, window)
         memory += sum(vectors.kept(kept) for vectors in self.vectors)
         return super().activations(half=half)._replace(memory=self.shape.segment // window * memory)
+
+    def held(self, *, half: bool) -> Held:
+        """With the keys and values of state vectors, the norm before them, and of recurrent layers what their tokens have seen."""
+        kept, window, in_sight = self.kept(half=half), self.stride, self.stride + self.cache_tokens
+        found = super().held(half=half).beside(sum(vectors.held(kept) for vectors in self.vectors))
+        attention = found.attention + FULL * window * self.shape.width
+        later = len(self.recurrent_layers) * kept.held_in_sight(window, seen=in_sight)
+        later += self.memories.held(kept, window, seen=in_sight)  # after a search
+        return found._replace(feedforward=found.feedforward + later, attention=attention + later, memory=attention)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""

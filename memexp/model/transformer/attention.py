@@ -360,9 +360,10 @@ def next_layer_cache(
 def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
     """The newest `size` keys and values in sight, with gradient, for windows (Hutchins et al. 2022, section 3)."""
     start = sight.keys_BGSK.shape[2] - size
+    copy = not size  # an empty part of them would keep them all
     return LayerCache(
-        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype),
-        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype),
+        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype, copy=copy),
+        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype, copy=copy),
         input_BD=heads.input_BD.to(past.input_BD.dtype),
     )
 

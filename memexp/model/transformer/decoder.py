@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch.base import Arch, AttentionArch
 from memexp.model.markers import Compilable
-from memexp.model.segment import Activations, SegmentModel
+from memexp.model.segment import Activations, Held, SegmentModel
 from memexp.model.transformer.attention import (
     Attention,
     Cache,
@@ -31,7 +31,7 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.attention import attend as attend_locally
-from memexp.model.transformer.kept import Kept
+from memexp.model.transformer.kept import ALIGNED, Kept
 from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
 from memexp.model.watching import Gauges, mean_of_layers
@@ -311,10 +311,10 @@ class DecoderModel(EmbeddingModel):
         """With a reach, the tokens within it and the token itself."""
         return super().attended if self.reach is None else self.reach + 1
 
-    def cache_bytes(self, cache: int, *, half: bool) -> float:
+    def cache_kept(self, cache: int, *, half: bool) -> float:
         """In full precision a cache is a part of the keys and values in sight, and keeps all of them."""
         if half or not self.cache_in_sight or not self.cache_tokens:
-            return super().cache_bytes(cache, half=half)
+            return super().cache_kept(cache, half=half)
         return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
@@ -367,3 +367,27 @@ class DecoderModel(EmbeddingModel):
         after = kept.read(length) + kept.residual(length) + kept.feedforward(length)
         would_keep = at_once * max(length, self.shape.queries_kept) / length if length else 0.0
         return Activations(windows * layers, windows * added, windows * by_distance, at_once, would_keep, copies, after)
+
+    def held(self, *, half: bool) -> Held:
+        """With the attention of the layer that holds most, whose keys and values in sight are joined from several tensors."""
+        found, kept, length, seen = (
+            super().held(half=half),
+            self.kept(half=half),
+            self.window,
+            self.window + self.in_sight,
+        )
+        attention = added = 0.0
+        for each in self.layers.attentions:
+            position, by_position = each.position, isinstance(each.position, RelativeXl)
+            attention = max(
+                attention,
+                kept.held_by_attention(
+                    length, seen=seen, joined=seen > length, turns=position.turns, by_position=by_position
+                ),
+            )
+            if position.adds or self.in_sight or self.reach is not None or self.mask_in_each_layer:
+                own = kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
+                added = max(added, own + kept.by_query(length, seen) * by_position)
+        masks = length * seen * (added > 0)  # a byte for each pair
+        found = found._replace(attention=found.attention + attention, added=added, padded=seen % ALIGNED > 0)
+        return found.beside(masks)
