@@ -256,8 +256,6 @@ class DecoderModel(EmbeddingModel):
     """Whether the next cache is a part of what was in sight, if no type has to be changed."""
     mask_in_each_layer: ClassVar[bool] = False
     """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
-    bias_in_parts: ClassVar[bool] = True
-    """Whether a bias of distances is added by attention itself, which can do so for a part of the lanes after another."""
 
     def add_layers(
         self,
@@ -351,13 +349,13 @@ class DecoderModel(EmbeddingModel):
                 )
             )
             products = kept.by_query(length, seen) if isinstance(position, RelativeXl) else 0.0
-            if position.adds and self.bias_in_parts:
+            if position.adds:
                 at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
                 by_distance += at_once + products
                 # with its gradient, if it is learned; if each lane has its own, the bias without the mask and products by distance too
                 copies = 4 if products else 2 if any(True for _ in position.parameters()) else copies
-            elif position.adds or masked:
-                added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0) + products
+            elif masked:
+                added += kept.added_to_scores(length, seen, heads=0)
             added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
             length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)
