@@ -198,9 +198,13 @@ def score_documents(
         """Read one stride. In a function of its own, because nothing but `carried` may hold the state after it."""
         inputs = to_device(batch, device)
         state = carried.take(still)
-        if memories is not None:
-            state = state._replace(memory=next(memories))
-        state = model.clear(state, inputs.reset_B)
+        if memories is None:
+            state = model.clear(state, inputs.reset_B)
+        else:  # cleared where it comes from, for the same lanes; another copy of it may be large
+            others_memory = next(memories)
+            cleared = model.clear(state._replace(memory=others_memory), inputs.reset_B)
+            state = State(cleared.cache, others_memory)
+            del cleared, others_memory
         if memory == "off":
             state = state._replace(memory=model.clear(state, torch.ones_like(inputs.reset_B)).memory)
         nearest: list[Tensor] = []

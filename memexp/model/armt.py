@@ -24,7 +24,7 @@ from memexp.model.matrix_memory.associations import (
     size_of,
 )
 from memexp.model.matrix_memory.of_layers import OfLayers
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Attention, Cache, Heads, Mask, Sight, attend, linear, share
@@ -165,6 +165,10 @@ class Armt(DecoderModel):
         """Tokens, memory tokens and read tokens."""
         return self.shape.segment + self.memory_slots + self.read_tokens
 
+    def held(self, *, half: bool) -> Held:
+        """The embedding of tokens is there beside that of all positions."""
+        return super().held(half=half).beside(FULL * self.shape.segment * self.shape.width * bool(self.memory_slots))
+
     def activations(self, *, half: bool) -> Activations:
         """Of the memory: the input of unit size, features and their factors; of a read the sum and the mean; A and z."""
         found, shape = super().activations(half=half), self.shape
@@ -208,28 +212,40 @@ class Armt(DecoderModel):
         if slots:
             parts = [*self._read_tokens(state), *parts, self.write_MD.expand(lanes, -1, -1)]
         read, text = self.read_tokens, slice(self.read_tokens, self.read_tokens + tokens_BT.shape[1])
-        reading = _Pass(self, state, read=read)
+        reading, there_B = _Pass(self, state, read=read), valid_BT.any(-1)
+        memory: list[Tree] = []
+        sizes: list[Tensor] = []
+        new: list[Tensor] = []
+
+        def write(index: int, output_BPD: Tensor) -> None:
+            tokens_BMD, old = output_BPD[:, text.stop :], state.memory[index]
+            if self.read_tokens:
+                memory.append(
+                    tokens_BMD.to(old.dtype, copy=True)
+                )  # else the state would hold all positions of the segment
+                return
+            written = self.memories[index].write(tokens_BMD, old, there_B)
+            memory.append(written.memory)
+            sizes.extend(size_of(written.memory))
+            new.extend(written.newness)
+
         x_BPD = self.dropout(torch.cat(parts, dim=1))
         passed = self.layers.read(
-            x_BPD, self.empty_cache(lanes), size=0, attend=reading.attend, enter=reading.enter, text=text
+            x_BPD,
+            self.empty_cache(lanes),
+            size=0,
+            attend=reading.attend,
+            enter=reading.enter,
+            leave=write if slots else None,
+            text=text,
         )
         hidden_BTD = passed.hidden_BTD[:, text]
         if not slots:
             return SegmentOutput(hidden_BTD, state, aux={}, gauges={})
-        outputs = [output_BPD[:, text.stop :] for output_BPD in passed.outputs]
-        gauges = mean_of_layers(memory_share=reading.shares)
+        gauges = mean_of_layers(memory_share=reading.shares, memory_norm=sizes, memory_new=new)
         if self.read_tokens:
-            memory = tuple(new.to(old.dtype) for new, old in zip(outputs, state.memory, strict=True))
             gauges |= memory_gauges(torch.cat(state.memory, dim=1), torch.cat(memory, dim=1))
-            return SegmentOutput(hidden_BTD, State((), memory), aux={}, gauges=gauges)
-        there_B = valid_BT.any(-1)
-        pairs = enumerate(zip(outputs, state.memory, strict=True))
-        written = [self.memories[index].write(output, old, there_B) for index, (output, old) in pairs]
-        gauges |= mean_of_layers(
-            memory_norm=[size for each in written for size in size_of(each.memory)],
-            memory_new=[new for each in written for new in each.newness],
-        )
-        return SegmentOutput(hidden_BTD, State((), tuple(each.memory for each in written)), aux={}, gauges=gauges)
+        return SegmentOutput(hidden_BTD, State((), tuple(memory)), aux={}, gauges=gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece, which attends to the read tokens and the segment so far, without memory tokens behind it."""

@@ -4,13 +4,14 @@ Shapes: B lanes, T tokens, D width, H heads, K head size, M compressed slots, C 
 N = T pairs that leave the cache, P compressed pairs made of them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import CompressiveArch
-from memexp.model.segment import Activations, Extension, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, SegmentOutput
 from memexp.model.slot_memory.compressor import (
     Compressed,
     Compressor,
@@ -21,8 +22,10 @@ from memexp.model.slot_memory.compressor import (
 )
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import (
+    Attention,
     Cache,
     CausalMask,
+    Heads,
     LayerCache,
     Sight,
     attend,
@@ -32,6 +35,7 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.position import Places, in_order
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, mean_of_layers
@@ -43,8 +47,10 @@ class _Read(NamedTuple):
     hidden_BTD: Tensor
     cache: Cache
     gauges: Gauges
-    seen: list[tuple[Tensor, Sight]]
-    """For each layer, the queries without positions, and with them and all keys and values they attend to."""
+
+
+Then = Callable[[int, Tensor, Sight], None]
+"""Is called when layer `index` has read, with its queries without positions, B H T K, and with them and all they attend to."""
 
 
 @final
@@ -78,6 +84,13 @@ class Compressive(DecoderModel):
         pairs = 2 * whole.of_heads(made, whole.keys) + (kept.unit_norm(made, kept.keys) if half else 0)
         return found._replace(memory=self.shape.layers * (queries + whole.read(length) + difference + pairs))
 
+    def held(self, *, half: bool) -> Held:
+        """With slots and cache in one piece; and while these are compressed, two reads in fp32, their difference and its square."""
+        found, kept = super().held(half=half), self.kept(half=half)
+        attention = found.attention + FULL * 2 * kept.keys * self.in_sight
+        memory = attention + FULL * 4 * kept.inner * self.shape.segment * bool(self.memory_slots)
+        return found._replace(attention=attention, memory=memory)
+
     @property
     def in_sight(self) -> int:
         """Compressed pairs, then the cache."""
@@ -98,9 +111,6 @@ class Compressive(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself, the cache and the slots; then compress the pairs that leave the cache."""
-        read = self._read(tokens_BT, state.memory, state.cache, size=self.cache_tokens)
-        if not self.memory_slots:
-            return SegmentOutput(read.hidden_BTD, State(read.cache, state.memory), aux={}, gauges=read.gauges)
         length = tokens_BT.shape[1]
         index_C = torch.arange(self.cache_tokens, device=tokens_BT.device)
         cached_BC = index_C >= self.cache_tokens - state.cache.count_B[:, None]
@@ -108,15 +118,19 @@ class Compressive(DecoderModel):
         leaving = slice(self.memory_slots, self.memory_slots + length)
         slots: list[Pairs] = []
         errors: list[Reconstruction] = []
-        for compressor, old, (queries_BHTK, sight) in zip(
-            self.compressors, state.memory.layers, read.seen, strict=True
-        ):
+
+        def compress(index: int, queries_BHTK: Tensor, sight: Sight) -> None:
             # Algorithm 1: the oldest pairs leave the cache, f_c compresses them, and the newest slots stay
             whole = Pairs(sight.keys_BGSK[:, :, leaving].detach(), sight.values_BGSK[:, :, leaving].detach())
-            made = compressor(whole)
+            made = self.compressors[index](whole)
             # Algorithm 2: |attention to the leaving pairs minus attention to the compressed pairs|^2
             errors.append(reconstruction(queries_BHTK, whole, made, there_BP=made_valid_BP, valid_BT=valid_BT))
-            slots.append(append_pairs(old, made))
+            slots.append(append_pairs(state.memory.layers[index], made))
+
+        then = compress if self.memory_slots else None
+        read = self._read(tokens_BT, state.memory, state.cache, size=self.cache_tokens, then=then)
+        if not self.memory_slots:
+            return SegmentOutput(read.hidden_BTD, State(read.cache, state.memory), aux={}, gauges=read.gauges)
         left_B = (state.cache.count_B + length - self.cache_tokens).clamp(0, length)
         count_B = (state.memory.count_B + left_B // self.factor).clamp_max(self.memory_slots)
         loss = torch.stack([error.loss for error in errors]).sum()
@@ -133,34 +147,44 @@ class Compressive(DecoderModel):
         cache = state.cache if kept is None else kept
         return Extension(*self._read(tokens_BT, state.memory, cache, size=None)[:2])
 
-    def _read(self, tokens_BT: Tensor, memory: Compressed, cache: Cache, *, size: int | None) -> _Read:
-        """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight except the slots."""
+    def _read(
+        self, tokens_BT: Tensor, memory: Compressed, cache: Cache, *, size: int | None, then: Then | None = None
+    ) -> _Read:
+        """Pass tokens through all layers; the next cache keeps `size` tokens, or with None all in sight except the slots.
+
+        Args:
+            then: what else is done when a layer has read.
+        """
         x_BTD = self.embed(tokens_BT)
         slots, length, exact = self.memory_slots, x_BTD.shape[1], cache.layers[0].keys_BGCK.shape[2]
         # slots are filled only if the cache is full, so the keys that a lane sees follow one another
         mask = CausalMask(length, slots + exact, memory.count_B + cache.count_B, self.reach)
         places = self._places(length, exact + length, x_BTD.device)
         layer_caches: list[LayerCache] = []
-        seen: list[tuple[Tensor, Sight]] = []
         on_slots: list[Tensor] = []
         on_cache: list[Tensor] = []
-        for layer, past, pairs in zip(self.layers, cache.layers, memory.layers, strict=True):
-            heads = layer.attention.project(layer.attention_norm(x_BTD), past)
+
+        def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
+            past, pairs = cache.layers[index], memory.layers[index]
             slots_and_cache = LayerCache(
                 torch.cat([pairs.keys_BHNK, past.keys_BGCK], dim=2),
                 torch.cat([pairs.values_BHNK, past.values_BGCK], dim=2),
                 past.input_BD,
             )
-            sight = layer.attention.look(heads, slots_and_cache, places)
-            x_BTD = layer.finish(x_BTD, attend(sight, mask))
+            sight = attention.look(heads, slots_and_cache, places)
+            read_BHTK = attend(sight, mask)
             layer_caches.append(next_layer_cache(sight, heads, past, size=exact + length if size is None else size))
-            seen.append((heads.queries_BHTK, sight))
-            on_cache += share(sight, mask, slice(slots, slots + exact))
-            on_slots += share(sight, mask, slice(0, slots)) if slots else []
+            if then is not None:
+                then(index, heads.queries_BHTK, sight)
+            on_cache.extend(share(sight, mask, slice(slots, slots + exact)))
+            on_slots.extend(share(sight, mask, slice(0, slots)) if slots else [])
+            return read_BHTK
+
+        x_BTD = self.layers.through(x_BTD, read_heads, past=cache.layers)
         gauges = mean_of_layers(cache_share=on_cache, memory_share=on_slots)
         if slots:
             gauges["memory_fill"] = memory.count_B.max() / slots
-        return _Read(x_BTD, next_cache(layer_caches, cache, length), gauges, seen)
+        return _Read(x_BTD, next_cache(layer_caches, cache, length), gauges)
 
     def _places(self, length: int, exact: int, device: torch.device) -> Places:
         """The positions of all keys: first the slots, `factor` tokens apart, then the `exact` keys.

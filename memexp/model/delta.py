@@ -115,6 +115,10 @@ class GatedDelta(Mixer):
         )
         return own, FULL * self.number * self.form.kept(length)
 
+    def holds(self, length: int) -> float:
+        """Queries, keys and values, and what the rule makes of them."""
+        return self.heads.holds(length) + FULL * self.number * self.form.held(length)
+
 
 @final
 class Delta(RecurrentModel):

@@ -21,7 +21,7 @@ from memexp.model.matrix_memory.associations import (
     size_of,
 )
 from memexp.model.matrix_memory.of_layers import OfLayers
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Attention, Heads, Mask, Sight, attend
 from memexp.model.transformer.decoder import DecoderModel, Read
@@ -70,9 +70,13 @@ class CompressiveMemory(nn.Module):
 class _Pass:
     """One pass of tokens through the layers, which read the memories of the segment's start."""
 
-    def __init__(self, model: "Infini", memories: tuple[Associations, ...]) -> None:
-        self.model, self.memories = model, memories
-        self.seen: list[Heads] = []
+    def __init__(self, model: "Infini", memories: tuple[Associations, ...], valid_BT: Tensor | None) -> None:
+        """
+        Args:
+            valid_BT: which tokens are written to the memories, in each layer before the next is read; None: nothing is.
+        """
+        self.model, self.memories, self.valid_BT = model, memories, valid_BT
+        self.written: list[Associations] = []
         self.shares: list[Tensor] = []
 
     def attend(self, index: int, attention: Attention, heads: Heads, sight: Sight, mask: Mask) -> Tensor:
@@ -80,9 +84,10 @@ class _Pass:
         local_BHTK = attend(sight, mask)
         if not self.memories:
             return local_BHTK
-        memory = self.model.memories[index]
-        from_memory, from_segment = memory.mix(memory.read(heads, self.memories[index]), local_BHTK)
-        self.seen.append(heads)
+        memory, old = self.model.memories[index], self.memories[index]
+        if self.valid_BT is not None:
+            self.written.append(memory.write(heads, old, self.valid_BT))
+        from_memory, from_segment = memory.mix(memory.read(heads, old), local_BHTK)
         self.shares += share_of(from_memory, from_segment)
         return (from_memory + from_segment).to(local_BHTK.dtype)
 
@@ -132,6 +137,12 @@ class Infini(DecoderModel):
         a_layer = shape.heads * of_queries + shape.stored_heads * of_keys
         return found._replace(memory=FULL * shape.layers * a_layer * bool(self.memory_slots))
 
+    def held(self, *, half: bool) -> Held:
+        """Of a read of the memory, beside what heads hold: unit vectors, features, the same in one piece, the sum and the mean, in fp32."""
+        found, kept, length = super().held(half=half), self.kept(half=half), self.shape.segment
+        inner = FULL * length * kept.inner * (4 + kept.normalise)
+        return found._replace(memory=(found.attention + inner) * bool(self.memory_slots))
+
     @property
     def memory_cost(self) -> MemoryCost:
         """A read and a write of M and z for each head and token, and a second read for the delta rule."""
@@ -152,11 +163,10 @@ class Infini(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and reads the memories; then write it to the memories."""
-        reading, read = self._read(tokens_BT, state, None)
+        reading, read = self._read(tokens_BT, state, None, valid_BT=valid_BT)
         if not self.memory_slots:
             return SegmentOutput(read.hidden_BTD, state, aux={}, gauges={})
-        seen = enumerate(zip(reading.seen, state.memory, strict=True))
-        written = tuple(self.memories[index].write(heads, old, valid_BT) for index, (heads, old) in seen)
+        written = tuple(reading.written)
         return SegmentOutput(read.hidden_BTD, State((), written), aux={}, gauges=self._gauges(reading, written))
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
@@ -164,9 +174,15 @@ class Infini(DecoderModel):
         _, read = self._read(tokens_BT, state, self.growing(self.empty_cache(len(tokens_BT))) if kept is None else kept)
         return Extension(read.hidden_BTD, read.cache)
 
-    def _read(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> tuple[_Pass, Read]:
-        """Pass tokens through all layers; the next cache keeps all in sight, or nothing if there is no `kept`."""
-        reading = _Pass(self, state.memory)
+    def _read(
+        self, tokens_BT: Tensor, state: State, kept: Tree | None, *, valid_BT: Tensor | None = None
+    ) -> tuple[_Pass, Read]:
+        """Pass tokens through all layers; the next cache keeps all in sight, or nothing if there is no `kept`.
+
+        Args:
+            valid_BT: as `_Pass` takes it.
+        """
+        reading = _Pass(self, state.memory, valid_BT)
         cache, size = (self.empty_cache(len(tokens_BT)), 0) if kept is None else (kept, None)
         return reading, self.layers.read(self.embed(tokens_BT), cache, size=size, attend=reading.attend)
 

@@ -13,7 +13,7 @@ from memexp.config.arch.knn_memory import KnnArch
 from memexp.model.knn_memory import cross_batch
 from memexp.model.knn_memory.memories import PairPass, build_memories
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.state import State, Tree
 from memexp.model.transformer.attention import Cache, clear_cache
 from memexp.model.transformer.decoder import DecoderModel, Read
@@ -73,6 +73,14 @@ class Knn(DecoderModel):
         length = self.shape.segment
         memory = self.memories.kept(self.kept(half=half), length, seen=length + self.cache_tokens)
         return super().activations(half=half)._replace(memory=memory)
+
+    def held(self, *, half: bool) -> Held:
+        """A search needs as much as attention; what the memories have read is there until they are written."""
+        found, length = super().held(half=half), self.shape.segment
+        read = self.memories.held(self.kept(half=half), length, seen=length + self.cache_tokens)
+        return found._replace(
+            feedforward=found.feedforward + read, attention=found.attention + read, memory=found.attention
+        )
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search, and about a checkpoint."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memexp.config.arch.slot_memory import RmtArch
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.slot_memory.adapters import Adapters, Apart, apart
 from memexp.model.slot_memory.gauges import memory_gauges
 from memexp.model.slot_memory.past import Past, Retrieval, begin, begin_again, with_newest
@@ -123,6 +123,10 @@ class Rmt(DecoderModel):
         vectors = words * self.shape.width * self.kept(half=half).number
         return found._replace(memory=copied + FULL * slots * words, in_all_lanes=vectors)
 
+    def held(self, *, half: bool) -> Held:
+        """The embedding of tokens is there beside that of all positions."""
+        return super().held(half=half).beside(FULL * self.shape.segment * self.shape.width * bool(self.memory_slots))
+
     @property
     def positions(self) -> int:
         """Tokens, read tokens and write tokens."""
@@ -180,11 +184,12 @@ class Rmt(DecoderModel):
             sight = attention.look(heads, past, places)
             if slots and isinstance(mask, Tensor):
                 shares.extend(share(sight, within(mask, places, attention.reach), strip.memory))
+            read_BHTK = self._attend(index, sight, mask, places, attention.reach)
             if past is not None:
                 layer_caches.append(tokens_kept(sight, heads, past, strip))
-            return self._attend(index, sight, mask, places, attention.reach)
+            return read_BHTK
 
-        x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)[-1]
+        x_BQD = self.layers.through(x_BQD, read_heads, past=cache.layers, text=strip.text)
         # section 3.2: [H_read, H, H_write] = Transformer(H), and the next segment's H_mem is H_write
         hidden_BTD, written_BMD = x_BQD[:, strip.text], x_BQD[:, self.read_tokens + length :]
         cache = next_cache(layer_caches, cache, length)
@@ -218,7 +223,7 @@ class Rmt(DecoderModel):
             layer_caches.append(LayerCache(sight.keys_BGSK, sight.values_BGSK, heads.input_BD))
             return self._attend(index, sight, mask, places, attention.reach)
 
-        x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)[-1]
+        x_BQD = self.layers.through(x_BQD, read_heads, past=kept.layers, text=strip.text)
         return Extension(x_BQD[:, strip.text], _Kept(tuple(layer_caches), strip.tokens))
 
     def _mask(self, strip: Strip, count_B: Tensor, valid_BT: Tensor) -> Tensor | Apart:

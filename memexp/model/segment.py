@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memexp.model.state import State, Tree
 from memexp.model.transformer.head import Head
-from memexp.model.transformer.kept import Kept
+from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges
 from memexp.terminal import Remark
@@ -74,6 +74,27 @@ class Activations(NamedTuple):
     """Of reading and writing the memory."""
     in_all_lanes: float = 0.0
     """What all lanes share, of the memory."""
+
+
+class Held(NamedTuple):
+    """Bytes that each lane holds on an accelerator, beside the states, while one layer reads a segment and no backward pass follows."""
+
+    feedforward: float
+    """While its feed-forward layer is computed."""
+    attention: float = 0.0
+    """While its heads attend, without the next."""
+    added: float = 0.0
+    """What positions and masks add to the scores of attention."""
+    padded: bool = False
+    """Whether a kernel needs a copy of it with longer rows."""
+    memory: float = 0.0
+    """While the memory is read or written, without the scores of a search."""
+
+    def beside(self, more: float) -> "Held":
+        """With more that is there all the time."""
+        return self._replace(
+            feedforward=self.feedforward + more, attention=self.attention + more, memory=self.memory + more
+        )
 
 
 class MemoryCost(NamedTuple):
@@ -208,9 +229,14 @@ class SegmentModel(nn.Module, ABC):
         """The cost of the memory besides its state."""
         return MemoryCost()
 
+    def cache_kept(self, cache: int, *, half: bool) -> float:
+        """What a cache of so many bytes keeps from being released: itself, or all of what it is a part of."""
+        return float(cache)
+
     def cache_bytes(self, cache: int, *, half: bool) -> float:
         """What the caches before and after a segment need beside the activations, if a cache of one lane has so many bytes."""
-        return 2.0 * cache
+        kept = self.cache_kept(cache, half=half)
+        return kept if kept > cache else 2.0 * cache  # the next one may be a part of the activations
 
     def kept(self, *, half: bool) -> Kept:
         """What modules of this model keep for the backward pass, with products in bf16 or in fp32."""
@@ -227,6 +253,15 @@ class SegmentModel(nn.Module, ABC):
         kept, positions = self.kept(half=half), self.positions
         of_layer = kept.normed(positions, products=1) + kept.residual(positions) + kept.feedforward(positions)
         return Activations(self.shape.layers * of_layer + kept.residual(positions))
+
+    def held(self, *, half: bool) -> Held:
+        """What reading a segment holds beside the states if no backward pass follows; here of pre-norm layers alone.
+
+        Args:
+            half: whether products are in bf16.
+        """
+        embedded = FULL * self.positions * self.shape.width
+        return Held(self.kept(half=half).held_by_feedforward(self.positions)).beside(embedded)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the model on this device."""

@@ -62,9 +62,6 @@ class Thought(DecoderModel):
     Memorizing Transformers, with `position` (the code has distance penalties, also between slots and tokens).
     """
 
-    mask_in_each_layer = True
-    bias_in_parts = False
-
     def __init__(self, shape: Shape, mem: int, arch: ThoughtArch) -> None:
         super().__init__(shape, cache=0, memory=mem)
         self.add_layers(arch)

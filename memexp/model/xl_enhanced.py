@@ -56,18 +56,23 @@ class XlEnhanced(DecoderModel):
 
     def step(self, tokens_BT: Tensor, valid_BT: Tensor, state: State) -> SegmentOutput:
         """Read one segment, which attends to itself and the cache, then put the outputs of the layers into the cache."""
-        cache, outputs = state.cache
-        read = self.layers.read(self.embed(tokens_BT), cache, size=0, reach=self.reach)
-        # with mem=0 the cache has no layers, and zip yields nothing
-        shifted = [
-            self._shift(layer, *arguments)
-            for layer, *arguments in zip(
-                self.layers, read.outputs, cache.layers, read.cache.layers, outputs, strict=False
-            )
+        cache, newest = state.cache
+        shifted: list[tuple[LayerCache, Tensor]] = []
+
+        def shift(index: int, output_BTD: Tensor) -> None:
+            shifted.append(self._shift(self.layers[index], output_BTD, cache.layers[index], newest[index]))
+
+        read = self.layers.read(
+            self.embed(tokens_BT), cache, size=0, reach=self.reach, leave=shift if cache.layers else None
+        )
+        layers = [
+            layer._replace(input_BD=of_input.input_BD)
+            for (layer, _), of_input in zip(shifted, read.cache.layers, strict=True)
         ]
-        layers, newest = [layer for layer, _ in shifted], tuple(newest_BD for _, newest_BD in shifted)
-        state = State(ShiftedCache(next_cache(layers, cache, tokens_BT.shape[1]), newest), memory=())
-        return SegmentOutput(read.hidden_BTD, state, aux={}, gauges=read.gauges)
+        after = ShiftedCache(
+            next_cache(layers, cache, tokens_BT.shape[1]), tuple(newest_BD for _, newest_BD in shifted)
+        )
+        return SegmentOutput(read.hidden_BTD, State(after, memory=()), aux={}, gauges=read.gauges)
 
     def extend(self, tokens_BT: Tensor, state: State, kept: Tree | None) -> Extension:
         """Read the next piece; its cache includes the inputs of the segment so far."""
@@ -77,17 +82,16 @@ class XlEnhanced(DecoderModel):
 
     @torch.no_grad()
     def _shift(
-        self, layer: DecoderLayer, output_BTD: Tensor, past: LayerCache, read: LayerCache, before_BD: Tensor
+        self, layer: DecoderLayer, output_BTD: Tensor, past: LayerCache, before_BD: Tensor
     ) -> tuple[LayerCache, Tensor]:
-        """The next cache of a layer, and its normalised output at the last token, B D.
+        """The next keys and values of a layer, and its normalised output at the last token, B D.
 
         Args:
             output_BTD: the output of the layer for the segment.
             past: the layer's cache before the segment.
-            read: a cache whose `input_BD` belongs to the last token of the segment.
             before_BD: the normalised output at the token before the segment.
         """
         heads = layer.attention.project(layer.attention_norm(output_BTD), past._replace(input_BD=before_BD))
         keys_BGCK = append(past.keys_BGCK, heads.keys_BGTK)
         values_BGCK = append(past.values_BGCK, heads.values_BGTK)
-        return LayerCache(keys_BGCK, values_BGCK, read.input_BD), heads.input_BD.to(past.keys_BGCK.dtype)
+        return past._replace(keys_BGCK=keys_BGCK, values_BGCK=values_BGCK), heads.input_BD.to(past.keys_BGCK.dtype)

@@ -11,7 +11,9 @@ from memexp.report.escape import escape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = [f"tab:{name}" for name in "blue orange green red purple brown pink gray olive cyan".split()]
+_COLOURS = [
+    f"tab:{name}" for name in ["blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan"]
+]
 _STYLE: Any = {
     "svg.hashsalt": "memexp", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
     # ten colours; the next ten lines are dashed, and then dotted

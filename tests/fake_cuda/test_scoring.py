@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from .cases import ARCHS
 from .test_walk import tried_once, waits_of
 from .work import planned_and_held_in_validation, scoring
 
@@ -12,6 +13,8 @@ pytestmark = pytest.mark.hard
 
 SIZE = ("size=200m", "size.layers=3", "precision=bf16")
 LANES = 32
+SHORT = {"titans": ("segment=64",)}
+"""Architectures that loop over pieces of a segment."""
 
 
 @pytest.mark.parametrize("memory", ["on", "foreign"])
@@ -24,10 +27,12 @@ def test_a_lane_that_ends_takes_half_of_the_state_again(memory: str, pool: Proce
     assert found.seen.peak < 1.6 * found.state
 
 
-@pytest.mark.parametrize("arch", ["arch=vanilla", "arch=block"])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_scoring_holds_what_it_is_said_to_need(arch: str, pool: ProcessPoolExecutor) -> None:
-    found = pool.submit(scoring, arch, *SIZE, segments=[1] + [2] * (LANES - 1), memory="on", vocabulary=32_000).result()
-    assert found.seen.peak == pytest.approx(found.planned, rel=0.15)
+    """Nothing is counted for each layer but weights and states, so that nothing else of a layer may wait for the end of a segment."""
+    words = (f"arch={arch}", *SIZE, *SHORT.get(arch, ()))
+    found = pool.submit(scoring, *words, segments=[2] * LANES, memory="on", vocabulary=32_000).result()
+    assert found.seen.peak == pytest.approx(found.planned, rel=0.05)
 
 
 def test_validation_holds_what_the_plan_says_beside_what_lasts(pool: ProcessPoolExecutor) -> None:

@@ -367,13 +367,19 @@ def test_what_enters_and_leaves_each_layer_is_that_of_transformers(family: str) 
         return x_BTD + added[index]
 
     read = partial(network.layers.read, network.head.embed(text()), NOTHING, size=0)
-    outputs = read(enter=enter).outputs
+
+    def left() -> list[Tensor]:
+        outputs: list[Tensor] = []
+        read(enter=enter, leave=lambda _, output_BTD: outputs.append(output_BTD))
+        return outputs
+
+    outputs = left()
     for ours_BTD, theirs_BTD in zip([*seen, outputs[-1]], expected, strict=True):
         assert differ(ours_BTD, theirs_BTD) < CLOSE
     for ours_BTD, theirs_BTD in zip(outputs, expected[1:], strict=True):
         assert differ(ours_BTD, theirs_BTD) < CLOSE
     added[1] = torch.randn(SIZES["hidden_size"])
-    assert differ(read(enter=enter).outputs[0], outputs[0]) == 0
+    assert differ(left()[0], outputs[0]) == 0
     assert differ(read(enter=enter).hidden_BTD, outputs[-1]) > 100 * CLOSE
     assert differ(read().hidden_BTD, outputs[-1]) < CLOSE  # nothing has stayed on the layers
 

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memexp.errors import UserError
 from memexp.model.knn_memory import scores_fused, scores_plain
 from memexp.model.knn_memory.ring import Ring
+from memexp.model.knn_memory.scores_fused import KernelFault, no_memory, said
 from memexp.model.knn_memory.scores_plain import Groups, Maxima, Rows
 from memexp.model.knn_memory.selection import STRIDE, Neighbours, best_rows, best_rows_of_runs
 from memexp.model.knn_memory.streaming import keys_on
@@ -50,12 +52,21 @@ class Scores(Protocol):
 
 
 def by_groups(queries_BHTK: Tensor, ring: Ring, k: int) -> Neighbours:
-    """The best pairs for every query.
+    """The best pairs for every query. If a kernel fails that was right before, says so once and goes on without it.
 
     Args:
         ring: with its counts on the device of the queries; the keys may be in the host's memory.
+
+    Raises:
+        UserError: the device can compute nothing more after its fault.
     """
-    return by_scores(_fastest(queries_BHTK, ring, k), queries_BHTK, ring, k)
+    try:
+        return by_scores(_fastest(queries_BHTK, ring, k), queries_BHTK, ring, k)
+    except KernelFault as fault:
+        _failed.add(_specialisation(queries_BHTK, ring, k))
+        _refuse_if_lost(queries_BHTK.device, fault)
+        _warn_of(queries_BHTK.device, f"has failed in a search of {queries_BHTK.shape[2]:,} queries: {fault}")
+    return by_scores(scores_plain, queries_BHTK, ring, k)
 
 
 def by_scores(scores: Scores, queries_BHTK: Tensor, ring: Ring, k: int, *, size: int = 0) -> Neighbours:
@@ -149,17 +160,36 @@ class Compiled(NamedTuple):
     """Queries of a tile."""
 
 
-def _fastest(queries_BHTK: Tensor, ring: Ring, k: int) -> Scores:
-    """The fastest way to compute these scores that is right on the device of the queries."""
+class Specialisation(NamedTuple):
+    """What kernels are compiled for, and where."""
+
+    device: torch.device
+    keys: torch.dtype
+    head_size: int
+    compiled: Compiled
+
+
+_failed: set[Specialisation | None] = set()
+"""Whose kernels have failed in this process after they had been right in a small search."""
+
+
+def _specialisation(queries_BHTK: Tensor, ring: Ring, k: int) -> Specialisation | None:
+    """How kernels would be compiled for a search; None if they do not compute it."""
     device, queries, keys = queries_BHTK.device, queries_BHTK.dtype, ring.keys_BHRK.dtype
     if device.type != "cuda" or queries != torch.float32 or keys not in (torch.float32, torch.bfloat16):
-        return scores_plain
+        return None
     take = min(k, ring.keys_BHRK.shape[2])
     rows = Rows(ring.keys_BHRK.flatten(0, 1), ring.position_B, ring.count_B)
     compiled = Compiled(
         group_size(scores_fused, rows, take), take, scores_fused.queries_of_a_tile(queries_BHTK.shape[2])
     )
-    return _scores(device, keys, queries_BHTK.shape[-1], compiled)
+    return Specialisation(device, keys, queries_BHTK.shape[-1], compiled)
+
+
+def _fastest(queries_BHTK: Tensor, ring: Ring, k: int) -> Scores:
+    """The fastest way to compute these scores that is right on the device of the queries."""
+    asked = _specialisation(queries_BHTK, ring, k)
+    return scores_plain if asked is None or asked in _failed else _scores(*asked)
 
 
 @cache
@@ -167,10 +197,28 @@ def _scores(device: torch.device, keys: torch.dtype, head_size: int, compiled: C
     """The kernels, if they are right on a device as they are compiled for this search; says why if they are not."""
     if not (fault := fault_of(scores_fused, device, keys, head_size, compiled)):
         return scores_fused
-    warn(
-        f"exact search on {device} takes several times as long as it could, because its kernel cannot be used: {fault}"
-    )
+    _warn_of(device, f"cannot be used: {fault}")
     return scores_plain
+
+
+def _warn_of(device: torch.device, what: str) -> None:
+    warn(f"exact search on {device} takes several times as long as it could, because its kernel {what}")
+
+
+def _refuse_if_lost(device: torch.device, fault: Exception) -> None:
+    """After some faults, such as of an address, a device answers nothing in this process any more.
+
+    Raises:
+        UserError: this is one of them.
+    """
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise UserError(
+            f"{device} computes nothing more in this process after a fault of a kernel of exact search: {said(fault)}; expected a kernel that runs. "
+            "Likely cause: a fault of the driver, or of what was computed just before; with CUDA_LAUNCH_BLOCKING=1 in the environment the error "
+            "names it. A training run goes on from its last checkpoint if it is started again"
+        ) from error
 
 
 def fault_of(
@@ -194,7 +242,11 @@ def fault_of(
     try:
         found = by_scores(scores, queries_BHTK, ring, k, size=size)
     except Exception as error:  # a compiler, a driver and a device can fail in many ways
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if no_memory(error):
+            raise
+        if device.type == "cuda":
+            _refuse_if_lost(device, error)
+        return said(error)
     expected = by_scores(scores_plain, queries_BHTK, ring, k)
     all_BHTR = queries_BHTK @ keys_BHRK.to(queries_BHTK.dtype).mT
     # a kernel that is wrong may give any number as a slot

@@ -60,14 +60,14 @@ class PairMemory(nn.Module):
 
     @property
     def work(self) -> SearchWork:
-        """The work of a search on an accelerator for a token: all heads compare one query with every slot.
+        """The work of a search on an accelerator for a token: all heads compare one query with every pair of the ring.
 
         Routed search has one query per segment. Engines other than exact search are counted as one product in fp32, and one
         reading of the keys per segment.
         """
         heads, length = self.shape.heads, self.stride
         dtype = torch.bfloat16 if self.arch.stored == "bf16" else torch.float32
-        keys_1HRK = torch.empty(1, heads, self.slots, self.shape.head_size, dtype=dtype, device="meta")
+        keys_1HRK = torch.empty(1, heads, self.slots + self.slack, self.shape.head_size, dtype=dtype, device="meta")
         if self.arch.search in ("auto", "exact"):
             work = work_of(keys_1HRK, self.arch.neighbours, length)
             return SearchWork(
@@ -105,14 +105,24 @@ class PairMemory(nn.Module):
             read += positions * heads * seen * (FULL + kept.number * kept.half)
         return queries + weights + pairs + read
 
+    def held(self, kept: Kept, positions: int, *, seen: int) -> float:
+        """Projections of the layer and what is in sight, what was read, and weights and places of pairs; places that all queries share
+        are there once."""
+        own = kept.held_in_sight(positions, seen=seen) + kept.of_heads(positions, 2 * kept.inner + 2 * kept.keys)
+        return own + positions * self.shape.heads * self.arch.neighbours * (FULL + PLACE * (self.router is None))
+
+    @property
+    def slack(self) -> int:
+        """Pairs that a ring holds beside its slots: those that a gradient window writes."""
+        return (self.shape.bptt_segments + 1) * self.shape.segment
+
     def empty(self, lanes: int, like: Tensor) -> Ring:
-        """An empty ring; its slack is the number of pairs that a gradient window writes."""
+        """An empty ring."""
         shape = self.shape
-        slack = (shape.bptt_segments + 1) * shape.segment
         if self.arch.stored == "bf16":
             like = like.to(torch.bfloat16)
         return empty_ring(
-            lanes=lanes, heads=shape.stored_heads, head_size=shape.head_size, slots=self.slots, slack=slack, like=like,
+            lanes=lanes, heads=shape.stored_heads, head_size=shape.head_size, slots=self.slots, slack=self.slack, like=like,
             on=self.stored_on(like.device),
         )  # fmt: skip
 

@@ -60,6 +60,14 @@ class PairMemories(nn.ModuleDict):
         """
         return sum(self[number].kept(kept, positions, seen=seen) for number in self if self[number].slots)
 
+    def held(self, kept: Kept, positions: int, *, seen: int) -> float:
+        """The bytes that each lane holds from reading the memories until they are written, if no backward pass follows.
+
+        Args:
+            positions, seen: as `kept` takes them.
+        """
+        return sum(self[number].held(kept, positions, seen=seen) for number in self if self[number].slots)
+
     def remarks(self, device: torch.device) -> list[Remark]:
         """Which engine `auto` chose, and what the user should know about an approximate engine."""
         lines = []

@@ -17,6 +17,8 @@ Shapes: N lanes and heads, T queries, R slots, K head size, G groups, U runs of 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +48,37 @@ NUMBERS = 1 << 11
 """Entries of keys that `best` reads at a time. More would take so many registers that half as many queries are worked on at once."""
 
 
+class KernelFault(Exception):
+    """A kernel could not be compiled or launched; the text says why, in one line."""
+
+
+@contextmanager
+def _launch(on: Tensor) -> Iterator[None]:
+    """Launches a kernel on the device of a tensor; a device without free memory remains an error of its own.
+
+    Raises:
+        KernelFault: the kernel does not run.
+    """
+    try:
+        with torch.cuda.device_of(on):
+            yield
+    except Exception as error:  # a compiler, a driver and a device can fail in many ways
+        if no_memory(error):
+            raise
+        raise KernelFault(said(error)) from error
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether a device has no free memory, as torch or a driver says."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, KernelFault) else f"{type(error).__name__}: {text}"
+
+
 def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
     """The two largest scores of each group, and the largest of each run of groups.
 
@@ -59,7 +92,7 @@ def maxima(factors: tuple[Tensor, ...], rows: Rows, groups: Groups) -> Maxima:
     tile_T = queries_of_a_tile(length)
     tile_K = max(16, min(ENTRIES, _power_of_two(head_size)))
     blocks = groups.number // groups.apart
-    with torch.cuda.device_of(large_NTK):
+    with _launch(large_NTK):
         maxima_kernel[(blocks * -(-length // tile_T), count)](
             large_NTK, small_NTK, rows.keys_NRK, rows.position_N, rows.count_N, maxima_NGT, seconds_NGT, places_NGT, runs_NUT,
             length, groups.capacity, groups.number, HEAD_SIZE=head_size, SIZE=groups.size,
@@ -79,10 +112,11 @@ def best(
     slots_NTk = groups_NTL.new_empty(count, length, k)
     tile_k = max(16, _power_of_two(k))
     tile_K = min(_power_of_two(head_size), max(1, NUMBERS // max(tile_k, groups.size)))
-    with torch.cuda.device_of(queries_NTK):
+    queries_NTK, groups_NTL = queries_NTK.contiguous(), groups_NTL.contiguous()
+    with _launch(queries_NTK):
         best_kernel[(length, count)](
-            queries_NTK.contiguous(), rows.keys_NRK, rows.position_N, rows.count_N, maxima.groups_NGT, maxima.seconds_NGT,
-            maxima.places_NGT, groups_NTL.contiguous(), scores_NTk, slots_NTk, length, groups.capacity, groups.number, chosen, k,
+            queries_NTK, rows.keys_NRK, rows.position_N, rows.count_N, maxima.groups_NGT, maxima.seconds_NGT,
+            maxima.places_NGT, groups_NTL, scores_NTk, slots_NTk, length, groups.capacity, groups.number, chosen, k,
             HEAD_SIZE=head_size, SIZE=groups.size, APART=groups.apart, TILE_P=tile_k, TILE_K=tile_K, num_warps=4,
         )  # fmt: skip
     sorted_NTk, order_NTk = scores_NTk.sort(dim=-1, descending=True)

@@ -139,6 +139,17 @@ class Form(NamedTuple):
         corrections = self.keys * self.values + size * self.keys + size / 2 * (self.keys + self.values)
         return of_matrix + of_chunk + corrections * self.corrects
 
+    def held(self, length: int) -> float:
+        """Numbers that are there at most while `length` tokens are read, beside the arguments and a matrix before and after: those of
+        chunks, the sides of the equations and their solution, what was read before and after it is joined, and two more matrices."""
+        size, alike = chunk_of(length, decays=self.decays), self.decays == 1
+        a_token = self.values + size + 2 * self.values + (0 if self.corrects else self.values)
+        if self.decays:
+            a_token += 3 * self.keys + size * (1 if alike else self.keys)
+        if self.corrects:
+            a_token += size + 2 * (self.keys + self.values)
+        return length * a_token + 2 * self.keys * self.values
+
     def kept(self, length: int) -> float:
         """Numbers that the backward pass needs of `length` tokens: the arguments and all between, but not what was read."""
         size, alike = chunk_of(length, decays=self.decays), self.decays == 1

@@ -200,3 +200,9 @@ class NeuralMemory(Mixer):
         own = kept.normed(length, products=2 + self.output.products) + self.heads.keeps(kept, length, unit=True)
         own += self.output.keeps(kept, length) + length * FULL * 2 * self.rates.out_features
         return own, FULL * self.number * self.form.kept(length)
+
+    def holds(self, length: int) -> float:
+        """Queries, keys and values, what was read, and the networks and momenta between two chunks."""
+        state = sum(weight.numel() for weight in self.start) * (1 + self._has("momentum"))
+        read = length * self.number * self.heads.value_size
+        return self.heads.holds(length) + FULL * (read + state)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch.base import AttentionArch
 from memexp.model.matrix_memory.of_layers import OfLayers
-from memexp.model.segment import Activations, Extension, MemoryCost, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, SegmentOutput
 from memexp.model.state import State, Tree, zero_lanes
 from memexp.model.transformer.attention import Cache, clear_cache, join_heads, linear, split_heads
 from memexp.model.transformer.decoder import Attend, DecoderModel, PreNormLayer, Read
@@ -65,6 +65,11 @@ class Mixer(nn.Module, ABC):
     def keeps(self, kept: Kept, length: int) -> tuple[float, float]:
         """Bytes that the backward pass needs of `length` tokens, with the norm before the mixer: of its own, and of the state."""
 
+    @abstractmethod
+    def holds(self, length: int) -> float:
+        """Bytes that it holds at most while it reads `length` tokens of a lane and no backward pass follows, beside a state before and
+        after."""
+
 
 class ShortConvolution(nn.Module):
     """A causal convolution over the last `TAPS` tokens, for each channel by itself."""
@@ -80,7 +85,8 @@ class ShortConvolution(nn.Module):
         output_BTP = seen_BSP[:, :length] * self.weight[0]
         for tap in range(1, TAPS):
             output_BTP = torch.addcmul(output_BTP, seen_BSP[:, tap : tap + length], self.weight[tap])
-        return output_BTP, seen_BSP[:, length:]
+        # a copy, for the state would otherwise hold all inputs of the segment until the next one is read
+        return output_BTP, seen_BSP[:, length:].clone()
 
 
 class ConvolvedHeads(nn.Module):
@@ -107,6 +113,10 @@ class ConvolvedHeads(nn.Module):
         if unit:
             queries, keys = unit_norm(queries), unit_norm(keys)
         return queries, keys, split_heads(values, self.value_size), tail_BWP
+
+    def holds(self, length: int) -> float:
+        """Queries, keys and values together, and the first two in one piece each."""
+        return length * FULL * (sum(self.sizes) + 2 * self.sizes[0])
 
     def keeps(self, kept: Kept, length: int, *, unit: bool) -> float:
         """Inputs of the convolution and of SiLU, and the factors of queries and keys; not these themselves, nor the input."""
@@ -220,6 +230,13 @@ class RecurrentModel(DecoderModel):
         a_layer = kept.residual(length) + kept.feedforward(length)
         layers = found.layers + len(self.recurrent) * a_layer + sum(layer for layer, _ in own)
         return found._replace(layers=layers, memory=sum(memory for _, memory in own))
+
+    def held(self, *, half: bool) -> Held:
+        """With the mixer that holds most, beside the residual stream and its norm."""
+        found, length = super().held(half=half), self.shape.segment
+        most = max((mixer.holds(length) for mixer in self.mixers), default=0.0)
+        embedded = FULL * self.positions * self.shape.width
+        return found._replace(memory=embedded + 2 * FULL * length * self.shape.width + most)
 
     @property
     def memory_cost(self) -> MemoryCost:

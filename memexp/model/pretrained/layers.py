@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memexp.errors import UserError
 from memexp.model.transformer.attention import Attention, Heads, LayerCache
-from memexp.model.transformer.decoder import Enter, Layers, ReadHeads
+from memexp.model.transformer.decoder import Enter, Layers, Leave, ReadHeads
 from memexp.model.transformer.head import Head
 from memexp.model.transformer.numerics import at_least_fp32, cast_to
 from memexp.model.transformer.position import Places, Position, Positioned
@@ -133,15 +133,15 @@ class PretrainedLayers(Layers, nn.Module):
         *,
         past: Sequence[LayerCache] = (),
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
-    ) -> list[Tensor]:
-        """Pass a segment through all layers; returns the output of each only with `enter`, the last after the last norm.
+    ) -> Tensor:
+        """Pass a segment through all layers; the final activations, which leave the last layer, are those after the last norm.
 
         Raises:
             UserError: the attention of the checkpoint does something that is not known here.
         """
         asked: list[int] = []
-        outputs: list[Tensor] = []
 
         def reader(module: Any, query: Tensor, key: Tensor, value: Tensor, told: dict[str, Any]) -> Tensor:
             if unknown := sorted(name for name, given in told.items() if given is not None and name not in KNOWN):
@@ -158,13 +158,16 @@ class PretrainedLayers(Layers, nn.Module):
 
         before = past[0].keys_BGCK.shape[2] if self.by_embedding and past else 0
         place_T = torch.arange(before, before + x_BTD.shape[1], device=x_BTD.device) * self.by_embedding
-        with self._entered(enter, outputs):
+        with self._between(enter, leave):
             output = self.base(inputs_embeds=x_BTD, position_ids=place_T[None], use_cache=False, **{READER: reader})
         if asked != [*range(len(self._attentions))]:
             raise UserError(
                 f"{len(asked)} of the {len(self._attentions)} layers of this checkpoint asked what to read; expected all, one after another"
             )
-        return [*outputs[:-1], output.last_hidden_state]
+        final_BTD: Tensor = output.last_hidden_state
+        if leave is not None:
+            leave(len(asked) - 1, final_BTD)
+        return final_BTD
 
     def saved(self, *, half: bool) -> float | None:
         """Bytes that the backward pass needs of a position, in all layers, without what attention itself keeps.
@@ -215,25 +218,30 @@ class PretrainedLayers(Layers, nn.Module):
             return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
     @contextmanager
-    def _entered(self, enter: Enter | None, outputs: list[Tensor]) -> Iterator[None]:
-        """During a pass, change what enters each layer, and add what leaves it to `outputs`; nothing of it stays on the modules."""
+    def _between(self, enter: Enter | None, leave: Leave | None) -> Iterator[None]:
+        """During a pass, change what enters each layer and show what leaves all but the last; nothing of it stays on the modules."""
         handles: list[Any] = []
 
-        def hook(index: int, layer: nn.Module, enter: Enter) -> None:
+        def change(index: int, layer: nn.Module, enter: Enter) -> None:
             def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
                 if given:
                     return (enter(index, given[0]), *given[1:]), named
                 return given, named | {"hidden_states": enter(index, named["hidden_states"])}
 
-            def after(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-                outputs.append(output[0] if isinstance(output, tuple) else output)
-
             handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+
+        def show(index: int, layer: nn.Module, leave: Leave) -> None:
+            def after(_: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+                leave(index, output[0] if isinstance(output, tuple) else output)
+
             handles.append(layer.register_forward_hook(after))
 
-        if enter is not None:
-            for index, layer in enumerate(self._blocks()):
-                hook(index, layer, enter)
+        blocks = [*self._blocks()] if enter is not None or leave is not None else []
+        for index, layer in enumerate(blocks):
+            if enter is not None:
+                change(index, layer, enter)
+            if leave is not None and index < len(blocks) - 1:
+                show(index, layer, leave)
         try:
             yield
         finally:

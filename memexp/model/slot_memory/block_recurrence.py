@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.knn_memory.memories import PairMemories, PairPass
 from memexp.model.knn_memory.ring import Ring, clear_ring
-from memexp.model.segment import Activations, Extension, MemoryCost, Retrieval, SegmentOutput
+from memexp.model.segment import Activations, Extension, Held, MemoryCost, Retrieval, SegmentOutput
 from memexp.model.slot_memory.gauges import gate, memory_gauges, state_read
 from memexp.model.slot_memory.vectors import FromStates, RecurrentVectors, Seen, StateReader, StateVectors, reader_keeps
 from memexp.model.state import State, Tree, fork
@@ -28,7 +28,8 @@ from memexp.model.transformer.attention import (
     next_cache,
     share,
 )
-from memexp.model.transformer.decoder import DecoderModel
+from memexp.model.transformer.decoder import DecoderLayer, DecoderModel
+from memexp.model.transformer.kept import FULL
 from memexp.model.transformer.shape import Shape
 from memexp.model.watching import Gauges, is_fill, mean_of_layers
 from memexp.terminal import Remark
@@ -100,6 +101,15 @@ class BlockRecurrence(DecoderModel):
         memory += len(self.readers) * reader_keeps(kept, window)
         memory += sum(vectors.kept(kept) for vectors in self.vectors)
         return super().activations(half=half)._replace(memory=self.shape.segment // window * memory)
+
+    def held(self, *, half: bool) -> Held:
+        """With the keys and values of state vectors, the norm before them, and of recurrent layers what their tokens have seen."""
+        kept, window, in_sight = self.kept(half=half), self.stride, self.stride + self.cache_tokens
+        found = super().held(half=half).beside(sum(vectors.held(kept) for vectors in self.vectors))
+        attention = found.attention + FULL * window * self.shape.width
+        later = len(self.recurrent_layers) * kept.held_in_sight(window, seen=in_sight)
+        later += self.memories.held(kept, window, seen=in_sight)  # after a search
+        return found._replace(feedforward=found.feedforward + later, attention=attention + later, memory=attention)
 
     def remarks(self, device: torch.device) -> list[Remark]:
         """What the user should know about the search."""
@@ -213,8 +223,10 @@ class BlockRecurrence(DecoderModel):
         gauges: Gauges = {}
         pairs = PairPass(self.memories, rings)
         mask = causal_mask(x_BTD, cache, reach=self.reach)
-        for index, (layer, past) in enumerate(zip(self.layers, cache.layers, strict=True)):
-            y_BTD = layer.attention_norm(x_BTD)
+
+        def read(index: int, layer: DecoderLayer, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+            """The residual stream with what is read of state vectors, and the output of the heads."""
+            past, y_BTD = cache.layers[index], layer.attention_norm(x_BTD)
             heads = layer.attention.project(y_BTD, past)
             sight = layer.attention.look(heads, past, mask.places)
             local_BHTK = pairs.attend(index, layer.attention, heads, sight, mask)
@@ -224,12 +236,15 @@ class BlockRecurrence(DecoderModel):
                 from_states: FromStates = self.readers[str(index)](y_BTD, seen[recurrent])
                 x_BTD = x_BTD + layer.dropout(from_states.output_BTD)
                 if recurrent >= 0:
-                    gauges |= self._named(recurrent, state_read(from_states.read_BHTK, local_BHTK))
+                    gauges.update(self._named(recurrent, state_read(from_states.read_BHTK, local_BHTK)))
                     sights.append(sight)
-            x_BTD = layer.finish(x_BTD, local_BHTK)
             past_tokens, in_sight = past.keys_BGCK.shape[2], sight.keys_BGSK.shape[2]
             layer_caches.append(newest(sight, heads, past, size=in_sight if size is None else size))
-            shares += share(sight, mask, slice(0, past_tokens))
+            shares.extend(share(sight, mask, slice(0, past_tokens)))
+            return x_BTD, local_BHTK
+
+        for index, layer in enumerate(self.layers):
+            x_BTD = layer.finish(*read(index, layer, x_BTD))
         gauges |= {f"{name}_pairs": value for name, value in pairs.gauges.items()}
         gauges |= mean_of_layers(cache_share=shares)
         return _Read(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), sights, gauges, pairs)

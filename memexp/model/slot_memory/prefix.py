@@ -50,26 +50,32 @@ class Behind(NamedTuple):
     """Gauge: the attention weight on the prefix in each layer; empty if nobody watches."""
 
 
-def read_unplaced(
-    layers: DecoderLayers,
-    x_BMD: Tensor,
-    *,
-    beside: Sequence[Prefix] | None = None,
-    bias_1HMS: Tensor | None = None,
-) -> Unplaced:
+def read_unplaced(layers: DecoderLayers, x_BMD: Tensor, *, bias_1HMS: Tensor | None = None) -> Unplaced:
     """Pass vectors without positions through all layers; they attend to one another, unmasked.
 
     Args:
-        beside: more keys and values that the vectors attend to.
-        bias_1HMS: added to the scores; the keys of `beside` come first.
+        bias_1HMS: added to the scores.
     """
     prefix: list[Prefix] = []
-    for index, layer in enumerate(layers):
-        heads = layer.attention.project(layer.attention_norm(x_BMD), None, text=slice(0))
+
+    def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
         prefix.append(Prefix(heads.keys_BGTK, heads.values_BGTK))
-        sight = _unplaced(layer.attention, heads, beside[index] if beside else None, bias_1HMS)
-        x_BMD = layer.finish(x_BMD, attend(sight, None))
-    return Unplaced(x_BMD, tuple(prefix))
+        keys_BHMK = attention.spread(heads.keys_BGTK)
+        return attend(Sight(heads.queries_BHTK, keys_BHMK, bias_1HMS, heads.keys_BGTK, heads.values_BGTK), None)
+
+    hidden_BMD = layers.through(x_BMD, read_heads, text=slice(0))
+    return Unplaced(hidden_BMD, tuple(prefix))
+
+
+def read_beside(layers: DecoderLayers, x_BTD: Tensor, prefix: Sequence[Prefix]) -> Tensor:
+    """Pass vectors without positions through all layers; they attend to a prefix and to one another, unmasked."""
+
+    def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
+        keys = torch.cat([prefix[index].keys_BGMK.to(heads.keys_BGTK.dtype), heads.keys_BGTK], dim=2)
+        values = torch.cat([prefix[index].values_BGMK.to(heads.values_BGTK.dtype), heads.values_BGTK], dim=2)
+        return attend(Sight(heads.queries_BHTK, attention.spread(keys), None, keys, values), None)
+
+    return layers.through(x_BTD, read_heads, text=slice(0))
 
 
 def read_behind(
@@ -85,19 +91,14 @@ def read_behind(
     mask = F.pad(causal.whole, (slots, 0), value=True)
     layer_caches: list[LayerCache] = []
     shares: list[Tensor] = []
-    for layer, past, keys_values in zip(layers, cache.layers, prefix, strict=True):
-        heads = layer.attention.project(layer.attention_norm(x_BTD), past)
-        sight = layer.attention.beside(layer.attention.look(heads, past, causal.places), heads, *keys_values)
-        x_BTD = layer.finish(x_BTD, attend(sight, mask))
+
+    def read_heads(index: int, attention: Attention, heads: Heads) -> Tensor:
+        past = cache.layers[index]
+        sight = attention.beside(attention.look(heads, past, causal.places), heads, *prefix[index])
         if grows:
             layer_caches.append(next_layer_cache(sight, heads, past, size=sight.keys_BGSK.shape[2] - slots))
-        shares += share(sight, mask, slice(0, slots))
+        shares.extend(share(sight, mask, slice(0, slots)))
+        return attend(sight, mask)
+
+    x_BTD = layers.through(x_BTD, read_heads, past=cache.layers)
     return Behind(x_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), shares)
-
-
-def _unplaced(attention: Attention, heads: Heads, beside: Prefix | None, bias_1HMS: Tensor | None) -> Sight:
-    keys, values = heads.keys_BGTK, heads.values_BGTK
-    if beside is not None:
-        keys = torch.cat([beside.keys_BGMK.to(keys.dtype), keys], dim=2)
-        values = torch.cat([beside.values_BGMK.to(values.dtype), values], dim=2)
-    return Sight(heads.queries_BHTK, attention.spread(keys), bias_1HMS, keys, values)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memexp.model.slot_memory.prefix import read_unplaced
+from memexp.model.slot_memory.prefix import read_beside, read_unplaced
 from memexp.model.slot_memory.updater import PublishedAlibi, Updater
 from memexp.model.transformer.attention import any_shape
 from memexp.model.transformer.decoder import DecoderLayers
@@ -232,7 +232,7 @@ class PlacedQueries(RecallQueries):
 
     def read(self, layers: DecoderLayers, memory_BMD: Tensor, length: int) -> Tensor:
         beside = read_unplaced(layers, memory_BMD).prefix
-        return read_unplaced(layers, self(len(memory_BMD), length), beside=beside).hidden_BMD
+        return read_beside(layers, self(len(memory_BMD), length), beside)
 
     def kept(self, kept: Kept, layers: int, slots: int, length: int) -> float:
         beside = kept.layer(slots, seen=slots, joined=False)

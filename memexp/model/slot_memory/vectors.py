@@ -14,7 +14,7 @@ from memexp.config.arch.slot_memory import BlockArch
 from memexp.model.markers import as_scale
 from memexp.model.slot_memory.gates import Cell, Gated, build_cell, keep_of_means
 from memexp.model.transformer.attention import SelfAttention, join_heads, linear, scaled, split_heads
-from memexp.model.transformer.kept import Kept
+from memexp.model.transformer.kept import FULL, Kept
 from memexp.model.transformer.numerics import unit_norm
 from memexp.model.transformer.shape import Shape
 
@@ -141,6 +141,11 @@ class StateVectors(nn.Module):
         values = kept.of_heads(count, kept.keys)
         rewritten = 2 * (kept.queries(count) + kept.read(count)) + kept.of_heads(count, 2 * kept.inner)
         return seen + values + rewritten + self.cell.kept(kept, count)
+
+    def held(self, kept: Kept) -> float:
+        """The bytes of `Seen` in a lane, beside the vectors."""
+        count = len(self.initial_MD)
+        return FULL * count * kept.shape.width + kept.of_heads(count, 2 * kept.keys)
 
     def see(self, vectors_BMD: Tensor) -> Seen:
         """The keys and values of the state vectors."""

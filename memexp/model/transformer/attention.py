@@ -21,11 +21,13 @@ from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
 from memexp.model.transformer.flash_cpu import Layout, attend_in_blocks
 from memexp.model.transformer.numerics import at_least_fp32, full_precision, unit_norm
 from memexp.model.transformer.position import (
+    Behind,
     Bias,
     ByDistance,
     ByQuery,
     Places,
     Position,
+    Structured,
     build_position,
     dense,
     in_order,
@@ -123,15 +125,18 @@ class Attention(nn.Module):
             queries = torch.cat([queries, heads.queries_BHTK], dim=-1)
             placed = F.pad(placed, (0, self.head_size))
             unplaced = F.pad(unplaced, (self.head_size, 0))
-        bias = dense(sight.bias)
-        if bias is not None:
-            bias = F.pad(bias, (unplaced.shape[2], 0))
+        bias, count = sight.bias, unplaced.shape[2]
+        if isinstance(bias, ByDistance | ByQuery):
+            bias = Behind(bias, count)
+        elif bias is not None:
+            bias = F.pad(bias if isinstance(bias, Tensor) else bias.dense(), (count, 0))
         return Sight(
             queries,
             torch.cat([unplaced, placed], dim=2),
             bias,
             torch.cat([keys_BGMK.to(sight.keys_BGSK.dtype), sight.keys_BGSK], dim=2),
             torch.cat([values_BGMK.to(sight.values_BGSK.dtype), sight.values_BGSK], dim=2),
+            queries_kept=sight.queries_kept,
         )
 
     def spread(self, x_BGSK: Tensor) -> Tensor:
@@ -360,9 +365,10 @@ def next_layer_cache(
 def newest(sight: Sight, heads: Heads, past: LayerCache, *, size: int) -> LayerCache:
     """The newest `size` keys and values in sight, with gradient, for windows (Hutchins et al. 2022, section 3)."""
     start = sight.keys_BGSK.shape[2] - size
+    copy = not size  # an empty part of them would keep them all
     return LayerCache(
-        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype),
-        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype),
+        keys_BGCK=sight.keys_BGSK[:, :, start:].to(past.keys_BGCK.dtype, copy=copy),
+        values_BGCK=sight.values_BGSK[:, :, start:].to(past.values_BGCK.dtype, copy=copy),
         input_BD=heads.input_BD.to(past.input_BD.dtype),
     )
 
@@ -406,7 +412,7 @@ def _attend(sight: Sight, mask: Mask) -> Tensor:
             values = F.pad(values, (0, keys.shape[-1] - size))
         return _attend_on_cpu(queries, keys, values, sight, mask)[..., :size]
     kept = sight.queries_kept if torch.is_grad_enabled() and queries.requires_grad else 0
-    if isinstance(sight.bias, ByDistance | ByQuery) and not fits(queries, keys, kept):
+    if isinstance(sight.bias, Structured) and not fits(queries, keys, kept):
         hidden = None if mask is None else partial(_hidden, mask)
         return attend_by_lanes(queries, keys, values, Form(sight.bias, hidden))
     bias = dense(sight.bias, dtype=values.dtype)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from memexp.model.transformer.kept import ALIGNED
 from memexp.model.transformer.numerics import uncast
-from memexp.model.transformer.position import ByDistance, ByQuery
+from memexp.model.transformer.position import Structured
 
 AT_ONCE = 1 << 29
 """Largest size of bias and mask in bytes: of what all layers would keep together, and of the lanes and heads that are read
@@ -33,7 +33,7 @@ Hidden = Callable[[slice], Tensor]
 class Form(NamedTuple):
     """How the scores of attention are changed."""
 
-    bias: ByDistance | ByQuery
+    bias: Structured
     """Its kind and places; the tensors in it are not read."""
     hidden: Hidden | None
     """None: a query may attend to all keys."""

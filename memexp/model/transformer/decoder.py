@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memexp.config.arch.base import Arch, AttentionArch
 from memexp.model.markers import Compilable
-from memexp.model.segment import Activations, SegmentModel
+from memexp.model.segment import Activations, Held, SegmentModel
 from memexp.model.transformer.attention import (
     Attention,
     Cache,
@@ -31,7 +31,7 @@ from memexp.model.transformer.attention import (
     share,
 )
 from memexp.model.transformer.attention import attend as attend_locally
-from memexp.model.transformer.kept import Kept
+from memexp.model.transformer.kept import ALIGNED, Kept
 from memexp.model.transformer.position import RelativeXl
 from memexp.model.transformer.shape import Shape, build_head
 from memexp.model.watching import Gauges, mean_of_layers
@@ -100,6 +100,8 @@ Attend = Callable[[int, Attention, Heads, Sight, Mask], Tensor]
 Enter = Callable[[int, Tensor], Tensor]
 """A function of the layer's index and its input, B T D; returns the input that the layer gets instead."""
 
+Leave = Callable[[int, Tensor], None]
+"""Is called with the layer's index and its output, B T D; of the last layer these are the final activations."""
 
 ReadHeads = Callable[[int, Attention, Heads], Tensor]
 """A function of the layer's index, its attention and projections; returns the output of each head, B H T K."""
@@ -121,16 +123,14 @@ class Layers(ABC):
         *,
         past: Sequence[LayerCache] = (),
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
-    ) -> list[Tensor]:
-        """Pass a segment through all layers, whose heads read what `read_heads` returns.
+    ) -> Tensor:
+        """Pass a segment through all layers, whose heads read what `read_heads` returns; gives the final activations, B T D.
 
         Args:
             past: the cache of each layer; may be empty.
-            enter, text: as `read` takes them.
-
-        Returns:
-            The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`.
+            enter, leave, text: as `read` takes them.
         """
 
     def read(
@@ -143,6 +143,7 @@ class Layers(ABC):
         reach: int | None = None,
         attend: Attend | None = None,
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
     ) -> "Read":
         """Pass a segment through all layers; each layer attends to the segment and to the cache, as in Transformer-XL.
@@ -154,6 +155,7 @@ class Layers(ABC):
             reach: how many tokens before itself a token sees at most; None: all tokens in sight.
             attend: computes the output of the heads; None: local attention.
             enter: changes the input of each layer; None: it is the output of the layer before.
+            leave: what else is done with the output of each layer, which is not kept for it.
             text: which positions are tokens of the document, as `SelfAttention.project` takes it.
         """
         masks = {reach: causal_mask(x_BTD, cache, reach=reach)}
@@ -174,10 +176,9 @@ class Layers(ABC):
                 shares.extend(share(sight, mask, slice(0, past.keys_BGCK.shape[2])) if attend is None else [])
             return read_BHTK
 
-        outputs = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, text=text)
-        hidden_BTD = outputs[-1] if outputs else x_BTD
+        hidden_BTD = self.through(x_BTD, read_heads, past=cache.layers, enter=enter, leave=leave, text=text)
         gauges = mean_of_layers(cache_share=shares)
-        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges, outputs)
+        return Read(hidden_BTD, next_cache(layer_caches, cache, x_BTD.shape[1]), gauges)
 
 
 class DecoderLayers(Layers, nn.ModuleList):
@@ -201,17 +202,22 @@ class DecoderLayers(Layers, nn.ModuleList):
         *,
         past: Sequence[LayerCache] = (),
         enter: Enter | None = None,
+        leave: Leave | None = None,
         text: slice = slice(None),
-    ) -> list[Tensor]:
-        """Pass a segment through all layers; returns the output of each."""
-        outputs: list[Tensor] = []
-        for index, layer in enumerate(self):
-            x_BTD = x_BTD if enter is None else enter(index, x_BTD)
+    ) -> Tensor:
+        """Pass a segment through all layers. Where no backward pass follows, a layer's heads are gone before its feed-forward layer."""
+
+        def read(index: int, layer: DecoderLayer, x_BTD: Tensor) -> Tensor:
             # Dai et al. 2019, section 3.2: q = W_q h, and k, v = W_k h', W_v h' with h' = [SG(cache), h]
             heads = layer.attention.project(layer.attention_norm(x_BTD), past[index] if past else None, text=text)
-            x_BTD = layer.finish(x_BTD, read_heads(index, layer.attention, heads))
-            outputs.append(x_BTD)
-        return outputs
+            return read_heads(index, layer.attention, heads)
+
+        for index, layer in enumerate(self):
+            x_BTD = x_BTD if enter is None else enter(index, x_BTD)
+            x_BTD = layer.finish(x_BTD, read(index, layer, x_BTD))
+            if leave is not None:
+                leave(index, x_BTD)
+        return x_BTD
 
 
 class Read(NamedTuple):
@@ -221,8 +227,6 @@ class Read(NamedTuple):
     cache: Cache
     gauges: Gauges
     """cache_share: the attention weight on the cache, of local attention; empty without a cache."""
-    outputs: list[Tensor]
-    """The output of each layer, B T D; the last are the final activations. Of a checkpoint only these, unless there is `enter`."""
 
 
 class EmbeddingModel(SegmentModel):
@@ -252,8 +256,6 @@ class DecoderModel(EmbeddingModel):
     """Whether the next cache is a part of what was in sight, if no type has to be changed."""
     mask_in_each_layer: ClassVar[bool] = False
     """Whether the backward pass needs the mask of each layer; if tokens see all before them, one is made for all layers."""
-    bias_in_parts: ClassVar[bool] = True
-    """Whether a bias of distances is added by attention itself, which can do so for a part of the lanes after another."""
 
     def add_layers(
         self,
@@ -307,10 +309,10 @@ class DecoderModel(EmbeddingModel):
         """With a reach, the tokens within it and the token itself."""
         return super().attended if self.reach is None else self.reach + 1
 
-    def cache_bytes(self, cache: int, *, half: bool) -> float:
+    def cache_kept(self, cache: int, *, half: bool) -> float:
         """In full precision a cache is a part of the keys and values in sight, and keeps all of them."""
         if half or not self.cache_in_sight or not self.cache_tokens:
-            return super().cache_bytes(cache, half=half)
+            return super().cache_kept(cache, half=half)
         return cache * (self.window + self.in_sight) / self.cache_tokens
 
     def kept(self, *, half: bool) -> Kept:
@@ -347,13 +349,13 @@ class DecoderModel(EmbeddingModel):
                 )
             )
             products = kept.by_query(length, seen) if isinstance(position, RelativeXl) else 0.0
-            if position.adds and self.bias_in_parts:
+            if position.adds:
                 at_once = kept.added_to_scores(length, seen, heads=self.shape.heads)
                 by_distance += at_once + products
                 # with its gradient, if it is learned; if each lane has its own, the bias without the mask and products by distance too
                 copies = 4 if products else 2 if any(True for _ in position.parameters()) else copies
-            elif position.adds or masked:
-                added += kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0) + products
+            elif masked:
+                added += kept.added_to_scores(length, seen, heads=0)
             added += length * seen * self.mask_in_each_layer * (position.adds or masked)
         added += (
             length * seen * (added + by_distance > 0 and not self.mask_in_each_layer)
@@ -363,3 +365,27 @@ class DecoderModel(EmbeddingModel):
         after = kept.read(length) + kept.residual(length) + kept.feedforward(length)
         would_keep = at_once * max(length, self.shape.queries_kept) / length if length else 0.0
         return Activations(windows * layers, windows * added, windows * by_distance, at_once, would_keep, copies, after)
+
+    def held(self, *, half: bool) -> Held:
+        """With the attention of the layer that holds most, whose keys and values in sight are joined from several tensors."""
+        found, kept, length, seen = (
+            super().held(half=half),
+            self.kept(half=half),
+            self.window,
+            self.window + self.in_sight,
+        )
+        attention = added = 0.0
+        for each in self.layers.attentions:
+            position, by_position = each.position, isinstance(each.position, RelativeXl)
+            attention = max(
+                attention,
+                kept.held_by_attention(
+                    length, seen=seen, joined=seen > length, turns=position.turns, by_position=by_position
+                ),
+            )
+            if position.adds or self.in_sight or self.reach is not None or self.mask_in_each_layer:
+                own = kept.added_to_scores(length, seen, heads=self.shape.heads if position.adds else 0)
+                added = max(added, own + kept.by_query(length, seen) * by_position)
+        masks = length * seen * (added > 0)  # a byte for each pair
+        found = found._replace(attention=found.attention + attention, added=added, padded=seen % ALIGNED > 0)
+        return found.beside(masks)

@@ -1,4 +1,5 @@
-"""What the backward pass needs of a forward pass on an accelerator, in bytes: what torch keeps there of each operation.
+"""What the backward pass needs of a forward pass on an accelerator, in bytes: what torch keeps there of each operation; and what a
+forward pass holds at once if none follows.
 
 D width, I all heads together, G heads of keys and values together, H heads, F hidden size of the feed-forward layer, T positions
 that are read at once, S keys in sight, P positions of something else.
@@ -109,6 +110,34 @@ class Kept:
             + self.residual(positions)
             + self.feedforward(positions)
         )
+
+    def held_by_feedforward(self, positions: float) -> float:
+        """What a feed-forward layer holds at most without a backward pass: its input before and after a norm, that of the whole layer,
+        what attention has read before and after its projection, and the inner layer before and after its ReLU.
+        """
+        products = self.of_heads(positions, self.inner + self.shape.width + 2 * self.shape.feedforward)
+        return 3 * positions * self.shape.width * FULL + products
+
+    def held_by_attention(
+        self, positions: float, *, seen: float, joined: bool, turns: bool = False, by_position: bool = False
+    ) -> float:
+        """What attention holds at most without a backward pass, without what is added to the scores: the input of the layer, projections
+        of queries, keys and values, queries with their scale in fp32 and as they are multiplied, and what they read.
+
+        Args:
+            positions, seen, joined, turns, by_position: as `layer` takes them.
+        """
+        own_scale = FULL * positions * self.inner * (self.half and self.normalise)
+        queries = own_scale * (1 + turns + 2 * by_position) + self.of_heads(positions, self.inner)
+        projected = self.of_heads(positions, self.inner + 2 * self.keys)
+        in_sight = self.of_heads(seen, self.keys) * (2 * joined + turns)
+        read = self.of_heads(positions, self.inner)
+        return positions * self.shape.width * FULL + queries + projected + in_sight + read
+
+    def held_in_sight(self, positions: float, *, seen: float) -> float:
+        """Queries of a layer and the keys and values that they saw, joined with those of a cache; in full precision these are the cache."""
+        own_scale = FULL if self.normalise else self.number
+        return own_scale * positions * self.inner + self.half * 2 * self.of_heads(seen, self.keys)
 
     def attention(self, positions: int, *, seen: int) -> float:
         """The attention of a checkpoint's layer, without its output, which the next product keeps: turned queries, and keys and values

@@ -172,7 +172,38 @@ class ByQuery(NamedTuple):
         return bias_BHTS.to(dtype or bias_BHTS.dtype)
 
 
-Bias = Tensor | ByDistance | ByQuery
+class Behind(NamedTuple):
+    """A bias of keys that follow others without positions, to whose scores nothing is added; has the same methods as the bias itself."""
+
+    bias: ByDistance | ByQuery
+    unplaced: int
+    """How many keys without positions are in front."""
+
+    @property
+    def shared(self) -> Tensor:
+        return self.bias.shared
+
+    @property
+    def of_lanes(self) -> tuple[Tensor, ...]:
+        return self.bias.of_lanes
+
+    def alone(self) -> "Behind":
+        return self._replace(bias=self.bias.alone())
+
+    def prepared(self, shared: Tensor) -> Tensor:
+        return self.bias.prepared(shared)
+
+    def in_lanes(self, prepared: Tensor, *of_lanes: Tensor) -> Tensor:
+        return F.pad(self.bias.in_lanes(prepared, *of_lanes), (self.unplaced, 0))
+
+    def dense(self, rows: slice = slice(None), *, dtype: torch.dtype | None = None) -> Tensor:
+        return F.pad(self.bias.dense(rows, dtype=dtype), (self.unplaced, 0))
+
+
+Structured = ByDistance | ByQuery | Behind
+"""A bias that attention itself can add, for a part of the lanes after another."""
+
+Bias = Tensor | Structured
 """What positions add to scores; a tensor has the shape B H T S, where B may be 1."""
 
 

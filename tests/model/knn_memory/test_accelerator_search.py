@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memexp.errors import UserError
 from memexp.model.knn_memory import accelerator_search, scores_fused, scores_plain
 from memexp.model.knn_memory.accelerator_search import MAXIMA_BYTES, Compiled, by_scores, fault_of
 from memexp.model.knn_memory.ring import Ring, empty_ring
@@ -17,6 +18,7 @@ from memexp.model.knn_memory.scores_plain import BLOCK_BYTES, Groups, Maxima, Ro
 
 from ...counting import Seen, Watch
 from ...fake_cuda.kernels import Kernel
+from ...messages import says
 
 META = torch.device("meta")
 HEADS, LENGTH, HEAD_SIZE, NEIGHBOURS = 8, 512, 128, 32
@@ -154,6 +156,109 @@ def test_a_broken_kernel_is_not_used_and_said_once(
     assert err.count("\n") == 1
     assert err.startswith("warning: exact search on cuda:0")
     assert seen in err
+
+
+class Later:
+    """A kernel that runs once and then fails; it computes nothing."""
+
+    def __init__(self, error: Exception) -> None:
+        self.calls, self._error = 0, error
+
+    def __getitem__(self, grid: tuple[int, ...]) -> "Later":
+        return self
+
+    def __call__(self, *given: Any, **named: Any) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            raise self._error
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a kernel fail in this way after a first search, in place of those on a device that calls itself CUDA; gives the kernel."""
+
+    def fail(error: Exception) -> Later:
+        kernel = Later(error)
+        monkeypatch.setattr(accelerator_search, "_failed", set())
+        monkeypatch.setattr(accelerator_search, "_scores", lambda *_: scores_fused)
+        monkeypatch.setattr(accelerator_search, "_specialisation", lambda queries, *_: queries.shape[2])
+        monkeypatch.setattr(accelerator_search, "_fastest", partial(fastest, accelerator_search._failed))
+        monkeypatch.setattr(scores_fused, "maxima_kernel", kernel)
+        monkeypatch.setattr(scores_fused, "best_kernel", Later(RuntimeError("not asked")))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+        return kernel
+
+    def fastest(failed: set[Any], queries: Tensor, *_: Any) -> Any:
+        return scores_plain if queries.shape[2] in failed else scores_fused
+
+    return fail
+
+
+def a_search(length: int) -> tuple[Tensor, Ring]:
+    queries, keys = torch.randn(1, 2, length, 24), torch.randn(1, 2, 300, 24)
+    full = torch.full((1,), 300)
+    return queries, Ring(keys, keys, full, full, 300)
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("Triton Error [CUDA]: invalid\nargument"), ValueError("out of resource: shared memory"),
+    torch.AcceleratorError("CUDA error: too many resources requested for launch"),
+])  # fmt: skip
+def test_a_kernel_that_fails_later_is_replaced_and_said_once(
+    error: Exception, failing: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = failing(error)
+    accelerator_search.by_groups(*a_search(5), 3)
+    queries, ring = a_search(7)
+    for _ in range(2):
+        found = accelerator_search.by_groups(queries, ring, 3)
+        expected = by_scores(scores_plain, queries, ring, 3)
+        assert torch.equal(found.slots_BHTk, expected.slots_BHTk)
+        assert torch.equal(found.scores_BHTk, expected.scores_BHTk)
+    assert kernel.calls == 2  # not tried again
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "failed in a search of 7 queries" in err
+    assert " ".join(str(error).split()) in err
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("Triton Error [CUDA]: out of memory"),
+])  # fmt: skip
+def test_a_device_without_free_memory_remains_an_error(
+    error: Exception, failing: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    accelerator_search.by_groups(*a_search(5), 3)
+    with pytest.raises(type(error), match="out of memory"):
+        accelerator_search.by_groups(*a_search(7), 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_fails_beside_a_kernel_remains_an_error(failing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def best_rows(*given: Any) -> Tensor:
+        raise RuntimeError("a fault of ours")
+
+    failing(RuntimeError())
+    for name in ("best_rows", "best_rows_of_runs"):
+        monkeypatch.setattr(accelerator_search, name, best_rows)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        accelerator_search.by_groups(*a_search(5), 3)
+
+
+def test_a_device_that_is_lost_is_one_line(failing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    failing(lost)
+    accelerator_search.by_groups(*a_search(5), 3)
+
+    def synchronize(device: Any) -> None:
+        raise lost
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(
+        UserError, check=says("computes nothing more", "illegal memory access", "expected", "started again")
+    ):
+        accelerator_search.by_groups(*a_search(7), 3)
 
 
 def test_without_triton_torch_s_own_operations_are_used(

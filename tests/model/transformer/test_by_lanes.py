@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -10,9 +11,19 @@ from torch import Tensor
 
 from memexp.config.arch.transformer import XlArch
 from memexp.model.transformer import by_lanes
-from memexp.model.transformer.attention import CausalMask, LayerCache, SelfAttention, _hidden, attend
+from memexp.model.transformer.attention import CausalMask, LayerCache, Mask, SelfAttention, _hidden, attend
 from memexp.model.transformer.by_lanes import Form, attend_by_lanes, fits
-from memexp.model.transformer.position import Alibi, Bias, ByDistance, ByQuery, Position, RelativeXl, T5Bias, in_order
+from memexp.model.transformer.position import (
+    Alibi,
+    Behind,
+    Bias,
+    ByDistance,
+    ByQuery,
+    Position,
+    RelativeXl,
+    T5Bias,
+    in_order,
+)
 from memexp.model.transformer.shape import Shape
 
 LANES, HEADS, LENGTH, CACHE, SIZE = 5, 4, 7, 6, 8
@@ -72,9 +83,30 @@ def test_parts_are_the_whole(name: str, mask: str, at_once: int, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["t5", "alibi", "xl"])
+def test_keys_without_positions_in_front_have_no_bias(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_lanes, "AT_ONCE", 2 * SCORES)
+    scheme, slots = position(name), 3
+    queries, keys, values = (random(LANES, HEADS, length, SIZE) for length in (LENGTH, SPAN, slots + SPAN))
+    inputs = [each.requires_grad_() for each in (queries, keys, values)] + [*scheme.parameters()]
+    queries, keys, bias = scheme(queries, keys, in_order(LENGTH, SPAN, queries.device))
+    assert isinstance(bias, ByDistance | ByQuery)
+    keys = torch.cat([random(LANES, HEADS, slots, SIZE), keys], dim=2)
+    allowed = torch.rand(LANES, 1, LENGTH, slots + SPAN, generator=generator) < 0.7
+    found = attend_by_lanes(queries, keys, values, Form(Behind(bias, slots), partial(_hidden, allowed)))
+    added = torch.cat([torch.zeros(LANES, HEADS, LENGTH, slots), bias.dense().expand(LANES, -1, -1, -1)], dim=-1)
+    scores = (queries @ keys.mT + added).masked_fill(~allowed, float("-inf"))
+    expected = scores.softmax(-1) @ values
+    torch.testing.assert_close(found, expected)
+    down = random(*found.shape)
+    of_parts, of_whole = (torch.autograd.grad(read, inputs, down, retain_graph=True) for read in (found, expected))
+    torch.testing.assert_close(of_parts, of_whole)
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+@pytest.mark.parametrize("name", ["t5", "alibi", "xl"])
 @pytest.mark.parametrize(("layers", "bptt"), [(3, 0), (1, 2), (1, 0)])
 def test_no_bias_is_kept_that_is_large_in_all_layers_together(
-    name: str, layers: int, bptt: int, monkeypatch: pytest.MonkeyPatch
+    name: str, layers: int, bptt: int, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an accelerator; that of one layer would fit."""
     monkeypatch.setattr(by_lanes, "uncast", nullcontext)  # which knows no device without values
@@ -86,10 +118,13 @@ def test_no_bias_is_kept_that_is_large_in_all_layers_together(
         heads = attention.project(torch.empty(LANES, LENGTH, 10), None)
         past = LayerCache(*[torch.empty(LANES, HEADS, CACHE, SIZE)] * 2, torch.empty(LANES, 10))
         mask = CausalMask(LENGTH, CACHE, torch.empty(LANES, dtype=torch.long), None)
-        sight = attention.look(heads, past, mask.places)
+        sight, seen = attention.look(heads, past, mask.places), cast(Mask, mask)
+        if slots:
+            sight = attention.beside(sight, heads, *[torch.empty(LANES, HEADS, slots, SIZE)] * 2)
+            seen = F.pad(mask.whole, (slots, 0), value=True)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.shape) or x, lambda x: x):
-            attend(sight, mask)
-    assert ((LANES, HEADS, LENGTH, SPAN) in kept) == (layers == 1 and bptt == 0)
+            attend(sight, seen)
+    assert ((LANES, HEADS, LENGTH, slots + SPAN) in kept) == (layers == 1 and bptt == 0)
 
 
 @pytest.mark.parametrize("kind", [ByDistance, ByQuery])
