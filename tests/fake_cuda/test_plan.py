@@ -45,8 +45,17 @@ CASES: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 
 
+WIDER: frozenset[tuple[str, ...]] = frozenset({
+    ("arch=xl_enhanced",), ("arch=xl", HALF, "arch.position=xl", "arch.normalise=false", "arch.scale=1"), ("arch=xl", "lanes=1", HALF),
+    ("arch=vanilla", "arch.position=alibi", "segment=4096", "lanes=8"), ("arch=vanilla", HALF, "optim=adafactor", "lanes=1"),
+    ("arch=knn", HALF, "recompute=true"), ("arch=block", HALF, "recompute=true"),
+    ("arch=compressive", HALF, "arch.compress=mean"), ("arch=rmt", HALF, "arch.past_memories=64"),
+})  # fmt: skip
+"""What is planned for these is between 5 and 10 % from what is held."""
+
+
 @pytest.mark.hard
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_step_holds_what_the_plan_says(case: tuple[str, ...], pool: ProcessPoolExecutor) -> None:
     planned, held = pool.submit(planned_and_held, *SIZE, *case, vocabulary=32_000).result()
-    assert held == pytest.approx(planned, rel=0.05 if case in PLAIN else 0.1)
+    assert held == pytest.approx(planned, rel=0.1 if case in WIDER else 0.05)
