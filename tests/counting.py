@@ -1,6 +1,7 @@
 """Counts what reaches a device: kernels, bytes that they read and write, waits of the host, and bytes that are held at once."""
 
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -128,18 +128,17 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.seen = Seen()
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._pinned: dict[int, StorageWeakRef] = {}
+        self._sizes: dict[int, int] = {}
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         self._held = 0
 
     def begin(self) -> None:
         """Forget what was seen, but not what is held."""
-        self._forget()
         self.seen = Seen(peak=self._held)
 
     def end(self) -> Seen:
         """What was seen since `begin`."""
-        self._forget()
         self.seen.held = self._held
         return self.seen
 
@@ -155,40 +154,35 @@ class Watch(TorchDispatchMode):
 
     def pin(self, tensor: Tensor) -> Tensor:
         """This memory of the host is pinned."""
-        storage = tensor.untyped_storage()
-        self._pinned[storage._cdata] = StorageWeakRef(storage)
+        self._pinned.add(tensor.untyped_storage())
         return tensor
 
     def resized(self, storage: torch.UntypedStorage) -> None:
         """The memory of a tensor was given back, or taken again."""
-        if storage._cdata in self._alive:
-            reference, size = self._alive[storage._cdata]
-            self._alive[storage._cdata] = reference, storage.nbytes()
-            self._add(storage.nbytes() - size)
+        if storage._cdata in self._sizes:
+            self._add(storage.nbytes() - self._sizes[storage._cdata])
+            self._sizes[storage._cdata] = storage.nbytes()
 
     def on_device(self, *tensors: Tensor) -> bool:
         """Whether one of the tensors is on the device."""
         return any(tensor.device.type == self.device for tensor in tensors)
 
-    def _forget(self) -> None:
-        for key in [key for key, (reference, _) in self._alive.items() if reference.expired()]:
-            self._held -= self._alive.pop(key)[1]
-
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._alive:
-            if not self._alive[key][0].expired():
-                return
-            self._held -= self._alive.pop(key)[1]
-        self._alive[key] = (StorageWeakRef(storage), storage.nbytes())
-        self._add(storage.nbytes())
+        if key not in self._sizes:
+            # torch keeps the object of a storage until the memory is given back, also if only an operation holds it
+            self._alive[key] = weakref.ref(storage, lambda _: self._freed(key))
+            self._sizes[key] = storage.nbytes()
+            self._add(storage.nbytes())
+
+    def _freed(self, key: int) -> None:
+        del self._alive[key]
+        self._held -= self._sizes.pop(key)
 
     def _add(self, size: int) -> None:
         self._held += size
-        if self._held > self.seen.peak:
-            self._forget()
-            self.seen.peak = max(self.seen.peak, self._held)
+        self.seen.peak = max(self.seen.peak, self._held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if DTensor in types:  # it does the same with the part that is here, which is seen then
@@ -254,8 +248,7 @@ class Watch(TorchDispatchMode):
         return args[0], whole, *args[2:]
 
     def _is_pinned(self, tensor: Tensor) -> bool:
-        known = self._pinned.get(tensor.untyped_storage()._cdata)
-        return known is not None and not known.expired()
+        return tensor.untyped_storage() in self._pinned
 
     def _copied(self, source: Tensor, target: Tensor, *, waits: bool) -> None:
         if source.device.type == self.device and target.device.type == "cpu":
