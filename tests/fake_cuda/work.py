@@ -21,7 +21,7 @@ from memexp.eval.score import score_documents
 from memexp.model.build import build_model
 from memexp.model.knn_memory.ring import Ring
 from memexp.model.slot_memory import recall
-from memexp.model.state import state_bytes
+from memexp.model.state import detach, state_bytes
 from memexp.model.transformer.numerics import Arithmetic
 from memexp.store.folder import Run
 from memexp.train import checkpoint, session
@@ -236,8 +236,10 @@ def planned_and_held_in_validation(*overrides: str, vocabulary: int) -> tuple[in
         return planned(config, vocabulary), watch.end().peak
 
 
-def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
-    """The bytes that `memexp plan` says a step needs on the device, and those that the second step holds at most."""
+def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int, int]:
+    """The bytes that `memexp plan` says a step needs on the device, those that a step after the first holds at most, and those
+    that it holds at the end in addition to those at its beginning.
+    """
     config = on_gpu(*overrides)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -246,11 +248,26 @@ def planned_and_held(*overrides: str, vocabulary: int) -> tuple[int, int]:
     ):
         long = config.segment * config.accumulate * 4 + 5
         opened = session.open_session(spec_of(config, Path(folder), vocabulary=vocabulary, long=long))
-        update(opened)
+        hold_as_after_a_step(opened)
         watch.begin()
+        before = watch.seen.peak
         update(opened)
-        held = watch.end().peak
-    return planned(config, vocabulary), held
+        seen = watch.end()
+    return planned(config, vocabulary), seen.peak, seen.held - before
+
+
+def hold_as_after_a_step(opened: session.Session) -> None:
+    """Hold the gradients, the optimizer's state and the state of the lanes, which a first step would make in several times the time."""
+    if opened.halves is not None:
+        opened.halves.refresh()
+    for group in opened.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    opened.optimizer.step()
+    with torch.no_grad():
+        output, _ = opened.read(opened.lanes.take().batches[0], opened.state)
+    opened.state = detach(output.state)
+    opened.lanes.read_ahead()
 
 
 class Scoring(NamedTuple):
