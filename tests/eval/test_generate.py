@@ -13,7 +13,7 @@ from memexp.eval.score import score_documents
 from memexp.model.segment import SegmentModel
 from memexp.model.transformer.numerics import Arithmetic
 
-from ..contract.conftest import ARCHS, VARIANTS
+from ..contract.conftest import ARCHS
 from ..messages import says
 from .conftest import SEGMENT, VOCABULARY, WINDOWED, build, documents
 
@@ -55,12 +55,7 @@ CASES: list[Any] = [
     pytest.param(arch, [], 2 * SEGMENT + 5, marks=[] if arch in QUICK else pytest.mark.hard) for arch in ARCHS
 ]
 CASES += [pytest.param(arch, [], length, marks=pytest.mark.hard) for arch in ARCHS for length in (1, SEGMENT)]
-CASES += [
-    pytest.param(arch, options, 2 * SEGMENT + 5, marks=pytest.mark.hard)
-    for arch in ARCHS
-    for options in VARIANTS.get(arch, [])
-]
-"""Every variant goes through `extend` in the contract, whatever it is used for: here variants are hard."""
+"""Variants go through `extend` in the contract, whatever it is used for."""
 
 
 @pytest.mark.parametrize(("arch", "options", "length"), CASES, ids=str)

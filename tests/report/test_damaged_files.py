@@ -158,14 +158,14 @@ def written(path: Path, content: Any) -> None:
 
 @pytest.mark.hard
 @pytest.mark.parametrize("name", FILES)
-def test_a_value_of_another_type_is_one_line(name: str, runs: Any) -> None:
-    """Every value of the file, replaced by every other kind of value."""
+def test_a_value_of_another_type_is_one_line(name: str, runs: Any, chance: random.Random) -> None:
+    """Every value of the file, replaced by other kinds of values, half of them in each run of this test."""
     path = place(runs.root, name)
     before, content = path.read_bytes(), parsed(path)
     (runs.root / "results" / "copies").mkdir()
     walked = 0
     for where in list(paths_in(content)):
-        for value in VALUES:
+        for value in chance.sample(VALUES, len(VALUES) // 2):
             try:
                 written(path, with_value(content, where, value))
             except (UnicodeEncodeError, yaml.YAMLError):
