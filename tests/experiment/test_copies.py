@@ -244,7 +244,7 @@ COPIES = [copy for file in FILES for copy in light_copies(file)]
 def test_the_copies_in_the_repository_are_as_they_were_written() -> None:
     """The seal of each line, summary and identity, and that run and folder names say what they hold."""
     scores = [(copy, score) for copy in COPIES for score in copy.scores]
-    assert (len(FILES), len(COPIES), len(scores)) == (32, 486, 580)
+    assert (len(FILES), len(COPIES), len(scores)) == (34, 507, 601)
     for copy in COPIES:
         content = {name: value for name, value in copy.content.items() if name != "checksum"}
         assert "checksum" in json.loads(copy.line)
@@ -269,9 +269,10 @@ DONE = {
     "armt/babi": {
         "QA1, facts alone": 8,
         **{f"QA1, {words} words": 8 for words in (256, 512, 4096)},
-        "QA2, facts alone": 4,
+        "QA2, facts alone": 8,
+        **{f"QA2, {words} words": 4 for words in (256, 512, 4096)},
     },
-    "armt/remember": {f"{pairs} pairs": 7 for pairs in (5, 10, 20, 50, 100, 200)},
+    "armt/remember": {f"{pairs} pairs": 3 for pairs in (5, 10, 20, 50, 100, 200)},
     "armt/rewrite": {f"{writes} writes": 11 for writes in (5, 10, 20, 50, 100, 200, 500)},
     "blockrecurrent/ablations": {"GitHub (tokens)": 8},
     "blockrecurrent/borrowed": {"GitHub (tokens)": 24},
