@@ -65,9 +65,11 @@ def check(config: Any, where: str = "") -> None:
             "with it"
         )
     if isinstance(config, Data) and config.source.has_new_words and config.tokenizer.kind == "words":
+        no_path = config.path is None
         raise UserError(
-            f"data.tokenizer.kind is words, but held-out documents of data={config.name} have words of a text that no training document "
-            "need have; expected data.tokenizer.kind=bpe or bytes, or data.source.noise=sentences"
+            f"data.tokenizer.kind is words{' and data.path is not given' * no_path}, but held-out documents of data={config.name} have "
+            "words of a text that no training document need have; expected data.tokenizer.kind=bpe or bytes"
+            f"{' and in data.path the folder of a prepared corpus, which `memexp data list` shows' * no_path}, or data.source.noise=sentences"
         )
     if isinstance(config, TrainConfig):
         _check_train(config)

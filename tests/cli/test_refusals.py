@@ -133,7 +133,14 @@ def test_words_of_a_text_are_refused_before_it_is_read(command: str, memexp) -> 
     result = memexp(command, *words)
     assert result.code == 2
     assert says("data.tokenizer.kind is words", "expected data.tokenizer.kind=bpe or bytes")(result.err)
+    assert "not given" not in result.err
     assert memexp(command, *words, "data.tokenizer.kind=bytes").code == 0
+
+
+def test_a_text_that_is_asked_for_alone_is_refused_with_all_that_it_needs(memexp) -> None:
+    result = memexp("train", "data=babi", "data.source.noise=text")
+    assert result.code == 2
+    assert says("kind is words and data.path is not given", "kind=bpe or bytes and in data.path the folder")(result.err)
 
 
 def test_a_segment_that_no_document_fills_is_refused() -> None:

@@ -268,7 +268,10 @@ class Babi(LongTask):
                                                                                                          ^       ^
 
     *Differs from bAbI and BABILong:* the published files were made by a generator that is not public, so the sentences are of our own
-    grammar; a document has one question, and in qa5 no other thing is given between the asked gift and the question.
+    grammar; a document has one question, and in qa5 no other thing is given between the asked gift and the question. A story is drawn
+    again until it fits the document's length, so short documents have only stories of few facts: with 64, 128, 256 and 4,096
+    words, qa2 has means of 7, 12, 16 and 16 facts, qa3 of 7, 14, 24 and 29, qa5 of 7, 13, 23 and 40. A result by length is
+    therefore one by facts too; `memexp table by=facts` tells the two apart.
     """
 
     def __init__(self, options: BabiOptions, path: str | None) -> None:
