@@ -30,7 +30,7 @@ CASES: tuple[tuple[str, ...], ...] = (
         for stored, on in (("fp32", "device"), ("bf16", "host"))
         if (search, on) != ("faiss_flat", "device")  # needs faiss for GPUs
     ),
-    ("arch=knn", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
+    ("arch=knn", "arch.search=auto", "arch.stored=bf16"), ("arch=knn", HALF, "arch.stored=bf16"), ("arch=knn", "arch.stored_on=host"),
     ("arch=knn", "arch.combine=joint", HALF, "arch.stored_on=host"),
     ("arch=knn", "arch.write=leaving", "arch.reach=window", "arch.knn_position=false", HALF),
     ("arch=knn", "arch.knn_layers=[1,2]", "accumulate=2", "recompute=true"), ("arch=knn", "mem=0"),
