@@ -220,9 +220,8 @@ class Armt(DecoderModel):
         def write(index: int, output_BPD: Tensor) -> None:
             tokens_BMD, old = output_BPD[:, text.stop :], state.memory[index]
             if self.read_tokens:
-                memory.append(
-                    tokens_BMD.to(old.dtype, copy=True)
-                )  # else the state would hold all positions of the segment
+                # a copy, because a view would keep all positions of the segment
+                memory.append(tokens_BMD.to(old.dtype, copy=True))
                 return
             written = self.memories[index].write(tokens_BMD, old, there_B)
             memory.append(written.memory)
